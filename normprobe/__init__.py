@@ -1,0 +1,72 @@
+"""What normalization does inside a network: exact statistics of every Linear and norm layer.
+
+The names below load on first use (PEP 562), so that ``import normprobe`` is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normprobe.errors import (
+        DataError,
+        ModelError,
+        NoLayersError,
+        NormprobeError,
+        NoSamplesError,
+        RecordingError,
+        ViewError,
+    )
+    from normprobe.probe import Probe, record
+    from normprobe.recording import Recording, load, merge
+    from normprobe.views import register_view
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DataError": "errors",
+    "ModelError": "errors",
+    "NoLayersError": "errors",
+    "NoSamplesError": "errors",
+    "NormprobeError": "errors",
+    "Probe": "probe",
+    "Recording": "recording",
+    "RecordingError": "errors",
+    "ViewError": "errors",
+    "load": "recording",
+    "merge": "recording",
+    "record": "probe",
+    "register_view": "views",
+}
+
+__all__ = [
+    "DataError",
+    "ModelError",
+    "NoLayersError",
+    "NoSamplesError",
+    "NormprobeError",
+    "Probe",
+    "Recording",
+    "RecordingError",
+    "ViewError",
+    "__version__",
+    "load",
+    "merge",
+    "record",
+    "register_view",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds ``name`` and return it."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"normprobe.{_HOME[name]}"), name)
+    if name in {"figures", "findings"}:
+        return importlib.import_module(f"normprobe.{name}")
+    raise AttributeError(f"module 'normprobe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted([*__all__, "figures", "findings"])
