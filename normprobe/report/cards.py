@@ -1,0 +1,135 @@
+"""Findings as the page shows them: what, where, what to do, and the evidence as a small line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from normprobe.findings.evidence import series
+from normprobe.report.facts import SHAPES, WORDS
+from normprobe.report.sparkline import Sparkline, sparkline
+from normprobe.report.summary import LINEAR
+from normprobe.wording import format_number, name_sample
+
+if TYPE_CHECKING:
+    from normprobe.report.anchors import Anchors
+    from normprobe.tables import Tables
+
+_REFERENCE = re.compile(r"(arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,}/[^\s;,]+|https?://[^\s;,]+)")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One finding, ready for the template; text that is not Markup is escaped there."""
+
+    severity: str
+    shape: str
+    word: str
+    title: str
+    extent: str
+    message: Markup
+    where: Markup
+    advice: str
+    measured: str
+    source: Markup
+    affected: list[Markup]
+    line: Sparkline | None
+    evidence: str
+
+
+def finding_cards(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> list[Card]:
+    """Turn findings into cards, in the order given."""
+    return [_card(tables, row, anchors) for _, row in findings.iterrows()]
+
+
+def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
+    severity, layer, value = str(row["severity"]), str(row["layer"]), float(row["value"])
+    affected = [name for name in _text(row["affected"]).split("; ") if name]
+    evidence = _text(row["evidence"])
+    line = sparkline(series(tables, evidence), float(row["threshold"]), layer) if evidence else None
+    return Card(
+        severity=severity,
+        shape=SHAPES[severity],
+        word=WORDS[severity],
+        title=str(row["title"]),
+        extent=extent(tables, layer, int(row["layers_affected"])),
+        message=anchors.sentence(_text(row["message"]), _strong(row)),
+        where=_where(tables, row, anchors),
+        advice=_text(row["advice"]),
+        measured=measured(_text(row["statistic"]), value, float(row["threshold"])),
+        source=_source(_text(row["source"])),
+        affected=[anchors.name(name) for name in affected] if len(affected) > 1 else [],
+        line=line,
+        evidence=_text(row["statistic"]),
+    )
+
+
+def extent(tables: Tables, layer: str, affected: int) -> str:
+    """Say how many layers share a finding: `36 of 61 norms`; empty where it is one layer or none."""
+    if affected < 2:
+        return ""
+    ledger = tables.ledger[tables.ledger["status"] == "fired"]
+    kinds = ledger.loc[ledger["layer"] == layer, "kind"]
+    if kinds.empty:
+        return f"{affected:,} layers"
+    linear = ledger["kind"] == LINEAR
+    same = linear if kinds.iloc[0] == LINEAR else ~linear
+    if affected > same.sum():
+        return f"{affected:,} of {len(ledger):,} layers"
+    return f"{affected:,} of {same.sum():,} {'Linear' if kinds.iloc[0] == LINEAR else 'norms'}"
+
+
+def measured(statistic: str, value: float, threshold: float) -> str:
+    """The small print of a finding: its statistic, value and threshold."""
+    words = f"{statistic}: {format_number(value)}" if statistic else format_number(value)
+    return words if pd.isna(threshold) else f"{words}; threshold {format_number(threshold)}"
+
+
+def _strong(row: pd.Series) -> list[str]:
+    """The words of the message to set in bold: the value, and the feature that holds it."""
+    feature = "" if pd.isna(row["feature"]) else str(int(row["feature"]))
+    return [format_number(float(row["value"])), feature]
+
+
+def _where(tables: Tables, row: pd.Series, anchors: Anchors) -> Markup:
+    """Say which layer and site, and where known which feature, which sample and which layer wrote it."""
+    pieces = [Markup("{} ({})").format(anchors.name(str(row["layer"])), _text(row["site"]) or "all sites")]
+    if not pd.isna(row["feature"]):
+        pieces.append(escape(f"feature {int(row['feature'])}"))
+    if not pd.isna(row["example"]):
+        pieces.append(Markup("<bdi>{}</bdi>").format(_sample(tables, row)))
+    if writer := _text(row["written_by"]):
+        pieces.append(Markup("written by {}").format(anchors.name(writer)))
+    return Markup(", ").join(pieces)
+
+
+def _sample(tables: Tables, row: pd.Series) -> str:
+    """Name the sample that holds a finding's value, with its text where the recording knows it."""
+    example, position = int(row["example"]), row["position"]
+    labels = tables.labels[tables.labels["example"] == example]
+    if pd.isna(position):
+        return name_sample(tables.meta, (example, 0), "example")
+    texts = labels.loc[labels["position"] == int(position), "text"]
+    text = str(texts.iloc[0]) if len(texts) else None
+    units = tables.layers.loc[tables.layers["layer"] == row["layer"], "sample_unit"]
+    unit = str(units.iloc[0]) if len(units) else "position"
+    return name_sample(tables.meta, (example, int(position)), unit, text)
+
+
+def _source(text: str) -> Markup:
+    pieces = _REFERENCE.split(text)
+    return Markup("").join(_reference(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
+
+
+def _reference(text: str) -> Markup:
+    scheme, _, rest = text.partition(":")
+    address = {"arXiv": f"https://arxiv.org/abs/{rest}", "doi": f"https://doi.org/{rest}"}.get(scheme, text)
+    return Markup('<a href="{}" rel="noreferrer">{}</a>').format(address, text)
+
+
+def _text(value: object) -> str:
+    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]

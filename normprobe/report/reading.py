@@ -1,0 +1,76 @@
+"""The page's last section: terms, method and thresholds in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from normprobe.wording import format_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from normprobe.tables import Tables
+
+_TERMS = [
+    (
+        "Before and after",
+        "The input and the output of a norm. “After” includes the norm's own scale and shift. "
+        "Blue with a hollow marker is before, orange with a filled marker is after.",
+    ),
+    (
+        "Variance",
+        "The population variance: divided by n, as LayerNorm and BatchNorm divide. Every mean and variance is exact "
+        "over all real rows, not over a choice of them.",
+    ),
+    (
+        "÷ median feature",
+        "The largest |value| of the worst feature divided by that of the median feature of the same tensor. "
+        "1 means that all features reach equally far; above 10 one feature stands out.",
+    ),
+    (
+        "Block and role",
+        "The first integer in a layer's name is its block; the name without it is its role. Layers of one role "
+        "share a line.",
+    ),
+]
+
+
+def reading_terms(tables: Tables, findings: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs of term and explanation, with this recording's units, choices and thresholds filled in."""
+    return [*_TERMS, _sample_term(tables), _kept_term(tables), *_threshold_term(findings)]
+
+
+def _sample_term(tables: Tables) -> tuple[str, str]:
+    unit, example = tables.meta["unit"], tables.meta["example_unit"]
+    units = set(tables.layers["sample_unit"])
+    lines = []
+    if "position" in units:
+        lines.append(f"For layers that work on the last axes a sample is one {unit}.")
+    if "example" in units:
+        lines.append(f"For layers with a channel axis a sample is one {example}; its features are the channels.")
+    lines.append("Padding enters no statistic.")
+    return "Sample", " ".join(lines)
+
+
+def _kept_term(tables: Tables) -> tuple[str, str]:
+    options = tables.meta["options"]
+    kept, rows = options["samples"], options["values"]
+    samples = "every sample" if kept == "all" else f"the same {kept:,} samples in every layer, chosen by a hash"
+    return (
+        "What is kept",
+        f"Percentiles over samples come from samples.csv: {samples}. Histograms and the median |value| "
+        f"come from the raw rows of {rows} of them. Smallest and largest values are over everything.",
+    )
+
+
+def _threshold_term(findings: pd.DataFrame) -> list[tuple[str, str]]:
+    seen = findings.dropna(subset=["threshold"]).drop_duplicates("check")
+    if seen.empty:
+        return []
+    each = [f"{row.title} ({row.statistic}, {format_number(row.threshold)})" for row in seen.itertuples()]
+    return [
+        (
+            "Thresholds of the findings above",
+            "; ".join(each) + ". `normprobe explain CHECK` says what each means and when it is wrong.",
+        )
+    ]

@@ -1,0 +1,105 @@
+"""The evidence of a finding as a small line over depth, written by hand as SVG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT = 150, 34
+_LEFT, _RIGHT, _TOP, _FOOT = 4.0, 146.0, 5.0, 29.0
+_MOST_POINTS = 142
+
+
+@dataclass(frozen=True)
+class Sparkline:
+    """What the template draws; lengths in pixels of 150 x 34.
+
+    Attributes:
+        path: the line as an SVG path; a gap where a value is missing.
+        foot: ticks at the foot for values that a log scale cannot show (zero).
+        threshold: height of the dashed line, or None where there is no threshold above zero.
+        dot: position of the worst layer, or None.
+        low: smallest shown value. high: largest.
+    """
+
+    path: str
+    foot: str
+    threshold: float | None
+    dot: tuple[float, float] | None
+    low: float
+    high: float
+
+
+def sparkline(series: pd.DataFrame, threshold: float, worst: str) -> Sparkline | None:
+    """Draw a statistic over depth on a log scale.
+
+    Args:
+        series: columns layer, depth, value; any order.
+        threshold: the finding's threshold in the unit of the values, or NaN.
+        worst: the layer to mark; the largest value where the series does not hold it.
+
+    Returns:
+        The line, or None where no value is above zero in fewer than two layers.
+    """
+    ordered = series.sort_values("depth", kind="stable").reset_index(drop=True)
+    values = np.abs(ordered["value"].to_numpy(dtype="float64"))
+    shown = np.isfinite(values) & (values > 0)
+    if shown.sum() < 2:
+        return None
+    scale = _Scale(values[shown], threshold)
+    x = np.linspace(_LEFT, _RIGHT, len(values))
+    index = _worst(ordered, np.where(shown, values, -1.0), worst)
+    dot = (round(float(x[index]), 1), scale.y(values[index])) if shown[index] else None
+    kept = _thin(values, shown)
+    line = scale.y(threshold) if threshold > 0 else None
+    zeros = [i for i in kept if values[i] == 0]
+    foot = "".join(f"M{x[i]:.1f} {_FOOT:g}v4" for i in zeros)
+    return Sparkline(_path(x, values, shown, kept, scale), foot, line, dot, scale.low, scale.high)
+
+
+class _Scale:
+    """A log scale that holds the values and, where it is finite and positive, the threshold."""
+
+    def __init__(self, values: NDArray[np.float64], threshold: float) -> None:
+        self.low, self.high = float(values.min()), float(values.max())
+        ends = [self.low, self.high] + ([threshold] if threshold > 0 else [])
+        self._from, self._to = np.log10(min(ends)), np.log10(max(ends))
+
+    def y(self, value: float) -> float:
+        """The height of a value, rounded to a tenth of a pixel."""
+        span = self._to - self._from
+        share = (np.log10(value) - self._from) / span if span > 1e-9 else 0.5
+        return round(float(_FOOT - share * (_FOOT - _TOP)), 1)
+
+
+def _worst(ordered: pd.DataFrame, values: NDArray[np.float64], worst: str) -> int:
+    found = ordered.index[ordered["layer"] == worst]
+    return int(found[0]) if len(found) and values[found[0]] > 0 else int(values.argmax())
+
+
+def _thin(values: NDArray[np.float64], shown: NDArray[np.bool_]) -> list[int]:
+    """Indices to draw: all, or the smallest and largest of each of 71 stretches."""
+    if len(values) <= _MOST_POINTS:
+        return list(range(len(values)))
+    kept: set[int] = set()
+    for part in np.array_split(np.arange(len(values)), _MOST_POINTS // 2):
+        inside = part[shown[part]]
+        if len(inside):
+            kept |= {int(inside[values[inside].argmin()]), int(inside[values[inside].argmax()])}
+        else:
+            kept.add(int(part[0]))
+    return sorted(kept)
+
+
+def _path(
+    x: NDArray[np.float64], values: NDArray[np.float64], shown: NDArray[np.bool_], kept: list[int], scale: _Scale
+) -> str:
+    pieces, pen = [], "M"
+    for i in kept:
+        if shown[i]:
+            pieces.append(f"{pen}{x[i]:.1f} {scale.y(values[i]):g}")
+        pen = "L" if shown[i] else "M"
+    return "".join(pieces)

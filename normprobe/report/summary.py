@@ -1,0 +1,90 @@
+"""One row per layer: the numbers by which table, panels and terminal show and rank layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+LINEAR = "linear"
+
+
+def summarize(tables: Tables) -> pd.DataFrame:
+    """Put what both sites of a layer say into one row.
+
+    Args:
+        tables: the tables of a recording.
+
+    Returns:
+        A frame indexed by layer, in order of first execution, with kind, type, depth, calls, n_features
+        (of the output), variance_in and variance_out (population variance of all values), max_in and
+        max_out (largest |value|), peak (the feature of the input that holds it), ratio (largest |value| of the input ÷ that of its median feature),
+        zeros (share of zeros in the output), nonfinite_in, nonfinite_out (counts), spread_in and
+        spread_out (95th ÷ 5th percentile of the samples' variances; NaN with fewer than two samples).
+    """
+    before = _site(tables.layers, "input")
+    after = _site(tables.layers, "output")
+    rows = after[["kind", "type", "depth", "calls", "n_features"]].copy()
+    rows["variance_in"] = before["variance"]
+    rows["variance_out"] = after["variance"]
+    rows["max_in"] = _largest(before)
+    rows["max_out"] = _largest(after)
+    rows["peak"] = before["max_feature"].where(before["max"] >= -before["min"], before["min_feature"])
+    rows["ratio"] = rows["max_in"] / _median_feature(tables.features)
+    rows["zeros"] = after["zero_fraction"]
+    rows["nonfinite_in"] = before["nonfinite"]
+    rows["nonfinite_out"] = after["nonfinite"]
+    rows["spread_in"] = _spread(tables.samples, "input")
+    rows["spread_out"] = _spread(tables.samples, "output")
+    rows["ratio"] = rows["ratio"].where(np.isfinite(rows["ratio"]))
+    return rows.sort_values("depth", kind="stable")
+
+
+def standing_out(summary: pd.DataFrame, named: list[str]) -> list[str]:
+    """Order layers by how much they deserve a look.
+
+    Args:
+        summary: the frame of `summarize`.
+        named: layers that findings name; they come first.
+
+    Returns:
+        Every layer once: the named ones, then the others, each group by falling ÷ median feature, ties
+        in order of execution.
+    """
+    first = summary.index.isin(named)
+    order = np.lexsort((summary["depth"], -summary["ratio"].fillna(-np.inf), ~first))
+    return [str(summary.index[i]) for i in order]
+
+
+def named_layers(findings: pd.DataFrame) -> list[str]:
+    """List the layers that findings name as the worst or as the writer, first mention first."""
+    columns = [findings["layer"], findings["written_by"]]
+    pairs = zip(*(column.fillna("") for column in columns), strict=True)
+    return list(dict.fromkeys(str(name) for pair in pairs for name in pair if name))
+
+
+def _site(layers: pd.DataFrame, site: str) -> pd.DataFrame:
+    return layers[layers["site"] == site].drop_duplicates("layer").set_index("layer")
+
+
+def _largest(frame: pd.DataFrame) -> pd.Series:
+    return frame[["min", "max"]].astype("float64").abs().max(axis=1)
+
+
+def _median_feature(features: pd.DataFrame) -> pd.Series:
+    """The largest |value| of the median feature of each layer's input; features without a value left out."""
+    inputs = features[features["site"] == "input"]
+    peak = inputs[["min", "max"]].astype("float64").abs().max(axis=1)
+    return peak.groupby(inputs["layer"].to_numpy()).median()
+
+
+def _spread(samples: pd.DataFrame, site: str) -> pd.Series:
+    chosen = samples[(samples["site"] == site) & (samples["variance"] > 0)]
+    groups = chosen["variance"].groupby(chosen["layer"].to_numpy())
+    enough = groups.size() > 1
+    spread: pd.Series = groups.quantile(0.95) / groups.quantile(0.05)
+    return spread[enough]

@@ -1,0 +1,99 @@
+"""The terminal's table of the layers that stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from normprobe.report.facts import display_name, one_line_text
+from normprobe.report.summary import LINEAR
+from normprobe.wording import format_number, role_of, sample_word, shorten_name, text_width
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+_MOST_ROWS = 8
+_STANDS_OUT = 10.0
+_SAME = 2.0
+_WIDE = 120
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers: heading, width, and what it shows of a layer's summary."""
+
+    heading: str
+    width: int
+    text: Callable[[pd.Series], str]
+
+
+def stand_out_table(
+    tables: Tables, summary: pd.DataFrame, ranked: list[str], named: list[str], width: int
+) -> list[str]:
+    """Lay out at most 8 layers: those that findings name, then those whose worst feature is far above the median.
+
+    Args:
+        tables: the tables of a recording.
+        summary: its frame of `summarize`.
+        ranked: layers in the order in which they stand out.
+        named: layers that findings name.
+        width: columns, 80 to 120.
+
+    Returns:
+        The lines, or none where no layer stands out.
+    """
+    chosen = _distinct(summary, ranked, set(named))[:_MOST_ROWS]
+    if not chosen:
+        return []
+    columns = _columns(tables, wide=width >= _WIDE)
+    names = width - sum(column.width for column in columns)
+    lines = ["Layers that stand out".ljust(names) + "".join(c.heading.rjust(c.width) for c in columns)]
+    for layer in chosen:
+        name = shorten_name(one_line_text(display_name(tables, layer)), names - 1)
+        cells = [column.text(summary.loc[layer]).rjust(column.width) for column in columns]
+        lines.append(name + " " * (names - text_width(name)) + "".join(cells))
+    return [line.rstrip() for line in lines]
+
+
+def _distinct(summary: pd.DataFrame, ranked: list[str], named: set[str]) -> list[str]:
+    """Leave out layers that show what a listed layer of the same role already shows: the same feature, as large."""
+    chosen: list[str] = []
+    seen: dict[tuple[str, int], list[float]] = {}
+    for layer in ranked:
+        row = summary.loc[layer]
+        if layer not in named and not row["ratio"] >= _STANDS_OUT:
+            continue
+        peak = -1 if pd.isna(row["peak"]) else int(row["peak"])
+        sizes = seen.setdefault((role_of(layer), peak), [])
+        known = any(size / _SAME <= row["max_in"] <= size * _SAME for size in sizes)
+        if layer in named or not known:
+            chosen.append(layer)
+            sizes.append(float(row["max_in"]))
+    return chosen
+
+
+def _columns(tables: Tables, *, wide: bool) -> list[Column]:
+    before = Column("var in", 10, lambda row: format_number(row["variance_in"]))
+    after = Column("var out", 10, lambda row: format_number(row["variance_out"]))
+    largest = Column("max |in|", 12, lambda row: format_number(row["max_in"]))
+    ratio = Column("÷ median", 11, lambda row: _times(row["ratio"]))
+    if not wide:
+        return [before, after, largest, ratio]
+    kind = Column("kind", 15, lambda row: str(row["kind"]))
+    written = Column("max |out|", 12, lambda row: format_number(row["max_out"]))
+    return [kind, before, after, largest, written, ratio, Column(f"{sample_word(tables.meta)} spread", 16, _spread)]
+
+
+def _times(ratio: float) -> str:
+    text = format_number(ratio)
+    return text if pd.isna(ratio) else f"{text}×"
+
+
+def _spread(row: pd.Series) -> str:
+    """The 95th ÷ 5th percentile of the samples' variances, before and after a norm."""
+    if row["kind"] == LINEAR or pd.isna(row["spread_in"]) or pd.isna(row["spread_out"]):
+        return "–"
+    return f"{format_number(row['spread_in'])} → {format_number(row['spread_out'])}"

@@ -1,0 +1,58 @@
+"""Writing a report so that a reader finds the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from normprobe.errors import RecordingError
+
+PAGE = "report.html"
+FIGURES = "figures"
+
+
+def write_atomically(directory: Path, build: Callable[[Path], str]) -> Path:
+    """Build a report beside its place, then move it there, the page last.
+
+    Args:
+        directory: the report's folder; it and its parents are created.
+        build: receives an empty folder for the figures and returns the page.
+
+    Returns:
+        The path of the page. Files of other names in the folder stay.
+
+    Raises:
+        RecordingError: the folder is a file or cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=directory) as name:
+            return _fill(directory, Path(name), build)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RecordingError(
+            f"the report needs a folder, but {str(directory)!r} is a file or lies below one. "
+            "Name another folder, or move the file away."
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RecordingError(
+            f"the report cannot be written to {str(directory)!r}: {reason}. "
+            "Make the folder writable and check the space left, or name another folder."
+        ) from error
+
+
+def _fill(directory: Path, workshop: Path, build: Callable[[Path], str]) -> Path:
+    drawn = workshop / FIGURES
+    drawn.mkdir()
+    page = workshop / PAGE
+    page.write_bytes(build(drawn).encode("utf-8", errors="backslashreplace"))
+    made = sorted(drawn.iterdir())
+    if made:
+        (directory / FIGURES).mkdir(exist_ok=True)
+    for file in made:
+        file.replace(directory / FIGURES / file.name)
+    target = directory / PAGE
+    os.replace(page, target)
+    return target
