@@ -1,0 +1,36 @@
+"""Named checks that turn tables into findings with sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from normprobe.findings.evidence import series
+from normprobe.findings.frame import COLUMNS, Check, Finding, Severity, to_frame
+from normprobe.findings.registry import CHECKS, chosen, explain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from normprobe.tables import Tables
+
+__all__ = ["CHECKS", "COLUMNS", "Check", "Finding", "Severity", "explain", "find", "series"]
+
+
+def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.DataFrame:
+    """Return what is wrong with a model, one row per check and cause.
+
+    >>> find(recording.tables, ["nonfinite", StaleRunningStatistics(factor=2)])  # doctest: +SKIP
+
+    Args:
+        tables: The tables of a recording.
+        checks: Which checks to run, as objects with thresholds of your own or by name; all by default.
+
+    Returns:
+        DataFrame with the columns of `COLUMNS`, ordered by severity (error, warning, info), then by depth.
+
+    Raises:
+        NormprobeError: A name is not that of a check.
+    """
+    depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
+    return to_frame(((check, finding) for check in chosen(checks) for finding in check(tables)), depth)

@@ -1,0 +1,158 @@
+"""What a check and a finding are, and the one table that findings become."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+COLUMNS = {
+    "check": "string",
+    "title": "string",
+    "severity": "string",
+    "layer": "string",
+    "site": "string",
+    "feature": "Int64",
+    "example": "Int64",
+    "position": "Int64",
+    "statistic": "string",
+    "value": "float64",
+    "threshold": "float64",
+    "written_by": "string",
+    "evidence": "string",
+    "message": "string",
+    "advice": "string",
+    "source": "string",
+    "layers_affected": "int64",
+    "affected": "string",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One cause worth a person's attention; what is None comes from the check that found it.
+
+    Attributes:
+        layer: Where it is: the first in order of execution if the others follow from it, else the worst.
+        site: ``input`` or ``output`` of that layer.
+        statistic: What was measured, in words.
+        value: The statistic's value at that layer and site.
+        threshold: What the value was held against.
+        message: One sentence of what is wrong.
+        evidence: The series that shows it, for `normprobe.findings.series`.
+        affected: All layers that show it, the named one included, in order of execution.
+        feature: The feature that holds it, where there is one.
+        example: The example that holds it, where there is one.
+        position: The position that holds it, where there is one.
+        written_by: The layer whose output the value comes from, where there is one.
+        severity: Overrides the check's.
+        title: Overrides the check's.
+        advice: Overrides the check's.
+    """
+
+    layer: str
+    site: str
+    statistic: str
+    value: float
+    threshold: float
+    message: str
+    evidence: str
+    affected: tuple[str, ...]
+    feature: int | None = None
+    example: int | None = None
+    position: int | None = None
+    written_by: str = ""
+    severity: Severity | None = None
+    title: str | None = None
+    advice: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(ABC):
+    """A rule with its thresholds as fields; calling it maps tables to findings.
+
+    The docstring of a check is its page: what it means, what to do, its source, when it is wrong.
+
+    Attributes:
+        name: What people filter by; never changes.
+        title: The heading of its findings.
+        severity: ``error``, ``warning`` or ``info``.
+        advice: One sentence of what to do.
+        source: The paper, standard or thread that the rule rests on.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    severity: ClassVar[Severity]
+    advice: ClassVar[str]
+    source: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return one finding per cause; an empty list if all is well."""
+
+
+def to_frame(found: Iterable[tuple[Check, Finding]], depth: pd.Series) -> pd.DataFrame:
+    """Return the findings as a table, ordered by severity, then depth, then the order given.
+
+    Args:
+        found: Each finding with the check that found it.
+        depth: Order of first execution by layer name; a layer that is missing comes last.
+    """
+    rows = [_row(check, finding) for check, finding in found]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    order = pd.DataFrame(
+        {
+            "severity": frame["severity"].map({name: i for i, name in enumerate(SEVERITIES)}),
+            "depth": frame["layer"].map(depth).astype("float64"),
+        }
+    )
+    return frame.loc[order.sort_values(["severity", "depth"], kind="stable").index].reset_index(drop=True)
+
+
+def _row(check: Check, finding: Finding) -> list[object]:
+    return [
+        check.name,
+        finding.title or check.title,
+        finding.severity or check.severity,
+        finding.layer,
+        finding.site,
+        _integer(finding.feature),
+        _integer(finding.example),
+        _integer(finding.position),
+        finding.statistic,
+        float(finding.value),
+        float(finding.threshold),
+        finding.written_by,
+        finding.evidence,
+        finding.message,
+        finding.advice or check.advice,
+        check.source,
+        len(finding.affected),
+        "; ".join(finding.affected),
+    ]
+
+
+def _integer(value: int | None) -> object:
+    return pd.NA if value is None or pd.isna(value) else int(value)
+
+
+def number(value: float) -> str:
+    """Write a number as the report does: three significant digits, thousands separated."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def named(layers: Sequence[str], what: str = "layer") -> str:
+    """Write how many layers: ``1 layer``, ``3 layers``."""
+    return f"{len(layers)} {what}{'' if len(layers) == 1 else 's'}"

@@ -1,0 +1,173 @@
+"""Quantities per layer and site that checks compare with thresholds and reports draw over depth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+KEY = ["layer", "site"]
+CONSTANT = 1e-10
+"""A feature varies no more than rounding if its variance is below this times its mean square."""
+
+
+def layer_measures(tables: Tables) -> pd.DataFrame:
+    """Return ``tables.layers`` by layer and site, in order of execution, with what follows from its columns.
+
+    Added columns: ``abs_max`` (largest of |min| and |max|), ``mean_square`` (variance + mean²), ``rms``,
+    ``abs_ratio`` (abs_max ÷ abs_median; NaN where that is 0) and ``spread`` (within_feature_variance ÷
+    mean_square: 0 when all samples are the same).
+    """
+    frame = tables.layers.sort_values(["depth", "site"], kind="stable").set_index(KEY)
+    frame["abs_max"] = np.maximum(frame["min"].abs(), frame["max"].abs())
+    frame["mean_square"] = frame["variance"] + frame["mean"] ** 2
+    frame["rms"] = np.sqrt(frame["mean_square"])
+    frame["abs_ratio"] = ratio(frame["abs_max"], frame["abs_median"])
+    frame["spread"] = ratio(frame["within_feature_variance"], frame["mean_square"])
+    return frame
+
+
+def feature_measures(tables: Tables) -> pd.DataFrame:
+    """Return shares and ratios over the features of each layer and site.
+
+    Columns: ``zero_features`` (share of features that are 0 in every row), ``constant_features`` (share that
+    do not vary, the zero ones included), ``feature_ratio`` (largest |value| of the worst feature ÷ the
+    median feature's; NaN where that is 0) and ``scale_ratio`` (95th ÷ 5th percentile of the standard
+    deviations of the features that vary).
+    """
+    features = features_with_peaks(tables)
+    varying = features["deviation"].where(~features["constant"])
+    groups = features.assign(varying=varying).groupby(KEY, sort=False, observed=True)
+    quantiles = groups["varying"].quantile([0.05, 0.95]).unstack()
+    peak = groups["peak"]
+    return pd.DataFrame(
+        {
+            "zero_features": groups["zero"].mean(),
+            "constant_features": groups["constant"].mean(),
+            "feature_ratio": ratio(peak.max(), peak.median()),
+            "scale_ratio": ratio(quantiles[0.95], quantiles[0.05]),
+        }
+    )
+
+
+def features_with_peaks(tables: Tables) -> pd.DataFrame:
+    """Return ``tables.features`` of finite features with ``peak``, ``deviation``, ``zero`` and ``constant``.
+
+    ``peak`` is the largest |value|, ``deviation`` the standard deviation (divided by n), ``zero`` whether
+    every value is 0 and ``constant`` whether the feature varies no more than rounding.
+    """
+    features = tables.features[tables.features["count"] > 0]
+    square = features["variance"] + features["mean"] ** 2
+    return features.assign(
+        peak=np.maximum(features["min"].abs(), features["max"].abs()),
+        deviation=np.sqrt(features["variance"]),
+        zero=features["zero_fraction"] == 1,
+        constant=features["variance"] <= CONSTANT * square,
+    )
+
+
+def running_measures(tables: Tables) -> pd.DataFrame:
+    """Return how far observed moments lie from running statistics, by batch-norm layer and site ``input``.
+
+    Columns: ``running_shift`` (median over channels of |seen_mean - running_mean| ÷ running standard
+    deviation), ``running_ratio`` (median over channels of seen_variance x n/(n-1) ÷ running_var, as a factor
+    of at least 1: ÷ 4 counts as 4), ``running_noise`` (median absolute deviation of its logarithm) and ``untouched`` (running_mean is 0 and running_var is 1 exactly in every
+    channel). Constant channels are left out of the medians.
+    """
+    rows = tables.features[tables.features["running_var"].notna() & (tables.features["site"] == "input")]
+    unbiased = rows["seen_variance"] * rows["count"] / (rows["count"] - 1).clip(lower=1)
+    fit = (rows["running_var"] > 0) & (unbiased > 0)
+    factor = np.log(ratio(unbiased, rows["running_var"]).where(fit))
+    shift = (rows["seen_mean"] - rows["running_mean"]) / np.sqrt(rows["running_var"].where(fit))
+    untouched = (rows["running_mean"] == 0) & (rows["running_var"] == 1)
+    frame = rows[KEY].assign(factor=factor, shift=shift.abs(), untouched=untouched)
+    groups = frame.groupby(KEY, sort=False, observed=True)
+    middle = groups["factor"].median()
+    off = (frame.set_index(KEY)["factor"] - middle).abs()
+    return pd.DataFrame(
+        {
+            "running_shift": groups["shift"].median(),
+            "running_ratio": np.exp(middle.abs()),
+            "running_noise": off.groupby(level=KEY, sort=False).median(),
+            "untouched": groups["untouched"].all(),
+        }
+    )
+
+
+def sample_measures(tables: Tables) -> pd.DataFrame:
+    """Return what the kept samples say, by layer and site.
+
+    Columns: ``sample_ratio`` (largest RMS of a sample ÷ the median), ``sample_variance`` (median over samples
+    of the variance over features), ``sample_square`` (median of variance + mean²) and ``offset`` (median of
+    mean² ÷ variance; infinite for constant samples).
+    """
+    samples = tables.samples
+    square = samples["variance"] + samples["mean"] ** 2
+    offset = (samples["mean"] ** 2 / samples["variance"]).where(square > 0)
+    frame = samples[KEY].assign(
+        variance=samples["variance"], square=square, rms=np.sqrt(square), offset=offset
+    )
+    groups = frame.groupby(KEY, sort=False, observed=True)
+    return pd.DataFrame(
+        {
+            "sample_ratio": ratio(groups["rms"].max(), groups["rms"].median()),
+            "sample_variance": groups["variance"].median(),
+            "sample_square": groups["square"].median(),
+            "offset": groups["offset"].median(),
+        }
+    )
+
+
+def gains(tables: Tables) -> pd.Series:
+    """Return by Linear layer the mean square of its output ÷ that of its input, of the median sample.
+
+    Layers that write or read exactly 0 are left out, and so are those of one feature.
+    """
+    layers = layer_measures(tables)
+    squares = sample_measures(tables)["sample_square"].reindex(layers.index).unstack("site")
+    linear = layers.index[layers["kind"] == "linear"].get_level_values("layer").unique()
+    gain = ratio(squares["output"], squares["input"]).reindex(linear)
+    return gain[gain > 0]
+
+
+def gain_measures(tables: Tables) -> pd.DataFrame:
+    """Return `gains` as column ``gain`` of site ``output``."""
+    gain = gains(tables)
+    index = pd.MultiIndex.from_product([gain.index, ["output"]], names=KEY)
+    return pd.DataFrame({"gain": gain.to_numpy()}, index=index)
+
+
+def ratio(above: pd.Series, below: pd.Series) -> pd.Series:
+    """Divide; NaN where the divisor is 0, since a ratio to nothing says nothing."""
+    return above / below.where(below > 0)
+
+
+def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
+    """Return the layer executed last before ``layer`` whose output already has ``value`` in ``feature``.
+
+    A layer counts if its output has as many features as the input of ``layer`` and reaches at least half of
+    ``value`` in that feature. Empty if there is none: then an operation that is not probed wrote it.
+
+    Args:
+        tables: The tables.
+        layer: The layer that reads the value.
+        feature: The feature that holds it.
+        value: The largest |value| of that feature at the input of ``layer``.
+    """
+    layers = tables.layers.set_index(KEY)
+    reader = layers.loc[(layer, "input")]
+    outputs = layers.xs("output", level="site")
+    before = outputs[(outputs["depth"] < reader["depth"]) & (outputs["n_features"] == reader["n_features"])]
+    features = tables.features
+    rows = features[
+        (features["site"] == "output")
+        & (features["feature"] == feature)
+        & features["layer"].isin(before.index)
+    ].set_index("layer")
+    peak = np.maximum(rows["min"].abs(), rows["max"].abs())
+    wrote = before.loc[peak.index[peak >= 0.5 * value], "depth"]
+    return "" if wrote.empty else str(wrote.idxmax())

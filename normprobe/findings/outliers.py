@@ -1,0 +1,160 @@
+"""Checks of the few features, values and samples that are far larger than the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from normprobe.findings.dead import inner
+from normprobe.findings.frame import Check, Finding, Severity, named, number
+from normprobe.findings.measures import KEY, features_with_peaks, ratio, writer
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class MassiveActivations(Check):
+    """A few samples hold single values thousands of times larger than the median.
+
+    Trained language models use them as fixed biases at the first token or a delimiter; they are known, and
+    harm only quantization and fp16. The first norm that reads the largest of them is named, and beside it the
+    layer that writes it: the last one executed before whose output already has the value in that feature.
+
+    What to do: nothing for inference in bf16 or fp32; keep the writing layer out of 8-bit quantization.
+
+    Figure: samples through depth; largest |value| before the norm.
+    Source: Sun, Chen, Kolter, Liu, arXiv:2402.17762, whose two thresholds these are.
+    When it is wrong: layers after a ReLU have a median of 0, and are left out.
+
+    Attributes:
+        least: A massive activation is larger than this,
+        times: and larger than this times the median |value| of the kept rows,
+        share: in at most this share of the kept samples.
+    """
+
+    name: ClassVar[str] = "massive_activations"
+    title: ClassVar[str] = "Massive activations"
+    severity: ClassVar[Severity] = "info"
+    advice: ClassVar[str] = (
+        "Known in trained transformers; keep the layer that writes it out of 8-bit quantization."
+    )
+    source: ClassVar[str] = "arXiv:2402.17762"
+
+    least: float = 100.0
+    times: float = 1000.0
+    share: float = 0.25
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first norm (without norms: Linear) that reads the largest massive activation."""
+        layers = inner(tables, 2).xs("input", level="site")
+        layers = layers[(layers["abs_max"] > self.least) & (layers["abs_ratio"] > self.times)]
+        layers = layers[self._few(tables, layers)]
+        norms = layers[layers["kind"] != "linear"]
+        layers = layers if norms.empty else norms
+        if layers.empty:
+            return []
+        worst = layers.loc[layers["abs_max"].idxmax()]
+        first = layers[(layers["abs_max"] >= 0.5 * worst["abs_max"])].iloc[0]
+        layer, end = str(first.name), "max" if first["max"] >= -first["min"] else "min"
+        feature = int(first[f"{end}_feature"])
+        wrote = writer(tables, layer, feature, first["abs_max"])
+        return [
+            Finding(
+                layer=layer,
+                site="input",
+                feature=feature,
+                example=first[f"{end}_example"],
+                position=first[f"{end}_position"],
+                statistic="largest |value|",
+                value=first["abs_max"],
+                threshold=max(self.least, self.times * first["abs_median"]),
+                written_by=wrote,
+                message=f"{number(first['abs_max'])} in feature {feature}, {number(first['abs_ratio'])} times "
+                f"the median |value|" + (f", written by {wrote}." if wrote else "."),
+                evidence="input:abs_max",
+                affected=tuple(layers.index),
+            )
+        ]
+
+    def _few(self, tables: Tables, layers: pd.DataFrame) -> pd.Series:
+        """Return for each layer whether massive activations stand in few of its kept samples."""
+        samples = tables.samples[tables.samples["site"] == "input"]
+        peak = np.maximum(samples["min"].abs(), samples["max"].abs())
+        limit = np.maximum(self.least, self.times * layers["abs_median"])
+        share = (peak > samples["layer"].map(limit)).groupby(samples["layer"]).mean()
+        return share.reindex(layers.index).fillna(0) <= self.share
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlierFeatures(Check):
+    """A few features are far larger than the median feature, in whatever sample.
+
+    Trained transformers keep a handful of such features through all layers. They set the scale of 8-bit
+    quantization and leave the other features few levels. The worst layer is named, and beside it the layer
+    that writes the feature.
+
+    What to do: keep these features in 16 bit, or smooth them into the weights, before quantizing to 8 bit.
+
+    Figure: the outlier map.
+    Source: Dettmers et al., arXiv:2208.07339. Their rule, |value| > 6, is one of what to keep in 16 bit: alone
+    it fires in nearly every healthy model. So few features and a ratio to the median feature are required too.
+    When it is wrong: it is a property of the model, not a fault.
+
+    Attributes:
+        least: An outlier feature reaches at least this |value|,
+        times: and this times the median feature's largest |value|,
+        share: and at most this share of the features (one at least) does.
+    """
+
+    name: ClassVar[str] = "outlier_features"
+    title: ClassVar[str] = "Outlier features"
+    severity: ClassVar[Severity] = "info"
+    advice: ClassVar[str] = (
+        "Keep these features in 16 bit, or smooth them into the weights, before quantizing."
+    )
+    source: ClassVar[str] = "arXiv:2208.07339"
+
+    least: float = 6.0
+    times: float = 10.0
+    share: float = 0.02
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the layer whose worst feature stands out most."""
+        layers = inner(tables, 2)
+        layers = layers[layers.index.get_level_values("site") == "input"]
+        features = features_with_peaks(tables).set_index(KEY)
+        features = features[features.index.isin(layers.index)]
+        peak = features["peak"]
+        median = peak.groupby(level=KEY).transform("median")
+        times = ratio(peak, median)
+        out = (peak > self.least) & (times > self.times)
+        share = out.groupby(level=KEY).mean()
+        few = share.index[
+            (share > 0) & (share <= np.maximum(self.share, 1.5 / layers["n_features"].reindex(share.index)))
+        ]
+        hits = features.assign(times=times)[out & features.index.isin(few)]
+        if hits.empty:
+            return []
+        worst = hits.iloc[int(hits["times"].to_numpy().argmax())]
+        layer = worst.name[0]
+        wrote = writer(tables, layer, int(worst["feature"]), worst["peak"])
+        affected = tuple(name for name, _ in layers.index if (name, "input") in set(few))
+        return [
+            Finding(
+                layer=layer,
+                site="input",
+                feature=int(worst["feature"]),
+                statistic="largest |value| ÷ the median feature's",
+                value=worst["times"],
+                threshold=self.times,
+                written_by=wrote,
+                message=f"Feature {worst['feature']} reaches {number(worst['peak'])}, {number(worst['times'])} "
+                f"times the median feature; so it is at {named(affected)}.",
+                evidence="input:feature_ratio",
+                affected=affected,
+            )
+        ]

@@ -1,0 +1,179 @@
+"""Checks of BatchNorm: its running statistics, its mode, its batches, its padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from normprobe.findings.frame import Check, Finding, Severity, named, number
+from normprobe.findings.measures import running_measures
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+DRIFT = "arXiv:2006.16971; arXiv:2105.07576; PyTorch issues 4741, 19902"
+MODES = "PyTorch issues 4741, 5406"
+
+
+def mode(ledger: pd.DataFrame, column: str) -> pd.Series:
+    """Return for every row of the ledger the set of modes it ran in."""
+    return ledger[column].fillna("").str.lower().str.split("; ").map(set)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaleRunningStatistics(Check):
+    """A BatchNorm's running statistics do not describe the data it sees.
+
+    In evaluation mode BatchNorm normalizes with the running mean and variance it collected in training. Where
+    they are off, its output is shifted or scaled, and everything after it reads something it was not trained
+    on. The medians over channels are looked at: on small data single channels are four times off without harm.
+    Since a stale BatchNorm moves what every later one sees, the first in order of execution is named.
+
+    Running statistics of exactly 0 and 1 in every channel were never updated: an error, unless the model's
+    batch norms all have weight 1 and bias 0, that is, are not trained at all.
+
+    What to do: compare the preprocessing with that of training first; if that is right, recalibrate: run the
+    training data through the model in train mode without gradients, collecting a cumulative average.
+
+    Figure: running against observed statistics, in the BatchNorm section.
+    Source: Schneider et al., arXiv:2006.16971; Wu and Johnson, arXiv:2105.07576; PyTorch issue 4741. BatchNorm
+    collects n/(n-1) times the variance it normalizes with (PyTorch issue 19902), which is taken into account.
+    When it is wrong: data that are meant to differ from those of training; a few examples.
+
+    Attributes:
+        factor: Least median factor between observed and running variance, either way, that is reported.
+        shift: Least median distance of the means in running standard deviations that is reported.
+        spread: Least ratio of the median log factor to its median absolute deviation over channels: other
+            data move the channels of deep layers in all directions, a stale BatchNorm all in one.
+        samples: Least number of examples; below it the medians say little.
+    """
+
+    name: ClassVar[str] = "stale_running_statistics"
+    title: ClassVar[str] = "Running statistics are stale"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = (
+        "Compare the preprocessing with that of training; if it is right, recalibrate the running statistics."
+    )
+    source: ClassVar[str] = DRIFT
+
+    factor: float = 2.0
+    shift: float = 0.8
+    spread: float = 2.0
+    samples: int = 4
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first stale batch norm, and the first that was never updated."""
+        running = running_measures(tables).droplevel("site")
+        evaluated = mode(tables.ledger.set_index("layer"), "training").map(lambda modes: "train" not in modes)
+        order = tables.layers.query("site == 'input'").set_index("layer")
+        order = order[order["n_samples"] >= self.samples].sort_values("depth")
+        names = [name for name in order.index if name in running.index and evaluated.get(name, False)]
+        running = running.loc[names]
+        untouched = running["untouched"] & (not (running["untouched"].all() and self._untrained(tables)))
+        agree = np.log(running["running_ratio"]) > self.spread * running["running_noise"]
+        rescaled = (running["running_ratio"] > self.factor) & agree
+        stale = running.index[rescaled | (running["running_shift"] > self.shift)]
+        found = [self._never_updated(running, running.index[untouched])] if untouched.any() else []
+        if not stale.empty and not running.at[stale[0], "untouched"]:
+            found.append(self._stale(running, stale))
+        return found
+
+    def _untrained(self, tables: Tables) -> bool:
+        """Return whether no batch norm has been trained: every weight is 1 and every bias 0."""
+        rows = tables.features[
+            (tables.features["kind"] == "batch_norm") & (tables.features["site"] == "output")
+        ]
+        return bool((rows["weight"].fillna(1) == 1).all() and (rows["bias"].fillna(0) == 0).all())
+
+    def _stale(self, running: pd.DataFrame, stale: pd.Index) -> Finding:
+        layer = str(stale[0])
+        row = running.loc[layer]
+        scaled = np.log(row["running_ratio"]) / np.log(self.factor) >= row["running_shift"] / self.shift
+        what = (
+            f"The observed variance is {number(row['running_ratio'])} times off the running variance in the "
+            "median channel"
+            if scaled
+            else f"The observed mean is {number(row['running_shift'])} running standard deviations off in the "
+            "median channel"
+        )
+        return Finding(
+            layer=layer,
+            site="input",
+            statistic="median factor between observed and running variance"
+            if scaled
+            else "median |observed mean - running mean| ÷ running standard deviation",
+            value=row["running_ratio" if scaled else "running_shift"],
+            threshold=self.factor if scaled else self.shift,
+            message=f"{what}; {named(stale, 'batch norm')} from here on are off.",
+            evidence=f"input:{'running_ratio' if scaled else 'running_shift'}",
+            affected=tuple(stale),
+        )
+
+    def _never_updated(self, running: pd.DataFrame, layers: pd.Index) -> Finding:
+        return Finding(
+            layer=str(layers[0]),
+            site="input",
+            statistic="median factor between observed and running variance",
+            value=running.at[layers[0], "running_ratio"],
+            threshold=self.factor,
+            message="The running mean is 0 and the running variance 1 in every channel: they were never updated.",
+            advice="Load the buffers too (running_mean, running_var), or recalibrate the running statistics.",
+            evidence="input:running_ratio",
+            severity="error",
+            title="Running statistics were never updated",
+            affected=tuple(layers),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchnormTrainMode(Check):
+    """A BatchNorm ran in train mode where the model was evaluated.
+
+    In train mode it normalizes with the moments of the batch: an example's result depends on its neighbours,
+    and every forward moves the running statistics. One such layer in a model that otherwise is in evaluation
+    mode is a warning; a whole model in train mode without gradients is a note, since measuring a training
+    batch is legitimate. With gradients on it is training, and no finding.
+
+    What to do: call ``model.eval()`` before evaluating, and look for code that calls ``train()`` on parts.
+
+    Figure: the BatchNorm section says which layers ran in train mode.
+    Source: PyTorch issues 4741 and 5406.
+    When it is wrong: test-time adaptation does this on purpose.
+    """
+
+    name: ClassVar[str] = "batchnorm_train_mode"
+    title: ClassVar[str] = "BatchNorm in train mode"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = "Call model.eval() before evaluating; look for code that calls train() on parts."
+    source: ClassVar[str] = MODES
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first batch norm in train mode, if the model was evaluated."""
+        ledger = tables.ledger[tables.ledger["calls"] > 0].set_index("layer")
+        training = mode(ledger, "training").map(lambda modes: "train" in modes).astype(bool)
+        norms = ledger["kind"] == "batch_norm"
+        evaluated = mode(ledger, "training").map(lambda modes: "eval" in modes).astype(bool)
+        grad = mode(ledger, "grad").map(lambda modes: "grad" in modes).astype(bool)
+        wrong = training & norms
+        odd = evaluated.any()
+        if not wrong.any() or (not odd and grad[wrong].any()):
+            return []
+        depth = tables.layers.query("site == 'input'").set_index("layer")["depth"]
+        names = tuple(depth[depth.index.isin(wrong.index[wrong])].sort_values().index)
+        rest = "while the rest of the model is in evaluation mode" if odd else "with gradients switched off"
+        return [
+            Finding(
+                layer=names[0],
+                site="input",
+                statistic="batch norms in train mode",
+                value=len(names),
+                threshold=0,
+                message=f"{named(names, 'batch norm')} ran in train mode, {rest}.",
+                evidence="input:variance",
+                severity="warning" if odd else "info",
+                affected=names,
+            )
+        ]
