@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from normprobe.report.environment import breakable
 from normprobe.report.facts import display_name
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Anchors:
     def name(self, layer: str) -> Markup:
         """The layer's name as code, linked where the page has a place for it."""
         href = self.href(layer)
-        code = Markup("<code>{}</code>").format(self.shown.get(layer, layer))
+        code = Markup("<code>{}</code>").format(breakable(self.shown.get(layer, layer)))
         return Markup('<a href="{}">{}</a>').format(href, code) if href else code
 
     def sentence(self, text: str, strong: Iterable[str] = ()) -> Markup:

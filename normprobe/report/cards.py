@@ -50,7 +50,7 @@ def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
     severity, layer, value = str(row["severity"]), str(row["layer"]), float(row["value"])
     affected = [name for name in _text(row["affected"]).split("; ") if name]
     evidence = _text(row["evidence"])
-    line = sparkline(series(tables, evidence), float(row["threshold"]), layer) if evidence else None
+    line = _line(tables, row, affected) if evidence else None
     return Card(
         severity=severity,
         shape=SHAPES[severity],
@@ -66,6 +66,19 @@ def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
         line=line,
         evidence=_text(row["statistic"]),
     )
+
+
+def _line(tables: Tables, row: pd.Series, affected: list[str]) -> Sparkline | None:
+    """Draw the evidence over norms or Linear layers, as it concerns; the threshold where it has its unit."""
+    drawn, layer = series(tables, str(row["evidence"])), str(row["layer"])
+    linear = tables.ledger.loc[tables.ledger["kind"] == LINEAR, "layer"]
+    sorts = {name in set(linear) for name in [layer, *affected]}
+    if len(sorts) == 1:
+        drawn = drawn[drawn["layer"].isin(linear) == sorts.pop()]
+    here = drawn.loc[drawn["layer"] == layer, "value"].abs()
+    value = abs(float(row["value"]))
+    same = len(here) > 0 and abs(float(here.iloc[0]) - value) <= 0.01 * value
+    return sparkline(drawn, float(row["threshold"]) if same else float("nan"), layer)
 
 
 def extent(tables: Tables, layer: str, affected: int) -> str:

@@ -27,7 +27,7 @@ def check_measured(tables: Tables) -> None:
     if tables.layers.empty:
         total = len(tables.ledger)
         raise NoSamplesError(
-            f"nothing was measured: none of the {total} layers of {tables.meta['model']} fired inside the probe. "
+            f"nothing was measured: none of the {total} layers of {tables.meta['model']} fired in the probe. "
             "A report needs at least one forward: call the model inside `with Probe(model) as probe:`."
         )
 

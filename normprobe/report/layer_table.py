@@ -90,7 +90,7 @@ def _row(tables: Tables, layer: str, values: pd.Series, place: _Place, measured:
 
 def repeated_calls(calls: int, measured: int) -> str:
     """Say how often a layer ran where that is not once per forward: `12 calls`, `7 calls in 3 forwards`."""
-    if calls == measured or measured == 0:
+    if measured in {calls, 0}:
         return ""
     if calls % measured == 0:
         return f"{calls // measured:,} calls"

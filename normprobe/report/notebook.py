@@ -60,7 +60,7 @@ def notebook_html(tables: Tables, findings: pd.DataFrame) -> str:
         environment()
         .get_template("notebook.html")
         .render(
-            css=Markup((Path(__file__).parent / "templates" / "notebook.css").read_text("utf-8")),  # noqa: S704
+            css=Markup((Path(__file__).parent / "templates" / "notebook.css").read_text("utf-8")),
             name=str(tables.meta["name"])[:_LONGEST],
             summary=_summary(tables),
             strip=_paths(cells),
@@ -87,7 +87,9 @@ def _summary(tables: Tables) -> str:
         return f"{layers}; nothing was measured. Call the model inside `with Probe(model) as probe:`."
     meta = tables.meta
     samples = format_count(int(meta["rows"]), sample_word(meta))
-    return f"{layers}; {samples}" + (f", {int(meta['padding']):,} padding left out" if meta["padding"] else "")
+    return f"{layers}; {samples}" + (
+        f", {int(meta['padding']):,} padding left out" if meta["padding"] else ""
+    )
 
 
 def _card(tables: Tables, row: pd.Series) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _anchors(tables: Tables, panels: frozenset[str], rows: frozenset[str]) -> An
 
 def _assets() -> dict[str, Markup]:
     folder = Path(__file__).parent / "templates"
-    return {n: Markup((folder / f"page.{n}").read_text("utf-8")) for n in ("css", "js")}  # noqa: S704 (our own files)
+    return {n: Markup((folder / f"page.{n}").read_text("utf-8")) for n in ("css", "js")}
 
 
 def _header(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> dict[str, Any]:
@@ -162,7 +162,12 @@ def _rows_note(shown: int, total: int) -> str:
 
 def _unseen(tables: Tables) -> dict[str, Any]:
     rows = [
-        {"name": facts.display_name(tables, str(r.layer)), "kind": r.kind, "status": r.status, "reason": r.reason}
+        {
+            "name": facts.display_name(tables, str(r.layer)),
+            "kind": r.kind,
+            "status": r.status,
+            "reason": r.reason,
+        }
         for r in facts.unseen(tables.ledger).itertuples()
     ]
     return {

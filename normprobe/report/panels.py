@@ -19,7 +19,7 @@ def check_choice(panels: str | None) -> None:
     """
     if panels not in CHOICES:
         raise NormprobeError(
-            f"panels={panels!r} is not a choice: pass None (the norms that stand out, at most {MOST_PANELS}), "
+            f"panels={panels!r} is not a choice: pass None (at most {MOST_PANELS} norms), "
             "'all' (a panel for every norm) or 'files' (also a PNG of each panel)."
         )
 

@@ -19,8 +19,8 @@ _TERMS = [
     ),
     (
         "Variance",
-        "The population variance: divided by n, as LayerNorm and BatchNorm divide. Every mean and variance is exact "
-        "over all real rows, not over a choice of them.",
+        "The population variance: divided by n, as LayerNorm and BatchNorm divide. Every mean and variance "
+        "is exact over all real rows, not over a choice of them.",
     ),
     (
         "÷ median feature",
@@ -29,8 +29,8 @@ _TERMS = [
     ),
     (
         "Block and role",
-        "The first integer in a layer's name is its block; the name without it is its role. Layers of one role "
-        "share a line.",
+        "The first integer in a layer's name is its block; the name without it is its role. Layers of one "
+        "role share a line.",
     ),
 ]
 
@@ -47,7 +47,9 @@ def _sample_term(tables: Tables) -> tuple[str, str]:
     if "position" in units:
         lines.append(f"For layers that work on the last axes a sample is one {unit}.")
     if "example" in units:
-        lines.append(f"For layers with a channel axis a sample is one {example}; its features are the channels.")
+        lines.append(
+            f"For layers with a channel axis it is one {example}, and the features are the channels."
+        )
     lines.append("Padding enters no statistic.")
     return "Sample", " ".join(lines)
 
@@ -55,7 +57,7 @@ def _sample_term(tables: Tables) -> tuple[str, str]:
 def _kept_term(tables: Tables) -> tuple[str, str]:
     options = tables.meta["options"]
     kept, rows = options["samples"], options["values"]
-    samples = "every sample" if kept == "all" else f"the same {kept:,} samples in every layer, chosen by a hash"
+    samples = "every sample" if kept == "all" else f"the same {kept:,} in every layer, chosen by a hash"
     return (
         "What is kept",
         f"Percentiles over samples come from samples.csv: {samples}. Histograms and the median |value| "
@@ -67,7 +69,8 @@ def _threshold_term(findings: pd.DataFrame) -> list[tuple[str, str]]:
     seen = findings.dropna(subset=["threshold"]).drop_duplicates("check")
     if seen.empty:
         return []
-    each = [f"{row.title} ({row.statistic}, {format_number(row.threshold)})" for row in seen.itertuples()]
+    rows = zip(seen["title"], seen["statistic"], seen["threshold"], strict=True)
+    each = [f"{title} ({statistic}, {format_number(limit)})" for title, statistic, limit in rows]
     return [
         (
             "Thresholds of the findings above",

@@ -88,9 +88,7 @@ def figure_sections(tables: Tables, directory: Path, anchors: Anchors) -> list[S
     return sections
 
 
-def norm_panels(
-    tables: Tables, summary: pd.DataFrame, anchors: Anchors, directory: Path | None
-) -> Panels:
+def norm_panels(tables: Tables, summary: pd.DataFrame, anchors: Anchors, directory: Path | None) -> Panels:
     """Draw a panel for each norm that has a place on the page.
 
     Args:
@@ -108,7 +106,7 @@ def norm_panels(
         if directory is not None:
             rendered.save(directory, svg=False)
         drawn = _figure(rendered, f"p{anchors.number[layer]}-", anchors)
-        shown.append(Panel(layer, display_name(tables, layer), _numbers(summary.loc[layer]), drawn))
+        shown.append(Panel(layer, display_name(tables, layer), _numbers(summary, layer), drawn))
     total = int((summary["kind"] != LINEAR).sum())
     return Panels(shown, total < _FEW_NORMS, _panels_note(len(chosen), total))
 
@@ -121,7 +119,9 @@ def chosen_panels(summary: pd.DataFrame, ranked: list[str], panels: str | None) 
 def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> list[Section]:
     """Put the sections in order; the panels of fewer than four norms come right after the findings."""
     each = [Section("panels", "Each norm", "Each norm, before and after")] if panels.shown else []
-    missed = [Section("unseen", "Not seen", "Layers that were not seen")] if len(unseen(tables.ledger)) else []
+    missed = (
+        [Section("unseen", "Not seen", "Layers that were not seen")] if len(unseen(tables.ledger)) else []
+    )
     first = Section("findings", "Findings", "Findings")
     table = Section("layers", "All layers", "All layers")
     last = Section("reading", "How to read", "How to read this")
@@ -131,7 +131,7 @@ def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> li
 
 
 def _figure(rendered: Rendered, prefix: str, anchors: Anchors) -> Figure:
-    svg = Markup(rendered.svg(prefix, link=anchors.panel))  # noqa: S704 (figures escape what they draw)
+    svg = Markup(rendered.svg(prefix, link=anchors.panel))
     return Figure(rendered.title, svg, caption_markup(rendered.caption))
 
 
@@ -143,15 +143,17 @@ def caption_markup(caption: str) -> Markup:
     )
 
 
-def _numbers(values: pd.Series) -> str:
-    before, after = (format_number(float(values[c])) for c in ("variance_in", "variance_out"))
-    largest = format_number(float(values["max_in"]))
-    return f"{values['kind']}, variance {before} → {after}, largest |value| before {largest}"
+def _numbers(summary: pd.DataFrame, layer: str) -> str:
+    columns = ("variance_in", "variance_out", "max_in")
+    before, after, largest = (format_number(float(summary[c][layer])) for c in columns)
+    return f"{summary['kind'][layer]}, variance {before} → {after}, largest |value| before {largest}"
 
 
 def _panels_note(shown: int, total: int) -> str:
     if shown == total:
-        return f"{format_count(total, 'norm')}, in order of execution. Open one for its values before and after."
+        return (
+            f"{format_count(total, 'norm')}, in order of execution. Open one for its values before and after."
+        )
     return (
         f"{shown} of {total:,}: those in findings, the first, the last, then the largest ÷ median feature; "
         "the others with recording.report(..., panels='all')."

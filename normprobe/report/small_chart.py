@@ -79,7 +79,8 @@ def _points(tables: Tables) -> pd.DataFrame:
     place = {layer: i / max(1, len(order) - 1) for i, layer in enumerate(order)}
     points["x"] = [round(_LEFT + place[layer] * (_RIGHT - _LEFT), 1) for layer in points["layer"]]
     points["role"] = [role_of(str(layer)) for layer in points["layer"]]
-    return points.sort_values(["site", "x"], kind="stable")
+    ordered: pd.DataFrame = points.sort_values(["site", "x"], kind="stable")
+    return ordered
 
 
 def _height(value: float, low: int, high: int) -> float:

@@ -95,7 +95,11 @@ def _thin(values: NDArray[np.float64], shown: NDArray[np.bool_]) -> list[int]:
 
 
 def _path(
-    x: NDArray[np.float64], values: NDArray[np.float64], shown: NDArray[np.bool_], kept: list[int], scale: _Scale
+    x: NDArray[np.float64],
+    values: NDArray[np.float64],
+    shown: NDArray[np.bool_],
+    kept: list[int],
+    scale: _Scale,
 ) -> str:
     pieces, pen = [], "M"
     for i in kept:

@@ -22,9 +22,10 @@ def summarize(tables: Tables) -> pd.DataFrame:
     Returns:
         A frame indexed by layer, in order of first execution, with kind, type, depth, calls, n_features
         (of the output), variance_in and variance_out (population variance of all values), max_in and
-        max_out (largest |value|), peak (the feature of the input that holds it), ratio (largest |value| of the input ÷ that of its median feature),
-        zeros (share of zeros in the output), nonfinite_in, nonfinite_out (counts), spread_in and
-        spread_out (95th ÷ 5th percentile of the samples' variances; NaN with fewer than two samples).
+        max_out (largest |value|), peak (the feature of the input that holds it), ratio (largest |value|
+        of the input ÷ that of its median feature), zeros (share of zeros in the output), nonfinite_in
+        and nonfinite_out (counts), spread_in and spread_out (95th ÷ 5th percentile of the samples'
+        variances; NaN with fewer than two samples).
     """
     before = _site(tables.layers, "input")
     after = _site(tables.layers, "output")

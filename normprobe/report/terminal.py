@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -10,23 +9,16 @@ import pandas as pd
 from normprobe.report import facts
 from normprobe.report.cards import extent
 from normprobe.report.summary import named_layers, standing_out, summarize
+from normprobe.report.terminal_lines import NARROWEST, WIDEST, Terminal
 from normprobe.report.terminal_table import stand_out_table
-from normprobe.wording import format_number, shorten_name, text_width
+from normprobe.wording import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
 
-NARROWEST, WIDEST = 80, 120
 _MOST_FINDINGS, _MOST_NAMES = 5, 8
 _INDENT = " " * 9
 _TAGS = {"error": "error", "warning": "warning", "info": "note"}
-_PLAIN = str.maketrans(
-    {
-        "÷": "/", "×": "x", "…": "...", "→": "->", "–": "-", "−": "-", "≥": ">=", "≤": "<=", "∞": "inf",
-        "“": '"', "”": '"', "·": "-", "²": "^2", "␣": " ",
-    }
-)  # fmt: skip
-_SUPERSCRIPTS = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 
 
 def terminal_text(tables: Tables, findings: pd.DataFrame, *, width: int, unicode: bool) -> str:
@@ -45,103 +37,95 @@ def terminal_text(tables: Tables, findings: pd.DataFrame, *, width: int, unicode
         NoSamplesError: nothing was measured.
     """
     facts.check_measured(tables)
-    width = min(max(width, NARROWEST), WIDEST)
-    blocks = [_head(tables, width), *_findings(tables, findings, width)]
+    terminal = Terminal(min(max(width, NARROWEST), WIDEST), unicode)
     summary = summarize(tables)
     named = named_layers(findings)
-    table = stand_out_table(tables, summary, standing_out(summary, named), named, width)
-    text = "\n\n".join("\n".join(block) for block in [*blocks, table] if block)
-    return text if unicode else plain(text)
+    blocks = [
+        _head(tables, terminal),
+        _findings(tables, findings, terminal),
+        stand_out_table(tables, summary, standing_out(summary, named), named, terminal),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def plain(text: str) -> str:
-    """Write a text in ASCII: signs by their usual stand-ins, other letters as escapes."""
-    for digit, sign in enumerate(_SUPERSCRIPTS):
-        text = text.replace(f"10{sign}", f"10^{'-' if digit == 0 else digit - 1}")
-        text = text.replace(sign, "-" if digit == 0 else str(digit - 1))
-    return text.translate(_PLAIN).encode("ascii", errors="backslashreplace").decode("ascii")
-
-
-def _head(tables: Tables, width: int) -> list[str]:
+def _head(tables: Tables, terminal: Terminal) -> list[str]:
     meta = tables.meta
     run = [f"{meta['dtype']} on {meta['device']}", facts.mode_words(meta["training"])]
     measured = [fact for fact in facts.data_facts(meta) if fact not in run]
     whole = meta["model"] if meta["name"] == meta["model"] else f"{meta['model']} from {meta['name']}"
-    lines = [_line(", ".join([facts.one_line_text(whole), *run]), width), *_coverage(tables, width)]
-    lines.append(_line(", ".join(measured), width))
-    found = facts.first_nonfinite(tables.layers)
-    if found:
+    lines = [*terminal.wrap(", ".join([whole, *run])), *_coverage(tables, terminal)]
+    lines += terminal.wrap(", ".join(measured))
+    if found := facts.first_nonfinite(tables.layers):
         layer, site, count = found
-        name = shorten_name(facts.display_name(tables, layer), 40)
-        lines.append(_line(f"NaN or Inf first in the {site} of {name} ({count:,} values)", width))
+        name = facts.display_name(tables, layer)
+        lines += terminal.wrap(
+            f"NaN or Inf first in the {site} of {terminal.name(name, 40)} ({count:,} values)"
+        )
     if facts.single_sample(tables):
         lines.append("1 sample: variances across samples are undefined")
     return lines
 
 
-def _coverage(tables: Tables, width: int) -> list[str]:
+def _coverage(tables: Tables, terminal: Terminal) -> list[str]:
     missed = facts.unseen(tables.ledger)
     total = len(tables.ledger)
     counts = ", ".join(f"{n:,} {kind}" for kind, n in facts.kind_counts(tables.ledger).items())
     if missed.empty:
         fired = "the one layer fired" if total == 1 else f"all {total:,} layers fired"
-        return [_line(f"{counts}: {fired}", width)]
-    lines = [
-        _line(counts, width),
-        f"{total - len(missed):,} of {total:,} layers fired; {len(missed):,} did not (normprobe layers MODEL says why):",
-    ]
+        return terminal.wrap(f"{counts}: {fired}")
+    gap = f"{total - len(missed):,} of {total:,} layers fired; {len(missed):,} did not"
     names = [facts.display_name(tables, str(layer)) for layer in missed["layer"][:_MOST_NAMES]]
-    lines += [f"  {shorten_name(facts.one_line_text(name), width - 2)}" for name in names]
-    if len(missed) > _MOST_NAMES:
-        lines.append(f"  and {len(missed) - _MOST_NAMES:,} more in ledger.csv")
-    return lines
+    lines = [*terminal.wrap(counts), f"{gap} (normprobe layers MODEL says why):"]
+    lines += [f"  {terminal.name(name, terminal.width - 2)}" for name in names]
+    more = len(missed) - _MOST_NAMES
+    return [*lines, f"  and {more:,} more in ledger.csv"] if more > 0 else lines
 
 
-def _findings(tables: Tables, findings: pd.DataFrame, width: int) -> list[list[str]]:
+def _findings(tables: Tables, findings: pd.DataFrame, terminal: Terminal) -> list[str]:
     if findings.empty:
-        return [["No findings: nothing worth acting on."]]
-    lines = []
-    for _, row in findings.head(_MOST_FINDINGS).iterrows():
-        lines += _finding(tables, row, width)
-    if len(findings) > _MOST_FINDINGS:
-        lines.append(f"and {len(findings) - _MOST_FINDINGS:,} more in findings.csv")
-    return [lines]
+        return ["No findings: nothing worth acting on."]
+    lines = [
+        line
+        for _, row in findings.head(_MOST_FINDINGS).iterrows()
+        for line in _finding(tables, row, terminal)
+    ]
+    more = len(findings) - _MOST_FINDINGS
+    return [*lines, f"and {more:,} more in findings.csv"] if more > 0 else lines
 
 
-def _finding(tables: Tables, row: pd.Series, width: int) -> list[str]:
-    """One line where that fits a wide terminal, else a heading and a wrapped paragraph."""
+def _finding(tables: Tables, row: pd.Series, terminal: Terminal) -> list[str]:
+    """One line where that fits a wide terminal, else a heading above what was measured and its source."""
     tag = _TAGS[str(row["severity"])].ljust(len(_INDENT))
     shared = extent(tables, str(row["layer"]), int(row["layers_affected"]))
-    what, source = _what(tables, row, width), _text(row["source"])
+    what, source = _what(tables, row, terminal), _text(row["source"])
     single = f"{tag}{row['title']}: {', '.join(filter(None, [what, shared]))}; {source}"
-    if width >= WIDEST and text_width(single) <= width:
-        return [single]
-    heading = f"{tag}{row['title']}{f' ({shared})' if shared else ''}"
-    if _text(row["written_by"]):
-        writer = shorten_name(facts.display_name(tables, str(row["written_by"])), width - 22)
-        what = f"{what}, written by {writer}"
-    rests = [f"threshold {format_number(row['threshold'])}"] if pd.notna(row["threshold"]) else []
-    small = "; ".join([*rests, *filter(None, [source])])
-    return [heading, *_wrap(what, width), *_wrap(small, width)]
+    if terminal.width >= WIDEST and terminal.fits(single):
+        return [terminal.show(single)]
+    heading = terminal.show(f"{tag}{row['title']}{f' ({shared})' if shared else ''}")
+    wheres = [what]
+    if writer := _text(row["written_by"]):
+        wheres.append(f"written by {terminal.name(facts.display_name(tables, writer), terminal.width - 22)}")
+    limit = f"threshold {format_number(row['threshold'])}" if pd.notna(row["threshold"]) else ""
+    return [heading, *_joined(wheres, ",", terminal), *_joined([limit, source], ";", terminal)]
 
 
-def _what(tables: Tables, row: pd.Series, width: int) -> str:
+def _what(tables: Tables, row: pd.Series, terminal: Terminal) -> str:
     """The statistic, its value and where: `27,347 in feature 507 at model.layers.12.input_layernorm`."""
     value, statistic = format_number(row["value"]), _text(row["statistic"])
-    name = shorten_name(facts.one_line_text(facts.display_name(tables, str(row["layer"]))), width - 32)
+    name = terminal.name(facts.display_name(tables, str(row["layer"])), terminal.width - 32)
     feature = "" if pd.isna(row["feature"]) else f" in feature {int(row['feature'])}"
     words = value if statistic == "largest |value|" or not statistic else f"{statistic} {value}"
     return f"{words}{feature} at {name}"
 
 
-def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        text, width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def _line(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False))
+def _joined(phrases: list[str], mark: str, terminal: Terminal) -> list[str]:
+    """Put phrases on one indented line where they fit, else each on lines of its own."""
+    told = [phrase for phrase in phrases if phrase]
+    whole = f"{_INDENT}{f'{mark} '.join(told)}"
+    if terminal.fits(whole):
+        return [terminal.show(whole)] if told else []
+    ends = [*[f"{phrase}{mark}" for phrase in told[:-1]], told[-1]]
+    return [line for phrase in ends for line in terminal.wrap(phrase, _INDENT)]
 
 
 def _text(value: object) -> str:

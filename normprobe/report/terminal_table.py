@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from normprobe.report.facts import display_name, one_line_text
+from normprobe.report.facts import display_name
 from normprobe.report.summary import LINEAR
-from normprobe.wording import format_number, role_of, sample_word, shorten_name, text_width
+from normprobe.report.terminal_lines import WIDEST, Terminal
+from normprobe.wording import format_number, role_of, sample_word, text_width
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 _MOST_ROWS = 8
 _STANDS_OUT = 10.0
 _SAME = 2.0
-_WIDE = 120
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Column:
 
 
 def stand_out_table(
-    tables: Tables, summary: pd.DataFrame, ranked: list[str], named: list[str], width: int
+    tables: Tables, summary: pd.DataFrame, ranked: list[str], named: list[str], terminal: Terminal
 ) -> list[str]:
-    """Lay out at most 8 layers: those that findings name, then those whose worst feature is far above the median.
+    """Lay out at most 8 layers: those that findings name, then those far above their median.
 
     Args:
         tables: the tables of a recording.
         summary: its frame of `summarize`.
         ranked: layers in the order in which they stand out.
         named: layers that findings name.
-        width: columns, 80 to 120.
+        terminal: the room there is, 80 to 120 columns.
 
     Returns:
         The lines, or none where no layer stands out.
@@ -48,30 +48,34 @@ def stand_out_table(
     chosen = _distinct(summary, ranked, set(named))[:_MOST_ROWS]
     if not chosen:
         return []
-    columns = _columns(tables, wide=width >= _WIDE)
-    names = width - sum(column.width for column in columns)
-    lines = ["Layers that stand out".ljust(names) + "".join(c.heading.rjust(c.width) for c in columns)]
-    for layer in chosen:
-        name = shorten_name(one_line_text(display_name(tables, layer)), names - 1)
-        cells = [column.text(summary.loc[layer]).rjust(column.width) for column in columns]
+    columns = _columns(tables, wide=terminal.width >= WIDEST)
+    names = terminal.width - sum(column.width for column in columns)
+    lines = [
+        "Layers that stand out".ljust(names)
+        + "".join(terminal.show(c.heading).rjust(c.width) for c in columns)
+    ]
+    for layer, values in summary.loc[chosen].iterrows():
+        name = terminal.name(display_name(tables, str(layer)), names - 1)
+        cells = [terminal.show(column.text(values)).rjust(column.width) for column in columns]
         lines.append(name + " " * (names - text_width(name)) + "".join(cells))
     return [line.rstrip() for line in lines]
 
 
 def _distinct(summary: pd.DataFrame, ranked: list[str], named: set[str]) -> list[str]:
-    """Leave out layers that show what a listed layer of the same role already shows: the same feature, as large."""
+    """Leave out layers that repeat a listed one of their role: the same feature, about as large."""
     chosen: list[str] = []
     seen: dict[tuple[str, int], list[float]] = {}
+    standing = summary.loc[summary.index.isin(named) | (summary["ratio"] >= _STANDS_OUT)]
+    peaks = standing["peak"].astype("Int64").fillna(-1).to_dict()
+    largest = standing["max_in"].astype("float64").to_dict()
     for layer in ranked:
-        row = summary.loc[layer]
-        if layer not in named and not row["ratio"] >= _STANDS_OUT:
+        if layer not in peaks:
             continue
-        peak = -1 if pd.isna(row["peak"]) else int(row["peak"])
-        sizes = seen.setdefault((role_of(layer), peak), [])
-        known = any(size / _SAME <= row["max_in"] <= size * _SAME for size in sizes)
+        sizes = seen.setdefault((role_of(layer), int(peaks[layer])), [])
+        known = any(size / _SAME <= largest[layer] <= size * _SAME for size in sizes)
         if layer in named or not known:
             chosen.append(layer)
-            sizes.append(float(row["max_in"]))
+            sizes.append(largest[layer])
     return chosen
 
 
@@ -84,7 +88,15 @@ def _columns(tables: Tables, *, wide: bool) -> list[Column]:
         return [before, after, largest, ratio]
     kind = Column("kind", 15, lambda row: str(row["kind"]))
     written = Column("max |out|", 12, lambda row: format_number(row["max_out"]))
-    return [kind, before, after, largest, written, ratio, Column(f"{sample_word(tables.meta)} spread", 16, _spread)]
+    return [
+        kind,
+        before,
+        after,
+        largest,
+        written,
+        ratio,
+        Column(f"{sample_word(tables.meta)} spread", 16, _spread),
+    ]
 
 
 def _times(ratio: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -54,5 +53,5 @@ def _fill(directory: Path, workshop: Path, build: Callable[[Path], str]) -> Path
     for file in made:
         file.replace(directory / FIGURES / file.name)
     target = directory / PAGE
-    os.replace(page, target)
+    page.replace(target)
     return target
