@@ -1,0 +1,168 @@
+"""How the leading sizes of a tensor at a layer read as (example, position) of the forward.
+
+Decided on a layer's first call, then only checked. What cannot be recognised is numbered within the layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normprobe.masks import Padding
+from normprobe.sampling import Hashes, Whole, hashes, smallest
+
+
+class Layout(Enum):
+    """The ways leading sizes are recognised, in the order they are tried."""
+
+    BATCH = "(batch, ...)"
+    TIME = "(time, batch, ...)"
+    FLAT = "(batch x time, ...)"
+    HEADS = "(batch x heads, time, ...)"
+    LOOSE = "not recognised"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The batch of one forward: how many examples and, where known, how many positions each."""
+
+    batch: int
+    time: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Which example and position each sample of a tensor is.
+
+    Attributes:
+        example: running numbers, int64, shape (samples,).
+        position: indices among the real samples of the example, int64, shape (samples,).
+        real: which samples are not padding, shape (samples,); None if all are or nothing is known.
+        masked_by: name of the mask, or "".
+        seed: the probe's seed.
+        k: how many samples are kept; None for all.
+    """
+
+    example: Whole
+    position: Whole
+    real: NDArray[np.bool_] | None
+    masked_by: str
+    seed: int
+    k: int | None
+
+    @cached_property
+    def n_samples(self) -> int:
+        """How many samples are not padding."""
+        return len(self.example) if self.real is None else int(self.real.sum())
+
+    @cached_property
+    def kept(self) -> tuple[NDArray[np.intp], Hashes]:
+        """Indices of the kept samples and their hashes, in ascending order of hash."""
+        rows = np.arange(len(self.example)) if self.real is None else np.flatnonzero(self.real)
+        drawn = hashes(self.seed, self.example[rows], self.position[rows])
+        order = smallest(drawn, self.k)
+        return rows[order], drawn[order]
+
+
+def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
+    """Whether the leading sizes can be read in this layout."""
+    batch, time = grid.batch, grid.time
+    match layout:
+        case Layout.BATCH:
+            return leading == () or leading[0] == batch
+        case Layout.TIME:
+            return len(leading) > 1 and leading[0] == time and leading[1] == batch
+        case Layout.FLAT:
+            return bool(leading) and time is not None and leading[0] == batch * time
+        case Layout.HEADS:
+            return len(leading) > 1 and leading[1] == time and batch > 0 and leading[0] % batch == 0
+        case Layout.LOOSE:
+            return True
+
+
+def decide(leading: tuple[int, ...], grid: Grid) -> Layout:
+    """The first layout that the leading sizes fit."""
+    return next(layout for layout in Layout if fits(layout, leading, grid))
+
+
+def by_example(layout: Layout, leading: tuple[int, ...], grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes to reshape the samples to, and the order of axes that puts the example first."""
+    batch, time = grid.batch, grid.time or 1
+    rest = leading[1:]
+    if layout is Layout.TIME:
+        return leading, (1, 0, *range(2, len(leading)))
+    if layout is Layout.FLAT:
+        sizes: tuple[int, ...] = (batch, time, *rest)
+    elif layout is Layout.HEADS:
+        sizes = (batch, leading[0] // max(batch, 1), *rest)
+    else:
+        sizes = leading or (1,)
+    return sizes, tuple(range(len(sizes)))
+
+
+def assign(
+    layout: Layout,
+    leading: tuple[int, ...],
+    grid: Grid,
+    *,
+    first: int,
+    padding: Padding | None,
+    seed: int,
+    k: int | None,
+) -> Assignment:
+    """Number the samples of a tensor.
+
+    Args:
+        layout: how the leading sizes read.
+        leading: the sizes of the axes that number the samples.
+        grid: the forward's batch.
+        first: running number of its first example.
+        padding: the mask of this layer, if it has one.
+        seed: the probe's seed.
+        k: how many samples are kept; None for all.
+    """
+    sizes, order = by_example(layout, leading, grid)
+    shape = tuple(sizes[axis] for axis in order)
+    real = _real(layout, shape, padding)
+    if real is None:
+        within = np.arange(int(np.prod(shape[1:])), dtype=np.int64)
+        position = np.broadcast_to(within, (shape[0], len(within))).reshape(shape)
+    else:
+        flat = real.reshape(shape[0], -1)
+        position = (np.cumsum(flat, axis=1, dtype=np.int64) - 1).reshape(shape)
+    example = np.arange(first, first + shape[0], dtype=np.int64).reshape(-1, *([1] * (len(shape) - 1)))
+    back = tuple(int(axis) for axis in np.argsort(order))
+    return Assignment(
+        example=np.ascontiguousarray(np.broadcast_to(example, shape).transpose(back)).ravel(),
+        position=np.ascontiguousarray(position.transpose(back)).ravel(),
+        real=None if real is None else np.ascontiguousarray(real.transpose(back)).ravel(),
+        masked_by=padding.name if padding is not None and real is not None else "",
+        seed=seed,
+        k=k,
+    )
+
+
+def _real(layout: Layout, shape: tuple[int, ...], padding: Padding | None) -> NDArray[np.bool_] | None:
+    """The mask spread over (example, ...), along the first axis of its length; None if there is none."""
+    if padding is None or len(shape) < 2 or shape[0] != padding.real.shape[0]:
+        return None
+    time = padding.real.shape[1]
+    axes = [2] if layout is Layout.HEADS else range(1, len(shape))
+    for axis in axes:
+        if shape[axis] == time:
+            sizes = [shape[0]] + [time if other == axis else 1 for other in range(1, len(shape))]
+            return np.broadcast_to(padding.real.reshape(sizes), shape)
+    return None
+
+
+def ragged(lengths: list[int], *, first: int, seed: int, k: int | None) -> Assignment:
+    """Number the rows of a NestedTensor: its components are the examples, their rows the positions."""
+    counts = np.asarray(lengths, np.int64)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    example = np.repeat(np.arange(first, first + len(counts), dtype=np.int64), counts)
+    position = np.arange(len(starts), dtype=np.int64) - starts
+    return Assignment(example, position, None, "", seed, k)

@@ -1,0 +1,57 @@
+"""One pass over a tensor to the moments of its features and samples; the border behind which kernels slot in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from normprobe.moments import Moments
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one pass over a tensor (samples, rows, features) yields, as tensors on its device.
+
+    Attributes:
+        features: moments of each feature over the real rows, fields of shape (features,), float64.
+        kept: moments of each kept sample over its real rows and features, fields of shape (kept,), float64.
+        within_sum: sum over samples of the variance of their finite values (divisor: their number), shape ().
+        within_count: how many samples have a finite value, shape ().
+        minimum_at: index (sample * features + feature) of the smallest value, shape (), int64.
+        maximum_at: likewise of the largest.
+        seen: moments of each feature over all rows, padding included; None unless asked for.
+        nonfinite_masked: how many non-finite values lie in padding, shape ().
+    """
+
+    features: Moments
+    kept: Moments
+    within_sum: torch.Tensor
+    within_count: torch.Tensor
+    minimum_at: torch.Tensor
+    maximum_at: torch.Tensor
+    seen: Moments | None
+    nonfinite_masked: torch.Tensor
+
+
+def name() -> str:
+    """Which kernel measures in this process."""
+    return "torch"
+
+
+def measure(
+    values: torch.Tensor, keep: torch.Tensor, real: torch.Tensor | None = None, *, seen: bool = False
+) -> Measured:
+    """Measure a tensor with the fastest kernel that takes it.
+
+    Args:
+        values: shape (samples, rows, features), any strides, a real floating dtype.
+        keep: indices of the samples whose own moments are wanted, int64, shape (kept,).
+        real: shape (samples, rows), True where a row is not padding; None if all are.
+        seen: also measure all rows, padding included.
+    """
+    from normprobe.kernels.reference import measure as by_torch
+
+    return by_torch(values, keep, real, seen=seen)

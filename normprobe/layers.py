@@ -1,0 +1,206 @@
+"""Which layers of a model are probed, under which names and kinds."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from normprobe.errors import NoLayersError
+from normprobe.views import KINDS, View, eps_of, guessed_view, is_lazy, registered_view
+
+LayerFilter = str | Iterable[str] | Callable[[str, nn.Module], bool]
+
+_PREFIXES = ("_orig_mod.", "module.")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A probed module, as it stands on entry.
+
+    Attributes:
+        name: its qualified name, without the prefixes of wrappers.
+        aliases: other names of the same module.
+        module: the module.
+        view: how its tensors read; the first call may correct it.
+        type: its class name.
+        n_features: features of its input, where the module says so.
+        eps: the constant in its denominator, where it has one.
+        affine: whether it has a scale or shift of its own.
+        refused: why it cannot be hooked, or "".
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    module: nn.Module
+    view: View
+    type: str
+    n_features: int | None
+    eps: float | None
+    affine: bool
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The layers of a model in order of definition, and the modules that contain one, outermost first."""
+
+    layers: tuple[Layer, ...]
+    containers: tuple[nn.Module, ...]
+
+
+def find_layers(
+    model: nn.Module, layers: LayerFilter | None = None, kinds: str | Iterable[str] | None = None
+) -> Found:
+    """Find every Linear and norm of a model that the filters let through.
+
+    Args:
+        model: the model, which may itself be a layer.
+        layers: glob patterns over qualified names, or a predicate (name, module).
+        kinds: the kinds wanted.
+
+    Raises:
+        NoLayersError: the model has no Linear or norm, or a filter matches none.
+    """
+    wanted = _wanted_kinds(kinds)
+    every = _every_layer(model)
+    if not every:
+        raise NoLayersError(
+            f"{type(model).__name__} has no Linear or normalization layer to probe; "
+            "teach normprobe a layer type of your own with normprobe.register_view"
+        )
+    chosen = tuple(layer for layer in every if layer.view.kind in wanted and _matches(layers, layer))
+    if not chosen:
+        raise NoLayersError(_nothing_matched(layers, kinds, every))
+    return Found(chosen, _containers(model, {id(layer.module) for layer in chosen}))
+
+
+def _every_layer(model: nn.Module) -> tuple[Layer, ...]:
+    """Every Linear and norm, innermost decided first: what contains one is a container, not a norm."""
+    names: dict[int, list[str]] = {}
+    modules: dict[int, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+        modules.setdefault(id(module), module)
+    found: dict[int, Layer] = {}
+    for key, module in reversed(modules.items()):
+        layer = _layer(module, names[key], found)
+        if layer is not None:
+            found[key] = layer
+    return tuple(found[key] for key in modules if key in found)
+
+
+def _layer(module: nn.Module, names: list[str], found: dict[int, Layer]) -> Layer | None:
+    """The layer that a module is, or None."""
+    registered, view = registered_view(module)
+    kind_name, refused = type(module).__name__, ""
+    if isinstance(module, torch.jit.ScriptModule):
+        kind_name = str(getattr(module, "original_name", kind_name))
+        view = _scripted_view(kind_name)
+        refused = "a scripted module takes no hooks; probe the eager model"
+    elif not registered:
+        if "parametrizations" in names[0].split("."):
+            return None
+        inside = any(id(child) in found for child in module.modules() if child is not module)
+        view = None if inside else guessed_view(module)
+    if view is None:
+        return None
+    clean = [_stripped(name) for name in names]
+    return Layer(
+        name=clean[0],
+        aliases=tuple(dict.fromkeys(name for name in clean[1:] if name != clean[0])),
+        module=module,
+        view=view,
+        type=kind_name,
+        n_features=_n_features(module),
+        eps=eps_of(module),
+        affine=any(isinstance(getattr(module, name, None), Tensor) for name in ("weight", "bias")),
+        refused=refused,
+    )
+
+
+def _scripted_view(original_name: str) -> View | None:
+    """The kind a scripted module's original class name stands for, or None."""
+    lowered = original_name.lower()
+    if lowered.endswith("linear"):
+        return View("linear")
+    for kind in KINDS[1:]:
+        if kind.replace("_", "") in lowered:
+            return View(kind)
+    return None
+
+
+def _n_features(module: nn.Module) -> int | None:
+    """How many features the module says its input has."""
+    for name in ("in_features", "num_features", "num_channels"):
+        value = getattr(module, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    shape = getattr(module, "normalized_shape", None)
+    if isinstance(shape, (tuple, list, torch.Size)):
+        return math.prod(shape)
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and not is_lazy(weight):
+        # Conv1D of transformers stores (in, out); the other Linears store (out, in).
+        return weight.shape[0] if weight.dim() == 1 or type(module).__name__ == "Conv1D" else weight.shape[-1]
+    return None
+
+
+def _stripped(name: str) -> str:
+    """A name without the prefixes that torch.compile and the parallel wrappers put before it."""
+    for prefix in _PREFIXES:
+        name = name.replace("." + prefix, ".")
+        while name.startswith(prefix):
+            name = name.removeprefix(prefix)
+    return "" if name + "." in _PREFIXES else name
+
+
+def _containers(model: nn.Module, chosen: set[int]) -> tuple[nn.Module, ...]:
+    """The modules that contain a chosen layer; the model itself always."""
+    inside = [
+        module
+        for module in model.modules()
+        if id(module) not in chosen and any(id(child) in chosen for child in module.modules())
+    ]
+    return tuple(module for module in inside if not isinstance(module, torch.jit.ScriptModule))
+
+
+def _wanted_kinds(kinds: str | Iterable[str] | None) -> set[str]:
+    wanted = set(KINDS) if kinds is None else {kinds} if isinstance(kinds, str) else set(kinds)
+    unknown = sorted(wanted - set(KINDS))
+    if unknown:
+        raise NoLayersError(f"unknown kind {', '.join(map(repr, unknown))}; choose from {', '.join(KINDS)}")
+    return wanted
+
+
+def _matches(layers: LayerFilter | None, layer: Layer) -> bool:
+    if layers is None:
+        return True
+    if callable(layers):
+        return bool(layers(layer.name, layer.module))
+    return any(
+        fnmatch.fnmatchcase(name, pattern) for pattern in _patterns(layers) for name in (layer.name, *layer.aliases)
+    )
+
+
+def _patterns(layers: str | Iterable[str]) -> Sequence[str]:
+    return [layers] if isinstance(layers, str) else list(layers)
+
+
+def _nothing_matched(layers: LayerFilter | None, kinds: object, every: Sequence[Layer]) -> str:
+    """Say what was asked for, what there is, and the nearest names."""
+    have = sorted({layer.view.kind for layer in every})
+    asked = [] if kinds is None else [f"kinds={kinds!r}"]
+    close: list[str] = []
+    if layers is not None:
+        asked.insert(0, "a predicate" if callable(layers) else f"layers={layers!r}")
+    if layers is not None and not callable(layers):
+        names = [layer.name for layer in every]
+        close = [match for p in _patterns(layers) for match in difflib.get_close_matches(p, names, 3, 0.4)]
+    hint = f"; close names: {', '.join(dict.fromkeys(close))}" if close else f"; for example {every[0].name!r}"
+    return f"{' and '.join(asked)} matches none of {len(every)} layers ({', '.join(have)}){hint}"

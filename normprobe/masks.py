@@ -1,0 +1,159 @@
+"""Which samples are padding: the masks among the arguments of a forward, as one boolean grid each.
+
+Every form that models take (1 and 0, booleans, additive floats; two, three or four axes; torch's inverted
+``key_padding_mask``) becomes a boolean array (batch, positions), True where a position is real.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_BLOCKED = -9000.0
+"""Additive masks block with -10,000 (9,984 in bfloat16), the dtype's minimum or -inf; biases stay far above."""
+
+_INVERTED = re.compile(r"(^|_)key_padding_mask$")
+_LENGTHS = ("input_ids", "inputs_embeds")
+_DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds", "tgt")
+_CROSS = re.compile(r"cross|encoder_attn|enc_?dec|encoder_attention")
+_KEY_OR_VALUE = re.compile(r"^(to_|c_|w)?(k|v|kv|key|value|key_value)(_?(proj|lin|linear))?$")
+
+
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """A padding mask.
+
+    Attributes:
+        name: the argument it came from.
+        real: shape (batch, positions), True where a position is not padding.
+    """
+
+    name: str
+    real: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The padding masks of one forward.
+
+    Attributes:
+        own: of the sequence a layer works on; of the encoder's in an encoder-decoder.
+        decoder: of the decoder's sequence in an encoder-decoder.
+        cross: of the sequence that cross-attention reads.
+        two_sided: whether the forward is an encoder-decoder's.
+    """
+
+    own: Padding | None = None
+    decoder: Padding | None = None
+    cross: Padding | None = None
+    two_sided: bool = False
+
+    def of(self, name: str, decoder_fired: bool) -> Padding | None:
+        """The mask that the layer of this name reads, given whether a decoder layer has fired before it."""
+        if is_cross_source(name):
+            return self.cross
+        if not self.two_sided:
+            return self.own
+        side = side_of(name)
+        return self.decoder if side == "decoder" or (side == "" and decoder_fired) else self.own
+
+
+def side_of(name: str) -> str:
+    """``encoder`` or ``decoder`` where the leftmost part of the name that mentions either says so, else ''."""
+    for part in name.lower().split("."):
+        if "decoder" in part:
+            return "decoder"
+        if "encoder" in part:
+            return "encoder"
+    return ""
+
+
+def is_cross_source(name: str) -> bool:
+    """Whether the layer is the key or value projection of a cross-attention."""
+    *path, last = name.lower().split(".")
+    return bool(_KEY_OR_VALUE.match(last)) and any(_CROSS.search(part) for part in path)
+
+
+def find_masks(arguments: Mapping[str, Any]) -> Masks:
+    """Find the padding masks among named arguments, in any of the forms models take."""
+    found = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+    two_sided = any(name in arguments for name in ("decoder_attention_mask", *_DECODER_INPUTS))
+    source = _first(found, ("attention_mask", "src_key_padding_mask", "key_padding_mask"))
+    target = _first(found, ("decoder_attention_mask", "tgt_key_padding_mask"))
+    memory = _first(found, ("encoder_attention_mask", "memory_key_padding_mask"))
+    source = source or _any_inverted(found, {"tgt_key_padding_mask", "memory_key_padding_mask"})
+    if "src" not in arguments and "tgt" in arguments and source is None:  # a decoder alone
+        source, target, two_sided = target, None, False
+    own = _last_positions(source, found, _LENGTHS)
+    decoder = _last_positions(target, found, _DECODER_INPUTS)
+    return Masks(own, decoder, memory or (source if two_sided else None), two_sided)
+
+
+def _first(found: Mapping[str, Tensor], names: tuple[str, ...]) -> Padding | None:
+    for name in names:
+        if name in found:
+            real = to_real(found[name], inverted=bool(_INVERTED.search(name)))
+            if real is not None:
+                return Padding(name, real)
+    return None
+
+
+def _any_inverted(found: Mapping[str, Tensor], others: set[str]) -> Padding | None:
+    names = tuple(name for name in found if _INVERTED.search(name) and name not in others)
+    return _first(found, names)
+
+
+def _last_positions(mask: Padding | None, found: Mapping[str, Tensor], inputs: tuple[str, ...]) -> Padding | None:
+    """With a cache a mask covers the past, too: its last columns belong to this forward's input."""
+    for name in inputs:
+        given = found.get(name)
+        if mask is not None and given is not None and given.dim() > 1 and mask.real.shape[1] > given.shape[1] > 0:
+            return Padding(mask.name, mask.real[:, -given.shape[1] :])
+    return mask
+
+
+def to_real(mask: Tensor, *, inverted: bool = False) -> NDArray[np.bool_] | None:
+    """A mask of any form as a boolean array (batch, positions), True = real; None if it is no such mask.
+
+    Args:
+        mask: shape (batch, positions), (batch, queries, keys) or (batch, heads, queries, keys), or
+            (positions,) for a batch of one; bool, integer (0 = padding), or floating: 1 and 0, or additive
+            (0 = real).
+        inverted: True = padding, as torch's ``key_padding_mask`` has it.
+    """
+    if mask.is_nested or mask.is_meta or not 1 <= mask.dim() <= 4 or mask.is_complex() or mask.numel() == 0:
+        return None
+    allowed = _allowed(mask.detach(), inverted)
+    if allowed.dim() == 1:
+        allowed = allowed.unsqueeze(0)
+    if allowed.dim() > 2:
+        allowed = _keys(allowed.flatten(1, -3).any(1) if allowed.dim() == 4 else allowed)
+    return np.asarray(allowed.cpu().numpy(), np.bool_)
+
+
+def _allowed(mask: Tensor, inverted: bool) -> Tensor:
+    """Elementwise: is this entry open?"""
+    if mask.is_floating_point():
+        # 1 and 0 cannot be told from an additive mask without padding (all 0) but by its having a 1.
+        multiplied = not inverted and bool((mask > 0).any())
+        return mask > 0 if multiplied else mask > _BLOCKED
+    open_ = mask if mask.dtype == torch.bool else mask != 0
+    return ~open_ if inverted else open_
+
+
+def _keys(allowed: Tensor) -> Tensor:
+    """From (batch, queries, keys): a key is real if a query reads it.
+
+    Rows that read everything are skipped but for the last: padded queries of left-padded batches are often
+    opened wholly to keep the softmax finite.
+    """
+    counts = ~allowed.all(-1)
+    counts[:, -1] = True
+    return (allowed & counts.unsqueeze(-1)).any(1)

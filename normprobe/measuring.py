@@ -1,0 +1,174 @@
+"""One tensor at one site of one layer: arranged, placed, measured and added to what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normprobe import kernels
+from normprobe.accumulators import Site
+from normprobe.alignment import Assignment
+from normprobe.forwards import Forward
+from normprobe.kernels import Measured
+from normprobe.masks import Padding
+from normprobe.placing import Placed, place, place_nested
+from normprobe.records import Holder, Kept
+from normprobe.sampling import row_of
+from normprobe.views import Arranged, arrange
+from normprobe.watch import Watch
+
+
+def first_tensor(values: Iterable[Any]) -> Tensor | None:
+    """The first tensor among values, looking into tuples, lists and mappings."""
+    for value in values:
+        if isinstance(value, Tensor):
+            return value
+        if isinstance(value, (tuple, list)):
+            found = first_tensor(value)
+        elif isinstance(value, dict):
+            found = first_tensor(value.values())
+        else:
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def unmeasurable(tensor: Tensor) -> str:
+    """Why a tensor has no numbers to measure, or ""."""
+    if tensor.is_meta:
+        return "a call on meta tensors, which hold no numbers, is left out"
+    if tensor.is_complex():
+        return "a call on complex numbers, which have no order, is left out"
+    if tensor.layout not in (torch.strided, torch.jagged):
+        return f"a call on a tensor of layout {tensor.layout} is left out"
+    return ""
+
+
+def take(
+    watch: Watch, name: str, tensor: Tensor, forward: Forward, padding: Padding | None, *, seed: int, k: int | None
+) -> None:
+    """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
+    tensor = tensor.detach()
+    why = unmeasurable(tensor)
+    if why:
+        watch.note(why)
+        return
+    site = watch.sites[name]
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    arranged, placed = _arranged(watch, name, tensor, forward, padding, seed=seed, k=k)
+    width = arranged.values.shape[2]
+    if site.features is not None and len(site.features.count) != width:
+        watch.note(f"a call with {width} features instead of {len(site.features.count)} at its {name} is left out")
+        return
+    order, hashes = placed.assignment.kept
+    count = site.samples.admits(hashes)
+    keep = order[:count]
+    real = None if placed.real is None else placed.real.to(tensor.device)
+    seen = watch.view.kind == "batch_norm" and real is not None
+    where = torch.from_numpy(keep).to(tensor.device)
+    measured = kernels.measure(arranged.values, where, real, seen=seen)
+    repeat = forward.repeats.get((watch.index, name), 0)
+    forward.repeats[watch.index, name] = repeat + 1
+    _add(site, measured, placed, forward, dtype)
+    chunk = _chunk(placed, forward, keep, hashes[:count], repeat)
+    site.samples.add(Kept(**chunk, data=_sample_moments(measured)))
+    few = site.rows.admits(hashes[:count])
+    rows = {column: array[:few] for column, array in chunk.items()}
+    site.rows.add(Kept(**rows, data=_raw_rows(arranged.values, placed, keep[:few], seed)))
+    if placed.assignment.masked_by:
+        watch.masked_by[placed.assignment.masked_by] = None
+    elif padding is not None and placed.assignment.n_samples:
+        watch.note(f"its {name} does not have the {padding.real.shape[1]} positions of {padding.name}: unmasked")
+    if not placed.assignment.n_samples:
+        watch.note(f"a call without a sample at its {name}")
+
+
+def _arranged(
+    watch: Watch, name: str, tensor: Tensor, forward: Forward, padding: Padding | None, *, seed: int, k: int | None
+) -> tuple[Arranged, Placed]:
+    """Read the tensor through the layer's view and number its samples."""
+    if not tensor.is_nested:
+        arranged = arrange(watch.view, tensor)
+        return arranged, place(watch, name, arranged, forward, padding, seed=seed, k=k)
+    components = [arrange(watch.view, component).values for component in tensor.unbind()]
+    values = torch.cat(components)
+    lengths = [len(component) for component in components]
+    return Arranged(values, (len(values),), ()), place_nested(lengths, forward, seed=seed, k=k)
+
+
+def _add(site: Site, measured: Measured, placed: Placed, forward: Forward, dtype: str) -> None:
+    """Merge one call's moments and extremes."""
+    width = len(measured.features.count)
+    low = _holder(float(measured.features.minimum.min()) if width else np.inf, measured.minimum_at, width)
+    high = _holder(float(measured.features.maximum.max()) if width else -np.inf, measured.maximum_at, width)
+    site.add_extremes(*(_named(held, placed, forward) for held in (low, high)))
+    seen = None if measured.seen is None else measured.seen.map(_numpy)
+    site.add_features(measured.features.map(_numpy), seen)
+    site.calls += 1
+    site.n_samples += placed.assignment.n_samples
+    site.masked += placed.masked
+    site.nonfinite_masked += int(measured.nonfinite_masked)
+    site.within_sum += float(measured.within_sum)
+    site.within_count += int(measured.within_count)
+    site.dtypes[dtype] = None
+
+
+def _holder(value: float, at: Tensor, width: int) -> tuple[float, int, int]:
+    index = int(at)
+    return value, index // max(width, 1), index % max(width, 1)
+
+
+def _named(held: tuple[float, int, int], placed: Placed, forward: Forward) -> Holder:
+    value, sample, feature = held
+    if not np.isfinite(value):
+        return Holder(value, -1, -1, -1, "")
+    assignment: Assignment = placed.assignment
+    example, position = int(assignment.example[sample]), int(assignment.position[sample])
+    return Holder(value, example, position, feature, placed.text_of(forward, sample))
+
+
+def _chunk(
+    placed: Placed, forward: Forward, keep: NDArray[np.intp], hashes: NDArray[np.uint64], repeat: int
+) -> dict[str, NDArray[Any]]:
+    """The identity of the samples of one call that may be kept."""
+    texts = [placed.text_of(forward, int(sample)) for sample in keep]
+    return {
+        "hash": hashes,
+        "example": placed.assignment.example[keep],
+        "position": placed.assignment.position[keep],
+        "repeat": np.full(len(keep), repeat, np.int64),
+        "call": np.full(len(keep), forward.call, np.int64),
+        "text": np.array(texts, dtype=object),
+    }
+
+
+def _sample_moments(measured: Measured) -> NDArray[np.float64]:
+    kept = measured.kept
+    columns = torch.stack([kept.count, kept.mean, kept.m2, kept.minimum, kept.maximum], 1)
+    return np.asarray(_numpy(columns))
+
+
+def _raw_rows(values: Tensor, placed: Placed, keep: NDArray[np.intp], seed: int) -> NDArray[Any]:
+    """One real row of each sample, shape (samples, features); float64 for float64, else float32."""
+    samples = torch.from_numpy(keep).to(values.device)
+    if values.shape[1] == 1 or not len(keep):
+        picked = values[samples, 0] if values.shape[1] else values.new_zeros((0, values.shape[2]))
+    else:
+        real = np.ones((len(keep), values.shape[1]), bool) if placed.real is None else placed.real.numpy()[keep]
+        drawn = row_of(seed, placed.assignment.example[keep], real.sum(1))
+        rows = np.array([np.flatnonzero(row)[index] for row, index in zip(real, drawn, strict=True)])
+        picked = values[samples, torch.from_numpy(rows).to(values.device)]
+    wide = torch.float64 if values.dtype == torch.float64 else torch.float32
+    return np.array(_numpy(picked.to(wide)))
+
+
+def _numpy(tensor: Tensor) -> NDArray[Any]:
+    return tensor.cpu().numpy()

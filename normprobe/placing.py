@@ -1,0 +1,111 @@
+"""Where the samples of one tensor lie in their forward, which of them are real, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normprobe.alignment import Assignment, Layout, assign, decide, fits, ragged
+from normprobe.forwards import Forward
+from normprobe.masks import Padding
+from normprobe.views import Arranged
+from normprobe.watch import Watch
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The samples of one tensor, placed.
+
+    Attributes:
+        assignment: which example and position each sample is.
+        real: shape (samples, rows), True where a row is not padding; None if all are.
+        masked: how many rows are padding.
+        named: whether the forward's labels fit the samples one to one.
+        aligned: whether the samples are numbered as the forward's.
+    """
+
+    assignment: Assignment
+    real: Tensor | None
+    masked: int
+    named: bool
+    aligned: bool
+
+    def text_of(self, forward: Forward, sample: int) -> str:
+        """The label of a sample, or ""."""
+        if not self.named or forward.labels is None:
+            return ""
+        example = int(self.assignment.example[sample]) - forward.first
+        position = int(self.assignment.position[sample])
+        known = 0 <= example < len(forward.labels) and 0 <= position < len(forward.labels[example])
+        return forward.labels[example][position] if known else ""
+
+
+def place(
+    watch: Watch, site: str, arranged: Arranged, forward: Forward, padding: Padding | None, *, seed: int, k: int | None
+) -> Placed:
+    """Number the samples of an arranged tensor and say which are padding."""
+    leading, inner = arranged.leading, arranged.inner
+    grid = forward.grid_of(watch.layer.name, padding)
+    decided = watch.layouts.setdefault(site, decide(leading, grid))
+    layout = decided if fits(decided, leading, grid) else Layout.LOOSE
+    first = forward.first
+    if layout is Layout.LOOSE:
+        first = watch.loose.get(site, 0)
+        watch.loose[site] = first + (leading[0] if leading else 1)
+    key = (layout, leading, inner, first, None if padding is None else id(padding), watch.view.sample)
+    if key not in forward.cache:
+        assignment = assign(layout, leading, grid, first=first, padding=padding, seed=seed, k=k)
+        forward.cache[key] = _placed(layout, arranged, assignment, padding)
+    placed: Placed = forward.cache[key]
+    return placed
+
+
+def _placed(layout: Layout, arranged: Arranged, assignment: Assignment, padding: Padding | None) -> Placed:
+    leading, inner = arranged.leading, arranged.inner
+    aligned = layout is not Layout.LOOSE
+    rows = _row_mask(leading, inner, padding)
+    if rows is not None and padding is not None:
+        assignment = replace(assignment, real=rows.any(1), masked_by=padding.name)
+        return Placed(assignment, torch.from_numpy(rows), int((~rows).sum()), False, aligned)
+    one_axis = len(leading) == (1 if layout is Layout.FLAT else 2)
+    named = aligned and one_axis and layout is not Layout.HEADS and not inner
+    if assignment.real is None:
+        return Placed(assignment, None, 0, named, aligned)
+    spread = np.repeat(assignment.real[:, None], int(np.prod(inner)), axis=1)
+    return Placed(assignment, torch.from_numpy(spread), int((~spread).sum()), named, aligned)
+
+
+def _row_mask(
+    leading: tuple[int, ...], inner: tuple[int, ...], padding: Padding | None
+) -> NDArray[np.bool_] | None:
+    """The mask of a channel layer's rows: (batch, channels, time) has one row per position."""
+    if padding is None or len(leading) != 1 or len(inner) != 1 or (leading[0], inner[0]) != padding.real.shape:
+        return None
+    return padding.real
+
+
+def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | None) -> Placed:
+    """Number the rows of a NestedTensor's components."""
+    assignment = ragged(lengths, first=forward.first, seed=seed, k=k)
+    return Placed(assignment, None, 0, True, True)
+
+
+def named_labels(
+    labels: Callable[..., list[list[str]]] | None, forward: Forward, args: object, kwargs: object
+) -> list[list[str]] | None:
+    """The text of each real sample of a forward, as the user's callable gives it."""
+    if labels is None:
+        return None
+    given = labels(args, kwargs)
+    mask = forward.masks.own
+    if mask is None:
+        return given
+    return [
+        [text for text, real in zip(texts, row, strict=True) if real] if len(texts) == len(row) else texts
+        for texts, row in zip(given, mask.real, strict=False)
+    ]

@@ -1,0 +1,174 @@
+"""What the user holds: the tables with their verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from normprobe.errors import NoSamplesError, RecordingError
+from normprobe.tables import Tables
+from normprobe.tables.combine import merge_tables
+from normprobe.tables.storage import load_tables, save_tables, write_csv, write_parquet
+
+__all__ = ["Recording", "load", "merge"]
+
+
+class Recording:
+    """Everything one probe measured, frozen; made by `Probe`, `record`, `load` and `merge`."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    @property
+    def tables(self) -> Tables:
+        """The frames behind the verbs."""
+        return self._tables
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """A row per layer and site that fired, in order of first execution."""
+        return self._tables.layers
+
+    @property
+    def features(self) -> pd.DataFrame:
+        """A row per layer, site and feature."""
+        return self._tables.features
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """A row per layer, site and kept sample."""
+        return self._tables.samples
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """A row per layer: fired, never fired, bypassed or refused, and why."""
+        return self._tables.ledger
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """The text of kept samples, where the probe was given ``labels``: part, example, position, text."""
+        return self._tables.labels.copy(deep=False)
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """Model, data, counts, options and versions."""
+        return dict(self._tables.meta)
+
+    def values(self, layer: str, site: str) -> NDArray[np.float64]:
+        """The raw rows of some kept samples, in order of hash, the same samples at both sites.
+
+        Args:
+            layer: qualified name.
+            site: "input" or "output".
+
+        Returns:
+            float64, shape (rows, features).
+
+        Raises:
+            NoSamplesError: nothing is kept under these names.
+        """
+        return self._tables.values(layer, site)
+
+    def findings(self, checks: Iterable[Any] | None = None) -> pd.DataFrame:
+        """What is worth a person's attention, a row each, errors first.
+
+        Args:
+            checks: the checks to run; by default all of `normprobe.findings`.
+        """
+        from normprobe.findings import find
+
+        return find(self._tables) if checks is None else find(self._tables, list(checks))
+
+    def to_csv(self, directory: str | Path) -> list[Path]:
+        """Write layers.csv, features.csv, samples.csv, ledger.csv and findings.csv; return their paths.
+
+        Raises:
+            RecordingError: the directory cannot be written.
+        """
+        return write_csv(self._frames(), directory)
+
+    def to_parquet(self, directory: str | Path) -> list[Path]:
+        """Write the same five tables as Parquet files; return their paths.
+
+        Raises:
+            RecordingError: the directory cannot be written.
+        """
+        return write_parquet(self._frames(), directory)
+
+    def report(self, directory: str | Path, *, panels: str | None = None) -> Path:
+        """Write report.html, its figures as PNG and SVG, and the CSV files.
+
+        Args:
+            directory: made if it does not exist; other files in it stay.
+            panels: "all" draws a before/after panel for every norm, "files" also writes each as PNG and
+                SVG; by default up to 64 norms that stand out have one in the page.
+
+        Returns:
+            The path of report.html.
+
+        Raises:
+            NoSamplesError: nothing was measured.
+            RecordingError: the directory cannot be written.
+        """
+        from normprobe.report import write_report
+
+        if self._tables.layers["n_samples"].sum() == 0:
+            raise NoSamplesError("nothing was measured, so there is nothing to report; run the model in the block")
+        self.to_csv(directory)
+        return write_report(self._tables, self.findings(), Path(directory), panels=panels)
+
+    def save(self, path: str | Path, *, labels: bool = False) -> Path:
+        """Save as one zip file of Parquet tables and JSON.
+
+        Args:
+            path: the file, by custom ending in `.normprobe`; replaced at once or not at all.
+            labels: also save the texts of samples.
+
+        Raises:
+            RecordingError: the file cannot be written.
+        """
+        return save_tables(self._tables, path, labels=labels)
+
+    def annotate(self, **facts: Any) -> Recording:
+        """The same recording with facts for people reading: name, data, unit, example_unit, ..."""
+        return Recording(self._tables.annotate(facts))
+
+    def _frames(self) -> dict[str, pd.DataFrame]:
+        tables = self._tables
+        frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
+        return {**frames, "findings": self.findings()}
+
+    def __repr__(self) -> str:
+        from normprobe.report import one_line
+
+        return one_line(self._tables, self.findings())
+
+    def _repr_html_(self) -> str:
+        from normprobe.report import notebook_html
+
+        return notebook_html(self._tables, self.findings())
+
+
+def load(path: str | Path) -> Recording:
+    """Load a recording that `Recording.save` wrote; runs no code from the file.
+
+    Raises:
+        RecordingError: the file is missing, damaged, foreign, too large, or of a newer format.
+    """
+    return Recording(load_tables(Path(path)))
+
+
+def merge(*recordings: Recording) -> Recording:
+    """Merge recordings of parts of the data into the recording of the whole.
+
+    Raises:
+        RecordingError: a part occurs twice, or the recordings are of different models or options.
+    """
+    if not recordings:
+        raise RecordingError("merge needs at least one recording")
+    return Recording(merge_tables([recording.tables for recording in recordings]))

@@ -1,0 +1,141 @@
+"""The columns of the public tables: their order, dtype, meaning, unit and divisor."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+TEXT, WHOLE, REAL, NUMBER, TRUTH = "string", "int64", "float64", "Int64", "boolean"
+
+_VALUE = "in the layer's own units"
+
+LAYERS: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module; empty for a model that is itself a layer"),
+    "kind": (TEXT, "linear, layer_norm, rms_norm, batch_norm, group_norm, instance_norm or norm"),
+    "type": (TEXT, "class name"),
+    "site": (TEXT, "input or output; for a norm, before and after normalization"),
+    "dtype": (TEXT, "dtype of the tensor; several joined by `; `"),
+    "sample_unit": (TEXT, "what the layer treats on its own: position or example"),
+    "calls": (WHOLE, "measured firings"),
+    "n_samples": (WHOLE, "samples, those without a finite value included"),
+    "n_features": (WHOLE, "features of one row"),
+    "mean": (REAL, f"mean of all finite values, {_VALUE}"),
+    "variance": (REAL, "population variance of all finite values (divisor: their number)"),
+    "within_sample_variance": (REAL, "mean over samples of the population variance of the sample's values"),
+    "within_feature_variance": (REAL, "mean over features of the population variance of the feature's values"),
+    "abs_mean": (REAL, "mean of |value|"),
+    "abs_median": (REAL, "median of |value| in the kept rows"),
+    "min": (REAL, "smallest finite value"),
+    "max": (REAL, "largest finite value"),
+    "min_part": (TEXT, "part of the sample that holds the smallest value"),
+    "min_example": (NUMBER, "its example"),
+    "min_position": (NUMBER, "its position"),
+    "min_feature": (NUMBER, "the feature that holds it"),
+    "max_part": (TEXT, "part of the sample that holds the largest value"),
+    "max_example": (NUMBER, "its example"),
+    "max_position": (NUMBER, "its position"),
+    "max_feature": (NUMBER, "the feature that holds it"),
+    "zero_fraction": (REAL, "share of exact zeros among the finite values, 0 to 1"),
+    "nonfinite": (WHOLE, "NaN or infinite values in real rows; they enter no other column"),
+    "masked": (WHOLE, "rows left out as padding"),
+    "nonfinite_masked": (WHOLE, "NaN or infinite values in those rows"),
+    "depth": (WHOLE, "order of first execution, from 0"),
+}
+
+FEATURES: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "kind": (TEXT, "kind of the layer"),
+    "site": (TEXT, "input or output"),
+    "feature": (WHOLE, "index of the feature, from 0"),
+    "count": (WHOLE, "finite values; the moments are over these"),
+    "mean": (REAL, f"their mean, {_VALUE}"),
+    "variance": (REAL, "their population variance (divisor: count)"),
+    "min": (REAL, "the smallest"),
+    "max": (REAL, "the largest"),
+    "abs_mean": (REAL, "mean of |value|"),
+    "zero_fraction": (REAL, "share of exact zeros, 0 to 1"),
+    "nonfinite": (WHOLE, "NaN or infinite values beside them"),
+    "weight": (REAL, "norm outputs: the scale as applied (Gemma: 1 + weight; 1 without one), last measured call"),
+    "bias": (REAL, "norm outputs: the shift as applied (0 without one), last measured call"),
+    "running_mean": (REAL, "batch-norm inputs: the running mean after the last measured call"),
+    "running_var": (REAL, "batch-norm inputs: the running variance (torch collects divisor n - 1)"),
+    "seen_mean": (REAL, "batch-norm inputs: mean of what the layer saw, padding included"),
+    "seen_variance": (REAL, "batch-norm inputs: population variance of what the layer saw, padding included"),
+}
+
+SAMPLES: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "kind": (TEXT, "kind of the layer"),
+    "site": (TEXT, "input or output"),
+    "part": (TEXT, "the probe's share of the data"),
+    "call": (WHOLE, "running number of the forward, measured or not, from 0"),
+    "repeat": (WHOLE, "which of the layer's calls within the forward, from 0"),
+    "example": (NUMBER, "running number of the batch element over all forwards, from 0"),
+    "position": (NUMBER, "index among the real samples of the example, from 0"),
+    "mean": (REAL, f"mean of the sample's finite values, {_VALUE}"),
+    "variance": (REAL, "their population variance (divisor: their number)"),
+    "min": (REAL, "the smallest"),
+    "max": (REAL, "the largest"),
+}
+
+LEDGER: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "aliases": (TEXT, "other names of the same module, joined by `; `"),
+    "kind": (TEXT, "kind of the layer"),
+    "type": (TEXT, "class name"),
+    "n_features": (NUMBER, "features of its input"),
+    "eps": (REAL, "the constant in its denominator"),
+    "affine": (TRUTH, "whether it has a scale or shift of its own"),
+    "training": (TEXT, "modes it ran in: train, eval; several joined by `; `"),
+    "grad": (TEXT, "gradient modes it ran in: grad, no_grad, inference; several joined by `; `"),
+    "calls": (WHOLE, "measured firings"),
+    "status": (TEXT, "fired, never fired, bypassed or refused"),
+    "via": (TEXT, "how it was seen: hook or functional"),
+    "masked_by": (TEXT, "the padding mask that was applied"),
+    "sample_unit": (TEXT, "position or example"),
+    "aligned": (TRUTH, "whether its samples could be numbered as the forward's"),
+    "reason": (TEXT, "why it did not fire, or what was left out"),
+}
+
+TABLES = {"layers": LAYERS, "features": FEATURES, "samples": SAMPLES, "ledger": LEDGER}
+
+
+def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
+    """The frame with exactly these columns, in order, each of its dtype."""
+    return frame[list(columns)].astype({name: dtype for name, (dtype, _) in columns.items()}).reset_index(drop=True)
+
+
+_IDENTITY = {"layer": TEXT, "site": TEXT, "part": TEXT, "call": WHOLE, "repeat": WHOLE, "example": WHOLE}
+_IDENTITY |= {"position": WHOLE, "hash": WHOLE}
+_HELD = {f"{end}_{name}": NUMBER for end in ("min", "max") for name in ("example", "position", "feature")}
+
+BASE: dict[str, dict[str, str]] = {
+    "ledger_base": {**{name: dtype for name, (dtype, _) in LEDGER.items()}, "depth": NUMBER},
+    "sites": {
+        "layer": TEXT,
+        "site": TEXT,
+        "depth": WHOLE,
+        "dtype": TEXT,
+        **dict.fromkeys(("calls", "n_samples", "n_features", "masked", "nonfinite_masked"), WHOLE),
+        "within_sum": REAL,
+        "within_count": WHOLE,
+        **{"min": REAL, "min_part": TEXT, "max": REAL, "max_part": TEXT},
+        **_HELD,
+    },
+    "feature_moments": {
+        "layer": TEXT,
+        "site": TEXT,
+        "feature": WHOLE,
+        **{"count": WHOLE, "mean": REAL, "m2": REAL, "min": REAL, "max": REAL, "abs_sum": REAL},
+        **{"zeros": WHOLE, "nonfinite": WHOLE, "seen_count": WHOLE, "seen_mean": REAL, "seen_m2": REAL},
+        **dict.fromkeys(("weight", "bias", "running_mean", "running_var"), REAL),
+    },
+    "sample_moments": {**_IDENTITY, "count": WHOLE, **dict.fromkeys(("mean", "m2", "min", "max"), REAL)},
+    "rows": {**_IDENTITY, "values": "object"},
+    "labels": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
+}
+"""The frames that hold moments, as they are saved and merged: columns and dtypes."""
+
+
+def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """A base frame with exactly its columns, in order, each of its dtype."""
+    return frame[list(BASE[name])].astype(BASE[name]).reset_index(drop=True)

@@ -1,0 +1,219 @@
+"""How each layer type's tensors read as rows x features; the registry that says what is probed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from normprobe.errors import ViewError
+
+SampleUnit = Literal["position", "example"]
+WeightOf = Callable[[nn.Module], Tensor | None]
+
+NORM_KINDS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
+KINDS = ("linear", *NORM_KINDS)
+EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "norm_eps", "layer_norm_eps", "rms_norm_eps")
+
+
+@dataclass(frozen=True)
+class View:
+    """How the tensors at a layer read.
+
+    Attributes:
+        kind: one of `KINDS`.
+        axis: the feature axis.
+        sample: what the layer treats on its own: a `position` (one vector of features), or an `example`
+            (one element of the batch, whose rows are its pixels).
+        trailing: how many axes, ending at the last, make up the features; counts only for axis -1.
+        unbatched: number of axes of an input without a batch axis, for layers that accept one.
+        weight: the scale as applied, of shape (features,), where it is not the module's ``weight``.
+        certain: the kind and axis follow from the class itself; otherwise the first call may correct them.
+    """
+
+    kind: str
+    axis: int = -1
+    sample: SampleUnit = "position"
+    trailing: int = 1
+    unbatched: int | None = None
+    weight: WeightOf | None = None
+    certain: bool = False
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A tensor as a view reads it.
+
+    Attributes:
+        values: shape (samples, rows, features).
+        leading: the sizes of the axes that number the samples, product = samples.
+        inner: the sizes of the axes that number the rows within a sample, product = rows.
+    """
+
+    values: Tensor
+    leading: tuple[int, ...]
+    inner: tuple[int, ...]
+
+
+def arrange(view: View, tensor: Tensor) -> Arranged:
+    """Read a tensor as (samples, rows, features).
+
+    Raises:
+        ViewError: the tensor has too few axes for the view.
+    """
+    if view.unbatched is not None and tensor.dim() == view.unbatched:
+        tensor = tensor.unsqueeze(0)
+    axis = view.axis if view.axis >= 0 else tensor.dim() + view.axis
+    if not 0 <= axis < tensor.dim() or tensor.dim() < view.trailing:
+        shape = tuple(tensor.shape)
+        raise ViewError(f"a tensor of shape {shape} has no feature axis {view.axis} ({view.trailing} wanted)")
+    if view.trailing > 1:
+        tensor = tensor.flatten(-view.trailing)
+        axis = tensor.dim() - 1
+    tensor = tensor.movedim(axis, -1)
+    sizes, features = tuple(tensor.shape[:-1]), tensor.shape[-1]
+    split = len(sizes) if view.sample == "position" else min(1, len(sizes))
+    leading, inner = sizes[:split], sizes[split:]
+    shape = (math.prod(leading), math.prod(inner), features)
+    return Arranged(tensor.reshape(shape), leading, inner)
+
+
+_REGISTRY: dict[type, Callable[[nn.Module], View | None]] = {}
+
+
+def register_view(
+    cls: type[nn.Module],
+    *,
+    kind: str | None,
+    axis: int = -1,
+    sample: SampleUnit = "position",
+    weight: str | WeightOf | None = None,
+) -> None:
+    """Teach normprobe a layer type; its subclasses are read the same way.
+
+    >>> register_view(MyNorm, kind="rms_norm")                            # features on the last axis
+    >>> register_view(MyChannelNorm, kind="norm", axis=1, sample="example")   # (batch, channels, ...)
+    >>> register_view(MyScaled, kind="layer_norm", weight="gain")          # the scale is called `gain`
+    >>> register_view(NotReallyANorm, kind=None)                          # never probe it
+
+    Args:
+        cls: the module class.
+        kind: one of `linear`, `layer_norm`, `rms_norm`, `batch_norm`, `group_norm`, `instance_norm`,
+            `norm`; None means that layers of this class are never probed.
+        axis: the feature axis of its input and output.
+        sample: `position` if each vector along ``axis`` is treated on its own, `example` if each element
+            of the batch is (or features are normalized over the batch).
+        weight: name of the attribute that holds the scale as applied, shape (features,), or a function
+            of the module that returns it; by default the module's ``weight``.
+
+    Raises:
+        ViewError: ``cls`` is no module class, or ``kind`` or ``sample`` is not one of the above.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise ViewError(f"register_view needs a subclass of torch.nn.Module, got {cls!r}")
+    if kind is None:
+        _REGISTRY[cls] = lambda module: None
+        return
+    if kind not in KINDS:
+        raise ViewError(f"kind {kind!r} of {cls.__name__} is unknown; choose one of {', '.join(KINDS)} or None")
+    if sample not in ("position", "example"):
+        raise ViewError(f"sample {sample!r} of {cls.__name__} is unknown; choose 'position' or 'example'")
+    read: WeightOf | None = (lambda module: getattr(module, weight)) if isinstance(weight, str) else weight
+    view = View(kind, axis, sample, weight=read, certain=True)
+    _REGISTRY[cls] = lambda module: view
+
+
+def registered_view(module: nn.Module) -> tuple[bool, View | None]:
+    """Whether a class of the module is registered, and the view (None: never probe)."""
+    for cls in type(module).__mro__:
+        if cls in _REGISTRY:
+            return True, _REGISTRY[cls](module)
+    return False, None
+
+
+def guessed_view(module: nn.Module) -> View | None:
+    """The view of a module by the rules for classes nobody registered, or None if it is no layer.
+
+    Decided from the module alone: a Linear look-alike by its name and weight, a norm by its name or its
+    eps (DESIGN: norms and Linears by rule). Whether it contains other layers is for `layers` to say.
+    """
+    name = type(module).__name__
+    weight = getattr(module, "weight", None)
+    if (name.endswith("Linear") or name == "Conv1D") and isinstance(weight, Tensor) and weight.dim() == 2:
+        return View("linear", certain=True)
+    if type(module).__module__.startswith("torch.nn.utils"):
+        return None
+    if any(parameter.dim() > 1 for parameter in module.parameters() if not is_lazy(parameter)):
+        return None
+    children = next(module.children(), None) is not None
+    if "norm" in name.lower():
+        own = next(module.parameters(recurse=False), None) is not None
+        return _norm_by_name(module, name.lower()) if own or not children else None
+    return _norm_by_name(module, name.lower()) if not children and eps_of(module) is not None else None
+
+
+def _norm_by_name(module: nn.Module, name: str) -> View:
+    """What a norm's class name and buffers say of its kind and axis, until the first call says more."""
+    if "batchnorm" in name or (hasattr(module, "running_mean") and hasattr(module, "running_var")):
+        return View("batch_norm", 1, "example")
+    if "instancenorm" in name:
+        return View("instance_norm", 1, "example")
+    if "groupnorm" in name:
+        return View("group_norm", 1, "example")
+    axis = 1 if "norm2d" in name or getattr(module, "data_format", "") == "channels_first" else -1
+    if "layernorm" in name:
+        return View("layer_norm", axis)
+    return View("rms_norm" if "rms" in name else "norm", axis)
+
+
+def eps_of(module: nn.Module) -> float | None:
+    """The float that keeps the module from dividing by zero, under any of its usual names."""
+    for name in EPS_NAMES:
+        value = getattr(module, name, None)
+        if isinstance(value, float):
+            return value
+    return None
+
+
+def is_lazy(parameter: Any) -> bool:
+    """Whether a parameter has no shape yet."""
+    return isinstance(parameter, nn.parameter.UninitializedTensorMixin)
+
+
+def _layer_norm(module: Any) -> View:
+    return _last_axes(module, "layer_norm", nn.LayerNorm.forward)
+
+
+def _rms_norm(module: Any) -> View:
+    return _last_axes(module, "rms_norm", nn.RMSNorm.forward)
+
+
+def _last_axes(module: Any, kind: str, forward: Any) -> View:
+    """A norm over ``normalized_shape``; a subclass with a forward of its own may read another axis."""
+    if type(module).forward is not forward:
+        view = _norm_by_name(module, type(module).__name__.lower())
+        if view.axis != -1:
+            return replace(view, kind=kind)
+    certain = type(module).forward is forward
+    return View(kind, trailing=len(module.normalized_shape), certain=certain)
+
+
+def _instance_norm(module: Any) -> View:
+    return replace(_CHANNELS["instance_norm"], unbatched=module._get_no_batch_dim())
+
+
+_CHANNELS = {
+    kind: View(kind, 1, "example", certain=True) for kind in ("batch_norm", "group_norm", "instance_norm")
+}
+_REGISTRY[nn.Linear] = lambda module: View("linear", certain=True)
+_REGISTRY[nn.LayerNorm] = _layer_norm
+_REGISTRY[nn.RMSNorm] = _rms_norm
+_REGISTRY[nn.modules.batchnorm._BatchNorm] = lambda module: _CHANNELS["batch_norm"]
+_REGISTRY[nn.modules.instancenorm._InstanceNorm] = _instance_norm
+_REGISTRY[nn.GroupNorm] = lambda module: _CHANNELS["group_norm"]
+_REGISTRY[nn.LocalResponseNorm] = lambda module: View("norm", 1, certain=True)
+_REGISTRY[nn.CrossMapLRN2d] = _REGISTRY[nn.LocalResponseNorm]

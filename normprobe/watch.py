@@ -1,0 +1,179 @@
+"""What a probe keeps of one layer while it runs: how it is read, what it did, what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from normprobe.accumulators import Bottom, Site
+from normprobe.affine import observe, vector
+from normprobe.alignment import Layout
+from normprobe.layers import Layer
+from normprobe.records import LayerRecord, SiteRecord
+from normprobe.views import View, arrange
+
+SITES = ("input", "output")
+
+
+@dataclass(eq=False)
+class Watch:
+    """The running state of one layer.
+
+    Attributes:
+        index: its place among the probed layers.
+        layer: what was found on entry.
+        view: how its tensors read, corrected by the first call.
+        settled: whether the first call has had its say.
+        offset: what the layer adds to its stored weight before scaling; None where unknown.
+        sites: what was measured before and after.
+        layouts: per site how the leading sizes read, decided on the first call.
+        loose: per site how many leading entries were numbered within the layer.
+        modes: train and eval, as met.
+        grads: the gradient modes met.
+        masked_by: the masks applied.
+        reasons: what was left out and why, with how often.
+        refused: why the layer is not measured, or "".
+        depth: order of first execution.
+        vectors: weight, bias and running statistics at the last measured call.
+    """
+
+    index: int
+    layer: Layer
+    view: View
+    sites: dict[str, Site]
+    settled: bool = False
+    offset: float | None = 0.0
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    loose: dict[str, int] = field(default_factory=dict)
+    modes: dict[str, None] = field(default_factory=dict)
+    grads: dict[str, None] = field(default_factory=dict)
+    masked_by: dict[str, None] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    refused: str = ""
+    depth: int | None = None
+    vectors: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(index: int, layer: Layer, samples: int | None, values: int) -> Watch:
+        """A fresh state."""
+        kept = min(8, values) if layer.view.kind == "linear" else values
+        kept = kept if samples is None else min(kept, samples)
+        sites = {site: Site(Bottom(samples), Bottom(kept)) for site in SITES}
+        return Watch(index, layer, layer.view, sites, settled=layer.view.certain, refused=layer.refused)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether every measured call could be numbered as the forward's."""
+        return Layout.LOOSE not in self.layouts.values() and not self.loose
+
+    def note(self, reason: str) -> None:
+        """Count a reason why something was left out."""
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+    def meet(self, module: nn.Module) -> None:
+        """Note the mode the layer runs in."""
+        self.modes["train" if module.training else "eval"] = None
+        inference = "inference" if torch.is_inference_mode_enabled() else "no_grad"
+        self.grads["grad" if torch.is_grad_enabled() else inference] = None
+
+    def settle(self, module: nn.Module, before: Tensor, after: Tensor) -> None:
+        """Correct the view by what the layer's first call shows."""
+        if before.numel() != after.numel():
+            self.refused = f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
+            self.sites = {name: Site(Bottom(0), Bottom(0)) for name in SITES}
+            self.settled = True
+        elif before.numel():
+            self.settled = True
+            if self.view.sample == "position" and self.view.kind != "linear" and before.dtype.is_floating_point:
+                self._settle_formula(module, before, after)
+
+    def _settle_formula(self, module: nn.Module, before: Tensor, after: Tensor) -> None:
+        """Of the feature axes it may have, take the one along which a formula reproduces the output."""
+        axes = [self.view.axis] + [axis for axis in (-1, 1) if axis != self.view.axis and before.dim() > 2]
+        for axis in axes:
+            view = replace(self.view, axis=axis, trailing=self.view.trailing if axis == self.view.axis else 1)
+            x, y = arrange(view, before).values, arrange(view, after).values
+            seen = observe(module, x, y, centred=view.kind == "layer_norm")
+            if seen is not None:
+                self.view = replace(view, kind="layer_norm" if seen.centred else "rms_norm")
+                self.offset = seen.offset
+                return
+        self.offset = None
+
+    def snapshot_vectors(self, module: nn.Module) -> None:
+        """Copy the scale, shift and running statistics that the call just measured applied."""
+        features = self.sites["output"].features
+        if self.view.kind == "linear" or features is None:
+            return
+        width = len(features.count)
+        given = self.view.weight(module) if self.view.weight is not None else None
+        weight = vector(module, "weight", width) if given is None else given.detach().to(torch.float64).reshape(-1)
+        bare = self.offset is not None and getattr(module, "weight", None) is None
+        if weight is not None:
+            self.vectors["weight"] = weight.cpu().numpy().copy() + (self.offset or 0.0)
+        elif bare:
+            self.vectors["weight"] = np.ones(width)
+        bias = vector(module, "bias", width)
+        self.vectors["bias"] = np.zeros(width) if bias is None else bias.cpu().numpy().copy()
+        for name in ("running_mean", "running_var"):
+            statistics = vector(module, name, width)
+            if statistics is not None:
+                self.vectors[name] = statistics.cpu().numpy().copy()
+
+    def record(self, never: tuple[str, str]) -> LayerRecord:
+        """Freeze the state; ``never`` is the status and reason of a layer that did not fire."""
+        layer = self.layer
+        calls = max(site.calls for site in self.sites.values())
+        status, reason = ("refused", self.refused) if self.refused else ("fired", "") if calls else never
+        notes = [f"{text} ({count} times)" if count > 1 else text for text, count in self.reasons.items()]
+        ledger = {
+            "layer": layer.name,
+            "aliases": "; ".join(layer.aliases),
+            "kind": self.view.kind,
+            "type": layer.type,
+            "n_features": self._n_features(),
+            "eps": layer.eps,
+            "affine": layer.affine,
+            "training": "; ".join(self.modes),
+            "grad": "; ".join(self.grads),
+            "calls": calls,
+            "status": status,
+            "via": "hook" if status == "fired" else "",
+            "masked_by": "; ".join(self.masked_by),
+            "sample_unit": self.view.sample,
+            "aligned": self.aligned if status == "fired" else None,
+            "reason": "; ".join([reason, *notes] if reason else notes),
+        }
+        fired = status == "fired"
+        sites = [_site_record(name, site) for name, site in self.sites.items() if site.features is not None]
+        return LayerRecord(ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors))
+
+    def _n_features(self) -> int | None:
+        features = self.sites["input"].features
+        return self.layer.n_features if features is None else len(features.count)
+
+
+def _site_record(name: str, site: Site) -> SiteRecord:
+    assert site.features is not None
+    return SiteRecord(
+        site=name,
+        dtype="; ".join(site.dtypes),
+        calls=site.calls,
+        n_samples=site.n_samples,
+        masked=site.masked,
+        nonfinite_masked=site.nonfinite_masked,
+        within_sum=site.within_sum,
+        within_count=site.within_count,
+        features=site.features,
+        seen=site.seen,
+        minimum=site.minimum,
+        maximum=site.maximum,
+        samples=site.samples.kept(),
+        rows=site.rows.kept(),
+    )
+
