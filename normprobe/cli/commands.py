@@ -1,0 +1,139 @@
+"""The commands: each parses, calls public functions and prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import normprobe
+from normprobe.cli import printing
+from normprobe.cli.guard import guarded
+from normprobe.cli.measure import measure, obtain
+from normprobe.cli.options import debug, measuring, request_of
+from normprobe.cli.outputs import check_file, check_folder
+from normprobe.cli.progress import waiting
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PATH = click.Path(path_type=Path)
+_SEVERITIES = ("info", "warning", "error")
+_FAILED = 3
+_HELP = """What normalization does inside a network: every Linear and norm layer, before and after.
+
+MODEL is a Hugging Face folder, hub id or .gguf file, or module.py:callable that returns an nn.Module.
+
+\b
+normprobe report ./model --data texts.txt       figures, findings and tables as one page
+normprobe layers module.py:build --data x.npy   which layers fire, and why others do not
+
+Exit status: 0; 1 an error you can mend; 2 wrong usage; 3 what was asked for does not hold (--fail-on);
+130 stopped by Ctrl-C."""
+_FAIL_ON = click.option(
+    "--fail-on",
+    type=click.Choice(_SEVERITIES),
+    help="Exit with 3 if there is such a finding, or a worse one.",
+)
+
+
+@click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(normprobe.__version__, "--version", prog_name="normprobe")
+def main() -> None:
+    """What normalization does inside a network, from a terminal."""
+
+
+@main.command()
+@click.argument("model", metavar="MODEL|RECORDING")
+@click.option(
+    "--out", type=_PATH, default=Path("report"), show_default="report/", help="Folder for the report."
+)
+@click.option("--save", type=_PATH, metavar="FILE", help="Save the recording too.")
+@click.option(
+    "--panels", type=click.Choice(["all", "files"]), help="A panel for every norm, or as files too."
+)
+@_FAIL_ON
+@measuring
+@debug
+@guarded
+def report(
+    model: str, out: Path, save: Path | None, panels: str | None, fail_on: str | None, **options: Any
+) -> None:
+    """Write report.html, its figures and the tables as CSV; print the findings."""
+    check_folder("--out", out)
+    if save is not None:
+        check_file("--save", save)
+    recording = obtain(model, request_of(options))
+    if save is not None:
+        recording.save(save)
+    findings = recording.findings()
+    printing.print_summary(recording, findings)
+    with waiting("Writing   report"):
+        page = recording.report(out, panels=panels)
+    printing.print_report_file(page)
+    if save is not None:
+        printing.print_files([save], "Saved ")
+    _fail(findings, fail_on)
+
+
+@main.command()
+@click.argument("model", metavar="MODEL|RECORDING")
+@click.option("--out", type=_PATH, required=True, help="Folder for the tables.")
+@click.option("--format", "form", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True)
+@click.option("--save", type=_PATH, metavar="FILE", help="Save the recording too.")
+@_FAIL_ON
+@measuring
+@debug
+@guarded
+def export(model: str, out: Path, form: str, save: Path | None, fail_on: str | None, **options: Any) -> None:
+    """Write the tables as CSV or Parquet."""
+    check_folder("--out", out)
+    if save is not None:
+        check_file("--save", save)
+    recording = obtain(model, request_of(options))
+    if save is not None:
+        recording.save(save)
+    written = recording.to_csv(out) if form == "csv" else recording.to_parquet(out)
+    printing.print_files(written, "Wrote")
+    if save is not None:
+        printing.print_files([save], "Saved")
+    if fail_on is not None:
+        _fail(recording.findings(), fail_on)
+
+
+@main.command()
+@click.argument("model", metavar="MODEL")
+@measuring
+@debug
+@guarded
+def layers(model: str, **options: Any) -> None:
+    """List every Linear and norm layer after one forward: fired, or why not."""
+    printing.print_ledger(measure(model, request_of(options), forwards=1).ledger)
+
+
+@main.command()
+@click.argument("recordings", nargs=-1, required=True, type=_PATH, metavar="A B ...")
+@click.option("--out", type=_PATH, required=True, metavar="FILE", help="The merged recording.")
+@debug
+@guarded
+def merge(recordings: tuple[Path, ...], out: Path) -> None:
+    """Merge recordings of parts of the data into one of the whole."""
+    if len(recordings) < 2:
+        raise click.UsageError("merge takes two recordings or more")
+    check_file("--out", out)
+    with waiting("Merging"):
+        whole = normprobe.merge(*(normprobe.load(path) for path in recordings))
+        whole.save(out)
+    printing.print_files([out], "Merged")
+
+
+def _fail(findings: pd.DataFrame, fail_on: str | None) -> None:
+    """Exit with 3 if there is a finding of this severity or a worse one."""
+    if fail_on is None:
+        return
+    worse = _SEVERITIES[_SEVERITIES.index(fail_on) :]
+    count = int(findings["severity"].isin(worse).sum())
+    if count:
+        click.echo(f"{count} of severity {' or '.join(worse)} (--fail-on {fail_on})", err=True)
+        raise click.exceptions.Exit(_FAILED)

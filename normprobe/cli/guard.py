@@ -1,0 +1,69 @@
+"""One line for every error of the user's, and silence for what other libraries print."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from normprobe.errors import NormprobeError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its ``--debug``, and make its errors one line on stderr with exit status 1.
+
+    With ``--debug`` every error keeps its traceback, and warnings of other libraries are shown. Ctrl-C ends
+    in one line and exit status 130.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, debug: bool, **options: Any) -> None:
+        try:
+            with _quiet(not debug):
+                command(*args, **options)
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as cause:
+            if debug:
+                raise
+            click.echo(f"Error: {_message(cause)}", err=True)
+            raise click.exceptions.Exit(1) from None
+
+    return run
+
+
+def _message(cause: Exception) -> str:
+    text = " ".join(str(cause).split())
+    if isinstance(cause, NormprobeError):
+        return text
+    if isinstance(cause, MemoryError):
+        return "out of memory; try a smaller --batch-size, a --limit or a smaller --dtype"
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
+    return f"{type(cause).__name__}: {text} (a defect of normprobe; --debug shows where, please report it)"
+
+
+@contextmanager
+def _quiet(active: bool) -> Iterator[None]:
+    """Silence the warnings and loggers of other libraries."""
+    if not active:
+        yield
+        return
+    level = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(level)

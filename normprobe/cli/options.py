@@ -1,0 +1,108 @@
+"""The options that commands share, and the request they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, TypeVar
+
+import click
+
+_KINDS = ("linear", "layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command was asked to measure, as it stood on the command line."""
+
+    data: str | None
+    column: str | None
+    batch_size: int | None
+    limit: int | None
+    device: str
+    dtype: str
+    layers: tuple[str, ...]
+    kinds: tuple[str, ...]
+    samples: int | str
+    weights: str | None
+    trust_remote_code: bool
+
+    def given(self) -> list[str]:
+        """Return the options that were set, as they are written."""
+        plain = Request(None, None, None, None, "auto", "auto", (), (), 1024, None, False)
+        changed = [name for name in vars(self) if getattr(self, name) != getattr(plain, name)]
+        return [f"--{name.replace('_', '-')}" for name in changed]
+
+
+class Kinds(click.ParamType[tuple[str, ...]]):
+    """Kinds of layers, one or several with commas between."""
+
+    name = "kind"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split at commas and refuse what is no kind."""
+        if isinstance(value, tuple):
+            return value
+        kinds = tuple(part.strip() for part in value.split(",") if part.strip())
+        for kind in kinds:
+            if kind not in _KINDS:
+                self.fail(f"{kind!r} is not one of {', '.join(_KINDS)}", param, ctx)
+        return kinds
+
+
+class Samples(click.ParamType[int | str]):
+    """A number of samples, or "all"."""
+
+    name = "number|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return an int from 1, or "all"."""
+        if value == "all" or isinstance(value, int):
+            return value if value == "all" else int(value)
+        if not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is neither a number from 1 nor 'all'", param, ctx)
+        return int(value)
+
+
+_MEASURING = [
+    click.option(
+        "--data", metavar="PATH", help="Texts, images or arrays; without it a small set that ships."
+    ),
+    click.option("--column", metavar="NAME", help="The column of a table that holds the text."),
+    click.option(
+        "--batch-size", type=click.IntRange(min=1), help="Texts, images or rows a batch (8; arrays 64)."
+    ),
+    click.option(
+        "--limit", type=click.IntRange(min=1), help="Use only the first so many (batches of a callable)."
+    ),
+    click.option("--device", default="auto", show_default="cuda if there is one, else cpu"),
+    click.option(
+        "--dtype",
+        default="auto",
+        type=click.Choice(["auto", "float32", "float16", "bfloat16", "float64"]),
+        show_default="as stored",
+    ),
+    click.option(
+        "--layers", multiple=True, metavar="GLOB", help="Only layers of such names; may be repeated."
+    ),
+    click.option("--kinds", multiple=True, type=Kinds(), help=f"Only these kinds: {', '.join(_KINDS)}."),
+    click.option("--samples", default=1024, type=Samples(), show_default=True, help="Samples kept a layer."),
+    click.option("--weights", metavar="FILE", help="Safetensors or state dict for module.py:callable."),
+    click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the checkpoint."),
+]
+debug = click.option("--debug", is_flag=True, help="Show tracebacks and what other libraries print.")
+
+
+def measuring(command: _Command) -> _Command:
+    """Add the options of a measurement to a command."""
+    return reduce(lambda wrapped, option: option(wrapped), reversed(_MEASURING), command)
+
+
+def request_of(options: dict[str, Any]) -> Request:
+    """Return the request that a command's options add up to."""
+    kinds = tuple(kind for group in options.pop("kinds") for kind in group)
+    return Request(**options, kinds=kinds)

@@ -1,0 +1,100 @@
+"""What is printed on stdout: the terminal's report, the ledger, the files written."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from normprobe.recording import Recording
+
+_NARROWEST, _WIDEST = 80, 120
+_SIGNS = "÷×…→–−━"
+
+
+def width() -> int:
+    """Return the columns to use: the terminal's, from 80 to 120."""
+    return min(max(shutil.get_terminal_size((_NARROWEST, 24)).columns, _NARROWEST), _WIDEST)
+
+
+def unicode() -> bool:
+    """Tell whether stdout can show the signs that the report uses."""
+    try:
+        _SIGNS.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def print_summary(recording: Recording, findings: pd.DataFrame) -> None:
+    """Print the terminal's form of the report."""
+    from normprobe.report import terminal_text
+
+    click.echo(terminal_text(recording.tables, findings, width=width(), unicode=unicode()))
+
+
+def print_report_file(page: Path) -> None:
+    """Print where the report is, how large, and what lies beside it."""
+    tables = len(list(page.parent.glob("*.csv")))
+    figures = len([file for file in page.parent.glob("figures/*") if file.is_file()])
+    beside = [f"{tables} CSV files" if tables else "", f"{figures} figures" if figures else ""]
+    also = f"; also {' and '.join(filter(None, beside))}" if any(beside) else ""
+    click.echo(f"\nReport   {page}  ({_size(page)}{also})")
+
+
+def print_files(paths: Iterable[Path], what: str) -> None:
+    """Print the files that were written, with their sizes."""
+    for path in paths:
+        click.echo(f"{what}   {path}  ({_size(path)})")
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+def print_ledger(ledger: pd.DataFrame) -> None:
+    """Print a line per layer, and before it how many fired."""
+    rows = ledger.astype(object).where(ledger.notna(), "")
+    status = Counter(str(value) for value in rows["status"])
+    fired = status.pop("fired", 0)
+    others = "".join(f", {number:,} {name}" for name, number in status.items())
+    click.echo(f"{fired:,} of {len(rows):,} layers fired{others}\n")
+    table = [["layer", "kind", "features", "status", "reason"]]
+    for row in rows.to_dict("records"):
+        name = str(row["layer"]) or f"({row['type']})"
+        features = f"{row['n_features']:,}" if row["n_features"] != "" else ""
+        via = " via functional" if row["via"] == "functional" else ""
+        table.append([name, str(row["kind"]), features, f"{row['status']}{via}", str(row["reason"])])
+    for line in _aligned(table):
+        click.echo(line)
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Align columns; on a terminal long names are shortened at the front, elsewhere nothing is cut."""
+    limit = width() if sys.stdout.isatty() else None
+    dots = "…" if unicode() else "..."
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    if limit is not None:
+        taken = sum(widths[1:4]) + 2 * 4 + min(widths[4], 24)
+        widths[0] = max(20, min(widths[0], limit - taken))
+    lines = []
+    for row in table:
+        name = row[0] if len(row[0]) <= widths[0] else dots + row[0][len(dots) - widths[0] :]
+        line = [
+            name.ljust(widths[0]),
+            row[1].ljust(widths[1]),
+            row[2].rjust(widths[2]),
+            row[3].ljust(widths[3]),
+            row[4],
+        ]
+        lines.append("  ".join(line).rstrip())
+    return lines

@@ -1,0 +1,80 @@
+"""A progress line on stderr for whatever takes over two seconds, when somebody is there to see it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_PATIENCE = 2.0  # seconds
+_Item = TypeVar("_Item")
+
+
+def visible() -> bool:
+    """Tell whether stderr is a terminal that may get control codes."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show that something of unknown length goes on.
+
+    Args:
+        what: Such as ``"Loading ./smollm2"``.
+    """
+    if not visible():
+        yield
+        return
+    with _late(_columns(counted=False)) as shown:
+        shown.add_task(what, total=None)
+        yield
+
+
+def tracked(items: Iterable[_Item], what: str, total: int | None) -> Iterator[_Item]:
+    """Yield ``items`` and show how many are done.
+
+    Args:
+        items: What is worked through.
+        what: Such as ``"Measuring   48 texts"``.
+        total: How many there are, or None.
+    """
+    if not visible():
+        yield from items
+        return
+    with _late(_columns(counted=total is not None)) as shown:
+        task = shown.add_task(what, total=total)
+        for item in items:
+            yield item
+            shown.advance(task)
+
+
+def _columns(*, counted: bool) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    text, elapsed = TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    if counted:
+        return Progress(text, BarColumn(), MofNCompleteColumn(), elapsed, console=console, transient=True)
+    return Progress(text, BarColumn(bar_width=20), elapsed, console=console, transient=True)
+
+
+@contextmanager
+def _late(progress: Progress) -> Iterator[Progress]:
+    """Start the display only after a while, so that what is quick leaves the screen alone."""
+    timer = threading.Timer(_PATIENCE, progress.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield progress
+    finally:
+        timer.cancel()
+        timer.join()
+        if progress.live.is_started:
+            progress.stop()

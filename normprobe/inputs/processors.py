@@ -1,0 +1,77 @@
+"""The tokenizer, image processor or feature extractor that belongs to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from normprobe.errors import DataError
+from normprobe.models import LoadedModel
+from normprobe.models.reference import describe
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm", "merges.txt", "tekken.json", "*.vocab")
+
+
+def tokenizer(model: LoadedModel) -> Any:
+    """Load the tokenizer of ``model``.
+
+    Raises:
+        DataError: It has none, a damaged one, or one without words.
+    """
+    source = Path(model.source or "")
+    # transformers makes a tokenizer with an empty vocabulary where there is none.
+    if source.is_dir() and not model.gguf and not _has_any(source, _TOKENIZER_FILES):
+        raise DataError(
+            f"{model.name} has no tokenizer files; save the tokenizer into it (tokenizer.save_pretrained), "
+            "or give token ids as .npy"
+        )
+    extra = {"gguf_file": model.gguf} if model.gguf else {}
+    found = _load(transformers.AutoTokenizer, "tokenizer", model, **extra)
+    if len(found) <= len(set(found.all_special_ids)):
+        raise DataError(
+            f"the tokenizer of {model.name} has an empty vocabulary; save it again with its vocabulary"
+        )
+    return found
+
+
+def image_processor(model: LoadedModel) -> Any:
+    """Load the image processor of ``model``, or return None where it has no file for one.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    source = Path(model.source or "")
+    if source.is_dir() and not _has_any(source, ("preprocessor_config.json", "processor_config.json")):
+        return None
+    return _load(transformers.AutoImageProcessor, "image processor", model)
+
+
+def feature_extractor(model: LoadedModel) -> Any:
+    """Load the feature extractor of ``model``.
+
+    Raises:
+        DataError: It has none, or a damaged one.
+    """
+    return _load(transformers.AutoFeatureExtractor, "feature extractor", model)
+
+
+def _load(cls: Any, what: str, model: LoadedModel, **extra: Any) -> Any:
+    source = str(model.source)
+    try:
+        return cls.from_pretrained(
+            source,
+            local_files_only=Path(source).is_dir(),
+            trust_remote_code=model.trust_remote_code,
+            **extra,
+        )
+    except Exception as cause:
+        raise DataError(
+            f"the {what} of {model.name} cannot be loaded: {describe(cause)}; "
+            "give tensors as .npy or .npz instead"
+        ) from cause
+
+
+def _has_any(folder: Path, patterns: tuple[str, ...]) -> bool:
+    return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
