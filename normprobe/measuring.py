@@ -51,7 +51,14 @@ def unmeasurable(tensor: Tensor) -> str:
 
 
 def take(
-    watch: Watch, name: str, tensor: Tensor, forward: Forward, padding: Padding | None, *, seed: int, k: int | None
+    watch: Watch,
+    name: str,
+    tensor: Tensor,
+    forward: Forward,
+    padding: Padding | None,
+    *,
+    seed: int,
+    k: int | None,
 ) -> None:
     """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
     tensor = tensor.detach()
@@ -66,7 +73,9 @@ def take(
     arranged, placed = _arranged(watch, name, tensor, forward, padding, seed=seed, k=k)
     width = arranged.values.shape[2]
     if site.features is not None and len(site.features.count) != width:
-        watch.note(f"a call with {width} features instead of {len(site.features.count)} at its {name} is left out")
+        watch.note(
+            f"a call with {width} features instead of {len(site.features.count)} at its {name} is left out"
+        )
         return
     order, hashes = placed.assignment.kept
     count = site.samples.admits(hashes)
@@ -85,14 +94,21 @@ def take(
     site.rows.add(Kept(**rows, data=_raw_rows(arranged.values, placed, keep[:few], seed)))
     if placed.assignment.masked_by:
         watch.masked_by[placed.assignment.masked_by] = None
-    elif padding is not None and placed.assignment.n_samples:
-        watch.note(f"its {name} does not have the {padding.real.shape[1]} positions of {padding.name}: unmasked")
+    elif padding is not None and name == "input" and arranged.leading[1:2] not in ((), (1,)):
+        watch.note(f"its samples {arranged.leading} do not fit {padding.name} {padding.real.shape}: unmasked")
     if not placed.assignment.n_samples:
         watch.note(f"a call without a sample at its {name}")
 
 
 def _arranged(
-    watch: Watch, name: str, tensor: Tensor, forward: Forward, padding: Padding | None, *, seed: int, k: int | None
+    watch: Watch,
+    name: str,
+    tensor: Tensor,
+    forward: Forward,
+    padding: Padding | None,
+    *,
+    seed: int,
+    k: int | None,
 ) -> tuple[Arranged, Placed]:
     """Read the tensor through the layer's view and number its samples."""
     if not tensor.is_nested:
@@ -162,7 +178,9 @@ def _raw_rows(values: Tensor, placed: Placed, keep: NDArray[np.intp], seed: int)
     if values.shape[1] == 1 or not len(keep):
         picked = values[samples, 0] if values.shape[1] else values.new_zeros((0, values.shape[2]))
     else:
-        real = np.ones((len(keep), values.shape[1]), bool) if placed.real is None else placed.real.numpy()[keep]
+        real = (
+            np.ones((len(keep), values.shape[1]), bool) if placed.real is None else placed.real.numpy()[keep]
+        )
         drawn = row_of(seed, placed.assignment.example[keep], real.sum(1))
         rows = np.array([np.flatnonzero(row)[index] for row, index in zip(real, drawn, strict=True)])
         picked = values[samples, torch.from_numpy(rows).to(values.device)]
