@@ -1,0 +1,177 @@
+"""What every chart shares: logarithmic axes, marks at the foot, labels that never overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from normprobe.figures.palette import INK, MUTED, SMALL, TEXT
+from normprobe.wording import format_tick
+
+LABEL_GAP = 9.5  # points between the baselines of stacked labels; 12 px at the page's width
+MARGIN = 0.06  # share of a logarithmic axis left free above and below the data
+
+
+@dataclass(frozen=True)
+class Label:
+    """A text that stands at the right end of what it names: `at` is its height in data units."""
+
+    text: str
+    at: float
+    colour: str = INK
+    line: str | None = None  # colour of the leader, where it is not the text's own
+
+
+def positive(values: Iterable[float]) -> np.ndarray:
+    """Return the finite values above zero, which is what a logarithmic axis can show."""
+    array = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, dtype=float).ravel()
+    return array[np.isfinite(array) & (array > 0)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return ticks at 1, 2, 5 under two decades, else at powers of ten, at most seven.
+
+    Args:
+        low: lower limit, above zero.
+        high: upper limit.
+
+    Returns:
+        Ticks within the limits, ascending.
+    """
+    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
+    if np.log10(high / low) < 2:
+        ticks = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
+    else:
+        step = max(1, int(np.ceil((last - first) / 7)))
+        ticks = [10.0**e for e in range(first, last + 1) if e % step == 0]
+    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+
+
+def log_limits(values: Iterable[float], *, room: float = 4.0) -> tuple[float, float]:
+    """Return limits that hold all positive values, at least a factor `room` apart.
+
+    Args:
+        values: data; what is not finite or not positive is left out.
+        room: the least ratio of the upper to the lower limit.
+
+    Returns:
+        Lower and upper limit; (0.1, 10) without data.
+    """
+    data = positive(values)
+    if not data.size:
+        return 0.1, 10.0
+    low, high = np.log(data.min()), np.log(data.max())
+    spare = max(0.0, np.log(room) - (high - low)) / 2
+    pad = MARGIN * max(high - low, np.log(room))
+    edges = np.clip([low - spare - pad, high + spare + pad], np.log(1e-300), np.log(1e300))
+    return float(np.exp(edges[0])), float(np.exp(edges[1]))
+
+
+def use_log(axis: Axis, limits: tuple[float, float], *, suffix: str = "") -> None:
+    """Make one axis logarithmic within limits, with 1-2-5 ticks or powers of ten, and a grid."""
+    axes = axis.axes
+    vertical = axis.axis_name == "y"
+    (axes.set_yscale if vertical else axes.set_xscale)("log")
+    (axes.set_ylim if vertical else axes.set_xlim)(*limits)
+    axis.set_major_locator(FixedLocator(log_ticks(*limits)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value) + suffix))
+    axis.grid(vertical)
+
+
+def foot(ax: Axes, x: Sequence[float], colour: str, *, marker: str = "v", fill: str | None = None) -> None:
+    """Mark at the foot of a logarithmic axis what it cannot show: a zero (v) or a value that is no number (X)."""
+    if len(x):
+        size = 4.0 if marker == "v" else 5.5
+        ax.plot(
+            x,
+            [0.0] * len(x),
+            linestyle="none",
+            marker=marker,
+            markersize=size,
+            markerfacecolor=fill or colour,
+            markeredgecolor=colour,
+            markeredgewidth=0.9,
+            transform=ax.get_xaxis_transform(),
+            clip_on=False,
+            zorder=6,
+        )
+
+
+def push_apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions as little as needed so that neighbours are `gap` apart and all lie in [low, high].
+
+    Least squares by pooling: positions that collide move as one group around their common mean.
+
+    Args:
+        wanted: positions asked for, in any order.
+        gap: least distance between two.
+        low: lower end of the room.
+        high: upper end; where the room is too small the gap shrinks.
+
+    Returns:
+        New positions in the order of `wanted`.
+    """
+    if not wanted:
+        return []
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
+    order = np.argsort(wanted, kind="stable")
+    groups: list[list[float]] = []  # total of the wanted starts, size
+    for index, target in enumerate(np.asarray(wanted, dtype=float)[order]):
+        groups.append([target - gap * index, 1.0])
+        while len(groups) > 1 and groups[-2][0] / groups[-2][1] >= groups[-1][0] / groups[-1][1]:
+            total, size = groups.pop()
+            groups[-1][0] += total
+            groups[-1][1] += size
+    starts = np.concatenate([np.full(int(size), total / size) for total, size in groups])
+    starts = np.clip(starts, low, high - gap * (len(wanted) - 1))
+    placed = np.empty(len(wanted))
+    placed[order] = starts + gap * np.arange(len(wanted))
+    return [float(p) for p in placed]
+
+
+def fraction(ax: Axes, value: float) -> float:
+    """Return where a value lies on the y axis: 0 at its foot, 1 at its top."""
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "log":
+        value, low, high = (float(np.log(max(v, 1e-300))) for v in (value, low, high))
+    return float(np.clip((value - low) / (high - low), 0, 1))
+
+
+def height_in_points(ax: Axes) -> float:
+    """Return the height of an axes in points."""
+    figure = ax.get_figure(root=True)
+    return float(ax.get_position().height * (figure.get_figheight() if figure else 1) * 72)
+
+
+def label_ends(ax: Axes, labels: Sequence[Label], *, gap: float = LABEL_GAP) -> None:
+    """Write labels to the right of a chart at the height of what they name, pushed apart, with leaders."""
+    points = height_in_points(ax)
+    wanted = [fraction(ax, label.at) * points for label in labels]
+    for label, want, at in zip(labels, wanted, push_apart(wanted, gap, -4, points + 4), strict=True):
+        ax.plot(
+            [1.006, 1.018],
+            [want / points, at / points],
+            color=label.line or label.colour,
+            linewidth=0.7,
+            transform=ax.transAxes,
+            clip_on=False,
+        )
+        ax.text(
+            1.023, at / points, label.text, transform=ax.transAxes, color=label.colour, va="center", fontsize=TEXT
+        )
+
+
+def note(ax: Axes, text: str, *, x: float = 0.5, y: float = 0.5, ha: str = "center", va: str = "center") -> None:
+    """Write a remark inside a chart, at a place in shares of the axes."""
+    ax.text(x, y, text, transform=ax.transAxes, ha=ha, va=va, fontsize=SMALL, color=MUTED, linespacing=1.25)
+
+
+def title(ax: Axes, text: str, *, size: float | None = None) -> None:
+    """Set a chart's heading, at the left of its top."""
+    ax.set_title(text, loc="left", **({"fontsize": size} if size else {}))

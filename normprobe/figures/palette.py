@@ -1,0 +1,101 @@
+"""The colours of every figure and the matplotlib settings they are drawn under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+
+# Each light colour is also the mark by which the page's colour is put in its place (svg.py): keep them distinct.
+INK = "#1d1c1a"
+MUTED = "#5f5d57"
+GRID = "#e3e1d9"
+BAND = "#f4f2ec"
+SURFACE = "#fffffe"
+BEFORE = "#0b62a8"
+AFTER = "#b84a08"
+ACCENT = "#a3195b"
+
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    BAND: "--band",
+    SURFACE: "--surface",
+    BEFORE: "--in",
+    AFTER: "--out",
+    ACCENT: "--acc",
+}
+
+SITES = {"input": BEFORE, "output": AFTER}
+SITE_WORDS = {"input": "before", "output": "after"}
+
+# Luminance .196 to .235: at least 3.5 : 1 against the paper of both themes, so that lines need no variable.
+ROLE_COLOURS = ("#3a7fbf", "#c4681f", "#2f8f6b", "#b25aa8", "#8a7d22", "#7f7bd6", "#808080", "#cc5568")
+ROLE_DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (4.5, 2.0),
+    (1.3, 1.6),
+    (6.0, 1.6, 1.3, 1.6),
+    (9.0, 2.0),
+    (3.0, 1.2, 1.3, 1.2, 1.3, 1.2),
+    (2.4, 1.2),
+    (7.0, 3.0, 2.0, 3.0),
+)
+
+TEXT = 7.6
+SMALL = 6.9
+TITLE = 8.4
+
+_STYLE: dict[str, Any] = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": TEXT,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": "none",
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": TEXT,
+    "axes.titlecolor": INK,
+    "axes.titlesize": TITLE,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "figure.facecolor": "none",
+    "figure.dpi": 72,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "patch.linewidth": 0,
+    "path.simplify": False,
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "normprobe",
+    "text.color": INK,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": TEXT,
+    "ytick.labelsize": TEXT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "xtick.major.pad": 3.5,
+    "ytick.major.pad": 4,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw under the same settings whatever the user's are, and give the user's back."""
+    kept = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "figure.hooks")
+    settings = {key: value for key, value in mpl.rcParamsDefault.items() if key not in kept}
+    with mpl.rc_context({**settings, **_STYLE}):
+        yield

@@ -1,0 +1,165 @@
+"""A section's figure, ready for the report: words, inline SVG, files."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normprobe.figures import frames, linear, outliers, panel, profile, running, stream
+from normprobe.figures.palette import SURFACE, house_style
+from normprobe.figures.plan import Plan, new_figure
+from normprobe.figures.svg import draw_svg, quiet_fonts, write_alone, write_inline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from normprobe.recording import Recording
+    from normprobe.tables import Tables
+
+PNG_DPI = 150
+
+_SECTIONS: dict[str, tuple[Callable[[Tables], Plan], Callable[[Tables], bool]]] = {
+    "depth_profile": (profile.plan, profile.supported),
+    "outlier_map": (outliers.plan, outliers.supported),
+    "samples_through_depth": (stream.plan, stream.supported),
+    "running_statistics": (running.plan, running.supported),
+    "linear_by_role": (linear.plan, linear.supported),
+}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One drawn figure with its words.
+
+    Attributes:
+        name: which figure, also the stem of its files.
+        title: heading of its section.
+        caption: what to look at, with **bold** runs.
+        aria_label: one sentence for those who do not see it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    aria_label: str
+    _figure: Figure = field(repr=False, compare=False)
+    _tree: ET.Element = field(repr=False, compare=False)
+    _overlay: tuple[tuple[str, str, tuple[float, float, float, float]], ...] = field(repr=False, compare=False)
+
+    def svg(self, prefix: str, link: Callable[[str], str | None] | None = None) -> str:
+        """Return the figure as inline SVG, coloured by the page's CSS variables.
+
+        The variables are --ink --muted --grid --band --surface --in --out --acc.
+
+        Args:
+            prefix: begins every id; letters, digits, - and _, beginning with a letter, unique in the page.
+            link: from a layer's name to where a click on it leads, or None for nowhere.
+
+        Returns:
+            An `<svg>` element with `role="img"`; rectangles of class `hit` carry a `<title>` per layer.
+        """
+        overlay = [_hit(text, box, link(layer) if link else None) for layer, text, box in self._overlay]
+        return write_inline(self._tree, prefix, self.aria_label, overlay)
+
+    def save(self, directory: str | Path, *, png: bool = True, svg: bool = True) -> list[Path]:
+        """Write the figure in light colours as files named after it.
+
+        Args:
+            directory: where; made if it does not exist.
+            png: at 150 dpi.
+            svg: with text as text.
+
+        Returns:
+            The files written.
+        """
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = []
+        if png:
+            written.append(folder / f"{self.name}.png")
+            with house_style(), quiet_fonts():
+                self._figure.savefig(written[-1], dpi=PNG_DPI, facecolor=SURFACE, metadata={"Software": None})
+        if svg:
+            written.append(folder / f"{self.name}.svg")
+            written[-1].write_text(write_alone(self._tree, self.aria_label), encoding="utf-8")
+        return written
+
+
+def render(tables: Tables | Recording, name: str, *, layer: str | None = None) -> Rendered:
+    """Draw one figure of the report.
+
+    Args:
+        tables: a recording or its tables.
+        name: one of `available(tables)`, or "norm_panel".
+        layer: which norm, for "norm_panel".
+
+    Returns:
+        The figure and its words.
+
+    Raises:
+        ValueError: there is no figure of this name, or the panel's layer is not named.
+    """
+    source = frames.tables_of(tables)
+    if name == "norm_panel":
+        if layer is None:
+            raise ValueError('render(tables, "norm_panel") needs layer=, the name of a norm')
+        plan = panel.plan(source, layer)
+    elif name in _SECTIONS:
+        plan = _SECTIONS[name][0](source)
+    else:
+        raise ValueError(f"no figure {name!r}; there are {', '.join([*_SECTIONS, 'norm_panel'])}")
+    with house_style():
+        figure, axes = new_figure(plan)
+        plan.draw(axes)
+        tree = draw_svg(figure)
+    return Rendered(name, plan.title, plan.caption, plan.aria_label, figure, tree, _overlay(plan, figure, axes))
+
+
+def available(tables: Tables | Recording) -> list[str]:
+    """Return the names of the section figures this recording supports, in the report's order.
+
+    Args:
+        tables: a recording or its tables.
+
+    Returns:
+        Names for `render`; without "norm_panel", which every norm supports.
+    """
+    source = frames.tables_of(tables)
+    return [name for name, (_, supported) in _SECTIONS.items() if supported(source)]
+
+
+def _overlay(
+    plan: Plan, figure: Figure, axes: list[Axes]
+) -> tuple[tuple[str, str, tuple[float, float, float, float]], ...]:
+    """Return each hit's layer, text and box (x, y, width, height in points, from the top) over all charts."""
+    if not plan.hits:
+        return ()
+    height = figure.bbox.height
+    left, right = min(ax.bbox.x0 for ax in axes), max(ax.bbox.x1 for ax in axes)
+    foot, top = min(ax.bbox.y0 for ax in axes), max(ax.bbox.y1 for ax in axes)
+    boxes = []
+    for hit in plan.hits:
+        ends = axes[0].transData.transform([(hit.low, hit.low), (hit.high, hit.high)])
+        if plan.hit_axis == "x":
+            x0, x1, y0, y1 = ends[0][0], ends[1][0], foot, top
+        else:
+            (y0, y1), (x0, x1) = sorted((ends[0][1], ends[1][1])), (left, right)
+        boxes.append((hit.layer, hit.text, (x0, height - y1, x1 - x0, y1 - y0)))
+    return tuple(boxes)
+
+
+def _hit(text: str, box: tuple[float, float, float, float], href: str | None) -> ET.Element:
+    """Return an invisible rectangle with a tooltip, within a link if there is one."""
+    x, y, width, height = (f"{value:.1f}" for value in box)
+    rect = ET.Element("rect", {"class": "hit", "x": x, "y": y, "width": width, "height": height})
+    rect.attrib |= {"fill": "none", "pointer-events": "all"}
+    ET.SubElement(rect, "title").text = text
+    if href is None:
+        return rect
+    anchor = ET.Element("a", {"href": href})
+    anchor.append(rect)
+    return anchor

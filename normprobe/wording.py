@@ -1,0 +1,232 @@
+"""How numbers, layer names and samples are written wherever a person reads them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+MISSING = "–"
+
+
+def format_number(value: float | None) -> str:
+    """Write a number with three significant digits, whole above 1,000, as a power of ten far from 1.
+
+    Args:
+        value: any number; None, NaN and pandas' NA count as missing.
+
+    Returns:
+        Text with a true minus sign and thousands separated.
+
+    Examples:
+        >>> [format_number(x) for x in (0, 0.06, 5.5912, 27346.8, -6.77, 3.4e38, 1.234e-7)]
+        ['0', '0.06', '5.59', '27,347', '−6.77', '3.4 × 10³⁸', '1.23 × 10⁻⁷']
+    """
+    number = _as_float(value)
+    if np.isnan(number):
+        return MISSING
+    size = abs(number)
+    if np.isinf(size):
+        text = "∞"
+    elif size == 0:
+        text = "0"
+    elif 1e-4 <= size < 1e7:
+        text = _plain(size)
+    else:
+        mantissa, exponent = f"{size:.2e}".split("e")
+        text = f"{float(mantissa):g} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return f"−{text}" if number < 0 else text
+
+
+def _plain(size: float) -> str:
+    """Write a positive number of ordinary size without an exponent."""
+    if size >= 999.5:
+        return f"{size:,.0f}"
+    decimals = max(0, 2 - int(np.floor(np.log10(size))))
+    text = f"{size:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_tick(value: float) -> str:
+    """Write a tick of an axis: 0.01, 10,000, 10⁶, 2 × 10⁷.
+
+    Args:
+        value: a round number.
+
+    Returns:
+        The shortest text that is exact for 1-2-5 ticks.
+    """
+    size = abs(float(value))
+    sign = "−" if value < 0 else ""
+    if size == 0:
+        return "0"
+    exponent = int(np.floor(np.log10(size) + 1e-9))
+    if -4 < exponent < 6:
+        text = f"{size:,.6f}".rstrip("0").rstrip(".") if size < 1000 else f"{size:,.0f}"
+        return sign + text
+    power = f"10{str(exponent).translate(_SUPERSCRIPT)}"
+    mantissa = size / 10.0**exponent
+    return sign + (power if abs(mantissa - 1) < 1e-6 else f"{mantissa:.3g} × {power}")
+
+
+def format_count(count: int, noun: str | None = None) -> str:
+    """Write a count with its noun in the right number: "1 norm", "2,110 tokens".
+
+    Args:
+        count: how many.
+        noun: the singular; "Linear" stays as it is.
+
+    Returns:
+        The count, thousands separated, and the noun if there is one.
+    """
+    if noun is None:
+        return f"{count:,}"
+    return f"{count:,} {noun if count == 1 or noun == 'Linear' else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun used in reports ("token" -> "tokens", "batch" -> "batches")."""
+    return f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"
+
+
+def text_width(text: str) -> int:
+    """Return how many columns a text takes: wide (CJK) letters two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
+
+
+def shorten_name(name: str, width: int = 28) -> str:
+    """Shorten a layer's name at the front, at a dot where one is near, so that its end stays readable.
+
+    Args:
+        name: the qualified name.
+        width: the most columns it may take.
+
+    Returns:
+        The name, or "…" and the end of it.
+
+    Examples:
+        >>> shorten_name("encoder.layer.0.attention.output.LayerNorm", 20)
+        '…output.LayerNorm'
+    """
+    if text_width(name) <= width:
+        return name
+    start = len(name)
+    while start > 0 and text_width(name[start - 1 :]) < width:
+        start -= 1
+    tail = name[start:]
+    dot = tail.find(".")
+    if 0 <= dot < len(tail) // 2:
+        tail = tail[dot + 1 :]
+    return f"…{tail}"
+
+
+def shorten_text(text: str, width: int = 18) -> str:
+    """Shorten a sample's text at the end and show its white space and control characters as blanks."""
+    clean = "".join(letter if letter.isprintable() else " " for letter in text).strip() or "␣"
+    if text_width(clean) <= width:
+        return clean
+    while text_width(clean) >= width:
+        clean = clean[:-1]
+    return f"{clean}…"
+
+
+def role_of(layer: str) -> str:
+    """Return the role of a layer: its name with the first integer replaced by ``*``.
+
+    Layers of one role do the same in different blocks.
+
+    Examples:
+        >>> role_of("model.layers.12.mlp.down_proj")
+        'model.layers.*.mlp.down_proj'
+    """
+    parts = layer.split(".")
+    for index, part in enumerate(parts):
+        if part.isdecimal():
+            return ".".join([*parts[:index], "*", *parts[index + 1 :]])
+    return layer
+
+
+def block_of(layer: str) -> int | None:
+    """Return the block of a layer, the first integer in its name, or None outside any block."""
+    return next((int(part) for part in layer.split(".") if part.isdecimal()), None)
+
+
+def stack_of(layer: str) -> str | None:
+    """Return what stands before the first integer of a name (``encoder.layer``), or None without one."""
+    head, star, _ = role_of(layer).partition("*")
+    return head.rstrip(".") if star else None
+
+
+def role_labels(roles: Sequence[str]) -> dict[str, str]:
+    """Return a short, distinct label for each role: what follows ``*``, less an ending they all share.
+
+    Args:
+        roles: distinct roles (`role_of`).
+
+    Returns:
+        Role to label; the whole role wherever short ones would not be distinct.
+
+    Examples:
+        >>> role_labels(["layer.*.attention.output.LayerNorm", "layer.*.output.LayerNorm"])
+        {'layer.*.attention.output.LayerNorm': 'attention.output', 'layer.*.output.LayerNorm': 'output'}
+    """
+    tails = {role: role.rpartition("*.")[2] or role for role in roles}
+    if len(set(tails.values())) < len(tails):
+        tails = {role: role.replace(".*", "") for role in roles}
+    if len(set(tails.values())) < len(tails):
+        tails = {role: role for role in roles}
+    ends = {tail.rpartition(".")[2] for tail in tails.values()}
+    if len(tails) > 1 and len(ends) == 1 and all("." in tail for tail in tails.values()):
+        tails = {role: tail.rpartition(".")[0] for role, tail in tails.items()}
+    heads = {tail.partition(".")[0] for tail in tails.values()}
+    if len(tails) > 1 and len(heads) == 1 and all("." in tail for tail in tails.values()):
+        tails = {role: tail.partition(".")[2] for role, tail in tails.items()}
+    return tails
+
+
+def sample_word(meta: Mapping[str, Any], sample_unit: str | None = "position", count: int = 1) -> str:
+    """Return what a sample is called: "token", "position", "image", "text", "example" (or their plurals).
+
+    Args:
+        meta: `Tables.meta`, whose `unit` and `example_unit` name positions and examples.
+        sample_unit: `position` or `example`, or None where layers of both kinds are meant.
+        count: how many; anything but 1 gives the plural.
+
+    Returns:
+        The noun.
+    """
+    words = {"position": meta.get("unit") or "position", "example": meta.get("example_unit") or "example"}
+    noun = words.get(sample_unit or "", "sample")
+    return noun if count == 1 else plural(noun)
+
+
+def name_sample(meta: Mapping[str, Any], sample: tuple[Any, Any], sample_unit: str, text: str | None = None) -> str:
+    """Name a sample for a person: “class” text 35, token 0.
+
+    Args:
+        meta: `Tables.meta`.
+        sample: its example and position.
+        sample_unit: `position` or `example`.
+        text: the sample's own text, if known.
+
+    Returns:
+        One short phrase.
+    """
+    name = f"{sample_word(meta, 'example')} {sample[0]}"
+    if sample_unit == "position":
+        name += f", {sample_word(meta)} {sample[1]}"
+    return f"“{shorten_text(text)}” {name}" if text is not None else name
+
+
+def _as_float(value: float | None) -> float:
+    """Return a plain float, NaN for None and pandas' NA."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return float("nan")
