@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from normprobe.tables import Tables
 
 _HOME = {
-    **dict.fromkeys(("zero_features", "constant_features", "feature_ratio", "scale_ratio"), feature_measures),
+    **dict.fromkeys(("zero_features", "constant_features", "live_zeros"), feature_measures),
+    **dict.fromkeys(("feature_ratio", "scale_ratio", "weight_ratio"), feature_measures),
     "gain": gain_measures,
     **dict.fromkeys(("running_shift", "running_ratio"), running_measures),
     **dict.fromkeys(("sample_ratio", "sample_variance", "sample_square", "offset"), sample_measures),

@@ -19,7 +19,8 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
     """Return ``tables.layers`` by layer and site, in order of execution, with what follows from its columns.
 
     Added columns: ``abs_max`` (largest of |min| and |max|), ``mean_square`` (variance + mean²), ``rms``,
-    ``abs_ratio`` (abs_max ÷ abs_median; NaN where that is 0) and ``spread`` (within_feature_variance ÷
+    ``abs_ratio`` (abs_max ÷ abs_median; NaN where that is 0), ``shades`` (1 - mean_square ÷ (abs_mean x
+    abs_max): 0 when |value| is either 0 or the largest) and ``spread`` (within_feature_variance ÷
     mean_square: 0 when all samples are the same).
     """
     frame = tables.layers.sort_values(["depth", "site"], kind="stable").set_index(KEY)
@@ -27,6 +28,7 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
     frame["mean_square"] = frame["variance"] + frame["mean"] ** 2
     frame["rms"] = np.sqrt(frame["mean_square"])
     frame["abs_ratio"] = ratio(frame["abs_max"], frame["abs_median"])
+    frame["shades"] = 1 - ratio(frame["mean_square"], frame["abs_mean"] * frame["abs_max"])
     frame["spread"] = ratio(frame["within_feature_variance"], frame["mean_square"])
     return frame
 
@@ -36,20 +38,25 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
 
     Columns: ``zero_features`` (share of features that are 0 in every row), ``constant_features`` (share that
     do not vary, the zero ones included), ``feature_ratio`` (largest |value| of the worst feature ÷ the
-    median feature's; NaN where that is 0) and ``scale_ratio`` (95th ÷ 5th percentile of the standard
-    deviations of the features that vary).
+    median feature's; NaN where that is 0), ``live_zeros`` (share of zeros among the features that are not 0
+    throughout), ``scale_ratio`` (largest standard deviation ÷ the lower quartile, of the features that vary) and
+    ``weight_ratio`` (largest |weight| of a norm ÷ the median).
     """
     features = features_with_peaks(tables)
     varying = features["deviation"].where(~features["constant"])
-    groups = features.assign(varying=varying).groupby(KEY, sort=False, observed=True)
-    quantiles = groups["varying"].quantile([0.05, 0.95]).unstack()
+    zeros = features["zero_fraction"].where(~features["zero"])
+    groups = features.assign(varying=varying, zeros=zeros, size=features["weight"].abs()).groupby(
+        KEY, sort=False, observed=True
+    )
     peak = groups["peak"]
     return pd.DataFrame(
         {
             "zero_features": groups["zero"].mean(),
             "constant_features": groups["constant"].mean(),
             "feature_ratio": ratio(peak.max(), peak.median()),
-            "scale_ratio": ratio(quantiles[0.95], quantiles[0.05]),
+            "scale_ratio": ratio(groups["varying"].max(), groups["varying"].quantile(0.25)),
+            "weight_ratio": ratio(groups["size"].max(), groups["size"].median()),
+            "live_zeros": groups["zeros"].mean(),
         }
     )
 

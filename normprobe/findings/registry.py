@@ -7,12 +7,20 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from normprobe.errors import NormprobeError
-from normprobe.findings.dead import ConstantFeatures, DeadFeatures
+from normprobe.findings.dead import ConstantFeatures, DeadFeatures, SaturatedInput
 from normprobe.findings.depth import CollapsedSamples, VarianceExplodes, VarianceVanishes
 from normprobe.findings.frame import Check
 from normprobe.findings.numerics import Fp16Overflow, NearlyConstantRows, Nonfinite, VarianceBelowEps
 from normprobe.findings.outliers import MassiveActivations, OutlierFeatures
-from normprobe.findings.running import BatchnormTrainMode, StaleRunningStatistics
+from normprobe.findings.padding import PaddingInNorm, PaddingUnmasked
+from normprobe.findings.running import RunningVarianceInvalid, StaleRunningStatistics
+from normprobe.findings.samples import InputScale, OutlierNormWeight, OutlierSample
+from normprobe.findings.training import (
+    BatchnormTrainMode,
+    FrozenButUpdating,
+    SmallBatchStatistics,
+    UpdatedTwice,
+)
 
 CHECKS: tuple[Check, ...] = (
     Nonfinite(),
@@ -20,14 +28,24 @@ CHECKS: tuple[Check, ...] = (
     VarianceBelowEps(),
     NearlyConstantRows(),
     StaleRunningStatistics(),
+    RunningVarianceInvalid(),
     BatchnormTrainMode(),
+    SmallBatchStatistics(),
+    FrozenButUpdating(),
+    UpdatedTwice(),
+    PaddingInNorm(),
+    PaddingUnmasked(),
     DeadFeatures(),
     ConstantFeatures(),
+    SaturatedInput(),
     VarianceExplodes(),
     VarianceVanishes(),
     CollapsedSamples(),
+    OutlierSample(),
+    InputScale(),
     MassiveActivations(),
     OutlierFeatures(),
+    OutlierNormWeight(),
 )
 """Every check with its default thresholds, in a stable order."""
 

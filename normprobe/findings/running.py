@@ -10,17 +10,12 @@ import pandas as pd
 
 from normprobe.findings.frame import Check, Finding, Severity, named, number
 from normprobe.findings.measures import running_measures
+from normprobe.findings.training import batch_norms
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
 
 DRIFT = "arXiv:2006.16971; arXiv:2105.07576; PyTorch issues 4741, 19902"
-MODES = "PyTorch issues 4741, 5406"
-
-
-def mode(ledger: pd.DataFrame, column: str) -> pd.Series:
-    """Return for every row of the ledger the set of modes it ran in."""
-    return ledger[column].fillna("").str.lower().str.split("; ").map(set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +62,11 @@ class StaleRunningStatistics(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first stale batch norm, and the first that was never updated."""
         running = running_measures(tables).droplevel("site")
-        evaluated = mode(tables.ledger.set_index("layer"), "training").map(lambda modes: "train" not in modes)
-        order = tables.layers.query("site == 'input'").set_index("layer")
-        order = order[order["n_samples"] >= self.samples].sort_values("depth")
-        names = [name for name in order.index if name in running.index and evaluated.get(name, False)]
-        running = running.loc[names]
+        norms = batch_norms(tables)
+        enough = norms["examples"] * norms["calls"] >= self.samples
+        running = running.loc[
+            [name for name in norms.index[enough & ~norms["trains"]] if name in running.index]
+        ]
         untouched = running["untouched"] & (not (running["untouched"].all() and self._untrained(tables)))
         agree = np.log(running["running_ratio"]) > self.spread * running["running_noise"]
         rescaled = (running["running_ratio"] > self.factor) & agree
@@ -129,51 +124,47 @@ class StaleRunningStatistics(Check):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchnormTrainMode(Check):
-    """A BatchNorm ran in train mode where the model was evaluated.
+class RunningVarianceInvalid(Check):
+    """A running variance is negative, NaN or infinite: in evaluation mode the channel becomes NaN or constant.
 
-    In train mode it normalizes with the moments of the batch: an example's result depends on its neighbours,
-    and every forward moves the running statistics. One such layer in a model that otherwise is in evaluation
-    mode is a warning; a whole model in train mode without gradients is a note, since measuring a training
-    batch is legitimate. With gradients on it is training, and no finding.
+    What to do: find the batch that put NaN or Inf into it, or the step that averaged or edited the checkpoint.
 
-    What to do: call ``model.eval()`` before evaluating, and look for code that calls ``train()`` on parts.
-
-    Figure: the BatchNorm section says which layers ran in train mode.
-    Source: PyTorch issues 4741 and 5406.
-    When it is wrong: test-time adaptation does this on purpose.
+    Figure: the BatchNorm section.
+    Source: PyTorch issue 66073; Ioffe and Szegedy, arXiv:1502.03167 for what it divides by.
+    When it is wrong: never.
     """
 
-    name: ClassVar[str] = "batchnorm_train_mode"
-    title: ClassVar[str] = "BatchNorm in train mode"
+    name: ClassVar[str] = "running_variance_invalid"
+    title: ClassVar[str] = "Running variance is not a variance"
     severity: ClassVar[Severity] = "warning"
-    advice: ClassVar[str] = "Call model.eval() before evaluating; look for code that calls train() on parts."
-    source: ClassVar[str] = MODES
+    advice: ClassVar[str] = (
+        "Find the batch or the edit that put it there, and recalibrate the running statistics."
+    )
+    source: ClassVar[str] = "PyTorch issue 66073; arXiv:1502.03167"
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first batch norm in train mode, if the model was evaluated."""
-        ledger = tables.ledger[tables.ledger["calls"] > 0].set_index("layer")
-        training = mode(ledger, "training").map(lambda modes: "train" in modes).astype(bool)
-        norms = ledger["kind"] == "batch_norm"
-        evaluated = mode(ledger, "training").map(lambda modes: "eval" in modes).astype(bool)
-        grad = mode(ledger, "grad").map(lambda modes: "grad" in modes).astype(bool)
-        wrong = training & norms
-        odd = evaluated.any()
-        if not wrong.any() or (not odd and grad[wrong].any()):
+        """Return the first batch norm with a running variance that is negative or not finite."""
+        rows = tables.features[
+            (tables.features["kind"] == "batch_norm") & (tables.features["site"] == "input")
+        ]
+        tracked = rows[rows.groupby("layer")["running_mean"].transform("count") > 0]
+        wrong = tracked[~(tracked["running_var"] >= 0) | ~np.isfinite(tracked["running_var"])]
+        if wrong.empty:
             return []
-        depth = tables.layers.query("site == 'input'").set_index("layer")["depth"]
-        names = tuple(depth[depth.index.isin(wrong.index[wrong])].sort_values().index)
-        rest = "while the rest of the model is in evaluation mode" if odd else "with gradients switched off"
+        depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
+        names = tuple(depth[depth.index.isin(wrong["layer"])].sort_values().index)
+        here = wrong[wrong["layer"] == names[0]]
+        value = float(here["running_var"].iloc[0])
         return [
             Finding(
                 layer=names[0],
                 site="input",
-                statistic="batch norms in train mode",
-                value=len(names),
+                feature=int(here["feature"].iloc[0]),
+                statistic="running variance",
+                value=value,
                 threshold=0,
-                message=f"{named(names, 'batch norm')} ran in train mode, {rest}.",
-                evidence="input:variance",
-                severity="warning" if odd else "info",
+                message=f"The running variance is {number(value)} in {named(tuple(here['layer']), 'channel')}.",
+                evidence="input:running_ratio",
                 affected=names,
             )
         ]

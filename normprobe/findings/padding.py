@@ -1,0 +1,169 @@
+"""Checks of padding: averaged into a norm, or not left out at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from normprobe.findings.frame import Check, Finding, Severity, named, number
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddingInNorm(Check):
+    """A norm over positions averages padding into its statistics.
+
+    BatchNorm over (examples, channels, positions) knows no mask. In train mode the padding shifts what the real
+    positions are normalized with; in evaluation mode the running statistics were collected with it, if they
+    lie nearer to the moments with padding than to those without.
+
+    What to do: normalize real positions only, or use LayerNorm, which treats every position on its own.
+
+    Figure: the BatchNorm section.
+    Source: PyTorch issues 70529 and 81985.
+    When it is wrong: the same amount of padding in training and use does little harm.
+
+    Attributes:
+        factor: Least median factor between the variance with padding and without,
+        shift: or least median distance of the means in standard deviations, that is reported.
+    """
+
+    name: ClassVar[str] = "padding_in_norm"
+    title: ClassVar[str] = "A norm averages padding in"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = "Normalize real positions only, or use a LayerNorm, which treats each on its own."
+    source: ClassVar[str] = "PyTorch issues 70529, 81985"
+
+    factor: float = 1.1
+    shift: float = 0.1
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first batch norm whose statistics hold padding."""
+        layers = tables.layers[(tables.layers["site"] == "input") & (tables.layers["masked"] > 0)]
+        rows = tables.features[
+            (tables.features["site"] == "input") & tables.features["seen_variance"].notna()
+        ]
+        rows = rows[
+            rows["layer"].isin(layers["layer"]) & (rows["variance"] > 0) & (rows["seen_variance"] > 0)
+        ]
+        training = tables.ledger.set_index("layer")["training"].str.contains("train")
+        running = _distance(rows["running_mean"], rows["running_var"], rows)
+        seen = _distance(rows["seen_mean"], rows["seen_variance"], rows)
+        frame = pd.DataFrame(
+            {"layer": rows["layer"], "factor": seen["factor"].abs(), "shift": seen["shift"].abs()}
+        )
+        frame["to_real"] = running["factor"].abs() + running["shift"].abs()
+        frame["to_seen"] = (running["factor"] - seen["factor"]).abs() + (
+            running["shift"] - seen["shift"]
+        ).abs()
+        middle = frame.groupby("layer").median()
+        inside = (middle["factor"] > np.log(self.factor)) | (middle["shift"] > self.shift)
+        trains = training.reindex(middle.index).fillna(False).astype(bool)
+        wrong = middle[inside & (trains | ~(middle["to_real"] < middle["to_seen"]))]
+        if wrong.empty:
+            return []
+        names = tuple(
+            layers.sort_values("depth").loc[lambda frame: frame["layer"].isin(wrong.index), "layer"]
+        )
+        factor = float(np.exp(wrong.at[names[0], "factor"]))
+        return [
+            Finding(
+                layer=names[0],
+                site="input",
+                statistic="median factor between the variance with padding and without",
+                value=factor,
+                threshold=self.factor,
+                message=f"Padding changes the variance this norm uses by a factor of {number(factor)} in the "
+                f"median channel; {named(names, 'norm')} average padding in.",
+                evidence="input:masked",
+                affected=names,
+            )
+        ]
+
+
+def _distance(mean: pd.Series, variance: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return per channel the log factor of a variance, and the distance of a mean, from those of real rows."""
+    positive = variance.where(variance > 0)
+    return pd.DataFrame(
+        {
+            "factor": np.log(positive / rows["variance"]),
+            "shift": (mean - rows["mean"]) / np.sqrt(rows["variance"]),
+        }
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddingUnmasked(Check):
+    """The inputs hold padding, but no mask said so: it is in every statistic, and in the model's attention.
+
+    Padding is known by its token where the probe knows the token (``pad_tokens`` in the facts of the recording,
+    or the text of the samples). Otherwise it is recognised in what the first layer reads: several examples end
+    in runs of positions that are the same in all of them.
+
+    What to do: pass the tokenizer's attention_mask to the model, or give the probe a mask.
+
+    Figure: none; the header says how much padding was left out.
+    Source: PyTorch issue 81985; the attention_mask of Hugging Face's documentation of padding.
+    When it is wrong: texts that end in the same words at the same positions.
+
+    Attributes:
+        share: Least share of the first layer's kept samples that is reported.
+        run: Least length of a run of same positions at the end of an example.
+        texts: What padding tokens are called.
+    """
+
+    name: ClassVar[str] = "padding_unmasked"
+    title: ClassVar[str] = "Padding without a mask"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = "Pass the tokenizer's attention_mask to the model, or give the probe a mask."
+    source: ClassVar[str] = "PyTorch issue 81985; huggingface.co/docs/transformers/pad_truncation"
+
+    share: float = 0.02
+    run: int = 3
+    texts: tuple[str, ...] = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<PAD>", "[pad]")
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first layer, if it reads padding and no layer of the model is masked."""
+        if tables.ledger["masked_by"].fillna("").ne("").any() or tables.meta.get("unit") != "token":
+            return []
+        first = tables.layers.sort_values(["depth", "site"]).iloc[0]
+        samples = tables.samples[
+            (tables.samples["layer"] == first["layer"]) & (tables.samples["site"] == "input")
+        ]
+        known = int(tables.meta.get("pad_tokens") or 0)
+        padding = known or self._by_text(tables) or self._by_repetition(samples)
+        share = padding / int(first["n_samples"] if known else max(len(samples), 1))
+        if share < self.share:
+            return []
+        return [
+            Finding(
+                layer=str(first["layer"]),
+                site="input",
+                statistic="share of samples that are padding",
+                value=share,
+                threshold=self.share,
+                message=f"{share:.0%} of what the first layer reads is padding, and the model was given no mask.",
+                evidence="input:n_samples",
+                affected=tuple(tables.layers["layer"].unique()),
+            )
+        ]
+
+    def _by_text(self, tables: Tables) -> int:
+        return int(tables.labels["text"].isin(self.texts).sum())
+
+    def _by_repetition(self, samples: pd.DataFrame) -> int:
+        """Return how many kept samples stand in a run, at the end of an example, that other examples share."""
+        rows = samples.dropna(subset=["example", "position"]).sort_values(["part", "example", "position"])
+        place = ["position", "mean", "variance", "min", "max"]
+        shared = rows.groupby(place, dropna=False)["example"].transform("nunique") > 1
+        total = 0
+        for _, same in shared.groupby([rows["part"], rows["example"]]):
+            unlike = np.flatnonzero(~same.to_numpy())
+            tail = len(same) - 1 - unlike[-1] if len(unlike) else 0
+            total += tail if tail >= self.run else 0
+        return total
