@@ -24,12 +24,17 @@ def check_measured(tables: Tables) -> None:
     Raises:
         NoSamplesError: no layer fired while the probe was measuring.
     """
-    if tables.layers.empty:
+    if not measured_any(tables):
         total = len(tables.ledger)
         raise NoSamplesError(
             f"nothing was measured: none of the {total} layers of {tables.meta['model']} fired in the probe. "
             "A report needs at least one forward: call the model inside `with Probe(model) as probe:`."
         )
+
+
+def measured_any(tables: Tables) -> bool:
+    """Whether any layer saw a sample."""
+    return bool((tables.layers["n_samples"] > 0).any())
 
 
 def display_name(tables: Tables, layer: str) -> str:

@@ -36,7 +36,7 @@ def one_line(tables: Tables, findings: pd.DataFrame) -> str:
     total = len(tables.ledger)
     kinds = ", ".join(f"{n} {kind}" for kind, n in facts.kind_counts(tables.ledger).items())
     head = f"{total} layer{'' if total == 1 else 's'} ({kinds})"
-    if tables.layers.empty:
+    if not facts.measured_any(tables):
         return f"<Recording: {head}, nothing measured>"
     rows, found = int(tables.meta["rows"]), len(findings)
     samples = f"{rows} sample{'' if rows == 1 else 's'}"
@@ -53,7 +53,7 @@ def notebook_html(tables: Tables, findings: pd.DataFrame) -> str:
     Returns:
         One `<div>` with its own styles, which apply to nothing else.
     """
-    chart = None if tables.layers.empty else small_chart(tables)
+    chart = small_chart(tables) if facts.measured_any(tables) else None
     shown = findings.head(_MOST_FINDINGS)
     cells = strip_cells(tables, findings)
     text: str = (
@@ -83,7 +83,7 @@ def _summary(tables: Tables) -> str:
     counts += [f"{linear:,} Linear"] if linear else []
     seen = f"all {total:,} fired" if not missed else f"{missed:,} of {total:,} not seen"
     layers = ", ".join([*counts, seen])
-    if tables.layers.empty:
+    if not facts.measured_any(tables):
         return f"{layers}; nothing was measured. Call the model inside `with Probe(model) as probe:`."
     meta = tables.meta
     samples = format_count(int(meta["rows"]), sample_word(meta))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +104,7 @@ def norm_panels(tables: Tables, summary: pd.DataFrame, anchors: Anchors, directo
     for layer in chosen:
         rendered = figures.render(tables, "norm_panel", layer=layer)
         if directory is not None:
-            rendered.save(directory, svg=False)
+            replace(rendered, name=_file_name(anchors.number[layer], layer)).save(directory, svg=False)
         drawn = _figure(rendered, f"p{anchors.number[layer]}-", anchors)
         shown.append(Panel(layer, display_name(tables, layer), _numbers(summary, layer), drawn))
     total = int((summary["kind"] != LINEAR).sum())
@@ -133,6 +133,11 @@ def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> li
 def _figure(rendered: Rendered, prefix: str, anchors: Anchors) -> Figure:
     svg = Markup(rendered.svg(prefix, link=anchors.panel))
     return Figure(rendered.title, svg, caption_markup(rendered.caption))
+
+
+def _file_name(number: int, layer: str) -> str:
+    """A file name for a panel: letters, digits, dots and underscores of the layer's name, behind its number."""
+    return f"norm_{number:04d}_{re.sub(r'[^A-Za-z0-9_.]+', '_', layer)[-80:]}"
 
 
 def caption_markup(caption: str) -> Markup:
