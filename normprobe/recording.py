@@ -118,7 +118,9 @@ class Recording:
         from normprobe.report import write_report
 
         if self._tables.layers["n_samples"].sum() == 0:
-            raise NoSamplesError("nothing was measured, so there is nothing to report; run the model in the block")
+            raise NoSamplesError(
+                "nothing was measured, so there is nothing to report; run the model in the block"
+            )
         self.to_csv(directory)
         return write_report(self._tables, self.findings(), Path(directory), panels=panels)
 

@@ -76,7 +76,9 @@ def feature_frame(records: Sequence[LayerRecord]) -> pd.DataFrame:
     }
     for name, field in zip(MOMENTS, Moments.__match_args__, strict=True):
         whole = name in ("count", "zeros", "nonfinite")
-        columns[name] = _joined([getattr(s.features, field) for _, s, _ in every], np.int64 if whole else np.float64)
+        columns[name] = _joined(
+            [getattr(s.features, field) for _, s, _ in every], np.int64 if whole else np.float64
+        )
     for name, field in zip(SEEN, ("count", "mean", "m2"), strict=True):
         seen = [getattr(s.features if s.seen is None else s.seen, field) for _, s, _ in every]
         columns[name] = _joined(seen, np.int64 if name == "seen_count" else np.float64)
@@ -111,7 +113,9 @@ def row_frame(records: Sequence[LayerRecord], part: str) -> pd.DataFrame:
     """A row per layer, site and kept raw row; its values as one list."""
     every = [(layer, site.site, site.rows) for layer, site, _ in pairs(records)]
     frame = _identities(every, part)
-    frame["values"] = pd.Series([row for _, _, kept in every if kept is not None for row in kept.data], dtype=object)
+    frame["values"] = pd.Series(
+        [row for _, _, kept in every if kept is not None for row in kept.data], dtype=object
+    )
     return frame
 
 

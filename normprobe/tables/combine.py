@@ -53,18 +53,27 @@ def _check(parts: Sequence[Tables]) -> None:
     names = [name for part in parts for name in part.meta["parts"]]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise RecordingError(f"part {twice[0]!r} occurs twice, so its data would count twice; merge each part once")
+        raise RecordingError(
+            f"part {twice[0]!r} occurs twice, so its data would count twice; merge each part once"
+        )
     for what, values in (
         ("models", [part.meta["model"] for part in parts]),
-        *((f"option {n!r}", [part.meta["options"].get(n) for part in parts]) for n in ("samples", "values", "seed")),
+        *(
+            (f"option {n!r}", [part.meta["options"].get(n) for part in parts])
+            for n in ("samples", "values", "seed")
+        ),
     ):
         if any(value != values[0] for value in values):
             shown = ", ".join(sorted({repr(value) for value in values}))
-            raise RecordingError(f"recordings of different {what} cannot be merged: {shown}; record them alike")
+            raise RecordingError(
+                f"recordings of different {what} cannot be merged: {shown}; record them alike"
+            )
     widths = pd.concat([part.sites for part in parts]).groupby(list(KEY))["n_features"].nunique()
     if (widths > 1).any():
         layer, site = widths.index[widths > 1][0]
-        raise RecordingError(f"{layer!r} has different numbers of features at its {site}; these are different models")
+        raise RecordingError(
+            f"{layer!r} has different numbers of features at its {site}; these are different models"
+        )
 
 
 def _features(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
@@ -106,7 +115,9 @@ def _sites(frames: Sequence[pd.DataFrame], depth: pd.Series) -> pd.DataFrame:
     merged = groups.agg({**dict.fromkeys(_SUMS, "sum"), "n_features": "first", "dtype": _pieces})
     for end, ascending in (("min", True), ("max", False)):
         held = [f"{end}_{name}" for name in ("part", "example", "position", "feature")]
-        order = union.sort_values([end, *held], ascending=[ascending, True, True, True, True], na_position="last")
+        order = union.sort_values(
+            [end, *held], ascending=[ascending, True, True, True, True], na_position="last"
+        )
         first = order.drop_duplicates(list(KEY)).set_index(list(KEY))
         merged = merged.join(first[[end, *held]])
     merged = merged.reset_index()
@@ -147,7 +158,9 @@ def _ledger_row(layer: str, group: pd.DataFrame) -> dict[str, Any]:
         kinds = ", ".join(sorted(best["kind"]))
         raise RecordingError(f"{layer!r} is of different kinds ({kinds}); these are different models")
     row = {name: _common(best[name]) for name in group.columns}
-    row |= {name: _pieces(best[name]) for name in ("aliases", "training", "grad", "masked_by", "reason", "via")}
+    row |= {
+        name: _pieces(best[name]) for name in ("aliases", "training", "grad", "masked_by", "reason", "via")
+    }
     aligned = best["aligned"].dropna()
     depth = group["depth"].dropna()
     return {
@@ -163,7 +176,11 @@ def _ledger_row(layer: str, group: pd.DataFrame) -> dict[str, Any]:
 def _common(column: pd.Series) -> Any:
     """The value all agree on, else a missing one."""
     values = column.dropna().unique()
-    return values[0] if len(values) == 1 and column.notna().all() else (np.nan if column.dtype == "float64" else pd.NA)
+    return (
+        values[0]
+        if len(values) == 1 and column.notna().all()
+        else (np.nan if column.dtype == "float64" else pd.NA)
+    )
 
 
 def _pieces(column: pd.Series) -> str:

@@ -22,7 +22,9 @@ def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
     return shaped(ledger, LEDGER)
 
 
-def layer_table(sites: pd.DataFrame, features: pd.DataFrame, rows: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+def layer_table(
+    sites: pd.DataFrame, features: pd.DataFrame, rows: pd.DataFrame, ledger: pd.DataFrame
+) -> pd.DataFrame:
     """A row per layer and site, from the moments of its features."""
     facts = ledger.set_index("layer")[["kind", "type", "sample_unit"]]
     frame = sites.join(facts, on="layer")
@@ -33,7 +35,15 @@ def layer_table(sites: pd.DataFrame, features: pd.DataFrame, rows: pd.DataFrame,
         _site(moments.map(lambda field, at=groups[key]: field[at])) | {"abs_median": medians.get(key, np.nan)}
         for key in zip(sites["layer"], sites["site"], strict=True)
     ]
-    columns = ["mean", "variance", "within_feature_variance", "abs_mean", "zero_fraction", "nonfinite", "abs_median"]
+    columns = [
+        "mean",
+        "variance",
+        "within_feature_variance",
+        "abs_mean",
+        "zero_fraction",
+        "nonfinite",
+        "abs_median",
+    ]
     frame = frame.join(pd.DataFrame(derived, columns=columns, index=frame.index))
     frame["within_sample_variance"] = over(frame["within_sum"], frame["within_count"])
     return shaped(frame, LAYERS)

@@ -21,7 +21,10 @@ LAYERS: dict[str, tuple[str, str]] = {
     "mean": (REAL, f"mean of all finite values, {_VALUE}"),
     "variance": (REAL, "population variance of all finite values (divisor: their number)"),
     "within_sample_variance": (REAL, "mean over samples of the population variance of the sample's values"),
-    "within_feature_variance": (REAL, "mean over features of the population variance of the feature's values"),
+    "within_feature_variance": (
+        REAL,
+        "mean over features of the population variance of the feature's values",
+    ),
     "abs_mean": (REAL, "mean of |value|"),
     "abs_median": (REAL, "median of |value| in the kept rows"),
     "min": (REAL, "smallest finite value"),
@@ -54,7 +57,10 @@ FEATURES: dict[str, tuple[str, str]] = {
     "abs_mean": (REAL, "mean of |value|"),
     "zero_fraction": (REAL, "share of exact zeros, 0 to 1"),
     "nonfinite": (WHOLE, "NaN or infinite values beside them"),
-    "weight": (REAL, "norm outputs: the scale as applied (Gemma: 1 + weight; 1 without one), last measured call"),
+    "weight": (
+        REAL,
+        "norm outputs: the scale as applied (Gemma: 1 + weight; 1 without one), last measured call",
+    ),
     "bias": (REAL, "norm outputs: the shift as applied (0 without one), last measured call"),
     "running_mean": (REAL, "batch-norm inputs: the running mean after the last measured call"),
     "running_var": (REAL, "batch-norm inputs: the running variance (torch collects divisor n - 1)"),
@@ -101,7 +107,11 @@ TABLES = {"layers": LAYERS, "features": FEATURES, "samples": SAMPLES, "ledger": 
 
 def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
     """The frame with exactly these columns, in order, each of its dtype."""
-    return frame[list(columns)].astype({name: dtype for name, (dtype, _) in columns.items()}).reset_index(drop=True)
+    return (
+        frame[list(columns)]
+        .astype({name: dtype for name, (dtype, _) in columns.items()})
+        .reset_index(drop=True)
+    )
 
 
 _IDENTITY = {"layer": TEXT, "site": TEXT, "part": TEXT, "call": WHOLE, "repeat": WHOLE, "example": WHOLE}

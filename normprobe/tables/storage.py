@@ -60,7 +60,9 @@ def atomically(target: Path, write: Callable[[Any], None]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise IsADirectoryError(f"{target} is a directory")
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as handle:
+        with tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as handle:
             temporary = Path(handle.name)
             try:
                 write(handle)
@@ -115,7 +117,9 @@ def load_tables(path: Path) -> Tables:
         raise RecordingError(f"{path} does not fit into memory") from error
     # The readers of zip, JSON and Parquet raise many types on damaged bytes; all mean the same to a user.
     except Exception as error:
-        raise RecordingError(f"{path} is damaged or no recording ({_first_line(error)}); save it again") from error
+        raise RecordingError(
+            f"{path} is damaged or no recording ({_first_line(error)}); save it again"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -131,13 +135,19 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
     if size > _MOST_BYTES or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
         raise RecordingError(f"{path} is no recording of ours: {size:,} bytes, compressed or over the limit")
     about = json.loads(archive.read("recording.json"))
-    if not isinstance(about, dict) or about.get("format") != _MAGIC or not isinstance(about.get("meta"), dict):
+    if (
+        not isinstance(about, dict)
+        or about.get("format") != _MAGIC
+        or not isinstance(about.get("meta"), dict)
+    ):
         raise RecordingError(f"{path} is not a normprobe recording")
     if not isinstance(about.get("version"), int) or about["version"] > FORMAT:
         raise RecordingError(
             f"{path} has format {about.get('version')!r}, this normprobe reads up to {FORMAT}; install a newer one"
         )
-    frames = {name: _frame(archive, name, path) for name in BASE if name != "labels" or "labels.parquet" in entries}
+    frames = {
+        name: _frame(archive, name, path) for name in BASE if name != "labels" or "labels.parquet" in entries
+    }
     frames.setdefault("labels", based("labels", pd.DataFrame({name: [] for name in BASE["labels"]})))
     _check(frames, about["meta"], path)
     return Tables(**frames, meta=about["meta"])
@@ -190,7 +200,10 @@ def write_parquet(frames: Mapping[str, pd.DataFrame], directory: str | Path) -> 
 
 
 def _export(
-    frames: Mapping[str, pd.DataFrame], directory: str | Path, ending: str, write: Callable[[pd.DataFrame, Any], None]
+    frames: Mapping[str, pd.DataFrame],
+    directory: str | Path,
+    ending: str,
+    write: Callable[[pd.DataFrame, Any], None],
 ) -> list[Path]:
     folder = Path(directory)
     if folder.exists() and not folder.is_dir():
