@@ -34,7 +34,7 @@ def prepare(source: Texts | Images, model: LoadedModel, size: int) -> Inputs:
             f"{count_of(count, 'text')} from {words.where}, with {count_of(len(pictures.items), 'image')}"
         )
     else:
-        description = f"{count_of(count, 'image')} {pictures.where}, with texts that ship with normprobe"
+        description = f"{count_of(count, 'image')} from {pictures.where}, with texts that ship with normprobe"
     unit = "text" if isinstance(source, Texts) else "image"
     return Inputs(
         batches, len(batches), description, "token", unit, (*told, *warnings), texts.labels_of(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ class LoadedModel:
         warnings: What the user should know, a sentence each.
     """
 
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     name: str
     source: str | None
     gguf: str | None
-    config: Any
+    config: Any = field(repr=False)
     device: torch.device
     trust_remote_code: bool
     warnings: tuple[str, ...] = ()
