@@ -18,8 +18,9 @@ if TYPE_CHECKING:
         RecordingError,
         ViewError,
     )
-    from normprobe.probe import Probe, record
+    from normprobe.probe import Probe
     from normprobe.recording import Recording, load, merge
+    from normprobe.runner import record
     from normprobe.views import register_view
 
 __version__ = "0.1.0"
@@ -36,7 +37,7 @@ _HOME = {
     "ViewError": "errors",
     "load": "recording",
     "merge": "recording",
-    "record": "probe",
+    "record": "runner",
     "register_view": "views",
 }
 

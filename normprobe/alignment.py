@@ -89,7 +89,9 @@ def decide(leading: tuple[int, ...], grid: Grid) -> Layout:
     return next(layout for layout in Layout if fits(layout, leading, grid))
 
 
-def by_example(layout: Layout, leading: tuple[int, ...], grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def by_example(
+    layout: Layout, leading: tuple[int, ...], grid: Grid
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Sizes to reshape the samples to, and the order of axes that puts the example first."""
     batch, time = grid.batch, grid.time or 1
     rest = leading[1:]

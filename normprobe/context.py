@@ -1,4 +1,4 @@
-"""The circumstances of a recording: the model, its numbers' dtype and device, versions and the date."""
+"""The circumstances of a recording: the model, the data it saw, versions and the date."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import nn
 
 import normprobe
 from normprobe import kernels
+from normprobe.digests import digest
+from normprobe.forwards import Forward
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -36,3 +38,37 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "seconds": None,
         "warnings": [],
     }
+
+
+class Tally:
+    """Counts and fingerprints the data of the measured forwards."""
+
+    def __init__(self) -> None:
+        self._counts = {"examples": 0, "rows": 0, "padding": 0}
+        self._units = {"unit": "position", "example_unit": "example"}
+        self._digest = torch.zeros((), dtype=torch.int64)
+
+    def add(self, forward: Forward) -> None:
+        """Count the examples and positions of a forward, and fingerprint its first tensor."""
+        lead, mask = forward.lead, forward.masks.own
+        self._counts["examples"] += forward.batch
+        if mask is not None:
+            self._counts["rows"] += int(mask.real.sum())
+            self._counts["padding"] += int((~mask.real).sum())
+        if lead is None:
+            return
+        tokens = lead.dim() == 2 and not lead.is_floating_point()
+        image = lead.dim() == 4 and lead.shape[1] in (1, 3)
+        self._units = {
+            "unit": "token" if tokens else "position",
+            "example_unit": "image" if image else "example",
+        }
+        if mask is None:
+            sequence = tokens or lead.dim() == 3
+            self._counts["rows"] += forward.batch * (forward.time or 1 if sequence else 1)
+        self._digest = self._digest + digest(lead, forward.first).cpu()
+
+    def facts(self, part: str) -> dict[str, Any]:
+        """Counts, units and the digest of this part, as JSON holds them."""
+        digests = {part: [self._counts["examples"], int(self._digest)]}
+        return {**self._counts, **self._units, "digests": digests}

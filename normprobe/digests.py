@@ -19,7 +19,7 @@ _ODD = -7046029254386353131
 
 
 def digest(batch: Tensor, first: int) -> Tensor:
-    """Digest of a batch (examples, ...) whose first example has the running number ``first``; int64, shape ()."""
+    """Digest of a batch (examples, ...) whose first example is number ``first``; int64, shape ()."""
     if batch.is_nested or batch.is_meta or batch.is_complex() or batch.numel() == 0 or batch.is_quantized:
         return torch.zeros((), dtype=torch.int64)
     flat = batch.detach().reshape(len(batch), -1) if batch.dim() else batch.detach().reshape(1, 1)

@@ -93,7 +93,7 @@ class Forwards:
     def begin(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], find: Callable[..., Masks]
     ) -> Forward:
-        """Start a forward with this module's call; ``find`` gives the masks of (named arguments, args, kwargs)."""
+        """Start a forward with this call; ``find`` gives the masks of (named arguments, args, kwargs)."""
         arguments = self.named(module, args, kwargs)
         with self._lock:
             call = self.calls

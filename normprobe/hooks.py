@@ -45,7 +45,7 @@ class Hooks:
         self._handles.append(module.register_forward_pre_hook(Hook(call), with_kwargs=True))
 
     def after(self, module: nn.Module, call: AfterHook, *, always: bool = False) -> None:
-        """Call ``call(module, args, kwargs, output)`` behind the module's forward; ``always``: if it raised, too."""
+        """Call ``call(module, args, kwargs, output)`` behind its forward; ``always``: also if it raised."""
         handle = module.register_forward_hook(Hook(call), with_kwargs=True, prepend=True, always_call=always)
         self._handles.append(handle)
 

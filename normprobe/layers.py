@@ -184,7 +184,9 @@ def _matches(layers: LayerFilter | None, layer: Layer) -> bool:
     if callable(layers):
         return bool(layers(layer.name, layer.module))
     return any(
-        fnmatch.fnmatchcase(name, pattern) for pattern in _patterns(layers) for name in (layer.name, *layer.aliases)
+        fnmatch.fnmatchcase(name, pattern)
+        for pattern in _patterns(layers)
+        for name in (layer.name, *layer.aliases)
     )
 
 
@@ -202,5 +204,7 @@ def _nothing_matched(layers: LayerFilter | None, kinds: object, every: Sequence[
     if layers is not None and not callable(layers):
         names = [layer.name for layer in every]
         close = [match for p in _patterns(layers) for match in difflib.get_close_matches(p, names, 3, 0.4)]
-    hint = f"; close names: {', '.join(dict.fromkeys(close))}" if close else f"; for example {every[0].name!r}"
+    hint = (
+        f"; close names: {', '.join(dict.fromkeys(close))}" if close else f"; for example {every[0].name!r}"
+    )
     return f"{' and '.join(asked)} matches none of {len(every)} layers ({', '.join(have)}){hint}"

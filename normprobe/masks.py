@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _BLOCKED = -9000.0
-"""Additive masks block with -10,000 (9,984 in bfloat16), the dtype's minimum or -inf; biases stay far above."""
+"""Additive masks block with -10,000 (-9,984 in bfloat16), the dtype's minimum or -inf."""
 
 _INVERTED = re.compile(r"(^|_)key_padding_mask$")
 _LENGTHS = ("input_ids", "inputs_embeds")
@@ -66,7 +66,7 @@ class Masks:
 
 
 def side_of(name: str) -> str:
-    """``encoder`` or ``decoder`` where the leftmost part of the name that mentions either says so, else ''."""
+    """``encoder`` or ``decoder``, as the leftmost part of the name that mentions either says; else ''."""
     for part in name.lower().split("."):
         if "decoder" in part:
             return "decoder"
@@ -110,11 +110,18 @@ def _any_inverted(found: Mapping[str, Tensor], others: set[str]) -> Padding | No
     return _first(found, names)
 
 
-def _last_positions(mask: Padding | None, found: Mapping[str, Tensor], inputs: tuple[str, ...]) -> Padding | None:
+def _last_positions(
+    mask: Padding | None, found: Mapping[str, Tensor], inputs: tuple[str, ...]
+) -> Padding | None:
     """With a cache a mask covers the past, too: its last columns belong to this forward's input."""
     for name in inputs:
         given = found.get(name)
-        if mask is not None and given is not None and given.dim() > 1 and mask.real.shape[1] > given.shape[1] > 0:
+        if (
+            mask is not None
+            and given is not None
+            and given.dim() > 1
+            and mask.real.shape[1] > given.shape[1] > 0
+        ):
             return Padding(mask.name, mask.real[:, -given.shape[1] :])
     return mask
 

@@ -46,7 +46,14 @@ class Placed:
 
 
 def place(
-    watch: Watch, site: str, arranged: Arranged, forward: Forward, padding: Padding | None, *, seed: int, k: int | None
+    watch: Watch,
+    site: str,
+    arranged: Arranged,
+    forward: Forward,
+    padding: Padding | None,
+    *,
+    seed: int,
+    k: int | None,
 ) -> Placed:
     """Number the samples of an arranged tensor and say which are padding."""
     leading, inner = arranged.leading, arranged.inner
@@ -70,7 +77,7 @@ def _placed(layout: Layout, arranged: Arranged, assignment: Assignment, padding:
     aligned = layout is not Layout.LOOSE
     rows = _row_mask(leading, inner, padding)
     if rows is not None and padding is not None:
-        assignment = replace(assignment, real=rows.any(1), masked_by=padding.name)
+        assignment = replace(assignment, real=np.asarray(rows.any(1)), masked_by=padding.name)
         return Placed(assignment, torch.from_numpy(rows), int((~rows).sum()), False, aligned)
     one_axis = len(leading) == (1 if layout is Layout.FLAT else 2)
     named = aligned and one_axis and layout is not Layout.HEADS and not inner
@@ -84,7 +91,12 @@ def _row_mask(
     leading: tuple[int, ...], inner: tuple[int, ...], padding: Padding | None
 ) -> NDArray[np.bool_] | None:
     """The mask of a channel layer's rows: (batch, channels, time) has one row per position."""
-    if padding is None or len(leading) != 1 or len(inner) != 1 or (leading[0], inner[0]) != padding.real.shape:
+    if (
+        padding is None
+        or len(leading) != 1
+        or len(inner) != 1
+        or (leading[0], inner[0]) != padding.real.shape
+    ):
         return None
     return padding.real
 

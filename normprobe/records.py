@@ -1,4 +1,4 @@
-"""What a probe hands over, as plain records of numbers and numpy arrays; tables are built from nothing else."""
+"""What a probe hands over, as plain records of numbers and arrays; tables are built from nothing else."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from normprobe.errors import ViewError
@@ -119,7 +118,9 @@ def register_view(
         _REGISTRY[cls] = lambda module: None
         return
     if kind not in KINDS:
-        raise ViewError(f"kind {kind!r} of {cls.__name__} is unknown; choose one of {', '.join(KINDS)} or None")
+        raise ViewError(
+            f"kind {kind!r} of {cls.__name__} is unknown; choose one of {', '.join(KINDS)} or None"
+        )
     if sample not in ("position", "example"):
         raise ViewError(f"sample {sample!r} of {cls.__name__} is unknown; choose 'position' or 'example'")
     read: WeightOf | None = (lambda module: getattr(module, weight)) if isinstance(weight, str) else weight
@@ -181,7 +182,7 @@ def eps_of(module: nn.Module) -> float | None:
 
 def is_lazy(parameter: Any) -> bool:
     """Whether a parameter has no shape yet."""
-    return isinstance(parameter, nn.parameter.UninitializedTensorMixin)
+    return isinstance(parameter, (nn.UninitializedParameter, nn.UninitializedBuffer))
 
 
 def _layer_norm(module: Any) -> View:

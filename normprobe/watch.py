@@ -84,12 +84,18 @@ class Watch:
     def settle(self, module: nn.Module, before: Tensor, after: Tensor) -> None:
         """Correct the view by what the layer's first call shows."""
         if before.numel() != after.numel():
-            self.refused = f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
+            self.refused = (
+                f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
+            )
             self.sites = {name: Site(Bottom(0), Bottom(0)) for name in SITES}
             self.settled = True
         elif before.numel():
             self.settled = True
-            if self.view.sample == "position" and self.view.kind != "linear" and before.dtype.is_floating_point:
+            if (
+                self.view.sample == "position"
+                and self.view.kind != "linear"
+                and before.dtype.is_floating_point
+            ):
                 self._settle_formula(module, before, after)
 
     def _settle_formula(self, module: nn.Module, before: Tensor, after: Tensor) -> None:
@@ -112,7 +118,9 @@ class Watch:
             return
         width = len(features.count)
         given = self.view.weight(module) if self.view.weight is not None else None
-        weight = vector(module, "weight", width) if given is None else given.detach().to(torch.float64).reshape(-1)
+        weight = (
+            vector(module, "weight", width) if given is None else given.detach().to(torch.float64).reshape(-1)
+        )
         bare = self.offset is not None and getattr(module, "weight", None) is None
         if weight is not None:
             self.vectors["weight"] = weight.cpu().numpy().copy() + (self.offset or 0.0)
@@ -151,7 +159,9 @@ class Watch:
         }
         fired = status == "fired"
         sites = [_site_record(name, site) for name, site in self.sites.items() if site.features is not None]
-        return LayerRecord(ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors))
+        return LayerRecord(
+            ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
+        )
 
     def _n_features(self) -> int | None:
         features = self.sites["input"].features
@@ -176,4 +186,3 @@ def _site_record(name: str, site: Site) -> SiteRecord:
         samples=site.samples.kept(),
         rows=site.rows.kept(),
     )
-

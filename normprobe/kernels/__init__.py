@@ -1,4 +1,4 @@
-"""One pass over a tensor to the moments of its features and samples; the border behind which kernels slot in."""
+"""One pass over a tensor to the moments of its features and samples; faster kernels slot in here."""
 
 from __future__ import annotations
 

@@ -96,7 +96,12 @@ def _samples(block: Tensor, counted: Tensor) -> _Samples:
 
 
 def _assemble(
-    total: Moments, everything: Moments | None, parts: list[_Samples], keep: Tensor, hidden: Tensor, width: int
+    total: Moments,
+    everything: Moments | None,
+    parts: list[_Samples],
+    keep: Tensor,
+    hidden: Tensor,
+    width: int,
 ) -> Measured:
     """Put the blocks' sample moments together and pick the kept ones and the holders of the extremes."""
     moments = Moments(

@@ -1,0 +1,182 @@
+"""What each hook of a probe does when it fires."""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normprobe.context import Tally
+from normprobe.forwards import Forward, Forwards, in_backward, takes_time_first
+from normprobe.hooks import Hooks
+from normprobe.layers import Found
+from normprobe.masks import Masks, Padding, find_masks, side_of
+from normprobe.measuring import first_tensor, take
+from normprobe.options import LabelsOf, MaskOption, given_padding
+from normprobe.placing import named_labels
+from normprobe.watch import Watch
+
+
+class Listener:
+    """Follows the forwards of a model and measures what its layers read and write.
+
+    Attributes:
+        samples: how many samples are kept per layer and site; None for all.
+        values: of how many of those the raw row is kept.
+        seed: changes which samples are kept.
+        watches: the running state of each layer, by the id of its module.
+        forwards: the forwards so far.
+        tally: the data so far.
+        entered: ids of the modules that hold a layer and were called.
+        lock: guards all of it, for models called from several threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        mask: MaskOption,
+        labels: LabelsOf | None,
+        samples: int | None,
+        values: int,
+        every: int,
+        seed: int,
+    ) -> None:
+        self._mask, self._labels = mask, labels
+        self.samples, self.values, self.seed = samples, values, seed
+        self.watches: dict[int, Watch] = {}
+        self.forwards = Forwards(every)
+        self.tally = Tally()
+        self.entered: set[int] = set()
+        self.lock = threading.RLock()
+        self.model: nn.Module | None = None
+        self._depth = 0
+
+    def watch(self, found: Found) -> list[Watch]:
+        """The running states of these layers; layers met before go on counting."""
+        for layer in found.layers:
+            fresh = Watch.of(len(self.watches), layer, self.samples, self.values)
+            self.watches.setdefault(id(layer.module), fresh)
+        return [self.watches[id(layer.module)] for layer in found.layers]
+
+    def attach(self, model: nn.Module, found: Found, hooks: Hooks) -> None:
+        """Put every hook in place."""
+        self.model = model
+        for module in found.containers:
+            hooks.before(module, self._enter_container)
+            hooks.after(module, self._leave_container, always=True)
+        for watch in self.watch(found):
+            if not watch.refused:
+                hooks.before(watch.layer.module, partial(self._before, watch))
+                hooks.after(watch.layer.module, partial(self._after, watch), always=True)
+        for module in model.modules():
+            if takes_time_first(module):
+                hooks.before(module, self._claim_time_first)
+
+    def _enter_container(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if in_backward():
+            return
+        self.entered.add(id(module))
+        forward = self.forwards.current
+        # A call of the model starts anew: one that KeyboardInterrupt cut short never said that it ended.
+        if forward is None or module is self.model or module is forward.owner:
+            self._begin(module, args, kwargs)
+
+    def _leave_container(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not in_backward():
+            self.forwards.end(module)
+
+    def _claim_time_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        forward = self.forwards.current
+        if forward is not None and forward.lead is not None and first_tensor(args) is forward.lead:
+            self.forwards.swap(forward)
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+        forward = self.forwards.begin(module, args, kwargs, self._find_masks)
+        if forward.measured:
+            forward.labels = named_labels(self._labels, forward, args, kwargs)
+            with self.lock, torch.no_grad():
+                self.tally.add(forward)
+        return forward
+
+    def _find_masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
+        if self._mask == "auto":
+            return find_masks(arguments)
+        if callable(self._mask):
+            own = given_padding(self._mask(args, kwargs), "mask")
+            return Masks(own, own, own)
+        return Masks()
+
+    def _padding_of(self, watch: Watch, forward: Forward) -> Padding | None:
+        if not isinstance(self._mask, Mapping):
+            return forward.masks.of(watch.layer.name, forward.decoder_fired)
+        for pattern, mask in self._mask.items():
+            if fnmatch.fnmatchcase(watch.layer.name, pattern):
+                if ("given", pattern) not in forward.cache:
+                    forward.cache["given", pattern] = given_padding(mask, pattern)
+                padding: Padding = forward.cache["given", pattern]
+                return padding
+        return None
+
+    def _before(self, watch: Watch, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if in_backward():
+            return
+        forward = self.forwards.current
+        if forward is None or module is self.model or module is forward.owner:
+            forward = self._begin(module, args, kwargs)
+        if not forward.measured or watch.refused:
+            return
+        with self.lock:
+            if watch.depth is None:
+                watch.depth, self._depth = self._depth, self._depth + 1
+            if forward.masks.two_sided and side_of(watch.layer.name) == "decoder":
+                forward.decoder_fired = True
+            tensor = first_tensor(args)
+            tensor = first_tensor(kwargs.values()) if tensor is None else tensor
+            if tensor is None:
+                watch.note("a call without a tensor among its arguments is left out")
+            elif watch.settled:
+                self._take(watch, "input", tensor, forward)
+            else:
+                # The output decides how the input reads, and the layer may overwrite its input.
+                forward.stash[watch.index] = tensor.detach().clone()
+
+    def _after(self, watch: Watch, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        forward = self.forwards.current
+        if in_backward() or forward is None:
+            return
+        tensor = first_tensor([output])
+        if forward.measured and not watch.refused and tensor is not None:
+            with self.lock:
+                self._finish(watch, module, forward, tensor)
+        self.forwards.end(module)
+
+    def _finish(self, watch: Watch, module: nn.Module, forward: Forward, output: Tensor) -> None:
+        """After the call: let a first call correct the view, then measure what is left to measure."""
+        stashed = forward.stash.pop(watch.index, None)
+        if stashed is not None:
+            self._guard(watch, "its first call", partial(watch.settle, module, stashed, output.detach()))
+            if not watch.refused:
+                self._take(watch, "input", stashed, forward)
+        if not watch.refused:
+            self._take(watch, "output", output, forward)
+            watch.meet(module)
+            self._guard(watch, "its scale", partial(watch.snapshot_vectors, module))
+
+    def _take(self, watch: Watch, site: str, tensor: Tensor, forward: Forward) -> None:
+        padding = self._padding_of(watch, forward)
+        measure = partial(take, watch, site, tensor, forward, padding, seed=self.seed, k=self.samples)
+        self._guard(watch, f"a call at its {site}", measure)
+
+    def _guard(self, watch: Watch, what: str, call: Callable[[], None]) -> None:
+        """Look, and if that fails say so in the ledger: never let the user's forward fail on it."""
+        with torch.no_grad():
+            try:
+                call()
+            except Exception as error:
+                said = str(error).splitlines()[0] if str(error) else "no message"
+                watch.note(f"{what} is left out: {type(error).__name__}: {said}")
