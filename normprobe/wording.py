@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from normprobe.names import block_of, role_labels, role_of, shorten_name, spots, text_width
+
+__all__ = [
+    "MISSING",
+    "block_of",
+    "format_count",
+    "format_number",
+    "format_tick",
+    "name_sample",
+    "plural",
+    "role_labels",
+    "role_of",
+    "sample_word",
+    "shorten_name",
+    "shorten_text",
+    "spots",
+    "text_width",
+]
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MISSING = "–"
 
 
-def format_number(value: float | None) -> str:
+def format_number(value: Any) -> str:
     """Write a number with three significant digits, whole above 1,000, as a power of ten far from 1.
 
     Args:
-        value: any number; None, NaN and pandas' NA count as missing.
+        value: a number; None, NaN and pandas' NA count as missing.
 
     Returns:
         Text with a true minus sign and thousands separated.
@@ -92,40 +110,6 @@ def plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"
 
 
-def text_width(text: str) -> int:
-    """Return how many columns a text takes: wide (CJK) letters two, combining marks none."""
-    return sum(
-        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        for letter in text
-    )
-
-
-def shorten_name(name: str, width: int = 28) -> str:
-    """Shorten a layer's name at the front, at a dot where one is near, so that its end stays readable.
-
-    Args:
-        name: the qualified name.
-        width: the most columns it may take.
-
-    Returns:
-        The name, or "…" and the end of it.
-
-    Examples:
-        >>> shorten_name("encoder.layer.0.attention.output.LayerNorm", 20)
-        '…output.LayerNorm'
-    """
-    if text_width(name) <= width:
-        return name
-    start = len(name)
-    while start > 0 and text_width(name[start - 1 :]) < width:
-        start -= 1
-    tail = name[start:]
-    dot = tail.find(".")
-    if 0 <= dot < len(tail) // 2:
-        tail = tail[dot + 1 :]
-    return f"…{tail}"
-
-
 def shorten_text(text: str, width: int = 18) -> str:
     """Shorten a sample's text at the end and show its white space and control characters as blanks."""
     clean = "".join(letter if letter.isprintable() else " " for letter in text).strip() or "␣"
@@ -134,60 +118,6 @@ def shorten_text(text: str, width: int = 18) -> str:
     while text_width(clean) >= width:
         clean = clean[:-1]
     return f"{clean}…"
-
-
-def role_of(layer: str) -> str:
-    """Return the role of a layer: its name with the first integer replaced by ``*``.
-
-    Layers of one role do the same in different blocks.
-
-    Examples:
-        >>> role_of("model.layers.12.mlp.down_proj")
-        'model.layers.*.mlp.down_proj'
-    """
-    parts = layer.split(".")
-    for index, part in enumerate(parts):
-        if part.isdecimal():
-            return ".".join([*parts[:index], "*", *parts[index + 1 :]])
-    return layer
-
-
-def block_of(layer: str) -> int | None:
-    """Return the block of a layer, the first integer in its name, or None outside any block."""
-    return next((int(part) for part in layer.split(".") if part.isdecimal()), None)
-
-
-def stack_of(layer: str) -> str | None:
-    """Return what stands before the first integer of a name (``encoder.layer``), or None without one."""
-    head, star, _ = role_of(layer).partition("*")
-    return head.rstrip(".") if star else None
-
-
-def role_labels(roles: Sequence[str]) -> dict[str, str]:
-    """Return a short, distinct label for each role: what follows ``*``, less an ending they all share.
-
-    Args:
-        roles: distinct roles (`role_of`).
-
-    Returns:
-        Role to label; the whole role wherever short ones would not be distinct.
-
-    Examples:
-        >>> role_labels(["layer.*.attention.output.LayerNorm", "layer.*.output.LayerNorm"])
-        {'layer.*.attention.output.LayerNorm': 'attention.output', 'layer.*.output.LayerNorm': 'output'}
-    """
-    tails = {role: role.rpartition("*.")[2] or role for role in roles}
-    if len(set(tails.values())) < len(tails):
-        tails = {role: role.replace(".*", "") for role in roles}
-    if len(set(tails.values())) < len(tails):
-        tails = {role: role for role in roles}
-    ends = {tail.rpartition(".")[2] for tail in tails.values()}
-    if len(tails) > 1 and len(ends) == 1 and all("." in tail for tail in tails.values()):
-        tails = {role: tail.rpartition(".")[0] for role, tail in tails.items()}
-    heads = {tail.partition(".")[0] for tail in tails.values()}
-    if len(tails) > 1 and len(heads) == 1 and all("." in tail for tail in tails.values()):
-        tails = {role: tail.partition(".")[2] for role, tail in tails.items()}
-    return tails
 
 
 def sample_word(meta: Mapping[str, Any], sample_unit: str | None = "position", count: int = 1) -> str:
@@ -206,7 +136,9 @@ def sample_word(meta: Mapping[str, Any], sample_unit: str | None = "position", c
     return noun if count == 1 else plural(noun)
 
 
-def name_sample(meta: Mapping[str, Any], sample: tuple[Any, Any], sample_unit: str, text: str | None = None) -> str:
+def name_sample(
+    meta: Mapping[str, Any], sample: tuple[Any, Any], sample_unit: str, text: str | None = None
+) -> str:
     """Name a sample for a person: “class” text 35, token 0.
 
     Args:
@@ -224,9 +156,9 @@ def name_sample(meta: Mapping[str, Any], sample: tuple[Any, Any], sample_unit: s
     return f"“{shorten_text(text)}” {name}" if text is not None else name
 
 
-def _as_float(value: float | None) -> float:
+def _as_float(value: Any) -> float:
     """Return a plain float, NaN for None and pandas' NA."""
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     except (TypeError, ValueError):
         return float("nan")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, YAxis
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import ArrayLike
 
 from normprobe.figures.palette import INK, MUTED, SMALL, TEXT
 from normprobe.wording import format_tick
@@ -25,12 +27,14 @@ class Label:
     at: float
     colour: str = INK
     line: str | None = None  # colour of the leader, where it is not the text's own
+    dashes: Any = "solid"
 
 
-def positive(values: Iterable[float]) -> np.ndarray:
+def positive(values: ArrayLike) -> np.ndarray:
     """Return the finite values above zero, which is what a logarithmic axis can show."""
-    array = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, dtype=float).ravel()
-    return array[np.isfinite(array) & (array > 0)]
+    array = np.asarray(values, dtype=float).ravel()
+    shown: np.ndarray = array[np.isfinite(array) & (array > 0)]
+    return shown
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -44,7 +48,7 @@ def log_ticks(low: float, high: float) -> list[float]:
         Ticks within the limits, ascending.
     """
     first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
-    if np.log10(high / low) < 2:
+    if np.log10(high / low) < 2 or np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 2:
         ticks = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
     else:
         step = max(1, int(np.ceil((last - first) / 7)))
@@ -52,7 +56,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
 
 
-def log_limits(values: Iterable[float], *, room: float = 4.0) -> tuple[float, float]:
+def log_limits(values: ArrayLike, *, room: float = 4.0) -> tuple[float, float]:
     """Return limits that hold all positive values, at least a factor `room` apart.
 
     Args:
@@ -75,7 +79,7 @@ def log_limits(values: Iterable[float], *, room: float = 4.0) -> tuple[float, fl
 def use_log(axis: Axis, limits: tuple[float, float], *, suffix: str = "") -> None:
     """Make one axis logarithmic within limits, with 1-2-5 ticks or powers of ten, and a grid."""
     axes = axis.axes
-    vertical = axis.axis_name == "y"
+    vertical = isinstance(axis, YAxis)
     (axes.set_yscale if vertical else axes.set_xscale)("log")
     (axes.set_ylim if vertical else axes.set_xlim)(*limits)
     axis.set_major_locator(FixedLocator(log_ticks(*limits)))
@@ -85,7 +89,7 @@ def use_log(axis: Axis, limits: tuple[float, float], *, suffix: str = "") -> Non
 
 
 def foot(ax: Axes, x: Sequence[float], colour: str, *, marker: str = "v", fill: str | None = None) -> None:
-    """Mark at the foot of a logarithmic axis what it cannot show: a zero (v) or a value that is no number (X)."""
+    """Mark at the foot of a logarithmic axis what it cannot show: a zero (v), or NaN and Inf (X)."""
     if len(x):
         size = 4.0 if marker == "v" else 5.5
         ax.plot(
@@ -143,35 +147,48 @@ def fraction(ax: Axes, value: float) -> float:
     return float(np.clip((value - low) / (high - low), 0, 1))
 
 
-def height_in_points(ax: Axes) -> float:
-    """Return the height of an axes in points."""
+def size_in_points(ax: Axes) -> tuple[float, float]:
+    """Return width and height of an axes in points."""
     figure = ax.get_figure(root=True)
-    return float(ax.get_position().height * (figure.get_figheight() if figure else 1) * 72)
+    width, height = figure.get_size_inches() if figure else (1.0, 1.0)
+    box = ax.get_position()
+    return float(box.width * width * 72), float(box.height * height * 72)
 
 
 def label_ends(ax: Axes, labels: Sequence[Label], *, gap: float = LABEL_GAP) -> None:
     """Write labels to the right of a chart at the height of what they name, pushed apart, with leaders."""
-    points = height_in_points(ax)
-    wanted = [fraction(ax, label.at) * points for label in labels]
-    for label, want, at in zip(labels, wanted, push_apart(wanted, gap, -4, points + 4), strict=True):
+    wide, high = size_in_points(ax)
+    wanted = [fraction(ax, label.at) * high for label in labels]
+    for label, want, at in zip(labels, wanted, push_apart(wanted, gap, -4, high + 4), strict=True):
+        x = [3.0, 9.0] if label.line is None else [3.0, 9.0, 21.0]
+        y = [want, at, at][: len(x)]
         ax.plot(
-            [1.006, 1.018],
-            [want / points, at / points],
+            1 + np.array(x) / wide,
+            np.array(y) / high,
             color=label.line or label.colour,
-            linewidth=0.7,
+            linewidth=0.7 if label.line is None else 1.5,
+            linestyle=label.dashes,
             transform=ax.transAxes,
             clip_on=False,
         )
         ax.text(
-            1.023, at / points, label.text, transform=ax.transAxes, color=label.colour, va="center", fontsize=TEXT
+            1 + (x[-1] + 3) / wide,
+            at / high,
+            label.text,
+            transform=ax.transAxes,
+            color=label.colour,
+            va="center",
+            fontsize=TEXT,
         )
 
 
-def note(ax: Axes, text: str, *, x: float = 0.5, y: float = 0.5, ha: str = "center", va: str = "center") -> None:
+def note(
+    ax: Axes, text: str, *, x: float = 0.5, y: float = 0.5, ha: str = "center", va: str = "center"
+) -> None:
     """Write a remark inside a chart, at a place in shares of the axes."""
     ax.text(x, y, text, transform=ax.transAxes, ha=ha, va=va, fontsize=SMALL, color=MUTED, linespacing=1.25)
 
 
-def title(ax: Axes, text: str, *, size: float | None = None) -> None:
+def title(ax: Axes, text: str) -> None:
     """Set a chart's heading, at the left of its top."""
-    ax.set_title(text, loc="left", **({"fontsize": size} if size else {}))
+    ax.set_title(text, loc="left")

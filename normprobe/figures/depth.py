@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from normprobe.figures.axes import size_in_points
 from normprobe.figures.palette import BAND, MUTED, SMALL
-from normprobe.wording import block_of, format_count, role_labels, role_of, shorten_name, stack_of, text_width
+from normprobe.names import Spot, role_labels, shorten_name, spots, text_width
 
 MANY = 150  # norms from which markers are left off and bars become bands
 MOST_TICKS = 24
@@ -41,21 +42,26 @@ class DepthAxis:
     def roles(self) -> tuple[str, ...]:
         """The role of each column; without any integer in the names, the kind and the unbroken run of it."""
         if self.numbered:
-            return tuple(role_of(layer) for layer in self.layers)
-        runs = np.cumsum([a != b for a, b in zip(self.kinds, (self.kinds[:1] + self.kinds)[:-1], strict=True)])
+            return tuple(spot.role for spot in self.spots)
+        runs = np.cumsum([a != b for a, b in zip(self.kinds, self.kinds[:1] + self.kinds[:-1], strict=True)])
         return tuple(f"{kind} {run}" for kind, run in zip(self.kinds, runs, strict=True))
+
+    @cached_property
+    def spots(self) -> tuple[Spot, ...]:
+        """Stack, block and role of each column."""
+        found = spots(self.layers)
+        return tuple(found[layer] for layer in self.layers)
 
     @cached_property
     def numbered(self) -> bool:
         """Whether any layer stands in a block."""
-        return any(block_of(layer) is not None for layer in self.layers)
+        return any(spot.block is not None for spot in self.spots)
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """Neighbouring columns of one block."""
         runs: list[Run] = []
-        for column, layer in enumerate(self.layers):
-            block, stack = block_of(layer), stack_of(layer)
+        for column, (stack, block, _) in enumerate(self.spots):
             if runs and block is not None and (runs[-1].block, runs[-1].stack) == (block, stack):
                 runs[-1] = Run(runs[-1].first, column, block, stack)
             else:
@@ -108,16 +114,13 @@ def prepare(ax: Axes, depth: DepthAxis, *, last: bool) -> None:
 
 def _name_columns(ax: Axes, depth: DepthAxis) -> None:
     """Write under the axis: its title, the stacks where there are several, the layers outside any block."""
-    stacks = [run.stack for run in depth.runs if run.stack is not None]
-    several = len(set(stacks)) > 1
     words = "block, in order of execution" if depth.numbered else "norm, in order of execution"
-    ax.set_xlabel(words, labelpad=15)
-    texts = [(run.first, depth.layers[run.first]) for run in depth.runs if run.block is None]
-    if not depth.numbered:
-        texts = [(column, name) for column, name in texts if len(depth.layers) <= 24]
-    if several:
+    texts: list[tuple[float, str]] = []
+    texts += [(run.first, depth.layers[run.first]) for run in depth.runs if run.block is None]
+    if len({run.stack for run in depth.runs} - {None}) > 1:
         texts += [(middle, f"{stack}.*") for middle, stack in _stack_spans(depth)]
     _pack(ax, texts, len(depth.layers))
+    ax.set_xlabel(words, labelpad=15 if texts else 5)
 
 
 def _stack_spans(depth: DepthAxis) -> list[tuple[float, str]]:
@@ -137,8 +140,7 @@ def _stack_spans(depth: DepthAxis) -> list[tuple[float, str]]:
 
 def _pack(ax: Axes, texts: Sequence[tuple[float, str]], columns: int) -> None:
     """Write names below their columns in two rows; what finds no room in either is left to hovering."""
-    figure = ax.get_figure(root=True)
-    points = ax.get_position().width * (figure.get_figwidth() if figure else 1) * 72
+    points = size_in_points(ax)[0]
     room = [-60.0, -60.0]
     for column, name in sorted(texts):
         text = shorten_name(name, 24)
@@ -153,10 +155,14 @@ def _pack(ax: Axes, texts: Sequence[tuple[float, str]], columns: int) -> None:
             continue
         room[row] = at + half
         x, y = at / points, -(17 + 10 * row)
-        ax.annotate(text, (x, 0), (0, y), xycoords="axes fraction", textcoords="offset points",
-                    ha="center", va="top", fontsize=SMALL, color=MUTED)  # fmt: skip
-
-
-def columns_word(depth: DepthAxis) -> str:
-    """Return "13 norms"."""
-    return format_count(len(depth.layers), "norm")
+        ax.annotate(
+            text,
+            (x, 0),
+            (0, y),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=SMALL,
+            color=MUTED,
+        )

@@ -56,7 +56,7 @@ def sample_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
 
 
 def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
-    """Return quantiles over the features of their variance, by (layer, site), with the layer's own scale and without.
+    """Return quantiles over the features of their variance, by (layer, site), without the layer's own scale.
 
     Args:
         tables: the tables.
@@ -64,7 +64,7 @@ def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         As `sample_quantiles`, at norm outputs of variance ÷ weight², what the normalization alone gives;
-        `scaled` is the ratio with the scale. Features of fewer than two values have no variance and are left out.
+        `scaled` is the ratio with the scale. Features of fewer than two values have no variance: left out.
     """
     features = of_layers(tables.features, layers)
     features = features[features["count"] > 1]
@@ -82,10 +82,10 @@ def _spread(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.DataFrame:
     """Return quantiles of `variance` by layer and site, and how far the positive ones are spread."""
     keys = ["layer", "site"]
     everything = frame.groupby(keys, observed=True)["variance"]
-    result = everything.quantile(list(QUANTILES)).unstack()
+    result = everything.quantile(np.array(QUANTILES)).unstack()
     result.columns = pd.Index(["p5", "p50", "p95"])
     above = frame[frame["variance"] > 0].groupby(keys, observed=True)["variance"]
-    ends = above.quantile([0.05, 0.95]).unstack()
+    ends = above.quantile(np.array([0.05, 0.95])).unstack()
     result["ratio"] = (ends[0.95] / ends[0.05]).where(above.size() > 1) if len(ends) else np.nan
     result[kept] = everything.size()
     result[flat] = result[kept] - above.size().reindex(result.index, fill_value=0)
@@ -93,14 +93,14 @@ def _spread(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.DataFrame:
 
 
 def largest_values(tables: Tables, layers: Sequence[str], site: str = "input") -> pd.DataFrame:
-    """Return the largest |value| of each feature, a row per (layer, feature): columns layer, feature, value."""
+    """Return the largest |value| of each feature: columns layer, feature, value."""
     features = of_layers(tables.features, layers, site)
     ends = features[["min", "max"]].abs().max(axis=1)
     return features[["layer", "feature"]].assign(value=ends.astype(float))
 
 
 def peaks(tables: Tables, layers: Sequence[str], site: str = "input") -> pd.DataFrame:
-    """Return, by layer: `worst`, the largest |value|; `feature`, which holds it; `typical`, the median feature's."""
+    """Return by layer the largest |value| (`worst`), its `feature`, and the median feature's (`typical`)."""
     largest = largest_values(tables, layers, site).dropna()
     at = largest.groupby("layer", observed=True)["value"].idxmax()
     worst = largest.loc[at].set_index("layer")

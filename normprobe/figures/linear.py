@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,13 @@ from normprobe.figures import frames
 from normprobe.figures.axes import Label, foot, label_ends, log_limits, title, use_log
 from normprobe.figures.palette import ACCENT, INK, MUTED, ROLE_COLOURS, ROLE_DASHES, SURFACE
 from normprobe.figures.plan import Plan, place
-from normprobe.wording import block_of, format_count, format_number, role_labels, role_of, shorten_name
+from normprobe.wording import format_count, format_number, role_labels, shorten_name, spots
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
     from normprobe.tables import Tables
 
 LEAST = 3  # Linear layers that make a role
-COLOUR = dict[str, str]
 
 
 def linear_by_role(tables: Tables | Recording, *, ax: Any = None) -> Any:
@@ -64,8 +64,10 @@ class Roles:
 def supported(tables: Tables) -> bool:
     """Return whether a role has three Linear layers."""
     layers = tables.layers
-    linear = layers[(layers["kind"] == "linear") & (layers["site"] == "output")]
-    return bool((linear["layer"].map(role_of)[linear["layer"].map(block_of).notna()].value_counts() >= LEAST).any())
+    names = layers.loc[(layers["kind"] == "linear") & (layers["site"] == "output"), "layer"]
+    places = spots(list(map(str, names)))
+    counts = Counter(spot.role for spot in places.values() if spot.block is not None)
+    return any(count >= LEAST for count in counts.values())
 
 
 def summarize(tables: Tables) -> Roles:
@@ -73,8 +75,9 @@ def summarize(tables: Tables) -> Roles:
     layers = tables.layers[tables.layers["kind"] == "linear"].sort_values("depth", kind="stable")
     output = layers[layers["site"] == "output"].set_index("layer")
     frame = pd.DataFrame({"variance": output["variance"], "nonfinite": output["nonfinite"]})
-    frame["role"] = [role_of(str(layer)) for layer in frame.index]
-    frame["block"] = [block_of(str(layer)) for layer in frame.index]
+    places = spots(list(map(str, frame.index)))
+    frame["role"] = [places[str(layer)].role for layer in frame.index]
+    frame["block"] = [places[str(layer)].block for layer in frame.index]
     frame = frame[frame["block"].notna()]
     counts = frame["role"].value_counts()
     frame = frame[frame["role"].isin(counts.index[counts >= LEAST])]
@@ -90,7 +93,9 @@ def summarize(tables: Tables) -> Roles:
     return Roles(drawn, role_labels(order), _same_input(layers, drawn, order), len(spread) - len(widest))
 
 
-def _same_input(layers: pd.DataFrame, drawn: pd.DataFrame, order: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _same_input(
+    layers: pd.DataFrame, drawn: pd.DataFrame, order: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
     """Group the roles whose inputs have equal moments in every block: they read the same tensor."""
     read = layers[layers["site"] == "input"].set_index("layer")[["mean", "variance", "min", "max"]]
     groups: dict[tuple[Any, ...], list[str]] = {}
@@ -134,12 +139,16 @@ def _chart(ax: Axes, found: Roles, column: str, groups: Sequence[tuple[str, ...]
         rows = found.lines[found.lines["role"] == group[0]]
         x, y = rows["block"].astype(float), rows[column].where(rows[column] > 0)
         dashes = (0.0, ROLE_DASHES[style]) if ROLE_DASHES[style] else "solid"
-        sns.lineplot(x=x, y=y, ax=ax, color=ROLE_COLOURS[style], linestyle=dashes, linewidth=1.5, estimator=None)
+        sns.lineplot(
+            x=x, y=y, ax=ax, color=ROLE_COLOURS[style], linestyle=dashes, linewidth=1.5, estimator=None
+        )
         foot(ax, list(x[rows[column] == 0]), ROLE_COLOURS[style])
         foot(ax, list(x[rows["nonfinite"] > 0]), ACCENT, marker="X", fill=SURFACE)
         if y.notna().any():
             text = ", ".join(found.labels[role] for role in group)
-            ends.append(Label(shorten_name(text, 27), float(y.dropna().iloc[-1]), INK, ROLE_COLOURS[style]))
+            ends.append(
+                Label(shorten_name(text, 27), float(y.dropna().iloc[-1]), INK, ROLE_COLOURS[style], dashes)
+            )
     blocks = found.lines["block"].astype(float)
     pad = max(0.5, 0.02 * (blocks.max() - blocks.min()))
     ax.set_xlim(blocks.min() - pad, blocks.max() + pad)
@@ -153,7 +162,8 @@ def _caption(found: Roles) -> str:
     """Return what to look at, with the numbers filled in."""
     layers = found.lines.index
     writer, reader = found.lines["variance"].to_numpy(), found.lines["ratio"].to_numpy()
-    text = "Layers whose names differ only in the block number share a line. **Left:** a rising line writes ever more"
+    text = "Layers whose names differ only in the block number share a line."
+    text += " **Left:** a rising line writes ever more"
     if np.isfinite(writer).any():
         at = int(np.nanargmax(writer))
         text += f"; most, variance {format_number(writer[at])}, comes out of {layers[at]}"
@@ -173,7 +183,7 @@ def _aria_label(found: Roles) -> str:
     """Return one sentence for those who do not see the figure."""
     variances = found.lines["variance"]
     return (
-        f"Linear layers by role over blocks, {format_count(len(found.labels), 'role')}: variance of the output "
-        f"{format_number(variances.min())} to {format_number(variances.max())}; worst ÷ median input feature up to "
-        f"{format_number(found.lines['ratio'].max())}."
+        f"Linear layers by role over blocks, {format_count(len(found.labels), 'role')}: "
+        f"variance of the output {format_number(variances.min())} to {format_number(variances.max())}; "
+        f"worst ÷ median input feature up to {format_number(found.lines['ratio'].max())}."
     )

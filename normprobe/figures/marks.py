@@ -59,7 +59,12 @@ def _dots(places: list[tuple[float, float]], radius: float, style: dict[str, str
             {
                 "d": path,
                 "style": _css(
-                    {"fill": "none", "stroke": colour, "stroke-width": f"{size:.2f}", "stroke-linecap": "round"}
+                    {
+                        "fill": "none",
+                        "stroke": colour,
+                        "stroke-width": f"{size:.2f}",
+                        "stroke-linecap": "round",
+                    }
                     | ({"stroke-opacity": opacity} if opacity else {})
                 ),
             },

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-# Each light colour is also the mark by which the page's colour is put in its place (svg.py): keep them distinct.
+# Each light colour is also the mark by which the page's colour is put in its place (svg.py): all differ.
 INK = "#1d1c1a"
 MUTED = "#5f5d57"
 GRID = "#e3e1d9"
@@ -96,6 +96,6 @@ _STYLE: dict[str, Any] = {
 def house_style() -> Iterator[None]:
     """Draw under the same settings whatever the user's are, and give the user's back."""
     kept = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "figure.hooks")
-    settings = {key: value for key, value in mpl.rcParamsDefault.items() if key not in kept}
-    with mpl.rc_context({**settings, **_STYLE}):
+    settings: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key not in kept}
+    with mpl.rc_context(settings | _STYLE):
         yield

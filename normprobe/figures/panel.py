@@ -132,6 +132,7 @@ def _caption(found: Panel) -> str:
     """Return how many rows and samples the charts rest on."""
     rows = len(found.values["input"])
     seen = int(found.moments["input"]["n_samples"])
-    text = f"Mean and variance of all {format_count(seen, found.unit)}; histograms of values from {format_count(rows, 'kept row')}"
+    text = f"Mean and variance of all {format_count(seen, found.unit)}; "
+    text += f"histograms of values from {format_count(rows, 'kept row')}"
     kept = len(found.samples["input"])
     return f"{text}, variances per {found.unit} of {format_count(kept)} kept."

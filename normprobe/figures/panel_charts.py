@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis, YAxis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from normprobe.figures.axes import foot, log_limits, note, positive, title, use_log
+from normprobe.figures.axes import foot, log_limits, note, positive, size_in_points, title, use_log
 from normprobe.figures.palette import GRID, INK, MUTED, SITE_WORDS, SITES, SMALL, TEXT
 from normprobe.wording import format_number, format_tick, plural
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BINS = 40
 MOST_BARS = 96  # features that get a bar each
 NEAR_ZERO = 1e-6  # times the median feature's variance
+NO_MEAN = 1e-6  # standard deviations: what remains of a mean in float32
 SYMLOG = 20.0  # times the median |value|
 
 
@@ -28,7 +29,10 @@ def values(ax: Axes, panel: Panel, site: str) -> None:
     """Draw the histogram of one site's kept values, between the percentiles 0.5 and 99.5."""
     moments = panel.moments[site]
     word = SITE_WORDS[site]
-    title(ax, f"Values {word}: mean {format_number(moments['mean'])}, var {format_number(moments['variance'])}")
+    mean, variance = float(moments["mean"]), float(moments["variance"])
+    if abs(mean) < NO_MEAN * np.sqrt(variance):
+        mean = 0.0
+    title(ax, f"Values {word}: mean {format_number(mean)}, var {format_number(variance)}")
     data = panel.values[site][np.isfinite(panel.values[site])]
     if not data.size:
         _empty(ax, "no finite values kept")
@@ -38,8 +42,17 @@ def values(ax: Axes, panel: Panel, site: str) -> None:
         _empty(ax, f"99 % of the values are {format_number(low)}")
         return
     inside = data[(data >= low) & (data <= high)]
-    sns.histplot(x=inside, bins=BINS, binrange=(low, high), element="step",
-                 weights=np.full(inside.size, 100 / data.size), color=SITES[site], alpha=0.8, linewidth=0, ax=ax)  # fmt: skip
+    sns.histplot(
+        x=inside,
+        bins=BINS,
+        binrange=(low, high),
+        element="step",
+        weights=np.full(inside.size, 100 / data.size),
+        color=SITES[site],
+        alpha=0.8,
+        linewidth=0,
+        ax=ax,
+    )
     ax.set_ylim(0, ax.get_ylim()[1] * 1.22)
     _percent(ax)
     _plain(ax.xaxis)
@@ -118,20 +131,24 @@ def samples(ax: Axes, panel: Panel) -> None:
         ax.stairs(share, edges, color=SITES[site], linewidth=0.8)
         zeros = int((panel.samples[site] == 0).sum())
         if zeros:
-            ax.plot([0], [0], marker="v", markersize=4, color=SITES[site], transform=ax.transAxes, clip_on=False)
+            ax.plot(
+                [0], [0], marker="v", markersize=4, color=SITES[site], transform=ax.transAxes, clip_on=False
+            )
     ax.set_ylim(0, max(ax.get_ylim()[1], 1) * 1.25)
     _percent(ax)
     place = 0.995
     for site in reversed(shown):
         zeros = int((panel.samples[site] == 0).sum())
         text = SITE_WORDS[site] + (f" ({zeros} at 0)" if zeros else "")
-        ax.text(place, 0.985, text, color=SITES[site], transform=ax.transAxes, ha="right", va="top", fontsize=TEXT)
+        ax.text(
+            place, 0.985, text, color=SITES[site], transform=ax.transAxes, ha="right", va="top", fontsize=TEXT
+        )
         place -= 0.02 + 0.024 * len(text)
 
 
 def _percent(ax: Axes) -> None:
     """Write the y axis as shares."""
-    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{format_tick(round(value, 6))} %"))
     ax.grid(axis="y")
     ax.set(xlabel="", ylabel="")
@@ -155,20 +172,31 @@ def _symlog(axis: Axis, data: np.ndarray) -> bool:
             _limits(axis, data.min() - pad, data.max() + pad)
         return False
     threshold = 10.0 ** np.floor(np.log10(typical))
-    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("symlog", linthresh=threshold)
-    powers = [threshold * 10.0**e for e in range(1, int(np.ceil(np.log10(top / threshold))) + 1)]
-    step = -(-len(powers) // 3)
-    ticks = [0.0, *(sign * power for power in powers[step - 1 :: step] for sign in (-1, 1))]
-    axis.set_major_locator(FixedLocator(ticks))
+    (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("symlog", linthresh=threshold)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
     _limits(axis, min(data.min() * 1.7, -threshold), max(data.max() * 1.7, threshold))
+    powers = [threshold * 10.0**e for e in range(int(np.ceil(np.log10(top / threshold))) + 1)]
+    axis.set_major_locator(FixedLocator(_roomy(axis, [0.0, *(sign * p for p in powers for sign in (1, -1))])))
     return True
+
+
+def _roomy(axis: Axis, ticks: Sequence[float]) -> list[float]:
+    """Return those ticks, the first ones first, that leave room between one another."""
+    ax, along = axis.axes, int(isinstance(axis, YAxis))
+    least = 11 if along else 26
+    length = size_in_points(ax)[along]
+    kept: dict[float, float] = {}
+    for tick in ticks:
+        at = float(ax.transAxes.inverted().transform(ax.transData.transform((tick, tick)))[along]) * length
+        if 0 <= at <= length and all(abs(at - other) >= least for other in kept.values()):
+            kept[tick] = at
+    return sorted(kept)
 
 
 def _limits(axis: Axis, low: float, high: float) -> None:
     """Set the limits of one axis."""
-    (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low, high)
+    (axis.axes.set_xlim if isinstance(axis, XAxis) else axis.axes.set_ylim)(low, high)
 
 
 def _empty(ax: Axes, text: str) -> None:

@@ -13,17 +13,20 @@ from matplotlib.axes import Axes
 from normprobe.figures import frames, profile_charts, profile_words
 from normprobe.figures.depth import DepthAxis, prepare
 from normprobe.figures.plan import Hit, Plan, place
+from normprobe.wording import sample_word
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
     from normprobe.tables import Tables
 
+POOLED = 5.0  # times the median from which the pooled variance is shown
+
 
 def depth_profile(tables: Tables | Recording, *, ax: Any = None) -> Any:
-    """Draw what each norm does with depth: variances of samples, how unequal they are, how unequal the features' are,
-    and the largest |value| before the norm.
+    """Draw what each norm does with depth, in four charts over one axis.
 
-    Variances are population variances (divided by n).
+    Variances of samples; how unequal they are; how unequal the features' are; the largest |value| before the
+    norm. Variances are population variances (divided by n).
 
     Args:
         tables: a recording or its tables.
@@ -66,6 +69,17 @@ class Profile:
         """Return the rows of one site, indexed by column."""
         return self.sites[self.sites["site"] == name].set_index("column")
 
+    @property
+    def pooled(self) -> pd.Series[float]:
+        """The variance of all values pooled, where it exceeds five times the median sample's."""
+        return self.sites["pooled"].where(self.sites["pooled"] > POOLED * self.sites["p50"])
+
+    @property
+    def scaled(self) -> pd.Series[float]:
+        """By column, the features' ratio after the norm with its scale, where that differs by over 2 %."""
+        after = self.site("output")
+        return after["scaled"].where((after["scaled"] / after["spread"] - 1).abs() > 0.02)
+
 
 def plan(tables: Tables) -> Plan:
     """Decide the depth profile."""
@@ -86,16 +100,14 @@ def plan(tables: Tables) -> Plan:
         draw=draw,
         heights=heights,
         hits=tuple(
-            Hit(layer, column - 0.5, column + 0.5, profile_words.numbers(profile, column))
-            for column, layer in enumerate(profile.depth.layers)
+            Hit(layer, column - 0.5, column + 0.5, text)
+            for column, (layer, text) in enumerate(profile_words.numbers(profile))
         ),
     )
 
 
 def summarize(tables: Tables) -> Profile:
     """Take from the tables what the depth profile shows."""
-    from normprobe.wording import sample_word
-
     chosen = frames.norms(tables)
     if chosen.empty:
         raise ValueError("the recording has no normalization layer that fired: nothing to profile over depth")

@@ -1,9 +1,11 @@
-"""The words of the depth profile: caption, one sentence, and the numbers of one layer."""
+"""The words of the depth profile: caption, one sentence, and the numbers of each layer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from normprobe.wording import format_count, format_number, plural
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
 
 def caption(profile: Profile) -> str:
     """Return what to look at, with the numbers filled in."""
-    runs = ["Blue, hollow: before the norm; orange, filled: after it, its own scale and shift included.", _top(profile)]
-    if profile.sites["ratio"].notna().any() or profile.sites["spread"].notna().any():
+    legend = "Blue, hollow: before the norm; orange, filled: after it, its own scale and shift included."
+    runs = [legend, _top(profile)]
+    if profile.sites[["ratio", "spread"]].notna().any(axis=None):
         runs.append(_middle(profile))
     else:
         runs.append(f"1 {profile.unit}: variances across {plural(profile.unit)} are undefined.")
@@ -24,36 +27,42 @@ def caption(profile: Profile) -> str:
 
 def aria_label(profile: Profile) -> str:
     """Return one sentence for those who do not see the figure."""
-    medians = {site: profile.site(site)["p50"] for site in ("input", "output")}
-    ranges = [
-        f"{word} it {format_number(values.min())} to {format_number(values.max())}"
-        for word, values in (("before", medians["input"]), ("after", medians["output"]))
-    ]
+    ranges = []
+    for word, site in (("before", "input"), ("after", "output")):
+        medians = profile.site(site)["p50"]
+        ranges.append(f"{word} it {format_number(medians.min())} to {format_number(medians.max())}")
     return (
-        f"Depth profile of {format_count(len(profile.depth.layers), 'norm')}: median variance of one {profile.unit} "
-        f"{' and '.join(ranges)}; largest |value| before a norm {format_number(profile.peaks['worst'].max())}."
+        f"Depth profile of {format_count(len(profile.depth.layers), 'norm')}: "
+        f"median variance of one {profile.unit} {' and '.join(ranges)}; "
+        f"largest |value| before a norm {format_number(profile.peaks['worst'].max())}."
     )
 
 
-def numbers(profile: Profile, column: int) -> str:
-    """Return the numbers of one layer, as hovering shows them."""
-    before, after = profile.site("input").loc[column], profile.site("output").loc[column]
-    peak = profile.peaks.loc[column]
-    pairs = {"median variance": "p50", f"{plural(profile.unit)} p95 ÷ p5": "ratio", "features p95 ÷ p5": "spread"}
-    lines = [profile.depth.layers[column]]
-    lines += [f"{word}: {format_number(before[key])} → {format_number(after[key])}" for word, key in pairs.items()]
-    if pd.notna(peak["feature"]):
-        worst, typical = format_number(peak["worst"]), format_number(peak["typical"])
-        lines.append(f"largest |value|: {worst} in feature {int(peak['feature'])}; median feature {typical}")
-    broken = int(before["nonfinite"] or 0), int(after["nonfinite"] or 0)
-    if any(broken):
-        lines.append(f"NaN or Inf: {format_count(broken[0])} → {format_count(broken[1])}")
-    return "\n".join(lines)
+def numbers(profile: Profile) -> Iterator[tuple[str, str]]:
+    """Yield each layer and its numbers, as hovering shows them."""
+    pairs = {
+        "median variance": "p50",
+        f"{plural(profile.unit)} p95 ÷ p5": "ratio",
+        "features p95 ÷ p5": "spread",
+    }
+    before, after = (profile.site(site).to_dict("records") for site in ("input", "output"))
+    peaks = profile.peaks.to_dict("records")
+    for layer, old, new, peak in zip(profile.depth.layers, before, after, peaks, strict=True):
+        lines = [layer]
+        for word, key in pairs.items():
+            lines.append(f"{word}: {format_number(old[key])} → {format_number(new[key])}")
+        if pd.notna(peak["feature"]):
+            worst = f"{format_number(peak['worst'])} in feature {int(peak['feature'])}"
+            lines.append(f"largest |value|: {worst}; median feature {format_number(peak['typical'])}")
+        broken = [int(np.nan_to_num(site["nonfinite"])) for site in (old, new)]
+        if any(broken):
+            lines.append(f"NaN or Inf: {format_count(broken[0])} → {format_count(broken[1])}")
+        yield layer, "\n".join(lines)
 
 
 def _top(profile: Profile) -> str:
     """Say whether the stream grows and the norm brings it back."""
-    before, after = profile.site("input")["p50"].dropna(), profile.site("output")["p50"].dropna()
+    before, after = (profile.site(site)["p50"].dropna() for site in ("input", "output"))
     text = "**Top:** does the stream grow with depth, and does the norm bring it back?"
     if len(before) and len(after):
         text += (
@@ -61,32 +70,48 @@ def _top(profile: Profile) -> str:
             f"{format_number(before.iloc[-1])} at the last; after the norm it lies between "
             f"{format_number(after.min())} and {format_number(after.max())}."
         )
-    crosses = (profile.sites["pooled"] > 5 * profile.sites["p50"]).sum()
-    if crosses:
-        text += f" A × far above its circle means a few {plural(profile.unit)} hold nearly all of the variance."
+    if profile.pooled.notna().any():
+        text += (
+            f" A × far above its circle means a few {plural(profile.unit)} hold nearly all of the variance."
+        )
     return text
 
 
 def _middle(profile: Profile) -> str:
     """Say what the two charts of ratios mean, with their medians."""
+    units = plural(profile.unit)
     medians = profile.sites.groupby("site")[["ratio", "spread", "scaled"]].median()
-    tokens = _change(medians, "ratio", plural(profile.unit))
-    features = _change(medians, "spread", "features")
-    scale = medians["scaled"].get("output", float("nan"))
-    if features and abs(scale / medians["spread"]["output"] - 1) > 0.05:
-        features += f" ({format_number(scale)} with the layer's own scale, the faint ticks)"
-    facts = "; ".join(fact for fact in (tokens, features) if fact)
+    facts = [_change(medians, "ratio", units), _change(medians, "spread", "features")]
+    if facts[1] and profile.scaled.notna().any():
+        facts[1] += (
+            f" ({format_number(medians['scaled']['output'])} with the layer’s own scale, the faint ticks)"
+        )
+    text = (
+        f"**Middle:** 1 means all equal; LayerNorm and RMSNorm equalise {units}, BatchNorm features; "
+        "what stays high is what the norm leaves or its scale puts back."
+    )
+    if any(facts):
+        text += f" In the median norm {'; '.join(filter(None, facts))}."
+    return text + _scale(profile)
+
+
+def _scale(profile: Profile) -> str:
+    """Say where a norm that equalises its samples leaves them unequal: there its own scale does it."""
+    equalising = [kind in {"layer_norm", "rms_norm"} for kind in profile.depth.kinds]
+    after = profile.site("output")["ratio"].where(np.array(equalising))
+    if not (after > 2).any():
+        return ""
+    column = int(np.nanargmax(after))
     return (
-        "**Middle:** 1 means all equal; LayerNorm and RMSNorm equalise "
-        f"{plural(profile.unit)}, BatchNorm features; what stays high is what the norm leaves or its scale puts back"
-        + (f". In the median norm {facts}." if facts else ".")
+        f" Where {plural(profile.unit)} differ after such a norm, its scale does it: "
+        f"{format_number(after.iloc[column])} at {profile.depth.layers[column] or 'the model'}."
     )
 
 
 def _change(medians: pd.DataFrame, column: str, word: str) -> str:
     """Return "tokens 2.3 → 1.9", or nothing where it is undefined."""
-    before, after = (medians[column].get(site, float("nan")) for site in ("input", "output"))
-    return f"{word} {format_number(before)} → {format_number(after)}" if before == before and after == after else ""
+    ends = medians[column].reindex(["input", "output"])
+    return "" if ends.isna().any() else f"{word} {' → '.join(map(format_number, ends))}"
 
 
 def _bottom(profile: Profile) -> str:
@@ -95,29 +120,30 @@ def _bottom(profile: Profile) -> str:
     text = "**Bottom:** a long bar is an outlier feature"
     if not (worst > 0).any():
         return f"{text}."
-    column = int(worst.idxmax())
-    peak = profile.peaks.loc[column]
-    ratio = peak["worst"] / peak["typical"] if peak["typical"] > 0 else float("nan")
-    return (
-        f"{text}; the longest reach is {format_number(peak['worst'])} in feature {int(peak['feature'])} of "
-        f"{profile.depth.layers[column] or 'the model'}"
-        + (f", {format_number(ratio)} × the median feature." if ratio == ratio else ".")
-    )
+    column = int(np.nanargmax(worst))
+    peak = profile.peaks.iloc[column]
+    text += f"; the longest reach is {format_number(peak['worst'])} in feature {int(peak['feature'])}"
+    text += f" of {profile.depth.layers[column] or 'the model'}"
+    if peak["typical"] > 0:
+        text += f", {format_number(peak['worst'] / peak['typical'])} × the median feature"
+    return f"{text}."
 
 
 def _remarks(profile: Profile) -> list[str]:
     """Say what was left out or is undefined."""
-    remarks = []
-    constant = int(profile.sites.loc[profile.sites["site"] == "input", "constant"].fillna(0).sum())
-    flat = int(profile.sites["flat"].fillna(0).sum())
+    remarks, units = [], plural(profile.unit)
+    constant = int(profile.sites.loc[profile.sites["site"] == "input", "constant"].sum())
+    flat = int(profile.sites["flat"].sum())
     broken = profile.sites.loc[profile.sites["nonfinite"].fillna(0) > 0, "layer"].nunique()
     if constant:
-        remarks.append(f"{format_count(constant, 'feature')} without variance before a norm left out of the ratios.")
+        features = format_count(constant, "feature")
+        remarks.append(f"{features} without variance before a norm left out of the ratios.")
     if flat:
         remarks.append(f"{format_count(flat, profile.unit)} without variance left out of the ratios.")
     if profile.by_feature:
         norms = format_count(len(profile.by_feature), "norm")
-        remarks.append(f"{norms} of one feature: the variance shown is that of the feature over {plural(profile.unit)}.")
+        remarks.append(f"{norms} of one feature: the variance shown is that of the feature over {units}.")
     if broken:
-        remarks.append(f"{format_count(broken, 'norm')} met NaN or Inf (× at the foot); statistics are over finite values.")
+        norms = format_count(broken, "norm")
+        remarks.append(f"{norms} met NaN or Inf (× at the foot); statistics are over finite values.")
     return remarks

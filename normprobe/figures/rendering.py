@@ -48,7 +48,9 @@ class Rendered:
     aria_label: str
     _figure: Figure = field(repr=False, compare=False)
     _tree: ET.Element = field(repr=False, compare=False)
-    _overlay: tuple[tuple[str, str, tuple[float, float, float, float]], ...] = field(repr=False, compare=False)
+    _overlay: tuple[tuple[str, str, tuple[float, float, float, float]], ...] = field(
+        repr=False, compare=False
+    )
 
     def svg(self, prefix: str, link: Callable[[str], str | None] | None = None) -> str:
         """Return the figure as inline SVG, coloured by the page's CSS variables.
@@ -116,7 +118,9 @@ def render(tables: Tables | Recording, name: str, *, layer: str | None = None) -
         figure, axes = new_figure(plan)
         plan.draw(axes)
         tree = draw_svg(figure)
-    return Rendered(name, plan.title, plan.caption, plan.aria_label, figure, tree, _overlay(plan, figure, axes))
+    return Rendered(
+        name, plan.title, plan.caption, plan.aria_label, figure, tree, _overlay(plan, figure, axes)
+    )
 
 
 def available(tables: Tables | Recording) -> list[str]:

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics against what the layer observed, per layer the quantiles over its channels."""
+"""BatchNorm's running statistics against what the layer observed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from normprobe.figures import frames
+from normprobe.figures import frames, running_words
 from normprobe.figures.axes import Label, foot, label_ends, log_limits, title
 from normprobe.figures.depth import DepthAxis, prepare
 from normprobe.figures.palette import ACCENT, BEFORE, INK, SURFACE
 from normprobe.figures.plan import Hit, Plan, place
-from normprobe.wording import format_count, format_number, sample_word
+from normprobe.wording import format_number, format_tick
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
@@ -28,7 +28,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 def running_statistics(tables: Tables | Recording, *, ax: Any = None) -> Any:
     """Draw how far BatchNorm's running mean and variance are from what the layer itself observed.
 
-    Observed variances are multiplied by n/(n - 1), as the running variance collects them (torch.nn.BatchNorm2d).
+    Observed variances are multiplied by n/(n - 1), as the running variance collects them (torch, BatchNorm2d).
 
     Args:
         tables: a recording or its tables.
@@ -49,9 +49,9 @@ class Audit:
 
     Attributes:
         depth: the columns.
-        means: quantiles over channels of (observed - running mean) ÷ running standard deviation, a row per column.
-        variances: quantiles over channels of observed ÷ running variance.
-        constant: channels left out because a variance is 0.
+        means: a row per column, quantiles over channels of (observed - running mean) ÷ running standard deviation.
+        variances: the same of observed ÷ running variance.
+        constant: channels left out because a variance is 0 or undefined.
         channels: how many channels there are.
         nonfinite: columns that met NaN or Inf.
         facts: sentences on how much was seen and in which mode.
@@ -92,7 +92,11 @@ def summarize(tables: Tables) -> Audit:
     mean = (mean - channels["running_mean"]) / np.sqrt(channels["running_var"])
     order = list(norms["layer"])
     quantiles = [
-        values[moving].groupby(channels["layer"][moving]).quantile(list(QUANTILES)).unstack().reindex(order)
+        values[moving]
+        .groupby(channels["layer"][moving])
+        .quantile(np.array(QUANTILES))
+        .unstack()
+        .reindex(order)
         for values in (mean, unbiased / channels["running_var"])
     ]
     return Audit(
@@ -102,30 +106,8 @@ def summarize(tables: Tables) -> Audit:
         constant=int((~moving).sum()),
         channels=len(channels),
         nonfinite=tuple(int(i) for i in np.flatnonzero(norms["nonfinite"].to_numpy() > 0)),
-        facts=_facts(tables, norms, count),
+        facts=running_words.facts(tables, norms, count),
     )
-
-
-def _facts(tables: Tables, norms: pd.DataFrame, count: pd.Series) -> str:
-    """Say how much was seen, and in which mode."""
-    examples = int(norms["n_samples"].max())
-    low, high = int(count.min()), int(count.max())
-    values = format_count(low) if low == high else f"{format_count(low)} to {format_count(high)}"
-    seen = f"{format_count(examples, sample_word(tables.meta, 'example'))} and {values} values per channel were seen"
-    noise = "; so few carry sampling error of their own" if low < 1000 else ""
-    ledger = tables.ledger.set_index("layer")["training"].reindex(norms["layer"])
-    training = int(ledger.astype("string").str.contains("train").fillna(False).sum())
-    if training:
-        mode = (
-            f"{training} of {format_count(len(norms), 'layer')} ran in train mode, "
-            "where the batch's own statistics normalize and the running ones are not used"
-        )
-    else:
-        mode = (
-            "In evaluation mode the layer normalizes with the running numbers, "
-            "so what lies off the line comes out neither centred nor of unit variance"
-        )
-    return f"{mode}. {seen}{noise}."
 
 
 def plan(tables: Tables) -> Plan:
@@ -140,18 +122,15 @@ def plan(tables: Tables) -> Plan:
             foot(ax, found.nonfinite, ACCENT, marker="X", fill=SURFACE)
             prepare(ax, found.depth, last=ax is axes[1])
 
-    left = f" {format_count(found.constant)} of {format_count(found.channels)} channels are constant and left out."
     return Plan(
         title="Do the running statistics fit this data?",
-        caption="Each bar is one BatchNorm: **thick** half of its channels, **thin** 90 %, **circle** the median. "
-        + found.facts
-        + (left if found.constant else ""),
-        aria_label=_aria_label(found),
+        caption=running_words.caption(found),
+        aria_label=running_words.aria_label(found),
         draw=draw,
         heights=(1.75, 1.75),
         margins=(0.78, 1.2, 0.62, 0.34),
         hits=tuple(
-            Hit(layer, column - 0.5, column + 0.5, _numbers(found, column))
+            Hit(layer, column - 0.5, column + 0.5, running_words.numbers(found, column))
             for column, layer in enumerate(found.depth.layers)
         ),
     )
@@ -177,11 +156,14 @@ def _variances(ax: Axes, found: Audit) -> None:
     low, high = log_limits(values, room=16)
     ax.set_yscale("log")
     ax.set_ylim(low, high)
-    powers = range(int(np.ceil(np.log(low) / np.log(4))), int(np.floor(np.log(high) / np.log(4))) + 1)
+    base = 4.0 if high / low < 4.0**8 else 10.0
+    powers = range(int(np.ceil(np.log(low) / np.log(base))), int(np.floor(np.log(high) / np.log(base))) + 1)
     step = max(1, -(-len(powers) // 7))
-    ax.yaxis.set_major_locator(FixedLocator([4.0**p for p in powers if p % step == 0]))
+    ax.yaxis.set_major_locator(FixedLocator([base**p for p in powers if p % step == 0]))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"×{v:,.0f}" if v >= 1 else f"÷{1 / v:,.0f}"))
+    ax.yaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"×{format_tick(round(v))}" if v >= 1 else f"÷{format_tick(round(1 / v))}")
+    )
     ax.grid(axis="y")
     ax.axhline(1, color=INK, linewidth=0.9)
     _boxes(ax, found, found.variances)
@@ -190,7 +172,7 @@ def _variances(ax: Axes, found: Audit) -> None:
 
 
 def _boxes(ax: Axes, found: Audit, rows: pd.DataFrame) -> None:
-    """Draw for each column thin 5-95 %, thick 25-75 % and the median; bands and a line where there are many."""
+    """Draw per column thin 5-95 %, thick 25-75 % and the median; bands and a line where there are many."""
     x = rows.index[rows[0.5].notna()]
     rows = rows.loc[x]
     if found.depth.many:
@@ -201,25 +183,12 @@ def _boxes(ax: Axes, found: Audit, rows: pd.DataFrame) -> None:
     thick = float(np.clip(250 / len(found.depth.layers), 2.5, 7))
     ax.vlines(x, rows[0.05], rows[0.95], color=BEFORE, linewidth=1.1, alpha=0.7)
     ax.vlines(x, rows[0.25], rows[0.75], color=BEFORE, linewidth=thick)
-    ax.plot(x, rows[0.5], "o", markersize=min(thick, 4.0) + 0.4, markerfacecolor=SURFACE, markeredgecolor=INK,
-            markeredgewidth=1.0)  # fmt: skip
-
-
-def _numbers(found: Audit, column: int) -> str:
-    """Return what hovering over a layer says."""
-    mean, variance = found.means.loc[column], found.variances.loc[column]
-    return (
-        f"{found.depth.layers[column]}\nmean, running standard deviations off: median {format_number(mean[0.5])}, "
-        f"90 % {format_number(mean[0.05])} to {format_number(mean[0.95])}\n"
-        f"variance, observed ÷ running: median {format_number(variance[0.5])}, "
-        f"90 % {format_number(variance[0.05])} to {format_number(variance[0.95])}"
-    )
-
-
-def _aria_label(found: Audit) -> str:
-    """Return one sentence for those who do not see the figure."""
-    middle = found.variances[0.5]
-    return (
-        f"Running against observed statistics of {format_count(len(middle), 'BatchNorm')}: the median channel's observed "
-        f"variance is {format_number(middle.min())} to {format_number(middle.max())} times the running one."
+    ax.plot(
+        x,
+        rows[0.5],
+        "o",
+        markersize=min(thick, 4.0) + 0.4,
+        markerfacecolor=SURFACE,
+        markeredgecolor=INK,
+        markeredgewidth=1.0,
     )

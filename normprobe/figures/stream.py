@@ -10,12 +10,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from normprobe.figures import frames
+from normprobe.figures import frames, stream_words
 from normprobe.figures.axes import Label, foot, label_ends, log_limits, title, use_log
 from normprobe.figures.depth import DepthAxis, prepare
 from normprobe.figures.palette import ACCENT, AFTER, BEFORE, SURFACE
 from normprobe.figures.plan import Hit, Plan, place
-from normprobe.wording import format_count, format_number, name_sample, plural, role_labels, sample_word, shorten_name
+from normprobe.wording import name_sample, sample_word, shorten_name
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
@@ -27,9 +27,10 @@ EXTREME = 10.0  # times the median sample
 
 
 def samples_through_depth(tables: Tables | Recording, *, ax: Any = None) -> Axes:
-    """Draw the root mean square of the kept samples before the norms of one role: median, bands, extreme samples.
+    """Draw the root mean square of the kept samples before the norms of one role.
 
-    The root mean square is sqrt(mean² + variance) over a sample's values. The role is the one whose samples differ most.
+    Median, bands, extreme samples. The root mean square is sqrt(mean² + variance) over a sample's values; the
+    role is the one whose samples differ most.
 
     Args:
         tables: a recording or its tables.
@@ -55,6 +56,7 @@ class Stream:
         bands: quantiles over samples, a row per norm: 0.01, 0.05, 0.5, 0.95, 0.99.
         extreme: the samples drawn by name: row of `sizes` to name.
         over: samples above ten times the median somewhere; `first` of those are at position 0.
+        top: the most any sample exceeds the median, a ratio.
         unit: what one sample is called, singular.
         example: what one example is called.
         role: label of the role, empty where norms have none.
@@ -66,6 +68,7 @@ class Stream:
     bands: pd.DataFrame
     extreme: dict[Any, str]
     over: int
+    top: float
     first: int
     unit: str
     example: str
@@ -83,7 +86,9 @@ def summarize(tables: Tables) -> Stream:
     """Take from the tables what the figure shows."""
     norms = frames.norms(tables)
     if norms.empty:
-        raise ValueError("the recording has no normalization layer that fired: nothing to follow through depth")
+        raise ValueError(
+            "the recording has no normalization layer that fired: nothing to follow through depth"
+        )
     chosen, sizes, role = _widest(tables, norms)
     depth = frames.depth_axis(chosen)
     medians = sizes.median()
@@ -98,6 +103,7 @@ def summarize(tables: Tables) -> Stream:
         bands=bands,
         extreme=_name_extreme(tables, ratios[ratios > 2], unit),
         over=len(over),
+        top=float(ratios.max()),
         first=sum(int(identity[position] == 0) for identity in over.index) if unit == "position" else 0,
         unit=sample_word(tables.meta, unit),
         example=sample_word(tables.meta, "example"),
@@ -107,16 +113,17 @@ def summarize(tables: Tables) -> Stream:
 
 
 def _widest(tables: Tables, norms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """Return the norms of the role whose samples differ most, the sizes of their samples, and the role's label.
+    """Return the norms of the role whose samples differ most, the sizes of their samples, the role's label.
 
-    Roles count with at least half as many norms as the commonest one; without any integer in the names all norms
-    of the commonest sample unit are one role.
+    Roles count with at least half as many norms as the commonest one; without a role of three norms all norms
+    of the commonest sample unit are taken.
     """
     unit = norms["sample_unit"].mode().iloc[0]
     norms = norms[norms["sample_unit"] == unit]
-    roles = pd.Series(frames.depth_axis(norms).roles, index=norms.index)
+    depth = frames.depth_axis(norms)
+    roles = pd.Series(depth.roles, index=norms.index)
     counts = roles.value_counts()
-    names = role_labels(list(dict.fromkeys(roles)))
+    names = depth.labels(list(dict.fromkeys(roles)))
     if counts.max() < 3:
         return norms, _sizes(tables, list(norms["layer"])), ""
     best: tuple[float, pd.DataFrame, pd.DataFrame, str] | None = None
@@ -137,18 +144,21 @@ def _sizes(tables: Tables, layers: list[str]) -> pd.DataFrame:
     size = np.sqrt(samples["mean"] ** 2 + samples["variance"])
     frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=size)
     frame[IDENTITY] = frame[IDENTITY].astype(object)
-    return frame.pivot_table(index=IDENTITY, columns="layer", values="size", aggfunc="first").reindex(columns=layers)
+    return frame.pivot_table(index=IDENTITY, columns="layer", values="size", aggfunc="first").reindex(
+        columns=layers
+    )
 
 
 def _name_extreme(tables: Tables, ratios: pd.Series, unit: str) -> dict[Any, str]:
     """Name up to four samples, the most extreme first, each of another text."""
     labels = tables.labels
-    texts = {(row.part, row.example, row.position): row.text for row in labels.itertuples()} if len(labels) else {}
+    identities = zip(labels["part"], labels["example"], labels["position"], strict=True)
+    texts = dict(zip(identities, labels["text"], strict=True))
     chosen: dict[Any, str] = {}
     seen = set()
     for identity in ratios.index:
         part, _, example, position, _ = identity
-        text = texts.get((part, example, position))
+        text: Any = texts.get((part, example, position))
         key = text if text is not None else (part, example)
         if key in seen:
             continue
@@ -164,12 +174,12 @@ def plan(tables: Tables) -> Plan:
     found = summarize(tables)
     return Plan(
         title="Which samples stand out",
-        caption=_caption(found),
-        aria_label=_aria_label(found),
+        caption=stream_words.caption(found),
+        aria_label=stream_words.aria_label(found),
         draw=lambda axes: _draw(axes[0], found),
         heights=(2.5,),
         hits=tuple(
-            Hit(layer, column - 0.5, column + 0.5, _numbers(found, column))
+            Hit(layer, column - 0.5, column + 0.5, stream_words.numbers(found, column))
             for column, layer in enumerate(found.depth.layers)
         ),
     )
@@ -182,9 +192,15 @@ def _draw(ax: Axes, found: Stream) -> None:
     limits = log_limits(np.concatenate([bands.to_numpy().ravel(), *(line.to_numpy() for line in lines)]))
     use_log(ax.yaxis, limits)
     floor = limits[0]
-    for low, high, alpha in ((0.01, 0.99, 0.16), (0.05, 0.95, 0.26)):
-        ax.fill_between(x, bands[low].clip(lower=floor), bands[high].clip(lower=floor), color=BEFORE, alpha=alpha,
-                        linewidth=0)  # fmt: skip
+    for low, high, alpha in ((0.01, 0.99, 0.13), (0.05, 0.95, 0.2)):
+        ax.fill_between(
+            x,
+            bands[low].clip(lower=floor),
+            bands[high].clip(lower=floor),
+            color=BEFORE,
+            alpha=alpha,
+            linewidth=0,
+        )
     ends = []
     for name, line in zip(found.extreme.values(), lines, strict=True):
         ax.plot(x, line, color=AFTER, linewidth=1.0)
@@ -202,38 +218,3 @@ def _draw(ax: Axes, found: Stream) -> None:
     ax.set(xlabel="", ylabel="")
     title(ax, f"Root mean square of one {found.unit} before the norm{role}: median, 5–95 % and 1–99 %")
     prepare(ax, found.depth, last=True)
-
-
-def _numbers(found: Stream, column: int) -> str:
-    """Return what hovering over a norm says."""
-    row = found.bands.loc[column]
-    return (
-        f"{found.depth.layers[column]}\nroot mean square of one {found.unit}: median {format_number(row[0.5])}\n"
-        f"5–95 %: {format_number(row[0.05])} to {format_number(row[0.95])}\n"
-        f"largest of {format_count(int(found.sizes.iloc[:, column].notna().sum()))} kept: "
-        f"{format_number(found.sizes.iloc[:, column].max())}"
-    )
-
-
-def _caption(found: Stream) -> str:
-    """Return what to look at, with the counts filled in."""
-    kept, units = len(found.sizes), plural(found.unit)
-    text = f"The same {format_count(kept, found.unit)} in every layer: median, bands, and the most extreme ones by name."
-    if not found.over:
-        medians = found.sizes.median()
-        top = found.sizes.div(medians.where(medians > 0)).max().max()
-        return f"{text} None exceeds ten times the median; the largest reaches {format_number(top)} times."
-    text += f" **{format_count(found.over)} of {format_count(kept)}** exceed ten times the median somewhere"
-    if found.first:
-        text += f"; {found.first} of those {found.over} are the first {found.unit} of their {found.example}"
-    return f"{text}. A few {units} far above all others through many blocks carry massive activations."
-
-
-def _aria_label(found: Stream) -> str:
-    """Return one sentence for those who do not see the figure."""
-    medians = found.bands[0.5]
-    return (
-        f"Root mean square of {format_count(len(found.sizes), found.unit)} before {format_count(len(medians), 'norm')}: "
-        f"the median goes from {format_number(medians.iloc[0])} to {format_number(medians.iloc[-1])}; "
-        f"{format_count(found.over)} exceed ten times the median somewhere."
-    )

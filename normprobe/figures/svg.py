@@ -33,14 +33,14 @@ def draw_svg(figure: Figure) -> ET.Element:
     """
     buffer = io.BytesIO()
     with quiet_fonts():
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     root = ET.fromstring(buffer.getvalue())
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         if LINK in element.attrib:
             element.set("href", element.attrib.pop(LINK))
     join_uses(root)
-    clips = [clip for clip in root.iter("clipPath")]
+    clips = list(root.iter("clipPath"))
     content = [_lean(leaf) for leaf in _leaves(root)]
     small = ET.Element("svg", {"viewBox": root.get("viewBox", "")})
     if clips:
@@ -205,18 +205,18 @@ def _insert_style(root: ET.Element, css: str) -> None:
 
 
 def _mask_images(root: ET.Element, prefix: str) -> None:
-    """Show each image through its opacity only, filled with the accent, so that one image serves both themes."""
+    """Show each image by its opacity, filled with the accent, so that one image serves both themes."""
     for index, image in enumerate([child for child in root if child.tag == "image"]):
         at = list(root).index(image)
         name = f"{prefix}-m{index}"
-        mask = ET.Element("mask", {"id": name, "style": "mask-type: alpha", "maskUnits": "userSpaceOnUse"})
         box = {key: image.get(key, "0") for key in ("x", "y", "width", "height")}
-        mask.attrib |= box if "transform" not in image.attrib else {}
-        clip = image.attrib.pop("clip-path", None)
-        mask.append(image)
         shown = ET.Element("rect", {**box, "style": f"fill: {ACCENT}", "mask": f"url(#{name})"})
-        if clip:
-            shown.set("clip-path", clip)
-        root.remove(image)
-        root.insert(at, shown)
+        for key in ("transform", "clip-path"):
+            if key in image.attrib:
+                shown.set(key, image.attrib.pop(key))  # the mask lies in the space of what it masks
+        mask = ET.Element(
+            "mask", {"id": name, "style": "mask-type: alpha", "maskUnits": "userSpaceOnUse", **box}
+        )
+        mask.append(image)
+        root[at] = shown
         root.insert(at, mask)
