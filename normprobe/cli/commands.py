@@ -10,7 +10,7 @@ import click
 import normprobe
 from normprobe.cli import printing
 from normprobe.cli.guard import guarded
-from normprobe.cli.measure import measure, obtain
+from normprobe.cli.measure import obtain
 from normprobe.cli.options import debug, measuring, request_of
 from normprobe.cli.outputs import check_file, check_folder
 from normprobe.cli.progress import waiting
@@ -42,6 +42,7 @@ _FAIL_ON = click.option(
 @click.version_option(normprobe.__version__, "--version", prog_name="normprobe")
 def main() -> None:
     """What normalization does inside a network, from a terminal."""
+    printing.forgive_encodings()
 
 
 @main.command()
@@ -103,13 +104,13 @@ def export(model: str, out: Path, form: str, save: Path | None, fail_on: str | N
 
 
 @main.command()
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL|RECORDING")
 @measuring
 @debug
 @guarded
 def layers(model: str, **options: Any) -> None:
     """List every Linear and norm layer after one forward: fired, or why not."""
-    printing.print_ledger(measure(model, request_of(options), forwards=1).ledger)
+    printing.print_ledger(obtain(model, request_of(options), forwards=1).ledger)
 
 
 @main.command()

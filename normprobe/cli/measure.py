@@ -40,14 +40,14 @@ def is_recording(name: str) -> bool:
     return path.suffix == ".normprobe" or (path.is_file() and path.suffix.lower() not in _NOT_A_RECORDING)
 
 
-def obtain(name: str, request: Request) -> Recording:
-    """Load a saved recording, or measure a model.
+def obtain(name: str, request: Request, *, forwards: int | None = None) -> Recording:
+    """Load a saved recording, or measure a model (on its first ``forwards`` batches).
 
     Raises:
         NormprobeError: The recording, model or data cannot be read, or do not fit together.
     """
     if not is_recording(name):
-        return measure(name, request)
+        return measure(name, request, forwards=forwards)
     if request.given():
         raise click.UsageError(f"{name} is a saved recording: {', '.join(request.given())} cannot change it")
     import normprobe
@@ -66,11 +66,12 @@ def measure(name: str, request: Request, *, forwards: int | None = None) -> Reco
     Raises:
         NormprobeError: The model or data cannot be read, or do not fit together.
     """
-    with waiting("Loading   normprobe"):
-        from normprobe.inputs import load_inputs
+    with waiting(f"Loading   {name}"):
+        from normprobe.inputs import check_data, load_inputs
         from normprobe.models import load_model, without_bars
-    with without_bars():
-        with waiting(f"Loading   {name}"):
+
+        check_data(request.data)
+        with without_bars():
             model = load_model(
                 name,
                 weights=request.weights,
@@ -85,8 +86,9 @@ def measure(name: str, request: Request, *, forwards: int | None = None) -> Reco
                 batch_size=request.batch_size,
                 limit=request.limit,
             )
-        for warning in (*model.warnings, *inputs.warnings):
-            click.echo(f"Note: {warning}", err=True)
+    for warning in (*model.warnings, *inputs.warnings):
+        click.echo(f"Note: {warning}", err=True)
+    with without_bars():
         return _run(model, inputs, request, forwards)
 
 
@@ -115,6 +117,7 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
         unit=inputs.unit,
         example_unit=inputs.example_unit,
         seconds=time.perf_counter() - started,
+        warnings=[*recording.meta["warnings"], *model.warnings, *inputs.warnings],
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from normprobe.recording import Recording
 
 _NARROWEST, _WIDEST = 80, 120
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_TAG = re.compile(r"^(error|warning|note)(?= )", re.MULTILINE)
 _SIGNS = "÷×…→–−━"
 
 
@@ -34,11 +39,28 @@ def unicode() -> bool:
     return True
 
 
+def colourful() -> bool:
+    """Tell whether stdout is a terminal that may get colours."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _coloured(text: str) -> str:
+    """Colour the word that says how severe a finding is."""
+    return _TAG.sub(lambda found: click.style(found[0], fg=_COLOURS[found[0]], bold=True), text)
+
+
+def forgive_encodings() -> None:
+    """Let stdout write a name it cannot encode with escapes, rather than fail on it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def print_summary(recording: Recording, findings: pd.DataFrame) -> None:
     """Print the terminal's form of the report."""
     from normprobe.report import terminal_text
 
-    click.echo(terminal_text(recording.tables, findings, width=width(), unicode=unicode()))
+    text = terminal_text(recording.tables, findings, width=width(), unicode=unicode())
+    click.echo(_coloured(text) if colourful() else text)
 
 
 def print_report_file(page: Path) -> None:

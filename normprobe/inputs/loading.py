@@ -6,7 +6,7 @@ from pathlib import Path
 
 from normprobe.errors import DataError
 from normprobe.inputs import arrays, callables, images, pairs, texts
-from normprobe.inputs.reading import read_source
+from normprobe.inputs.reading import read_source, require
 from normprobe.inputs.records import Arrays, Images, Inputs, Reference, Source, Texts, count_of
 from normprobe.inputs.shipped import shipped_images, shipped_texts
 from normprobe.inputs.wants import Wants, wants
@@ -39,6 +39,16 @@ def load_inputs(
             raise DataError(f"{name} is {number}; at least 1 was needed")
     source = _shipped(model, limit) if data is None else _read(data, column, limit)
     return _prepare(source, model, batch_size or (64 if isinstance(source, Arrays) else 8))
+
+
+def check_data(data: str | None) -> None:
+    """Refuse data that are not there, before time goes into loading a model.
+
+    Raises:
+        DataError: There is no such file or folder.
+    """
+    if data is not None and not is_reference(data):
+        require(Path(data).expanduser())
 
 
 def _read(data: str, column: str | None, limit: int | None) -> Source:

@@ -44,8 +44,7 @@ def read_source(path: Path, column: str | None, limit: int | None) -> Source:
     """
     if path.is_dir():
         return _folder(path, column, limit)
-    if not path.is_file():
-        raise DataError(f"--data {path} does not exist; give {_FORMS}")
+    require(path)
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
         raise DataError(
@@ -58,6 +57,16 @@ def read_source(path: Path, column: str | None, limit: int | None) -> Source:
         return _file(path, suffix, column, limit)
     except OSError as cause:
         raise DataError(f"{path} cannot be read: {cause.strerror or cause}") from cause
+
+
+def require(path: Path) -> None:
+    """Refuse a path where there is nothing.
+
+    Raises:
+        DataError: There is no such file or folder.
+    """
+    if not path.exists():
+        raise DataError(f"--data {path} does not exist; give {_FORMS}")
 
 
 def _file(path: Path, suffix: str, column: str | None, limit: int | None) -> Source:

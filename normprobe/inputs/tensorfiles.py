@@ -21,7 +21,7 @@ def read_npy(path: Path, limit: int | None) -> Arrays:
         DataError: Cut off, damaged, pickled, or empty.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except Exception as cause:  # a damaged header reaches Python's own parser
         raise DataError(_reason(path, cause)) from cause
     return _checked(path, {0: array}, limit)
@@ -33,11 +33,9 @@ def read_npz(path: Path, limit: int | None) -> Arrays:
     Raises:
         DataError: Cut off, damaged, pickled, empty, or with arrays of different lengths.
     """
-    arrays: dict[str, Any] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in file.files:
-                arrays[name] = file[name]
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
     except Exception as cause:  # zlib, zipfile and numpy each raise their own
         raise DataError(_reason(path, cause)) from cause
     return _checked(path, _positional(arrays), limit)
@@ -67,9 +65,9 @@ def _positional(arrays: Mapping[str, Any]) -> Mapping[str | int, Any]:
 
 
 def _reason(path: Path, cause: Exception) -> str:
-    if "allow_pickle" in str(cause) or "pickle" in str(cause):
+    if any(word in str(cause) for word in ("pickle", "Python objects")):
         return (
-            f"{path} holds pickled objects (or is no array file), and loading those runs whatever code they "
+            f"{path} holds pickled objects, and loading those runs whatever code they "
             "hold; save arrays of numbers"
         )
     return f"{path} is cut off or damaged ({type(cause).__name__}: {' '.join(str(cause).split())[:200]})"

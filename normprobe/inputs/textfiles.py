@@ -75,7 +75,7 @@ def read_parquet(path: Path, column: str | None, limit: int | None) -> Texts:
         name = _known(path, schema.names, column) if column is not None else _choose(path, held)
         parts = file.iter_batches(columns=[name], batch_size=1024)
         values = list(islice((value for part in parts for value in part.column(0).to_pylist()), limit))
-    except (pa.ArrowException, OSError) as cause:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as cause:
         raise DataError(f"{path} is not a readable Parquet file: {' '.join(str(cause).split())}") from cause
     rows = enumerate(values, start=1)
     return _chats(path, rows, limit) if name == "messages" else _texts(path, rows, limit)
