@@ -23,15 +23,27 @@ class Layout(Enum):
     TIME = "(time, batch, ...)"
     FLAT = "(batch x time, ...)"
     HEADS = "(batch x heads, time, ...)"
+    PACKED = "(rows of a packed sequence, ...)"
     LOOSE = "not recognised"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
-    """The batch of one forward: how many examples and, where known, how many positions each."""
+    """The batch of one forward as a layer sees it.
+
+    Attributes:
+        batch: how many examples.
+        time: how many positions each, where known.
+        time_first: whether the model's input is (time, batch, ...).
+        own: sizes of the layer's mask if it has a batch of its own.
+        packed: of a packed sequence the example and the position of each row, shape (2, rows).
+    """
 
     batch: int
     time: int | None
+    time_first: bool = False
+    own: tuple[int, ...] | None = None
+    packed: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +91,18 @@ def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
         case Layout.FLAT:
             return bool(leading) and time is not None and leading[0] == batch * time
         case Layout.HEADS:
-            return len(leading) > 1 and leading[1] == time and batch > 0 and leading[0] % batch == 0
+            heads = len(leading) > 1 and leading[1] == time and batch > 0 and leading[0] % batch == 0
+            return heads and leading[:2] != grid.own
+        case Layout.PACKED:
+            return grid.packed is not None and leading[:1] == grid.packed.shape[1:]
         case Layout.LOOSE:
             return True
 
 
 def decide(leading: tuple[int, ...], grid: Grid) -> Layout:
-    """The first layout that the leading sizes fit."""
-    return next(layout for layout in Layout if fits(layout, leading, grid))
+    """The first layout that the leading sizes fit; what is known of the model's input goes first."""
+    known: list[Layout] = [Layout.TIME] if grid.time_first else [Layout.PACKED]
+    return next(layout for layout in known + list(Layout) if fits(layout, leading, grid))
 
 
 def by_example(
@@ -113,6 +129,7 @@ def assign(
     *,
     first: int,
     padding: Padding | None,
+    axis: int | None,
     seed: int,
     k: int | None,
 ) -> Assignment:
@@ -124,12 +141,15 @@ def assign(
         grid: the forward's batch.
         first: running number of its first example.
         padding: the mask of this layer, if it has one.
+        axis: which axis of (example, ...) the mask runs along, as `time_axis` says; None for none.
         seed: the probe's seed.
         k: how many samples are kept; None for all.
     """
+    if layout is Layout.PACKED and grid.packed is not None:
+        return _packed(leading, grid.packed, first=first, seed=seed, k=k)
     sizes, order = by_example(layout, leading, grid)
     shape = tuple(sizes[axis] for axis in order)
-    real = _real(layout, shape, padding)
+    real = None if padding is None or axis is None else _spread(shape, axis, padding)
     if real is None:
         within = np.arange(int(np.prod(shape[1:])), dtype=np.int64)
         position = np.broadcast_to(within, (shape[0], len(within))).reshape(shape)
@@ -148,17 +168,40 @@ def assign(
     )
 
 
-def _real(layout: Layout, shape: tuple[int, ...], padding: Padding | None) -> NDArray[np.bool_] | None:
-    """The mask spread over (example, ...), along the first axis of its length; None if there is none."""
-    if padding is None or len(shape) < 2 or shape[0] != padding.real.shape[0]:
-        return None
-    time = padding.real.shape[1]
-    axes = [2] if layout is Layout.HEADS else range(1, len(shape))
-    for axis in axes:
-        if shape[axis] == time:
-            sizes = [shape[0]] + [time if other == axis else 1 for other in range(1, len(shape))]
-            return np.broadcast_to(padding.real.reshape(sizes), shape)
-    return None
+def time_axes(layout: Layout, leading: tuple[int, ...], grid: Grid, padding: Padding | None) -> list[int]:
+    """The axes of (example, ...) along which the mask may run, the likeliest first."""
+    if padding is None or layout is Layout.PACKED:
+        return []
+    sizes, order = by_example(layout, leading, grid)
+    shape = tuple(sizes[axis] for axis in order)
+    batch, time = padding.real.shape
+    if shape[0] != batch and (batch != 1 or layout is Layout.LOOSE):
+        return []
+    axes = (
+        [2]
+        if layout is Layout.HEADS
+        else [1]
+        if layout in (Layout.TIME, Layout.FLAT)
+        else range(1, len(shape))
+    )
+    return [axis for axis in axes if shape[axis] == time]
+
+
+def _spread(shape: tuple[int, ...], axis: int, padding: Padding) -> NDArray[np.bool_]:
+    """The mask spread over (example, ...) along an axis; one row of it serves every example."""
+    batch, time = padding.real.shape
+    sizes = [batch] + [time if other == axis else 1 for other in range(1, len(shape))]
+    return np.broadcast_to(padding.real.reshape(sizes), shape)
+
+
+def _packed(
+    leading: tuple[int, ...], places: NDArray[np.int64], *, first: int, seed: int, k: int | None
+) -> Assignment:
+    """Number the rows of a packed sequence, whose padding is already out."""
+    each = int(np.prod(leading[1:]))
+    example, position = np.repeat(places, each, axis=1)
+    within = np.tile(np.arange(each, dtype=np.int64), places.shape[1])
+    return Assignment(example + first, position * each + within, None, "", seed, k)
 
 
 def ragged(lengths: list[int], *, first: int, seed: int, k: int | None) -> Assignment:

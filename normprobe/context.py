@@ -50,23 +50,33 @@ class Tally:
 
     def add(self, forward: Forward) -> None:
         """Count the examples and positions of a forward, and fingerprint its first tensor."""
-        lead, mask = forward.lead, forward.masks.own
-        self._counts["examples"] += forward.batch
+        self._count(forward, 1)
+        lead = forward.batch.lead
+        if lead is not None:
+            tokens = lead.dim() == 2 and not lead.is_floating_point()
+            image = lead.dim() == 4 and lead.shape[1] in (1, 3)
+            self._units = {
+                "unit": "token" if tokens else "position",
+                "example_unit": "image" if image else "example",
+            }
+
+    def withdraw(self, forward: Forward) -> None:
+        """Take back what was counted of a forward."""
+        self._count(forward, -1)
+
+    def _count(self, forward: Forward, times: int) -> None:
+        batch, mask = forward.batch, forward.masks.own
+        lead, rows, padding = batch.lead, batch.size, 0
         if mask is not None:
-            self._counts["rows"] += int(mask.real.sum())
-            self._counts["padding"] += int((~mask.real).sum())
-        if lead is None:
-            return
-        tokens = lead.dim() == 2 and not lead.is_floating_point()
-        image = lead.dim() == 4 and lead.shape[1] in (1, 3)
-        self._units = {
-            "unit": "token" if tokens else "position",
-            "example_unit": "image" if image else "example",
-        }
-        if mask is None:
-            sequence = tokens or lead.dim() == 3
-            self._counts["rows"] += forward.batch * (forward.time or 1 if sequence else 1)
-        self._digest = self._digest + digest(lead, forward.first).cpu()
+            rows, padding = int(mask.real.sum()), int((~mask.real).sum())
+        elif lead is not None and (lead.dim() == 3 or (lead.dim() == 2 and not lead.is_floating_point())):
+            rows = batch.size * (batch.time or 1)
+        for name, count in (("examples", batch.size), ("rows", rows), ("padding", padding)):
+            self._counts[name] += times * count
+        if lead is not None:
+            real = None if mask is None or batch.packed is not None else mask.real
+            found = digest(lead, forward.first, time_first=batch.swapped, real=real)
+            self._digest = self._digest + times * found.cpu()
 
     def facts(self, part: str) -> dict[str, Any]:
         """Counts, units and the digest of this part, as JSON holds them."""

@@ -1,37 +1,68 @@
 """A cheap fingerprint of the data that a recording saw: equal digests, same data.
 
 Per example a weighted sum of the bits of the forward's first tensor, in wrapping 64-bit integers, so that
-neither the order of summation nor the batch size changes it; summed over the examples after mixing in
-their running number. Memory is constant, nothing is read back to the host until the recording is taken.
+neither the order of summation nor the batch size nor padding changes it; summed over the examples after
+mixing in their running number. Memory is constant, and nothing is read back to the host.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_MOST = 4096
-"""Weighted numbers per example; larger ones are strided over, and summed once without weights."""
+_MOST = 64
+"""Weighted features per position; more are strided over, and summed once without weights."""
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ODD = -7046029254386353131
 """0x9E3779B97F4A7C15 as a signed integer: the golden ratio in 64 bits, odd."""
 
 
-def digest(batch: Tensor, first: int) -> Tensor:
-    """Digest of a batch (examples, ...) whose first example is number ``first``; int64, shape ()."""
+def digest(
+    batch: Tensor, first: int, *, time_first: bool = False, real: NDArray[np.bool_] | None = None
+) -> Tensor:
+    """Fingerprint of a batch whose first example is number ``first``; int64, shape ().
+
+    Args:
+        batch: shape (examples, ...); a 1-D floating tensor is one example.
+        first: running number of the first example.
+        time_first: its shape is (positions, examples, ...), or (positions, features) of one example.
+        real: shape (examples, positions), True where a position is not padding; padding does not count.
+    """
     if batch.is_nested or batch.is_meta or batch.is_complex() or batch.numel() == 0 or batch.is_quantized:
         return torch.zeros((), dtype=torch.int64)
-    flat = batch.detach().reshape(len(batch), -1) if batch.dim() else batch.detach().reshape(1, 1)
-    bits = flat.view(_BITS[flat.element_size()]) if flat.dtype != torch.bool else flat.to(torch.uint8)
-    step = -(-bits.shape[1] // _MOST)
-    picked = bits[:, ::step].to(torch.int64)
-    weights = _mix(torch.arange(1, picked.shape[1] + 1, device=bits.device)) | 1
-    of_example = (picked * weights).sum(1) + _mix(torch.full((), bits.shape[1], device=bits.device))
-    if step > 1:
-        of_example = of_example + _mix(bits.sum(1, dtype=torch.int64))
-    number = torch.arange(first, first + len(of_example), device=bits.device)
+    bits = _bits(_examples_first(batch.detach(), time_first))
+    picked = bits[:, :, :: -(-bits.shape[2] // _MOST)]
+    held = torch.ones(bits.shape[:2], dtype=torch.int64, device=bits.device)
+    if real is not None and real.shape == bits.shape[:2]:
+        held = torch.from_numpy(real).to(bits.device, torch.int64)
+    index = torch.arange(1, bits.shape[1] * picked.shape[2] + 1, device=bits.device)
+    weights = (_mix(index) | 1).reshape(bits.shape[1], -1)[(held.cumsum(1) - 1).clip(0)]
+    total = (bits.sum(2, dtype=torch.int64) * held).sum(1)
+    size = _mix(held.sum(1)) ^ bits.shape[2]
+    of_example = ((picked.to(torch.int64) * weights).sum(2) * held).sum(1) + _mix(total) + _mix(size)
+    number = torch.arange(first, first + len(bits), device=bits.device)
     return _mix(of_example ^ _mix(number)).sum()
+
+
+def _examples_first(batch: Tensor, time_first: bool) -> Tensor:
+    """The tensor as (examples, positions, features)."""
+    if batch.dim() == 0 or (batch.dim() == 1 and batch.is_floating_point()):
+        return batch.reshape(1, -1, 1)
+    if time_first:
+        batch = batch.transpose(0, 1) if batch.dim() > 2 else batch.unsqueeze(0)
+    return batch.reshape(*batch.shape[:2], -1) if batch.dim() > 1 else batch.reshape(-1, 1, 1)
+
+
+def _bits(values: Tensor) -> Tensor:
+    """Numbers as integers of their size."""
+    return (
+        values.to(torch.uint8)
+        if values.dtype == torch.bool
+        else values.contiguous().view(_BITS[values.element_size()])
+    )
 
 
 def _mix(state: Tensor) -> Tensor:

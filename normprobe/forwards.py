@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from normprobe.alignment import Grid
-from normprobe.masks import _DECODER_INPUTS, Masks, Padding
+from normprobe.arguments import Batch, Signatures, decoder_sizes, read_batch, takes_time_first
+from normprobe.masks import Masks, Padding, has_two_sides, side_of
+
+
+class MaskFinder(Protocol):
+    """Finds the padding masks of a forward."""
+
+    def masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
+        """All of them."""
+
+    def sizes(
+        self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """(batch, positions) of the mask of the input, without reading it."""
 
 
 @dataclass(eq=False)
@@ -24,16 +33,13 @@ class Forward:
         owner: the module that was called.
         call: running number of the forward.
         first: running number of its first example.
-        batch: how many examples it has.
-        time: positions of each, where known.
-        decoder_time: likewise of the decoder's sequence in an encoder-decoder.
+        batch: its batch, as the arguments say.
         masks: its padding masks.
         measured: whether this forward is measured.
-        lead: its first tensor, until a layer of torch that is not batch-first may have claimed it.
+        decoder: sizes of the decoder's input in an encoder-decoder, where known.
         labels: the text of each sample, as the user's callable gave it.
         repeats: per layer and site how often it has fired in this forward.
         decoder_fired: whether a layer on a path with `decoder` has fired.
-        swapped: whether the first tensor turned out to be (time, batch, ...).
         stash: inputs of layers whose first call is under way.
         cache: assignments that layers of this forward share.
     """
@@ -41,26 +47,32 @@ class Forward:
     owner: nn.Module
     call: int
     first: int
-    batch: int
-    time: int | None
-    decoder_time: int | None
+    batch: Batch
     masks: Masks
     measured: bool
-    lead: Tensor | None = None
+    decoder: tuple[int, ...] | None = None
     labels: list[list[str]] | None = None
     repeats: dict[tuple[int, str], int] = field(default_factory=dict)
     decoder_fired: bool = False
-    swapped: bool = False
     stash: dict[int, Tensor] = field(default_factory=dict)
     cache: dict[Any, Any] = field(default_factory=dict)
 
     def grid_of(self, name: str, padding: Padding | None) -> Grid:
         """The batch and time that a layer of this name works on."""
+        batch = self.batch
         if padding is not None:
-            return Grid(self.batch, padding.real.shape[1])
-        if self.masks.two_sided and self.masks.of(name, self.decoder_fired) is self.masks.decoder:
-            return Grid(self.batch, self.decoder_time)
-        return Grid(self.batch, self.time)
+            sizes = padding.real.shape
+            own = sizes if sizes[0] not in (1, batch.size) else None
+            return Grid(batch.size, sizes[1], batch.swapped, own, batch.packed)
+        reads = self.masks.reads(name, self.decoder_fired)
+        if reads == "cross" and not self.masks.two_sided:
+            time = None
+        else:
+            time = self._decoder_time() if reads == "decoder" else batch.time
+        return Grid(batch.size, time, batch.swapped, None, batch.packed)
+
+    def _decoder_time(self) -> int | None:
+        return None if self.decoder is None else self.decoder[0 if self.batch.swapped else 1]
 
 
 class Forwards:
@@ -73,7 +85,8 @@ class Forwards:
         self.examples = 0
         self._lock = threading.Lock()
         self._threads = threading.local()
-        self._signatures: dict[type, inspect.Signature | None] = {}
+        self._signatures = Signatures()
+        self._two_sided: dict[int, bool] = {}
 
     @property
     def current(self) -> Forward | None:
@@ -91,122 +104,65 @@ class Forwards:
         self._threads = threading.local()
 
     def begin(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], find: Callable[..., Masks]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], finder: MaskFinder
     ) -> Forward:
-        """Start a forward with this call; ``find`` gives the masks of (named arguments, args, kwargs)."""
-        arguments = self.named(module, args, kwargs)
+        """Start a forward with this call of a module."""
+        arguments = self._signatures.named(module, args, kwargs)
         with self._lock:
             call = self.calls
             measured = call % self.every == 0
             self.calls += 1
             self.measured += measured
-        masks = find(arguments, args, kwargs) if measured else Masks()
-        lead, batch, time = read_batch(arguments, masks.own)
+        masks = finder.masks(arguments, args, kwargs) if measured else Masks()
+        own = None if masks.own is None else masks.own.real.shape
+        batch = read_batch(arguments, own if measured else finder.sizes(arguments, args, kwargs))
+        if takes_time_first(module):
+            batch = time_first(batch)
+        if measured and not masks.two_sided and self._has_two_sides(module):
+            masks = replace(masks, two_sided=True, cross=masks.cross or masks.own)
         with self._lock:
             first = self.examples
-            self.examples += batch
-        other = _decoder_time(arguments, masks)
-        forward = Forward(module, call, first, batch, time, other, masks, measured, lead)
-        if type(module).__module__.startswith("torch.nn") and _time_first_inside(module):
-            self.swap(forward)
+            self.examples += batch.size
+        forward = Forward(module, call, first, batch, masks, measured, decoder_sizes(arguments))
         self._threads.forward = forward
         return forward
 
-    def swap(self, forward: Forward) -> None:
-        """Read the forward's first tensor as (time, batch, features), or (time, features) of one example."""
-        lead = forward.lead
-        if lead is None or lead.is_nested or lead.dim() < 2 or forward.swapped:
-            return
-        batch = lead.shape[1] if lead.dim() > 2 else 1
+    def swap(self, forward: Forward) -> bool:
+        """Read the forward's first tensor as (time, batch, ...) from now on; whether that is news."""
+        batch = time_first(forward.batch)
+        if batch is forward.batch:
+            return False
         with self._lock:
-            self.examples += batch - forward.batch
-        forward.batch, forward.time, forward.swapped = batch, lead.shape[0], True
+            self.examples += batch.size - forward.batch.size
+        forward.batch = batch
+        return True
 
-    def named(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by name in the order of the signature; a mapping's entries stand for themselves."""
-        arguments: dict[str, Any] = {}
-        for name, value in self._bound(module, args, kwargs).items():
-            if isinstance(value, Mapping):
-                arguments.update({str(key): entry for key, entry in value.items()})
-            elif value is not None:
-                arguments[name] = value
-        return arguments
-
-    def _bound(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        signature = self._signature(module)
-        try:
-            if signature is None:
-                raise TypeError
-            bound = signature.bind_partial(*args, **kwargs).arguments
-        except TypeError:  # the call itself will tell the user
-            return {**{f"args{index}": value for index, value in enumerate(args)}, **kwargs}
-        flat: dict[str, Any] = {}
-        for name, value in bound.items():
-            kind = signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_POSITIONAL:
-                flat.update({f"{name}{index}": entry for index, entry in enumerate(value)})
-            elif kind is inspect.Parameter.VAR_KEYWORD:
-                flat.update(value)
-            else:
-                flat[name] = value
-        return flat
-
-    def _signature(self, module: nn.Module) -> inspect.Signature | None:
-        cls = type(module)
-        if cls not in self._signatures:
-            try:
-                self._signatures[cls] = inspect.signature(module.forward)
-            except (TypeError, ValueError):
-                self._signatures[cls] = None
-        return self._signatures[cls]
+    def _has_two_sides(self, module: nn.Module) -> bool:
+        """Whether the module holds an encoder and a decoder, whatever its arguments are called."""
+        if id(module) not in self._two_sided:
+            self._two_sided[id(module)] = has_two_sides(name for name, _ in module.named_modules())
+        return self._two_sided[id(module)]
 
 
-def read_batch(arguments: Mapping[str, Any], mask: Padding | None) -> tuple[Tensor | None, int, int | None]:
-    """The first tensor of the arguments, the batch and, where there is one, the time."""
-    packed = next((value for value in arguments.values() if isinstance(value, PackedSequence)), None)
-    if packed is not None:
-        return packed.data, int(packed.batch_sizes[0]), len(packed.batch_sizes)
-    lead = next(_tensors(arguments.values()), None)
-    if lead is None:
-        return None, 1, None
-    if lead.is_nested:
-        return lead, lead.size(0), None
-    if lead.dim() == 0 or (lead.dim() == 1 and lead.is_floating_point()):
-        return lead, 1, None
-    sizes = tuple(lead.shape)
-    if mask is not None and len(sizes) > 1 and mask.real.shape == sizes[1::-1] != sizes[:2]:
-        return lead, sizes[1], sizes[0]
-    time = mask.real.shape[1] if mask is not None else sizes[1] if len(sizes) > 1 else None
-    return lead, sizes[0], time
+def time_first(batch: Batch) -> Batch:
+    """The batch with its first tensor read as (time, batch, ...), or (time, features) of one example."""
+    lead = batch.lead
+    if lead is None or batch.swapped or batch.packed is not None or lead.is_nested or lead.dim() < 2:
+        return batch
+    return Batch(lead, lead.shape[1] if lead.dim() > 2 else 1, lead.shape[0], swapped=True)
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
+def decoders(model: nn.Module) -> list[nn.Module]:
+    """The outermost callable modules on a path with `decoder`: once one is called, the decoder has begun."""
+    found: list[nn.Module] = []
 
+    def look(module: nn.Module, name: str) -> None:
+        for part, child in module.named_children():
+            path = f"{name}.{part}"
+            if side_of(path) == "decoder" and not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+                found.append(child)
+            elif side_of(path) != "encoder":
+                look(child, path)
 
-def _decoder_time(arguments: Mapping[str, Any], masks: Masks) -> int | None:
-    if masks.decoder is not None:
-        return int(masks.decoder.real.shape[1])
-    for name in _DECODER_INPUTS:
-        value = arguments.get(name)
-        if isinstance(value, Tensor) and value.dim() > 1:
-            return value.shape[1]
-    return None
-
-
-def takes_time_first(module: nn.Module) -> bool:
-    """Whether the module is one of torch's that read (time, batch, features)."""
-    return type(module).__module__.startswith("torch.nn") and getattr(module, "batch_first", True) is False
-
-
-def _time_first_inside(module: nn.Module) -> bool:
-    return any(takes_time_first(child) for child in module.modules())
-
-
-def in_backward() -> bool:
-    """Whether autograd is running backward in this thread: a forward there is a recomputation."""
-    return bool(torch._C._current_graph_task_id() != -1)
+    look(model, "")
+    return list(dict.fromkeys(found))

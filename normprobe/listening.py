@@ -5,17 +5,19 @@ from __future__ import annotations
 import fnmatch
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from normprobe.arguments import in_backward, takes_time_first
 from normprobe.context import Tally
-from normprobe.forwards import Forward, Forwards, in_backward, takes_time_first
+from normprobe.forwards import Forward, Forwards, decoders
 from normprobe.hooks import Hooks
 from normprobe.layers import Found
-from normprobe.masks import Masks, Padding, find_masks, side_of
+from normprobe.masks import Masks, Padding, find_masks, mask_sizes, side_of
 from normprobe.measuring import first_tensor, take
 from normprobe.options import LabelsOf, MaskOption, given_padding
 from normprobe.placing import named_labels
@@ -76,6 +78,8 @@ class Listener:
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._claim_time_first)
+        for module in decoders(model):
+            hooks.before(module, self._enter_decoder)
 
     def _enter_container(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_backward():
@@ -90,26 +94,47 @@ class Listener:
         if not in_backward():
             self.forwards.end(module)
 
+    def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        forward = self.forwards.current
+        if forward is not None:
+            forward.decoder_fired = True
+
     def _claim_time_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         forward = self.forwards.current
-        if forward is not None and forward.lead is not None and first_tensor(args) is forward.lead:
-            self.forwards.swap(forward)
+        lead = None if forward is None else forward.batch.lead
+        if forward is None or lead is None or all(value is not lead for value in (*args, *kwargs.values())):
+            return
+        with self.lock, torch.no_grad():
+            before = replace(forward)
+            if self.forwards.swap(forward) and forward.measured:
+                self.tally.withdraw(before)
+                self.tally.add(forward)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
-        forward = self.forwards.begin(module, args, kwargs, self._find_masks)
+        forward = self.forwards.begin(module, args, kwargs, self)
         if forward.measured:
             forward.labels = named_labels(self._labels, forward, args, kwargs)
             with self.lock, torch.no_grad():
                 self.tally.add(forward)
         return forward
 
-    def _find_masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
+    def masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
+        """The padding masks of a forward, as the user wants them."""
         if self._mask == "auto":
             return find_masks(arguments)
         if callable(self._mask):
             own = given_padding(self._mask(args, kwargs), "mask")
             return Masks(own, own, own)
         return Masks()
+
+    def sizes(
+        self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """(batch, positions) of the mask of a forward that is not measured."""
+        if callable(self._mask):
+            mask = self._mask(args, kwargs)
+            return None if mask is None else tuple(mask.shape)
+        return mask_sizes(arguments) if self._mask == "auto" else None
 
     def _padding_of(self, watch: Watch, forward: Forward) -> Padding | None:
         if not isinstance(self._mask, Mapping):
@@ -150,6 +175,8 @@ class Listener:
         if in_backward() or forward is None:
             return
         tensor = first_tensor([output])
+        if tensor is None:  # the call raised, or gave no tensor
+            forward.stash.pop(watch.index, None)
         if forward.measured and not watch.refused and tensor is not None:
             with self.lock:
                 self._finish(watch, module, forward, tensor)
@@ -159,7 +186,8 @@ class Listener:
         """After the call: let a first call correct the view, then measure what is left to measure."""
         stashed = forward.stash.pop(watch.index, None)
         if stashed is not None:
-            self._guard(watch, "its first call", partial(watch.settle, module, stashed, output.detach()))
+            if not watch.settled:  # another thread may have been first
+                self._guard(watch, "its first call", partial(watch.settle, module, stashed, output.detach()))
             if not watch.refused:
                 self._take(watch, "input", stashed, forward)
         if not watch.refused:

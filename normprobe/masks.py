@@ -7,14 +7,15 @@ Every form that models take (1 and 0, booleans, additive floats; two, three or f
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 _BLOCKED = -9000.0
 """Additive masks block with -10,000 (-9,984 in bfloat16), the dtype's minimum or -inf."""
@@ -23,7 +24,9 @@ _INVERTED = re.compile(r"(^|_)key_padding_mask$")
 _LENGTHS = ("input_ids", "inputs_embeds")
 _DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds", "tgt")
 _CROSS = re.compile(r"cross|encoder_attn|enc_?dec|encoder_attention")
-_KEY_OR_VALUE = re.compile(r"^(to_|c_|w)?(k|v|kv|key|value|key_value)(_?(proj|lin|linear))?$")
+_KEY_OR_VALUE = re.compile(
+    r"^((to_|c_|w)?(k|v|kv|key|value|key_value)(_?(proj|lin|linear|norm|layernorm))?|c_attn)$"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,22 +60,33 @@ class Masks:
 
     def of(self, name: str, decoder_fired: bool) -> Padding | None:
         """The mask that the layer of this name reads, given whether a decoder layer has fired before it."""
+        return {"own": self.own, "decoder": self.decoder, "cross": self.cross}[
+            self.reads(name, decoder_fired)
+        ]
+
+    def reads(self, name: str, decoder_fired: bool) -> Literal["own", "decoder", "cross"]:
+        """Which sequence the layer of this name works on."""
         if is_cross_source(name):
-            return self.cross
-        if not self.two_sided:
-            return self.own
-        side = side_of(name)
-        return self.decoder if side == "decoder" or (side == "" and decoder_fired) else self.own
+            return "cross"
+        side = side_of(name) if self.two_sided else "encoder"
+        return "decoder" if side == "decoder" or (side == "" and decoder_fired) else "own"
 
 
 def side_of(name: str) -> str:
-    """``encoder`` or ``decoder``, as the leftmost part of the name that mentions either says; else ''."""
+    """``encoder`` or ``decoder``, as the leftmost part of the name that says either; else ''."""
     for part in name.lower().split("."):
-        if "decoder" in part:
-            return "decoder"
-        if "encoder" in part:
-            return "encoder"
+        decoder, encoder = "decoder" in part, "encoder" in part
+        if decoder is not encoder:  # `encoder_decoder` holds both
+            return "decoder" if decoder else "encoder"
     return ""
+
+
+def has_two_sides(names: Iterable[str]) -> bool:
+    """Whether modules of these names form an encoder-decoder, whose decoder attends to the encoder."""
+    given = list(names)
+    across = (is_cross_source(name) or name.endswith(".multihead_attn") for name in given)
+    crosses = any(side_of(name) == "decoder" for name, cross in zip(given, across, strict=True) if cross)
+    return crosses and any(side_of(name) == "encoder" for name in given)
 
 
 def is_cross_source(name: str) -> bool:
@@ -89,6 +103,7 @@ def find_masks(arguments: Mapping[str, Any]) -> Masks:
     target = _first(found, ("decoder_attention_mask", "tgt_key_padding_mask"))
     memory = _first(found, ("encoder_attention_mask", "memory_key_padding_mask"))
     source = source or _any_inverted(found, {"tgt_key_padding_mask", "memory_key_padding_mask"})
+    source = source or _packed(arguments)
     if "src" not in arguments and "tgt" in arguments and source is None:  # a decoder alone
         source, target, two_sided = target, None, False
     own = _last_positions(source, found, _LENGTHS)
@@ -108,6 +123,30 @@ def _first(found: Mapping[str, Tensor], names: tuple[str, ...]) -> Padding | Non
 def _any_inverted(found: Mapping[str, Tensor], others: set[str]) -> Padding | None:
     names = tuple(name for name in found if _INVERTED.search(name) and name not in others)
     return _first(found, names)
+
+
+def _packed(arguments: Mapping[str, Any]) -> Padding | None:
+    """What a packed sequence would leave out if it were padded."""
+    for name, value in arguments.items():
+        if isinstance(value, PackedSequence):
+            longer = torch.arange(int(value.batch_sizes[0])).unsqueeze(1) < value.batch_sizes
+            order = value.unsorted_indices
+            return Padding(name, (longer if order is None else longer[order.cpu()]).numpy())
+    return None
+
+
+def mask_sizes(arguments: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(batch, positions) of the mask that `find_masks` would find for the input, without reading it."""
+    names = [name for name, value in arguments.items() if isinstance(value, Tensor) and _is_mask(name, value)]
+    names.sort(key=lambda name: name != "attention_mask")
+    return (arguments[names[0]].shape[0], arguments[names[0]].shape[-1]) if names else None
+
+
+def _is_mask(name: str, value: Tensor) -> bool:
+    others = ("tgt_key_padding_mask", "memory_key_padding_mask")
+    return value.dim() > 1 and (
+        name == "attention_mask" or bool(_INVERTED.search(name) and name not in others)
+    )
 
 
 def _last_positions(
@@ -158,9 +197,13 @@ def _allowed(mask: Tensor, inverted: bool) -> Tensor:
 def _keys(allowed: Tensor) -> Tensor:
     """From (batch, queries, keys): a key is real if a query reads it.
 
-    Rows that read everything are skipped but for the last: padded queries of left-padded batches are often
-    opened wholly to keep the softmax finite.
+    Queries in padding are often opened wholly to keep the softmax finite, so a query that reads everything
+    says nothing, unless it is the last of a causal mask or no query is kept from anything.
     """
-    counts = ~allowed.all(-1)
-    counts[:, -1] = True
+    queries, keys = allowed.shape[1:]
+    full = allowed.all(-1)
+    ahead = torch.ones_like(allowed[0]).triu(keys - queries + 1)
+    reads_ahead = (allowed & ahead & ~full.unsqueeze(-1)).flatten(1).any(1)
+    counts = ~full | full.all(1, keepdim=True)
+    counts[:, -1] |= (full.sum(1) == 1) & ~reads_ahead
     return (allowed & counts.unsqueeze(-1)).any(1)

@@ -62,6 +62,8 @@ def take(
 ) -> None:
     """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
     tensor = tensor.detach()
+    repeat = forward.repeats.get((watch.index, name), 0)
+    forward.repeats[watch.index, name] = repeat + 1
     why = unmeasurable(tensor)
     if why:
         watch.note(why)
@@ -84,8 +86,6 @@ def take(
     seen = watch.view.kind == "batch_norm" and real is not None
     where = torch.from_numpy(keep).to(tensor.device)
     measured = kernels.measure(arranged.values, where, real, seen=seen)
-    repeat = forward.repeats.get((watch.index, name), 0)
-    forward.repeats[watch.index, name] = repeat + 1
     _add(site, measured, placed, forward, dtype)
     chunk = _chunk(placed, forward, keep, hashes[:count], repeat)
     site.samples.add(Kept(**chunk, data=_sample_moments(measured)))
@@ -94,10 +94,16 @@ def take(
     site.rows.add(Kept(**rows, data=_raw_rows(arranged.values, placed, keep[:few], seed)))
     if placed.assignment.masked_by:
         watch.masked_by[placed.assignment.masked_by] = None
-    elif padding is not None and name == "input" and arranged.leading[1:2] not in ((), (1,)):
-        watch.note(f"its samples {arranged.leading} do not fit {padding.name} {padding.real.shape}: unmasked")
+    elif padding is not None and name == "input" and _should_fit(arranged, placed):
+        sizes = arranged.leading + arranged.inner
+        watch.note(f"its samples {sizes} do not fit {padding.name} {padding.real.shape}: unmasked")
     if not placed.assignment.n_samples:
         watch.note(f"a call without a sample at its {name}")
+
+
+def _should_fit(arranged: Arranged, placed: Placed) -> bool:
+    """Whether a mask that does not fit is worth a word: not at a pooler or the head of a last position."""
+    return not placed.aligned or len(arranged.inner) == 1 or arranged.leading[1:2] not in ((), (1,))
 
 
 def _arranged(

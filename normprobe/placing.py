@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normprobe.alignment import Assignment, Layout, assign, decide, fits, ragged
+from normprobe.alignment import Assignment, Layout, assign, decide, fits, ragged, time_axes
 from normprobe.forwards import Forward
 from normprobe.masks import Padding
 from normprobe.views import Arranged
@@ -64,12 +64,20 @@ def place(
     if layout is Layout.LOOSE:
         first = watch.loose.get(site, 0)
         watch.loose[site] = first + (leading[0] if leading else 1)
-    key = (layout, leading, inner, first, None if padding is None else id(padding), watch.view.sample)
+    axis = _one_of(time_axes(layout, leading, grid, padding), watch, site)
+    key = (layout, leading, inner, first, axis, None if padding is None else id(padding), watch.view.sample)
     if key not in forward.cache:
-        assignment = assign(layout, leading, grid, first=first, padding=padding, seed=seed, k=k)
+        assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
         forward.cache[key] = _placed(layout, arranged, assignment, padding)
     placed: Placed = forward.cache[key]
     return placed
+
+
+def _one_of(axes: list[int], watch: Watch, site: str) -> int | None:
+    """The axis the mask runs along; as many heads as positions read as on a call that told them apart."""
+    if len(axes) == 1:
+        watch.axes[site] = axes[0]
+    return watch.axes[site] if watch.axes.get(site) in axes else next(iter(axes), None)
 
 
 def _placed(layout: Layout, arranged: Arranged, assignment: Assignment, padding: Padding | None) -> Placed:
@@ -77,9 +85,9 @@ def _placed(layout: Layout, arranged: Arranged, assignment: Assignment, padding:
     aligned = layout is not Layout.LOOSE
     rows = _row_mask(leading, inner, padding)
     if rows is not None and padding is not None:
-        assignment = replace(assignment, real=np.asarray(rows.any(1)), masked_by=padding.name)
+        assignment = replace(assignment, real=np.asarray(rows.any(axis=1)), masked_by=padding.name)
         return Placed(assignment, torch.from_numpy(rows), int((~rows).sum()), False, aligned)
-    one_axis = len(leading) == (1 if layout is Layout.FLAT else 2)
+    one_axis = len(leading) == (1 if layout in (Layout.FLAT, Layout.PACKED) else 2)
     named = aligned and one_axis and layout is not Layout.HEADS and not inner
     if assignment.real is None:
         return Placed(assignment, None, 0, named, aligned)
@@ -91,14 +99,11 @@ def _row_mask(
     leading: tuple[int, ...], inner: tuple[int, ...], padding: Padding | None
 ) -> NDArray[np.bool_] | None:
     """The mask of a channel layer's rows: (batch, channels, time) has one row per position."""
-    if (
-        padding is None
-        or len(leading) != 1
-        or len(inner) != 1
-        or (leading[0], inner[0]) != padding.real.shape
-    ):
+    if padding is None or len(leading) != 1 or len(inner) != 1:
         return None
-    return padding.real
+    batch, time = padding.real.shape
+    fitting = time == inner[0] and batch in (1, leading[0])
+    return np.array(np.broadcast_to(padding.real, (leading[0], time))) if fitting else None
 
 
 def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | None) -> Placed:

@@ -32,6 +32,7 @@ class Watch:
         offset: what the layer adds to its stored weight before scaling; None where unknown.
         sites: what was measured before and after.
         layouts: per site how the leading sizes read, decided on the first call.
+        axes: per site which axis a mask runs along, where a call has told.
         loose: per site how many leading entries were numbered within the layer.
         modes: train and eval, as met.
         grads: the gradient modes met.
@@ -49,6 +50,7 @@ class Watch:
     settled: bool = False
     offset: float | None = 0.0
     layouts: dict[str, Layout] = field(default_factory=dict)
+    axes: dict[str, int] = field(default_factory=dict)
     loose: dict[str, int] = field(default_factory=dict)
     modes: dict[str, None] = field(default_factory=dict)
     grads: dict[str, None] = field(default_factory=dict)
@@ -137,7 +139,9 @@ class Watch:
         """Freeze the state; ``never`` is the status and reason of a layer that did not fire."""
         layer = self.layer
         calls = max(site.calls for site in self.sites.values())
-        status, reason = ("refused", self.refused) if self.refused else ("fired", "") if calls else never
+        # A layer none of whose calls could be measured fired all the same; its notes say why.
+        met = calls > 0 or self.depth is not None
+        status, reason = ("refused", self.refused) if self.refused else ("fired", "") if met else never
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in self.reasons.items()]
         ledger = {
             "layer": layer.name,
