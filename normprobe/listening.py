@@ -21,6 +21,7 @@ from normprobe.masks import Masks, Padding, find_masks, mask_sizes, side_of
 from normprobe.measuring import first_tensor, take
 from normprobe.options import LabelsOf, MaskOption, given_padding
 from normprobe.placing import named_labels
+from normprobe.unseen import SLOWED, would_fuse
 from normprobe.watch import Watch
 
 
@@ -80,6 +81,9 @@ class Listener:
                 hooks.before(module, self._claim_time_first)
         for module in decoders(model):
             hooks.before(module, self._enter_decoder)
+        for module in model.modules():
+            if isinstance(module, nn.TransformerEncoderLayer):
+                hooks.before(module, self._enter_fused)
 
     def _enter_container(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_backward():
@@ -98,6 +102,13 @@ class Listener:
         forward = self.forwards.current
         if forward is not None:
             forward.decoder_fired = True
+
+    def _enter_fused(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if would_fuse(module):
+            for child in module.modules():
+                watch = self.watches.get(id(child))
+                if watch is not None:
+                    watch.reasons[SLOWED] = 1
 
     def _claim_time_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         forward = self.forwards.current

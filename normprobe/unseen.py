@@ -1,4 +1,4 @@
-"""Why a layer's hook never fired: status and reason for the ledger."""
+"""What the ledger says of layers that no hook sees, or that hooks change."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ import torch
 from torch import nn
 
 from normprobe.layers import Layer
+
+SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bare model's only to rounding"
+
+
+def would_fuse(module: nn.Module) -> bool:
+    """Whether torch would run this `nn.TransformerEncoderLayer` as one fused kernel, had it no hooks."""
+    attention = getattr(module, "self_attn", None)
+    if not isinstance(attention, nn.MultiheadAttention) or module.training or not attention.batch_first:
+        return False
+    trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in module.parameters())
+    even = attention.num_heads % 2 == 0 and attention.in_proj_bias is not None
+    return even and not trained and not torch.is_autocast_enabled()
 
 
 def why_unseen(
