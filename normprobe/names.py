@@ -115,7 +115,7 @@ def _spot(layer: str, skip: str) -> Spot:
 def role_labels(roles: Sequence[str]) -> dict[str, str]:
     """Return a short, distinct label for each role: the end of its name, as long as it needs to be.
 
-    An ending that all share is left out.
+    An ending that all share is left out. A layer outside any block keeps its name.
 
     Args:
         roles: distinct roles (`role_of`).
@@ -129,16 +129,17 @@ def role_labels(roles: Sequence[str]) -> dict[str, str]:
         >>> role_labels(["layers.*.self_attn.q_proj", "layers.*.mlp.down_proj"])
         {'layers.*.self_attn.q_proj': 'q_proj', 'layers.*.mlp.down_proj': 'down_proj'}
     """
-    tails = {role: role.rpartition("*.")[2] for role in roles}
-    if len(set(tails.values())) < len(tails) or not all(tails.values()):
-        tails = {role: role for role in roles}
+    tails = {role: role.rpartition("*.")[2] for role in roles if "*" in role}
+    if len(set(tails.values())) < len(tails):
+        tails = {role: role for role in tails}
     ends = {tail.rpartition(".")[2] for tail in tails.values()}
     if len(tails) > 1 and len(ends) == 1 and all("." in tail for tail in tails.values()):
         tails = {role: tail.rpartition(".")[0] for role, tail in tails.items()}
-    return {
-        role: _distinct_end(tail, [other for other in tails.values() if other != tail])
-        for role, tail in tails.items()
+    every = list(tails.values())
+    short = {
+        role: _distinct_end(tail, [other for other in every if other != tail]) for role, tail in tails.items()
     }
+    return {role: short.get(role, role) for role in roles}
 
 
 def _distinct_end(name: str, others: Sequence[str]) -> str:

@@ -87,9 +87,9 @@ class DepthAxis:
         widest = sorted(shared, key=lambda role: -float(np.nan_to_num(spread.get(role, 0.0))))[:LINES]
         return tuple(role for role in shared if role in widest)
 
-    def labels(self, roles: Sequence[str], width: int = 26) -> dict[str, str]:
-        """Return what to call each role beside its line; nothing where names have no integer."""
-        if not self.numbered:
+    def labels(self, roles: Sequence[str], width: int = 25) -> dict[str, str]:
+        """Return what to call each role beside its line; nothing where there is nothing to tell apart."""
+        if not self.numbered or (len(roles) == 1 and roles[0].endswith("*")):
             return dict.fromkeys(roles, "")
         return {role: shorten_name(text, width) for role, text in role_labels(list(roles)).items()}
 

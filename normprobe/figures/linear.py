@@ -116,8 +116,8 @@ def plan(tables: Tables) -> Plan:
         draw=lambda axes: _draw(axes, found),
         heights=(2.7,),
         columns=2,
-        margins=(0.62, 1.55, 0.5, 0.34),
-        gaps=(1.95, 0.5),
+        margins=(0.62, 2.0, 0.5, 0.34),
+        gaps=(2.1, 0.5),
     )
 
 
@@ -147,7 +147,7 @@ def _chart(ax: Axes, found: Roles, column: str, groups: Sequence[tuple[str, ...]
         if y.notna().any():
             text = ", ".join(found.labels[role] for role in group)
             ends.append(
-                Label(shorten_name(text, 27), float(y.dropna().iloc[-1]), INK, ROLE_COLOURS[style], dashes)
+                Label(shorten_name(text, 25), float(y.dropna().iloc[-1]), INK, ROLE_COLOURS[style], dashes)
             )
     blocks = found.lines["block"].astype(float)
     pad = max(0.5, 0.02 * (blocks.max() - blocks.min()))

@@ -78,7 +78,8 @@ def _chosen(tables: Tables) -> pd.DataFrame:
     if widths.empty:
         return norms
     commonest = max(widths.index, key=lambda width: (widths[width], width))
-    return norms.query("n_features == @commonest")
+    same_width: pd.DataFrame = norms[norms["n_features"] == commonest]
+    return same_width
 
 
 def summarize(tables: Tables) -> OutlierMap:

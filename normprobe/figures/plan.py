@@ -48,7 +48,7 @@ class Plan:
     draw: Callable[[Sequence[Axes]], None]
     heights: tuple[float, ...]
     columns: int = 1
-    margins: tuple[float, float, float, float] = (0.78, 2.0, 0.62, 0.34)
+    margins: tuple[float, float, float, float] = (0.78, 2.15, 0.62, 0.34)
     gaps: tuple[float, float] = (0.5, 0.52)
     hits: tuple[Hit, ...] = ()
     hit_axis: str = "x"

@@ -28,7 +28,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 def running_statistics(tables: Tables | Recording, *, ax: Any = None) -> Any:
     """Draw how far BatchNorm's running mean and variance are from what the layer itself observed.
 
-    Observed variances are multiplied by n/(n - 1), as the running variance collects them (torch, BatchNorm2d).
+    Observed variances are multiplied by n/(n - 1), as the running variance collects them.
 
     Args:
         tables: a recording or its tables.
@@ -49,7 +49,7 @@ class Audit:
 
     Attributes:
         depth: the columns.
-        means: a row per column, quantiles over channels of (observed - running mean) ÷ running standard deviation.
+        means: a row per column: quantiles over channels of (observed - running) ÷ running standard deviation.
         variances: the same of observed ÷ running variance.
         constant: channels left out because a variance is 0 or undefined.
         channels: how many channels there are.

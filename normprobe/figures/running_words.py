@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from normprobe.figures.running import Audit
     from normprobe.tables import Tables
 
-FEW = 1000  # values per channel below which the observed variance is off by over 4 % (2 standard errors: 2 √(2/n))
+FEW = 1000  # values per channel; the standard error of a variance is √(2/n) of it, 4 % here
 
 
 def facts(tables: Tables, norms: pd.DataFrame, count: pd.Series[float]) -> str:
@@ -60,8 +60,9 @@ def aria_label(found: Audit) -> str:
     """Return one sentence for those who do not see the figure."""
     middle = found.variances[0.5]
     return (
-        f"Running against observed statistics of {format_count(len(middle), 'BatchNorm')}: the median channel’s "
-        f"observed variance is {format_number(middle.min())} to {format_number(middle.max())} times the running one."
+        f"Running against observed statistics of {format_count(len(middle), 'BatchNorm')}: the median "
+        f"channel’s observed variance is {format_number(middle.min())} to {format_number(middle.max())} "
+        "times the running one."
     )
 
 

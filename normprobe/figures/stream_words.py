@@ -38,7 +38,8 @@ def caption(found: Stream) -> str:
     elif found.first:
         which = "all of those" if found.first == over else f"{found.first} of those {over}"
         text += f"; {which} are the first {found.unit} of their {found.example}"
-    return f"{text}. A few {plural(found.unit)} far above all others through many blocks carry massive activations."
+    ending = "far above all others through many blocks carry massive activations"
+    return f"{text}. A few {plural(found.unit)} {ending}."
 
 
 def aria_label(found: Stream) -> str:
