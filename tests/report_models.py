@@ -101,7 +101,8 @@ class Drawing:
     aria_label: str = "a figure"
 
     def svg(self, prefix: str, link: Any = None) -> str:
-        return f'<svg viewBox="0 0 763 10" role="img" aria-label="a figure"><path id="{prefix}a" d="M0 0"/></svg>'
+        path = f'<path id="{prefix}a" d="M0 0"/>'
+        return f'<svg viewBox="0 0 763 10" role="img" aria-label="a figure">{path}</svg>'
 
     def save(self, directory: Path, png: bool = True, svg: bool = True) -> None:
         for ending in ["png"] * png + ["svg"] * svg:

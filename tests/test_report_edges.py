@@ -31,7 +31,9 @@ def test_no_norm(tmp_path):
     text = text_of(html)
     assert sections(html) == ["findings", "layers", "reading"]
     assert "No normalization layer: Linear layers only." in text
-    assert text.index("Nothing worth acting on. All 2 layers were seen.") < text.index("No normalization layer")
+    assert text.index("Nothing worth acting on. All 2 layers were seen.") < text.index(
+        "No normalization layer"
+    )
 
 
 def test_no_linear(tmp_path):
@@ -135,6 +137,8 @@ def test_gaps_come_first(drawn, tmp_path):
     assert "unused.2 linear never fired" in text
     assert html.count('<rect class="unseen" x=') == 3 + 1  # and the key
     assert "3 never fired, at the end" in text
+    assert "Never fired: this data did not reach the layer." in text
+    assert "Bypassed:" not in text
     assert len(re.findall(r'<tr id="layer-', html)) == 4
 
 
@@ -155,7 +159,9 @@ def test_called_many_times(drawn, tmp_path):
 
 def test_severe_findings_lead_the_verdict(drawn, tmp_path):
     rows = [
-        finding("layers.0.norm", severity="error", title="NaN or Inf", statistic="NaN or Inf values", value=3),
+        finding(
+            "layers.0.norm", severity="error", title="NaN or Inf", statistic="NaN or Inf values", value=3
+        ),
         finding("layers.0.up", severity="warning", title="Variance below eps"),
         finding("layers.1.up", severity="warning", title="Stale"),
         finding("layers.1.norm"),

@@ -21,11 +21,15 @@ def test_one_line():
 def test_one_line_of_nothing():
     with Probe(nn.LayerNorm(4)) as probe:
         pass
-    assert one_line(probe.recording.tables, NOTHING) == "<Recording: 1 layer (1 layer_norm), nothing measured>"
+    assert (
+        one_line(probe.recording.tables, NOTHING) == "<Recording: 1 layer (1 layer_norm), nothing measured>"
+    )
 
 
 def test_the_cell_tells_what_was_seen():
-    tables = record(stack(3, unused=2)).annotate({"name": "<b>Net</b>", "unit": "token", "example_unit": "text"})
+    tables = record(stack(3, unused=2)).annotate(
+        {"name": "<b>Net</b>", "unit": "token", "example_unit": "text"}
+    )
     html = notebook_html(tables, findings_of(finding("layers.1.norm"), *[finding("norm")] * 3))
     text = text_of(html)
     assert "Recording of <b>Net</b>: 4 norms, 8 Linear, 2 of 12 not seen; 30 tokens" in text
@@ -34,7 +38,7 @@ def test_the_cell_tells_what_was_seen():
     assert "and 1 more: .findings()" in text
     assert "Keep this feature" not in text
     assert "arXiv" not in text
-    assert 'Rows: 20 layers, ' in text
+    assert "Rows: 20 layers, " in text
     assert text.endswith('Full report: .report("report/")')
 
 
@@ -43,7 +47,9 @@ def test_no_script_no_id_and_scoped_styles():
     assert "<script" not in html
     assert not re.search(r"<[^>]*\s(id|on\w+)=", html)
     css = re.search(r"<style>(.*?)</style>", html, re.DOTALL).group(1)
-    selectors = [s.strip() for rule in re.findall(r"([^{}]+)\{", css) for s in rule.split(",") if "@" not in rule]
+    selectors = [
+        s.strip() for rule in re.findall(r"([^{}]+)\{", css) for s in rule.split(",") if "@" not in rule
+    ]
     assert [s for s in selectors if ".normprobe-recording" not in s] == []
     assert "light-dark(" in css
     assert "prefers-color-scheme" not in css
@@ -52,7 +58,9 @@ def test_no_script_no_id_and_scoped_styles():
 def test_the_largest_cell_fits():
     norms = nn.Sequential(*[nn.LayerNorm(2) for _ in range(480)])
     long = "x" * 5000
-    html = notebook_html(record(norms, torch.randn(9, 2)), findings_of(*[finding("3", message=long, title=long)] * 9))
+    html = notebook_html(
+        record(norms, torch.randn(9, 2)), findings_of(*[finding("3", message=long, title=long)] * 9)
+    )
     assert len(html.encode()) <= 40_000
     assert '<path class="np-input"' in html
     assert "np-dots" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
@@ -76,7 +84,8 @@ def test_nothing_measured():
 def test_neither_imports_matplotlib():
     code = (
         "import sys, torch, normprobe\n"
-        "r = normprobe.record(torch.nn.Sequential(torch.nn.LayerNorm(4)), [torch.ones(2, 4)])\n"
+        "model = torch.nn.Sequential(*[torch.nn.LayerNorm(4) for _ in range(5)])\n"
+        "r = normprobe.record(model, [torch.rand(9, 4)])\n"
         "from normprobe.report import terminal_text\n"
         "repr(r), r._repr_html_(), terminal_text(r.tables, r.findings(), width=80, unicode=True)\n"
         "print('matplotlib' in sys.modules or 'seaborn' in sys.modules)\n"

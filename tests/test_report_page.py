@@ -12,7 +12,22 @@ from normprobe import NormprobeError, NoSamplesError, Probe, RecordingError, fig
 from normprobe.report import write_report
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-VOID = {"meta", "link", "br", "wbr", "input", "img", "hr", "path", "rect", "circle", "line", "use", "image", "stop"}
+VOID = {
+    "meta",
+    "link",
+    "br",
+    "wbr",
+    "input",
+    "img",
+    "hr",
+    "path",
+    "rect",
+    "circle",
+    "line",
+    "use",
+    "image",
+    "stop",
+}
 OPTIONAL = {"td", "tr", "th", "li", "p", "dt", "dd", "option", "thead", "tbody"}
 
 
@@ -50,8 +65,16 @@ def tables():
 @pytest.fixture(scope="module")
 def findings(tables):
     return findings_of(
-        finding("layers.1.norm", feature=3, example=0, position=1, written_by="layers.0.down", layers_affected=2),
-        finding("layers.2.up", check="outlier", title="Outlier features", layers_affected=3, affected="layers.1.up"),
+        finding(
+            "layers.1.norm", feature=3, example=0, position=1, written_by="layers.0.down", layers_affected=2
+        ),
+        finding(
+            "layers.2.up",
+            check="outlier",
+            title="Outlier features",
+            layers_affected=3,
+            affected="layers.1.up",
+        ),
     )
 
 
@@ -79,7 +102,9 @@ def test_the_page_asks_for_nothing(html):
     sources = [attrs["src"] for _, attrs in outline.tags if "src" in attrs]
     sources += [attrs["href"] for tag, attrs in outline.tags if tag in {"link", "use"} and "href" in attrs]
     assert [s for s in sources if not s.startswith(("data:", "#"))] == []
-    assert [u for u in re.findall(r"url\(([^)]*)\)", html) if not u.strip("'\"").startswith(("#", "data:"))] == []
+    assert [
+        u for u in re.findall(r"url\(([^)]*)\)", html) if not u.strip("'\"").startswith(("#", "data:"))
+    ] == []
     assert "@import" not in html
 
 
@@ -121,7 +146,9 @@ def test_a_finding_is_told_whole(html):
     text = text_of(html)
     assert "● Note Massive activations 2 of 4 norms |value| reaches 27,347 in feature 3." in text
     assert "layers.1.norm (input), feature 3, “<b>” example 0, position 1, written by layers.0.down" in text
-    assert "Keep this feature in 16 bit. largest |value|: 27,347; threshold 100. Sun et al. 2024, arXiv" in text
+    assert (
+        "Keep this feature in 16 bit. largest |value|: 27,347; threshold 100. Sun et al. 2024, arXiv" in text
+    )
     assert "Outlier features 3 of 6 Linear" in text
     assert "<b>27,347</b> in feature <b>3</b>" in html
     assert 'href="https://arxiv.org/abs/2402.17762"' in html
@@ -130,17 +157,30 @@ def test_a_finding_is_told_whole(html):
 
 def test_verdict_first(html):
     text = text_of(html)
-    assert "Nothing worth acting on; 2 notes: massive activations, 27,347 at layers.1.norm; outlier features." in text
+    assert (
+        "Nothing worth acting on; 2 notes: massive activations, 27,347 at layers.1.norm; outlier features."
+        in text
+    )
     assert "All 10 layers were seen." in text
     assert text.index("Nothing worth acting on") < text.index("Findings")
 
 
 def test_hostile_names_are_text(drawn, tmp_path):
     model = nn.Sequential()
-    names = ["<b>bold</b>", "</script><script>alert(1)</script>", '"><img src=x>', "层归一化", "שכבה", "a" * 300]
+    names = [
+        "<b>bold</b>",
+        "</script><script>alert(1)</script>",
+        '"><img src=x>',
+        "层归一化",
+        "שכבה",
+        "a" * 300,
+    ]
     for name in names:
         model.add_module(name, nn.LayerNorm(4))
-    rows = [finding(name, message=f"{name} reaches 27,347.", written_by=names[0], affected="; ".join(names)) for name in names]
+    rows = [
+        finding(name, message=f"{name} reaches 27,347.", written_by=names[0], affected="; ".join(names))
+        for name in names
+    ]
     recorded = record(model, torch.randn(2, 3, 4)).annotate({"name": "<i>model</i>"})
     html = write_report(recorded, findings_of(*rows), tmp_path).read_text("utf-8")
     text = text_of(html)
@@ -164,7 +204,9 @@ def test_nothing_measured(tmp_path):
     model = stack(1)
     with Probe(model) as probe:
         pass
-    with pytest.raises(NoSamplesError, match=r"nothing was measured.*4 layers of Stack.*call the model inside"):
+    with pytest.raises(
+        NoSamplesError, match=r"nothing was measured.*4 layers of Stack.*call the model inside"
+    ):
         write_report(probe.recording.tables, NOTHING, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -172,7 +214,9 @@ def test_nothing_measured(tmp_path):
 def test_a_file_in_the_way(tables, tmp_path):
     (tmp_path / "taken").write_text("mine")
     for place in (tmp_path / "taken", tmp_path / "taken" / "below"):
-        with pytest.raises(RecordingError, match="is a file or lies below one. Name another folder") as raised:
+        with pytest.raises(
+            RecordingError, match=r"is a file or lies below one\. Name another folder"
+        ) as raised:
             write_report(tables, NOTHING, place)
         assert str(place) in str(raised.value)
     assert (tmp_path / "taken").read_text() == "mine"
@@ -183,7 +227,9 @@ def test_a_folder_that_cannot_be_written(tables, drawn, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
-    with pytest.raises(RecordingError, match=r"cannot be written to .*: Permission denied. Make the folder writable"):
+    with pytest.raises(
+        RecordingError, match=r"cannot be written to .*: Permission denied. Make the folder writable"
+    ):
         write_report(tables, NOTHING, tmp_path)
 
 

@@ -41,7 +41,9 @@ def test_contrast_of_known_pairs():
 @pytest.mark.parametrize("behind", ["paper", "surface", "band", "hover"])
 def test_text_and_marks_stand_out(theme, behind):
     colours = themes()[theme]
-    assert {n: contrast(colours[n], colours[behind]) for n in TEXT if contrast(colours[n], colours[behind]) < 4.5} == {}
+    assert {
+        n: contrast(colours[n], colours[behind]) for n in TEXT if contrast(colours[n], colours[behind]) < 4.5
+    } == {}
     if behind in {"paper", "surface"}:
         assert {n: colours[n] for n in MARKS if contrast(colours[n], colours[behind]) < 3} == {}
 
@@ -53,7 +55,9 @@ def test_both_dark_blocks_are_the_same():
 
 
 def test_dark_applies_to_screens_only():
-    media = [CSS[: found.start()].rpartition("@media ")[2] for found in re.finditer("color-scheme: dark;", CSS)]
+    media = [
+        CSS[: found.start()].rpartition("@media ")[2] for found in re.finditer("color-scheme: dark;", CSS)
+    ]
     assert [query.split(" ")[0] for query in media] == ["screen", "screen"]
 
 

@@ -17,11 +17,13 @@ class Scaled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.ModuleDict({"norm": nn.LayerNorm(4), "mlp": nn.Linear(4, 4)}) for _ in range(2))
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({"norm": nn.LayerNorm(4), "mlp": nn.Linear(4, 4)}) for _ in range(2)
+        )
         self.norm = nn.LayerNorm(4)
         with torch.no_grad():
             for i, layer in enumerate(self.layers):
-                layer["mlp"].weight.copy_(torch.diag(torch.tensor([1.0, 1.0, 1.0, 4096.0 if i else 2.0])))
+                layer["mlp"].weight.copy_(torch.diag(torch.tensor([1.0, 1.0, 1.0, 64.0 if i else 2.0])))
                 layer["mlp"].bias.zero_()
 
     def forward(self, x):
@@ -41,7 +43,7 @@ FINDINGS = findings_of(
     finding(
         "norm",
         severity="warning",
-        value=4096,
+        value=64,
         feature=3,
         written_by="layers.1.mlp",
         layers_affected=2,
@@ -63,24 +65,27 @@ Scaled from ./scaled, float32 on cpu, evaluation mode
 1 text from texts.txt, 3 tokens measured
 
 warning  Massive activations (2 of 3 norms)
-         4,096 in feature 3 at norm, written by layers.1.mlp
+         64 in feature 3 at norm, written by layers.1.mlp
          threshold 100; arXiv:2402.17762
 note     Variance grows with depth
-         last ÷ first median variance 5,242,880 at layers.1.mlp
-         threshold 30; arXiv:2502.05795
+         5,242,880 at layers.1.mlp
+         last ÷ first median variance, threshold 30; arXiv:2502.05795
 
 Layers that stand out                    var in   var out    max |in|   ÷ median
-"""
+norm                                      1,409         1        86.2      89.6×
+layers.1.mlp                                  1     1,409        1.35       1.4×"""
 
 AT_120 = """\
 Scaled from ./scaled, float32 on cpu, evaluation mode
 3 layer_norm, 2 linear: all 5 layers fired
 1 text from texts.txt, 3 tokens measured
 
-warning  Massive activations: 4,096 in feature 3 at norm, 2 of 3 norms; arXiv:2402.17762
-note     Variance grows with depth: last ÷ first median variance 5,242,880 at layers.1.mlp; arXiv:2502.05795
+warning  Massive activations: 64 in feature 3 at norm, 2 of 3 norms; arXiv:2402.17762
+note     Variance grows with depth: 5,242,880 at layers.1.mlp, last ÷ first median variance; arXiv:2502.05795
 
-"""
+Layers that stand out                        kind    var in   var out    max |in|   max |out|   ÷ median    token spread
+norm                                   layer_norm     1,409         1        86.2        1.73      89.6×           1 → 1
+layers.1.mlp                               linear         1     1,409        1.35        86.2       1.4×               –"""  # noqa: E501
 
 
 def test_golden_80(tables):
@@ -106,7 +111,9 @@ def test_no_line_is_wider_than_the_terminal(width, most, unicode):
 
     model = nn.Sequential()
     model.add_module(Long().name, stack(2, unused=12))
-    rows = findings_of(*[finding(f"{Long().name}.layers.{i}.norm", written_by=f"{Long().name}.norm") for i in (0, 1)])
+    rows = findings_of(
+        *[finding(f"{Long().name}.layers.{i}.norm", written_by=f"{Long().name}.norm") for i in (0, 1)]
+    )
     lines = terminal_text(record(model), rows, width=width, unicode=unicode).splitlines()
     assert [line for line in lines if text_width(line) > most] == []
     assert any("…" in line or "..." in line for line in lines)
@@ -122,7 +129,10 @@ def test_gaps_come_before_findings():
     text = terminal_text(record(stack(1, unused=10)), NOTHING, width=80, unicode=True)
     lines = text.splitlines()
     start = lines.index("4 of 14 layers fired; 10 did not (normprobe layers MODEL says why):")
-    assert lines[start + 1 : start + 10] == [*[f"  unused.{i}" for i in range(8)], "  and 2 more in ledger.csv"]
+    assert lines[start + 1 : start + 10] == [
+        *[f"  unused.{i}" for i in range(8)],
+        "  and 2 more in ledger.csv",
+    ]
     assert start < lines.index("No findings: nothing worth acting on.")
 
 
@@ -137,7 +147,9 @@ def test_at_most_five_findings():
 def test_at_most_eight_layers():
     model = stack(12)
     rows = [finding(f"layers.{i}.norm", title="T") for i in range(12)]
-    table = terminal_text(record(model), findings_of(*rows), width=80, unicode=True).split("Layers that stand out")[1]
+    table = terminal_text(record(model), findings_of(*rows), width=80, unicode=True).split(
+        "Layers that stand out"
+    )[1]
     assert len(table.splitlines()) == 9
 
 

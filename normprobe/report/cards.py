@@ -109,13 +109,14 @@ def _strong(row: pd.Series) -> list[str]:
 
 
 def _where(tables: Tables, row: pd.Series, anchors: Anchors) -> Markup:
-    """Say which layer and site, and where known which feature, which sample and which layer wrote it."""
+    """Say which layer and site, and what the message leaves out: feature, sample, the layer that wrote it."""
+    told = _text(row["message"])
     pieces = [Markup("{} ({})").format(anchors.name(str(row["layer"])), _text(row["site"]) or "all sites")]
-    if not pd.isna(row["feature"]):
+    if not pd.isna(row["feature"]) and f"feature {int(row['feature'])}" not in told.lower():
         pieces.append(escape(f"feature {int(row['feature'])}"))
     if not pd.isna(row["example"]):
         pieces.append(Markup("<bdi>{}</bdi>").format(_sample(tables, row)))
-    if writer := _text(row["written_by"]):
+    if (writer := _text(row["written_by"])) and writer not in told:
         pieces.append(Markup("written by {}").format(anchors.name(writer)))
     return Markup(", ").join(pieces)
 

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
     from normprobe.tables import Tables
 
+_UNSEEN_HELP = {
+    "never fired": "Never fired: this data did not reach the layer. Run what calls it, or leave it out.",
+    "bypassed": "Bypassed: its weight was read without a call of the module, so no hook sees its tensors.",
+    "refused": "Refused: it does not read as rows and features; normprobe.register_view says how to.",
+}
 _TABLES = ("layers", "features", "samples", "ledger", "findings")
 
 
@@ -172,6 +177,9 @@ def _unseen(tables: Tables) -> dict[str, Any]:
     ]
     return {
         "unseen": rows,
+        "unseen_help": [
+            help_ for status, help_ in _UNSEEN_HELP.items() if status in {r["status"] for r in rows}
+        ],
         "unseen_note": f"{facts.unseen_reasons(tables.ledger)}. They are in no figure and no statistic.",
     }
 

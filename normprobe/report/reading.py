@@ -57,7 +57,9 @@ def _sample_term(tables: Tables) -> tuple[str, str]:
 def _kept_term(tables: Tables) -> tuple[str, str]:
     options = tables.meta["options"]
     kept, rows = options["samples"], options["values"]
-    samples = "every sample" if kept == "all" else f"the same {kept:,} in every layer, chosen by a hash"
+    samples = (
+        "every sample" if kept == "all" else f"at most {kept:,}, chosen by a hash, the same in every layer"
+    )
     return (
         "What is kept",
         f"Percentiles over samples come from samples.csv: {samples}. Histograms and the median |value| "

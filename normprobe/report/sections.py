@@ -108,7 +108,7 @@ def norm_panels(tables: Tables, summary: pd.DataFrame, anchors: Anchors, directo
         drawn = _figure(rendered, f"p{anchors.number[layer]}-", anchors)
         shown.append(Panel(layer, display_name(tables, layer), _numbers(summary, layer), drawn))
     total = int((summary["kind"] != LINEAR).sum())
-    return Panels(shown, total < _FEW_NORMS, _panels_note(len(chosen), total))
+    return Panels(shown, total < _FEW_NORMS, _panels_note(len(chosen), total, total < _FEW_NORMS))
 
 
 def chosen_panels(summary: pd.DataFrame, ranked: list[str], panels: str | None) -> frozenset[str]:
@@ -136,7 +136,7 @@ def _figure(rendered: Rendered, prefix: str, anchors: Anchors) -> Figure:
 
 
 def _file_name(number: int, layer: str) -> str:
-    """A file name for a panel: letters, digits, dots and underscores of the layer's name, behind its number."""
+    """A file name for a panel: its number and what of the layer's name is safe in a file name."""
     return f"norm_{number:04d}_{re.sub(r'[^A-Za-z0-9_.]+', '_', layer)[-80:]}"
 
 
@@ -154,7 +154,9 @@ def _numbers(summary: pd.DataFrame, layer: str) -> str:
     return f"{summary['kind'][layer]}, variance {before} → {after}, largest |value| before {largest}"
 
 
-def _panels_note(shown: int, total: int) -> str:
+def _panels_note(shown: int, total: int, opened: bool) -> str:
+    if opened:
+        return ""
     if shown == total:
         return (
             f"{format_count(total, 'norm')}, in order of execution. Open one for its values before and after."

@@ -97,8 +97,8 @@ def _finding(tables: Tables, row: pd.Series, terminal: Terminal) -> list[str]:
     """One line where that fits a wide terminal, else a heading above what was measured and its source."""
     tag = _TAGS[str(row["severity"])].ljust(len(_INDENT))
     shared = extent(tables, str(row["layer"]), int(row["layers_affected"]))
-    what, source = _what(tables, row, terminal), _text(row["source"])
-    single = f"{tag}{row['title']}: {', '.join(filter(None, [what, shared]))}; {source}"
+    what, source, statistic = _what(tables, row, terminal), _text(row["source"]), _statistic(row)
+    single = f"{tag}{row['title']}: {', '.join(filter(None, [what, statistic, shared]))}; {source}"
     if terminal.width >= WIDEST and terminal.fits(single):
         return [terminal.show(single)]
     heading = terminal.show(f"{tag}{row['title']}{f' ({shared})' if shared else ''}")
@@ -106,16 +106,20 @@ def _finding(tables: Tables, row: pd.Series, terminal: Terminal) -> list[str]:
     if writer := _text(row["written_by"]):
         wheres.append(f"written by {terminal.name(facts.display_name(tables, writer), terminal.width - 22)}")
     limit = f"threshold {format_number(row['threshold'])}" if pd.notna(row["threshold"]) else ""
-    return [heading, *_joined(wheres, ",", terminal), *_joined([limit, source], ";", terminal)]
+    measured = ", ".join(filter(None, [statistic, limit]))
+    return [heading, *_joined(wheres, ",", terminal), *_joined([measured, source], ";", terminal)]
 
 
 def _what(tables: Tables, row: pd.Series, terminal: Terminal) -> str:
-    """The statistic, its value and where: `27,347 in feature 507 at model.layers.12.input_layernorm`."""
-    value, statistic = format_number(row["value"]), _text(row["statistic"])
+    """The value and where: `27,347 in feature 507 at model.layers.12.input_layernorm`."""
     name = terminal.name(facts.display_name(tables, str(row["layer"])), terminal.width - 32)
     feature = "" if pd.isna(row["feature"]) else f" in feature {int(row['feature'])}"
-    words = value if statistic == "largest |value|" or not statistic else f"{statistic} {value}"
-    return f"{words}{feature} at {name}"
+    return f"{format_number(row['value'])}{feature} at {name}"
+
+
+def _statistic(row: pd.Series) -> str:
+    """What the value is, unless it is the plainest: the largest |value|."""
+    return "" if row["statistic"] == "largest |value|" else _text(row["statistic"])
 
 
 def _joined(phrases: list[str], mark: str, terminal: Terminal) -> list[str]:
