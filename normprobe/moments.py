@@ -92,7 +92,8 @@ def merge(a: Moments, b: Moments) -> Moments:
         count=count,
         # Stepping from the larger set makes the order of the two matter to the last bit only.
         mean=maths.where(share > 0.5, b.mean - delta * (1 - share), a.mean + delta * share),
-        m2=a.m2 + b.m2 + delta * delta * (a.count * share),
+        # In this order a huge mean beside an empty set stays finite.
+        m2=a.m2 + b.m2 + delta * (a.count * share) * delta,
         minimum=maths.minimum(a.minimum, b.minimum),
         maximum=maths.maximum(a.maximum, b.maximum),
         abs_sum=a.abs_sum + b.abs_sum,

@@ -1,129 +1,176 @@
 """The reference kernel: plain torch in float64, on any device, in blocks of samples.
 
-Two passes over each block (mean, then centred squares, with the correction of Chan, Golub and LeVeque
-1983 for the rounding of the mean), blocks merged exactly. Slow and plain: it is what others are held to.
+Two passes over each block (mean, then centred squares), with the correction of Chan, Golub and LeVeque,
+"Algorithms for Computing the Sample Variance" (1983), for the rounding of the mean; blocks are merged
+exactly. It is what other kernels are held to.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+
 import torch
 from torch import Tensor
 
-from normprobe.kernels import Measured
+from normprobe.kernels import Measured, SampleMoments
 from normprobe.moments import Moments, merge
 
 _BLOCK = 1 << 18
 """Numbers in a block, so that the float64 copies stay near 2 MB each whatever the tensor."""
 
+_FEATURES, _SAMPLES = (0, 1), (1, 2)
+"""The axes of (samples, rows, features) over which a feature's, or a sample's, numbers lie."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What one block yields; ``hidden`` counts the non-finite numbers in its padding."""
+
+    features: Moments
+    samples: SampleMoments
+    hidden: Tensor
+
 
 def measure(values: Tensor, keep: Tensor, real: Tensor | None = None, *, seen: bool = False) -> Measured:
     """Measure ``values`` (samples, rows, features); see `normprobe.kernels.measure`."""
-    samples, rows, features = values.shape
-    step = max(1, _BLOCK // max(1, rows * features))
-    total, everything = None, None
-    parts: list[_Samples] = []
-    hidden = torch.zeros((), dtype=torch.float64, device=values.device)
-    for start in range(0, max(samples, 1), step):
-        block = values[start : start + step].to(torch.float64)
-        finite = block.isfinite()
-        counted = finite if real is None else finite & real[start : start + step, :, None]
-        of_features = _moments(block, counted, finite, (0, 1))
-        if real is not None:
-            outside = ~finite & ~real[start : start + step, :, None]
-            hidden = hidden + outside.sum()
-            of_features = _without(of_features, outside.sum((0, 1)))
-        total = of_features if total is None else merge(total, of_features)
-        if seen:
-            of_all = _moments(block, finite, finite, (0, 1))
-            everything = of_all if everything is None else merge(everything, of_all)
-        parts.append(_samples(block, counted))
-    assert total is not None
-    return _assemble(total, everything, parts, keep, hidden, features)
-
-
-def _moments(block: Tensor, counted: Tensor, finite: Tensor, axes: tuple[int, int]) -> Moments:
-    """Moments of the counted numbers over two axes; ``finite`` tells non-finite numbers from padding."""
-    zero = torch.zeros((), dtype=torch.float64, device=block.device)
-    inside = torch.where(counted, block, zero)
-    count = counted.sum(axes).to(torch.float64)
-    mean = inside.sum(axes) / count.clip(1)
-    shape = [1 if axis in axes else size for axis, size in enumerate(block.shape)]
-    centred = torch.where(counted, block - mean.reshape(shape), zero)
-    m2 = (centred * centred).sum(axes) - centred.sum(axes) ** 2 / count.clip(1)
-    return Moments(
-        count=count,
-        mean=mean,
-        m2=m2.clip(0),
-        minimum=_extreme(block, counted, axes, torch.inf),
-        maximum=_extreme(block, counted, axes, -torch.inf),
-        abs_sum=inside.abs().sum(axes),
-        zeros=(counted & (block == 0)).sum(axes).to(torch.float64),
-        nonfinite=(~finite).sum(axes).to(torch.float64),
-    )
-
-
-def _extreme(block: Tensor, counted: Tensor, axes: tuple[int, int], neutral: float) -> Tensor:
-    """Smallest (neutral +inf) or largest (neutral -inf) counted number over two axes, also of none."""
-    held = torch.where(counted, block, torch.full((), neutral, dtype=block.dtype, device=block.device))
-    if 0 in block.shape:
-        return held.new_full([size for axis, size in enumerate(block.shape) if axis not in axes], neutral)
-    return held.amin(axes) if neutral > 0 else held.amax(axes)
-
-
-def _without(moments: Moments, outside: Tensor) -> Moments:
-    """The same moments with the non-finite numbers in padding left out of their count."""
-    return Moments(**{**vars(moments), "nonfinite": moments.nonfinite - outside})
-
-
-class _Samples:
-    """Moments of the samples of one block and where its extremes lie."""
-
-    def __init__(self, moments: Moments, minimum: Tensor, maximum: Tensor) -> None:
-        self.moments = moments
-        self.minimum = minimum
-        self.maximum = maximum
-
-
-def _samples(block: Tensor, counted: Tensor) -> _Samples:
-    """Per-sample moments; per sample the feature that holds its minimum and its maximum."""
-    moments = _moments(block, counted, counted, (1, 2))
-    if 0 in block.shape:
-        nowhere = torch.zeros(block.shape[0], dtype=torch.int64, device=block.device)
-        return _Samples(moments, nowhere, nowhere)
-    low = torch.where(counted, block, torch.inf).amin(1).argmin(1)
-    high = torch.where(counted, block, -torch.inf).amax(1).argmax(1)
-    return _Samples(moments, low, high)
-
-
-def _assemble(
-    total: Moments,
-    everything: Moments | None,
-    parts: list[_Samples],
-    keep: Tensor,
-    hidden: Tensor,
-    width: int,
-) -> Measured:
-    """Put the blocks' sample moments together and pick the kept ones and the holders of the extremes."""
-    moments = Moments(
-        *(torch.cat([getattr(part.moments, field) for part in parts]) for field in Moments.__match_args__)
-    )
-    filled = moments.count > 0
-    variance = torch.where(filled, moments.m2 / moments.count.clip(1), torch.zeros_like(moments.m2))
+    chosen, mask, hidden = None, real, _zeros(values, 1)[0]
+    if real is not None and values.shape[1] == 1 and not seen:
+        # A sample of one row is real or padding as a whole: without the padding, the rest needs no mask.
+        chosen, mask = real[:, 0].nonzero()[:, 0], None
+        padding = (~real[:, 0]).nonzero()[:, 0]
+        for block, _ in _blocks(values, padding, None):
+            hidden = hidden + (~block.isfinite()).sum()
+        keep = torch.searchsorted(chosen, keep)
+    parts = [_block(block, part) for block, part in _blocks(values, chosen, mask)]
+    everything = [_block(block, None).features for block, _ in _blocks(values, None, None)] if seen else []
+    fields = SampleMoments.__match_args__
+    samples = SampleMoments(*(torch.cat([getattr(part.samples, name) for part in parts]) for name in fields))
+    filled = samples.count > 0
     return Measured(
-        features=total,
-        kept=moments.map(lambda field: field[keep]),
-        within_sum=variance.sum(),
+        features=reduce(merge, [part.features for part in parts]),
+        kept=SampleMoments(*(getattr(samples, name)[keep] for name in fields)),
+        within_sum=torch.where(filled, samples.m2 / samples.count.clip(1), 0.0).sum(),
         within_count=filled.sum().to(torch.float64),
-        minimum_at=_holder(moments.minimum.neg(), torch.cat([part.minimum for part in parts]), width),
-        maximum_at=_holder(moments.maximum, torch.cat([part.maximum for part in parts]), width),
-        seen=everything,
-        nonfinite_masked=hidden,
+        minimum_at=_holder(values, real, chosen, samples.minimum, -1),
+        maximum_at=_holder(values, real, chosen, samples.maximum, 1),
+        seen=reduce(merge, everything) if everything else None,
+        nonfinite_masked=reduce(torch.add, [part.hidden for part in parts], hidden),
     )
 
 
-def _holder(extremes: Tensor, features: Tensor, width: int) -> Tensor:
-    """Index (sample * width + feature) of the largest of the samples' extremes, 0 where there is none."""
-    if len(extremes) == 0:
-        return torch.zeros((), dtype=torch.int64, device=extremes.device)
-    sample = extremes.argmax()
-    return sample * width + features[sample]
+def _blocks(
+    values: Tensor, chosen: Tensor | None, real: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The samples, or those chosen, block by block with their part of the mask; at least one block."""
+    step = max(1, _BLOCK // max(1, values.shape[1] * values.shape[2]))
+    for start in range(0, max(1, len(values) if chosen is None else len(chosen)), step):
+        part = slice(start, start + step)
+        block = values[part] if chosen is None else values.index_select(0, chosen[part])
+        yield block, None if real is None else real[part]
+
+
+def _block(values: Tensor, real: Tensor | None) -> _Block:
+    """Measure one block: without looking for what must be left out, unless there is something."""
+    if real is None and values.numel():
+        found = _all(values)
+        # One number that is not finite makes its feature's mean not finite.
+        if bool(found.features.mean.isfinite().all()):
+            return found
+    return _counted(values, real)
+
+
+def _all(values: Tensor) -> _Block:
+    """Measure a block in which every number counts."""
+    samples, rows, width = values.shape
+    block = values.to(torch.float64, copy=True)
+    held = values if values.dtype == torch.float32 else block  # extremes need no float64
+    mean, m2 = _two_pass(block, _FEATURES, torch.tensor(float(samples * rows), device=block.device))
+    sample_mean, sample_m2 = _two_pass(
+        block, _SAMPLES, torch.tensor(float(rows * width), device=block.device)
+    )
+    of_samples = SampleMoments(
+        count=torch.full_like(sample_mean, rows * width),
+        mean=sample_mean,
+        m2=sample_m2,
+        minimum=held.amin(_SAMPLES).to(torch.float64),
+        maximum=held.amax(_SAMPLES).to(torch.float64),
+    )
+    of_features = Moments(
+        count=torch.full_like(mean, samples * rows),
+        mean=mean,
+        m2=m2,
+        minimum=held.amin(_FEATURES).to(torch.float64),
+        maximum=held.amax(_FEATURES).to(torch.float64),
+        abs_sum=block.abs_().sum(_FEATURES),
+        zeros=block.eq_(0).sum(_FEATURES),
+        nonfinite=torch.zeros_like(mean),
+    )
+    return _Block(of_features, of_samples, _zeros(values, 1)[0])
+
+
+def _two_pass(
+    inside: Tensor, axes: tuple[int, int], count: Tensor, counted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and centred sum of squares over two axes; what does not count is 0 in ``inside``."""
+    if counted is None:
+        mean = inside.sum(axes, keepdim=True) / count
+        rest = inside - mean
+    else:
+        count = count.clip(1).reshape([1 if axis in axes else n for axis, n in enumerate(inside.shape)])
+        # Dividing first keeps the sum of finite numbers finite.
+        mean = (inside / count).sum(axes, keepdim=True)
+        rest = torch.where(counted, inside - mean, 0.0)
+    left = rest.sum(axes, keepdim=True)
+    squares = rest.square_().sum(axes, keepdim=True)
+    # The rounding of the mean corrects both: a constant has exactly its value as mean and variance 0.
+    m2 = torch.where(squares < torch.inf, (squares - left * (left / count)).clip(0), squares)
+    return (mean + left / count).squeeze(axes), m2.squeeze(axes)
+
+
+def _counted(values: Tensor, real: Tensor | None) -> _Block:
+    """Measure the finite real numbers of a block, and count what is left out."""
+    block = values.to(torch.float64)
+    finite = block.isfinite()
+    counted = finite if real is None else finite & real[:, :, None]
+    inside = torch.where(counted, block, 0.0)
+    shared = [_shared(block, inside, counted, axes) for axes in (_FEATURES, _SAMPLES)]
+    outside = ~finite if real is None else ~finite & real[:, :, None]
+    features = Moments(
+        **vars(shared[0]),
+        abs_sum=inside.abs().sum(_FEATURES),
+        zeros=(counted & (block == 0)).sum(_FEATURES).to(torch.float64),
+        nonfinite=outside.sum(_FEATURES).to(torch.float64),
+    )
+    return _Block(features, shared[1], ((~finite).sum() - outside.sum()).to(torch.float64))
+
+
+def _shared(block: Tensor, inside: Tensor, counted: Tensor, axes: tuple[int, int]) -> SampleMoments:
+    """What features and samples have in common, over two axes."""
+    count = counted.sum(axes).to(torch.float64)
+    mean, m2 = _two_pass(inside, axes, count, counted)
+    if 0 in block.shape:
+        return SampleMoments(
+            count, mean, m2, torch.full_like(count, torch.inf), torch.full_like(count, -torch.inf)
+        )
+    low, high = (torch.where(counted, block, neutral) for neutral in (torch.inf, -torch.inf))
+    return SampleMoments(count, mean, m2, low.amin(axes), high.amax(axes))
+
+
+def _holder(
+    values: Tensor, real: Tensor | None, chosen: Tensor | None, extremes: Tensor, sign: int
+) -> Tensor:
+    """Index (sample * features + feature) of the first that holds the smallest (-1) or largest (1) value."""
+    if 0 in values.shape or len(extremes) == 0:
+        return torch.zeros((), dtype=torch.int64, device=values.device)
+    sample = (extremes * sign).argmax().reshape(1)
+    sample = sample if chosen is None else chosen.index_select(0, sample)
+    rows = values.index_select(0, sample)[0].to(torch.float64)
+    counted = rows.isfinite() if real is None else rows.isfinite() & real.index_select(0, sample)[0, :, None]
+    feature = torch.where(counted, rows * sign, -torch.inf).amax(0).argmax()
+    return sample[0] * values.shape[2] + feature
+
+
+def _zeros(values: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.float64, device=values.device)
