@@ -206,7 +206,7 @@ FAULTS = (
         "variance_below_eps",
         "rows_pre",
         ("encoder.layers.1.norm1",),
-        eps("encoder.layers.1.norm1", 10),
+        eps("encoder.layers.1.norm1", 10.0),
         "eps 10",
     ),
     Fault(

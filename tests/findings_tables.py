@@ -26,6 +26,14 @@ LAYERS = [
 ]
 
 
+RNG = np.random.default_rng(0)
+
+
+def normal(scale: float = 1.0, rows: int = 64, features: int = 32) -> np.ndarray:
+    """Independent normal values (rows, features)."""
+    return scale * RNG.standard_normal((rows, features))
+
+
 @dataclass(frozen=True)
 class FakeTables:
     """The frames that a check reads."""

@@ -32,5 +32,8 @@ def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.Data
     Raises:
         NormprobeError: A name is not that of a check.
     """
+    rules = chosen(checks)
+    if tables.layers.empty:
+        rules = ()
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
-    return to_frame(((check, finding) for check in chosen(checks) for finding in check(tables)), depth)
+    return to_frame(((check, finding) for check in rules for finding in check(tables)), depth)

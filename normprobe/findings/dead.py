@@ -91,7 +91,7 @@ def _never_positive(tables: Tables, layer: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantFeatures(Check):
-    """Many features around a norm do not vary at all: channels that carry nothing, or that a zero weight removes.
+    """Many features around a norm do not vary: channels that carry nothing, or that a zero weight removes.
 
     Before the norm a constant feature says that the layers above write the same value for all data; after it,
     that its weight is 0. Sites that are constant throughout are another check's, ``collapsed_samples``.

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.findings.frame import Check, Finding, Severity, number
-from normprobe.findings.measures import gains, layer_measures, sample_measures
+from normprobe.findings.measures import gain_measures, layer_measures, sample_measures
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -41,10 +41,10 @@ class _VarianceDepth(Check):
         return self._jumps(tables) or self._trends(tables)
 
     def _jumps(self, tables: Tables) -> list[Finding]:
-        gain = gains(tables)
-        if len(gain) < self.layers:
+        gains = gain_measures(tables).droplevel("site")
+        if len(gains) < self.layers:
             return []
-        decades = self.sign * np.log10(gain / gain.median())
+        gain, decades = gains["gain"], (self.sign * np.log10(gains / gains.median())).min(axis=1)
         if not decades.max() > self.jump:
             return []
         layer = str(decades.idxmax())
@@ -56,7 +56,8 @@ class _VarianceDepth(Check):
                 statistic="mean square of the output ÷ of the input, median sample",
                 value=gain[layer],
                 threshold=gain.median() * 10 ** (self.sign * self.jump),
-                message=f"This Linear multiplies the mean square by {number(gain[layer])}, the median Linear of "
+                message=f"This Linear multiplies the mean square by {number(gain[layer])}, the median "
+                f"Linear of "
                 f"the model by {number(gain.median())}.",
                 evidence="output:gain",
                 affected=far,
@@ -82,7 +83,8 @@ class _VarianceDepth(Check):
                 statistic=f"factor of the variance over {len(logs)} layers",
                 value=10 ** (self.sign * total),
                 threshold=10 ** (self.sign * self.trend / slope),
-                message=f"The variance {self.verb} {number(10**slope)} times per layer, {number(10**total)} times "
+                message=f"The variance {self.verb} {number(10**slope)} times per layer, "
+                f"{number(10**total)} times "
                 f"over {len(logs)} layers; the largest step is here.",
                 evidence=f"{site}:{measure}",
                 affected=tuple(values.index),
@@ -119,8 +121,8 @@ class VarianceExplodes(_VarianceDepth):
     MLP up to 7 times a layer over four layers. So the slope times the total is held against a threshold, in
     decades. A single layer counts if its gain stands out from the model's median gain.
 
-    What to do: look at the named layer's weights; at initialization, scale weights by the square root of 2 / inputs
-    before a ReLU, or put a norm before each block.
+    What to do: look at the named layer's weights; at initialization, scale weights by the square root of 2 /
+    inputs before a ReLU, or put a norm before each block.
 
     Figure: norms over depth, top chart; Linear by role.
     Source: Hanin and Rolnick, arXiv:1803.01719; for pre-LN growth arXiv:2502.05795.
@@ -146,9 +148,9 @@ class VarianceExplodes(_VarianceDepth):
 class VarianceVanishes(_VarianceDepth):
     """The activations shrink with depth until nothing of the input is left, or one layer is out of scale.
 
-    The series is that of ``variance_explodes``; in a model without norms it is the variance over samples, since
-    biases keep the plain variance up long after the samples have become the same. Branches that write exactly
-    0, as some are initialized, do not count.
+    The series is that of ``variance_explodes``; in a model without norms it is the variance over samples,
+    since biases keep the plain variance up long after the samples have become the same. Branches that write
+    exactly 0, as some are initialized, do not count.
 
     What to do: look at the named layer's weights; at initialization, scale weights by the square root of
     2 / inputs before a ReLU, or add norms or residual connections.
@@ -179,9 +181,9 @@ class VarianceVanishes(_VarianceDepth):
 class CollapsedSamples(Check):
     """All samples have become the same: what follows cannot tell them apart.
 
-    Compared are the variance over samples and the mean square, over all features of a site. The first layer is
-    named from which on most sites are collapsed; a single layer that reads a constant, such as the embedding of
-    one time step, is not.
+    Compared are the variance over samples and the mean square, over all features of a site. The first layer
+    is named from which on most sites are collapsed; a single layer that reads a constant, such as the
+    embedding of one time step, is not.
 
     What to do: look at what the named layer reads: weights of zero, an attention that averages everything, a
     large common value added to all samples, or data that are all the same.
@@ -224,7 +226,8 @@ class CollapsedSamples(Check):
                 statistic="variance over samples ÷ mean square",
                 value=lost["spread"].iloc[0],
                 threshold=self.spread,
-                message=f"Of the mean square of the {site} only a share of {number(lost['spread'].iloc[0])} varies "
+                message=f"Of the mean square of the {site} only a share of "
+                f"{number(lost['spread'].iloc[0])} varies "
                 "over samples: they are all the same from here on.",
                 evidence=f"{site}:spread",
                 affected=affected,

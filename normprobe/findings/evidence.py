@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("zero_features", "constant_features", "live_zeros"), feature_measures),
     **dict.fromkeys(("feature_ratio", "scale_ratio", "weight_ratio"), feature_measures),
-    "gain": gain_measures,
+    **dict.fromkeys(("gain", "spread_gain"), gain_measures),
     **dict.fromkeys(("running_shift", "running_ratio"), running_measures),
     **dict.fromkeys(("sample_ratio", "sample_variance", "sample_square", "offset"), sample_measures),
 }
@@ -42,7 +42,8 @@ def series(tables: Tables, evidence: str) -> pd.DataFrame:
         evidence: ``site:measure``, as in the ``evidence`` column of findings.
 
     Returns:
-        DataFrame (layers that have the site and the measure) with ``layer``, ``depth`` and ``value``, by depth.
+        DataFrame (layers that have the site and the measure) with ``layer``, ``depth`` and ``value``, by
+        depth.
 
     Raises:
         NormprobeError: ``evidence`` names no site or no measure.

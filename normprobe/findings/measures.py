@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
     mean_square: 0 when all samples are the same).
     """
     frame = tables.layers.sort_values(["depth", "site"], kind="stable").set_index(KEY)
-    frame["abs_max"] = np.maximum(frame["min"].abs(), frame["max"].abs())
+    frame["abs_max"] = frame[["min", "max"]].abs().max(axis=1)
     frame["mean_square"] = frame["variance"] + frame["mean"] ** 2
     frame["rms"] = np.sqrt(frame["mean_square"])
     frame["abs_ratio"] = ratio(frame["abs_max"], frame["abs_median"])
@@ -39,8 +39,8 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
     Columns: ``zero_features`` (share of features that are 0 in every row), ``constant_features`` (share that
     do not vary, the zero ones included), ``feature_ratio`` (largest |value| of the worst feature ÷ the
     median feature's; NaN where that is 0), ``live_zeros`` (share of zeros among the features that are not 0
-    throughout), ``scale_ratio`` (largest standard deviation ÷ the lower quartile, of the features that vary) and
-    ``weight_ratio`` (largest |weight| of a norm ÷ the median).
+    throughout), ``scale_ratio`` (largest standard deviation ÷ the lower quartile, of the features that vary)
+    and ``weight_ratio`` (largest |weight| of a norm ÷ the median).
     """
     features = features_with_peaks(tables)
     varying = features["deviation"].where(~features["constant"])
@@ -70,7 +70,7 @@ def features_with_peaks(tables: Tables) -> pd.DataFrame:
     features = tables.features[tables.features["count"] > 0]
     square = features["variance"] + features["mean"] ** 2
     return features.assign(
-        peak=np.maximum(features["min"].abs(), features["max"].abs()),
+        peak=features[["min", "max"]].abs().max(axis=1),
         deviation=np.sqrt(features["variance"]),
         zero=features["zero_fraction"] == 1,
         constant=features["variance"] <= CONSTANT * square,
@@ -82,8 +82,9 @@ def running_measures(tables: Tables) -> pd.DataFrame:
 
     Columns: ``running_shift`` (median over channels of |seen_mean - running_mean| ÷ running standard
     deviation), ``running_ratio`` (median over channels of seen_variance x n/(n-1) ÷ running_var, as a factor
-    of at least 1: ÷ 4 counts as 4), ``running_noise`` (median absolute deviation of its logarithm) and ``untouched`` (running_mean is 0 and running_var is 1 exactly in every
-    channel). Constant channels are left out of the medians.
+    of at least 1: ÷ 4 counts as 4), ``running_noise`` (median absolute deviation of its logarithm) and
+    ``untouched`` (running_mean is 0 and running_var is 1 exactly in every channel). Constant channels are
+    left out of the medians.
     """
     rows = tables.features[tables.features["running_var"].notna() & (tables.features["site"] == "input")]
     unbiased = rows["seen_variance"] * rows["count"] / (rows["count"] - 1).clip(lower=1)
@@ -129,28 +130,37 @@ def sample_measures(tables: Tables) -> pd.DataFrame:
     )
 
 
-def gains(tables: Tables) -> pd.Series:
-    """Return by Linear layer the mean square of its output ÷ that of its input, of the median sample.
+def gain_measures(tables: Tables) -> pd.DataFrame:
+    """Return by how much each Linear multiplies what it reads, at site ``output``.
 
-    Layers that write or read exactly 0 are left out, and so are those of one feature.
+    Columns: ``gain`` (mean square of the output ÷ of the input, of the median sample) and ``spread_gain``
+    (within_feature_variance of the output ÷ of the input). A bias moves only the first, a few massive samples
+    only the second. Layers that read or write exactly 0 are left out.
     """
     layers = layer_measures(tables)
-    squares = sample_measures(tables)["sample_square"].reindex(layers.index).unstack("site")
-    linear = layers.index[layers["kind"] == "linear"].get_level_values("layer").unique()
-    gain = ratio(squares["output"], squares["input"]).reindex(linear)
-    return gain[gain > 0]
+    linear = layers[layers["kind"] == "linear"]
+    squares = linear.join(sample_measures(tables))[["sample_square", "within_feature_variance"]]
+    after, before = side(squares, "output"), side(squares, "input")
+    columns = {"gain": "sample_square", "spread_gain": "within_feature_variance"}
+    frame = pd.DataFrame({name: ratio(after[column], before[column]) for name, column in columns.items()})
+    frame = frame.reindex(after.index)
+    frame = frame[(frame > 0).all(axis=1)]
+    return frame.set_index(pd.MultiIndex.from_product([frame.index, ["output"]], names=KEY))
 
 
-def gain_measures(tables: Tables) -> pd.DataFrame:
-    """Return `gains` as column ``gain`` of site ``output``."""
-    gain = gains(tables)
-    index = pd.MultiIndex.from_product([gain.index, ["output"]], names=KEY)
-    return pd.DataFrame({"gain": gain.to_numpy()}, index=index)
+def side(frame: pd.DataFrame, site: str) -> pd.DataFrame:
+    """Return the rows of one site of a frame by layer and site, by layer."""
+    return frame[frame.index.get_level_values("site") == site].droplevel("site")
 
 
 def ratio(above: pd.Series, below: pd.Series) -> pd.Series:
     """Divide; NaN where the divisor is 0, since a ratio to nothing says nothing."""
     return above / below.where(below > 0)
+
+
+def at(frame: pd.DataFrame, layer: str, site: str) -> Any:
+    """Return the row of one layer and site; its columns are of many types."""
+    return frame.loc[(layer, site)]
 
 
 def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
@@ -166,8 +176,8 @@ def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
         value: The largest |value| of that feature at the input of ``layer``.
     """
     layers = tables.layers.set_index(KEY)
-    reader = layers.loc[(layer, "input")]
-    outputs = layers.xs("output", level="site")
+    reader = at(layers, layer, "input")
+    outputs = side(layers, "output")
     before = outputs[(outputs["depth"] < reader["depth"]) & (outputs["n_features"] == reader["n_features"])]
     features = tables.features
     rows = features[
@@ -175,6 +185,6 @@ def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
         & (features["feature"] == feature)
         & features["layer"].isin(before.index)
     ].set_index("layer")
-    peak = np.maximum(rows["min"].abs(), rows["max"].abs())
+    peak = rows[["min", "max"]].abs().max(axis=1)
     wrote = before.loc[peak.index[peak >= 0.5 * value], "depth"]
     return "" if wrote.empty else str(wrote.idxmax())

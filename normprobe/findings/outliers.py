@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -50,15 +50,15 @@ class MassiveActivations(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first norm (without norms: Linear) that reads the largest massive activation."""
-        layers = inner(tables, 2).xs("input", level="site")
+        layers = inner(tables, 2)
+        layers = side(layers, "input")
         layers = layers[(layers["abs_max"] > self.least) & (layers["abs_ratio"] > self.times)]
         layers = layers[self._few(tables, layers)]
         norms = layers[layers["kind"] != "linear"]
         layers = layers if norms.empty else norms
         if layers.empty:
             return []
-        worst = layers.loc[layers["abs_max"].idxmax()]
-        first = layers[(layers["abs_max"] >= 0.5 * worst["abs_max"])].iloc[0]
+        first: Any = layers[layers["abs_max"] >= 0.5 * layers["abs_max"].max()].iloc[0]
         layer, end = str(first.name), "max" if first["max"] >= -first["min"] else "min"
         feature = int(first[f"{end}_feature"])
         wrote = writer(tables, layer, feature, first["abs_max"])
@@ -73,8 +73,10 @@ class MassiveActivations(Check):
                 value=first["abs_max"],
                 threshold=max(self.least, self.times * first["abs_median"]),
                 written_by=wrote,
-                message=f"{number(first['abs_max'])} in feature {feature}, {number(first['abs_ratio'])} times "
-                f"the median |value|" + (f", written by {wrote}." if wrote else "."),
+                message=f"{number(first['abs_max'])} in feature {feature}, {number(first['abs_ratio'])} "
+                f"times "
+                f"the median |value|"
+                + (f", written by {wrote}." if wrote else "; an operation between layers wrote it."),
                 evidence="input:abs_max",
                 affected=tuple(layers.index),
             )
@@ -83,8 +85,8 @@ class MassiveActivations(Check):
     def _few(self, tables: Tables, layers: pd.DataFrame) -> pd.Series:
         """Return for each layer whether massive activations stand in few of its kept samples."""
         samples = tables.samples[tables.samples["site"] == "input"]
-        peak = np.maximum(samples["min"].abs(), samples["max"].abs())
-        limit = np.maximum(self.least, self.times * layers["abs_median"])
+        peak = samples[["min", "max"]].abs().max(axis=1)
+        limit = (self.times * layers["abs_median"]).clip(lower=self.least)
         share = (peak > samples["layer"].map(limit)).groupby(samples["layer"]).mean()
         return share.reindex(layers.index).fillna(0) <= self.share
 
@@ -100,9 +102,9 @@ class OutlierFeatures(Check):
     What to do: keep these features in 16 bit, or smooth them into the weights, before quantizing to 8 bit.
 
     Figure: the outlier map.
-    Source: Dettmers et al., arXiv:2208.07339. Their rule, |value| > 6, is one of what to keep in 16 bit: alone
-    it fires in nearly every healthy model. So few features and a ratio to the median feature are required too.
-    When it is wrong: it is a property of the model, not a fault.
+    Source: Dettmers et al., arXiv:2208.07339. Their rule, |value| > 6, is one of what to keep in 16 bit:
+    alone it fires in nearly every healthy model. So few features and a ratio to the median feature are
+    required too. When it is wrong: it is a property of the model, not a fault.
 
     Attributes:
         least: An outlier feature reaches at least this |value|,
@@ -139,8 +141,8 @@ class OutlierFeatures(Check):
         hits = features.assign(times=times)[out & features.index.isin(few)]
         if hits.empty:
             return []
-        worst = hits.iloc[int(hits["times"].to_numpy().argmax())]
-        layer = worst.name[0]
+        worst: Any = hits.reset_index().iloc[int(hits["times"].argmax())]
+        layer = str(worst["layer"])
         wrote = writer(tables, layer, int(worst["feature"]), worst["peak"])
         affected = tuple(name for name, _ in layers.index if (name, "input") in set(few))
         return [
@@ -152,7 +154,8 @@ class OutlierFeatures(Check):
                 value=worst["times"],
                 threshold=self.times,
                 written_by=wrote,
-                message=f"Feature {worst['feature']} reaches {number(worst['peak'])}, {number(worst['times'])} "
+                message=f"Feature {worst['feature']} reaches {number(worst['peak'])}, "
+                f"{number(worst['times'])} "
                 f"times the median feature; so it is at {named(affected)}.",
                 evidence="input:feature_ratio",
                 affected=affected,

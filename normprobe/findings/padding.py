@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class PaddingInNorm(Check):
     """A norm over positions averages padding into its statistics.
 
-    BatchNorm over (examples, channels, positions) knows no mask. In train mode the padding shifts what the real
-    positions are normalized with; in evaluation mode the running statistics were collected with it, if they
-    lie nearer to the moments with padding than to those without.
+    BatchNorm over (examples, channels, positions) knows no mask. In train mode the padding shifts what the
+    real positions are normalized with; in evaluation mode the running statistics were collected with it, if
+    they lie nearer to the moments with padding than to those without.
 
     What to do: normalize real positions only, or use LayerNorm, which treats every position on its own.
 
@@ -87,7 +87,7 @@ class PaddingInNorm(Check):
 
 
 def _distance(mean: pd.Series, variance: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return per channel the log factor of a variance, and the distance of a mean, from those of real rows."""
+    """Return per channel how far moments lie from those of real rows: log factor and distance of means."""
     positive = variance.where(variance > 0)
     return pd.DataFrame(
         {
@@ -101,9 +101,9 @@ def _distance(mean: pd.Series, variance: pd.Series, rows: pd.DataFrame) -> pd.Da
 class PaddingUnmasked(Check):
     """The inputs hold padding, but no mask said so: it is in every statistic, and in the model's attention.
 
-    Padding is known by its token where the probe knows the token (``pad_tokens`` in the facts of the recording,
-    or the text of the samples). Otherwise it is recognised in what the first layer reads: several examples end
-    in runs of positions that are the same in all of them.
+    Padding is known by its token where the probe knows the token (``pad_tokens`` in the facts of the
+    recording, or the text of the samples). Otherwise it is recognised in what the first layer reads: several
+    examples end in runs of positions that are the same in all of them.
 
     What to do: pass the tokenizer's attention_mask to the model, or give the probe a mask.
 
@@ -147,7 +147,8 @@ class PaddingUnmasked(Check):
                 statistic="share of samples that are padding",
                 value=share,
                 threshold=self.share,
-                message=f"{share:.0%} of what the first layer reads is padding, and the model was given no mask.",
+                message=f"{share:.0%} of what the first layer reads is padding, and the model was given "
+                f"no mask.",
                 evidence="input:n_samples",
                 affected=tuple(tables.layers["layer"].unique()),
             )
@@ -157,7 +158,7 @@ class PaddingUnmasked(Check):
         return int(tables.labels["text"].isin(self.texts).sum())
 
     def _by_repetition(self, samples: pd.DataFrame) -> int:
-        """Return how many kept samples stand in a run, at the end of an example, that other examples share."""
+        """Return how many kept samples end an example in a run that other examples share."""
         rows = samples.dropna(subset=["example", "position"]).sort_values(["part", "example", "position"])
         place = ["position", "mean", "variance", "min", "max"]
         shared = rows.groupby(place, dropna=False)["example"].transform("nunique") > 1

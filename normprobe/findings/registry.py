@@ -10,11 +10,12 @@ from normprobe.errors import NormprobeError
 from normprobe.findings.dead import ConstantFeatures, DeadFeatures, SaturatedInput
 from normprobe.findings.depth import CollapsedSamples, VarianceExplodes, VarianceVanishes
 from normprobe.findings.frame import Check
-from normprobe.findings.numerics import Fp16Overflow, NearlyConstantRows, Nonfinite, VarianceBelowEps
+from normprobe.findings.norms import NearlyConstantRows, OutlierNormWeight, VarianceBelowEps
+from normprobe.findings.numerics import Fp16Overflow, Nonfinite
 from normprobe.findings.outliers import MassiveActivations, OutlierFeatures
 from normprobe.findings.padding import PaddingInNorm, PaddingUnmasked
 from normprobe.findings.running import RunningVarianceInvalid, StaleRunningStatistics
-from normprobe.findings.samples import InputScale, OutlierNormWeight, OutlierSample
+from normprobe.findings.samples import InputScale, OutlierSample
 from normprobe.findings.training import (
     BatchnormTrainMode,
     FrozenButUpdating,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,8 @@ class StaleRunningStatistics(Check):
 
     In evaluation mode BatchNorm normalizes with the running mean and variance it collected in training. Where
     they are off, its output is shifted or scaled, and everything after it reads something it was not trained
-    on. The medians over channels are looked at: on small data single channels are four times off without harm.
-    Since a stale BatchNorm moves what every later one sees, the first in order of execution is named.
+    on. The medians over channels are looked at: on small data single channels are four times off without
+    harm. Since a stale BatchNorm moves what every later one sees, the first in order of execution is named.
 
     Running statistics of exactly 0 and 1 in every channel were never updated: an error, unless the model's
     batch norms all have weight 1 and bias 0, that is, are not trained at all.
@@ -34,9 +34,9 @@ class StaleRunningStatistics(Check):
     training data through the model in train mode without gradients, collecting a cumulative average.
 
     Figure: running against observed statistics, in the BatchNorm section.
-    Source: Schneider et al., arXiv:2006.16971; Wu and Johnson, arXiv:2105.07576; PyTorch issue 4741. BatchNorm
-    collects n/(n-1) times the variance it normalizes with (PyTorch issue 19902), which is taken into account.
-    When it is wrong: data that are meant to differ from those of training; a few examples.
+    Source: Schneider et al., arXiv:2006.16971; Wu and Johnson, arXiv:2105.07576; PyTorch issue 4741.
+    BatchNorm collects n/(n-1) times the variance it normalizes with (PyTorch issue 19902), which is taken
+    into account. When it is wrong: data that are meant to differ from those of training; a few examples.
 
     Attributes:
         factor: Least median factor between observed and running variance, either way, that is reported.
@@ -71,9 +71,9 @@ class StaleRunningStatistics(Check):
         agree = np.log(running["running_ratio"]) > self.spread * running["running_noise"]
         rescaled = (running["running_ratio"] > self.factor) & agree
         stale = running.index[rescaled | (running["running_shift"] > self.shift)]
-        found = [self._never_updated(running, running.index[untouched])] if untouched.any() else []
-        if not stale.empty and not running.at[stale[0], "untouched"]:
-            found.append(self._stale(running, stale))
+        found = [self._never_updated(running, tuple(running.index[untouched]))] if untouched.any() else []
+        if not stale.empty and not running["untouched"][stale[0]]:
+            found.append(self._stale(running, tuple(stale)))
         return found
 
     def _untrained(self, tables: Tables) -> bool:
@@ -83,16 +83,14 @@ class StaleRunningStatistics(Check):
         ]
         return bool((rows["weight"].fillna(1) == 1).all() and (rows["bias"].fillna(0) == 0).all())
 
-    def _stale(self, running: pd.DataFrame, stale: pd.Index) -> Finding:
+    def _stale(self, running: pd.DataFrame, stale: tuple[str, ...]) -> Finding:
         layer = str(stale[0])
-        row = running.loc[layer]
+        row: Any = running.loc[layer]
         scaled = np.log(row["running_ratio"]) / np.log(self.factor) >= row["running_shift"] / self.shift
         what = (
-            f"The observed variance is {number(row['running_ratio'])} times off the running variance in the "
-            "median channel"
+            f"variance is {number(row['running_ratio'])} times off the running variance"
             if scaled
-            else f"The observed mean is {number(row['running_shift'])} running standard deviations off in the "
-            "median channel"
+            else f"mean is {number(row['running_shift'])} running standard deviations off"
         )
         return Finding(
             layer=layer,
@@ -102,32 +100,35 @@ class StaleRunningStatistics(Check):
             else "median |observed mean - running mean| ÷ running standard deviation",
             value=row["running_ratio" if scaled else "running_shift"],
             threshold=self.factor if scaled else self.shift,
-            message=f"{what}; {named(stale, 'batch norm')} from here on are off.",
+            message=f"In the median channel the observed {what}; {named(stale, 'batch norm')} "
+            "from here on are off.",
             evidence=f"input:{'running_ratio' if scaled else 'running_shift'}",
-            affected=tuple(stale),
+            affected=stale,
         )
 
-    def _never_updated(self, running: pd.DataFrame, layers: pd.Index) -> Finding:
+    def _never_updated(self, running: pd.DataFrame, layers: tuple[str, ...]) -> Finding:
         return Finding(
             layer=str(layers[0]),
             site="input",
             statistic="median factor between observed and running variance",
-            value=running.at[layers[0], "running_ratio"],
+            value=float(running["running_ratio"][layers[0]]),
             threshold=self.factor,
-            message="The running mean is 0 and the running variance 1 in every channel: they were never updated.",
+            message="The running mean is 0 and the running variance 1 in every channel: they were never "
+            "updated.",
             advice="Load the buffers too (running_mean, running_var), or recalibrate the running statistics.",
             evidence="input:running_ratio",
             severity="error",
             title="Running statistics were never updated",
-            affected=tuple(layers),
+            affected=layers,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunningVarianceInvalid(Check):
-    """A running variance is negative, NaN or infinite: in evaluation mode the channel becomes NaN or constant.
+    """A running variance is negative, NaN or infinite, and so is the channel in evaluation mode.
 
-    What to do: find the batch that put NaN or Inf into it, or the step that averaged or edited the checkpoint.
+    What to do: find the batch that put NaN or Inf into it, or the step that averaged or edited the
+    checkpoint.
 
     Figure: the BatchNorm section.
     Source: PyTorch issue 66073; Ioffe and Szegedy, arXiv:1502.03167 for what it divides by.
@@ -163,7 +164,8 @@ class RunningVarianceInvalid(Check):
                 statistic="running variance",
                 value=value,
                 threshold=0,
-                message=f"The running variance is {number(value)} in {named(tuple(here['layer']), 'channel')}.",
+                message=f"The running variance is {number(value)} in "
+                f"{named(tuple(here['layer']), 'channel')}.",
                 evidence="input:running_ratio",
                 affected=names,
             )

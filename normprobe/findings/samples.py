@@ -1,14 +1,14 @@
-"""Checks of the data as the first layer reads them, and of norm weights: what is out of scale with the rest."""
+"""Checks of the data as the first layer reads them: one wild sample, features on different scales."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from normprobe.findings.frame import Check, Finding, Severity, named, number
-from normprobe.findings.measures import feature_measures, layer_measures
+from normprobe.findings.frame import Check, Finding, Severity, number
+from normprobe.findings.measures import at, feature_measures, layer_measures
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -44,15 +44,16 @@ class OutlierSample(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the largest sample at the input of the first layer, if it is wild."""
         layers = layer_measures(tables)
-        layer = layers.index[0][0]
-        row = layers.loc[(layer, "input")]
+        layer = str(layers.index[0][0])
+        row = at(layers, layer, "input")
         samples = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == "input")]
-        rms = np.sqrt(samples["variance"] + samples["mean"] ** 2).dropna()
+        square = (samples["variance"] + samples["mean"] ** 2).dropna()
+        rms = square**0.5
         if len(rms) < 8 or not rms.median() > 0:
             return []
         times = rms / rms.median()
         wild = times > self.times
-        worst = samples.loc[times.idxmax()]
+        worst: Any = samples.loc[times.index[int(times.argmax())]]
         value, example, position = float(times.max()), worst["example"], worst["position"]
         end = "max" if row["max"] >= -row["min"] else "min"
         count = tables.features.query("layer == @layer and site == 'input'")["count"].sum() / row["n_samples"]
@@ -84,7 +85,8 @@ class InputScale(Check):
     The features with large units drown the others, and the best learning rate differs from weight to weight.
     Constant features are left out. A first layer that is a norm is the cure, and no finding.
 
-    What to do: standardize the features with the training data's mean and deviation, or start with a BatchNorm.
+    What to do: standardize the features with the training data's mean and deviation, or start with a
+    BatchNorm.
 
     Figure: the panel of the layer: variance per feature.
     Source: LeCun, Bottou, Orr, Mueller 1998, Efficient BackProp; standard practice.
@@ -105,12 +107,13 @@ class InputScale(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first layer, if it is a Linear and its features differ wildly in scale."""
         layers = layer_measures(tables)
-        layer, row = layers.index[0][0], layers.iloc[0]
-        value = feature_measures(tables).at[(layer, "input"), "scale_ratio"]
+        layer = str(layers.index[0][0])
+        row = at(layers, layer, "input")
+        value = feature_measures(tables)["scale_ratio"].get((layer, "input"), 0.0)
         if row["kind"] != "linear" or not value > self.ratio:
             return []
         features = tables.features.query("layer == @layer and site == 'input'")
-        feature = int(features.loc[features["variance"].idxmax(), "feature"])
+        feature = int(features["feature"].iloc[int(features["variance"].argmax())])
         return [
             Finding(
                 layer=layer,
@@ -119,68 +122,9 @@ class InputScale(Check):
                 statistic="largest standard deviation of a feature ÷ the lower quartile",
                 value=value,
                 threshold=self.ratio,
-                message=f"Feature {feature} varies {number(value)} times as much as a quarter of the features.",
+                message=f"Feature {feature} varies {number(value)} times as much as a quarter of the "
+                f"features.",
                 evidence="input:scale_ratio",
                 affected=(layer,),
-            )
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutlierNormWeight(Check):
-    """A norm's weight is far larger in a few features than in the median feature.
-
-    Such weights make outlier features out of normalized values, and with them trouble for quantization.
-
-    What to do: nothing in 16 bit; before quantizing to 8 bit, move the weight into the following Linear.
-
-    Figure: the outlier map; the panel of the norm: variance per feature.
-    Source: Wei et al., Outlier Suppression, arXiv:2209.13325.
-    When it is wrong: it is a property of the model, not a fault. Norms whose median weight is 0 are left out.
-
-    Attributes:
-        times: Least |weight| ÷ the median |weight| that is reported,
-        share: in at most this share of the features (one at least).
-        features: Least number of features of the norm.
-    """
-
-    name: ClassVar[str] = "outlier_norm_weight"
-    title: ClassVar[str] = "Outlier in a norm's weight"
-    severity: ClassVar[Severity] = "info"
-    advice: ClassVar[str] = "Before quantizing to 8 bit, move the weight into the Linear that follows."
-    source: ClassVar[str] = "arXiv:2209.13325"
-
-    times: float = 8.0
-    share: float = 0.02
-    features: int = 8
-
-    def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the norm whose worst weight stands out most."""
-        rows = tables.features[tables.features["weight"].notna() & (tables.features["site"] == "output")]
-        size = rows["weight"].abs()
-        by_layer = rows["layer"]
-        middle = size.groupby(by_layer).transform("median")
-        times = size / middle.where(middle > 0)
-        out = (times > self.times) & (size.groupby(by_layer).transform("size") >= self.features)
-        number_of = out.groupby(by_layer).transform("sum")
-        few = number_of <= np.maximum(1, self.share * size.groupby(by_layer).transform("size"))
-        hits = rows[out & few]
-        if hits.empty:
-            return []
-        worst = rows.loc[times[hits.index].idxmax()]
-        affected = tuple(dict.fromkeys(hits["layer"]))
-        value = float(times[worst.name])
-        return [
-            Finding(
-                layer=worst["layer"],
-                site="output",
-                feature=int(worst["feature"]),
-                statistic="|weight| ÷ the median |weight|",
-                value=value,
-                threshold=self.times,
-                message=f"The weight of feature {worst['feature']} is {number(worst['weight'])}, {number(value)} "
-                f"times the median; such weights stand in {named(affected, 'norm')}.",
-                evidence="output:weight_ratio",
-                affected=affected,
             )
         ]

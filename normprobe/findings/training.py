@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def batch_norms(tables: Tables) -> pd.DataFrame:
     """Return the ledger of the batch norms that fired, by layer and in order of execution.
 
-    Added columns: ``trains`` and ``evaluates`` (whether it ran in that mode), ``grads`` (whether gradients were
-    on), ``values`` (values per channel and call) and ``examples`` (examples per call).
+    Added columns: ``trains`` and ``evaluates`` (whether it ran in that mode), ``grads`` (whether gradients
+    were on), ``values`` (values per channel and call) and ``examples`` (examples per call).
     """
     inputs = tables.layers[tables.layers["site"] == "input"].set_index("layer").sort_values("depth")
     ledger = fired(tables)
@@ -25,7 +25,8 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
     ledger["values"] = count.reindex(ledger.index) / ledger["calls"]
     ledger["examples"] = inputs["n_samples"].reindex(ledger.index) / ledger["calls"]
     order = [name for name in inputs.index if name in ledger.index]
-    return ledger.loc[order][lambda frame: frame["kind"] == "batch_norm"]
+    ordered = ledger.reindex(order)
+    return ordered[ordered["kind"] == "batch_norm"]
 
 
 def fired(tables: Tables) -> pd.DataFrame:
@@ -176,7 +177,8 @@ class FrozenButUpdating(Check):
                 statistic="frozen batch norms whose running statistics moved",
                 value=len(names),
                 threshold=0,
-                message=f"{named(names, 'batch norm')} with frozen scale and shift moved the running statistics.",
+                message=f"{named(names, 'batch norm')} with frozen scale and shift moved the running "
+                f"statistics.",
                 evidence="input:mean",
                 affected=names,
             )

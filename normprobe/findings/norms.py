@@ -1,0 +1,183 @@
+"""Checks of what LayerNorm, GroupNorm and RMSNorm divide by, and of the weights of norms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from normprobe.findings.frame import Check, Finding, Severity, named, number
+from normprobe.findings.measures import layer_measures, sample_measures, side
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceBelowEps(Check):
+    """The variance a norm divides by is below its eps: the norm no longer normalizes.
+
+    LayerNorm and GroupNorm divide by sqrt(variance + eps), RMSNorm by sqrt(mean square + eps). With a
+    variance below eps the output's variance falls below one half, and the smaller the input, the smaller the
+    output.
+
+    What to do: lower eps, or find what shrinks the input.
+
+    Figure: the panel of the norm: variance per sample before and after.
+    Source: Ba, Kiros, Hinton, arXiv:1607.06450.
+    When it is wrong: blank samples (padding that is not masked, black images), if they are most of the data.
+
+    Attributes:
+        ratio: A sample counts if its variance is below ``ratio`` x eps; the median sample is looked at.
+    """
+
+    name: ClassVar[str] = "variance_below_eps"
+    title: ClassVar[str] = "Variance below eps"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = "Lower this norm's eps, or find out what makes its input so small."
+    source: ClassVar[str] = "arXiv:1607.06450"
+
+    ratio: float = 1.0
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the norm whose median sample lies furthest below eps, if any does."""
+        norms = tables.ledger[tables.ledger["kind"].isin(["layer_norm", "rms_norm", "group_norm"])]
+        norms = norms.set_index("layer")[["kind", "eps"]].dropna()
+        samples = sample_measures(tables)
+        inputs = side(samples, "input")
+        layers = layer_measures(tables)
+        layers = side(layers, "input")
+        frame = layers[["n_features"]].join(inputs, how="inner")
+        frame = frame.join(norms, how="inner")
+        value = frame["sample_variance"].where(frame["kind"] != "rms_norm", frame["sample_square"])
+        share = (value / frame["eps"]).where(frame["n_features"] > 1)
+        below = share[share < self.ratio]
+        if below.empty:
+            return []
+        layer = str(below.idxmin())
+        row: Any = frame.loc[layer]
+        what = "mean square" if row["kind"] == "rms_norm" else "variance"
+        return [
+            Finding(
+                layer=layer,
+                site="input",
+                statistic=f"median {what} of a sample",
+                value=value[layer],
+                threshold=self.ratio * row["eps"],
+                message=f"The median sample has a {what} of {number(value[layer])}, below this norm's eps of "
+                f"{number(row['eps'])}.",
+                evidence=f"input:{'sample_square' if what == 'mean square' else 'sample_variance'}",
+                affected=tuple(below.index),
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearlyConstantRows(Check):
+    """The samples a LayerNorm or GroupNorm reads are nearly constant: a large common value drowns the rest.
+
+    The norm subtracts the mean. Where mean² is far above the variance, what is left is made of the last
+    digits of the input: in fp32 a mean of 1,000 standard deviations costs three of seven digits, in bf16 all.
+
+    What to do: find the layer that adds a constant to all features (a bias), and take the constant out.
+
+    Figure: the panel of the norm: values before.
+    Source: Ba, Kiros, Hinton, arXiv:1607.06450; Chan, Golub, LeVeque 1983 for the digits lost.
+    When it is wrong: blank samples, if they are most of the data.
+
+    Attributes:
+        offset: Least mean² ÷ variance of the median sample that is reported; a healthy norm has below 10.
+    """
+
+    name: ClassVar[str] = "nearly_constant_rows"
+    title: ClassVar[str] = "Nearly constant samples before a norm"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = "Find the bias or shift that adds the same value to all features, and remove it."
+    source: ClassVar[str] = "arXiv:1607.06450"
+
+    offset: float = 1000.0
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first norm whose median sample is nearly constant."""
+        layers = layer_measures(tables)
+        norms = layers[layers["kind"].isin(["layer_norm", "group_norm"]) & (layers["n_features"] > 1)]
+        offset = sample_measures(tables)["offset"].reindex(norms.index)
+        high = offset[(offset > self.offset) & (offset.index.get_level_values("site") == "input")]
+        if high.empty:
+            return []
+        layer = str(high.index[0][0])
+        return [
+            Finding(
+                layer=layer,
+                site="input",
+                statistic="median over samples of mean² ÷ variance",
+                value=high.iloc[0],
+                threshold=self.offset,
+                message=f"In the median sample mean² is {number(high.iloc[0])} times the variance: its "
+                "features are nearly all equal.",
+                evidence="input:offset",
+                affected=tuple(high.index.get_level_values("layer")),
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlierNormWeight(Check):
+    """A norm's weight is far larger in a few features than in the median feature.
+
+    Such weights make outlier features out of normalized values, and with them trouble for quantization.
+
+    What to do: nothing in 16 bit; before quantizing to 8 bit, move the weight into the following Linear.
+
+    Figure: the outlier map; the panel of the norm: variance per feature.
+    Source: Wei et al., Outlier Suppression, arXiv:2209.13325.
+    When it is wrong: it is a property of the model, not a fault. Norms whose median weight is 0 are left out.
+
+    Attributes:
+        times: Least |weight| ÷ the median |weight| that is reported,
+        share: in at most this share of the features (one at least).
+        features: Least number of features of the norm.
+    """
+
+    name: ClassVar[str] = "outlier_norm_weight"
+    title: ClassVar[str] = "Outlier in a norm's weight"
+    severity: ClassVar[Severity] = "info"
+    advice: ClassVar[str] = "Before quantizing to 8 bit, move the weight into the Linear that follows."
+    source: ClassVar[str] = "arXiv:2209.13325"
+
+    times: float = 8.0
+    share: float = 0.02
+    features: int = 8
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the norm whose worst weight stands out most."""
+        rows = tables.features[tables.features["weight"].notna() & (tables.features["site"] == "output")]
+        size = rows["weight"].abs()
+        by_layer = rows["layer"]
+        middle = size.groupby(by_layer).transform("median")
+        times = size / middle.where(middle > 0)
+        out = (times > self.times) & (size.groupby(by_layer).transform("size") >= self.features)
+        number_of = out.groupby(by_layer).transform("sum")
+        few = number_of <= np.maximum(1, self.share * size.groupby(by_layer).transform("size"))
+        hits = rows[out & few]
+        if hits.empty:
+            return []
+        worst: Any = hits.iloc[int(times[hits.index].argmax())]
+        affected = tuple(dict.fromkeys(hits["layer"]))
+        value = float(times[hits.index].max())
+        return [
+            Finding(
+                layer=worst["layer"],
+                site="output",
+                feature=int(worst["feature"]),
+                statistic="|weight| ÷ the median |weight|",
+                value=value,
+                threshold=self.times,
+                message=f"The weight of feature {worst['feature']} is {number(worst['weight'])}, "
+                f"{number(value)} "
+                f"times the median; such weights stand in {named(affected, 'norm')}.",
+                evidence="output:weight_ratio",
+                affected=affected,
+            )
+        ]
