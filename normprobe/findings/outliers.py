@@ -10,7 +10,7 @@ import pandas as pd
 
 from normprobe.findings.dead import inner
 from normprobe.findings.frame import Check, Finding, Severity, named, number
-from normprobe.findings.measures import KEY, features_with_peaks, ratio, writer
+from normprobe.findings.measures import KEY, features_with_peaks, ratio, side, writer
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
