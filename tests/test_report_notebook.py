@@ -33,7 +33,7 @@ def test_the_cell_tells_what_was_seen():
     html = notebook_html(tables, findings_of(finding("layers.1.norm"), *[finding("norm")] * 3))
     text = text_of(html)
     assert "Recording of <b>Net</b>: 4 norms, 8 Linear, 2 of 12 not seen; 30 tokens" in text
-    assert "● Note: Massive activations. |value| reaches 27,347 in feature 3. layers.1.norm" in text
+    assert "● Note: Massive activations at layers.1.norm. |value| reaches 27,347 in feature 3." in text
     assert text.count("Massive activations") == 3
     assert "and 1 more: .findings()" in text
     assert "Keep this feature" not in text

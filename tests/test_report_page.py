@@ -131,6 +131,10 @@ def test_same_recording_same_bytes(tables, findings, page, tmp_path):
         assert (tmp_path / "figures" / file.name).read_bytes() == file.read_bytes()
 
 
+def test_the_page_carries_the_recordings_own_date(html):
+    assert "Recorded 2026-01-02 03:04 UTC with normprobe" in text_of(html)
+
+
 def test_the_page_is_small(page):
     assert page.stat().st_size < 600_000
 
@@ -145,7 +149,7 @@ def test_sections_in_order(html):
 def test_a_finding_is_told_whole(html):
     text = text_of(html)
     assert "● Note Massive activations 2 of 4 norms |value| reaches 27,347 in feature 3." in text
-    assert "layers.1.norm (input), feature 3, “<b>” example 0, position 1, written by layers.0.down" in text
+    assert "layers.1.norm (input), “<b>” example 0, position 1, written by layers.0.down" in text
     assert (
         "Keep this feature in 16 bit. largest |value|: 27,347; threshold 100. Sun et al. 2024, arXiv" in text
     )

@@ -55,9 +55,9 @@ class Anchors:
 
         Args:
             text: the sentence.
-            strong: words to set in bold, such as the finding's value.
+            strong: patterns, without groups, of words to set in bold, such as the finding's value.
         """
-        bold = sorted({word for word in strong if word}, key=len, reverse=True)
+        bold = list(strong)
         pieces = self._names.split(text) if self._names else [text]
         return Markup("").join(
             self.name(piece) if i % 2 else _embolden(piece, bold) for i, piece in enumerate(pieces)
@@ -85,11 +85,10 @@ def shown_names(tables: Tables, layers: Iterable[str]) -> dict[str, str]:
     return {layer: display_name(tables, layer) for layer in layers}
 
 
-def _embolden(text: str, words: list[str]) -> Markup:
-    if not words:
+def _embolden(text: str, patterns: list[str]) -> Markup:
+    if not patterns:
         return escape(text)
-    pattern = re.compile(rf"(?<![\w.,])({'|'.join(map(re.escape, words))})(?![\w]|[.,]\d)")
-    pieces = pattern.split(text)
+    pieces = re.split(f"({'|'.join(patterns)})", text)
     return Markup("").join(
         Markup("<b>{}</b>").format(piece) if i % 2 else escape(piece) for i, piece in enumerate(pieces)
     )

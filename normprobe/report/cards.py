@@ -103,9 +103,11 @@ def measured(statistic: str, value: float, threshold: float) -> str:
 
 
 def _strong(row: pd.Series) -> list[str]:
-    """The words of the message to set in bold: the value, and the feature that holds it."""
-    feature = "" if pd.isna(row["feature"]) else str(int(row["feature"]))
-    return [format_number(float(row["value"])), feature]
+    """Patterns of the words of the message to set in bold: the value, and the feature that holds it."""
+    value = rf"(?<![\w.,]){re.escape(format_number(float(row['value'])))}(?!\w|[.,]\d)"
+    if pd.isna(row["feature"]):
+        return [value]
+    return [value, rf"(?<=[Ff]eature ){int(row['feature'])}\b"]
 
 
 def _where(tables: Tables, row: pd.Series, anchors: Anchors) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,8 @@ def _notes(tables: Tables) -> list[str]:
 
 def _made(tables: Tables) -> str:
     versions = [f"{name} {version}" for name, version in tables.meta["versions"].items() if version]
-    return f"Recorded {tables.meta['created']} with {', '.join(versions)}; kernel {tables.meta['kernel']}."
+    made = datetime.fromisoformat(tables.meta["created"]).astimezone(UTC)
+    return f"Recorded {made:%Y-%m-%d %H:%M} UTC with {', '.join(versions)}; kernel {tables.meta['kernel']}."
 
 
 def _rows_note(shown: int, total: int) -> str:

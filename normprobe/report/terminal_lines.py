@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass
 
@@ -25,7 +26,6 @@ _PLAIN = str.maketrans(
         "”": '"',
         "’": "'",
         "·": "-",
-        "²": "^2",
         "␣": " ",
         **dict(zip(_SUPERSCRIPTS, "-0123456789", strict=True)),
     }
@@ -74,7 +74,5 @@ class Terminal:
 
 def plain(text: str) -> str:
     """Write a text in ASCII: signs by their usual stand-ins, other letters as escapes."""
-    powers = text.replace("10⁻", "10^-")
-    for digit in _SUPERSCRIPTS[1:]:
-        powers = powers.replace(f"10{digit}", f"10^{digit}")
+    powers = re.sub(rf"(?<![{_SUPERSCRIPTS}])(?=[{_SUPERSCRIPTS}])", "^", text)
     return powers.translate(_PLAIN).encode("ascii", errors="backslashreplace").decode("ascii")
