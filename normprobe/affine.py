@@ -38,8 +38,10 @@ def observe(module: nn.Module, before: Tensor, after: Tensor, *, centred: bool) 
 
     Where the data cannot tell (their mean is zero), what the name says, ``centred``, decides.
     """
-    x, y = _rows(before), _rows(after)
-    if x.shape != y.shape or x.numel() == 0 or x.shape[1] < 2:
+    if before.shape != after.shape or before.numel() == 0 or before.shape[-1] < 2:
+        return None
+    x, y = _rows(before, after)
+    if len(x) == 0:
         return None
     errors = [
         (float((formula - y).norm() / y.norm().clip(1e-30)), behaviour)
@@ -52,18 +54,20 @@ def observe(module: nn.Module, before: Tensor, after: Tensor, *, centred: bool) 
     return min(ties, key=lambda behaviour: behaviour.centred is not centred)
 
 
-def _rows(values: Tensor) -> Tensor:
-    """Up to 256 finite rows, spread over the tensor, in float64."""
-    flat = values.detach().reshape(-1, values.shape[-1])
-    rows = flat[:: max(1, len(flat) // _ROWS)][:_ROWS].to(torch.float64)
-    return torch.nan_to_num(rows, 0.0, 0.0, 0.0)
+def _rows(*tensors: Tensor) -> list[Tensor]:
+    """The same rows of each tensor in float64: up to 256 spread over it, those that are finite."""
+    flat = [values.detach().reshape(-1, values.shape[-1]) for values in tensors]
+    rows = [values[:: -(-len(values) // _ROWS)].to(torch.float64) for values in flat]
+    finite = torch.stack([values.isfinite().all(1) for values in rows]).all(0)
+    return [values[finite] for values in rows]
 
 
 def _formulas(module: nn.Module, x: Tensor) -> Iterator[tuple[Behaviour, Tensor]]:
     width = x.shape[1]
     weight, bias = vector(module, "weight", width), vector(module, "bias", width)
     shift = 0.0 if bias is None else bias
-    eps = eps_of(module) or 1e-6
+    given = eps_of(module)
+    eps = 1e-6 if given is None else given
     for centred, offset in product((False, True), (0.0,) if weight is None else (0.0, 1.0)):
         d = x - x.mean(1, keepdim=True) if centred else x
         normalized = d / (d.square().mean(1, keepdim=True) + eps).sqrt()

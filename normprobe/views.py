@@ -110,22 +110,26 @@ def register_view(
             of the module that returns it; by default the module's ``weight``.
 
     Raises:
-        ViewError: ``cls`` is no module class, or ``kind`` or ``sample`` is not one of the above.
+        ViewError: ``cls`` is no module class, or an argument is not of the above.
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ViewError(f"register_view needs a subclass of torch.nn.Module, got {cls!r}")
-    if kind is None:
-        _REGISTRY[cls] = lambda module: None
-        return
-    if kind not in KINDS:
-        raise ViewError(
-            f"kind {kind!r} of {cls.__name__} is unknown; choose one of {', '.join(KINDS)} or None"
-        )
-    if sample not in ("position", "example"):
-        raise ViewError(f"sample {sample!r} of {cls.__name__} is unknown; choose 'position' or 'example'")
+    _check_view(cls.__name__, kind, axis, sample, weight)
     read: WeightOf | None = (lambda module: getattr(module, weight)) if isinstance(weight, str) else weight
-    view = View(kind, axis, sample, weight=read, certain=True)
+    view = None if kind is None else View(kind, axis, sample, weight=read, certain=True)
     _REGISTRY[cls] = lambda module: view
+
+
+def _check_view(name: str, kind: Any, axis: Any, sample: Any, weight: Any) -> None:
+    """Refuse a view that is declared wrongly, in words."""
+    if kind is not None and kind not in KINDS:
+        raise ViewError(f"kind {kind!r} of {name} is unknown; choose one of {', '.join(KINDS)} or None")
+    if sample not in ("position", "example"):
+        raise ViewError(f"sample {sample!r} of {name} is unknown; choose 'position' or 'example'")
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise ViewError(f"axis {axis!r} of {name} is no whole number; give the index of the feature axis")
+    if not (weight is None or isinstance(weight, str) or callable(weight)):
+        raise ViewError(f"weight {weight!r} of {name} is neither a name nor a function; give one of them")
 
 
 def registered_view(module: nn.Module) -> tuple[bool, View | None]:
@@ -143,8 +147,7 @@ def guessed_view(module: nn.Module) -> View | None:
     eps (DESIGN: norms and Linears by rule). Whether it contains other layers is for `layers` to say.
     """
     name = type(module).__name__
-    weight = getattr(module, "weight", None)
-    if (name.endswith("Linear") or name == "Conv1D") and isinstance(weight, Tensor) and weight.dim() == 2:
+    if (name.endswith("Linear") or name == "Conv1D") and _has_matrix(module):
         return View("linear", certain=True)
     if type(module).__module__.startswith("torch.nn.utils"):
         return None
@@ -155,6 +158,14 @@ def guessed_view(module: nn.Module) -> View | None:
         own = next(module.parameters(recurse=False), None) is not None
         return _norm_by_name(module, name.lower()) if own or not children else None
     return _norm_by_name(module, name.lower()) if not children and eps_of(module) is not None else None
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    """Whether a module has a 2-D weight, or the method in its place that torch's quantized Linears have."""
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor):
+        return is_lazy(weight) or weight.dim() == 2
+    return callable(weight) and isinstance(getattr(module, "in_features", None), int)
 
 
 def _norm_by_name(module: nn.Module, name: str) -> View:
