@@ -14,6 +14,7 @@ __all__ = [
     "block_of",
     "format_count",
     "format_number",
+    "format_range",
     "format_tick",
     "name_sample",
     "plural",
@@ -103,6 +104,14 @@ def format_count(count: int, noun: str | None = None) -> str:
     if noun is None:
         return f"{count:,}"
     return f"{count:,} {noun if count == 1 or noun == 'Linear' else plural(noun)}"
+
+
+def format_range(low: Any, high: Any) -> str:
+    """Write a range: "0.2 to 31", one number where both ends read the same, "undefined" without any."""
+    ends = (format_number(low), format_number(high))
+    if MISSING in ends:
+        return "undefined"
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def plural(noun: str) -> str:

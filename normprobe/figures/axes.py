@@ -88,25 +88,6 @@ def use_log(axis: Axis, limits: tuple[float, float], *, suffix: str = "") -> Non
     axis.grid(vertical)
 
 
-def foot(ax: Axes, x: Sequence[float], colour: str, *, marker: str = "v", fill: str | None = None) -> None:
-    """Mark at the foot of a logarithmic axis what it cannot show: a zero (v), or NaN and Inf (X)."""
-    if len(x):
-        size = 4.0 if marker == "v" else 5.5
-        ax.plot(
-            x,
-            [0.0] * len(x),
-            linestyle="none",
-            marker=marker,
-            markersize=size,
-            markerfacecolor=fill or colour,
-            markeredgecolor=colour,
-            markeredgewidth=0.9,
-            transform=ax.get_xaxis_transform(),
-            clip_on=False,
-            zorder=6,
-        )
-
-
 def push_apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Move positions as little as needed so that neighbours are `gap` apart and all lie in [low, high].
 
@@ -153,6 +134,25 @@ def size_in_points(ax: Axes) -> tuple[float, float]:
     width, height = figure.get_size_inches() if figure else (1.0, 1.0)
     box = ax.get_position()
     return float(box.width * width * 72), float(box.height * height * 72)
+
+
+def foot(ax: Axes, x: Sequence[float], colour: str, *, marker: str = "v", fill: str | None = None) -> None:
+    """Mark at the foot of a logarithmic axis what it cannot show: a zero (v), or NaN and Inf (X)."""
+    if len(x):
+        size = 4.0 if marker == "v" else 6.0
+        ax.plot(
+            x,
+            [(size / 2 + 1) / size_in_points(ax)[1]] * len(x),
+            linestyle="none",
+            marker=marker,
+            markersize=size,
+            markerfacecolor=fill or colour,
+            markeredgecolor=colour,
+            markeredgewidth=0.9,
+            transform=ax.get_xaxis_transform(),
+            clip_on=False,
+            zorder=6,
+        )
 
 
 def label_ends(ax: Axes, labels: Sequence[Label], *, gap: float = LABEL_GAP) -> None:

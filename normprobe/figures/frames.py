@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.05, 0.5, 0.95)
 SITES = ("input", "output")
+KEYS = ["layer", "site"]
 
 
 def tables_of(source: Any) -> Tables:
@@ -48,8 +49,9 @@ def sample_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
         layers: which layers.
 
     Returns:
-        Columns p5, p50, p95 of all kept samples; `ratio`, p95 ÷ p5 of those with a variance above zero
-        (NaN with fewer than two); `flat`, how many have variance 0; `kept`, how many there are.
+        Columns p5, p50, p95 of all kept samples (p5 and p95 NaN of a single one); `ratio`, p95 ÷ p5 of those
+        with a variance above zero (NaN with fewer than two); `flat`, how many have variance 0; `kept`, how many
+        there are.
     """
     samples = of_layers(tables.samples, layers)[["layer", "site", "variance"]].dropna()
     return _spread(samples, flat="flat", kept="kept")
@@ -80,16 +82,21 @@ def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
 
 def _spread(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.DataFrame:
     """Return quantiles of `variance` by layer and site, and how far the positive ones are spread."""
-    keys = ["layer", "site"]
-    everything = frame.groupby(keys, observed=True)["variance"]
-    result = everything.quantile(np.array(QUANTILES)).unstack()
+    result = quantiles(frame, QUANTILES)
     result.columns = pd.Index(["p5", "p50", "p95"])
-    above = frame[frame["variance"] > 0].groupby(keys, observed=True)["variance"]
-    ends = above.quantile(np.array([0.05, 0.95])).unstack()
-    result["ratio"] = (ends[0.95] / ends[0.05]).where(above.size() > 1) if len(ends) else np.nan
-    result[kept] = everything.size()
-    result[flat] = result[kept] - above.size().reindex(result.index, fill_value=0)
+    above = frame[frame["variance"] > 0]
+    ends, size = quantiles(above, (0.05, 0.95)), above.groupby(KEYS)["variance"].size()
+    result["ratio"] = (ends[0.95] / ends[0.05]).where(size > 1)
+    result[kept] = frame.groupby(KEYS)["variance"].size()
+    result[flat] = result[kept] - size.reindex(result.index, fill_value=0)
+    result[["p5", "p95"]] = result[["p5", "p95"]].where(result[kept] > 1)
     return result
+
+
+def quantiles(frame: pd.DataFrame, shares: Sequence[float], column: str = "variance") -> pd.DataFrame:
+    """Return quantiles of a column by layer and site, a column each; without rows where there are no data."""
+    groups = frame.groupby(KEYS, observed=True)[column]
+    return groups.quantile(np.array(shares)).unstack().reindex(columns=list(shares)).astype(float)
 
 
 def largest_values(tables: Tables, layers: Sequence[str], site: str = "input") -> pd.DataFrame:

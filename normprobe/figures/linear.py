@@ -17,7 +17,7 @@ from normprobe.figures import frames
 from normprobe.figures.axes import Label, foot, label_ends, log_limits, title, use_log
 from normprobe.figures.palette import ACCENT, INK, MUTED, ROLE_COLOURS, ROLE_DASHES, SURFACE
 from normprobe.figures.plan import Plan, place
-from normprobe.wording import format_count, format_number, role_labels, shorten_name, spots
+from normprobe.wording import format_count, format_number, format_range, role_labels, shorten_name, spots
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
@@ -184,6 +184,6 @@ def _aria_label(found: Roles) -> str:
     variances = found.lines["variance"]
     return (
         f"Linear layers by role over blocks, {format_count(len(found.labels), 'role')}: "
-        f"variance of the output {format_number(variances.min())} to {format_number(variances.max())}; "
+        f"variance of the output {format_range(variances.min(), variances.max())}; "
         f"worst ÷ median input feature up to {format_number(found.lines['ratio'].max())}."
     )

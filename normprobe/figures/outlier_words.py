@@ -39,6 +39,8 @@ def caption(found: OutlierMap) -> str:
     if not facts:
         top = format_number(found.ratios.max().max())
         facts = [f"No feature exceeds 10× the median feature; the largest reaches {top}×."]
+    if found.ratios.isna().all(axis=None):
+        facts = ["No feature has a finite value above 0 here."]
     ending = (
         "A lone column is an outlier feature; a full row is a layer where many features differ "
         "from the typical one."

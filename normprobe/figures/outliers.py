@@ -134,6 +134,8 @@ def _draw(ax: Axes, found: OutlierMap) -> None:
         ax=ax,
         cmap=shades,
         norm=LogNorm(CLEAR, FULL),
+        vmin=CLEAR,
+        vmax=FULL,
         rasterized=True,
         cbar_ax=bar_ax,
         xticklabels=False,

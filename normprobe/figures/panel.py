@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from normprobe.recording import Recording
     from normprobe.tables import Tables
 
+ROUNDING = 1e-6  # standard deviations: what float32 leaves of a mean that is 0
+
 
 def norm_panel(tables: Tables | Recording, layer: str, *, ax: Any = None) -> Any:
     """Draw one norm before and after: its values, one sample, variances per feature and per sample.
@@ -58,11 +60,17 @@ class Panel:
     layer: str
     kind: str
     unit: str
-    moments: dict[str, Any]
+    moments: dict[str, pd.Series[Any]]
     values: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
     defined: bool
+
+    def text(self, site: str, key: str) -> str:
+        """Write the mean or variance of one site; a mean that is only rounding as 0."""
+        row = self.moments[site]
+        rounding = key == "mean" and abs(row["mean"]) < ROUNDING * np.sqrt(row["variance"])
+        return "0" if rounding else format_number(row[key])
 
 
 def summarize(tables: Tables, layer: str) -> Panel:
@@ -77,7 +85,9 @@ def summarize(tables: Tables, layer: str) -> Panel:
         layer=layer,
         kind=str(rows["kind"].iloc[0]),
         unit=sample_word(tables.meta, str(rows["sample_unit"].iloc[0])),
-        moments={str(site): row for site, row in rows.iterrows()},
+        moments=dict(
+            zip(frames.SITES, (row for _, row in rows.loc[list(frames.SITES)].iterrows()), strict=True)
+        ),
         values={site: _values(tables, layer, site) for site in frames.SITES},
         features={site: _variances(features, site) for site in frames.SITES},
         samples={site: _variances(samples, site) for site in frames.SITES},
@@ -110,15 +120,14 @@ def plan(tables: Tables, layer: str) -> Plan:
         panel_charts.features(axes[3:5], found)
         panel_charts.samples(axes[5], found)
 
-    mean, variance = (
-        {site: format_number(row[key]) for site, row in found.moments.items()} for key in ("mean", "variance")
+    means, variances = (
+        " to ".join(found.text(site, key) for site in frames.SITES) for key in ("mean", "variance")
     )
     return Plan(
         title=layer or "(the model)",
         caption=_caption(found),
         aria_label=(
-            f"{shorten_name(layer, 60)} before and after: mean {mean.get('input')} to {mean.get('output')}, "
-            f"variance {variance.get('input')} to {variance.get('output')}."
+            f"{shorten_name(layer, 60) or 'The model'} before and after: mean {means}, variance {variances}."
         ),
         draw=draw,
         heights=(1.32, 1.32),
@@ -132,7 +141,7 @@ def _caption(found: Panel) -> str:
     """Return how many rows and samples the charts rest on."""
     rows = len(found.values["input"])
     seen = int(found.moments["input"]["n_samples"])
-    text = f"Mean and variance of all {format_count(seen, found.unit)}; "
+    text = f"Mean and variance of {format_count(seen, found.unit)}; "
     text += f"histograms of values from {format_count(rows, 'kept row')}"
     kept = len(found.samples["input"])
     return f"{text}, variances per {found.unit} of {format_count(kept)} kept."

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 BINS = 40
 MOST_BARS = 96  # features that get a bar each
 NEAR_ZERO = 1e-6  # times the median feature's variance
-NO_MEAN = 1e-6  # standard deviations: what remains of a mean in float32
 SYMLOG = 20.0  # times the median |value|
 
 
@@ -29,10 +28,7 @@ def values(ax: Axes, panel: Panel, site: str) -> None:
     """Draw the histogram of one site's kept values, between the percentiles 0.5 and 99.5."""
     moments = panel.moments[site]
     word = SITE_WORDS[site]
-    mean, variance = float(moments["mean"]), float(moments["variance"])
-    if abs(mean) < NO_MEAN * np.sqrt(variance):
-        mean = 0.0
-    title(ax, f"Values {word}: mean {format_number(mean)}, var {format_number(variance)}")
+    title(ax, f"Values {word}: mean {panel.text(site, 'mean')}, var {panel.text(site, 'variance')}")
     data = panel.values[site][np.isfinite(panel.values[site])]
     if not data.size:
         _empty(ax, "no finite values kept")

@@ -57,6 +57,7 @@ class Profile:
         peaks: a row per column: worst, feature, typical.
         unit: what one sample is called, singular.
         by_feature: columns of one feature, whose variance is that of the feature.
+        single: whether there was only one sample.
     """
 
     depth: DepthAxis
@@ -64,6 +65,7 @@ class Profile:
     peaks: pd.DataFrame
     unit: str
     by_feature: tuple[int, ...]
+    single: bool
 
     def site(self, name: str) -> pd.DataFrame:
         """Return the rows of one site, indexed by column."""
@@ -133,6 +135,7 @@ def summarize(tables: Tables) -> Profile:
         peaks=frames.peaks(tables, layers).reset_index(drop=True),
         unit=sample_word(tables.meta, frames.unit_of(chosen)),
         by_feature=tuple(layers.index(layer) for layer in single),
+        single=bool((chosen["n_samples"] == 1).all()),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normprobe.wording import format_count, format_number, plural
+from normprobe.wording import format_count, format_number, format_range, plural
 
 if TYPE_CHECKING:
     from normprobe.figures.profile import Profile
@@ -20,7 +20,7 @@ def caption(profile: Profile) -> str:
     runs = [legend, _top(profile)]
     if profile.sites[["ratio", "spread"]].notna().any(axis=None):
         runs.append(_middle(profile))
-    else:
+    elif profile.single:
         runs.append(f"1 {profile.unit}: variances across {plural(profile.unit)} are undefined.")
     return " ".join([*runs, _bottom(profile), *_remarks(profile)])
 
@@ -30,7 +30,7 @@ def aria_label(profile: Profile) -> str:
     ranges = []
     for word, site in (("before", "input"), ("after", "output")):
         medians = profile.site(site)["p50"]
-        ranges.append(f"{word} it {format_number(medians.min())} to {format_number(medians.max())}")
+        ranges.append(f"{word} it {format_range(medians.min(), medians.max())}")
     return (
         f"Depth profile of {format_count(len(profile.depth.layers), 'norm')}: "
         f"median variance of one {profile.unit} {' and '.join(ranges)}; "
@@ -67,8 +67,8 @@ def _top(profile: Profile) -> str:
     if len(before) and len(after):
         text += (
             f" The median goes from {format_number(before.iloc[0])} at the first norm to "
-            f"{format_number(before.iloc[-1])} at the last; after the norm it lies between "
-            f"{format_number(after.min())} and {format_number(after.max())}."
+            f"{format_number(before.iloc[-1])} at the last; after the norm it is "
+            f"{format_range(after.min(), after.max())}."
         )
     if profile.pooled.notna().any():
         text += (

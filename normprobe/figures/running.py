@@ -91,18 +91,15 @@ def summarize(tables: Tables) -> Audit:
     moving = (unbiased > 0) & (channels["running_var"] > 0)
     mean = (mean - channels["running_mean"]) / np.sqrt(channels["running_var"])
     order = list(norms["layer"])
-    quantiles = [
-        values[moving]
-        .groupby(channels["layer"][moving])
-        .quantile(np.array(QUANTILES))
-        .unstack()
-        .reindex(order)
-        for values in (mean, unbiased / channels["running_var"])
-    ]
+    frame = channels[frames.KEYS].assign(mean=mean, variance=unbiased / channels["running_var"])[moving]
+    means, variances = (
+        frames.quantiles(frame, QUANTILES, column).droplevel("site").reindex(order).reset_index(drop=True)
+        for column in ("mean", "variance")
+    )
     return Audit(
         depth=frames.depth_axis(norms),
-        means=quantiles[0].reset_index(drop=True),
-        variances=quantiles[1].reset_index(drop=True),
+        means=means,
+        variances=variances,
         constant=int((~moving).sum()),
         channels=len(channels),
         nonfinite=tuple(int(i) for i in np.flatnonzero(norms["nonfinite"].to_numpy() > 0)),

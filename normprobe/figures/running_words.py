@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from normprobe.wording import format_count, format_number, sample_word
+from normprobe.wording import format_count, format_number, format_range, sample_word
 
 if TYPE_CHECKING:
     from normprobe.figures.running import Audit
@@ -39,11 +39,13 @@ def facts(tables: Tables, norms: pd.DataFrame, count: pd.Series[float]) -> str:
             "comes out neither centred nor of unit variance"
         )
     low, high = int(count.min()), int(count.max())
-    values = format_count(low) if low == high else f"{format_count(low)} to {format_count(high)}"
+    values = (
+        format_count(low, "value") if low == high else f"{format_count(low)} to {format_count(high)} values"
+    )
     examples = int(norms["n_samples"].max())
     seen = f"{format_count(examples)} {sample_word(tables.meta, 'example', examples)}"
     noise = "; so few carry sampling error of their own" if low < FEW else ""
-    return f"{mode}. {seen} and {values} values per channel were seen{noise}."
+    return f"{mode}. {seen} and {values} per channel were seen{noise}."
 
 
 def caption(found: Audit) -> str:
@@ -61,8 +63,7 @@ def aria_label(found: Audit) -> str:
     middle = found.variances[0.5]
     return (
         f"Running against observed statistics of {format_count(len(middle), 'BatchNorm')}: the median "
-        f"channel’s observed variance is {format_number(middle.min())} to {format_number(middle.max())} "
-        "times the running one."
+        f"channel’s observed variance ÷ the running one is {format_range(middle.min(), middle.max())}."
     )
 
 

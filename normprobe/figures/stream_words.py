@@ -24,6 +24,8 @@ def numbers(found: Stream, column: int) -> str:
 def caption(found: Stream) -> str:
     """Return what to look at, with the counts filled in."""
     kept, over = len(found.sizes), found.over
+    if not found.top > 0:
+        return f"No kept {found.unit} has finite values above 0 before these norms."
     text = (
         f"The same {format_count(kept, found.unit)} in every layer: median, bands, the most extreme by name."
     )
@@ -45,6 +47,8 @@ def caption(found: Stream) -> str:
 def aria_label(found: Stream) -> str:
     """Return one sentence for those who do not see the figure."""
     medians = found.bands[0.5]
+    if not medians.notna().any():
+        return f"Root mean square before {format_count(len(medians), 'norm')}: no finite values."
     ends = f"{format_number(medians.iloc[0])} to {format_number(medians.iloc[-1])}"
     return (
         f"Root mean square of {format_count(len(found.sizes), found.unit)} before "

@@ -143,12 +143,13 @@ def write_inline(tree: ET.Element, prefix: str, aria_label: str, overlay: list[E
         The `<svg>` element as text, everything escaped.
     """
     root = _copy(tree)
-    _mask_images(root, prefix)
+    stem = f"{prefix.removesuffix('-')}-"
     for element in root.iter():
         if name := element.get("id"):
-            element.set("id", name if name.startswith(prefix) else f"{prefix}-{name}")
+            element.set("id", f"{stem}{name}")
         if (clip := element.get("clip-path")) is not None:
-            element.set("clip-path", clip.replace("#", f"#{prefix}-"))
+            element.set("clip-path", clip.replace("#", f"#{stem}"))
+    _mask_images(root, stem)
     css = _to_classes(root, f"#{prefix}")
     for colour, variable in VARIABLES.items():
         css = css.replace(colour, f"var({variable})")
@@ -204,11 +205,11 @@ def _insert_style(root: ET.Element, css: str) -> None:
     root.insert(0, style)
 
 
-def _mask_images(root: ET.Element, prefix: str) -> None:
+def _mask_images(root: ET.Element, stem: str) -> None:
     """Show each image by its opacity, filled with the accent, so that one image serves both themes."""
     for index, image in enumerate([child for child in root if child.tag == "image"]):
         at = list(root).index(image)
-        name = f"{prefix}-m{index}"
+        name = f"{stem}m{index}"
         box = {key: image.get(key, "0") for key in ("x", "y", "width", "height")}
         shown = ET.Element("rect", {**box, "style": f"fill: {ACCENT}", "mask": f"url(#{name})"})
         for key in ("transform", "clip-path"):
