@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import Tables
 from normprobe.tables.combine import merge_tables
-from normprobe.tables.storage import load_tables, save_tables, write_csv, write_parquet
+from normprobe.tables.export import write_csv, write_parquet
+from normprobe.tables.storage import load_tables, save_tables
 
 __all__ = ["Recording", "load", "merge"]
 
@@ -52,12 +53,12 @@ class Recording:
     @property
     def labels(self) -> pd.DataFrame:
         """The text of kept samples, where the probe was given ``labels``: part, example, position, text."""
-        return self._tables.labels.copy(deep=False)
+        return self._tables.labels
 
     @property
-    def meta(self) -> Mapping[str, Any]:
+    def meta(self) -> dict[str, Any]:
         """Model, data, counts, options and versions."""
-        return dict(self._tables.meta)
+        return self._tables.meta
 
     def values(self, layer: str, site: str) -> NDArray[np.float64]:
         """The raw rows of some kept samples, in order of hash, the same samples at both sites.
@@ -137,7 +138,11 @@ class Recording:
         return save_tables(self._tables, path, labels=labels)
 
     def annotate(self, **facts: Any) -> Recording:
-        """The same recording with facts for people reading: name, data, unit, example_unit, ..."""
+        """The same recording with facts for people reading: name, data, unit, example_unit, ...
+
+        Raises:
+            RecordingError: JSON cannot hold a fact, or merging rests on it.
+        """
         return Recording(self._tables.annotate(facts))
 
     def _frames(self) -> dict[str, pd.DataFrame]:
@@ -173,4 +178,10 @@ def merge(*recordings: Recording) -> Recording:
     """
     if not recordings:
         raise RecordingError("merge needs at least one recording")
+    for recording in recordings:
+        if not isinstance(recording, Recording):
+            raise RecordingError(
+                f"merge takes recordings, got {type(recording).__name__}; "
+                "load files first, and unpack a list: merge(*recordings)"
+            )
     return Recording(merge_tables([recording.tables for recording in recordings]))

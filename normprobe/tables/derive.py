@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from normprobe.moments import Moments, over, pool
-from normprobe.tables.build import KEY, MOMENTS
+from normprobe.tables.build import MOMENTS
 from normprobe.tables.schema import FEATURES, LAYERS, LEDGER, SAMPLES, shaped
 
 
@@ -17,90 +19,121 @@ def moments_of(frame: pd.DataFrame) -> Moments:
     return Moments(*(frame[name].to_numpy() for name in MOMENTS))
 
 
+def starts(sizes: Any) -> NDArray[np.int64]:
+    """Where each of consecutive runs of these sizes begins, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(np.asarray(sizes, np.int64))])
+
+
+def row_starts(sites: pd.DataFrame, rows: pd.DataFrame) -> NDArray[np.int64]:
+    """Where the numbers of each kept raw row begin, and where the last ends."""
+    return starts(sites["n_features"].to_numpy()[rows["place"]])
+
+
 def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
     """A row per layer."""
     return shaped(ledger, LEDGER)
 
 
 def layer_table(
-    sites: pd.DataFrame, features: pd.DataFrame, rows: pd.DataFrame, ledger: pd.DataFrame
+    sites: pd.DataFrame, features: pd.DataFrame, values: Sequence[NDArray[Any]], ledger: pd.DataFrame
 ) -> pd.DataFrame:
-    """A row per layer and site, from the moments of its features."""
-    facts = ledger.set_index("layer")[["kind", "type", "sample_unit"]]
-    frame = sites.join(facts, on="layer")
-    groups = features.groupby(list(KEY), sort=False).indices
-    medians = {key: float(np.median(np.abs(values))) for key, values in finite_rows(rows).items()}
-    moments = moments_of(features)
-    derived = [
-        _site(moments.map(lambda field, at=groups[key]: field[at])) | {"abs_median": medians.get(key, np.nan)}
-        for key in zip(sites["layer"], sites["site"], strict=True)
-    ]
-    columns = [
-        "mean",
-        "variance",
-        "within_feature_variance",
-        "abs_mean",
-        "zero_fraction",
-        "nonfinite",
-        "abs_median",
-    ]
-    frame = frame.join(pd.DataFrame(derived, columns=columns, index=frame.index))
-    frame["within_sample_variance"] = over(frame["within_sum"], frame["within_count"])
+    """A row per layer and site, from the moments of its features.
+
+    Args:
+        sites: a row per place.
+        features: the moments of their features.
+        values: the numbers of the kept raw rows of each place.
+        ledger: a row per layer.
+    """
+    total, within = _pooled(moments_of(features), sites["n_features"].to_numpy())
+    frame = sites.assign(
+        **{name: _fact(name, sites, ledger) for name in ("kind", "type", "sample_unit")},
+        mean=np.where(total.count > 0, total.mean, np.nan),
+        variance=total.variance,
+        within_sample_variance=over(sites["within_sum"], sites["within_count"]),
+        within_feature_variance=within,
+        abs_mean=total.abs_mean,
+        abs_median=[_abs_median(numbers) for numbers in values],
+        zero_fraction=total.zero_fraction,
+        nonfinite=total.nonfinite,
+    )
     return shaped(frame, LAYERS)
 
 
-def _site(features: Moments) -> dict[str, Any]:
-    """What a site's features say together."""
-    total = pool(features)
-    variances = features.variance[features.count > 0]
-    return {
-        "mean": float(np.where(total.count > 0, total.mean, np.nan)[0]),
-        "variance": float(total.variance[0]),
-        "within_feature_variance": float(variances.mean()) if len(variances) else np.nan,
-        "abs_mean": float(total.abs_mean[0]),
-        "zero_fraction": float(total.zero_fraction[0]),
-        "nonfinite": int(total.nonfinite[0]),
-    }
+def _pooled(features: Moments, widths: NDArray[np.int64]) -> tuple[Moments, NDArray[np.float64]]:
+    """Moments of each place over all its features, and the mean over these of their variances.
+
+    Places of one width are pooled together: a model has hundreds of places and few widths.
+    """
+    # Copied, for the fields of empty moments are views of one another.
+    totals, within = Moments.empty(len(widths)).map(np.copy), np.full(len(widths), np.nan)
+    first = starts(widths)[:-1]
+    for width in np.unique(widths[widths > 0]):
+        at = np.flatnonzero(widths == width)
+        grid = first[at] + np.arange(width)[:, None]
+        block = features.map(lambda field, grid=grid: field[grid])
+        for total, pooled in zip(vars(totals).values(), vars(pool(block)).values(), strict=True):
+            total[at] = pooled[0]
+        filled = block.count > 0
+        within[at] = over(np.where(filled, block.variance, 0.0).sum(0), filled.sum(0))
+    return totals, within
 
 
-def finite_rows(rows: pd.DataFrame) -> dict[tuple[str, str], Any]:
-    """The finite numbers among the kept rows of each layer and site."""
-    found = {}
-    for key, group in rows.groupby(list(KEY), sort=False)["values"]:
-        values = np.concatenate(list(group))
-        if np.isfinite(values).any():
-            found[key] = values[np.isfinite(values)]
-    return found
+def _abs_median(values: NDArray[Any]) -> float:
+    """Median of |value| over the finite numbers, NaN without any."""
+    finite = np.abs(values[np.isfinite(values)])
+    if not len(finite):
+        return np.nan
+    middle = [(len(finite) - 1) // 2, len(finite) // 2]
+    return float(np.partition(finite, middle)[middle].astype(np.float64).mean())
 
 
-def feature_table(features: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+def feature_table(features: pd.DataFrame, sites: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
     """A row per layer, site and feature."""
     moments = moments_of(features)
     filled = moments.count > 0
+    widths = sites["n_features"].to_numpy()
+    place = np.repeat(np.arange(len(sites)), widths)
     frame = features.assign(
-        kind=_kinds(features, ledger),
+        **_names(place, sites, ledger),
+        feature=np.arange(len(place)) - np.repeat(starts(widths)[:-1], widths),
         mean=np.where(filled, moments.mean, np.nan),
         variance=moments.variance,
         min=np.where(filled, moments.minimum, np.nan),
         max=np.where(filled, moments.maximum, np.nan),
         abs_mean=moments.abs_mean,
         zero_fraction=moments.zero_fraction,
+        seen_mean=np.where(features["seen_count"] > 0, features["seen_mean"], np.nan),
+        seen_variance=over(features["seen_m2"], features["seen_count"]),
     )
-    running = ((frame["kind"] == "batch_norm") & (frame["site"] == "input")).to_numpy(bool)
-    seen = running & (frame["seen_count"] > 0).to_numpy(bool)
-    frame["seen_mean"] = np.where(seen, frame["seen_mean"], np.nan)
-    frame["seen_variance"] = np.where(seen, over(frame["seen_m2"], frame["seen_count"]), np.nan)
     return shaped(frame, FEATURES)
 
 
-def sample_table(samples: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+def sample_table(
+    samples: pd.DataFrame, sites: pd.DataFrame, ledger: pd.DataFrame, parts: Sequence[str]
+) -> pd.DataFrame:
     """A row per layer, site and kept sample."""
     filled = samples["count"].to_numpy() > 0
-    frame = samples.assign(kind=_kinds(samples, ledger), variance=over(samples["m2"], samples["count"]))
-    for name in ("mean", "min", "max"):
-        frame[name] = np.where(filled, samples[name], np.nan)
+    frame = samples.assign(
+        **_names(samples["place"].to_numpy(), sites, ledger),
+        part=_taken(pd.array(list(parts), dtype="string"), samples["part"].to_numpy()),
+        variance=over(samples["m2"], samples["count"]),
+        **{name: np.where(filled, samples[name], np.nan) for name in ("mean", "min", "max")},
+    )
     return shaped(frame, SAMPLES)
 
 
-def _kinds(frame: pd.DataFrame, ledger: pd.DataFrame) -> pd.Series:
-    return frame["layer"].map(ledger.set_index("layer")["kind"])
+def _names(place: NDArray[np.int64], sites: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, Any]:
+    """Layer, kind and site of each place."""
+    names = {"layer": sites["layer"], "kind": _fact("kind", sites, ledger), "site": sites["site"]}
+    return {name: _taken(column.array, place) for name, column in names.items()}
+
+
+def _fact(name: str, sites: pd.DataFrame, ledger: pd.DataFrame) -> pd.Series:
+    """What the ledger says of each place's layer."""
+    known = dict(zip(ledger["layer"], ledger[name], strict=True))
+    return pd.Series([known[layer] for layer in sites["layer"]], dtype="string")
+
+
+def _taken(texts: Any, index: NDArray[np.int64]) -> Any:
+    return texts.take(index) if len(texts) else pd.array([], dtype="string")

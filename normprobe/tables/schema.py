@@ -114,9 +114,8 @@ def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataF
     )
 
 
-_IDENTITY = {"layer": TEXT, "site": TEXT, "part": TEXT, "call": WHOLE, "repeat": WHOLE, "example": WHOLE}
-_IDENTITY |= {"position": WHOLE, "hash": WHOLE}
 _HELD = {f"{end}_{name}": NUMBER for end in ("min", "max") for name in ("example", "position", "feature")}
+_IDENTITY = dict.fromkeys(("place", "part", "call", "repeat", "example", "position", "hash"), WHOLE)
 
 BASE: dict[str, dict[str, str]] = {
     "ledger_base": {**{name: dtype for name, (dtype, _) in LEDGER.items()}, "depth": NUMBER},
@@ -132,18 +131,19 @@ BASE: dict[str, dict[str, str]] = {
         **_HELD,
     },
     "feature_moments": {
-        "layer": TEXT,
-        "site": TEXT,
-        "feature": WHOLE,
         **{"count": WHOLE, "mean": REAL, "m2": REAL, "min": REAL, "max": REAL, "abs_sum": REAL},
         **{"zeros": WHOLE, "nonfinite": WHOLE, "seen_count": WHOLE, "seen_mean": REAL, "seen_m2": REAL},
         **dict.fromkeys(("weight", "bias", "running_mean", "running_var"), REAL),
     },
     "sample_moments": {**_IDENTITY, "count": WHOLE, **dict.fromkeys(("mean", "m2", "min", "max"), REAL)},
-    "rows": {**_IDENTITY, "values": "object"},
-    "labels": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
+    "rows": _IDENTITY,
+    "labels_base": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
 }
-"""The frames that hold moments, as they are saved and merged: columns and dtypes."""
+"""The frames that hold moments, as they are saved and merged: columns and dtypes.
+
+Large frames hold numbers only: ``place`` is the row of ``sites`` that a sample belongs to, ``part`` the
+index of its part in ``meta["parts"]``, and the features of all places follow one another in their order.
+"""
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

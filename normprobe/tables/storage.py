@@ -1,33 +1,45 @@
-"""Recordings on disk: one zip file of Parquet tables and JSON, and CSV or Parquet exports.
+"""Recordings on disk: one zip file of Parquet tables and JSON.
 
-Nothing in a file is executed on loading, and nothing is believed: entries are stored uncompressed, their
-sizes and the tables' row counts are bounded before they are read, and every column is checked.
+Nothing in a file is executed on loading, and nothing is believed: it may hold no more than lies on the
+disk, every column has its type, and what the tables say of one another is checked.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normprobe.errors import RecordingError
 from normprobe.tables import Tables
+from normprobe.tables.checks import check_meta, check_tables
+from normprobe.tables.export import atomically
 from normprobe.tables.schema import BASE, based
 
 FORMAT = 1
 _MAGIC = "normprobe recording"
-_MOST_BYTES = 4 << 30
-_MOST_ROWS = 100_000_000
+_JSON = "recording.json"
+_VALUES = "row_values"
+_TYPES = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "Int64": pa.int64(),
+    "float64": pa.float64(),
+    "boolean": pa.bool_(),
+}
+_NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
+_FREE = 64 << 20
+_RATIO = 100
+"""A table may fill 64 MiB, or a hundred times its bytes on disk."""
 
 
 def save_tables(tables: Tables, path: str | Path, *, labels: bool = False) -> Path:
@@ -36,64 +48,41 @@ def save_tables(tables: Tables, path: str | Path, *, labels: bool = False) -> Pa
     Raises:
         RecordingError: the file cannot be written.
     """
-    target = Path(path)
-    about = {"format": _MAGIC, "version": FORMAT, "meta": dict(tables.meta)}
+    about = {"format": _MAGIC, "version": FORMAT, "meta": tables.meta}
+    frames = {name: _to_arrow(name, getattr(tables, name)) for name in BASE}
+    if not labels:
+        frames["labels_base"] = frames["labels_base"].slice(0, 0)
+    frames[_VALUES] = pa.table({"value": tables.row_values})
 
     def write(handle: Any) -> None:
         with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr("recording.json", json.dumps(about, indent=1, allow_nan=False))
-            for name in BASE:
-                if name != "labels" or labels:
-                    archive.writestr(f"{name}.parquet", _to_parquet(getattr(tables, name)))
+            archive.writestr(_JSON, json.dumps(about, indent=1, allow_nan=False))
+            for name, table in frames.items():
+                archive.writestr(f"{name}.parquet", _to_parquet(table))
 
-    atomically(target, write)
-    return target
+    return atomically(path, write)
 
 
-def atomically(target: Path, write: Callable[[Any], None]) -> None:
-    """Write a file under a temporary name beside it, then rename.
-
-    Raises:
-        RecordingError: the file cannot be written.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise IsADirectoryError(f"{target} is a directory")
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as handle:
-            temporary = Path(handle.name)
-            try:
-                write(handle)
-                handle.flush()
-                os.fsync(handle.fileno())
-                os.chmod(temporary, 0o666 & ~_umask())
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RecordingError(f"cannot write {target}: {reason}; choose a path that can be written") from error
+def _to_arrow(name: str, frame: pd.DataFrame) -> Any:
+    schema = pa.schema([(column, _TYPES[kind]) for column, kind in BASE[name].items()])
+    return pa.Table.from_pandas(frame, schema, preserve_index=False).replace_schema_metadata(None)
 
 
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-def _to_parquet(frame: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    if "values" in frame:
-        lists = pa.array([np.asarray(row, np.float64) for row in frame["values"]], pa.list_(pa.float64()))
-        table = pa.Table.from_pandas(frame.drop(columns="values"), preserve_index=False)
-        table = table.append_column("values", lists)
-    else:
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata(None), buffer, compression="zstd")
+def _to_parquet(table: Any) -> bytes:
+    """A table as bytes; one so uniform that loading would take it for a bomb is left uncompressed."""
+    plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+    whole = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    for options in ({"compression": "zstd", "use_dictionary": whole}, plain):
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, **options)
+        if _fits(table.num_rows * len(table.schema), len(buffer.getvalue())):
+            break
     return buffer.getvalue()
+
+
+def _fits(numbers: int, size: int) -> bool:
+    """Whether so many numbers may come from so many bytes."""
+    return numbers * 8 <= max(_FREE, _RATIO * size)
 
 
 def load_tables(path: Path) -> Tables:
@@ -102,19 +91,22 @@ def load_tables(path: Path) -> Tables:
     Raises:
         RecordingError: the file is missing, damaged, foreign, too large, or of a newer format.
     """
-    if not path.exists():
-        raise RecordingError(f"no recording at {path}; Recording.save writes one")
-    if path.is_dir():
-        raise RecordingError(f"{path} is a directory; a recording is one file, as Recording.save writes it")
     try:
+        if not path.exists():
+            raise RecordingError(f"no recording at {path}; Recording.save writes one")
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "no regular file"
+            raise RecordingError(f"{path} is {what}; a recording is one file, as Recording.save writes it")
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path)
     except RecordingError:
         raise
     except OSError as error:
-        raise RecordingError(f"cannot read {path}: {error.strerror or error}") from error
+        raise RecordingError(
+            f"cannot read {path}: {error.strerror or error}; check that it is whole and may be read"
+        ) from error
     except MemoryError as error:
-        raise RecordingError(f"{path} does not fit into memory") from error
+        raise RecordingError(f"{path} does not fit into memory; load it on a larger machine") from error
     # The readers of zip, JSON and Parquet raise many types on damaged bytes; all mean the same to a user.
     except Exception as error:
         raise RecordingError(
@@ -128,87 +120,81 @@ def _first_line(error: Exception) -> str:
 
 
 def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
-    entries = {entry.filename: entry for entry in archive.infolist()}
-    if "recording.json" not in entries:
-        raise RecordingError(f"{path} is a zip file but no recording: it has no recording.json")
-    size = sum(entry.file_size for entry in entries.values())
-    if size > _MOST_BYTES or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise RecordingError(f"{path} is no recording of ours: {size:,} bytes, compressed or over the limit")
-    about = json.loads(archive.read("recording.json"))
-    if (
-        not isinstance(about, dict)
-        or about.get("format") != _MAGIC
-        or not isinstance(about.get("meta"), dict)
-    ):
-        raise RecordingError(f"{path} is not a normprobe recording")
-    if not isinstance(about.get("version"), int) or about["version"] > FORMAT:
+    entries = archive.infolist()
+    if _JSON not in archive.namelist():
+        raise RecordingError(f"{path} is a zip file but no recording: it has no {_JSON}")
+    size = sum(entry.file_size for entry in entries)
+    if size > path.stat().st_size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise RecordingError(
-            f"{path} has format {about.get('version')!r}, this normprobe reads up to {FORMAT}; install a newer one"
+            f"{path} declares {size:,} bytes in {path.stat().st_size:,}; a recording is never compressed as "
+            "a whole, so this is none, or was packed again: save it again"
         )
-    frames = {
-        name: _frame(archive, name, path) for name in BASE if name != "labels" or "labels.parquet" in entries
-    }
-    frames.setdefault("labels", based("labels", pd.DataFrame({name: [] for name in BASE["labels"]})))
-    _check(frames, about["meta"], path)
-    return Tables(**frames, meta=about["meta"])
+    meta = _meta(json.loads(archive.read(_JSON)), path)
+    frames = {name: _frame(archive, name, path) for name in BASE}
+    tables = Tables(**frames, row_values=_values(archive, path), facts=meta)
+    wrong = check_tables(tables)
+    if wrong:
+        raise RecordingError(f"{path} is damaged: {wrong}; save it again")
+    return tables
+
+
+def _meta(about: Any, path: Path) -> Any:
+    if not isinstance(about, dict) or about.get("format") != _MAGIC:
+        raise RecordingError(f"{path} is no normprobe recording: its {_JSON} does not say so")
+    version: Any = about.get("version")
+    meta: Any = about.get("meta")
+    if not isinstance(version, int) or not 1 <= version <= FORMAT:
+        raise RecordingError(
+            f"{path} has format {version!r}, this normprobe reads 1 to {FORMAT}; install a newer one"
+        )
+    wrong = check_meta(meta)
+    if wrong:
+        raise RecordingError(f"{path} is damaged: {wrong} in {_JSON}; save it again")
+    return meta
+
+
+def _parquet(archive: zipfile.ZipFile, name: str, path: Path, wanted: Mapping[str, Any]) -> Any:
+    """Read one table, if its columns are those of a recording and its bytes can hold what it declares."""
+    stored = archive.read(f"{name}.parquet")
+    schema = pq.read_schema(io.BytesIO(stored))
+    found = dict(zip(schema.names, schema.types, strict=True))
+    for column in sorted(wanted.keys() | found.keys()):
+        if len(found) != len(schema) or found.get(column) not in wanted.get(column, ()):
+            raise RecordingError(
+                f"{path} has {found.get(column, 'nothing')} as {name}.{column}, "
+                f"a recording {' or '.join(map(str, wanted.get(column, ('nothing',))))}; save it again"
+            )
+    # Texts stay in their dictionaries until it is known how long they all are together.
+    texts = [column for column, kind in found.items() if kind == pa.string()]
+    file = pq.ParquetFile(io.BytesIO(stored), read_dictionary=texts)
+    numbers = file.metadata.num_rows * len(schema)
+    if not _fits(numbers, len(stored)):
+        raise RecordingError(
+            f"{path} declares {numbers:,} entries of {name} in {len(stored):,} bytes: not read; save it again"
+        )
+    table = file.read()
+    letters = sum(map(_letters, (chunk for column in texts for chunk in table.column(column).chunks)))
+    if not _fits(letters // 8, len(stored)):
+        raise RecordingError(
+            f"{path} declares {letters:,} letters of {name} in {len(stored):,} bytes: not read; save it again"
+        )
+    return table.cast(schema)
+
+
+def _letters(chunk: Any) -> int:
+    """How long the texts of a dictionary array are together."""
+    lengths = pc.take(pc.binary_length(chunk.dictionary), chunk.indices)
+    return int(pc.sum(lengths).as_py() or 0)
 
 
 def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
-    parquet = pq.ParquetFile(io.BytesIO(archive.read(f"{name}.parquet")))
-    about = parquet.metadata
-    declared = sum(about.row_group(index).total_byte_size for index in range(about.num_row_groups))
-    if about.num_rows > _MOST_ROWS or declared > _MOST_BYTES:
-        raise RecordingError(f"{path} declares {about.num_rows:,} rows in {name}: over the limit, not read")
-    if set(about.schema.to_arrow_schema().names) != set(BASE[name]):
-        raise RecordingError(f"{path} has other columns in {name} than a recording; save it again")
-    return based(name, parquet.read().to_pandas())
+    table = _parquet(archive, name, path, {column: (_TYPES[kind],) for column, kind in BASE[name].items()})
+    for column, kind in BASE[name].items():
+        if kind == "int64" and table.column(column).null_count:
+            raise RecordingError(f"{path} lacks entries of {name}.{column}; save it again")
+    return based(name, table.to_pandas(types_mapper=_NULLABLE.get))
 
 
-def _check(frames: Mapping[str, pd.DataFrame], meta: Mapping[str, Any], path: Path) -> None:
-    """Refuse tables that do not belong together."""
-    known = set(frames["ledger_base"]["layer"])
-    for name in ("sites", "feature_moments", "sample_moments", "rows"):
-        if not set(frames[name]["layer"]) <= known:
-            raise RecordingError(f"{path} names layers in {name} that its ledger lacks; save it again")
-    sites, features = frames["sites"], frames["feature_moments"]
-    widths = features.groupby(["layer", "site"], sort=False).size()
-    declared = sites.set_index(["layer", "site"])["n_features"]
-    if not declared.index.is_unique or not widths.equals(declared[declared > 0].reindex(widths.index)):
-        raise RecordingError(f"{path} has other features than its layers declare; save it again")
-    wanted = {"parts": list, "options": dict, "versions": dict, "model": str, "digests": dict}
-    wrong = [name for name, kind in wanted.items() if not isinstance(meta.get(name), kind)]
-    if wrong:
-        raise RecordingError(f"{path} lacks {', '.join(wrong)} in recording.json; save it again")
-
-
-def write_csv(frames: Mapping[str, pd.DataFrame], directory: str | Path) -> list[Path]:
-    """Write each frame as a CSV file in a directory; floats keep every digit.
-
-    Raises:
-        RecordingError: the directory cannot be written.
-    """
-    return _export(frames, directory, "csv", lambda frame, handle: frame.to_csv(handle, index=False))
-
-
-def write_parquet(frames: Mapping[str, pd.DataFrame], directory: str | Path) -> list[Path]:
-    """Write each frame as a Parquet file in a directory.
-
-    Raises:
-        RecordingError: the directory cannot be written.
-    """
-    return _export(frames, directory, "parquet", lambda frame, handle: frame.to_parquet(handle, index=False))
-
-
-def _export(
-    frames: Mapping[str, pd.DataFrame],
-    directory: str | Path,
-    ending: str,
-    write: Callable[[pd.DataFrame, Any], None],
-) -> list[Path]:
-    folder = Path(directory)
-    if folder.exists() and not folder.is_dir():
-        raise RecordingError(f"cannot write into {folder}: it is a file; name a folder")
-    paths = [folder / f"{name}.{ending}" for name in frames]
-    for path, frame in zip(paths, frames.values(), strict=True):
-        atomically(path, lambda handle, frame=frame: write(frame, handle))
-    return paths
+def _values(archive: zipfile.ZipFile, path: Path) -> Any:
+    table = _parquet(archive, _VALUES, path, {"value": (pa.float32(), pa.float64())})
+    return np.array(table.column("value").to_numpy())

@@ -1,0 +1,102 @@
+"""What the whole says of its circumstances, from what its parts say: ledgers and metadata merged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from normprobe.errors import RecordingError
+
+STATUSES = ("fired", "bypassed", "refused", "never fired")
+"""From the furthest that a layer got to the least."""
+
+_SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds")
+_UNIONS = ("parts", "warnings", "training")
+_JOINED = ("name", "model", "data", "device", "dtype", "kernel")
+_UNITS = {"unit": "position", "example_unit": "example"}
+_TIMES = re.compile(r" \((\d+) times\)$")
+
+
+def merge_ledgers(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A row per layer, from frames that name the same layers in the same order."""
+    every = [frame.to_dict("records") for frame in frames]
+    return pd.DataFrame([_row(rows) for rows in zip(*every, strict=True)], columns=frames[0].columns)
+
+
+def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One layer's row: what the parts in which it got furthest say of it."""
+    status = min((row["status"] for row in rows), key=STATUSES.index)
+    best = [row for row in rows if row["status"] == status]
+    kinds = sorted({row["kind"] for row in best})
+    if len(kinds) > 1:
+        raise RecordingError(
+            f"{rows[0]['layer']!r} behaves as {' and as '.join(kinds)}; these are different models: "
+            "merge recordings of one model only"
+        )
+    columns = {name: [row[name] for row in best] for name in best[0]}
+    joined = ("aliases", "training", "grad", "masked_by", "via", "sample_unit")
+    aligned = [value for value in columns["aligned"] if not pd.isna(value)]
+    depths = [row["depth"] for row in rows if not pd.isna(row["depth"])]
+    return {
+        **{name: _common(values) for name, values in columns.items()},
+        **{name: pieces(columns[name]) for name in joined},
+        "reason": _reasons(columns["reason"], add=status == "fired"),
+        "calls": sum(row["calls"] for row in rows),
+        "aligned": all(aligned) if aligned else pd.NA,
+        "depth": min(depths, default=pd.NA),
+    }
+
+
+def _common(values: Sequence[Any]) -> Any:
+    """The value all agree on, else a missing one."""
+    return values[0] if all(not pd.isna(value) and value == values[0] for value in values) else None
+
+
+def pieces(values: Iterable[Any]) -> str:
+    """The `; `-joined parts of all texts, each once, sorted."""
+    return "; ".join(sorted({piece for value in values for piece in str(value).split("; ") if piece}))
+
+
+def _reasons(values: Iterable[str], *, add: bool) -> str:
+    """The `; `-joined reasons, each once; where they count calls, their counts added up."""
+    counts: dict[str, int] = {}
+    for piece in (piece for value in values for piece in value.split("; ") if piece):
+        times = _TIMES.search(piece)
+        text, count = (piece[: times.start()], int(times[1])) if times else (piece, 1)
+        counts[text] = counts.get(text, 0) + count if add else max(counts.get(text, 0), count)
+    shown = {text: f"{text} ({count} times)" if count > 1 else text for text, count in counts.items()}
+    return "; ".join(shown[text] for text in sorted(shown))
+
+
+def merge_meta(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts add up, lists are united, what differs is joined or left open."""
+    return {name: _fact(name, metas) for name in dict.fromkeys(key for meta in metas for key in meta)}
+
+
+def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
+    values = [meta[name] for meta in metas if name in meta]
+    known = [value for value in values if value is not None]
+    if name in _SUMS:
+        return sum(known) if known else None
+    if name in _UNIONS:
+        return sorted({entry for value in known for entry in value})
+    if name in _JOINED:
+        return pieces(known) if known else None
+    if name in _UNITS:
+        # A part that measured nothing does not know its unit.
+        said = {meta[name] for meta in metas if meta["measured"]} or set(known)
+        return said.pop() if len(said) == 1 else _UNITS[name]
+    if name == "digests":
+        return dict(sorted(item for value in known for item in value.items()))
+    return max(known) if name == "created" else _agreed(values)
+
+
+def _agreed(values: Sequence[Any]) -> Any:
+    """The value all agree on; of mappings the entries they agree on; None where they differ."""
+    if all(isinstance(value, dict) for value in values):
+        keys = dict.fromkeys(key for value in values for key in value)
+        return {key: _agreed([value[key] for value in values if key in value]) for key in keys}
+    return values[0] if all(value == values[0] for value in values) else None
