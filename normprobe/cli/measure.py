@@ -86,10 +86,12 @@ def measure(name: str, request: Request, *, forwards: int | None = None) -> Reco
                 batch_size=request.batch_size,
                 limit=request.limit,
             )
+    with without_bars():
+        recording = _run(model, inputs, request, forwards)
+    # Only now: an error is to be the one line that is printed.
     for warning in (*model.warnings, *inputs.warnings):
         click.echo(f"Note: {warning}", err=True)
-    with without_bars():
-        return _run(model, inputs, request, forwards)
+    return recording
 
 
 def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | None) -> Recording:
