@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from normprobe.views import KINDS, View, eps_of, guessed_view, is_lazy, register
 
 LayerFilter = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
-_PREFIXES = ("_orig_mod.", "module.")
+_WRAPPERS = ("_orig_mod", "module")
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,25 @@ def _every_layer(model: nn.Module) -> tuple[Layer, ...]:
         names.setdefault(id(module), []).append(name)
         modules.setdefault(id(module), module)
     found: dict[int, Layer] = {}
-    for key, module in reversed(modules.items()):
-        layer = _layer(module, names[key], found)
+    for module in _innermost_first(model, set()):
+        layer = _layer(module, names[id(module)], found)
         if layer is not None:
-            found[key] = layer
-    return tuple(found[key] for key in modules if key in found)
+            found[id(module)] = layer
+    layers = [found[key] for key in modules if key in found]
+    shared = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
+    # A model may have a `module` of its own beside a twin: then only the full names tell the two apart.
+    return tuple(
+        replace(layer, name=names[id(layer.module)][0]) if layer.name in shared else layer for layer in layers
+    )
+
+
+def _innermost_first(module: nn.Module, met: set[int]) -> Iterator[nn.Module]:
+    """Every module once, after all that it contains, whichever of its names comes first."""
+    if id(module) not in met:
+        met.add(id(module))
+        for child in module.children():
+            yield from _innermost_first(child, met)
+        yield module
 
 
 def _layer(module: nn.Module, names: list[str], found: dict[int, Layer]) -> Layer | None:
@@ -152,12 +167,8 @@ def _n_features(module: nn.Module) -> int | None:
 
 
 def _stripped(name: str) -> str:
-    """A name without the prefixes that torch.compile and the parallel wrappers put before it."""
-    for prefix in _PREFIXES:
-        name = name.replace("." + prefix, ".")
-        while name.startswith(prefix):
-            name = name.removeprefix(prefix)
-    return "" if name + "." in _PREFIXES else name
+    """A name without the parts that torch.compile and the parallel wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _containers(model: nn.Module, chosen: set[int]) -> tuple[nn.Module, ...]:
