@@ -113,15 +113,17 @@ def test_the_switch_changes_the_theme(opened):
 
 def test_headers_sort_and_nan_sorts_last(opened):
     browser = opened()
-    order = "[...document.querySelectorAll('#layers tbody tr')].map(r => r.cells[8].dataset.v)"
+    shown = "(c => c.dataset.v || c.textContent)(r.cells[8])"
+    order = f"[...document.querySelectorAll('#layers tbody tr')].map(r => {shown})"
     press = "document.querySelectorAll('#layers th')[8].querySelector('button').click() || 0"
     mark = "document.querySelectorAll('#layers th')[8].getAttribute('aria-sort')"
-    evaluate(browser, "document.querySelector('#layers tbody tr').cells[8].dataset.v = ''")
+    cell = "document.querySelector('#layers tbody tr').cells[8]"
+    evaluate(browser, f"delete {cell}.dataset.v && ({cell}.textContent = '–')")
     for expected, reverse in (("descending", True), ("ascending", False)):
         evaluate(browser, press)
         values = evaluate(browser, order)
         assert evaluate(browser, mark) == expected
-        assert values[-1] == ""
+        assert values[-1] == "–"
         numbers = [float(v) for v in values[:-1]]
         assert numbers == sorted(numbers, reverse=reverse)
     evaluate(browser, "document.querySelectorAll('#layers th')[1].querySelector('button').click() || 0")

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from normprobe.tables import Tables
 
 MOST_ROWS = 1500
-_WIDTH, _PAD = 96.0, 5.0
+_WIDTH, _PAD = 84.0, 5.0
 
 
 @dataclass(frozen=True)
 class Value:
-    """A number of the table: as shown, and as sorted (empty where there is none)."""
+    """A number of the table: as shown, and as sorted (empty where the shown text sorts by itself)."""
 
     shown: str
     key: str
@@ -28,7 +28,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Dumbbell:
-    """Variance before and after as places on a common log scale, 0 to 96; None where it is 0 or unknown."""
+    """Variance before and after as places on a common log scale, 0 to 84; None where it is 0 or unknown."""
 
     before: float | None
     after: float | None
@@ -119,7 +119,13 @@ def _log_scale(summary: pd.DataFrame) -> _Place:
 def _value(number: float, unit: str = "") -> Value:
     if pd.isna(number):
         return Value("–", "")
-    return Value(format_number(float(number)) + unit, f"{float(number):.6g}")
+    return _keyed(format_number(float(number)) + unit, float(number))
+
+
+def _keyed(shown: str, number: float) -> Value:
+    """Leave the key out where the shown text sorts by itself: keys are a fifth of a large table."""
+    key = f"{number:.6g}"
+    return Value(shown, "" if key == shown else key)
 
 
 def _share(number: float) -> Value:
@@ -127,4 +133,4 @@ def _share(number: float) -> Value:
         return Value("–", "")
     percent = 100 * float(number)
     shown = "0" if percent == 0 else "<0.1 %" if percent < 0.1 else f"{percent:.3g} %"
-    return Value(shown, f"{float(number):.6g}")
+    return _keyed(shown, float(number))

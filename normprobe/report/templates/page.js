@@ -23,7 +23,7 @@
     rows.forEach((r) => { r.hidden = !fits(r); });
     find("#count").textContent = `${rows.filter((r) => !r.hidden).length} of ${rows.length} layers`;
   };
-  const value = (r, i) => { const c = r.cells[i]; return i === 1 || i === 2 ? c.textContent : c.dataset.v === "" ? NaN : +c.dataset.v; };
+  const value = (r, i) => { const c = r.cells[i]; return i === 1 || i === 2 ? c.textContent : +(c.dataset.v || c.textContent); };
   const compare = (x, y) => (typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y);
   const heads = all("#layers th");
   heads.forEach((th, i) => {
