@@ -1,7 +1,7 @@
 """How often findings are right: recall on injected faults, false warnings on healthy models.
 
-``python benchmarks/findings.py [--only NAME]`` prints a line per fault and per healthy model, then the totals.
-Models from packages that are not installed are skipped and named.
+``python benchmarks/findings.py [--only NAME]`` prints a line per healthy model and per fault, then the
+totals. Models from packages that are not installed are skipped and named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from findings_faults import Fault
 from findings_injected import FAULTS
-from findings_models import HEALTHY, Case
+from findings_models import HEALTHY
+from findings_random import Case
 
 import normprobe
 
@@ -86,9 +87,8 @@ def report(faults: pd.DataFrame, healthy: pd.DataFrame, missing: list[str]) -> N
     if len(faults):
         print(f"\n{len(faults)} faults: recall {faults['found'].mean():.2f}, right layer", end=" ")
         print(f"{faults['right layer'].mean():.2f}")
-    print(
-        f"{len(healthy)} healthy models: {alarms.mean():.2f} false warnings on average, at most {alarms.max()}"
-    )
+    print(f"{len(healthy)} healthy models: {alarms.mean():.2f} false warnings on average", end=", ")
+    print(f"at most {alarms.max()}")
     for name in missing:
         print(f"skipped: {name}")
 

@@ -163,6 +163,13 @@ def unmasked(batch: Any) -> Any:
     return {name: value for name, value in batch.items() if name != "attention_mask"}
 
 
+def masked(batch: Any) -> Any:
+    """Put padding at the end of every example, with a mask that says so."""
+    mask = batch["attention_mask"].clone()
+    mask[:, 6:] = 0
+    return {"input_ids": batch["input_ids"].masked_fill(mask == 0, 1), "attention_mask": mask}
+
+
 def padded(batch: Any) -> Any:
     ids = batch["input_ids"].clone()
     for row in range(len(ids)):

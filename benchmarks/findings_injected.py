@@ -11,6 +11,7 @@ from findings_faults import (
     eps,
     half,
     logarithm,
+    masked,
     moved,
     padded,
     raw_cancer,
@@ -27,6 +28,7 @@ from findings_faults import (
 )
 
 MINI = "encoder.layer"
+DEEP = ("0", "2", "4", "6", "8", "10", "12", "14", "16")
 STALE, DEAD = "stale_running_statistics", "dead_features"
 FAULTS = (
     Fault(STALE, "cnn_bn", ("5",), scaled("5.running_var", 10), "running variance x 10"),
@@ -149,7 +151,7 @@ FAULTS = (
     Fault(
         "variance_explodes",
         "mlp_digits_deep",
-        tuple("02468") + ("10", "12", "14", "16"),
+        DEEP,
         all_linear(3),
         "all x 3",
     ),
@@ -171,7 +173,7 @@ FAULTS = (
     Fault(
         "variance_vanishes",
         "mlp_digits_deep",
-        tuple("02468") + ("10", "12", "14", "16"),
+        DEEP,
         all_linear(0.2),
         "x 0.2",
     ),
@@ -232,6 +234,7 @@ FAULTS = (
         "bias + 100",
     ),
     Fault("padding_unmasked", "minilm", ("embeddings.LayerNorm",), data(unmasked), "no attention_mask"),
+    Fault("padding_in_norm", "tokens_bn", ("norm",), data(masked), "half of it padding", "train"),
     Fault(
         "padding_unmasked", "random_llama", ("layers.0.input_layernorm",), data(padded), "no attention_mask"
     ),

@@ -5,18 +5,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from findings_random import RANDOM, Case, random_model
 from sklearn import datasets
 from torch import Tensor, nn
-
-Case = tuple[nn.Module, list[Any]]
-"""A model in evaluation mode, and batches as `normprobe.record` takes them."""
 
 
 @cache
@@ -67,6 +65,7 @@ class Block(nn.Module):
         self.norm, self.up, self.down = norm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add to the stream."""
         return x + self.down(nn.functional.gelu(self.up(self.norm(x))))
 
 
@@ -93,7 +92,30 @@ class Rows(nn.Module):
         self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return logits (examples, 10)."""
         return self.head(self.norm(self.encoder(self.embed(x.view(-1, 8, 8)) + self.place)).mean(1))
+
+
+class Tokens(nn.Module):
+    """Tokens through a BatchNorm over positions, which knows no mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Embedding(200, 24), nn.BatchNorm1d(24), nn.Linear(24, 10)
+        self.embed.weight.data[1] = 3.0
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return (examples, positions, 10)."""
+        return self.head(self.norm(self.embed(input_ids).transpose(1, 2)).transpose(1, 2))
+
+
+def tokens() -> Case:
+    torch.manual_seed(0)
+    model = Tokens()
+    batches = [{"input_ids": torch.randint(2, 200, (16, 12))} for _ in range(40)]
+    for batch in batches:
+        model(**batch)
+    return model.eval(), [batch | {"attention_mask": torch.ones(16, 12)} for batch in batches[-4:]]
 
 
 TEXTS = [
@@ -164,50 +186,6 @@ def torchcrepe() -> Case:
     return model.eval(), list(torch.stack(tones).split(16))
 
 
-SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
-TEXT = {
-    "vocab_size": 200,
-    "max_position_embeddings": 64,
-    "pad_token_id": 1,
-    "bos_token_id": 2,
-    "eos_token_id": 2,
-}
-STAGES = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]}
-RANDOM: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "bert": ("BertConfig", SMALL | TEXT),
-    "roberta": ("RobertaConfig", SMALL | TEXT),
-    "electra": ("ElectraConfig", SMALL | TEXT | {"embedding_size": 24}),
-    "distilbert": ("DistilBertConfig", TEXT | {"dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}),
-    "gpt2": ("GPT2Config", TEXT | {"n_embd": 48, "n_layer": 3, "n_head": 4}),
-    "opt": ("OPTConfig", SMALL | TEXT | {"ffn_dim": 96, "word_embed_proj_dim": 48}),
-    "bloom": ("BloomConfig", SMALL | TEXT | {"n_layer": 3, "n_head": 4}),
-    "gpt_neox": ("GPTNeoXConfig", SMALL | TEXT),
-    "llama": ("LlamaConfig", SMALL | TEXT | {"num_key_value_heads": 4}),
-    "qwen3": ("Qwen3Config", SMALL | TEXT | {"num_key_value_heads": 2, "head_dim": 12}),
-    "gemma2": ("Gemma2Config", SMALL | TEXT | {"num_key_value_heads": 2, "head_dim": 12}),
-    "t5": ("T5Config", TEXT | {"d_model": 48, "d_kv": 12, "d_ff": 96, "num_layers": 3, "num_heads": 4}),
-    "vit": ("ViTConfig", SMALL | {"image_size": 32, "patch_size": 8}),
-    "convnextv2": ("ConvNextV2Config", STAGES),
-    "resnet": ("ResNetConfig", STAGES | {"embedding_size": 16}),
-}
-
-
-def random_model(family: str) -> Case:
-    """Build a tiny random model of a family of transformers, with random tokens or pixels."""
-    import transformers
-
-    name, options = RANDOM[family]
-    torch.manual_seed(0)
-    model = transformers.AutoModel.from_config(
-        getattr(transformers, name)(**options), attn_implementation="eager"
-    ).eval()
-    draw = torch.Generator().manual_seed(1)
-    if "vocab_size" not in options:
-        return model, [{"pixel_values": torch.randn(8, 3, 32, 32, generator=draw)} for _ in range(3)]
-    ids = [torch.randint(3, 200, (8, 16), generator=draw) for _ in range(3)]
-    return model, [{"input_ids": x} | ({"decoder_input_ids": x} if family == "t5" else {}) for x in ids]
-
-
 HEALTHY: dict[str, Callable[[], Case]] = {
     "mlp_digits": lambda: trained(lambda: mlp(64), *digits()),
     "mlp_digits_hot": lambda: trained(lambda: mlp(64, depth=4, width=128), *digits(), epochs=40, rate=3e-3),
@@ -228,6 +206,7 @@ HEALTHY: dict[str, Callable[[], Case]] = {
     "cnn_gn": lambda: trained(lambda: cnn(lambda width: nn.GroupNorm(4, width)), *digits(), epochs=8),
     "rows_pre": lambda: trained(lambda: Rows(True), *digits(), epochs=10),
     "rows_post": lambda: trained(lambda: Rows(False), *digits(), epochs=10),
+    "tokens_bn": tokens,
     "minilm": minilm,
     "efficientnet": efficientnet,
     "torchcrepe": torchcrepe,

@@ -95,7 +95,8 @@ class _VarianceDepth(Check):
 def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
     """Return the series whose trend counts: what norms read, or what Linear layers write if there is none.
 
-    The first norm is left out: it reads embeddings, which are small by initialization.
+    The first norm is left out: it reads embeddings, which are small by initialization. So is the last Linear
+    of a model without norms: a trained classifier's logits are large.
     """
     layers = layer_measures(tables)
     norms = layers[(layers["kind"] != "linear") & (layers.index.get_level_values("site") == "input")]
@@ -103,7 +104,7 @@ def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
         squares = sample_measures(tables)["sample_square"].reindex(norms.index)
         return "input", "sample_square", squares.droplevel("site").iloc[1:]
     linear = layers[layers.index.get_level_values("site") == "output"]
-    return "output", "within_feature_variance", linear["within_feature_variance"].droplevel("site")
+    return "output", "within_feature_variance", linear["within_feature_variance"].droplevel("site").iloc[:-1]
 
 
 def _theil_sen(values: NDArray[np.float64]) -> float:
@@ -174,6 +175,7 @@ class VarianceVanishes(_VarianceDepth):
     sign: ClassVar[int] = -1
     verb: ClassVar[str] = "shrinks"
 
+    trend: float = 5.0
     jump: float = 3.0
 
 
