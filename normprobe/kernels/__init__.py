@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from normprobe.moments import Moments
@@ -56,9 +60,20 @@ class Measured:
     nonfinite_masked: torch.Tensor
 
 
+@cache
+def _compiled() -> ModuleType | None:
+    """The compiled kernel, unless it was not built or ``NORMPROBE_KERNEL=torch`` asks for plain torch."""
+    if os.environ.get("NORMPROBE_KERNEL") == "torch":
+        return None
+    try:
+        return importlib.import_module("normprobe.kernels.cpu")
+    except ImportError:
+        return None
+
+
 def name() -> str:
-    """Which kernel measures in this process."""
-    return "torch"
+    """Which kernel measures plain CPU tensors in this process: "c" or "torch"."""
+    return "torch" if _compiled() is None else "c"
 
 
 def measure(
@@ -72,6 +87,10 @@ def measure(
         real: shape (samples, rows), True where a row is not padding; None if all are.
         seen: also measure all rows, padding included.
     """
+    compiled = _compiled()
+    if compiled is not None and compiled.takes(values):
+        measured: Measured = compiled.measure(values, keep, real, seen=seen)
+        return measured
     from normprobe.kernels.reference import measure as by_torch
 
     return by_torch(values, keep, real, seen=seen)

@@ -1,0 +1,31 @@
+"""Build the C kernel where there is a compiler; everything else is in pyproject.toml."""
+
+import sys
+
+from setuptools import Extension, setup
+
+GCC = [
+    "-O3",
+    "-std=gnu11",
+    "-fassociative-math",
+    "-fno-signed-zeros",
+    "-fno-trapping-math",
+    "-fno-math-errno",
+]
+OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
+
+setup(
+    ext_modules=[
+        Extension(
+            "normprobe.kernels._cpu",
+            sources=["normprobe/kernels/_cpu.c"],
+            depends=["normprobe/kernels/_tile.h"],
+            extra_compile_args=["/O2"] if sys.platform == "win32" else [*GCC, *OPENMP],
+            extra_link_args=OPENMP,
+            py_limited_api=True,
+            # Without a compiler the package installs all the same and measures with plain torch.
+            optional=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
