@@ -1,0 +1,16 @@
+def measure(
+    data: int,
+    nbytes: int,
+    dtype: int,
+    samples: int,
+    rows: int,
+    features: int,
+    by_sample: int,
+    by_row: int,
+    real: int,
+    keep: int,
+    kept: int,
+    parts: int,
+    out: int,
+    /,
+) -> None: ...
