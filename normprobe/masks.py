@@ -22,7 +22,8 @@ _BLOCKED = -9000.0
 
 _INVERTED = re.compile(r"(^|_)key_padding_mask$")
 _LENGTHS = ("input_ids", "inputs_embeds")
-_DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds", "tgt")
+_DECODER_LENGTHS = ("decoder_input_ids", "decoder_inputs_embeds")
+_DECODER_INPUTS = (*_DECODER_LENGTHS, "tgt")
 _CROSS = re.compile(r"cross|encoder_attn|enc_?dec|encoder_attention")
 _KEY_OR_VALUE = re.compile(
     r"^((to_|c_|w)?(k|v|kv|key|value|key_value)(_?(proj|lin|linear|norm|layernorm))?|c_attn)$"
@@ -107,7 +108,7 @@ def find_masks(arguments: Mapping[str, Any]) -> Masks:
     if "src" not in arguments and "tgt" in arguments and source is None:  # a decoder alone
         source, target, two_sided = target, None, False
     own = _last_positions(source, found, _LENGTHS)
-    decoder = _last_positions(target, found, _DECODER_INPUTS)
+    decoder = _last_positions(target, found, _DECODER_LENGTHS)
     return Masks(own, decoder, memory or (source if two_sided else None), two_sided)
 
 
