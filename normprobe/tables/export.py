@@ -84,7 +84,7 @@ def _export(
     write: Callable[[pd.DataFrame, Any], None],
 ) -> list[Path]:
     folder = Path(directory)
-    if folder.is_file():
+    if os.path.isfile(folder):  # noqa: PTH113 - Path.is_file raises on a name too long
         raise RecordingError(f"cannot write into {folder}: it is a file; name a folder")
     paths = {name: folder / f"{name}.{ending}" for name in frames}
     return [atomically(paths[name], partial(write, frame)) for name, frame in frames.items()]

@@ -56,11 +56,18 @@ def save_tables(tables: Tables, path: str | Path, *, labels: bool = False) -> Pa
 
     def write(handle: Any) -> None:
         with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(_JSON, json.dumps(about, indent=1, allow_nan=False))
+            _add(archive, _JSON, json.dumps(about, indent=1, allow_nan=False).encode())
             for name, table in frames.items():
-                archive.writestr(f"{name}.parquet", _to_parquet(table))
+                _add(archive, f"{name}.parquet", _to_parquet(table))
 
     return atomically(path, write)
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Add an entry without a date: saving a recording again gives the same bytes."""
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, data)
 
 
 def _to_arrow(name: str, frame: pd.DataFrame) -> Any:
