@@ -232,7 +232,7 @@ class TestCheckpoint:
         file.write_bytes(b"PK..")
         assert refusal(file).endswith("does not begin like a GGUF file")
         file.write_bytes(b"GGUF" + bytes(20))
-        assert "needs the package gguf" in refusal(file) or "cannot be read by transformers" in refusal(file)
+        assert "pip install gguf" in refusal(file) or "cannot be read by transformers" in refusal(file)
 
     def test_weights_go_with_a_callable_only(self, folder: Path) -> None:
         assert "has weights of its own" in refusal(folder, weights="w.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import click
 
 from normprobe.errors import NormprobeError
 
+_NO_BARS = "TQDM_DISABLE"  # read when tqdm is imported, which is later than here
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -55,15 +57,19 @@ def _message(cause: Exception) -> str:
 
 @contextmanager
 def _quiet(active: bool) -> Iterator[None]:
-    """Silence the warnings and loggers of other libraries."""
+    """Silence the warnings, loggers and bars of other libraries."""
     if not active:
         yield
         return
-    level = logging.root.manager.disable
+    level, bars = logging.root.manager.disable, os.environ.get(_NO_BARS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
+        os.environ[_NO_BARS] = "1"
         try:
             yield
         finally:
             logging.disable(level)
+            os.environ.pop(_NO_BARS)
+            if bars is not None:
+                os.environ[_NO_BARS] = bars

@@ -103,7 +103,7 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
     try:
         recording = normprobe.record(
             model.module,
-            tracked(watched, f"Measuring   {inputs.description}", total),
+            tracked(watched, f"Measuring   {inputs.description.partition(' from ')[0]}", total),
             layers=request.layers or None,
             kinds=request.kinds or None,
             samples=request.samples,

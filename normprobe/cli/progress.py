@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _PATIENCE = 2.0  # seconds
+_LONGEST = 42  # characters, which leaves room for a bar at 80 columns
 _Item = TypeVar("_Item")
 
 
@@ -32,7 +33,7 @@ def waiting(what: str) -> Iterator[None]:
         yield
         return
     with _late(_columns(counted=False)) as shown:
-        shown.add_task(what, total=None)
+        shown.add_task(_short(what), total=None)
         yield
 
 
@@ -48,10 +49,15 @@ def tracked(items: Iterable[_Item], what: str, total: int | None) -> Iterator[_I
         yield from items
         return
     with _late(_columns(counted=total is not None)) as shown:
-        task = shown.add_task(what, total=total)
+        task = shown.add_task(_short(what), total=total)
         for item in items:
             yield item
             shown.advance(task)
+
+
+def _short(what: str) -> str:
+    """Shorten a long description in the middle, where the folders of a path are."""
+    return what if len(what) <= _LONGEST else f"{what[:12]}...{what[15 - _LONGEST :]}"
 
 
 def _columns(*, counted: bool) -> Progress:

@@ -94,7 +94,7 @@ def from_gguf(path: Path, spec: str, dtype: Any) -> Checkpoint:
             source, gguf_file=path.name, config=config, local_files_only=True, **_dtype_argument(dtype)
         )
     except ImportError as cause:
-        raise ModelError(f"{spec} needs the package gguf: pip install gguf") from cause
+        raise ModelError(f"{spec} needs packages for GGUF: pip install gguf accelerate") from cause
     except Exception as cause:
         raise ModelError(f"{spec} cannot be read by transformers: {describe(cause)}") from cause
     return Checkpoint(module, spec, source, path.name, config)
