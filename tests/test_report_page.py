@@ -270,3 +270,25 @@ def test_panels_as_files(tables, tmp_path):
     names = [{p.name for p in (tmp_path / n / "figures").iterdir()} for n in ("plain", "files")]
     assert len(names[1] - names[0]) == 4
     assert {name.rpartition(".")[2] for name in names[1] - names[0]} == {"png"}
+
+
+def test_hostile_names_and_tokens_inside_real_figures(tmp_path):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for i, name in enumerate(["<b>$x$", "</script>", "$\\frac{", "层", "שכבה"]):
+                self.add_module(f"{name} {i}", nn.LayerNorm(16))
+
+        def forward(self, x):
+            for norm in self.children():
+                x = norm(x * 3)
+            return x
+
+    words = ["</script>", "$\\frac{", "<b>", "注意$$", "שלום"]
+    batch = torch.randn(3, 5, 16) * torch.tensor([1000.0, 500, 200, 100, 50])[:, None]
+    recorded = record(Named(), batch, labels=lambda args, kwargs: [words] * 3)
+    html = write_report(recorded, NOTHING, tmp_path).read_text("utf-8")
+    assert Outline(html).wrong == []
+    assert html.count("</script>") == 1
+    assert "“</script>” example" in text_of(html)
+    assert "$\\frac{ 2" in text_of(html)

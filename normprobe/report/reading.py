@@ -76,6 +76,7 @@ def _threshold_term(findings: pd.DataFrame) -> list[tuple[str, str]]:
     return [
         (
             "Thresholds of the findings above",
-            "; ".join(each) + ". `normprobe explain CHECK` says what each means and when it is wrong.",
+            "; ".join(each)
+            + ". On the command line, normprobe explain CHECK says what each means and when it is wrong.",
         )
     ]
