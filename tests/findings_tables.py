@@ -34,7 +34,7 @@ def normal(scale: float = 1.0, rows: int = 64, features: int = 32) -> np.ndarray
     return scale * RNG.standard_normal((rows, features))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FakeTables:
     """The frames that a check reads."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -15,6 +18,20 @@ CONSTANT = 1e-10
 """A feature varies no more than rounding if its variance is below this times its mean square."""
 
 
+def remembered(measure: Callable[[Tables], pd.DataFrame]) -> Callable[[Tables], pd.DataFrame]:
+    """Compute a measure once for the same tables: a dozen checks ask for it, and features have many rows."""
+    kept: WeakKeyDictionary[Tables, pd.DataFrame] = WeakKeyDictionary()
+
+    @wraps(measure)
+    def recall(tables: Tables) -> pd.DataFrame:
+        if tables not in kept:
+            kept[tables] = measure(tables)
+        return kept[tables].copy(deep=False)
+
+    return recall
+
+
+@remembered
 def layer_measures(tables: Tables) -> pd.DataFrame:
     """Return ``tables.layers`` by layer and site, in order of execution, with what follows from its columns.
 
@@ -33,6 +50,7 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
     return frame
 
 
+@remembered
 def feature_measures(tables: Tables) -> pd.DataFrame:
     """Return shares and ratios over the features of each layer and site.
 
@@ -61,6 +79,7 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
     )
 
 
+@remembered
 def features_with_peaks(tables: Tables) -> pd.DataFrame:
     """Return ``tables.features`` of finite features with ``peak``, ``deviation``, ``zero`` and ``constant``.
 
@@ -77,6 +96,7 @@ def features_with_peaks(tables: Tables) -> pd.DataFrame:
     )
 
 
+@remembered
 def running_measures(tables: Tables) -> pd.DataFrame:
     """Return how far observed moments lie from running statistics, by batch-norm layer and site ``input``.
 
@@ -106,6 +126,7 @@ def running_measures(tables: Tables) -> pd.DataFrame:
     )
 
 
+@remembered
 def sample_measures(tables: Tables) -> pd.DataFrame:
     """Return what the kept samples say, by layer and site.
 
@@ -130,6 +151,7 @@ def sample_measures(tables: Tables) -> pd.DataFrame:
     )
 
 
+@remembered
 def gain_measures(tables: Tables) -> pd.DataFrame:
     """Return by how much each Linear multiplies what it reads, at site ``output``.
 

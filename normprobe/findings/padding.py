@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from normprobe.findings.frame import Check, Finding, Severity, named, number
+from normprobe.findings.measures import layer_measures, side
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -44,46 +45,61 @@ class PaddingInNorm(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first batch norm whose statistics hold padding."""
-        layers = tables.layers[(tables.layers["site"] == "input") & (tables.layers["masked"] > 0)]
-        rows = tables.features[
-            (tables.features["site"] == "input") & tables.features["seen_variance"].notna()
-        ]
-        rows = rows[
-            rows["layer"].isin(layers["layer"]) & (rows["variance"] > 0) & (rows["seen_variance"] > 0)
-        ]
-        training = tables.ledger.set_index("layer")["training"].str.contains("train")
-        running = _distance(rows["running_mean"], rows["running_var"], rows)
-        seen = _distance(rows["seen_mean"], rows["seen_variance"], rows)
-        frame = pd.DataFrame(
-            {"layer": rows["layer"], "factor": seen["factor"].abs(), "shift": seen["shift"].abs()}
-        )
-        frame["to_real"] = running["factor"].abs() + running["shift"].abs()
-        frame["to_seen"] = (running["factor"] - seen["factor"]).abs() + (
-            running["shift"] - seen["shift"]
-        ).abs()
-        middle = frame.groupby("layer").median()
-        inside = (middle["factor"] > np.log(self.factor)) | (middle["shift"] > self.shift)
-        trains = training.reindex(middle.index).fillna(False).astype(bool)
-        wrong = middle[inside & (trains | ~(middle["to_real"] < middle["to_seen"]))]
+        effect = _padding_effect(tables)
+        inside = (effect["factor"] > self.factor) | (effect["shift"] > self.shift)
+        wrong = effect[inside & (effect["trains"] | ~effect["trained_without"])]
         if wrong.empty:
             return []
-        names = tuple(
-            layers.sort_values("depth").loc[lambda frame: frame["layer"].isin(wrong.index), "layer"]
+        row: Any = wrong.iloc[0]
+        names = tuple(wrong.index)
+        scaled = row["factor"] > self.factor
+        what = (
+            f"the variance this norm uses by a factor of {number(row['factor'])}"
+            if scaled
+            else f"the mean this norm uses by {number(row['shift'])} standard deviations"
         )
-        factor = float(np.exp(wrong.at[names[0], "factor"]))
         return [
             Finding(
                 layer=names[0],
                 site="input",
-                statistic="median factor between the variance with padding and without",
-                value=factor,
-                threshold=self.factor,
-                message=f"Padding changes the variance this norm uses by a factor of {number(factor)} in the "
-                f"median channel; {named(names, 'norm')} average padding in.",
+                statistic="median factor between the variance with padding and without"
+                if scaled
+                else "median distance of the means with padding and without, in standard deviations",
+                value=row["factor" if scaled else "shift"],
+                threshold=self.factor if scaled else self.shift,
+                message=f"In the median channel padding changes {what}; "
+                f"{named(names, 'norm')} average padding in.",
                 evidence="input:masked",
                 affected=names,
             )
         ]
+
+
+def _padding_effect(tables: Tables) -> pd.DataFrame:
+    """Return what padding does to each batch norm that saw some, by layer and in order of execution.
+
+    Columns: ``factor`` and ``shift`` (medians over channels of how far the moments with padding lie from
+    those without), ``trains`` and ``trained_without`` (running statistics nearer to the moments without
+    padding).
+    """
+    layers = side(layer_measures(tables), "input")
+    masked = layers.index[layers["masked"] > 0]
+    rows = tables.features[(tables.features["site"] == "input") & tables.features["layer"].isin(masked)]
+    rows = rows[(rows["variance"] > 0) & (rows["seen_variance"] > 0)]
+    running = _distance(rows["running_mean"], rows["running_var"], rows)
+    seen = _distance(rows["seen_mean"], rows["seen_variance"], rows)
+    channels = seen.abs().assign(
+        layer=rows["layer"], to_real=running.abs().sum(axis=1), to_seen=(running - seen).abs().sum(axis=1)
+    )
+    effect = (
+        channels.groupby("layer").median().reindex([name for name in masked if name in set(rows["layer"])])
+    )
+    trains = tables.ledger.set_index("layer")["training"].str.contains("train").astype("boolean")
+    return effect.assign(
+        factor=np.exp(effect["factor"]),
+        trains=trains.reindex(effect.index).fillna(False).astype(bool),
+        trained_without=effect["to_real"] < effect["to_seen"],
+    )
 
 
 def _distance(mean: pd.Series, variance: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
