@@ -104,6 +104,17 @@ LEDGER: dict[str, tuple[str, str]] = {
 
 TABLES = {"layers": LAYERS, "features": FEATURES, "samples": SAMPLES, "ledger": LEDGER}
 
+_OF_UNIT = {
+    "value": "mean abs_mean abs_median min max weight bias running_mean seen_mean",
+    "value²": "variance within_sample_variance within_feature_variance running_var seen_variance eps",
+    "share": "zero_fraction",
+    "count": "calls n_samples n_features nonfinite masked nonfinite_masked count",
+    "index": "depth feature call repeat example position min_example min_position min_feature "
+    "max_example max_position max_feature",
+}
+UNITS = {name: unit for unit, names in _OF_UNIT.items() for name in names.split()}
+"""The unit of every column of numbers; ``value`` is the unit of the layer's own values."""
+
 
 def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
     """The frame with exactly these columns, in order, each of its dtype."""
