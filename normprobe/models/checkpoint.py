@@ -15,6 +15,8 @@ from normprobe.errors import ModelError
 from normprobe.models.reference import describe
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_COUNTS = re.compile("layer|block|depth|group|expert|label")
+_MOST = 100_000
 _WEIGHTS = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -123,7 +125,19 @@ def _read_config(file: Path, spec: str) -> dict[str, Any]:
         raise ModelError(f"config.json of {spec} is not JSON: {describe(cause)}") from cause
     if not isinstance(raw, dict):
         raise ModelError(f"config.json of {spec} holds a {type(raw).__name__}; an object was needed")
+    _check_counts(raw, spec)
     return raw
+
+
+def _check_counts(raw: dict[str, Any], spec: str) -> None:
+    """Refuse a number of layers that no model has: building them would take forever."""
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            _check_counts(value, spec)
+        elif isinstance(value, int) and value > _MOST and _COUNTS.search(key):
+            raise ModelError(
+                f"config.json of {spec} says {key} {value:,}; is it damaged? At most {_MOST:,} is built"
+            )
 
 
 def _load(raw: dict[str, Any], source: str, name: str, dtype: Any, trust: bool) -> Checkpoint:
