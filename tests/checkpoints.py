@@ -102,3 +102,14 @@ def wav2vec2(folder: Path) -> str:
         num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, **SIZE,
     )  # fmt: skip
     return save(folder, transformers.Wav2Vec2Model(config), transformers.Wav2Vec2FeatureExtractor())
+
+
+def whisper(folder: Path) -> str:
+    torch.manual_seed(0)
+    config = transformers.WhisperConfig(
+        vocab_size=30, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_source_positions=50,
+        decoder_start_token_id=7, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    extractor = transformers.WhisperFeatureExtractor(chunk_length=1)
+    return save(folder, transformers.WhisperForConditionalGeneration(config), extractor)

@@ -351,6 +351,14 @@ class TestSound:
         assert torch.allclose(made.var(1, correction=0), torch.ones(3), atol=1e-4)
         runs(shelf["wav2vec2"], inputs)
 
+    def test_a_decoder_of_sound_gets_its_start_token(self, tmp_path: Path, waves: str) -> None:
+        model = load_model(checkpoints.whisper(tmp_path / "whisper"))
+        inputs = load_inputs(model, waves)
+        (batch,) = batches_of(inputs)
+        assert batch["input_features"].shape == (3, 80, 100), "padded to the extractor's own length"
+        assert batch["decoder_input_ids"].tolist() == [[7], [7], [7]]
+        runs(model, inputs)
+
     def test_no_set_of_sounds_ships(self, shelf: dict[str, LoadedModel]) -> None:
         with pytest.raises(DataError, match=r"Wav2Vec2Model reads arrays of sound.*; give --data"):
             load_inputs(shelf["wav2vec2"])
