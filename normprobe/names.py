@@ -139,7 +139,8 @@ def role_labels(roles: Sequence[str]) -> dict[str, str]:
     short = {
         role: _distinct_end(tail, [other for other in every if other != tail]) for role, tail in tails.items()
     }
-    return {role: short.get(role, role).removesuffix(".*") for role in roles}
+    labels = {role: short.get(role, role).removesuffix(".*") for role in roles}
+    return labels if len(set(labels.values())) == len(labels) else {role: role for role in roles}
 
 
 def _distinct_end(name: str, others: Sequence[str]) -> str:

@@ -76,7 +76,7 @@ def log_limits(values: ArrayLike, *, room: float = 4.0) -> tuple[float, float]:
     return float(np.exp(edges[0])), float(np.exp(edges[1]))
 
 
-def use_log(axis: Axis, limits: tuple[float, float], *, suffix: str = "") -> None:
+def use_log(axis: Axis, limits: tuple[float, float]) -> None:
     """Make one axis logarithmic within limits, with 1-2-5 ticks or powers of ten, and a grid."""
     axes = axis.axes
     vertical = isinstance(axis, YAxis)
@@ -84,7 +84,7 @@ def use_log(axis: Axis, limits: tuple[float, float], *, suffix: str = "") -> Non
     (axes.set_ylim if vertical else axes.set_xlim)(*limits)
     axis.set_major_locator(FixedLocator(log_ticks(*limits)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value) + suffix))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
     axis.grid(vertical)
 
 

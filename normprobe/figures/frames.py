@@ -49,9 +49,9 @@ def sample_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
         layers: which layers.
 
     Returns:
-        Columns p5, p50, p95 of all kept samples (p5 and p95 NaN of a single one); `ratio`, p95 ÷ p5 of those
-        with a variance above zero (NaN with fewer than two); `flat`, how many have variance 0; `kept`, how many
-        there are.
+        Columns p5, p50, p95 of the kept samples (p5, p95 NaN of a single one); `ratio`, p95 ÷ p5 of those
+        with a variance above zero (NaN with fewer than two); `flat`, how many have variance 0; `kept`, how
+        many there are.
     """
     samples = of_layers(tables.samples, layers)[["layer", "site", "variance"]].dropna()
     return _spread(samples, flat="flat", kept="kept")

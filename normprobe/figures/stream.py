@@ -40,7 +40,7 @@ def samples_through_depth(tables: Tables | Recording, *, ax: Any = None) -> Axes
         The axes; `ax.figure` is the whole figure.
 
     Raises:
-        ValueError: the recording has no norm.
+        ValueError: no norm fired whose samples are those of the batch.
     """
     axes: Axes = place(plan(frames.tables_of(tables)), ax)
     return axes
@@ -77,18 +77,23 @@ class Stream:
 
 
 def supported(tables: Tables) -> bool:
-    """Return whether there are four norms and eight samples."""
-    norms = frames.norms(tables)
+    """Return whether there are four norms that number their samples alike, and eight samples."""
+    norms = _aligned(tables)
     return len(norms) >= 4 and int(norms["n_samples"].max()) >= 8
+
+
+def _aligned(tables: Tables) -> pd.DataFrame:
+    """Return the norms whose samples are numbered by the model's batch, so that one can be followed."""
+    norms = frames.norms(tables)
+    aligned = tables.ledger.set_index("layer")["aligned"].reindex(norms.index)
+    return norms[aligned.astype("boolean").fillna(True).to_numpy(dtype=bool)]
 
 
 def summarize(tables: Tables) -> Stream:
     """Take from the tables what the figure shows."""
-    norms = frames.norms(tables)
+    norms = _aligned(tables)
     if norms.empty:
-        raise ValueError(
-            "the recording has no normalization layer that fired: nothing to follow through depth"
-        )
+        raise ValueError("no norm of this recording numbers its samples by the batch: nothing to follow")
     chosen, sizes, role = _widest(tables, norms)
     depth = frames.depth_axis(chosen)
     medians = sizes.median()

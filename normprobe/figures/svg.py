@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from normprobe.figures.marks import join_paths, join_uses
 from normprobe.figures.palette import ACCENT, SURFACE, VARIABLES
 
+SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
 FONTS = 'system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","Noto Sans","DejaVu Sans",sans-serif'
-# A number as a whole word of an attribute: never the digits of a name, a colour or an id.
-NUMBER = re.compile(r"(?<![\w#.-])-?\d+\.\d+(?:e-?\d+)?")
+NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")  # whole, in geometry only: texts are never touched
 GEOMETRY = ("d", "x", "y", "width", "height", "transform", "viewBox")
 _STYLE_NUMBER = re.compile(r"(?<![\w#.-])\d+\.\d{3,}")
 
@@ -169,7 +169,7 @@ def write_alone(tree: ET.Element, aria_label: str) -> str:
     paper = ET.Element("path", {"d": f"M0 0h{width}v{height}h-{width}z", "fill": SURFACE})
     root.insert(0, paper)
     root.attrib |= {
-        "xmlns": "http://www.w3.org/2000/svg",
+        "xmlns": SVG_NAMESPACE,
         "width": f"{width}pt",
         "height": f"{height}pt",
         "role": "img",
