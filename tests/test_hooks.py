@@ -1,0 +1,108 @@
+"""Hooks have one lifetime, leave tensors alone, and do nothing in copies."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from normprobe.hooks import Hook, Hooks
+
+
+def _hook_tables(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: dict(value) for name, value in vars(module).items() if "hooks" in name and value is not None
+    }
+
+
+def test_hooks_are_called_in_order_and_leave_the_tensors_alone() -> None:
+    module, x, told = nn.Linear(2, 2), torch.randn(3, 2), []
+    expected = module(x)
+    hooks = Hooks()
+    hooks.before(module, lambda m, args, kwargs: told.append(("before", m, args[0] is x, kwargs)))
+    hooks.after(module, lambda m, args, kwargs, output: told.append(("after", m, output)) or output + 1)  # type: ignore[func-returns-value]
+    found = module(x)
+    assert torch.equal(found, expected)
+    assert [entry[0] for entry in told] == ["before", "after"]
+    assert told[0][1:] == (module, True, {})
+    assert torch.equal(told[1][2], expected)
+
+
+def test_keyword_arguments_are_seen() -> None:
+    module, x, seen = nn.Linear(2, 2), torch.randn(3, 2), []
+    hooks = Hooks()
+    hooks.before(module, lambda m, args, kwargs: seen.append(kwargs["input"] is x))
+    module(input=x)
+    assert seen == [True]
+
+
+def test_the_input_is_seen_behind_hooks_already_there_and_the_output_ahead_of_them() -> None:
+    module, seen = nn.Identity(), []
+    module.register_forward_pre_hook(lambda m, args: (args[0] + 1,))
+    module.register_forward_hook(lambda m, args, output: output * 10)
+    hooks = Hooks()
+    hooks.before(module, lambda m, args, kwargs: seen.append(float(args[0])))
+    hooks.after(module, lambda m, args, kwargs, output: seen.append(float(output)))
+    assert float(module(torch.tensor(1.0))) == 20
+    assert seen == [2, 2]
+
+
+def test_remove_restores_every_table() -> None:
+    module = nn.Linear(2, 2)
+    own = module.register_forward_hook(lambda m, args, output: None)
+    before = _hook_tables(module)
+    hooks = Hooks()
+    hooks.before(module, lambda *_: None)
+    hooks.after(module, lambda *_: None, always=True)
+    assert _hook_tables(module) != before
+    hooks.remove()
+    assert _hook_tables(module) == before
+    hooks.remove()
+    assert _hook_tables(module) == before
+    own.remove()
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_after_an_exception_only_if_always(always: bool) -> None:
+    class Failing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ValueError("no")
+
+    module, seen = Failing(), []
+    hooks = Hooks()
+    hooks.after(module, lambda m, args, kwargs, output: seen.append(output), always=always)
+    with pytest.raises(ValueError, match="no"):
+        module(torch.ones(1))
+    assert seen == ([None] if always else [])
+
+
+def test_copies_do_nothing() -> None:
+    called: list[int] = []
+    hook = Hook(lambda *_: called.append(1))
+    hook()
+    for twin in (copy.copy(hook), copy.deepcopy(hook), pickle.loads(pickle.dumps(hook))):
+        assert isinstance(twin, Hook)
+        assert twin(1, 2) is None
+    assert called == [1]
+
+
+def test_a_module_with_hooks_can_be_copied_and_saved_whatever_they_hold() -> None:
+    module, called = nn.Linear(2, 2), []
+    unpicklable = (index for index in range(3))
+    hooks = Hooks()
+    hooks.before(module, lambda *_: called.append(unpicklable))
+    twin = copy.deepcopy(module)
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    x = torch.randn(3, 2)
+    assert torch.equal(twin(x), loaded(x))
+    assert called == []
+    module(x)
+    assert len(called) == 1
