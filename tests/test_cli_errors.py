@@ -258,7 +258,7 @@ class TestDebug:
         def wrong(*_: object, **__: object) -> None:
             raise KeyError("oops")
 
-        monkeypatch.setattr("normprobe.record", wrong)
+        monkeypatch.setattr("normprobe.runner.record", wrong)
         done = CliRunner().invoke(main, ["layers", "nets.py:Net", "--data", "x.npy"])
         assert done.exit_code == 1
         assert done.stderr == (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import normprobe
+from normprobe import __version__
 from normprobe.cli import printing
 from normprobe.cli.guard import guarded
 from normprobe.cli.measure import obtain
@@ -39,7 +39,7 @@ _FAIL_ON = click.option(
 
 
 @click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(normprobe.__version__, "--version", prog_name="normprobe")
+@click.version_option(__version__, "--version", prog_name="normprobe")
 def main() -> None:
     """What normalization does inside a network, from a terminal."""
     printing.forgive_encodings()
@@ -124,7 +124,9 @@ def merge(recordings: tuple[Path, ...], out: Path) -> None:
         raise click.UsageError("merge takes two recordings or more")
     check_file("--out", out)
     with waiting("Merging"):
-        whole = normprobe.merge(*(normprobe.load(path) for path in recordings))
+        from normprobe import recording
+
+        whole = recording.merge(*(recording.load(path) for path in recordings))
         whole.save(out)
     printing.print_files([out], "Merged")
 

@@ -12,6 +12,7 @@ import click
 
 from normprobe.cli.options import Request
 from normprobe.cli.progress import tracked, waiting
+from normprobe.errors import ModelError, NormprobeError
 
 if TYPE_CHECKING:
     from normprobe.inputs import Inputs
@@ -50,9 +51,9 @@ def obtain(name: str, request: Request, *, forwards: int | None = None) -> Recor
         return measure(name, request, forwards=forwards)
     if request.given():
         raise click.UsageError(f"{name} is a saved recording: {', '.join(request.given())} cannot change it")
-    import normprobe
+    from normprobe.recording import load
 
-    return normprobe.load(name)
+    return load(name)
 
 
 def measure(name: str, request: Request, *, forwards: int | None = None) -> Recording:
@@ -95,13 +96,13 @@ def measure(name: str, request: Request, *, forwards: int | None = None) -> Reco
 
 
 def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | None) -> Recording:
-    import normprobe
+    from normprobe.runner import record
 
     started = time.perf_counter()
     total = inputs.total if forwards is None else forwards
     watched = _Watched(inputs, forwards)
     try:
-        recording = normprobe.record(
+        recording = record(
             model.module,
             tracked(watched, f"Measuring   {inputs.description.partition(' from ')[0]}", total),
             layers=request.layers or None,
@@ -109,7 +110,7 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
             samples=request.samples,
             labels=inputs.labels,
         )
-    except normprobe.NormprobeError:
+    except NormprobeError:
         raise
     except Exception as cause:
         raise _explained(cause, model, watched) from cause
@@ -141,8 +142,6 @@ class _Watched:
 
 def _explained(cause: Exception, model: LoadedModel, watched: _Watched) -> Exception:
     """Return what to raise for an error that came up while the model ran."""
-    from normprobe import ModelError
-
     shapes = _shapes(watched.latest)
     text = " ".join(str(cause).split())[:300]
     if _is_memory(cause):
