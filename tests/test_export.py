@@ -23,8 +23,20 @@ from normprobe.tables import export
 from normprobe.tables.export import atomically, write_csv, write_parquet
 
 NAMES = ["layers", "features", "samples", "ledger", "findings"]
-POLARS = {"string": pl.String, "float64": pl.Float64, "int64": pl.Int64, "Int64": pl.Int64, "boolean": pl.Boolean}
-DUCKDB = {"string": "VARCHAR", "float64": "DOUBLE", "int64": "BIGINT", "Int64": "BIGINT", "boolean": "BOOLEAN"}
+POLARS = {
+    "string": pl.String,
+    "float64": pl.Float64,
+    "int64": pl.Int64,
+    "Int64": pl.Int64,
+    "boolean": pl.Boolean,
+}
+DUCKDB = {
+    "string": "VARCHAR",
+    "float64": "DOUBLE",
+    "int64": "BIGINT",
+    "Int64": "BIGINT",
+    "boolean": "BOOLEAN",
+}
 
 
 def frames(recording: Recording) -> dict[str, pd.DataFrame]:
@@ -75,7 +87,7 @@ class Odd(nn.Module):
 
 
 CASES: dict[str, Any] = {
-    "net": lambda: recorded(),
+    "net": recorded,
     "numbers as names": lambda: normprobe.record(MLP, batches(), part="1"),
     "odd names, no finite values": lambda: normprobe.record(Odd(), batches(), part="x,y"),
     "the model is the layer": lambda: normprobe.record(nn.LayerNorm(6), batches()),
@@ -96,7 +108,9 @@ def test_csv_is_read_back_equal_by_pandas_polars_and_duckdb(case: str, tmp_path:
             found = read(path, frame)
             assert list(found.columns) == list(frame.columns)
             found = comparable(found.astype(kinds(frame)))
-            pd.testing.assert_frame_equal(found, comparable(frame), check_exact=True, obj=f"{name} {read.__name__}")
+            pd.testing.assert_frame_equal(
+                found, comparable(frame), check_exact=True, obj=f"{name} {read.__name__}"
+            )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -112,9 +126,12 @@ def test_parquet_is_read_back_equal_by_pandas_polars_and_duckdb(case: str, tmp_p
 
 
 def test_plain_readers_guess_the_types(tmp_path: Path) -> None:
-    """A float column of whole numbers must not become one of integers, which fails polars at the first fraction."""
+    """Floats that begin whole must not be read as integers: polars fails at the first fraction."""
     frame = pd.DataFrame({"name": ["x"] * 300, "share": [0.0] * 200 + [0.25] * 100, "weight": 1.0, "n": 7})
-    frame["tiny"], frame["yes"] = np.geomspace(1e-300, 1e300, 300), pd.array([True, None, False] * 100, "boolean")
+    frame["tiny"], frame["yes"] = (
+        np.geomspace(1e-300, 1e300, 300),
+        pd.array([True, None, False] * 100, "boolean"),
+    )
     (path,) = write_csv({"frame": frame}, tmp_path)
     dtypes = dict(pl.read_csv(path).schema)
     assert dtypes == {
@@ -127,7 +144,9 @@ def test_plain_readers_guess_the_types(tmp_path: Path) -> None:
 
 
 def test_a_text_that_needs_quotes_and_one_that_does_not_give_the_same_numbers(tmp_path: Path) -> None:
-    numbers = np.concatenate([np.random.default_rng(0).normal(size=50) * 10.0 ** np.arange(-25, 25), [0.0, -0.0, 3e22]])
+    numbers = np.concatenate(
+        [np.random.default_rng(0).normal(size=50) * 10.0 ** np.arange(-25, 25), [0.0, -0.0, 3e22]]
+    )
     plain = pd.DataFrame({"name": "x", "value": numbers, "flag": pd.array([True] * len(numbers), "boolean")})
     (one,) = write_csv({"plain": plain}, tmp_path)
     (two,) = write_csv({"quoted": plain.assign(name='x,"y"')}, tmp_path)
@@ -142,7 +161,9 @@ def test_other_files_stay_and_ones_own_are_replaced(tmp_path: Path) -> None:
     recorded().to_csv(tmp_path)
     assert (tmp_path / "notes.csv").read_text() == "mine"
     assert (tmp_path / "layers.csv").read_text().startswith("layer,kind,type,site,")
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["notes.csv", "sub", *(f"{n}.csv" for n in NAMES)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["notes.csv", "sub", *(f"{n}.csv" for n in NAMES)]
+    )
 
 
 def test_every_file_goes_through_a_temporary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +176,9 @@ def test_every_file_goes_through_a_temporary_name(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export, "_to_csv", half)
-    with pytest.raises(RecordingError, match=r"cannot write .*layers.csv: No space left on device; choose a path"):
+    with pytest.raises(
+        RecordingError, match=r"cannot write .*layers.csv: No space left on device; choose a path"
+    ):
         write_csv(FRAMES, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
 
@@ -180,7 +203,9 @@ def test_a_file_as_folder_is_an_error_in_words(tmp_path: Path) -> None:
         with pytest.raises(RecordingError) as caught:
             write(FRAMES, path)
         assert str(caught.value) == f"cannot write into {path}: it is a file; name a folder"
-    with pytest.raises(RecordingError, match=r"cannot write .*: Not a directory; choose a path that can be written"):
+    with pytest.raises(
+        RecordingError, match=r"cannot write .*: Not a directory; choose a path that can be written"
+    ):
         write_csv(FRAMES, path / "below")
     assert path.read_text() == "mine"
 

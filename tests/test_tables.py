@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,6 +53,10 @@ COLUMNS = {
     ],
     "labels": [("part", TEXT), ("example", NUMBER), ("position", NUMBER), ("text", TEXT)],
 }
+
+
+def one_word(args: Any, kwargs: Any) -> list[list[str]]:
+    return [["word"] * 7] * 3
 
 
 def columns(frame: pd.DataFrame) -> list[tuple[str, str]]:
@@ -148,9 +155,12 @@ def test_a_site_without_a_number_is_a_row_of_missing_values() -> None:
         assert row["n_features"] == data.shape[1] == len(tables.features)
 
 
+@pytest.mark.parametrize("loaded", [False, True], ids=["measured", "loaded"])
 @pytest.mark.parametrize("name", FRAMES)
-def test_a_callers_change_does_not_reach_the_recording(name: str) -> None:
-    recording = recorded(labels=lambda args, kwargs: [["word"] * 7] * 3)
+def test_a_callers_change_does_not_reach_the_recording(name: str, loaded: bool, tmp_path: Path) -> None:
+    recording = recorded(labels=one_word)
+    if loaded:
+        recording = normprobe.load(recording.save(tmp_path / "x", labels=True))
     before = getattr(recording, name).copy(deep=True)
     assert len(before)
     mine = getattr(recording, name)
@@ -230,7 +240,9 @@ def test_values_are_of_the_same_samples_at_both_sites() -> None:
         ("unused", "input", "layer 'unused' has no values: never fired; see the ledger's reason"),
     ],
 )
-def test_values_that_are_not_there_are_an_error_in_words(layer_name: str, site_name: str, message: str) -> None:
+def test_values_that_are_not_there_are_an_error_in_words(
+    layer_name: str, site_name: str, message: str
+) -> None:
     with pytest.raises(NoSamplesError) as caught:
         recorded().values(layer_name, site_name)
     assert str(caught.value) == message
@@ -252,9 +264,7 @@ def test_a_model_that_is_itself_a_layer_has_an_empty_name() -> None:
 def test_labels_name_kept_samples_and_holders_of_extremes() -> None:
     words = [[f"{example}.{position}" for position in range(7)] for example in range(3)]
     recording = recorded(labels=lambda args, kwargs: words, samples=2)
-    texts = {
-        (row["example"], row["position"]): row["text"] for row in recording.labels.to_dict("records")
-    }
+    texts = {(row["example"], row["position"]): row["text"] for row in recording.labels.to_dict("records")}
     kept = recording.samples.query("layer == 'norm'")
     layers = recording.layers.query("layer in ['embed', 'norm', 'null']")
     wanted = set(zip(kept["example"], kept["position"], strict=True))

@@ -23,11 +23,12 @@ from normprobe.errors import RecordingError
 from normprobe.tables import Tables
 from normprobe.tables.checks import check_meta, check_tables
 from normprobe.tables.export import atomically
-from normprobe.tables.schema import BASE, based
+from normprobe.tables.schema import BASE
 
 FORMAT = 1
 _MAGIC = "normprobe recording"
 _JSON = "recording.json"
+_NAME = "name a file that Recording.save wrote"
 _VALUES = "row_values"
 _TYPES = {
     "string": pa.string(),
@@ -36,7 +37,11 @@ _TYPES = {
     "float64": pa.float64(),
     "boolean": pa.bool_(),
 }
-_NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
+_NULLABLE: dict[str, Any] = {
+    "Int64": pd.Int64Dtype(),
+    "string": pd.StringDtype(),
+    "boolean": pd.BooleanDtype(),
+}
 _FREE = 64 << 20
 _RATIO = 100
 """A table may fill 64 MiB, or a hundred times its bytes on disk."""
@@ -108,17 +113,15 @@ def load_tables(path: Path) -> Tables:
             return _read(archive, path)
     except RecordingError:
         raise
-    except OSError as error:
-        raise RecordingError(
-            f"cannot read {path}: {error.strerror or error}; check that it is whole and may be read"
-        ) from error
     except MemoryError as error:
         raise RecordingError(f"{path} does not fit into memory; load it on a larger machine") from error
     # The readers of zip, JSON and Parquet raise many types on damaged bytes; all mean the same to a user.
     except Exception as error:
-        raise RecordingError(
-            f"{path} is damaged or no recording ({_first_line(error)}); save it again"
-        ) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            reason = f"cannot read {path}: {error.strerror}; check that it may be read"
+        else:
+            reason = f"{path} is damaged or no recording ({_first_line(error)}); save it again"
+        raise RecordingError(reason) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -129,7 +132,7 @@ def _first_line(error: Exception) -> str:
 def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
     entries = archive.infolist()
     if _JSON not in archive.namelist():
-        raise RecordingError(f"{path} is a zip file but no recording: it has no {_JSON}")
+        raise RecordingError(f"{path} is a zip file but no recording: it has no {_JSON}; {_NAME}")
     size = sum(entry.file_size for entry in entries)
     if size > path.stat().st_size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise RecordingError(
@@ -147,7 +150,7 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
 
 def _meta(about: Any, path: Path) -> Any:
     if not isinstance(about, dict) or about.get("format") != _MAGIC:
-        raise RecordingError(f"{path} is no normprobe recording: its {_JSON} does not say so")
+        raise RecordingError(f"{path} is no normprobe recording: its {_JSON} does not say so; {_NAME}")
     version: Any = about.get("version")
     meta: Any = about.get("meta")
     if not isinstance(version, int) or not 1 <= version <= FORMAT:
@@ -179,13 +182,16 @@ def _parquet(archive: zipfile.ZipFile, name: str, path: Path, wanted: Mapping[st
         raise RecordingError(
             f"{path} declares {numbers:,} entries of {name} in {len(stored):,} bytes: not read; save it again"
         )
-    table = file.read()
+    # Threads cost a small table more than they save.
+    table = file.read(use_threads=len(stored) > 1 << 20)
     letters = sum(map(_letters, (chunk for column in texts for chunk in table.column(column).chunks)))
     if not _fits(letters // 8, len(stored)):
         raise RecordingError(
             f"{path} declares {letters:,} letters of {name} in {len(stored):,} bytes: not read; save it again"
         )
-    return table.cast(schema)
+    table = table.cast(schema)
+    table.validate(full=True)
+    return table
 
 
 def _letters(chunk: Any) -> int:
@@ -199,7 +205,14 @@ def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
     for column, kind in BASE[name].items():
         if kind == "int64" and table.column(column).null_count:
             raise RecordingError(f"{path} lacks entries of {name}.{column}; save it again")
-    return based(name, table.to_pandas(types_mapper=_NULLABLE.get))
+    return pd.DataFrame(
+        {column: _as_pandas(table.column(column), kind) for column, kind in BASE[name].items()}
+    )
+
+
+def _as_pandas(column: Any, kind: str) -> Any:
+    """One column as an array of its dtype; what is missing in a float column is NaN."""
+    return column.to_numpy() if kind in ("int64", "float64") else _NULLABLE[kind].__from_arrow__(column)
 
 
 def _values(archive: zipfile.ZipFile, path: Path) -> Any:
