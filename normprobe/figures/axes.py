@@ -47,16 +47,15 @@ def log_ticks(low: float, high: float) -> list[float]:
     Returns:
         Ticks within the limits, ascending.
     """
-    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
-    if np.log10(high / low) < 2 or np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 2:
-        ticks = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
-    else:
-        step = max(1, int(np.ceil((last - first) / 7)))
-        ticks = [10.0**e for e in range(first, last + 1) if e % step == 0]
-    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    first, last = int(np.ceil(np.log10(low) - 1e-9)), int(np.floor(np.log10(high) + 1e-9))
+    if np.log10(high / low) < 2 or last - first < 2:
+        ticks = [factor * 10.0**e for e in range(first - 1, last + 1) for factor in (1, 2, 5)]
+        return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    step = -(-(last - first + 1) // 7)
+    return [10.0**e for e in range(first, last + 1) if e % step == 0]
 
 
-def log_limits(values: ArrayLike, *, room: float = 4.0) -> tuple[float, float]:
+def log_limits(values: ArrayLike, *, room: float = 6.0) -> tuple[float, float]:
     """Return limits that hold all positive values, at least a factor `room` apart.
 
     Args:

@@ -117,7 +117,7 @@ def samples(ax: Axes, panel: Panel) -> None:
         why = f"1 {panel.unit}: undefined" if len(panel.samples["input"]) < 2 else "all variances are 0"
         _empty(ax, why)
         return
-    limits = log_limits(both, room=4)
+    limits = log_limits(both)
     use_log(ax.xaxis, limits)
     ax.grid(False)
     edges = np.geomspace(*limits, BINS + 1)

@@ -100,7 +100,7 @@ def _ratios(
 ) -> None:
     """Draw one ratio per column and site, with a line where all are equal."""
     shown = profile.sites[column]
-    low, high = log_limits(np.concatenate([shown, [1.0], [] if extra is None else extra]), room=6.0)
+    low, high = log_limits(np.concatenate([shown, [1.0], [] if extra is None else extra]))
     use_log(ax.yaxis, (max(low, 0.8), high))
     ax.axhline(1, color=INK, linewidth=0.9)
     for site in SITES:
