@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import normprobe
-from normprobe.cli import main
+from normprobe.cli import main, printing
 
 PROGRAM = [sys.executable, "-c", "from normprobe.cli import main; main()"]
 NETS = """
@@ -185,6 +185,35 @@ class TestLayers:
         assert lines[2].split() == ["layer", "kind", "features", "status", "reason"]
         assert lines[3].split()[:4] == ["used", "linear", "4", "fired"]
         assert lines[4].split()[:5] == ["spare", "layer_norm", "3", "never", "fired"]
+
+    def test_a_terminal_shortens_names_and_wraps_reasons(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ledger = pd.DataFrame(
+            {
+                "layer": ["encoder." * 12 + "query", ""],
+                "type": ["Linear", "LayerNorm"],
+                "kind": ["linear", "layer_norm"],
+                "n_features": pd.array([1536, None], dtype="Int64"),
+                "status": ["fired", "never fired"],
+                "via": ["functional", ""],
+                "reason": ["", "its module was never called, though the one that holds it was called twice"],
+            }
+        )
+        printing.print_ledger(ledger)
+        plain = capsys.readouterr().out.splitlines()
+        name = "encoder." * 12 + "query"
+        assert plain[3].split() == [name, "linear", "1,536", "fired", "via", "functional"]
+        assert plain[4].startswith("(LayerNorm)")
+        assert plain[4].endswith("though the one that holds it was called twice")
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        monkeypatch.setenv("COLUMNS", "80")
+        printing.print_ledger(ledger)
+        shown = capsys.readouterr().out.splitlines()
+        assert all(len(line) <= 80 for line in shown)
+        assert shown[3].startswith("…") or shown[3].startswith("...")
+        assert "encoder.query" in shown[3]
+        assert " ".join(" ".join(shown[4:]).split()).endswith(ledger["reason"][1])
 
     def test_one_batch_is_enough(self, folder: Path) -> None:
         started = time.perf_counter()

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -101,22 +102,29 @@ def print_ledger(ledger: pd.DataFrame) -> None:
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Align columns; on a terminal long names are shortened at the front, elsewhere nothing is cut."""
-    limit = width() if sys.stdout.isatty() else None
-    dots = "…" if unicode() else "..."
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    if limit is not None:
-        taken = sum(widths[1:4]) + 2 * 4 + min(widths[4], 24)
-        widths[0] = max(20, min(widths[0], limit - taken))
+    """Align columns; on a terminal names are shortened at the front and reasons wrapped, else neither."""
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    room = max(len(row[4]) for row in table)
+    if sys.stdout.isatty():
+        rest = width() - sum(widths[1:]) - 2 * len(widths)
+        widths[0] = max(20, min(widths[0], rest - min(room, 24)))
+        room = max(12, rest - widths[0])
     lines = []
     for row in table:
-        name = row[0] if len(row[0]) <= widths[0] else dots + row[0][len(dots) - widths[0] :]
-        line = [
-            name.ljust(widths[0]),
+        first = [
+            _fitted(row[0], widths[0]),
             row[1].ljust(widths[1]),
             row[2].rjust(widths[2]),
             row[3].ljust(widths[3]),
-            row[4],
         ]
-        lines.append("  ".join(line).rstrip())
+        reason = textwrap.wrap(row[4], max(room, 1), break_on_hyphens=False) or [""]
+        start = "  ".join(first)
+        lines.append(f"{start}  {reason[0]}".rstrip())
+        lines += [" " * (len(start) + 2) + more for more in reason[1:]]
     return lines
+
+
+def _fitted(name: str, columns: int) -> str:
+    """Return a name in so many columns, shortened at the front."""
+    dots = "…" if unicode() else "..."
+    return name.ljust(columns) if len(name) <= columns else dots + name[len(name) + len(dots) - columns :]
