@@ -37,7 +37,7 @@ def depth_axis(chosen: pd.DataFrame) -> DepthAxis:
 
 def of_layers(frame: pd.DataFrame, layers: Sequence[str], site: str | None = None) -> pd.DataFrame:
     """Return the rows of some layers, at one site if given."""
-    mask = frame["layer"].isin(list(layers))
+    mask = frame["layer"] == layers[0] if len(layers) == 1 else frame["layer"].isin(list(layers))
     return frame[mask & (frame["site"] == site)] if site else frame[mask]
 
 

@@ -74,23 +74,10 @@ def series(
         {"x": values.index + aside, "y": values.to_numpy(), "role": list(profile.depth.roles)}
     )
     frame.loc[~(frame["y"] > 0), "y"] = np.nan
-    chosen = lines(profile)
-    if joined and chosen:
-        sns.lineplot(
-            frame[frame["role"].isin(chosen)].dropna(),
-            x="x",
-            y="y",
-            style="role",
-            style_order=chosen,
-            color=colour,
-            dashes=list(ROLE_DASHES[: len(chosen)]),
-            estimator=None,
-            legend=False,
-            ax=ax,
-            linewidth=1.15,
-        )
+    if joined:
+        _join(ax, frame, lines(profile), colour)
     face = fill or (SURFACE if site == "input" else colour)
-    points = frame if not profile.depth.many else frame[~frame["role"].isin(chosen)]
+    points = frame if not profile.depth.many else frame[~frame["role"].isin(lines(profile))]
     ax.plot(
         points["x"],
         points["y"],
@@ -104,6 +91,26 @@ def series(
     )
     foot(ax, list(values.index[values == 0]), colour, fill=face)
     ax.set(xlabel="", ylabel="")
+
+
+def _join(ax: Axes, frame: pd.DataFrame, roles: tuple[str, ...], colour: str) -> None:
+    """Join the points of each role by a line of its own dashes."""
+    points = frame[frame["role"].isin(roles)].dropna()
+    if points.empty:
+        return
+    sns.lineplot(
+        points,
+        x="x",
+        y="y",
+        style="role",
+        style_order=roles,
+        color=colour,
+        dashes=list(ROLE_DASHES[: len(roles)]),
+        estimator=None,
+        legend=False,
+        ax=ax,
+        linewidth=1.15,
+    )
 
 
 def end(values: pd.Series[float]) -> float | None:
