@@ -60,7 +60,7 @@ def hold(
     model: nn.Module,
     run: Callable[[], normprobe.Recording],
     *,
-    masks: list[np.ndarray] | None = None,
+    masks: Callable[[int], list[np.ndarray] | None] = lambda calls: None,
     ordered: bool = True,
 ) -> float:
     """Run a model under the oracle, hold the recording that ``run`` returns to it; return the worst error.
@@ -68,7 +68,8 @@ def hold(
     Args:
         model: the model that ``run`` records with ``samples="all"``.
         run: runs the model and returns the recording.
-        masks: for each call of each layer the real positions, shape (batch, time); None if all are.
+        masks: from the number of a layer's calls to the real positions of each, shape (batch, time); None
+            if all are.
         ordered: samples are numbered in the order in which they lie in memory.
     """
     modules = dict(model.named_modules())
@@ -83,7 +84,7 @@ def hold(
     assert set(sites.index) == set(fired)
     errors = [0.0]
     for (layer, site), values in fired.items():
-        given = masks or [None] * len(values)
+        given = masks(len(values)) or [None] * len(values)
         truth = Truth([read(modules[layer], v, m) for v, m in zip(values, given, strict=True)])
         row = sites.loc[(layer, site)]
         of_features = features[layer, site]
@@ -151,11 +152,13 @@ def hold_layer(row: pd.Series, truth: Truth, calls: int) -> float:
     assert row["abs_mean"] == _close(np.abs(inside).mean())
     assert row["zero_fraction"] == _close((inside == 0).mean())
     of_features, of_samples = two_pass(data), two_pass(samples, axis=1)
-    assert row["within_feature_variance"] == _close(np.nanmean(of_features["variance"]))
-    assert row["within_sample_variance"] == _close(np.nanmean(of_samples["variance"]))
+    # The variance of a constant is rounding of its mean, squared.
+    floor = (1e-12 * np.abs(inside).max()) ** 2
+    assert row["within_feature_variance"] == _close(np.nanmean(of_features["variance"]), floor)
+    assert row["within_sample_variance"] == _close(np.nanmean(of_samples["variance"]), floor)
     if finite.all() and len(set(of_samples["count"])) == 1:
         for told, name in ((of_features, "within_feature_variance"), (of_samples, "within_sample_variance")):
-            assert row["variance"] == _close(row[name] + told["mean"].var())
+            assert row["variance"] == _close(row[name] + told["mean"].var(), floor)
     return worst([row["mean"]], [row["variance"]], whole["mean"], whole["variance"])
 
 
@@ -192,11 +195,11 @@ class _close:  # noqa: N801
 
     __hash__ = None
 
-    def __init__(self, value: Any) -> None:
-        self.value = float(value)
+    def __init__(self, value: Any, floor: float = 0.0) -> None:
+        self.value, self.floor = float(value), floor + 1e-290
 
     def __eq__(self, other: object) -> bool:
-        return abs(float(other) - self.value) <= RELATIVE * abs(self.value) + 1e-290
+        return abs(float(other) - self.value) <= RELATIVE * abs(self.value) + self.floor
 
     def __repr__(self) -> str:
         return f"about {self.value!r}"

@@ -1,4 +1,4 @@
-"""The oracle: float64 two-pass numpy over the concatenated real rows, by hooks that share nothing with normprobe."""
+"""The oracle: float64 two-pass numpy over the concatenated real rows, by hooks of its own."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ def first(values: Any) -> torch.Tensor | None:
     """The first tensor in whatever a module takes or gives."""
     if isinstance(values, torch.Tensor):
         return values
-    for value in values.values() if isinstance(values, dict) else values if isinstance(values, (tuple, list)) else ():
+    several = values.values() if isinstance(values, dict) else values
+    for value in several if isinstance(values, (dict, tuple, list)) else ():
         found = first(value)
         if found is not None:
             return found
     return None
 
 
-def tensors(model: nn.Module, names: Iterable[str], run: Callable[[], Any]) -> dict[tuple[str, str], list[torch.Tensor]]:
+def tensors(
+    model: nn.Module, names: Iterable[str], run: Callable[[], Any]
+) -> dict[tuple[str, str], list[torch.Tensor]]:
     """Clones of every input and output of the named modules while ``run`` runs."""
     modules = dict(model.named_modules())
     seen: dict[tuple[str, str], list[torch.Tensor]] = defaultdict(list)
@@ -74,13 +77,13 @@ def two_pass(data: np.ndarray, axis: int = 0) -> dict[str, np.ndarray]:
 
 
 def worst(found_mean: Any, found_variance: Any, mean: Any, variance: Any) -> float:
-    """The largest relative error: of means relative to max(|mean|, std), of variances relative to themselves."""
+    """The largest relative error: of means to max(|mean|, std), of variances to themselves."""
     found_mean, found_variance = np.asarray(found_mean, float), np.asarray(found_variance, float)
     assert np.array_equal(np.isnan(found_mean), np.isnan(mean)), "NaN in other places"
     std = np.sqrt(np.nan_to_num(variance))
     scale = np.maximum(np.maximum(np.abs(np.nan_to_num(mean)), std), 1e-300)
     of_mean = np.abs(np.nan_to_num(found_mean) - np.nan_to_num(mean)) / scale
-    # A constant column's variance is rounding of its mean, squared.
-    floor = np.maximum(np.nan_to_num(variance), (1e-13 * scale) ** 2) + 1e-300
+    # The variance of a constant column is the rounding of its mean, squared: a few 1e-16 of it, to 1e-6.
+    floor = np.maximum(np.nan_to_num(variance), (1e-12 * scale) ** 2) + 1e-300
     of_variance = np.abs(np.nan_to_num(found_variance) - np.nan_to_num(variance)) / floor
     return float(max(of_mean.max(initial=0.0), of_variance.max(initial=0.0)))
