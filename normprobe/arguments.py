@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from normprobe.masks import _DECODER_INPUTS
+from normprobe.masks import DECODER_INPUTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def _places(packed: PackedSequence) -> NDArray[np.int64]:
 
 def decoder_sizes(arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
     """The sizes of the decoder's input in an encoder-decoder, if it is among the arguments."""
-    inputs = (arguments.get(name) for name in _DECODER_INPUTS)
+    inputs = (arguments.get(name) for name in DECODER_INPUTS)
     return next(
         (tuple(value.shape) for value in inputs if isinstance(value, Tensor) and value.dim() > 1), None
     )

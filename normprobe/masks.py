@@ -23,7 +23,7 @@ _BLOCKED = -9000.0
 _INVERTED = re.compile(r"(^|_)key_padding_mask$")
 _LENGTHS = ("input_ids", "inputs_embeds")
 _DECODER_LENGTHS = ("decoder_input_ids", "decoder_inputs_embeds")
-_DECODER_INPUTS = (*_DECODER_LENGTHS, "tgt")
+DECODER_INPUTS = (*_DECODER_LENGTHS, "tgt")
 _CROSS = re.compile(r"cross|encoder_attn|enc_?dec|encoder_attention")
 _KEY_OR_VALUE = re.compile(
     r"^((to_|c_|w)?(k|v|kv|key|value|key_value)(_?(proj|lin|linear|norm|layernorm))?|c_attn)$"
@@ -99,7 +99,7 @@ def is_cross_source(name: str) -> bool:
 def find_masks(arguments: Mapping[str, Any]) -> Masks:
     """Find the padding masks among named arguments, in any of the forms models take."""
     found = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
-    two_sided = any(name in arguments for name in ("decoder_attention_mask", *_DECODER_INPUTS))
+    two_sided = any(name in arguments for name in ("decoder_attention_mask", *DECODER_INPUTS))
     source = _first(found, ("attention_mask", "src_key_padding_mask", "key_padding_mask"))
     target = _first(found, ("decoder_attention_mask", "tgt_key_padding_mask"))
     memory = _first(found, ("encoder_attention_mask", "memory_key_padding_mask"))

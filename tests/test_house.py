@@ -14,7 +14,8 @@ MODULES = sorted((ROOT / "normprobe").rglob("*.py"))
 
 
 def run(*command: str) -> None:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = (sys.executable, "-m", *command)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -41,7 +42,9 @@ def test_a_module_is_short_and_says_what_lives_there(path: Path) -> None:
             docstring = ast.get_docstring(node, clean=False) or ""
             length = (node.end_lineno or node.lineno) - node.lineno + 1 - docstring.count("\n")
             assert length <= 40, f"{node.name} has {length} lines"
-            assert len(node.args.posonlyargs + node.args.args) - ("self" in ast.dump(node.args)) <= 6, node.name
+            assert len(node.args.posonlyargs + node.args.args) - ("self" in ast.dump(node.args)) <= 6, (
+                node.name
+            )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
