@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from normprobe.alignment import Grid
-from normprobe.arguments import Batch, Signatures, decoder_sizes, read_batch, takes_time_first
+from normprobe.arguments import Batch, Signatures, decoder_sizes, read_batch
 from normprobe.masks import Masks, Padding, has_two_sides, side_of
 
 
@@ -116,8 +116,6 @@ class Forwards:
         masks = finder.masks(arguments, args, kwargs) if measured else Masks()
         own = None if masks.own is None else masks.own.real.shape
         batch = read_batch(arguments, own if measured else finder.sizes(arguments, args, kwargs))
-        if takes_time_first(module):
-            batch = time_first(batch)
         if measured and not masks.two_sided and self._has_two_sides(module):
             masks = replace(masks, two_sided=True, cross=masks.cross or masks.own)
         with self._lock:

@@ -16,6 +16,7 @@ from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3 import Qwen3Config, Qwen3Model
 
 import normprobe
+from normprobe.digests import digest
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -60,13 +61,13 @@ class TestForwards:
     def test_an_encoder_called_alone_is_a_forward(self) -> None:
         model = Pair()
         with normprobe.Probe(model) as probe:
+            model.head(torch.randn(1, 4))
             model.encoder(torch.randn(2, 4))
             model(torch.randn(3, 4))
-            model.head(torch.randn(1, 4))
         recording = probe.recording
         assert recording.meta["forwards"] == 3
-        assert _pairs(recording, "encoder.1") == {(e, 0) for e in range(5)}
-        assert _pairs(recording, "head") == {(e, 0) for e in (2, 3, 4, 5)}
+        assert _pairs(recording, "encoder.1") == {(e, 0) for e in (1, 2, 3, 4, 5)}
+        assert _pairs(recording, "head") == {(e, 0) for e in (0, 3, 4, 5)}
         calls = recording.ledger.set_index("layer")["calls"]
         assert calls.to_dict() == {"encoder.0": 2, "encoder.1": 2, "head": 2}
 
@@ -584,8 +585,6 @@ class TestDigests:
 
     @pytest.mark.parametrize("shape", [(8, 4), (4, 3, 4), (2, 70, 300)])
     def test_one_changed_number_changes_it(self, shape: tuple[int, ...]) -> None:
-        from normprobe.digests import digest
-
         data = torch.randn(shape)
         expected = int(digest(data, 0))
         for index in (0, data.numel() // 2, data.numel() - 1):
@@ -594,8 +593,6 @@ class TestDigests:
             assert int(digest(other, 0)) != expected
 
     def test_order_shape_and_type_matter(self) -> None:
-        from normprobe.digests import digest
-
         data = torch.randn(6, 2, 4)
         found = [
             data,
@@ -622,13 +619,9 @@ class TestDigests:
         ids=lambda data: f"{data.dtype}-{data.dim()}",
     )
     def test_every_type_has_one(self, data: Tensor) -> None:
-        from normprobe.digests import digest
-
         assert int(digest(data, 0)) != 0
 
     def test_what_cannot_be_read_has_none(self) -> None:
-        from normprobe.digests import digest
-
         assert int(digest(torch.ones(2, 3, device="meta"), 0)) == 0
         assert int(digest(torch.ones(0, 3), 0)) == 0
         assert int(digest(torch.ones(2, 3, dtype=torch.complex64), 0)) == 0
@@ -647,3 +640,9 @@ class TestDigests:
         assert found(ids[:, :3]) == expected
         assert found(torch.tensor([[0, 5, 6, 7], [0, 0, 8, 9]])) == expected
         assert found(torch.tensor([[5, 6, 7, 0], [9, 8, 0, 0]])) != expected
+
+    def test_whatever_the_padding_holds(self) -> None:
+        data, real = torch.randn(2, 3, 4), np.array([[True, True, False], [True, False, False]])
+        other = torch.where(torch.from_numpy(real)[:, :, None], data, 9.0)
+        assert int(digest(data, 0, real=real)) == int(digest(other, 0, real=real))
+        assert int(digest(data, 0, real=real)) != int(digest(data, 0))

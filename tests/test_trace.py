@@ -541,6 +541,23 @@ class TestCheckpointing:
         for one, other in zip(plain.parameters(), model.parameters(), strict=True):
             assert torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("reentrant", [True, False])
+    def test_a_forward_that_runs_backward_itself(self, reentrant: bool) -> None:
+        class Energy(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = Checkpointed(reentrant)
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.inner(x).sum().backward()
+                return self.inner(x)
+
+        with normprobe.Probe(Energy()) as probe:
+            probe.model(torch.randn(3, 4))
+        assert probe.recording.meta["forwards"] == 1
+        assert set(probe.recording.ledger["calls"]) == {2}
+        assert probe.recording.layers["n_samples"].tolist() == [6] * 6
+
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_every_kth_forward_is_measured(model: nn.Module, every: int) -> None:
