@@ -85,7 +85,9 @@ def site(
         at = order[:most]
         zero = np.zeros_like(at)
         text = np.array([f"text {number}" for number in example[at]], dtype=object)
-        return Kept(hashes(seed, example, np.zeros_like(example))[at], example[at], zero, zero, zero, what[at], text)
+        return Kept(
+            hashes(seed, example, np.zeros_like(example))[at], example[at], zero, zero, zero, what[at], text
+        )
 
     filled = of_sample.count > 0
     return SiteRecord(
@@ -131,12 +133,26 @@ def meta(part: str, examples: int, **facts: Any) -> dict[str, Any]:
     """The facts of a recording as a probe writes them."""
     return {
         **dict.fromkeys(("name", "model"), "Net"),
-        **{"data": None, "device": "cpu", "dtype": "float32", "kernel": "torch", "created": "2026-01-01T00:00:00"},
+        **{
+            "data": None,
+            "device": "cpu",
+            "dtype": "float32",
+            "kernel": "torch",
+            "created": "2026-01-01T00:00:00",
+        },
         **{"versions": {"normprobe": "1", "transformers": None}, "seconds": None, "warnings": []},
         **{"forwards": 1, "measured": 1, "rows": examples, "padding": 0, "examples": examples},
         **{"unit": "position", "example_unit": "example", "training": ["eval"], "parts": [part]},
         "digests": {part: [examples, 7]},
-        "options": {"samples": 6, "values": 4, "every": 1, "seed": 0, "mask": "auto", "layers": None, "kinds": None},
+        "options": {
+            "samples": 6,
+            "values": 4,
+            "every": 1,
+            "seed": 0,
+            "mask": "auto",
+            "layers": None,
+            "kinds": None,
+        },
         **facts,
     }
 

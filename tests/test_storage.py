@@ -156,6 +156,14 @@ def test_missing_file_and_folder_are_errors_in_words(tmp_path: Path) -> None:
         recorded().save(tmp_path)
 
 
+def test_a_recording_larger_than_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(storage, "_read", full)
+    refused(tmp_path, saved(), "does not fit into memory; load it on a larger machine")
+
+
 @pytest.mark.parametrize("version", [2, 17, 0, -1, "1", None, 1.0])
 def test_a_newer_or_unknown_format_is_named(tmp_path: Path, version: Any) -> None:
     held = entries(saved())

@@ -44,7 +44,9 @@ def merge_tables(parts: Sequence[Tables]) -> Tables:
     # In one order whatever the caller's, so that even rounding does not depend on it.
     parts = sorted(parts, key=lambda part: sorted(part.facts["parts"]))
     _check(parts)
-    ledger = based("ledger_base", merge_ledgers([part.ledger_base for part in parts]))
+    # A part that measured nothing has nothing to say of why a layer did not fire.
+    telling = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
+    ledger = based("ledger_base", merge_ledgers([part.ledger_base for part in telling]))
     meta = merge_meta([part.meta for part in parts])
     sites = based("sites", _sites([part.sites for part in parts], ledger))
     shares = [_share(part, sites, meta["parts"]) for part in parts]
@@ -94,7 +96,7 @@ def _check(parts: Sequence[Tables]) -> None:
                 f"recordings of different layers cannot be merged: not all have {name!r} ({kind}) in the "
                 "same place; probe one model with the same layers= and kinds="
             )
-    widths = pd.concat([part.sites for part in parts]).groupby(KEY)["n_features"].nunique()
+    widths = pd.concat([part.sites for part in parts]).groupby(KEY, sort=False)["n_features"].nunique()
     if (widths > 1).any():
         layer, site = widths.index[widths > 1][0]
         raise RecordingError(

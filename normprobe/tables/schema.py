@@ -118,11 +118,12 @@ UNITS = {name: unit for unit, names in _OF_UNIT.items() for name in names.split(
 
 def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
     """The frame with exactly these columns, in order, each of its dtype."""
-    return (
-        frame[list(columns)]
-        .astype({name: dtype for name, (dtype, _) in columns.items()})
-        .reset_index(drop=True)
-    )
+    return _cast(frame, {name: dtype for name, (dtype, _) in columns.items()})
+
+
+def _cast(frame: pd.DataFrame, dtypes: dict[str, str]) -> pd.DataFrame:
+    frame = frame[list(dtypes)].reset_index(drop=True)
+    return frame.astype({name: dtype for name, dtype in dtypes.items() if str(frame.dtypes[name]) != dtype})
 
 
 _HELD = {f"{end}_{name}": NUMBER for end in ("min", "max") for name in ("example", "position", "feature")}
@@ -159,4 +160,4 @@ index of its part in ``meta["parts"]``, and the features of all places follow on
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """A base frame with exactly its columns, in order, each of its dtype."""
-    return frame[list(BASE[name])].astype(BASE[name]).reset_index(drop=True)
+    return _cast(frame, BASE[name])
