@@ -538,6 +538,35 @@ class TestNested:
         assert recording.meta["examples"] == 3
 
 
+class TestLabels:
+    """The text of a sample goes by its example and position, as everything else does."""
+
+    real = torch.tensor([[0, 1, 1], [1, 1, 1]])
+
+    def _recorded(self, texts: list[list[str]]) -> dict[tuple[int, int], str]:
+        class Masked(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm, self.flat = nn.LayerNorm(4), nn.Linear(4, 4)
+
+            def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+                return self.flat(self.norm(x).reshape(-1, 4))
+
+        batches = [(torch.randn(2, 3, 4), self.real)] * 2
+        labels = normprobe.record(Masked(), batches, labels=lambda args, kwargs: texts).labels
+        keys = zip(labels["example"].tolist(), labels["position"].tolist(), strict=True)
+        return dict(zip(keys, labels["text"].tolist(), strict=True))
+
+    @pytest.mark.parametrize("first", [["[PAD]", "a", "b"], ["a", "b"]], ids=["padded", "real"])
+    def test_padding_has_none(self, first: list[str]) -> None:
+        once = {(0, 0): "a", (0, 1): "b", (1, 0): "c", (1, 1): "d", (1, 2): "e"}
+        again = {(example + 2, position): text for (example, position), text in once.items()}
+        assert self._recorded([first, ["c", "d", "e"]]) == once | again
+
+    def test_too_few_are_left_empty(self) -> None:
+        assert self._recorded([["[PAD]", "a", "b"]]) == {(0, 0): "a", (0, 1): "b", (2, 0): "a", (2, 1): "b"}
+
+
 class TestThreads:
     def test_counts_are_exact(self) -> None:
         torch.manual_seed(0)
