@@ -65,12 +65,16 @@ def place(
         first = watch.loose.get(site, 0)
         watch.loose[site] = first + (leading[0] if leading else 1)
     axis = _one_of(time_axes(layout, leading, grid, padding), watch, site)
-    key = (layout, leading, inner, first, axis, None if padding is None else id(padding), watch.view.sample)
+    # Labels are those of the first tensor's sequence, which a decoder does not work on.
+    spoken = forward.masks.reads(watch.layer.name, forward.decoder_fired) != "decoder"
+    mask = None if padding is None else id(padding)
+    key = (layout, leading, inner, first, axis, mask, watch.view.sample, spoken)
     if key not in forward.cache:
         assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
-        forward.cache[key] = _placed(layout, arranged, assignment, padding)
-    placed: Placed = forward.cache[key]
-    return placed
+        placed = _placed(layout, arranged, assignment, padding)
+        forward.cache[key] = replace(placed, named=placed.named and spoken)
+    found: Placed = forward.cache[key]
+    return found
 
 
 def _one_of(axes: list[int], watch: Watch, site: str) -> int | None:

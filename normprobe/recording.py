@@ -113,11 +113,13 @@ class Recording:
             The path of report.html.
 
         Raises:
+            NormprobeError: ``panels`` is none of these.
             NoSamplesError: nothing was measured.
             RecordingError: the directory cannot be written.
         """
-        from normprobe.report import write_report
+        from normprobe.report import check_choice, write_report
 
+        check_choice(panels)
         if self._tables.layers["n_samples"].sum() == 0:
             raise NoSamplesError(
                 "nothing was measured, so there is nothing to report; run the model in the block"

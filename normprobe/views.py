@@ -157,7 +157,8 @@ def guessed_view(module: nn.Module) -> View | None:
     if "norm" in name.lower():
         own = next(module.parameters(recurse=False), None) is not None
         return _norm_by_name(module, name.lower()) if own or not children else None
-    return _norm_by_name(module, name.lower()) if not children and eps_of(module) is not None else None
+    has_eps = any(isinstance(getattr(module, name, None), float) for name in EPS_NAMES)
+    return _norm_by_name(module, name.lower()) if not children and has_eps else None
 
 
 def _has_matrix(module: nn.Module) -> bool:
@@ -183,11 +184,11 @@ def _norm_by_name(module: nn.Module, name: str) -> View:
 
 
 def eps_of(module: nn.Module) -> float | None:
-    """The float that keeps the module from dividing by zero, under any of its usual names."""
+    """The number that keeps the module from dividing by zero, under any of its usual names."""
     for name in EPS_NAMES:
         value = getattr(module, name, None)
-        if isinstance(value, float):
-            return value
+        if isinstance(value, (float, int)) and not isinstance(value, bool):
+            return float(value)
     return None
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BINS = 40
 MOST_BARS = 96  # features that get a bar each
+MOST_DOTS = 800  # features that get a dot in the chart of one sample
 NEAR_ZERO = 1e-6  # times the median feature's variance
 SYMLOG = 20.0  # times the median |value|
 
@@ -65,7 +66,7 @@ def one_sample(ax: Axes, panel: Panel) -> None:
         _empty(ax, "no kept row at both sites")
         return
     x, y = before[0], after[0]
-    ok = np.isfinite(x) & np.isfinite(y)
+    ok = _dots(x, y)
     wide = [_symlog(axis, data[ok]) for axis, data in ((ax.xaxis, x), (ax.yaxis, y))]
     sns.scatterplot(x=x[ok], y=y[ok], s=7, color=INK, alpha=0.6, linewidth=0, ax=ax)
     for line in (ax.axhline, ax.axvline):
@@ -73,6 +74,16 @@ def one_sample(ax: Axes, panel: Panel) -> None:
     names = [name for name, symlog in zip(("before", "after"), wide, strict=True) if symlog]
     note_text = "" if not names else " (symlog)" if len(names) == 2 else f" ({names[0]}: symlog)"
     title(ax, f"One {panel.unit}: before → after{note_text}")
+
+
+def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return which features get a dot: all up to a limit; beyond it the extreme ones and every k-th."""
+    ok = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    if len(ok) <= MOST_DOTS:
+        return ok
+    reach = np.maximum(np.abs(x[ok]) / np.abs(x[ok]).max(), np.abs(y[ok]) / np.abs(y[ok]).max())
+    extreme = ok[np.argsort(-reach, kind="stable")[: MOST_DOTS // 4]]
+    return np.union1d(extreme, ok[:: -(-len(ok) * 4 // (MOST_DOTS * 3))])
 
 
 def features(axes: Sequence[Axes], panel: Panel) -> None:

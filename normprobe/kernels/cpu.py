@@ -73,7 +73,7 @@ def _run(values: Tensor, keep: Tensor, real: Tensor | None) -> Tensor:
     storage = values.untyped_storage()
     _measure(
         values.data_ptr(),
-        int(storage.nbytes()) - values.storage_offset() * values.element_size(),
+        int(storage.nbytes()) - int(values.storage_offset()) * values.element_size(),
         _TYPES[values.dtype],
         samples,
         rows,

@@ -2,6 +2,7 @@
 
 from normprobe.report.notebook import notebook_html, one_line
 from normprobe.report.page import write_report
+from normprobe.report.panels import check_choice
 from normprobe.report.terminal import terminal_text
 
-__all__ = ["notebook_html", "one_line", "terminal_text", "write_report"]
+__all__ = ["check_choice", "notebook_html", "one_line", "terminal_text", "write_report"]
