@@ -89,7 +89,7 @@ def take(
     _add(site, measured, placed, forward, dtype)
     chunk = _chunk(placed, forward, keep, hashes[:count], repeat)
     site.samples.add(Kept(**chunk, data=_sample_moments(measured)))
-    few = site.rows.admits(hashes[:count])
+    few = site.rows.admits(hashes[:count]) if arranged.values.shape[1] else 0
     rows = {column: array[:few] for column, array in chunk.items()}
     site.rows.add(Kept(**rows, data=_raw_rows(arranged.values, placed, keep[:few], seed)))
     if placed.assignment.masked_by:
@@ -161,7 +161,7 @@ def _chunk(
     placed: Placed, forward: Forward, keep: NDArray[np.intp], hashes: NDArray[np.uint64], repeat: int
 ) -> dict[str, NDArray[Any]]:
     """The identity of the samples of one call that may be kept."""
-    texts = [placed.text_of(forward, int(sample)) for sample in keep]
+    texts = [placed.text_of(forward, int(sample)) for sample in keep] if forward.labels else [""] * len(keep)
     return {
         "hash": hashes,
         "example": placed.assignment.example[keep],
@@ -179,10 +179,10 @@ def _sample_moments(measured: Measured) -> NDArray[np.float64]:
 
 
 def _raw_rows(values: Tensor, placed: Placed, keep: NDArray[np.intp], seed: int) -> NDArray[Any]:
-    """One real row of each sample, shape (samples, features); float64 for float64, else float32."""
+    """One real row of each sample, shape (samples, features), in float32 where that holds every number."""
     samples = torch.from_numpy(keep).to(values.device)
     if values.shape[1] == 1 or not len(keep):
-        picked = values[samples, 0] if values.shape[1] else values.new_zeros((0, values.shape[2]))
+        picked = values[:, 0].index_select(0, samples) if values.shape[1] else values[:0].flatten(0, 1)
     else:
         real = (
             np.ones((len(keep), values.shape[1]), bool) if placed.real is None else placed.real.numpy()[keep]
@@ -190,7 +190,8 @@ def _raw_rows(values: Tensor, placed: Placed, keep: NDArray[np.intp], seed: int)
         drawn = row_of(seed, placed.assignment.example[keep], real.sum(1))
         rows = np.array([np.flatnonzero(row)[index] for row, index in zip(real, drawn, strict=True)])
         picked = values[samples, torch.from_numpy(rows).to(values.device)]
-    wide = torch.float64 if values.dtype == torch.float64 else torch.float32
+    narrow = values.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    wide = torch.float32 if narrow else torch.float64
     return np.array(_numpy(picked.to(wide)))
 
 

@@ -318,6 +318,28 @@ def test_nothing_but_an_empty_batch(model: nn.Module, data: Tensor) -> None:
         recording.values(recording.layers["layer"].iloc[0], "input")
 
 
+def test_examples_without_a_pixel_are_samples_without_a_number() -> None:
+    recording = recorded(nn.GroupNorm(2, 4), [torch.zeros(3, 4, 0), drawn(2, 4, 5)])
+    assert recording.ledger["reason"].tolist() == [""]
+    assert recording.layers["n_samples"].tolist() == [5, 5]
+    assert recording.samples["mean"].isna().sum() == 6
+    assert recording.features["count"].tolist() == [10] * 8
+    assert recording.values("", "input").shape == (2, 4)
+
+
+def test_whole_numbers_are_kept_as_they_are() -> None:
+    class Halved(nn.Module):
+        eps = 0.5
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x / 2
+
+    data = torch.tensor([[2**24 + 1, 3], [-(2**40), 5]])
+    recording = recorded(Halved(), data)
+    assert sorted(recording.values("", "input").tolist()) == sorted(data.tolist())
+    assert recording.layers["dtype"].tolist() == ["int64", "float32"]
+
+
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_nonfinite_numbers_spoil_no_column(value: float, place: int) -> None:
