@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is loaded: its threads spin, and many test processes on few cores would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 from hypothesis import HealthCheck, settings
 
 # A shared machine may pause for longer than any deadline; the same examples every time keep a red run red.
