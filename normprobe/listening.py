@@ -73,6 +73,7 @@ class Listener:
             hooks.before(module, self._enter_container)
             hooks.after(module, self._leave_container, always=True)
         for watch in self.watch(found):
+            watch.running.enter()
             if not watch.refused:
                 hooks.before(watch.layer.module, partial(self._before, watch))
                 hooks.after(watch.layer.module, partial(self._after, watch), always=True)
@@ -84,6 +85,12 @@ class Listener:
         for module in model.modules():
             if isinstance(module, nn.TransformerEncoderLayer):
                 hooks.before(module, self._enter_fused)
+
+    def leave(self) -> None:
+        """Forget forwards that were cut short, and add up what moved."""
+        self.forwards.clear()
+        for watch in self.watches.values():
+            watch.running.leave()
 
     def _enter_container(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_backward():
@@ -188,9 +195,11 @@ class Listener:
         tensor = first_tensor([output])
         if tensor is None:  # the call raised, or gave no tensor
             forward.stash.pop(watch.index, None)
-        if forward.measured and not watch.refused and tensor is not None:
+        else:
             with self.lock:
-                self._finish(watch, module, forward, tensor)
+                watch.firings += 1
+                if forward.measured and not watch.refused:
+                    self._finish(watch, module, forward, tensor)
         self.forwards.end(module)
 
     def _finish(self, watch: Watch, module: nn.Module, forward: Forward, output: Tensor) -> None:

@@ -79,19 +79,36 @@ def take(
             f"a call with {width} features instead of {len(site.features.count)} at its {name} is left out"
         )
         return
+    # Everything is computed before anything is added: a call that fails half-way leaves no half behind.
+    measured, samples, rows = _looked_at(watch, name, arranged, placed, forward, seed=seed, repeat=repeat)
+    _add(site, measured, placed, forward, dtype)
+    site.samples.add(samples)
+    site.rows.add(rows)
+    _note_padding(watch, name, arranged, placed, padding)
+
+
+def _looked_at(
+    watch: Watch, name: str, arranged: Arranged, placed: Placed, forward: Forward, *, seed: int, repeat: int
+) -> tuple[Measured, Kept, Kept]:
+    """Moments of the tensor, and of its samples those that may be kept and their raw rows."""
+    site, values = watch.sites[name], arranged.values
     order, hashes = placed.assignment.kept
     count = site.samples.admits(hashes)
     keep = order[:count]
-    real = None if placed.real is None else placed.real.to(tensor.device)
+    real = None if placed.real is None else placed.real.to(values.device)
     seen = watch.view.kind == "batch_norm" and real is not None
-    where = torch.from_numpy(keep).to(tensor.device)
-    measured = kernels.measure(arranged.values, where, real, seen=seen)
-    _add(site, measured, placed, forward, dtype)
+    measured = kernels.measure(values, torch.from_numpy(keep).to(values.device), real, seen=seen)
     chunk = _chunk(placed, forward, keep, hashes[:count], repeat)
-    site.samples.add(Kept(**chunk, data=_sample_moments(measured)))
-    few = site.rows.admits(hashes[:count]) if arranged.values.shape[1] else 0
+    few = site.rows.admits(hashes[:count]) if values.shape[1] else 0
     rows = {column: array[:few] for column, array in chunk.items()}
-    site.rows.add(Kept(**rows, data=_raw_rows(arranged.values, placed, keep[:few], seed)))
+    samples = Kept(**chunk, data=_sample_moments(measured))
+    return measured, samples, Kept(**rows, data=_raw_rows(values, placed, keep[:few], seed))
+
+
+def _note_padding(
+    watch: Watch, name: str, arranged: Arranged, placed: Placed, padding: Padding | None
+) -> None:
+    """Say which mask was applied, or why one was not."""
     if placed.assignment.masked_by:
         watch.masked_by[placed.assignment.masked_by] = None
     elif padding is not None and name == "input" and _should_fit(arranged, placed):

@@ -131,7 +131,7 @@ class Probe:
         if self._hooks is not None:
             self._hooks.remove()
             self._hooks = None
-        self._listener.forwards.clear()
+        self._listener.leave()
 
     def _meta(self) -> dict[str, Any]:
         """What the recording says of its circumstances."""

@@ -15,6 +15,7 @@ from normprobe.affine import observe, vector
 from normprobe.alignment import Layout
 from normprobe.layers import Layer
 from normprobe.records import LayerRecord, SiteRecord
+from normprobe.running import Moves, Running
 from normprobe.views import View, arrange
 
 SITES = ("input", "output")
@@ -41,6 +42,8 @@ class Watch:
         refused: why the layer is not measured, or "".
         depth: order of first execution.
         vectors: weight, bias and running statistics at the last measured call.
+        running: how its running statistics move.
+        firings: how often it was called, measured or not, recomputations in backward aside.
     """
 
     index: int
@@ -59,6 +62,11 @@ class Watch:
     refused: str = ""
     depth: int | None = None
     vectors: dict[str, NDArray[Any]] = field(default_factory=dict)
+    running: Running = field(init=False)
+    firings: int = 0
+
+    def __post_init__(self) -> None:
+        self.running = Running(self.layer.module)
 
     @staticmethod
     def of(index: int, layer: Layer, samples: int | None, values: int) -> Watch:
@@ -143,6 +151,7 @@ class Watch:
         met = calls > 0 or self.depth is not None
         status, reason = ("refused", self.refused) if self.refused else ("fired", "") if met else never
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in self.reasons.items()]
+        moves = self.running.moves() if self.view.kind == "batch_norm" else Moves(None, None)
         ledger = {
             "layer": layer.name,
             "aliases": "; ".join(layer.aliases),
@@ -160,6 +169,10 @@ class Watch:
             "sample_unit": self.view.sample,
             "aligned": self.aligned if status == "fired" else None,
             "reason": "; ".join([reason, *notes] if reason else notes),
+            "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
+            "moved": moves.moved,
+            "updates": moves.updates,
+            "firings": self.firings,
         }
         fired = status == "fired"
         sites = [_site_record(name, site) for name, site in self.sites.items() if site.features is not None]

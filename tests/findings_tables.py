@@ -47,6 +47,11 @@ class FakeTables:
         default_factory=lambda: pd.DataFrame(columns=["part", "example", "position", "text"])
     )
 
+    @property
+    def ledger_base(self) -> pd.DataFrame:
+        """The ledger with what it holds beyond the public columns."""
+        return self.ledger
+
 
 @dataclass(frozen=True)
 class Layer:

@@ -125,6 +125,7 @@ def layer(
         **{"affine": False, "training": "eval", "grad": "no_grad", "calls": int(bool(sites)), "via": "hook"},
         **{"status": "fired" if sites else "never fired", "masked_by": "", "sample_unit": "position"},
         **{"aligned": True if sites else None, "reason": ""},
+        **{"trainable": True, "moved": None, "updates": None, "firings": int(bool(sites))},
     }
     return LayerRecord(row | ledger, depth if sites else None, tuple(sites), {})
 

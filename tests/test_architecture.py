@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "digests": ("", "torch numpy"),
     "arguments": ("masks", "torch numpy"),
     "forwards": ("alignment arguments masks", "torch"),
-    "watch": ("accumulators affine alignment layers records views", "torch numpy"),
+    "running": ("", "torch"),
+    "watch": ("accumulators affine alignment layers records running views", "torch numpy"),
     "placing": ("alignment forwards masks views watch", "torch numpy"),
     "measuring": (
         "accumulators alignment forwards kernels masks placing records sampling views watch",

@@ -31,7 +31,7 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
 
 def fired(tables: Tables) -> pd.DataFrame:
     """Return the ledger of all layers that fired, by layer, with ``trains``, ``evaluates`` and ``grads``."""
-    ledger = tables.ledger[tables.ledger["calls"] > 0].set_index("layer")
+    ledger = tables.ledger_base[tables.ledger_base["calls"] > 0].set_index("layer")
     training = ledger["training"].fillna("").str.split("; ")
     grad = ledger["grad"].fillna("").str.split("; ")
     return ledger.assign(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -45,9 +45,17 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{name: pieces(columns[name]) for name in joined},
         "reason": _reasons(columns["reason"], add=status == "fired"),
         "calls": sum(row["calls"] for row in rows),
+        **{name: _of_known(sum, columns[name]) for name in ("updates", "firings")},
+        **{name: _of_known(any, columns[name]) for name in ("moved", "trainable")},
         "aligned": all(aligned) if aligned else pd.NA,
         "depth": min(depths, default=pd.NA),
     }
+
+
+def _of_known(add: Callable[[Any], Any], values: Sequence[Any]) -> Any:
+    """The sum, or whether any holds, of the values that are known; missing if none is."""
+    known = [value for value in values if not pd.isna(value)]
+    return add(known) if known else pd.NA
 
 
 def _common(values: Sequence[Any]) -> Any:

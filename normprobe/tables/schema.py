@@ -130,7 +130,10 @@ _HELD = {f"{end}_{name}": NUMBER for end in ("min", "max") for name in ("example
 _IDENTITY = dict.fromkeys(("place", "part", "call", "repeat", "example", "position", "hash"), WHOLE)
 
 BASE: dict[str, dict[str, str]] = {
-    "ledger_base": {**{name: dtype for name, (dtype, _) in LEDGER.items()}, "depth": NUMBER},
+    "ledger_base": {
+        **{name: dtype for name, (dtype, _) in LEDGER.items()},
+        **{"depth": NUMBER, "trainable": TRUTH, "moved": TRUTH, "updates": NUMBER, "firings": NUMBER},
+    },
     "sites": {
         "layer": TEXT,
         "site": TEXT,
