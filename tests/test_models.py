@@ -147,20 +147,20 @@ class TestCheckpoint:
         assert "says num_hidden_layers 1,000,000,000,000; is it damaged?" in refusal(copy)
 
     def test_damaged_configs_load_or_are_refused(self, copy: Path) -> None:
-        """300 damaged configs: a model with all of its weights, or one line; never another exception."""
+        """1,000 damaged configs: a model with all of its weights, or one line; never another exception."""
         dice = random.Random(0)
         file = copy / "config.json"
         intact = json.loads(file.read_text())
         refused = 0
         odd = [None, -1, 0, 3, "x", [], {}, 1e30, True, 10**12, [1, 2], "\ud800"]
-        for _ in range(300):
+        for _ in range(1000):
             names = dice.sample(list(intact), 2)
             file.write_text(json.dumps(intact | {name: dice.choice(odd) for name in names}))
             try:
                 load_model(str(copy))
             except ModelError:
                 refused += 1
-        assert 100 < refused < 300
+        assert 300 < refused < 1000
 
     def test_no_weights(self, copy: Path) -> None:
         (copy / "model.safetensors").unlink()
