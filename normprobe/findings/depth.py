@@ -26,6 +26,7 @@ class _VarianceDepth(Check):
         trend: Least (decades per layer) x (decades in all) of a steady change that is reported.
         jump: Least decades between the gain of one Linear and the model's median gain that are reported.
         layers: Least number of layers that a trend or a median is taken over.
+        numbers: Least numbers (samples x features) of a typical layer: the variance of fewer is chance.
     """
 
     source: ClassVar[str] = SLOPE_SOURCE
@@ -35,9 +36,13 @@ class _VarianceDepth(Check):
     trend: float = 3.5
     jump: float = 2.2
     layers: int = 3
+    numbers: int = 32
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the layer that is out of scale, or else the steepest step of a steady change."""
+        measured = layer_measures(tables)
+        if not (measured["n_samples"] * measured["n_features"]).median() >= self.numbers:
+            return []
         return self._jumps(tables) or self._trends(tables)
 
     def _jumps(self, tables: Tables) -> list[Finding]:
