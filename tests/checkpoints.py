@@ -95,6 +95,30 @@ def clip(folder: Path) -> str:
     return save(folder, transformers.CLIPModel(config), words_tokenizer(bert=False), image_processor())
 
 
+def llava(folder: Path, template: str | None = None, *, processor: bool = True, side: str = "left") -> str:
+    """Images of 16 tokens each inside a text; token 25 stands for them."""
+    torch.manual_seed(0)
+    vision = transformers.CLIPVisionConfig(image_size=32, patch_size=8, projection_dim=8, **SIZE)
+    text = transformers.LlamaConfig(vocab_size=30, max_position_embeddings=64, **SIZE)
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=25, vision_feature_layer=-1
+    )
+    tokenizer = words_tokenizer(bert=False, side=side, most=10**30)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    part = tokenizer
+    if processor:
+        part = transformers.LlavaProcessor(
+            clip_image_processor(), tokenizer, patch_size=8, vision_feature_select_strategy="default",
+            num_additional_image_tokens=1, chat_template=template,
+        )  # fmt: skip
+    return save(folder, transformers.LlavaForConditionalGeneration(config), part)
+
+
+def clip_image_processor() -> Any:
+    cls = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+    return cls(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
 def wav2vec2(folder: Path) -> str:
     torch.manual_seed(0)
     config = transformers.Wav2Vec2Config(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.errors import DataError
-from normprobe.inputs import images, sound
+from normprobe.inputs import images, prompts, sound
 from normprobe.inputs.fitting import fit, to_tensor
 from normprobe.inputs.records import Arrays, Batch, Chunks, Images, Inputs, count_of
 from normprobe.inputs.wants import Wants, arguments, known_tokens, takes_any_keyword, wants
@@ -27,8 +27,12 @@ def prepare(source: Arrays, model: LoadedModel, size: int) -> Inputs:
     wanted = wants(model)
     if only is not None and wanted is Wants.AUDIO and _is_float(only) and only.ndim <= 2:
         return sound.prepare(source, only, model, size)
-    if only is not None and wanted is Wants.IMAGE and only.dtype == np.uint8 and only.ndim == 4:
-        return images.prepare(Images(source.where, only[: source.rows]), model, size)
+    if only is not None and only.dtype == np.uint8 and only.ndim == 4:
+        shown = Images(source.where, only[: source.rows])
+        if wanted is Wants.IMAGE:
+            return images.prepare(shown, model, size)
+        if wanted is Wants.IMAGE_IN_TEXT:
+            return prompts.prepare(shown, model, size)
     named = _named(source, model, wanted)
     as_float = wanted is Wants.TENSORS and not _has_embedding(model.module)
     tensors = Chunks(source.rows, size, lambda rows: _batch(named, rows, model, as_float))
@@ -87,7 +91,7 @@ def _named(source: Arrays, model: LoadedModel, wanted: Wants) -> dict[str | int,
 def _main_name(array: Any, source: Arrays, model: LoadedModel, wanted: Wants) -> str:
     """Return the argument for a single array without a name."""
     kind, held = type(model.module).__name__, f"{array.dtype} of shape {tuple(array.shape)}"
-    if wanted in {Wants.TEXT, Wants.TEXT_AND_IMAGE}:
+    if wanted in {Wants.TEXT, Wants.TEXT_AND_IMAGE, Wants.IMAGE_IN_TEXT}:
         if not _is_float(array):
             return "input_ids"
         if array.ndim == 3 and "inputs_embeds" in arguments(model.module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from normprobe.errors import DataError
-from normprobe.inputs import arrays, callables, images, pairs, texts
+from normprobe.inputs import arrays, callables, images, pairs, prompts, texts
 from normprobe.inputs.reading import read_source, require
 from normprobe.inputs.records import Arrays, Images, Inputs, Reference, Source, Texts, count_of
 from normprobe.inputs.shipped import shipped_images, shipped_texts
@@ -62,7 +62,7 @@ def _shipped(model: LoadedModel, limit: int | None) -> Source:
     wanted = wants(model)
     if wanted in {Wants.TEXT, Wants.TEXT_AND_IMAGE}:
         return shipped_texts(limit)
-    if wanted is Wants.IMAGE:
+    if wanted in {Wants.IMAGE, Wants.IMAGE_IN_TEXT}:
         return shipped_images(limit)
     kind = type(model.module).__name__
     need = "arrays of sound" if wanted is Wants.AUDIO else "tensors that normprobe cannot guess"
@@ -79,10 +79,12 @@ def _prepare(source: Source, model: LoadedModel, size: int) -> Inputs:
             return arrays.prepare(source, model, size)
         case Texts() | Images() if wanted is Wants.TEXT_AND_IMAGE:
             return pairs.prepare(source, model, size)
-        case Texts() if wanted is Wants.TEXT:
+        case Texts() if wanted in {Wants.TEXT, Wants.IMAGE_IN_TEXT}:
             return texts.prepare(source, model, size)
         case Images() if wanted is Wants.IMAGE:
             return images.prepare(source, model, size)
+        case Images() if wanted is Wants.IMAGE_IN_TEXT:
+            return prompts.prepare(source, model, size)
     raise DataError(_misfit(source, model, wanted))
 
 

@@ -12,6 +12,7 @@ from normprobe.models import LoadedModel
 from normprobe.models.reference import describe
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm", "merges.txt", "tekken.json", "*.vocab")
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def tokenizer(model: LoadedModel) -> Any:
@@ -43,9 +44,27 @@ def image_processor(model: LoadedModel) -> Any:
         DataError: It is damaged.
     """
     source = Path(model.source or "")
-    if source.is_dir() and not _has_any(source, ("preprocessor_config.json", "processor_config.json")):
+    if source.is_dir() and not _has_any(source, _PROCESSOR_FILES):
         return None
     return _load(transformers.AutoImageProcessor, "image processor", model)
+
+
+def whole_processor(model: LoadedModel) -> Any:
+    """Load the processor of ``model`` that makes images and text into one sequence.
+
+    Raises:
+        DataError: It has none, a damaged one, or one that needs a package that is not installed.
+    """
+    source, kind = Path(model.source or ""), type(model.module).__name__
+    saved = not source.is_dir() or _has_any(source, _PROCESSOR_FILES)
+    found = _load(transformers.AutoProcessor, "processor", model) if saved else None
+    # Where there is no whole processor transformers returns one of its parts.
+    if any(getattr(found, part, None) is None for part in ("tokenizer", "image_processor")):
+        raise DataError(
+            f"{model.name} has no processor with a tokenizer and an image processor, and {kind} needs one to "
+            "read images; save it into the model (processor.save_pretrained), or give texts"
+        )
+    return found
 
 
 def feature_extractor(model: LoadedModel) -> Any:
@@ -68,9 +87,15 @@ def _load(cls: Any, what: str, model: LoadedModel, **extra: Any) -> Any:
         )
     except Exception as cause:
         raise DataError(
-            f"the {what} of {model.name} cannot be loaded: {describe(cause)}; "
+            f"the {what} of {model.name} cannot be loaded: {_reason(cause)}; "
             "give tensors as .npy or .npz instead"
         ) from cause
+
+
+def _reason(cause: Exception) -> str:
+    """Say which package is missing where transformers says so in a paragraph."""
+    wants_torchvision = isinstance(cause, ImportError) and "torchvision" in str(cause).lower()
+    return "it needs torchvision; install it" if wants_torchvision else describe(cause)
 
 
 def _has_any(folder: Path, patterns: tuple[str, ...]) -> bool:

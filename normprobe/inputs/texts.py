@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normprobe.errors import DataError
+from normprobe.inputs.chats import name_row, through_template
 from normprobe.inputs.decoder import needs_decoder_tokens, shifted
 from normprobe.inputs.fitting import keywords
 from normprobe.inputs.processors import tokenizer
 from normprobe.inputs.records import Batch, Chunks, Inputs, Labels, Texts, count_of
 from normprobe.inputs.wants import arguments, known_tokens
 from normprobe.models import LoadedModel
-from normprobe.models.reference import describe
 
 _NO_MAXIMUM = 10**9  # tokenizers without a maximum say 1e30
 
@@ -54,12 +53,12 @@ def encode(source: Texts, found: Any, model: LoadedModel) -> tuple[list[Encoded]
         DataError: The tokenizer refuses a text, or makes a token that the model does not know.
     """
     most = max_tokens(model, found)
-    texts = _through_template(source, found) if source.chats else source.texts
+    texts = through_template(source, found, model) if source.chats else source.texts
     special = not source.chats  # a chat template has already put in the special tokens
     encoded: list[Encoded] = []
     long = empty = 0
     for line, text in zip(source.lines, texts, strict=True):
-        with _named(source, line):
+        with name_row(source, line):
             tokens = _tokens(found, text, None, special)
             if most is not None and len(tokens["input_ids"]) > most:
                 long += 1
@@ -90,30 +89,6 @@ def _tokens(found: Any, text: str, most: int | None, special: bool) -> Encoded:
         return_attention_mask=True,
     )
     return {name: list(values) for name, values in made.items()}
-
-
-@contextmanager
-def _named(source: Texts, line: int) -> Iterator[None]:
-    """Say in which row of the data the tokenizer or its chat template fails."""
-    try:
-        yield
-    except Exception as cause:
-        what = "chat template" if source.chats else "tokenizer"
-        raise DataError(f"{source.where}, row {line}: the {what} refuses it: {describe(cause)}") from cause
-
-
-def _through_template(source: Texts, found: Any) -> list[str]:
-    """Write out each conversation with the tokenizer's chat template."""
-    if not getattr(found, "chat_template", None):
-        raise DataError(
-            f"{source.where} holds chat messages, and the model's tokenizer has no chat template; "
-            "give texts, or a model tuned for chat"
-        )
-    written = []
-    for line, messages in zip(source.lines, source.chats, strict=True):
-        with _named(source, line):
-            written.append(found.apply_chat_template(messages, tokenize=False))
-    return written
 
 
 def max_tokens(model: LoadedModel, found: Any) -> int | None:

@@ -16,6 +16,7 @@ class Wants(Enum):
     TEXT = auto()
     IMAGE = auto()
     TEXT_AND_IMAGE = auto()
+    IMAGE_IN_TEXT = auto()
     AUDIO = auto()
     TENSORS = auto()
 
@@ -31,14 +32,24 @@ _BY_NAME = {
 def wants(model: LoadedModel) -> Wants:
     """Return what ``model`` reads, by the name of its main input.
 
-    A model with a tower each for text and image (CLIP and its like) needs both at once.
+    A model with a tower each for text and image (CLIP and its like) needs both at once. One whose config
+    names an image token (LLaVA and its like) reads text, with or without images in it.
     """
     if model.config is None or model.source is None:
         return Wants.TENSORS
-    both = all(hasattr(model.module, name) for name in ("get_text_features", "get_image_features"))
-    if both and {"input_ids", "pixel_values"} <= arguments(model.module):
-        return Wants.TEXT_AND_IMAGE
+    if {"input_ids", "pixel_values"} <= arguments(model.module):
+        if all(hasattr(model.module, name) for name in ("get_text_features", "get_image_features")):
+            return Wants.TEXT_AND_IMAGE
+        if image_token(model) is not None:
+            return Wants.IMAGE_IN_TEXT
     return _BY_NAME.get(str(getattr(model.module, "main_input_name", "")), Wants.TENSORS)
+
+
+def image_token(model: LoadedModel) -> int | None:
+    """Return the token that stands for an image in a model's text, or None where the config names none."""
+    names = ("image_token_id", "image_token_index")
+    found = (getattr(model.config, name, None) for name in names)
+    return next((token for token in found if isinstance(token, int)), None)
 
 
 def arguments(module: nn.Module) -> set[str]:
