@@ -10,6 +10,8 @@ from normprobe.moments import Moments, merge
 from normprobe.records import Holder, Kept
 from normprobe.sampling import Hashes
 
+_COLUMNS = tuple(column.name for column in fields(Kept))
+
 
 class Bottom:
     """The k smallest samples met so far, or all of them."""
@@ -41,8 +43,7 @@ class Bottom:
         return self._chunks[0] if self._chunks else None
 
     def _settle(self) -> None:
-        columns = [column.name for column in fields(Kept)]
-        union = Kept(*(np.concatenate([getattr(chunk, name) for chunk in self._chunks]) for name in columns))
+        union = Kept(*(np.concatenate([getattr(chunk, name) for chunk in self._chunks]) for name in _COLUMNS))
         order = np.lexsort((union.repeat, union.hash))[: self.k]
         self._chunks = [union.take(order)]
         if self.k is not None and len(order) == self.k:

@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "runner": ("errors probe recording", "torch"),
     "models": ("errors", "torch transformers safetensors"),
     "inputs": ("errors models", "torch transformers pandas numpy PIL safetensors pyarrow"),
-    "cli": ("errors inputs+ models+ recording+ report+ runner+ wording+", "click rich"),
+    "cli": ("errors findings+ inputs+ models+ recording+ report+ runner+ wording+", "click rich"),
 }
 HEAVY = {
     "torch",

@@ -312,3 +312,20 @@ def test_json_is_what_the_folder_says(folder: Path) -> None:
     assert named == ["GPT2LMHeadModel"]
     assert "lm_head" in done.stdout
     assert "transformer.h.0.attn.c_attn" in done.stdout
+
+
+def test_explain_prints_a_page_or_the_list() -> None:
+    from click.testing import CliRunner
+
+    from normprobe.cli import main
+    from normprobe.findings import CHECKS
+
+    listed = CliRunner().invoke(main, ["explain"])
+    assert listed.exit_code == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == [check.name for check in CHECKS]
+    page = CliRunner().invoke(main, ["explain", "nonfinite"])
+    assert page.exit_code == 0
+    assert "When it is wrong" in page.stdout
+    unknown = CliRunner().invoke(main, ["explain", "nonfinit"])
+    assert unknown.exit_code == 1
+    assert "did you mean nonfinite" in unknown.stderr

@@ -78,7 +78,7 @@ def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_commands_named_are_those_there_are() -> None:
-    named = set(re.findall(r"normprobe ([a-z]+) (?:MODEL|A B|\"\$)", README.read_text()))
+    named = set(re.findall(r"normprobe ([a-z]+) (?:MODEL|A B|\[CHECK|\"\$)", README.read_text()))
     assert named == set(main.commands)
 
 

@@ -131,6 +131,17 @@ def merge(recordings: tuple[Path, ...], out: Path) -> None:
     printing.print_files([out], "Merged")
 
 
+@main.command()
+@click.argument("check", required=False)
+@debug
+@guarded
+def explain(check: str | None) -> None:
+    """Say what a finding means, what to do and when it is wrong; without CHECK, list all checks."""
+    from normprobe.findings import explain as page
+
+    click.echo(page(check))
+
+
 def _fail(findings: pd.DataFrame, fail_on: str | None) -> None:
     """Exit with 3 if there is a finding of this severity or a worse one."""
     if fail_on is None:
