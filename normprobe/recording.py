@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,14 @@ class Recording:
         """
         from normprobe.findings import find
 
-        return find(self._tables) if checks is None else find(self._tables, list(checks))
+        return self._found.copy() if checks is None else find(self._tables, list(checks))
+
+    @cached_property
+    def _found(self) -> pd.DataFrame:
+        """The findings of all checks: the tables are frozen, and report, export and display all ask."""
+        from normprobe.findings import find
+
+        return find(self._tables)
 
     def to_csv(self, directory: str | Path) -> list[Path]:
         """Write layers.csv, features.csv, samples.csv, ledger.csv and findings.csv; return their paths.
