@@ -141,7 +141,7 @@ def assign(
         grid: the forward's batch.
         first: running number of its first example.
         padding: the mask of this layer, if it has one.
-        axis: which axis of (example, ...) the mask runs along, as `time_axis` says; None for none.
+        axis: which axis of (example, ...) the mask runs along, one of `time_axes`; None for none.
         seed: the probe's seed.
         k: how many samples are kept; None for all.
     """

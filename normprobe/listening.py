@@ -62,8 +62,9 @@ class Listener:
     def watch(self, found: Found) -> list[Watch]:
         """The running states of these layers; layers met before go on counting."""
         for layer in found.layers:
-            fresh = Watch.of(len(self.watches), layer, self.samples, self.values)
-            self.watches.setdefault(id(layer.module), fresh)
+            if id(layer.module) not in self.watches:
+                fresh = Watch.of(len(self.watches), layer, self.samples, self.values)
+                self.watches[id(layer.module)] = fresh
         return [self.watches[id(layer.module)] for layer in found.layers]
 
     def attach(self, model: nn.Module, found: Found, hooks: Hooks) -> None:

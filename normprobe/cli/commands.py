@@ -18,6 +18,8 @@ from normprobe.cli.progress import waiting
 if TYPE_CHECKING:
     import pandas as pd
 
+    from normprobe.recording import Recording
+
 _PATH = click.Path(path_type=Path)
 _SEVERITIES = ("info", "warning", "error")
 _FAILED = 3
@@ -62,12 +64,7 @@ def report(
     model: str, out: Path, save: Path | None, panels: str | None, fail_on: str | None, **options: Any
 ) -> None:
     """Write report.html, its figures and the tables as CSV; print the findings."""
-    check_folder("--out", out)
-    if save is not None:
-        check_file("--save", save)
-    recording = obtain(model, request_of(options))
-    if save is not None:
-        recording.save(save)
+    recording = _recorded(model, out, save, options)
     findings = recording.findings()
     printing.print_summary(recording, findings)
     with waiting("Writing   report"):
@@ -89,12 +86,7 @@ def report(
 @guarded
 def export(model: str, out: Path, form: str, save: Path | None, fail_on: str | None, **options: Any) -> None:
     """Write the tables as CSV or Parquet."""
-    check_folder("--out", out)
-    if save is not None:
-        check_file("--save", save)
-    recording = obtain(model, request_of(options))
-    if save is not None:
-        recording.save(save)
+    recording = _recorded(model, out, save, options)
     written = recording.to_csv(out) if form == "csv" else recording.to_parquet(out)
     printing.print_files(written, "Wrote")
     if save is not None:
@@ -140,6 +132,17 @@ def explain(check: str | None) -> None:
     from normprobe.findings import explain as page
 
     click.echo(page(check))
+
+
+def _recorded(model: str, out: Path, save: Path | None, options: dict[str, Any]) -> Recording:
+    """Look at where to write before anything runs; then measure or load, and save if asked to."""
+    check_folder("--out", out)
+    if save is not None:
+        check_file("--save", save)
+    recording = obtain(model, request_of(options))
+    if save is not None:
+        recording.save(save)
+    return recording
 
 
 def _fail(findings: pd.DataFrame, fail_on: str | None) -> None:

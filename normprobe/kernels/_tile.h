@@ -190,7 +190,7 @@ static void NAME(hold)(const T *const *rows, const int64_t *index, int n, int wi
 }
 
 /* Measure one block of rows (at most ROWS) of contiguous columns into the columns' moments.
- * sums receives the sum of each row; fresh says that the columns hold nothing yet. */
+ * sums receives the sum of each row. */
 static void NAME(block)(const T *const *rows, const int64_t *index, int n, int64_t features, const Columns *to,
                         NAME(Tile) *tile, double *sums, Holder *low, Holder *high) {
     const T *shifted[ROWS];

@@ -42,25 +42,23 @@ def measure(values: Tensor, keep: Tensor, real: Tensor | None = None, *, seen: b
     if values.stride(2) != 1 and values.numel():
         values = values.contiguous()
     found = _run(values, keep, real)
-    columns = Moments(*found[: _FIELDS * features].view(_FIELDS, features).unbind(0))
     scalars = found[_FIELDS * features :][:_SCALARS]
     kept = found[_FIELDS * features + _SCALARS :].view(_SAMPLE_FIELDS, len(keep))
-    everything = None
-    if seen:
-        none = keep[:0]
-        everything = Moments(
-            *_run(values, none, None)[: _FIELDS * features].view(_FIELDS, features).unbind(0)
-        )
     return Measured(
-        features=columns,
+        features=_columns(found, features),
         kept=SampleMoments(*kept.unbind(0)),
         within_sum=scalars[0],
         within_count=scalars[1],
         minimum_at=scalars[2].to(torch.int64),
         maximum_at=scalars[3].to(torch.int64),
-        seen=everything,
+        seen=_columns(_run(values, keep[:0], None), features) if seen else None,
         nonfinite_masked=scalars[4],
     )
+
+
+def _columns(found: Tensor, features: int) -> Moments:
+    """The features' fields, which come first in what the extension wrote."""
+    return Moments(*found[: _FIELDS * features].view(_FIELDS, features).unbind(0))
 
 
 def _run(values: Tensor, keep: Tensor, real: Tensor | None) -> Tensor:
