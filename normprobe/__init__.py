@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from normprobe.probe import Probe
     from normprobe.recording import Recording, load, merge
     from normprobe.runner import record
+    from normprobe.swap import swap_norms
     from normprobe.views import register_view
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ _HOME = {
     "merge": "recording",
     "record": "runner",
     "register_view": "views",
+    "swap_norms": "swap",
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "merge",
     "record",
     "register_view",
+    "swap_norms",
 ]
 
 

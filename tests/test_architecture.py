@@ -53,6 +53,8 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "recording": ("tables errors findings+ report+", "pandas numpy"),
     "probe": ("context errors hooks layers listening options recording tables unseen", "torch"),
     "runner": ("errors probe recording", "torch"),
+    "counterparts": ("views", "torch"),
+    "swap": ("affine counterparts errors layers views", "torch"),
     "models": ("errors", "torch transformers safetensors"),
     "inputs": ("errors models", "torch transformers pandas numpy PIL safetensors pyarrow"),
     "cli": ("errors findings+ inputs+ models+ recording+ report+ runner+ wording+", "click rich"),
