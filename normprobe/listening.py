@@ -200,15 +200,18 @@ class Listener:
             with self.lock:
                 watch.firings += 1
                 if forward.measured and not watch.refused:
-                    self._finish(watch, module, forward, tensor)
+                    self._finish(watch, module, forward, tensor, (*args, *kwargs.values()))
         self.forwards.end(module)
 
-    def _finish(self, watch: Watch, module: nn.Module, forward: Forward, output: Tensor) -> None:
+    def _finish(
+        self, watch: Watch, module: nn.Module, forward: Forward, output: Tensor, arguments: tuple[Any, ...]
+    ) -> None:
         """After the call: let a first call correct the view, then measure what is left to measure."""
         stashed = forward.stash.pop(watch.index, None)
         if stashed is not None:
             if not watch.settled:  # another thread may have been first
-                self._guard(watch, "its first call", partial(watch.settle, module, stashed, output.detach()))
+                settle = partial(watch.settle, module, stashed, output.detach(), arguments)
+                self._guard(watch, "its first call", settle)
             if not watch.refused:
                 self._take(watch, "input", stashed, forward)
         if not watch.refused:

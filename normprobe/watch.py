@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.accumulators import Bottom, Site
-from normprobe.affine import observe, vector
+from normprobe.affine import vector
 from normprobe.alignment import Layout
+from normprobe.behaviour import judge
 from normprobe.layers import Layer
 from normprobe.records import LayerRecord, SiteRecord
 from normprobe.running import Moves, Running
-from normprobe.views import View, arrange
+from normprobe.views import View
 
 SITES = ("input", "output")
+DOUBTS = 64
+"""After so many calls that could not tell how a layer computes, its name is believed for good."""
 
 
 @dataclass(eq=False)
@@ -29,7 +33,8 @@ class Watch:
         index: its place among the probed layers.
         layer: what was found on entry.
         view: how its tensors read, corrected by the first call.
-        settled: whether the first call has had its say.
+        settled: whether a call has told how the layer computes.
+        doubts: how many calls were asked.
         offset: what the layer adds to its stored weight before scaling; None where unknown.
         sites: what was measured before and after.
         layouts: per site how the leading sizes read, decided on the first call.
@@ -51,6 +56,7 @@ class Watch:
     view: View
     sites: dict[str, Site]
     settled: bool = False
+    doubts: int = 0
     offset: float | None = 0.0
     layouts: dict[str, Layout] = field(default_factory=dict)
     axes: dict[str, int] = field(default_factory=dict)
@@ -91,8 +97,8 @@ class Watch:
         inference = "inference" if torch.is_inference_mode_enabled() else "no_grad"
         self.grads["grad" if torch.is_grad_enabled() else inference] = None
 
-    def settle(self, module: nn.Module, before: Tensor, after: Tensor) -> None:
-        """Correct the view by what the layer's first call shows."""
+    def settle(self, module: nn.Module, before: Tensor, after: Tensor, arguments: Sequence[Any] = ()) -> None:
+        """Correct the view by what a call shows: the first, or the first that can tell."""
         if before.numel() != after.numel():
             self.refused = (
                 f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
@@ -100,26 +106,13 @@ class Watch:
             self.sites = {name: Site(Bottom(0), Bottom(0)) for name in SITES}
             self.settled = True
         elif before.numel():
-            self.settled = True
-            if (
-                self.view.sample == "position"
-                and self.view.kind != "linear"
-                and before.dtype.is_floating_point
-            ):
-                self._settle_formula(module, before, after)
-
-    def _settle_formula(self, module: nn.Module, before: Tensor, after: Tensor) -> None:
-        """Of the feature axes it may have, take the one along which a formula reproduces the output."""
-        axes = [self.view.axis] + [axis for axis in (-1, 1) if axis != self.view.axis and before.dim() > 2]
-        for axis in axes:
-            view = replace(self.view, axis=axis, trailing=self.view.trailing if axis == self.view.axis else 1)
-            x, y = arrange(view, before).values, arrange(view, after).values
-            seen = observe(module, x, y, centred=view.kind == "layer_norm")
-            if seen is not None:
-                self.view = replace(view, kind="layer_norm" if seen.centred else "rms_norm")
-                self.offset = seen.offset
-                return
-        self.offset = None
+            recorded = any(site.calls for site in self.sites.values())
+            verdict = judge(module, self.view, before, after, arguments, recorded=recorded)
+            self.doubts += 1
+            self.view, self.offset = verdict.view, verdict.offset
+            self.settled = verdict.decided or self.doubts == DOUBTS
+            if verdict.reason:
+                self.reasons[verdict.reason] = 1
 
     def snapshot_vectors(self, module: nn.Module) -> None:
         """Copy the scale, shift and running statistics that the call just measured applied."""
