@@ -19,7 +19,7 @@ setup(
         Extension(
             "normprobe.kernels._cpu",
             sources=["normprobe/kernels/_cpu.c"],
-            depends=["normprobe/kernels/_tile.h"],
+            depends=[f"normprobe/kernels/{name}.h" for name in ("_moments", "_tile", "_walk")],
             extra_compile_args=["/O2"] if sys.platform == "win32" else [*GCC, *OPENMP],
             extra_link_args=OPENMP,
             py_limited_api=True,

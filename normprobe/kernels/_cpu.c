@@ -1,462 +1,642 @@
-/* One pass over a tensor (samples, rows, features) to the moments of its features and samples.
+/* One pass over a tensor to the moments of its features and samples, added to what a site has met so far.
  *
  * Blocks of rows are added up in the tensor's own precision about a pivot near each column's mean, then merged
  * into double by the update of Chan, Golub and LeVeque (1979). A block whose pivot turns out far from its mean is
  * added up again about its own mean; one with numbers that are not finite, or whose squares leave the range, is
- * done in double. Samples are split into as many parts as there are threads, each with moments of its own, merged in
- * order: the result depends on the number of threads, never on which thread did what.
+ * done in double. Parts of the rows have moments of their own, merged in order: the result depends on the number of
+ * threads, never on which thread did what.
+ *
+ * Python sees four types. A Plan says which samples of a forward count and which are kept. A State is what one site
+ * has met; it reads a tensor as (outer, inner, features) by its own rule and from the tensor's own shape and strides.
+ * A Delta is what one tensor holds, so that a tensor several layers read is measured once.
  */
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
-#include <float.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
-enum { ROWS = 64, TILE = 1024, FIELDS = 8, SAMPLE_FIELDS = 5, SCALARS = 8, MOST_PARTS = 64 };
-enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
-enum { GOOD, OFF_CENTRE, EXTREME };
+#include "_walk.h"
 
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && !defined(NO_CLONES)
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CLONES
-#endif
+enum { SAMPLE_FIELDS = 5, MOST_AXES = 64, FEW = 4, QUEUE = 8 };
+
+static PyObject *dtypes, *name_shape, *name_stride, *name_dtype, *name_data_ptr;
+static PyTypeObject *plan_type, *state_type, *delta_type;
+
+/* --- plans ------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    double count, mean, m2, low, high, absolute, zeros, nonfinite;
-} Moments;
+    PyObject_HEAD
+    int64_t outer, inner;
+    unsigned char *real;
+    int64_t kept, *keep, *slots;
+    int64_t raw_kept, *raw_rows, *raw_slots;
+} Plan;
 
-/* The same for many columns, an array per field. */
-typedef struct {
-    double *count, *mean, *m2, *low, *high, *absolute, *zeros, *nonfinite;
-} Columns;
-
-typedef struct {
-    double value;
-    int64_t sample, feature;
-} Holder;
-
-/* Whether one holder of a value comes before another of the same value. */
-static int before(const Holder *a, const Holder *b) {
-    return a->sample < b->sample || (a->sample == b->sample && a->feature < b->feature);
-}
-
-static Columns columns_at(double *memory, int64_t features) {
-    Columns c = {memory, memory + features, memory + 2 * features, memory + 3 * features,
-                 memory + 4 * features, memory + 5 * features, memory + 6 * features, memory + 7 * features};
-    return c;
-}
-
-static void clear(const Columns *c, int64_t features) {
-    memset(c->count, 0, sizeof(double) * FIELDS * (size_t)features);
-    for (int64_t i = 0; i < features; i++) { c->low[i] = INFINITY; c->high[i] = -INFINITY; }
-}
-
-static void merge_moments(Moments *a, const Moments *b) {
-    const double total = a->count + b->count;
-    a->nonfinite += b->nonfinite;
-    if (b->count == 0) return;
-    if (a->count == 0) {
-        const double nonfinite = a->nonfinite;
-        *a = *b;
-        a->nonfinite = nonfinite;
-        return;
-    }
-    const double share = b->count / total, delta = b->mean - a->mean;
-    a->m2 += b->m2 + delta * delta * (a->count * share);
-    a->mean = share > 0.5 ? b->mean - delta * (1 - share) : a->mean + delta * share;
-    a->count = total;
-    a->low = b->low < a->low ? b->low : a->low;
-    a->high = b->high > a->high ? b->high : a->high;
-    a->absolute += b->absolute;
-    a->zeros += b->zeros;
-}
-
-static Moments moments_at(const Columns *c, int64_t i) {
-    Moments m = {c->count[i], c->mean[i], c->m2[i], c->low[i], c->high[i], c->absolute[i], c->zeros[i], c->nonfinite[i]};
-    return m;
-}
-
-static void merge_one(const Columns *to, int64_t i, const Moments *own) {
-    Moments m = moments_at(to, i);
-    merge_moments(&m, own);
-    to->count[i] = m.count; to->mean[i] = m.mean; to->m2[i] = m.m2; to->low[i] = m.low; to->high[i] = m.high;
-    to->absolute[i] = m.absolute; to->zeros[i] = m.zeros; to->nonfinite[i] = m.nonfinite;
-}
-
-#define T float
-#define NAME(x) x##_f32
-#define ABS fabsf
-#define HUGE_SQUARE 1e32f
-#define TINY_SQUARE 1e-26f
-#include "_tile.h"
-#undef T
-#undef NAME
-#undef ABS
-#undef HUGE_SQUARE
-#undef TINY_SQUARE
-#define T double
-#define NAME(x) x##_f64
-#define ABS fabs
-#define HUGE_SQUARE 1e290
-#define TINY_SQUARE 1e-280
-#include "_tile.h"
-
-/* What is measured, from checked arguments. Strides count elements. */
-typedef struct {
-    const char *data;
-    int type, size;
-    int64_t samples, rows, features, by_sample, by_row;
-    const unsigned char *real; /* (samples, rows), or NULL */
-} Job;
-
-/* What one part of the samples yields. */
-typedef struct {
-    Columns columns;
-    Moments means;     /* of the means of samples of one row */
-    double within_sum; /* over samples of several rows, or looked at one by one */
-    double within_count;
-    Holder low, high;
-    void *work;
-} Part;
-
-static float half_to_float(uint16_t h) {
-    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 1023u;
-    union { uint32_t u; float f; } bits;
-    if (exponent == 31) bits.u = sign | 0x7F800000u | (fraction << 13);
-    else if (exponent) bits.u = sign | ((exponent + 112u) << 23) | (fraction << 13);
-    else { bits.f = (float)fraction * 5.9604644775390625e-8f; bits.u |= sign; }
-    return bits.f;
-}
-
-CLONES static void widen_bfloat16(const uint16_t *restrict from, float *restrict to, int64_t n) {
-    uint32_t *restrict bits = (uint32_t *)(void *)to;
-    for (int64_t i = 0; i < n; i++) bits[i] = (uint32_t)from[i] << 16;
-}
-
-/* Without branches, so that it vectorises: the exponent is re-biased by a multiplication. */
-CLONES static void widen_float16(const uint16_t *restrict from, float *restrict to, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t h = from[i], magnitude = (h & 0x7FFFu) << 13;
-        union { uint32_t u; float f; } v, scale;
-        v.u = magnitude;
-        scale.u = 0x77800000u; /* 2**112 */
-        v.f *= scale.f;
-        v.u |= (magnitude >= 0x0F800000u) ? 0x7F800000u : 0u;
-        v.u |= (h & 0x8000u) << 16;
-        to[i] = v.f;
-    }
-}
-
-static double number_at(const Job *job, const char *at, int64_t feature) {
-    switch (job->type) {
-    case FLOAT32: return ((const float *)(const void *)at)[feature];
-    case FLOAT64: return ((const double *)(const void *)at)[feature];
-    case FLOAT16: return half_to_float(((const uint16_t *)(const void *)at)[feature]);
-    default: {
-        union { uint32_t u; float f; } bits = {(uint32_t)((const uint16_t *)(const void *)at)[feature] << 16};
-        return bits.f;
-    }
-    }
-}
-
-static const char *row_at(const Job *job, int64_t sample, int64_t row) {
-    return job->data + (sample * job->by_sample + row * job->by_row) * job->size;
-}
-
-static int is_real(const Job *job, int64_t sample, int64_t row) {
-    return job->real == NULL || job->real[sample * job->rows + row];
-}
-
-/* Two passes in double over one row of floats, all of them finite; 0 where one is not. */
-CLONES static int row_moments(const float *restrict x, int64_t n, Moments *own) {
-    double sum = 0, rest = 0, m2 = 0;
-    float low = INFINITY, high = -INFINITY;
-#pragma omp simd reduction(+ : sum) reduction(min : low) reduction(max : high)
-    for (int64_t c = 0; c < n; c++) {
-        sum += x[c];
-        low = x[c] < low ? x[c] : low;
-        high = x[c] > high ? x[c] : high;
-    }
-    if (!isfinite(sum)) return 0;
-    const double mean = sum / (double)n;
-#pragma omp simd reduction(+ : rest, m2)
-    for (int64_t c = 0; c < n; c++) {
-        const double d = x[c] - mean;
-        rest += d;
-        m2 += d * d;
-    }
-    m2 -= rest * (rest / (double)n);
-    const Moments all = {(double)n, mean + rest / (double)n, m2 > 0 ? m2 : 0, low, high, 0, 0, 0};
-    *own = all;
-    return 1;
-}
-
-/* Two passes in double over one sample's real rows. */
-static Moments sample_moments(const Job *job, int64_t sample) {
-    Moments own = {0, 0, 0, INFINITY, -INFINITY, 0, 0, 0};
-    double sum = 0, rest = 0;
-    if (job->type == FLOAT32 && job->rows == 1 && job->features > 0 && is_real(job, sample, 0) &&
-        row_moments((const float *)(const void *)row_at(job, sample, 0), job->features, &own))
-        return own;
-    for (int64_t row = 0; row < job->rows; row++) {
-        if (!is_real(job, sample, row)) continue;
-        const char *at = row_at(job, sample, row);
-        for (int64_t c = 0; c < job->features; c++) {
-            const double x = number_at(job, at, c);
-            if (!isfinite(x)) continue;
-            own.count++;
-            sum += x;
-            own.low = x < own.low ? x : own.low;
-            own.high = x > own.high ? x : own.high;
-        }
-    }
-    if (own.count == 0) return own;
-    own.mean = sum / own.count;
-    if (!isfinite(own.mean)) own.mean = 0.5 * own.low + 0.5 * own.high;
-    for (int64_t row = 0; row < job->rows; row++) {
-        if (!is_real(job, sample, row)) continue;
-        const char *at = row_at(job, sample, row);
-        for (int64_t c = 0; c < job->features; c++) {
-            const double x = number_at(job, at, c), d = x - own.mean;
-            if (!isfinite(x)) continue;
-            rest += d;
-            own.m2 += d * d;
-        }
-    }
-    own.m2 -= rest * (rest / own.count);
-    own.mean += rest / own.count;
-    if (own.m2 < 0) own.m2 = 0;
-    return own;
-}
-
-/* Memory of one part, laid out once: a tile, row sums, and rows widened to float. */
-typedef struct {
-    union { Tile_f32 f32; Tile_f64 f64; } tile;
-    double sums[ROWS];
-    int64_t index[ROWS];
-    const void *rows[ROWS];
-} Work;
-
-static void flush(const Job *job, Part *part, const Columns *to, float *wide, int n) {
-    Work *work = part->work;
-    if (n == 0) return;
-    if (job->type == FLOAT64) {
-        block_f64((const double *const *)work->rows, work->index, n, job->features, to, &work->tile.f64, work->sums,
-                  &part->low, &part->high);
-        return;
-    }
-    if (job->type != FLOAT32)
-        for (int r = 0; r < n; r++) {
-            float *at = wide + (int64_t)r * job->features;
-            if (job->type == BFLOAT16) widen_bfloat16(work->rows[r], at, job->features);
-            else widen_float16(work->rows[r], at, job->features);
-            work->rows[r] = at;
-        }
-    block_f32((const float *const *)work->rows, work->index, n, job->features, to, &work->tile.f32, work->sums,
-              &part->low, &part->high);
-}
-
-/* Samples of one row: the rows of many samples make a block. */
-static void measure_rows(const Job *job, Part *part, float *wide, int64_t from, int64_t until) {
-    Work *work = part->work;
-    int n = 0;
-    for (int64_t sample = from; sample <= until; sample++) {
-        if (n == ROWS || sample == until) {
-            flush(job, part, &part->columns, wide, n);
-            for (int r = 0; r < n; r++) {
-                Moments mean = {1, work->sums[r] / (double)job->features, 0, 0, 0, 0, 0, 0};
-                merge_moments(&part->means, &mean);
-            }
-            n = 0;
-        }
-        if (sample < until && is_real(job, sample, 0)) {
-            work->rows[n] = row_at(job, sample, 0);
-            work->index[n++] = sample;
-        }
-    }
-}
-
-/* Samples of several rows: the columns of each sample on their own, then merged. */
-static void measure_samples(const Job *job, Part *part, float *wide, const Columns *own, int64_t from, int64_t until) {
-    Work *work = part->work;
-    for (int64_t sample = from; sample < until; sample++) {
-        int n = 0;
-        clear(own, job->features);
-        for (int64_t row = 0; row <= job->rows; row++) {
-            if (n == ROWS || row == job->rows) {
-                flush(job, part, own, wide, n);
-                n = 0;
-            }
-            if (row < job->rows && is_real(job, sample, row)) {
-                work->rows[n] = row_at(job, sample, row);
-                work->index[n++] = sample;
-            }
-        }
-        Moments all = {0, 0, 0, INFINITY, -INFINITY, 0, 0, 0};
-        for (int64_t c = 0; c < job->features; c++) {
-            const Moments column = moments_at(own, c);
-            merge_moments(&all, &column);
-            merge_one(&part->columns, c, &column);
-        }
-        if (all.count > 0) {
-            part->within_sum += all.m2 / all.count;
-            part->within_count++;
-        }
-    }
-}
-
-/* Sum of the samples' variances where each has one row: what the features hold beyond the samples' means. */
-static int within_from_totals(const Job *job, const Part *all, double *sum) {
-    Moments total = {0, 0, 0, 0, 0, 0, 0, 0};
-    for (int64_t c = 0; c < job->features; c++) {
-        Moments column = moments_at(&all->columns, c);
-        merge_moments(&total, &column);
-    }
-    const double between = all->means.m2 * (double)job->features, within = total.m2 - between;
-    *sum = job->features == 1 ? 0 : within / (double)job->features;
-    /* Where nearly all of the variance lies between samples, the difference has too few digits left. */
-    return total.nonfinite == 0 && isfinite(within) && (job->features == 1 || within >= 0.1 * total.m2) &&
-           total.m2 >= 0;
-}
-
-static void holders(Part *all, const Part *part) {
-    if (part->low.value < all->low.value) all->low = part->low;
-    if (part->high.value > all->high.value) all->high = part->high;
-}
-
-static int64_t count_hidden(const Job *job) {
-    int64_t hidden = 0;
-    for (int64_t sample = 0; job->real != NULL && sample < job->samples; sample++)
-        for (int64_t row = 0; row < job->rows; row++) {
-            if (is_real(job, sample, row)) continue;
-            const char *at = row_at(job, sample, row);
-            for (int64_t c = 0; c < job->features; c++) hidden += !isfinite(number_at(job, at, c));
-        }
-    return hidden;
-}
-
-/* Run a job in parts; out: the columns' fields, then SCALARS. Returns 0 where memory runs out. */
-static int run(const Job *job, int parts, double *out, double *scalars) {
-    if (parts > job->samples) parts = job->samples > 0 ? (int)job->samples : 1;
-    const size_t columns = sizeof(double) * FIELDS * (size_t)job->features;
-    const size_t wide = job->type >= BFLOAT16 ? sizeof(float) * ROWS * (size_t)job->features : 0;
-    const size_t each = ((sizeof(Work) + 2 * columns + wide + 255) / 256) * 256;
-    char *memory = malloc(each * (size_t)parts + 256);
-    if (memory == NULL) return 0;
-    char *base = memory + (256 - (uintptr_t)memory % 256);
-    Part part[MOST_PARTS];
-#pragma omp parallel for num_threads(parts) schedule(static, 1) if (parts > 1)
-    for (int p = 0; p < parts; p++) {
-        char *mine = base + each * (size_t)p;
-        Part own = {columns_at((double *)(void *)(mine + sizeof(Work)), job->features),
-                    {0, 0, 0, INFINITY, -INFINITY, 0, 0, 0}, 0, 0, {INFINITY, -1, 0}, {-INFINITY, -1, 0}, mine};
-        const Columns sample = columns_at((double *)(void *)(mine + sizeof(Work) + columns), job->features);
-        float *rows = (float *)(void *)(mine + sizeof(Work) + 2 * columns);
-        const int64_t from = job->samples * p / parts, until = job->samples * (p + 1) / parts;
-        clear(&own.columns, job->features);
-        if (job->rows == 1) measure_rows(job, &own, rows, from, until);
-        else measure_samples(job, &own, rows, &sample, from, until);
-        part[p] = own;
-    }
-    Part all = part[0];
-    all.columns = columns_at(out, job->features);
-    memcpy(out, part[0].columns.count, columns);
-    for (int p = 1; p < parts; p++) {
-        for (int64_t c = 0; c < job->features; c++) {
-            const Moments column = moments_at(&part[p].columns, c);
-            merge_one(&all.columns, c, &column);
-        }
-        merge_moments(&all.means, &part[p].means);
-        all.within_sum += part[p].within_sum;
-        all.within_count += part[p].within_count;
-        holders(&all, &part[p]);
-    }
-    free(memory);
-    if (job->rows == 1) {
-        all.within_count = all.means.count;
-        if (job->features == 0) all.within_count = 0;
-        else if (!within_from_totals(job, &all, &all.within_sum)) {
-            all.within_sum = all.within_count = 0;
-            for (int64_t sample = 0; sample < job->samples; sample++) {
-                const Moments own = sample_moments(job, sample);
-                if (own.count > 0) { all.within_sum += own.m2 / own.count; all.within_count++; }
-            }
-        }
-    }
-    scalars[0] = all.within_sum;
-    scalars[1] = all.within_count;
-    scalars[2] = all.low.sample < 0 ? 0 : (double)(all.low.sample * job->features + all.low.feature);
-    scalars[3] = all.high.sample < 0 ? 0 : (double)(all.high.sample * job->features + all.high.feature);
-    scalars[4] = (double)count_hidden(job);
-    return 1;
-}
-
-/* Whether every element that shape and strides reach lies within the given bytes. */
-static int within_bounds(const Job *job, int64_t bytes) {
-    const int64_t most = (int64_t)1 << 40;
-    if (job->samples < 0 || job->rows < 0 || job->features < 0 || bytes < 0) return 0;
-    if (job->samples == 0 || job->rows == 0 || job->features == 0) return 1;
-    if (job->samples > most || job->rows > most || job->features > most) return 0;
-    if (job->by_sample < 0 || job->by_row < 0 || job->by_sample > most || job->by_row > most) return 0;
-    const double last = (double)(job->samples - 1) * (double)job->by_sample +
-                        (double)(job->rows - 1) * (double)job->by_row + (double)job->features;
-    return last * job->size <= (double)bytes && last < 9e15;
-}
-
-/* measure(data, bytes, type, samples, rows, features, by_sample, by_row, real, keep, kept, parts, out) */
-static PyObject *measure(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    (void)module;
-    long long a[13];
-    if (count != 13) {
-        PyErr_SetString(PyExc_TypeError, "measure takes 13 whole numbers");
-        return NULL;
-    }
-    for (int i = 0; i < 13; i++) {
-        a[i] = PyLong_AsLongLong(args[i]);
-        if (a[i] == -1 && PyErr_Occurred()) return NULL;
-    }
-    const int type = (int)a[2];
-    const int size = type == FLOAT64 ? 8 : type == FLOAT32 ? 4 : 2;
-    const Job job = {(const char *)(intptr_t)a[0], type, size, a[3], a[4], a[5], a[6], a[7],
-                     (const unsigned char *)(intptr_t)a[8]};
-    const int64_t *keep = (const int64_t *)(intptr_t)a[9];
-    const int64_t kept = a[10];
-    double *out = (double *)(intptr_t)a[12];
-    if (type < FLOAT32 || type > FLOAT16 || !within_bounds(&job, a[1]) || kept < 0 || out == NULL) {
-        PyErr_SetString(PyExc_ValueError, "shape and strides reach beyond the tensor's memory");
-        return NULL;
-    }
-    for (int64_t i = 0; i < kept; i++)
-        if (keep[i] < 0 || keep[i] >= job.samples) {
-            PyErr_SetString(PyExc_IndexError, "a kept sample is not among the samples");
+/* A copy of a buffer of int64 numbers within [0, limit), or NULL with an error. */
+static int64_t *numbers_of(PyObject *source, int64_t limit, int64_t *count) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(source, &view, PyBUF_C_CONTIGUOUS) < 0) return NULL;
+    *count = view.len / (int64_t)sizeof(int64_t);
+    int64_t *copy = view.itemsize == sizeof(int64_t) ? malloc((size_t)view.len + 1) : NULL;
+    if (copy == NULL) PyErr_SetString(PyExc_ValueError, "a list of int64 numbers is needed");
+    else if (view.len > 0) memcpy(copy, view.buf, (size_t)view.len);
+    PyBuffer_Release(&view);
+    for (int64_t i = 0; copy != NULL && i < *count; i++)
+        if (copy[i] < 0 || copy[i] >= limit) {
+            PyErr_SetString(PyExc_IndexError, "an index is out of range");
+            free(copy);
             return NULL;
         }
-    int done;
-    Py_BEGIN_ALLOW_THREADS
-    const int parts = a[11] < 1 ? 1 : a[11] > MOST_PARTS ? MOST_PARTS : (int)a[11];
-    double *scalars = out + FIELDS * job.features;
-    double *samples = scalars + SCALARS;
-    done = run(&job, parts, out, scalars);
-    for (int64_t i = 0; done && i < kept; i++) {
-        const Moments own = sample_moments(&job, keep[i]);
-        const double fields[SAMPLE_FIELDS] = {own.count, own.mean, own.m2, own.low, own.high};
-        for (int field = 0; field < SAMPLE_FIELDS; field++) samples[field * kept + i] = fields[field];
+    return copy;
+}
+
+static void plan_free(PyObject *object) {
+    Plan *plan = (Plan *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    free(plan->real);
+    free(plan->keep);
+    free(plan->slots);
+    free(plan->raw_rows);
+    free(plan->raw_slots);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+static int ascending(const int64_t *numbers, int64_t count) {
+    for (int64_t i = 1; i < count; i++)
+        if (numbers[i] <= numbers[i - 1]) return 0;
+    return 1;
+}
+
+/* Plan(outer, inner, by_outer, real, keep, slots, raw_rows, raw_slots) */
+static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    long long outer, inner;
+    int by_outer;
+    PyObject *real, *keep, *slots, *raw_rows, *raw_slots;
+    if (!PyArg_ParseTuple(args, "LLpOOOOO", &outer, &inner, &by_outer, &real, &keep, &slots, &raw_rows, &raw_slots))
+        return NULL;
+    const long long most = 1LL << 40;
+    if (outer < 0 || inner < 0 || outer > most || inner > most || (inner > 0 && outer > most / inner)) {
+        PyErr_SetString(PyExc_ValueError, "a plan needs sizes from 0 on");
+        return NULL;
     }
-    Py_END_ALLOW_THREADS
-    if (!done) return PyErr_NoMemory();
+    Plan *plan = (Plan *)PyType_GenericAlloc(type, 0);
+    if (plan == NULL) return NULL;
+    int64_t slots_count = 0, raw_slots_count = 0;
+    plan->outer = outer;
+    plan->inner = inner;
+    const int64_t rows = outer * inner, any = INT64_MAX;
+    if (real != Py_None) {
+        Py_buffer view;
+        if (PyObject_GetBuffer(real, &view, PyBUF_C_CONTIGUOUS) < 0) goto fail;
+        if (view.itemsize == 1 && view.len == rows) plan->real = malloc((size_t)rows + 1);
+        if (plan->real != NULL) memcpy(plan->real, view.buf, (size_t)rows);
+        PyBuffer_Release(&view);
+        if (plan->real == NULL) {
+            PyErr_SetString(PyExc_ValueError, "a mask needs one byte per row");
+            goto fail;
+        }
+    }
+    if ((plan->keep = numbers_of(keep, by_outer ? outer : rows, &plan->kept)) == NULL) goto fail;
+    if ((plan->slots = numbers_of(slots, any, &slots_count)) == NULL) goto fail;
+    if ((plan->raw_rows = numbers_of(raw_rows, rows, &plan->raw_kept)) == NULL) goto fail;
+    if ((plan->raw_slots = numbers_of(raw_slots, any, &raw_slots_count)) == NULL) goto fail;
+    if (slots_count != plan->kept || raw_slots_count != plan->raw_kept || !ascending(plan->keep, plan->kept)) {
+        PyErr_SetString(PyExc_ValueError, "a plan needs a slot for each kept sample, and those in ascending order");
+        goto fail;
+    }
+    return (PyObject *)plan;
+fail:
+    Py_DECREF(plan);
+    return NULL;
+}
+
+/* --- deltas ------------------------------------------------------------------------------------------------ */
+
+/* Of a tensor of a few rows (decoding token by token) the rows themselves: merging columns would cost more. */
+typedef struct {
+    PyObject_HEAD
+    int64_t features, kept;
+    double *memory;
+    Found found;
+    int few, wide; /* rows held, and whether they are doubles; few 0: columns are */
+    char *rows;
+} Delta;
+
+static void delta_free(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    free(((Delta *)object)->memory);
+    free(((Delta *)object)->rows);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+static Delta *delta_of(int64_t features, int64_t kept, int few) {
+    Delta *delta = (Delta *)PyType_GenericAlloc(delta_type, 0);
+    if (delta == NULL) return NULL;
+    const size_t columns = few ? 0 : FIELDS * (size_t)features * sizeof(double);
+    const size_t samples = (size_t)kept * sizeof(Moments);
+    delta->memory = malloc(columns + samples + 1);
+    if (delta->memory == NULL) {
+        Py_DECREF(delta);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    delta->features = features;
+    delta->kept = kept;
+    const Found nothing = {.low = NO_LOW, .high = NO_HIGH};
+    delta->found = nothing;
+    delta->found.kept = (Moments *)(void *)(delta->memory + columns / sizeof(double));
+    if (!few) {
+        delta->found.columns = columns_at(delta->memory, features);
+        clear(&delta->found.columns, features);
+    }
+    for (int64_t i = 0; i < kept; i++) delta->found.kept[i] = EMPTY;
+    return delta;
+}
+
+/* holders() -> smallest value, its sample and feature; largest value, its sample and feature; sample -1: none */
+static PyObject *delta_holders(PyObject *object, PyObject *none) {
+    (void)none;
+    const Found *f = &((const Delta *)object)->found;
+    return Py_BuildValue("dLLdLL", f->low.value, (long long)f->low.sample, (long long)f->low.feature, f->high.value,
+                         (long long)f->high.sample, (long long)f->high.feature);
+}
+
+/* --- states ------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    PyObject_HEAD
+    int64_t features;
+    int axis, trailing, unbatched, by_outer;
+    double *memory; /* the columns */
+    Columns columns;
+    double within_sum, within_count, hidden, low, high;
+    int64_t slots, raw_slots;
+    Moments *kept;
+    int raw_double;
+    char *raw;
+    int waiting, waiting_double; /* rows not yet merged */
+    char *queue;
+} State;
+
+static void state_free(PyObject *object) {
+    State *state = (State *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    free(state->memory);
+    free(state->kept);
+    free(state->raw);
+    free(state->queue);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+/* State(features, axis, trailing, unbatched, by_outer) */
+static PyObject *state_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    long long features;
+    int axis, trailing, unbatched, by_outer;
+    if (!PyArg_ParseTuple(args, "Liiip", &features, &axis, &trailing, &unbatched, &by_outer)) return NULL;
+    if (features < 0 || features > 1LL << 40 || trailing < 1) {
+        PyErr_SetString(PyExc_ValueError, "a state needs a number of features");
+        return NULL;
+    }
+    State *state = (State *)PyType_GenericAlloc(type, 0);
+    if (state == NULL) return NULL;
+    state->features = features;
+    state->axis = axis;
+    state->trailing = trailing;
+    state->unbatched = unbatched;
+    state->by_outer = by_outer;
+    state->low = INFINITY;
+    state->high = -INFINITY;
+    state->memory = malloc(FIELDS * (size_t)features * sizeof(double) + 1);
+    if (state->memory == NULL) {
+        Py_DECREF(state);
+        return PyErr_NoMemory();
+    }
+    state->columns = columns_at(state->memory, features);
+    clear(&state->columns, features);
+    return (PyObject *)state;
+}
+
+/* A tuple of whole numbers; their count, or -1 with an error. */
+static int read_sizes(PyObject *tuple, int64_t *to) {
+    const Py_ssize_t count = tuple != NULL && PyTuple_Check(tuple) ? PyTuple_Size(tuple) : -1;
+    if (count < 0 || count >= MOST_AXES) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a tensor of plain sizes is needed");
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        to[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple, i));
+        if (to[i] == -1 && PyErr_Occurred()) return -1;
+    }
+    return (int)count;
+}
+
+typedef struct {
+    int64_t size, stride;
+} Axis;
+
+/* Append an axis to a list, joined with the last one where the two lie as one. */
+static int join(Axis *list, int count, Axis next) {
+    if (next.size == 1) return count;
+    if (count > 0 && list[count - 1].stride == next.stride * next.size) {
+        list[count - 1].size *= next.size;
+        list[count - 1].stride = next.stride;
+        return count;
+    }
+    list[count] = next;
+    return count + 1;
+}
+
+/* Read shape and strides by the state's rule. Returns 0, or the reason why the tensor cannot be read as it lies. */
+static const char *fold(const State *state, const Axis *given, int count, Job *job) {
+    Axis axes[MOST_AXES + 1], rest[MOST_AXES + 1], features[MOST_AXES + 1];
+    int shift = 0, all = 0, wide = 0;
+    if (state->unbatched == count) {
+        const Axis one = {1, 0};
+        axes[0] = one;
+        shift = 1;
+    }
+    for (int i = 0; i < count; i++) axes[i + shift] = given[i];
+    count += shift;
+    const int axis = state->axis < 0 ? count + state->axis : state->axis;
+    if (axis < 0 || axis >= count || count < state->trailing) return "the tensor has too few axes";
+    const int first = state->trailing > 1 ? count - state->trailing : axis;
+    const int last = state->trailing > 1 ? count - 1 : axis;
+    const Axis batch = first > 0 ? axes[0] : (Axis){last + 1 < count ? axes[last + 1].size : 1,
+                                                    last + 1 < count ? axes[last + 1].stride : 0};
+    const int batch_at = first > 0 ? 0 : last + 1;
+    job->features = 1;
+    for (int i = first; i <= last; i++) {
+        job->features *= axes[i].size;
+        wide = join(features, wide, axes[i]);
+    }
+    if (wide > 1) return "its features do not lie in one line";
+    job->stride_feature = wide == 1 ? features[0].stride : 1;
+    int64_t rows = 1;
+    for (int i = 0; i < count; i++) {
+        if (i >= first && i <= last) continue;
+        if (state->by_outer && i == batch_at) continue;
+        rows *= axes[i].size;
+        all = join(rest, all, axes[i]);
+    }
+    if (state->by_outer) {
+        if (all > 1) return "its rows do not lie in one line";
+        job->outer = batch.size;
+        job->stride_outer = batch.stride;
+        job->inner = rows;
+        job->stride_inner = all == 1 ? rest[0].stride : 1;
+    } else {
+        if (all > 2) return "its rows do not lie in two lines";
+        job->outer = all == 2 ? rest[0].size : 1;
+        job->stride_outer = all == 2 ? rest[0].stride : 0;
+        job->inner = all == 0 ? rows : rest[all - 1].size;
+        job->stride_inner = all == 0 ? 0 : rest[all - 1].stride;
+    }
+    return NULL;
+}
+
+/* Fill a job from a tensor. 1: done; 0: it cannot be read as it lies; -1: an error. */
+static int read_tensor(const State *state, const Plan *plan, PyObject *tensor, Job *job) {
+    int64_t shape[MOST_AXES], strides[MOST_AXES];
+    Axis axes[MOST_AXES];
+    PyObject *sizes = PyObject_GetAttr(tensor, name_shape);
+    const int count = read_sizes(sizes, shape);
+    Py_XDECREF(sizes);
+    if (count < 0) return -1;
+    PyObject *steps = PyObject_CallMethodObjArgs(tensor, name_stride, NULL);
+    const int same = read_sizes(steps, strides);
+    Py_XDECREF(steps);
+    PyObject *dtype = same == count ? PyObject_GetAttr(tensor, name_dtype) : NULL;
+    if (dtype == NULL) return -1;
+    job->type = -1;
+    for (int i = 0; i < 4; i++)
+        if (PyTuple_GetItem(dtypes, i) == dtype) job->type = i;
+    Py_DECREF(dtype);
+    int64_t numbers = 1;
+    for (int i = 0; i < count; i++) {
+        const Axis axis = {shape[i], strides[i]};
+        axes[i] = axis;
+        numbers *= shape[i];
+        if (strides[i] < 0) return 0;
+    }
+    if (job->type < 0) return 0;
+    job->size = job->type == FLOAT32 ? 4 : job->type == FLOAT64 ? 8 : 2;
+    if (fold(state, axes, count, job) != NULL) return 0;
+    if (job->features != state->features || job->outer * job->inner != plan->outer * plan->inner ||
+        (state->by_outer && job->outer != plan->outer)) {
+        PyErr_SetString(PyExc_ValueError, "the tensor does not have the rows and features of the plan and the state");
+        return -1;
+    }
+    PyObject *address = PyObject_CallMethodObjArgs(tensor, name_data_ptr, NULL);
+    if (address == NULL) return -1;
+    job->data = PyLong_AsVoidPtr(address);
+    Py_DECREF(address);
+    if (PyErr_Occurred()) return -1;
+    if (job->data == NULL && numbers > 0) return 0;
+    job->by_outer = state->by_outer && job->inner != 1;
+    job->real = plan->real;
+    job->keep = plan->keep;
+    job->kept = plan->kept;
+    return 1;
+}
+
+static int checked(PyObject *object, PyTypeObject *type, const char *what) {
+    if (PyObject_TypeCheck(object, type)) return 1;
+    PyErr_Format(PyExc_TypeError, "a %s is needed", what);
+    return 0;
+}
+
+/* Take a few rows as they are: their own moments, and a copy. */
+static Delta *take_few(const Job *job) {
+    const int64_t rows = job->outer * job->inner, features = job->features;
+    const int wide = job->type == FLOAT64;
+    const size_t each = (wide ? sizeof(double) : sizeof(float)) * (size_t)features;
+    Delta *delta = delta_of(features, job->kept, 1);
+    if (delta == NULL) return NULL;
+    delta->rows = malloc(each * (size_t)rows + 1);
+    if (delta->rows == NULL) {
+        Py_DECREF(delta);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    delta->wide = wide;
+    Found *found = &delta->found;
+    for (int64_t row = 0, next = 0; row < rows; row++) {
+        const char *from = row_at(job, row / job->inner, row % job->inner);
+        if (job->real != NULL && !job->real[row]) {
+            found->hidden += count_hidden(job, from);
+            continue;
+        }
+        char *to = delta->rows + each * (size_t)delta->few++;
+        if (job->stride_feature == 1 && job->type <= FLOAT64) memcpy(to, from, each);
+        else if (wide) for (int64_t c = 0; c < features; c++) ((double *)(void *)to)[c] = number_at(job, from, c);
+        else for (int64_t c = 0; c < features; c++) ((float *)(void *)to)[c] = (float)number_at(job, from, c);
+        const Moments own = row_moments(job, to, wide ? *(double *)(void *)to : *(float *)(void *)to);
+        if (own.count > 0) {
+            found->within_sum += variance(&own);
+            found->within_count++;
+        }
+        if (own.low < found->low.value) found->low = (Holder){own.low, row, first_of(job, to, own.low)};
+        if (own.high > found->high.value) found->high = (Holder){own.high, row, first_of(job, to, own.high)};
+        if (next < job->kept && job->keep[next] == row) found->kept[next++] = own;
+    }
+    return delta;
+}
+
+/* Merge the rows that wait. The work space is shared: only who holds the interpreter's lock comes here. */
+static void settle_queue(State *state) {
+    static Work work;
+    Holder low = NO_LOW, high = NO_HIGH;
+    const size_t each = (state->waiting_double ? sizeof(double) : sizeof(float)) * (size_t)state->features;
+    for (int r = 0; r < state->waiting; r++) {
+        work.rows[r] = state->queue + each * (size_t)r;
+        work.index[r] = 0;
+    }
+    if (state->waiting == 0) return;
+    if (state->waiting_double)
+        block_f64((const double *const *)work.rows, work.index, state->waiting, state->features, &state->columns, NULL,
+                  &work.tile.f64, work.sums, &low, &high);
+    else
+        block_f32((const float *const *)work.rows, work.index, state->waiting, state->features, &state->columns, NULL,
+                  &work.tile.f32, work.sums, &low, &high);
+    state->waiting = 0;
+}
+
+/* Let a few rows wait until there are enough to merge at once. Returns 0 where memory runs out. */
+static int enqueue(State *state, const Delta *delta) {
+    const size_t each = (delta->wide ? sizeof(double) : sizeof(float)) * (size_t)state->features;
+    if (state->waiting_double != delta->wide || state->waiting + delta->few > QUEUE) settle_queue(state);
+    if (state->queue == NULL || state->waiting_double != delta->wide) {
+        char *fresh = realloc(state->queue, each * QUEUE);
+        if (fresh == NULL) return 0;
+        state->queue = fresh;
+        state->waiting_double = delta->wide;
+    }
+    memcpy(state->queue + each * (size_t)state->waiting, delta->rows, each * (size_t)delta->few);
+    state->waiting += delta->few;
+    return 1;
+}
+
+/* measure(tensor, plan, threads, small) -> Delta, or None where the tensor cannot be read as it lies; below `small`
+ * numbers on one thread */
+static PyObject *state_measure(PyObject *object, PyObject *args) {
+    const State *state = (const State *)object;
+    PyObject *tensor, *given;
+    int threads;
+    long long small;
+    if (!PyArg_ParseTuple(args, "OOiL", &tensor, &given, &threads, &small) || !checked(given, plan_type, "Plan")) return NULL;
+    const Plan *plan = (const Plan *)given;
+    Job job = {0};
+    const int readable = read_tensor(state, plan, tensor, &job);
+    if (readable < 0) return NULL;
+    if (readable == 0) Py_RETURN_NONE;
+    const int64_t rows = job.outer * job.inner;
+    if (rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer)
+        return (PyObject *)take_few(&job);
+    Delta *delta = delta_of(job.features, plan->kept, 0);
+    if (delta == NULL) return NULL;
+    const int parts = threads < 1 || rows * job.features < small ? 1 : threads > MOST_PARTS ? MOST_PARTS : threads;
+    int done = 1;
+    if (rows > 0 && job.features > 0) {
+        /* Another thread may add to the state meanwhile: a pivot may be any number, but must not change. */
+        const size_t size = sizeof(double) * (size_t)job.features;
+        double *hint = state->columns.count[0] > 0 ? malloc(size) : NULL;
+        if (hint != NULL) memcpy(hint, state->columns.mean, size);
+        job.hint = hint;
+        Py_BEGIN_ALLOW_THREADS
+        done = walk(&job, parts, &delta->found);
+        Py_END_ALLOW_THREADS
+        free(hint);
+    }
+    if (!done) {
+        Py_DECREF(delta);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)delta;
+}
+
+/* Room for a slot in an array whose entries have `each` bytes; 0 where memory runs out. */
+static int make_room(void **array, int64_t *slots, int64_t slot, size_t each) {
+    if (slot < *slots) return 1;
+    int64_t size = *slots < 8 ? 8 : *slots;
+    while (size <= slot) size *= 2;
+    void *larger = realloc(*array, (size_t)size * each);
+    if (larger == NULL) return 0;
+    memset((char *)larger + (size_t)*slots * each, 0, (size_t)(size - *slots) * each);
+    *array = larger;
+    *slots = size;
+    return 1;
+}
+
+/* add(delta, plan) -> 1 if it holds a new smallest value, + 2 if a new largest */
+static PyObject *state_add(PyObject *object, PyObject *args) {
+    State *state = (State *)object;
+    PyObject *first, *second;
+    if (!PyArg_ParseTuple(args, "OO", &first, &second) || !checked(first, delta_type, "Delta") ||
+        !checked(second, plan_type, "Plan"))
+        return NULL;
+    const Delta *delta = (const Delta *)first;
+    const Plan *plan = (const Plan *)second;
+    if (delta->features != state->features || delta->kept != plan->kept) {
+        PyErr_SetString(PyExc_ValueError, "the delta is of another plan or width");
+        return NULL;
+    }
+    int64_t largest = -1;
+    for (int64_t i = 0; i < plan->kept; i++) largest = plan->slots[i] > largest ? plan->slots[i] : largest;
+    if (largest >= 0 && !make_room((void **)&state->kept, &state->slots, largest, sizeof(Moments)))
+        return PyErr_NoMemory();
+    for (int64_t i = 0; i < plan->kept; i++) state->kept[plan->slots[i]] = delta->found.kept[i];
+    if (delta->rows == NULL) merge_columns(&state->columns, &delta->found.columns, state->features);
+    else if (!enqueue(state, delta)) return PyErr_NoMemory();
+    state->within_sum += delta->found.within_sum;
+    state->within_count += delta->found.within_count;
+    state->hidden += delta->found.hidden;
+    long changed = 0;
+    if (delta->found.low.value < state->low) {
+        state->low = delta->found.low.value;
+        changed |= 1;
+    }
+    if (delta->found.high.value > state->high) {
+        state->high = delta->found.high.value;
+        changed |= 2;
+    }
+    return PyLong_FromLong(changed);
+}
+
+static int widen_raw(State *state) {
+    const int64_t numbers = state->raw_slots * state->features;
+    double *larger = malloc(sizeof(double) * (size_t)numbers + 1);
+    if (larger == NULL) return 0;
+    for (int64_t i = 0; i < numbers; i++) larger[i] = ((const float *)(void *)state->raw)[i];
+    free(state->raw);
+    state->raw = (char *)larger;
+    state->raw_double = 1;
+    return 1;
+}
+
+/* keep(tensor, plan) -> whether the plan's raw rows could be copied from the tensor as it lies */
+static PyObject *state_keep(PyObject *object, PyObject *args) {
+    State *state = (State *)object;
+    PyObject *tensor, *given;
+    if (!PyArg_ParseTuple(args, "OO", &tensor, &given) || !checked(given, plan_type, "Plan")) return NULL;
+    const Plan *plan = (const Plan *)given;
+    Job job = {0};
+    const int readable = read_tensor(state, plan, tensor, &job);
+    if (readable < 0) return NULL;
+    if (readable == 0) Py_RETURN_FALSE;
+    if (job.type == FLOAT64 && !state->raw_double && !widen_raw(state)) return PyErr_NoMemory();
+    const size_t number = state->raw_double ? sizeof(double) : sizeof(float), each = number * (size_t)state->features;
+    for (int64_t i = 0; i < plan->raw_kept; i++) {
+        if (!make_room((void **)&state->raw, &state->raw_slots, plan->raw_slots[i], each)) return PyErr_NoMemory();
+        const int64_t row = plan->raw_rows[i];
+        const char *from = row_at(&job, row / job.inner, row % job.inner);
+        char *to = state->raw + (size_t)plan->raw_slots[i] * each;
+        for (int64_t c = 0; c < state->features; c++) {
+            const double x = number_at(&job, from, c);
+            if (state->raw_double) ((double *)(void *)to)[c] = x;
+            else ((float *)(void *)to)[c] = (float)x;
+        }
+    }
+    Py_RETURN_TRUE;
+}
+
+static PyObject *bytes_of(const double *numbers, int64_t count) {
+    return PyBytes_FromStringAndSize((const char *)numbers, (Py_ssize_t)(count * (int64_t)sizeof(double)));
+}
+
+static PyObject *kept_bytes(const Moments *kept, int64_t count) {
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * SAMPLE_FIELDS * (int64_t)sizeof(double)));
+    if (bytes == NULL) return NULL;
+    double *to = (double *)(void *)PyBytes_AsString(bytes);
+    for (int64_t i = 0; i < count; i++) {
+        const double fields[SAMPLE_FIELDS] = {kept[i].count, kept[i].mean, kept[i].m2, kept[i].low, kept[i].high};
+        memcpy(to + i * SAMPLE_FIELDS, fields, sizeof fields);
+    }
+    return bytes;
+}
+
+/* fields(slots, raw slots) -> columns, kept samples, within_sum, within_count, hidden, raw rows, bytes of a number */
+static PyObject *state_fields(PyObject *object, PyObject *args) {
+    State *state = (State *)object;
+    long long slots, raw;
+    if (!PyArg_ParseTuple(args, "LL", &slots, &raw)) return NULL;
+    if (slots < 0 || raw < 0 || slots > state->slots || raw > state->raw_slots) {
+        PyErr_SetString(PyExc_IndexError, "so many slots are not filled");
+        return NULL;
+    }
+    settle_queue(state);
+    const Py_ssize_t number = state->raw_double ? sizeof(double) : sizeof(float);
+    return Py_BuildValue("NNdddNn", bytes_of(state->memory, FIELDS * state->features), kept_bytes(state->kept, slots),
+                         state->within_sum, state->within_count, state->hidden,
+                         PyBytes_FromStringAndSize(state->raw, (Py_ssize_t)(raw * state->features) * number), number);
+}
+
+/* --- the module -------------------------------------------------------------------------------------------- */
+
+static PyMethodDef delta_methods[] = {
+    {"holders", delta_holders, METH_NOARGS, "Who holds the smallest and the largest value."},
+    {NULL, NULL, 0, NULL},
+};
+static PyMethodDef state_methods[] = {
+    {"measure", state_measure, METH_VARARGS, "Measure a tensor."},
+    {"add", state_add, METH_VARARGS, "Add what was measured."},
+    {"keep", state_keep, METH_VARARGS, "Copy the raw rows that a plan asks for."},
+    {"fields", state_fields, METH_VARARGS, "Everything met so far."},
+    {NULL, NULL, 0, NULL},
+};
+static PyType_Slot plan_slots[] = {{Py_tp_new, (void *)plan_new}, {Py_tp_dealloc, (void *)plan_free}, {0, NULL}};
+static PyType_Slot delta_slots[] = {{Py_tp_dealloc, (void *)delta_free}, {Py_tp_methods, delta_methods}, {0, NULL}};
+static PyType_Slot state_slots[] = {{Py_tp_new, (void *)state_new},
+                                    {Py_tp_dealloc, (void *)state_free},
+                                    {Py_tp_methods, state_methods},
+                                    {0, NULL}};
+static PyType_Spec plan_spec = {"normprobe.kernels._cpu.Plan", sizeof(Plan), 0, Py_TPFLAGS_DEFAULT, plan_slots};
+static PyType_Spec delta_spec = {"normprobe.kernels._cpu.Delta", sizeof(Delta), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, delta_slots};
+static PyType_Spec state_spec = {"normprobe.kernels._cpu.State", sizeof(State), 0, Py_TPFLAGS_DEFAULT, state_slots};
+
+/* learn((float32, float64, bfloat16, float16)): the dtypes, in the order of the types here */
+static PyObject *learn(PyObject *module, PyObject *given) {
+    (void)module;
+    if (!PyTuple_Check(given) || PyTuple_Size(given) != 4) {
+        PyErr_SetString(PyExc_TypeError, "four dtypes are needed");
+        return NULL;
+    }
+    PyObject *known = dtypes;
+    Py_INCREF(given);
+    dtypes = given;
+    Py_XDECREF(known);
     Py_RETURN_NONE;
 }
 
-static PyMethodDef methods[] = {
-    {"measure", (PyCFunction)(void (*)(void))measure, METH_FASTCALL, "Measure a tensor; see normprobe.kernels.cpu."},
+static PyMethodDef functions[] = {
+    {"learn", learn, METH_O, "Say which dtypes the extension reads."},
     {NULL, NULL, 0, NULL},
 };
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cpu", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cpu", NULL, -1, methods, NULL, NULL, NULL, NULL};
+static PyTypeObject *type_of(PyObject *module, PyType_Spec *spec, const char *name) {
+    PyObject *type = PyType_FromSpec(spec);
+    if (type == NULL || PyModule_AddObjectRef(module, name, type) < 0) return NULL;
+    return (PyTypeObject *)type;
+}
 
 PyMODINIT_FUNC PyInit__cpu(void) {
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    if (module == NULL) return NULL;
+    plan_type = type_of(module, &plan_spec, "Plan");
+    delta_type = type_of(module, &delta_spec, "Delta");
+    state_type = type_of(module, &state_spec, "State");
+    name_shape = PyUnicode_InternFromString("shape");
+    name_stride = PyUnicode_InternFromString("stride");
+    name_dtype = PyUnicode_InternFromString("dtype");
+    name_data_ptr = PyUnicode_InternFromString("data_ptr");
+    dtypes = PyTuple_New(4);
+    for (int i = 0; dtypes != NULL && i < 4; i++) PyTuple_SetItem(dtypes, i, Py_NewRef(Py_None));
+    if (plan_type && delta_type && state_type && name_shape && name_stride && name_dtype && name_data_ptr && dtypes)
+        return module;
+    Py_DECREF(module);
+    return NULL;
 }

@@ -1,16 +1,31 @@
-def measure(
-    data: int,
-    nbytes: int,
-    dtype: int,
-    samples: int,
-    rows: int,
-    features: int,
-    by_sample: int,
-    by_row: int,
-    real: int,
-    keep: int,
-    kept: int,
-    parts: int,
-    out: int,
-    /,
-) -> None: ...
+from collections.abc import Buffer
+
+import torch
+
+class Plan:
+    def __new__(
+        cls,
+        outer: int,
+        inner: int,
+        by_outer: bool,
+        real: Buffer | None,
+        keep: Buffer,
+        slots: Buffer,
+        raw_rows: Buffer,
+        raw_slots: Buffer,
+        /,
+    ) -> Plan: ...
+
+class Delta:
+    def holders(self) -> tuple[float, int, int, float, int, int]: ...
+
+class State:
+    def __new__(
+        cls, features: int, axis: int, trailing: int, unbatched: int, by_outer: bool, /
+    ) -> State: ...
+    def measure(self, tensor: torch.Tensor, plan: Plan, threads: int, small: int, /) -> Delta | None: ...
+    def add(self, delta: Delta, plan: Plan, /) -> int: ...
+    def keep(self, tensor: torch.Tensor, plan: Plan, /) -> bool: ...
+    def fields(self, slots: int, raw: int, /) -> tuple[bytes, bytes, float, float, float, bytes, int]: ...
+
+def learn(dtypes: tuple[torch.dtype, ...], /) -> None: ...

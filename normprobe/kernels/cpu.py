@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from normprobe.kernels import Measured, SampleMoments
-from normprobe.kernels._cpu import measure as _measure
+from normprobe.kernels._cpu import Delta, Plan, State, learn
 from normprobe.moments import Moments
 
-_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_FIELDS, _SAMPLE_FIELDS, _SCALARS = len(Moments.__match_args__), len(SampleMoments.__match_args__), 8
+_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_FIELDS, _SAMPLE_FIELDS = len(Moments.__match_args__), len(SampleMoments.__match_args__)
+_NONE = np.empty(0, np.int64)
+
 _SMALL = 1 << 14
 """Numbers below which one thread is faster than waking others."""
 
 _forked = False
+
+learn(_TYPES)
 
 
 def _one_thread_from_now_on() -> None:
@@ -29,6 +35,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_one_thread_from_now_on)
 
 
+def threads() -> int:
+    """How many threads may measure one tensor."""
+    return 1 if _forked else torch.get_num_threads()
+
+
 def takes(values: Tensor) -> bool:
     """Whether this kernel measures such a tensor."""
     return values.device.type == "cpu" and not values.is_complex() and values.layout is torch.strided
@@ -36,52 +47,51 @@ def takes(values: Tensor) -> bool:
 
 def measure(values: Tensor, keep: Tensor, real: Tensor | None = None, *, seen: bool = False) -> Measured:
     """Measure ``values`` (samples, rows, features); see `normprobe.kernels.measure`."""
+    samples, rows, features = values.shape
+    order = np.argsort(keep.numpy(), kind="stable")
+    mask = None if real is None else np.ascontiguousarray(real.numpy())
+    found, state = _alone(values, mask, keep.numpy()[order])
+    columns, kept, within_sum, within_count, hidden, _, _ = state.fields(len(order), 0)
+    of_samples = np.empty((len(order), _SAMPLE_FIELDS))
+    of_samples[order] = np.frombuffer(kept).reshape(len(order), _SAMPLE_FIELDS)
+    _, low_sample, low_feature, _, high_sample, high_feature = found.holders()
+    return Measured(
+        features=Moments(*torch.from_numpy(_columns(columns, features))),
+        kept=SampleMoments(*torch.from_numpy(of_samples).unbind(1)),
+        within_sum=_scalar(within_sum),
+        within_count=_scalar(within_count),
+        minimum_at=torch.tensor(max(low_sample, 0) * features + low_feature),
+        maximum_at=torch.tensor(max(high_sample, 0) * features + high_feature),
+        seen=_seen(values) if seen else None,
+        nonfinite_masked=_scalar(hidden),
+    )
+
+
+def _alone(values: Tensor, real: NDArray[np.bool_] | None, keep: NDArray[np.int64]) -> tuple[Delta, State]:
+    """Measure a tensor (samples, rows, features) on its own."""
+    samples, rows, features = values.shape
+    plan = Plan(samples, rows, True, real, keep, np.arange(len(keep)), _NONE, _NONE)
+    state = State(features, -1, 1, -1, True)
     if values.dtype not in _TYPES:
         values = values.to(torch.float64)
-    features = values.shape[2]
-    if values.stride(2) != 1 and values.numel():
-        values = values.contiguous()
-    found = _run(values, keep, real)
-    scalars = found[_FIELDS * features :][:_SCALARS]
-    kept = found[_FIELDS * features + _SCALARS :].view(_SAMPLE_FIELDS, len(keep))
-    return Measured(
-        features=_columns(found, features),
-        kept=SampleMoments(*kept.unbind(0)),
-        within_sum=scalars[0],
-        within_count=scalars[1],
-        minimum_at=scalars[2].to(torch.int64),
-        maximum_at=scalars[3].to(torch.int64),
-        seen=_columns(_run(values, keep[:0], None), features) if seen else None,
-        nonfinite_masked=scalars[4],
-    )
+    found = state.measure(values, plan, threads(), _SMALL)
+    if found is None:
+        found = state.measure(values.contiguous(), plan, threads(), _SMALL)
+    assert found is not None
+    state.add(found, plan)
+    return found, state
 
 
-def _columns(found: Tensor, features: int) -> Moments:
-    """The features' fields, which come first in what the extension wrote."""
-    return Moments(*found[: _FIELDS * features].view(_FIELDS, features).unbind(0))
+def _seen(values: Tensor) -> Moments:
+    """The features' moments over all rows."""
+    columns = _alone(values, None, _NONE)[1].fields(0, 0)[0]
+    return Moments(*torch.from_numpy(_columns(columns, values.shape[2])))
 
 
-def _run(values: Tensor, keep: Tensor, real: Tensor | None) -> Tensor:
-    """Call the extension; features' fields, scalars and kept samples' fields in one float64 tensor."""
-    samples, rows, features = values.shape
-    out = torch.empty(_FIELDS * features + _SCALARS + _SAMPLE_FIELDS * len(keep), dtype=torch.float64)
-    real = None if real is None else real.contiguous()
-    keep = keep.contiguous()
-    parts = 1 if _forked or values.numel() < _SMALL else torch.get_num_threads()
-    storage = values.untyped_storage()
-    _measure(
-        values.data_ptr(),
-        int(storage.nbytes()) - int(values.storage_offset()) * values.element_size(),
-        _TYPES[values.dtype],
-        samples,
-        rows,
-        features,
-        values.stride(0),
-        values.stride(1),
-        0 if real is None else real.data_ptr(),
-        keep.data_ptr(),
-        len(keep),
-        parts,
-        out.data_ptr(),
-    )
-    return out
+def _columns(columns: bytes, features: int) -> NDArray[np.float64]:
+    """The features' fields, shape (fields, features)."""
+    return np.frombuffer(columns).reshape(_FIELDS, features).copy()
+
+
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
