@@ -47,7 +47,7 @@ def takes(values: Tensor) -> bool:
 
 def measure(values: Tensor, keep: Tensor, real: Tensor | None = None, *, seen: bool = False) -> Measured:
     """Measure ``values`` (samples, rows, features); see `normprobe.kernels.measure`."""
-    samples, rows, features = values.shape
+    features = values.shape[2]
     order = np.argsort(keep.numpy(), kind="stable")
     mask = None if real is None else np.ascontiguousarray(real.numpy())
     found, state = _alone(values, mask, keep.numpy()[order])
