@@ -1,5 +1,7 @@
+from typing import Any
+
 import torch
-from typing_extensions import Buffer
+from numpy.typing import NDArray
 
 class Plan:
     def __new__(
@@ -7,11 +9,11 @@ class Plan:
         outer: int,
         inner: int,
         by_outer: bool,
-        real: Buffer | None,
-        keep: Buffer,
-        slots: Buffer,
-        raw_rows: Buffer,
-        raw_slots: Buffer,
+        real: NDArray[Any] | None,
+        keep: NDArray[Any],
+        slots: NDArray[Any],
+        raw_rows: NDArray[Any],
+        raw_slots: NDArray[Any],
         /,
     ) -> Plan: ...
 
