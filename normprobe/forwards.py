@@ -42,6 +42,8 @@ class Forward:
         decoder_fired: whether a layer on a path with `decoder` has fired.
         stash: inputs of layers whose first call is under way.
         cache: assignments that layers of this forward share.
+        open: layers (by index) whose call is under way.
+        session: what listens to torch's functions in this forward, if anything does.
     """
 
     owner: nn.Module
@@ -56,6 +58,8 @@ class Forward:
     decoder_fired: bool = False
     stash: dict[int, Tensor] = field(default_factory=dict)
     cache: dict[Any, Any] = field(default_factory=dict)
+    open: set[int] = field(default_factory=set)
+    session: Any = None
 
     def grid_of(self, name: str, padding: Padding | None) -> Grid:
         """The batch and time that a layer of this name works on."""

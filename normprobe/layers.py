@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
-from normprobe.views import KINDS, View, eps_of, guessed_view, is_lazy, registered_view
+from normprobe.views import KINDS, View, eps_of, guessed_view, is_lazy, projections, registered_view
 
 LayerFilter = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
@@ -34,6 +34,7 @@ class Layer:
         eps: the constant in its denominator, where it has one.
         affine: whether it has a scale or shift of its own.
         refused: why it cannot be hooked, or "".
+        parameter: of a layer that is no module, but a parameter of the module: which one; else "".
     """
 
     name: str
@@ -45,6 +46,12 @@ class Layer:
     eps: float | None
     affine: bool
     refused: str = ""
+    parameter: str = ""
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Tells the layer from every other of the model."""
+        return id(self.module), self.parameter
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,8 @@ def find_layers(
     chosen = tuple(layer for layer in every if layer.view.kind in wanted and _matches(layers, layer))
     if not chosen:
         raise NoLayersError(_nothing_matched(layers, kinds, every))
-    return Found(chosen, _containers(model, {id(layer.module) for layer in chosen}))
+    hooked = {id(layer.module) for layer in chosen if not layer.parameter}
+    return Found(chosen, _containers(model, hooked, {id(layer.module) for layer in chosen}))
 
 
 def _every_layer(model: nn.Module) -> tuple[Layer, ...]:
@@ -93,11 +101,16 @@ def _every_layer(model: nn.Module) -> tuple[Layer, ...]:
         layer = _layer(module, names[id(module)], found)
         if layer is not None:
             found[id(module)] = layer
-    layers = [found[key] for key in modules if key in found]
+    layers: list[Layer] = []
+    for key, module in modules.items():
+        layers += [found[key]] if key in found else _projections(module, names[key])
     shared = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
     # A model may have a `module` of its own beside a twin: then only the full names tell the two apart.
     return tuple(
-        replace(layer, name=names[id(layer.module)][0]) if layer.name in shared else layer for layer in layers
+        replace(layer, name=_under(names[id(layer.module)][0], layer.parameter))
+        if layer.name in shared
+        else layer
+        for layer in layers
     )
 
 
@@ -139,6 +152,20 @@ def _layer(module: nn.Module, names: list[str], found: dict[int, Layer]) -> Laye
     )
 
 
+def _projections(module: nn.Module, names: list[str]) -> Iterator[Layer]:
+    """Torch's attention projects its inputs with weights that are parameters of its own."""
+    for parameter, features in projections(module).items():
+        under = [_under(_stripped(name), parameter) for name in names]
+        aliases = tuple(dict.fromkeys(name for name in under[1:] if name != under[0]))
+        view, kind_name = View("linear", certain=True), type(module).__name__
+        yield Layer(under[0], aliases, module, view, kind_name, features, None, True, parameter=parameter)
+
+
+def _under(name: str, parameter: str) -> str:
+    """The name of a layer that is a parameter of the module of this name; that name if it is a module."""
+    return ".".join(filter(None, (name, parameter.removesuffix("_weight"))))
+
+
 def _scripted_view(original_name: str) -> View | None:
     """The kind a scripted module's original class name stands for, or None."""
     lowered = original_name.lower()
@@ -171,12 +198,12 @@ def _stripped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _containers(model: nn.Module, chosen: set[int]) -> tuple[nn.Module, ...]:
+def _containers(model: nn.Module, hooked: set[int], chosen: set[int]) -> tuple[nn.Module, ...]:
     """The modules that contain a chosen layer; the model itself always."""
     inside = [
         module
         for module in model.modules()
-        if id(module) not in chosen and any(id(child) in chosen for child in module.modules())
+        if id(module) not in hooked and any(id(child) in chosen for child in module.modules())
     ]
     return tuple(module for module in inside if not isinstance(module, torch.jit.ScriptModule))
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from normprobe.arguments import in_backward, takes_time_first
 from normprobe.context import Tally
 from normprobe.forwards import Forward, Forwards, decoders
+from normprobe.functional import Functional
 from normprobe.hooks import Hooks
 from normprobe.layers import Found
 from normprobe.masks import Masks, Padding, find_masks, mask_sizes, side_of
@@ -32,7 +33,7 @@ class Listener:
         samples: how many samples are kept per layer and site; None for all.
         values: of how many of those the raw row is kept.
         seed: changes which samples are kept.
-        watches: the running state of each layer, by the id of its module.
+        watches: the running state of each layer, by its key.
         forwards: the forwards so far.
         tally: the data so far.
         entered: ids of the modules that hold a layer and were called.
@@ -51,21 +52,21 @@ class Listener:
     ) -> None:
         self._mask, self._labels = mask, labels
         self.samples, self.values, self.seed = samples, values, seed
-        self.watches: dict[int, Watch] = {}
+        self.watches: dict[tuple[int, str], Watch] = {}
         self.forwards = Forwards(every)
         self.tally = Tally()
         self.entered: set[int] = set()
         self.lock = threading.RLock()
         self.model: nn.Module | None = None
+        self.functional = Functional(self)
         self._depth = 0
 
     def watch(self, found: Found) -> list[Watch]:
         """The running states of these layers; layers met before go on counting."""
         for layer in found.layers:
-            if id(layer.module) not in self.watches:
-                fresh = Watch.of(len(self.watches), layer, self.samples, self.values)
-                self.watches[id(layer.module)] = fresh
-        return [self.watches[id(layer.module)] for layer in found.layers]
+            if layer.key not in self.watches:
+                self.watches[layer.key] = Watch.of(len(self.watches), layer, self.samples, self.values)
+        return [self.watches[layer.key] for layer in found.layers]
 
     def attach(self, model: nn.Module, found: Found, hooks: Hooks) -> None:
         """Put every hook in place."""
@@ -75,7 +76,7 @@ class Listener:
             hooks.after(module, self._leave_container, always=True)
         for watch in self.watch(found):
             watch.running.enter()
-            if not watch.refused:
+            if not watch.refused and not watch.layer.parameter:
                 hooks.before(watch.layer.module, partial(self._before, watch))
                 hooks.after(watch.layer.module, partial(self._after, watch), always=True)
         for module in model.modules():
@@ -89,6 +90,7 @@ class Listener:
 
     def leave(self) -> None:
         """Forget forwards that were cut short, and add up what moved."""
+        self.functional.close()
         self.forwards.clear()
         for watch in self.watches.values():
             watch.running.leave()
@@ -100,10 +102,15 @@ class Listener:
         forward = self.forwards.current
         # A call of the model starts anew: one that KeyboardInterrupt cut short never said that it ended.
         if forward is None or module is self.model or module is forward.owner:
-            self._begin(module, args, kwargs)
+            forward = self._begin(module, args, kwargs)
+        if forward.session is not None:
+            self.functional.enter(forward.session, module, args, kwargs)
 
     def _leave_container(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not in_backward():
+            forward = self.forwards.current
+            if forward is not None and forward.session is not None:
+                self.functional.leave(forward.session, module)
             self.forwards.end(module)
 
     def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -113,9 +120,9 @@ class Listener:
 
     def _enter_fused(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if would_fuse(module):
-            for child in module.modules():
-                watch = self.watches.get(id(child))
-                if watch is not None:
+            inside = {id(child) for child in module.modules()}
+            for (layer, _), watch in self.watches.items():
+                if layer in inside:
                     watch.reasons[SLOWED] = 1
 
     def _claim_time_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -135,6 +142,7 @@ class Listener:
             forward.labels = named_labels(self._labels, forward, args, kwargs)
             with self.lock, torch.no_grad():
                 self.tally.add(forward)
+            forward.session = self.functional.open(module, forward, kwargs)
         return forward
 
     def masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
@@ -172,15 +180,18 @@ class Listener:
         forward = self.forwards.current
         if forward is None or module is self.model or module is forward.owner:
             forward = self._begin(module, args, kwargs)
-        if not forward.measured or watch.refused:
-            return
+        if forward.measured and not watch.refused:
+            tensor = first_tensor(args)
+            self.before(watch, forward, first_tensor(kwargs.values()) if tensor is None else tensor)
+
+    def before(self, watch: Watch, forward: Forward, tensor: Tensor | None) -> None:
+        """Ahead of a call of a layer in a forward that is measured, with what it reads."""
         with self.lock:
+            forward.open.add(watch.index)
             if watch.depth is None:
                 watch.depth, self._depth = self._depth, self._depth + 1
             if forward.masks.two_sided and side_of(watch.layer.name) == "decoder":
                 forward.decoder_fired = True
-            tensor = first_tensor(args)
-            tensor = first_tensor(kwargs.values()) if tensor is None else tensor
             if tensor is None:
                 watch.note("a call without a tensor among its arguments is left out")
             elif watch.settled:
@@ -191,26 +202,27 @@ class Listener:
 
     def _after(self, watch: Watch, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         forward = self.forwards.current
-        if in_backward() or forward is None:
-            return
-        tensor = first_tensor([output])
-        if tensor is None:  # the call raised, or gave no tensor
+        if not in_backward() and forward is not None:
+            self.after(watch, forward, first_tensor([output]), (*args, *kwargs.values()))
+            self.forwards.end(module)
+
+    def after(self, watch: Watch, forward: Forward, output: Tensor | None, given: tuple[Any, ...]) -> None:
+        """Behind a call of a layer with these arguments; no output if it raised, or gave no tensor."""
+        forward.open.discard(watch.index)
+        if output is None:
             forward.stash.pop(watch.index, None)
         else:
             with self.lock:
                 watch.firings += 1
                 if forward.measured and not watch.refused:
-                    self._finish(watch, module, forward, tensor, (*args, *kwargs.values()))
-        self.forwards.end(module)
+                    self._finish(watch, forward, output, given)
 
-    def _finish(
-        self, watch: Watch, module: nn.Module, forward: Forward, output: Tensor, arguments: tuple[Any, ...]
-    ) -> None:
+    def _finish(self, watch: Watch, forward: Forward, output: Tensor, given: tuple[Any, ...]) -> None:
         """After the call: let a first call correct the view, then measure what is left to measure."""
-        stashed = forward.stash.pop(watch.index, None)
+        module, stashed = watch.layer.module, forward.stash.pop(watch.index, None)
         if stashed is not None:
             if not watch.settled:  # another thread may have been first
-                settle = partial(watch.settle, module, stashed, output.detach(), arguments)
+                settle = partial(watch.settle, module, stashed, output.detach(), given)
                 self._guard(watch, "its first call", settle)
             if not watch.refused:
                 self._take(watch, "input", stashed, forward)

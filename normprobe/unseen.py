@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normprobe.layers import Layer
 
@@ -19,6 +20,36 @@ def would_fuse(module: nn.Module) -> bool:
         return False
     trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in module.parameters())
     even = attention.num_heads % 2 == 0 and attention.in_proj_bias is not None
+    return even and not trained and not torch.is_autocast_enabled()
+
+
+def decides_by_mode(
+    module: nn.Module, around: nn.Module | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    """Whether a module computes otherwise when it meets a mode of torch's functions.
+
+    Attention leaves its fused kernel then, which alone reads NestedTensors; an encoder makes none of these.
+
+    Args:
+        module: the module that is called.
+        around: the module that holds layers and calls it. An encoder layer whose own fused kernel hooks have
+            switched off may as well lose that of its attention.
+        args: of the call.
+        kwargs: of the call.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if any(value.is_nested for value in given):
+            return True
+        left = isinstance(around, nn.TransformerEncoderLayer) and would_fuse(around)
+        return not left and _attends_fused(module)
+    return isinstance(module, nn.TransformerEncoder)
+
+
+def _attends_fused(attention: nn.MultiheadAttention) -> bool:
+    """Whether torch may run this attention as one fused kernel; it looks at more than this before it does."""
+    trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in attention.parameters())
+    even = attention.num_heads % 2 == 0 and attention.batch_first and not attention.training
     return even and not trained and not torch.is_autocast_enabled()
 
 
@@ -36,7 +67,7 @@ def why_unseen(
     """
     if measured == 0:
         return "never fired", "no forward was measured: call the model inside the block"
-    parent = parents.get(id(layer.module))
+    parent = layer.module if layer.parameter else parents.get(id(layer.module))
     if isinstance(parent, nn.MultiheadAttention) and id(parent) in entered:
         return "bypassed", "torch's attention reads its weight in a fused kernel and never calls the module"
     if _compiled(model):

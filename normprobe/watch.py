@@ -49,6 +49,7 @@ class Watch:
         vectors: weight, bias and running statistics at the last measured call.
         running: how its running statistics move.
         firings: how often it was called, measured or not, recomputations in backward aside.
+        heard: how many of these no hook saw, but the use of its weight showed.
     """
 
     index: int
@@ -70,6 +71,7 @@ class Watch:
     vectors: dict[str, NDArray[Any]] = field(default_factory=dict)
     running: Running = field(init=False)
     firings: int = 0
+    heard: int = 0
 
     def __post_init__(self) -> None:
         self.running = Running(self.layer.module)
@@ -157,7 +159,7 @@ class Watch:
             "grad": "; ".join(self.grads),
             "calls": calls,
             "status": status,
-            "via": "hook" if status == "fired" else "",
+            "via": self._via() if status == "fired" else "",
             "masked_by": "; ".join(self.masked_by),
             "sample_unit": self.view.sample,
             "aligned": self.aligned if status == "fired" else None,
@@ -172,6 +174,10 @@ class Watch:
         return LayerRecord(
             ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
         )
+
+    def _via(self) -> str:
+        seen = {"functional": self.heard > 0, "hook": self.firings > self.heard or not self.heard}
+        return "; ".join(name for name, true in seen.items() if true)
 
     def _n_features(self) -> int | None:
         features = self.sites["input"].features

@@ -74,10 +74,12 @@ def hold(
     """
     modules = dict(model.named_modules())
     found: list[normprobe.Recording] = []
-    seen = tensors(model, [layer.name for layer in find_layers(model).layers], lambda: found.append(run()))
+    names = [layer.name for layer in find_layers(model).layers if layer.name in modules]
+    seen = tensors(model, names, lambda: found.append(run()))
     recording = found[0]
     key = ["layer", "site"]
-    sites = recording.layers.set_index(key)
+    hooked = set(recording.ledger["layer"][recording.ledger["via"] == "hook"])
+    sites = recording.layers[recording.layers["layer"].isin(hooked)].set_index(key)
     features = dict(list(recording.features.groupby(key)))
     samples = dict(list(recording.samples.groupby(key)))
     fired = {key: values for key, values in seen.items() if values}

@@ -521,9 +521,14 @@ class TestNested:
         a, b = padded.recording, nested.recording
         assert a.ledger.set_index("layer").loc["layers.0.norm1", "masked_by"] == "src_key_padding_mask"
         identity = ["layer", "site", "example", "position"]
-        pd.testing.assert_frame_equal(a.samples[identity], b.samples[identity])
-        assert np.allclose(a.features["mean"], b.features["mean"], atol=1e-5)
-        assert np.allclose(a.features["variance"], b.features["variance"], rtol=1e-4, atol=1e-6)
+        # NestedTensors pass through torch's fused attention, whose projections nothing sees.
+        samples, features = (
+            frame[frame["layer"].isin(b.layers["layer"])].reset_index(drop=True)
+            for frame in (a.samples, a.features)
+        )
+        pd.testing.assert_frame_equal(samples[identity], b.samples[identity])
+        assert np.allclose(features["mean"], b.features["mean"], atol=1e-5)
+        assert np.allclose(features["variance"], b.features["variance"], rtol=1e-4, atol=1e-6)
 
     @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
     @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])

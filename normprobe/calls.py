@@ -1,0 +1,103 @@
+"""Which of torch's functions use the weight of a Linear or norm, and which of their arguments it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a function: its place, and the names it goes by."""
+
+    place: int
+    names: tuple[str, ...]
+
+    def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+        """The tensor given for it, or None."""
+        value = args[self.place] if len(args) > self.place else None
+        for name in self.names:
+            value = kwargs.get(name) if value is None else value
+        return value if isinstance(value, Tensor) else None
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a function uses a weight.
+
+    Attributes:
+        reads: the tensor that the layer reads.
+        weights: the arguments by which the layer may be known, the surest first.
+        transposed: whether a Linear's weight is taken as (in, out), the other way round than it is stored.
+    """
+
+    reads: Argument
+    weights: tuple[Argument, ...]
+    transposed: bool = False
+
+
+def _norm(weight: int, *statistics: str) -> Use:
+    """A norm: its weight, or where it has none its bias or its running statistics."""
+    known = (Argument(weight, ("weight",)), Argument(weight + 1, ("bias",)))
+    running = (Argument(1 + index, (name,)) for index, name in enumerate(statistics))
+    return Use(Argument(0, ("input",)), (*known, *running))
+
+
+_LINEAR = Use(Argument(0, ("input",)), (Argument(1, ("weight",)),))
+_PRODUCT = Use(Argument(0, ("input", "self")), (Argument(1, ("other", "mat2", "tensor2")),), transposed=True)
+_SUM = Use(Argument(1, ("mat1",)), (Argument(2, ("mat2",)),), transposed=True)
+
+_OF_NORM = (functional.layer_norm, torch.layer_norm, functional.group_norm, torch.group_norm)
+_OF_CHANNELS = (functional.instance_norm, functional.batch_norm)
+_OF_TORCH = Use(
+    Argument(0, ("input",)),
+    (Argument(1, ("weight",)), Argument(2, ("bias",)), Argument(3, ("running_mean",))),
+)
+
+USES: dict[Callable[..., Any], Use] = {
+    functional.linear: _LINEAR,
+    **dict.fromkeys(_OF_NORM, _norm(2)),
+    **dict.fromkeys(_OF_CHANNELS, _norm(3, "running_mean", "running_var")),
+    **dict.fromkeys((torch.instance_norm, torch.batch_norm), _OF_TORCH),
+    **dict.fromkeys((torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__), _PRODUCT),
+    **dict.fromkeys((torch.addmm, Tensor.addmm), _SUM),
+}
+"""Every function that a layer may be called through; torch before 2.4 has no `rms_norm`."""
+
+for _owner in (functional, torch):
+    if hasattr(_owner, "rms_norm"):
+        USES[_owner.rms_norm] = Use(Argument(0, ("input",)), (Argument(2, ("weight",)),))
+
+COPIES = frozenset(
+    {Tensor.to, Tensor.type, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double, Tensor.detach}
+)
+"""Methods whose result stands for the weight they were given."""
+
+COMPOSITE = frozenset({functional.multi_head_attention_forward})
+"""Functions written in Python that call `linear` themselves, where no mode hears it."""
+
+
+def with_linear(func: Any, linear: Callable[..., Any]) -> Callable[..., Any]:
+    """The same code as a function of `torch.nn.functional`, but calling this ``linear``.
+
+    While a mode hears a function it hears none that this one calls. So a twin is called, which looks up
+    `linear` elsewhere; torch's own functions are left as they are.
+    """
+    names = dict(func.__globals__)
+    names["linear"] = linear
+    for helper in ("_in_projection_packed", "_in_projection"):
+        if helper in names:
+            names[helper] = _twin(names[helper], names)
+    return _twin(func, names)
+
+
+def _twin(func: Any, names: dict[str, Any]) -> FunctionType:
+    twin = FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
+    twin.__kwdefaults__ = func.__kwdefaults__
+    return twin

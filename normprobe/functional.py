@@ -1,0 +1,151 @@
+"""Layers whose modules are never called: found in torch's function calls by the identity of their weights.
+
+Attention hands its projections' weights to one function, routers call ``F.linear(x, self.weight)``, some
+models call ``layer.forward(x)`` or ``F.layer_norm``: no hook sees them. A `TorchFunctionMode` does.
+
+It is on by default, but not all the time. Heard through a mode every function and every ``x.shape`` costs
+1 to 2 microseconds: under 1 % of a forward of a batch, but 10 % of one decoded token. So a probe listens to
+the whole of the first forward of each kind (training or not, a prompt or one token, which arguments) and of
+the 4th, 16th, 64th, ...; in the others only inside the modules where it heard something, and for most models
+there are none.
+
+A mode changes what torch itself decides: attention leaves its fused kernel when it sees one, an encoder makes
+no NestedTensors. There the mode is taken out, outputs stay equal to the last bit, and the ledger says what
+was not seen. A mode belongs to one call of the model in one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from normprobe.arguments import in_backward
+from normprobe.calls import COMPOSITE, COPIES, USES, Use, with_linear
+from normprobe.forwards import Forward, Forwards
+from normprobe.modes import put_below, take_out
+from normprobe.sessions import Habit, Session, owners
+from normprobe.unseen import decides_by_mode
+from normprobe.watch import Watch
+
+
+class Ears(Protocol):
+    """What is done about a call of a layer, whether a hook saw it or the mode."""
+
+    watches: dict[tuple[int, str], Watch]
+    forwards: Forwards
+    lock: Any
+
+    def before(self, watch: Watch, forward: Forward, tensor: Tensor | None) -> None:
+        """Ahead of the call, with what the layer reads."""
+
+    def after(self, watch: Watch, forward: Forward, output: Tensor | None, given: tuple[Any, ...]) -> None:
+        """Behind the call with these arguments; no output if it raised."""
+
+
+class Functional:
+    """Listens for the layers of one probe.
+
+    A forward is opened, its modules are entered and left in turn; `close` ends all of it.
+    """
+
+    def __init__(self, ears: Ears) -> None:
+        self._ears = ears
+        self._habits: dict[Any, Habit] = {}
+        self._mode = _Mode(self)
+
+    def open(self, module: nn.Module, forward: Forward, kwargs: dict[str, Any]) -> Session | None:
+        """Begin to listen to a forward that is measured; None if there is nothing to listen for."""
+        take_out(self._mode)  # if a KeyboardInterrupt left it behind
+        given = tuple(name for name, value in kwargs.items() if value is not None)
+        kind = (id(module), module.training, torch.is_grad_enabled(), forward.batch.time == 1, given)
+        with self._ears.lock:
+            habit = self._habits.setdefault(kind, Habit())
+            habit.forwards += 1
+            if habit.forwards.bit_count() == 1 and habit.forwards.bit_length() % 2 == 1:  # 1, 4, 16, ...
+                return Session(habit, True, owners(self._ears.watches.values()))
+            return Session(habit, False, owners(habit.watches.values())) if habit.places else None
+
+    def enter(
+        self, session: Session, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """A module that holds layers is called: put the mode in place if it is to be heard."""
+        around = session.inside[-1][0] if session.inside else None
+        session.inside.append((module, session.on))
+        wanted = session.everywhere or id(module) in session.habit.places
+        self._turn(session, wanted and not decides_by_mode(module, around, args, kwargs))
+
+    def leave(self, session: Session, module: nn.Module) -> None:
+        """The module's call is over: all is as it was around it."""
+        while session.inside:
+            last, on = session.inside.pop()
+            if last is module:
+                self._turn(session, on)
+                return
+
+    def close(self) -> None:
+        """Stop listening in this thread, whatever was left behind."""
+        take_out(self._mode)
+
+    def _turn(self, session: Session, on: bool) -> None:
+        if on is not session.on:
+            session.on = on
+            if on:
+                put_below(self._mode)
+            else:
+                take_out(self._mode)
+
+    def session(self) -> Session | None:
+        """What is heard in this thread just now; a recomputation in backward is not."""
+        forward = self._ears.forwards.current
+        session: Session | None = None if forward is None or in_backward() else forward.session
+        return session
+
+    def linear(self, *args: Any, **kwargs: Any) -> Any:
+        """Call `torch.nn.functional.linear` from within a function that hides it from the mode."""
+        return self.call(USES[functional.linear], functional.linear, args, kwargs)
+
+    def call(self, use: Use, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function that may be a layer's, and measure what the layer reads and writes if it is one."""
+        forward, session = self._ears.forwards.current, self.session()
+        watch = None if session is None else session.watch_of(use, args, kwargs)
+        if forward is None or session is None or watch is None or watch.index in forward.open:
+            return func(*args, **kwargs)
+        self._ears.before(watch, forward, use.reads.of(args, kwargs))
+        output = None
+        try:
+            output = func(*args, **kwargs)
+        finally:
+            self._ears.after(watch, forward, output, (*args, *kwargs.values()))
+        with self._ears.lock:
+            watch.heard += 1
+            session.learn(watch)
+        return output
+
+
+class _Mode(TorchFunctionMode):
+    """Hands on every call as it is, and those that may be a layer's to `Functional.call`."""
+
+    def __init__(self, functional: Functional) -> None:
+        super().__init__()
+        self._functional = functional
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        use = USES.get(func)
+        if use is not None:
+            return self._functional.call(use, func, args, kwargs)
+        if func in COMPOSITE:
+            return with_linear(func, self._functional.linear)(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if func in COPIES:
+            session = self._functional.session()
+            if session is not None and isinstance(args[0], Tensor) and isinstance(result, Tensor):
+                session.note_copy(args[0], result)
+        return result
