@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from normprobe import counterparts
-from normprobe.affine import observe, vector
+from normprobe.affine import vector
+from normprobe.behaviour import judge
 from normprobe.counterparts import Shape, counterpart, groups_for
 from normprobe.errors import NormprobeError
 from normprobe.layers import Layer, LayerFilter, find_layers
@@ -145,11 +146,11 @@ def _tried(layer: Layer, width: int) -> tuple[str, float]:
         ) from error
     finally:
         module.training = mode
-    axis = 1 if channels else -1
-    found = observe(module, before.movedim(axis, -1), after.movedim(axis, -1), centred=True)
-    if found is None:
+    found = judge(module, layer.view, before, after)
+    kind, offset = found.view.kind, found.offset
+    if offset is None or not found.decided or kind not in ("layer_norm", "rms_norm"):
         raise _StaysError("what it computes is no normalization of a sample's features, scaled and shifted")
-    return "layer_norm" if found.centred else "rms_norm", found.offset
+    return kind, offset
 
 
 def _like(new: nn.Module, old: nn.Module) -> nn.Module:

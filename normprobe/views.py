@@ -223,18 +223,26 @@ def _last_axes(module: Any, kind: str, forward: Any) -> View:
     return View(kind, trailing=len(module.normalized_shape), certain=certain)
 
 
-def _instance_norm(module: Any) -> View:
-    return replace(_CHANNELS["instance_norm"], unbatched=module._get_no_batch_dim())
+def _channels(module: Any, kind: str) -> View:
+    """A norm of channels; a subclass with a forward of its own may read another axis."""
+    unbatched = module._get_no_batch_dim() if kind == "instance_norm" else None
+    return View(kind, 1, "example", unbatched=unbatched, certain=type(module).forward in _FORWARDS)
 
 
-_CHANNELS = {
-    kind: View(kind, 1, "example", certain=True) for kind in ("batch_norm", "group_norm", "instance_norm")
+_FORWARDS = {
+    cls.forward
+    for cls in (
+        nn.BatchNorm1d,
+        nn.SyncBatchNorm,
+        nn.InstanceNorm1d,
+        nn.GroupNorm,
+    )
 }
 _REGISTRY[nn.Linear] = lambda module: View("linear", certain=True)
 _REGISTRY[nn.LayerNorm] = _layer_norm
 _REGISTRY[nn.RMSNorm] = _rms_norm
-_REGISTRY[nn.modules.batchnorm._BatchNorm] = lambda module: _CHANNELS["batch_norm"]
-_REGISTRY[nn.modules.instancenorm._InstanceNorm] = _instance_norm
-_REGISTRY[nn.GroupNorm] = lambda module: _CHANNELS["group_norm"]
+_REGISTRY[nn.modules.batchnorm._BatchNorm] = lambda module: _channels(module, "batch_norm")
+_REGISTRY[nn.modules.instancenorm._InstanceNorm] = lambda module: _channels(module, "instance_norm")
+_REGISTRY[nn.GroupNorm] = lambda module: _channels(module, "group_norm")
 _REGISTRY[nn.LocalResponseNorm] = lambda module: View("norm", 1, certain=True)
 _REGISTRY[nn.CrossMapLRN2d] = _REGISTRY[nn.LocalResponseNorm]

@@ -21,7 +21,7 @@ from normprobe.running import Moves, Running
 from normprobe.views import View
 
 SITES = ("input", "output")
-DOUBTS = 64
+DOUBTS = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
 
 
@@ -109,10 +109,11 @@ class Watch:
             self.settled = True
         elif before.numel():
             recorded = any(site.calls for site in self.sites.values())
-            verdict = judge(module, self.view, before, after, arguments, recorded=recorded)
             self.doubts += 1
+            self.settled = self.doubts == DOUBTS
+            verdict = judge(module, self.view, before, after, arguments, recorded=recorded)
             self.view, self.offset = verdict.view, verdict.offset
-            self.settled = verdict.decided or self.doubts == DOUBTS
+            self.settled = self.settled or verdict.decided
             if verdict.reason:
                 self.reasons[verdict.reason] = 1
 
