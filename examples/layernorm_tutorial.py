@@ -2,7 +2,7 @@
 
     python examples/layernorm_tutorial.py [FOLDER]
 
-With FOLDER it leaves there the 2 x 3 figure, the same panel of BatchNorm, and the report.
+With FOLDER it leaves there the 2 x 3 figure, the same panel of BatchNorm, both side by side, and the report.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 import normprobe
-from normprobe.figures import norm_panel
+from normprobe.figures import norm_panel, norm_variances
 
 SITES = {"before": "input", "after": "output"}
 SAMPLES, INPUTS, FEATURES = 100, 100, 50
@@ -147,6 +147,8 @@ def main(folder: Path | None = None) -> None:
         draw(layer_norm, folder / "tutorial.png")
         panel = norm_panel(batch_norm, "norm")
         panel[0].figure.savefig(folder / "batch_norm.png", dpi=150, facecolor="white")
+        sides = norm_variances({"LayerNorm": layer_norm, "BatchNorm": batch_norm}, "norm")
+        sides[0].figure.savefig(folder / "side_by_side.png", dpi=150, facecolor="white")
         print(f"\nReport  {layer_norm.report(folder)}")
 
 

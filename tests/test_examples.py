@@ -130,7 +130,7 @@ def test_the_affine_part_is_told_apart_from_the_normalization() -> None:
 
 def test_the_tutorial_leaves_figures_and_a_report(run: Run) -> None:
     run("layernorm_tutorial.py", "out")
-    for name in ("tutorial.png", "batch_norm.png"):
+    for name in ("tutorial.png", "batch_norm.png", "side_by_side.png"):
         assert Path("out", name).read_bytes().startswith(b"\x89PNG")
     assert "Linear -&gt; LayerNorm" in Path("out/report.html").read_text()
     assert Path("out/layers.csv").exists()
@@ -180,3 +180,35 @@ def test_the_custom_norm_example(run: Run) -> None:
     assert gain.count("2.0") == 8
     assert Path("out/norm.png").read_bytes().startswith(b"\x89PNG")
     assert Path("out/features.csv").exists()
+
+
+def test_the_example_of_four_norms(run: Run) -> None:
+    scores, first, second = run("batch_or_layer.py", "out").split("\n\n")
+    right = {line.split()[0]: numbers(line) for line in scores.splitlines()[2:]}
+    assert set(right) == {"BatchNorm", "LayerNorm", "GroupNorm", "RMSNorm"}
+    assert min(row[0] for row in right.values()) > 95
+    assert all(len(set(row)) == 1 for name, row in right.items() if name != "BatchNorm")
+    assert len(set(right["BatchNorm"])) > 1
+    for norm in (first, second):
+        order = {line.split()[0]: numbers(line) for line in norm.splitlines()[-4:]}
+        assert order["LayerNorm"] == pytest.approx([1, 0, 0, 0, 0], abs=2e-3)
+        kept, *moved = order["BatchNorm"]
+        assert kept < 0.9
+        assert moved == sorted(moved, reverse=True)
+        assert moved[0] > 0.05
+        assert moved[-1] == 0
+    assert {path.name for path in Path("out").iterdir()} == {"variances.png", "order.png", "batch_size.png"}
+
+
+def test_the_example_of_neighbours(run: Run) -> None:
+    table, exchanged = run("token_neighbours.py").split("\n\n")
+    rows = [numbers(line) for line in table.splitlines() if ".LayerNorm" in line]
+    assert len(rows) == 13
+    kept_layer, kept_batch, before, layer, batch = np.array(rows).T[:5]
+    assert kept_layer.min() > 0.98
+    assert kept_batch.max() < 0.9
+    assert layer == pytest.approx(before, abs=0.011)
+    assert batch[-1] > before[-1] + 0.02
+    found = [float(line.split()[-1].rstrip("%")) for line in exchanged.splitlines()[1:]]
+    assert found[0] > 2 * found[2]
+    assert found[1] == pytest.approx(found[0], abs=5)

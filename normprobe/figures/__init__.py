@@ -4,20 +4,25 @@ They live outside pyplot: nothing stays open and no setting of matplotlib change
 ``figures.depth_profile(recording)[0].figure`` shows one.
 """
 
+from normprobe.figures.batches import batch_sensitivity
 from normprobe.figures.linear import linear_by_role
 from normprobe.figures.outliers import outlier_map
 from normprobe.figures.panel import norm_panel
 from normprobe.figures.profile import depth_profile
 from normprobe.figures.rendering import Rendered, available, render
 from normprobe.figures.running import running_statistics
+from normprobe.figures.sides import norm_variances, order_kept
 from normprobe.figures.stream import samples_through_depth
 
 __all__ = [
     "Rendered",
     "available",
+    "batch_sensitivity",
     "depth_profile",
     "linear_by_role",
     "norm_panel",
+    "norm_variances",
+    "order_kept",
     "outlier_map",
     "render",
     "running_statistics",
