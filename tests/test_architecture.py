@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "layers": ("views errors", "torch"),
     "masks": ("errors", "torch numpy"),
     "moments": ("errors", "numpy"),
-    "kernels": ("moments", "torch"),
+    "kernels": ("moments", "torch numpy"),
     "sampling": ("", "numpy"),
     "hooks": ("layers", "torch"),
     "records": ("moments", "numpy"),
