@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -244,3 +246,12 @@ def test_quantiles_of_nothing_are_missing(deep):
     assert empty.empty
     assert list(empty.columns) == [0.5]
     assert norm_names(deep)[-1] == "norm"
+
+
+def test_a_notebook_shows_a_figure_without_pyplot_on_paper_of_its_own(deep):
+    """IPython asks for `_repr_png_`; ink on nothing could not be read in a dark notebook."""
+    figure = figures.depth_profile(deep)[0].figure
+    picture = plt.imread(BytesIO(figure._repr_png_()))
+    assert picture.shape[1] == 1060
+    assert picture[0, 0] == pytest.approx([1, 1, 1, 1], abs=0.01)
+    assert plt.get_fignums() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normprobe.figures.palette import house_style
+from normprobe.figures.palette import SURFACE, house_style
+from normprobe.figures.svg import quiet_fonts
 
 WIDTH = 10.6  # inches, of every figure of the report
+_SCREEN_DPI = 100
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,16 @@ class Plan:
         return len(self.heights) * self.columns
 
 
+class Picture(Figure):
+    """A figure that a notebook shows although it lives outside pyplot, on paper of its own."""
+
+    def _repr_png_(self) -> bytes:
+        stream = BytesIO()
+        with house_style(), quiet_fonts():
+            self.savefig(stream, format="png", dpi=_SCREEN_DPI, facecolor=self.get_facecolor())
+        return stream.getvalue()
+
+
 def new_figure(plan: Plan) -> tuple[Figure, list[Axes]]:
     """Make a figure of the plan's size with its axes, outside pyplot, so that nothing is left open.
 
@@ -72,7 +85,7 @@ def new_figure(plan: Plan) -> tuple[Figure, list[Axes]]:
     across, down = plan.gaps
     height = sum(plan.heights) + down * (len(plan.heights) - 1) + top + bottom
     width = (WIDTH - left - right - across * (plan.columns - 1)) / plan.columns
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Picture(figsize=(WIDTH, height))
     FigureCanvasAgg(figure)
     axes, y = [], height - top
     for row in plan.heights:
@@ -101,7 +114,11 @@ def place(plan: Plan, ax: Any = None) -> Any:
         ValueError: `ax` holds another number of axes.
     """
     with house_style():
-        axes = list(np.ravel(ax)) if ax is not None else new_figure(plan)[1]
+        if ax is None:
+            figure, axes = new_figure(plan)
+            figure.set_facecolor(SURFACE)
+        else:
+            axes = list(np.ravel(ax))
         if len(axes) != plan.charts:
             raise ValueError(f"this figure has {plan.charts} charts, but `ax` holds {len(axes)} axes")
         plan.draw(axes)
