@@ -16,7 +16,7 @@ was not seen. A mode belongs to one call of the model in one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from normprobe.arguments import in_backward
 from normprobe.calls import COMPOSITE, COPIES, USES, Use, with_linear
 from normprobe.forwards import Forward, Forwards
+from normprobe.found import Layer
 from normprobe.modes import put_below, take_out
 from normprobe.sessions import Habit, Session, owners
 from normprobe.unseen import decides_by_mode
@@ -36,9 +37,14 @@ from normprobe.watch import Watch
 class Ears(Protocol):
     """What is done about a call of a layer, whether a hook saw it or the mode."""
 
-    watches: dict[tuple[int, str], Watch]
     forwards: Forwards
     lock: Any
+
+    def layers(self) -> Iterable[Layer]:
+        """All that may be heard."""
+
+    def watch_of(self, layer: Layer) -> Watch:
+        """The running state of a layer, fresh if it is new."""
 
     def before(self, watch: Watch, forward: Forward, tensor: Tensor | None) -> None:
         """Ahead of the call, with what the layer reads."""
@@ -67,8 +73,8 @@ class Functional:
             habit = self._habits.setdefault(kind, Habit())
             habit.forwards += 1
             if habit.forwards.bit_count() == 1 and habit.forwards.bit_length() % 2 == 1:  # 1, 4, 16, ...
-                return Session(habit, True, owners(self._ears.watches.values()))
-            return Session(habit, False, owners(habit.watches.values())) if habit.places else None
+                return Session(habit, True, owners(self._ears.layers()))
+            return Session(habit, False, owners(habit.layers.values())) if habit.places else None
 
     def enter(
         self, session: Session, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -112,8 +118,12 @@ class Functional:
     def call(self, use: Use, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function that may be a layer's, and measure what the layer reads and writes if it is one."""
         forward, session = self._ears.forwards.current, self.session()
-        watch = None if session is None else session.watch_of(use, args, kwargs)
-        if forward is None or session is None or watch is None or watch.index in forward.open:
+        used = None if session is None else session.used_by(use, args, kwargs)
+        if forward is None or session is None or used is None:
+            return func(*args, **kwargs)
+        with self._ears.lock:
+            watch = self._ears.watch_of(used.layer)
+        if watch.refused or watch.index in forward.open:  # open: its module is being called, a hook sees it
             return func(*args, **kwargs)
         self._ears.before(watch, forward, use.reads.of(args, kwargs))
         output = None
@@ -123,7 +133,11 @@ class Functional:
             self._ears.after(watch, forward, output, (*args, *kwargs.values()))
         with self._ears.lock:
             watch.heard += 1
-            session.learn(watch)
+            late = session.learn(used.owner)
+            if late:
+                watch.note(
+                    f"its weight was used alone; {late} earlier forwards were not listened to for that"
+                )
         return output
 
 

@@ -7,59 +7,19 @@ import fnmatch
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
-from normprobe.views import KINDS, View, eps_of, guessed_view, is_lazy, projections, registered_view
+from normprobe.found import Found, Layer, stripped, under
+from normprobe.parameters import parameter_layers, strays
+from normprobe.views import KINDS, View, eps_of, guessed_view, is_lazy, registered_view
+
+__all__ = ["Found", "Layer", "LayerFilter", "find_layers"]
 
 LayerFilter = str | Iterable[str] | Callable[[str, nn.Module], bool]
-
-_WRAPPERS = ("_orig_mod", "module")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A probed module, as it stands on entry.
-
-    Attributes:
-        name: its qualified name, without the prefixes of wrappers.
-        aliases: other names of the same module.
-        module: the module.
-        view: how its tensors read; the first call may correct it.
-        type: its class name.
-        n_features: features of its input, where the module says so.
-        eps: the constant in its denominator, where it has one.
-        affine: whether it has a scale or shift of its own.
-        refused: why it cannot be hooked, or "".
-        parameter: of a layer that is no module, but a parameter of the module: which one; else "".
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    module: nn.Module
-    view: View
-    type: str
-    n_features: int | None
-    eps: float | None
-    affine: bool
-    refused: str = ""
-    parameter: str = ""
-
-    @property
-    def key(self) -> tuple[int, str]:
-        """Tells the layer from every other of the model."""
-        return id(self.module), self.parameter
-
-
-@dataclass(frozen=True)
-class Found:
-    """The layers of a model in order of definition, and the modules that contain one, outermost first."""
-
-    layers: tuple[Layer, ...]
-    containers: tuple[nn.Module, ...]
 
 
 def find_layers(
@@ -76,41 +36,50 @@ def find_layers(
         NoLayersError: the model has no Linear or norm, or a filter matches none.
     """
     wanted = _wanted_kinds(kinds)
-    every = _every_layer(model)
+    modules = _modules(model)
+    every = _every_layer(model, modules)
     if not every:
         raise NoLayersError(
             f"{type(model).__name__} has no Linear or normalization layer to probe; "
             "teach normprobe a layer type of your own with normprobe.register_view"
         )
-    chosen = tuple(layer for layer in every if layer.view.kind in wanted and _matches(layers, layer))
+
+    def let_through(found: Iterable[Layer]) -> tuple[Layer, ...]:
+        return tuple(layer for layer in found if layer.view.kind in wanted and _matches(layers, layer))
+
+    chosen = let_through(every)
     if not chosen:
         raise NoLayersError(_nothing_matched(layers, kinds, every))
-    hooked = {id(layer.module) for layer in chosen if not layer.parameter}
-    return Found(chosen, _containers(model, hooked, {id(layer.module) for layer in chosen}))
+    return Found(chosen, _containers(model, chosen), let_through(strays(modules, every)))
 
 
-def _every_layer(model: nn.Module) -> tuple[Layer, ...]:
-    """Every Linear and norm, innermost decided first: what contains one is a container, not a norm."""
+def _modules(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
+    """Every module with all its names, in order of definition."""
     names: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
         modules.setdefault(id(module), module)
+    return [(module, names[key]) for key, module in modules.items()]
+
+
+def _every_layer(model: nn.Module, modules: list[tuple[nn.Module, list[str]]]) -> tuple[Layer, ...]:
+    """Every Linear and norm, innermost decided first: what contains one is a container, not a norm."""
+    names = {id(module): called for module, called in modules}
     found: dict[int, Layer] = {}
     for module in _innermost_first(model, set()):
         layer = _layer(module, names[id(module)], found)
         if layer is not None:
             found[id(module)] = layer
     layers: list[Layer] = []
-    for key, module in modules.items():
-        layers += [found[key]] if key in found else _projections(module, names[key])
+    for module, called in modules:
+        layers += [found[id(module)]] if id(module) in found else parameter_layers(module, called)
     shared = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
     # A model may have a `module` of its own beside a twin: then only the full names tell the two apart.
+    full = (under(names[id(layer.module)][0], layer.parameter) for layer in layers)
     return tuple(
-        replace(layer, name=_under(names[id(layer.module)][0], layer.parameter))
-        if layer.name in shared
-        else layer
-        for layer in layers
+        replace(layer, name=name) if layer.name in shared else layer
+        for layer, name in zip(layers, full, strict=True)
     )
 
 
@@ -138,7 +107,7 @@ def _layer(module: nn.Module, names: list[str], found: dict[int, Layer]) -> Laye
         view = None if inside else guessed_view(module)
     if view is None:
         return None
-    clean = [_stripped(name) for name in names]
+    clean = [stripped(name) for name in names]
     return Layer(
         name=clean[0],
         aliases=tuple(dict.fromkeys(name for name in clean[1:] if name != clean[0])),
@@ -150,20 +119,6 @@ def _layer(module: nn.Module, names: list[str], found: dict[int, Layer]) -> Laye
         affine=any(isinstance(getattr(module, name, None), Tensor) for name in ("weight", "bias")),
         refused=refused,
     )
-
-
-def _projections(module: nn.Module, names: list[str]) -> Iterator[Layer]:
-    """Torch's attention projects its inputs with weights that are parameters of its own."""
-    for parameter, features in projections(module).items():
-        under = [_under(_stripped(name), parameter) for name in names]
-        aliases = tuple(dict.fromkeys(name for name in under[1:] if name != under[0]))
-        view, kind_name = View("linear", certain=True), type(module).__name__
-        yield Layer(under[0], aliases, module, view, kind_name, features, None, True, parameter=parameter)
-
-
-def _under(name: str, parameter: str) -> str:
-    """The name of a layer that is a parameter of the module of this name; that name if it is a module."""
-    return ".".join(filter(None, (name, parameter.removesuffix("_weight"))))
 
 
 def _scripted_view(original_name: str) -> View | None:
@@ -193,17 +148,14 @@ def _n_features(module: nn.Module) -> int | None:
     return None
 
 
-def _stripped(name: str) -> str:
-    """A name without the parts that torch.compile and the parallel wrappers put into it."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-
-
-def _containers(model: nn.Module, hooked: set[int], chosen: set[int]) -> tuple[nn.Module, ...]:
-    """The modules that contain a chosen layer; the model itself always."""
+def _containers(model: nn.Module, chosen: Sequence[Layer]) -> tuple[nn.Module, ...]:
+    """The modules that contain a chosen layer, or have one as a parameter; the model itself always."""
+    hooked = {id(layer.module) for layer in chosen if not layer.parameter}
+    holders = {id(layer.module) for layer in chosen}
     inside = [
         module
         for module in model.modules()
-        if id(module) not in hooked and any(id(child) in chosen for child in module.modules())
+        if id(module) not in hooked and any(id(child) in holders for child in module.modules())
     ]
     return tuple(module for module in inside if not isinstance(module, torch.jit.ScriptModule))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 from normprobe.arguments import in_backward, takes_time_first
 from normprobe.context import Tally
 from normprobe.forwards import Forward, Forwards, decoders
+from normprobe.found import Found, Layer
 from normprobe.functional import Functional
 from normprobe.hooks import Hooks
-from normprobe.layers import Found
 from normprobe.masks import Masks, Padding, find_masks, mask_sizes, side_of
 from normprobe.measuring import first_tensor, take
-from normprobe.options import LabelsOf, MaskOption, given_padding
+from normprobe.options import LabelsOf, MaskOption, given_padding, padding_of
 from normprobe.placing import named_labels
 from normprobe.unseen import SLOWED, would_fuse
 from normprobe.watch import Watch
@@ -59,14 +58,23 @@ class Listener:
         self.lock = threading.RLock()
         self.model: nn.Module | None = None
         self.functional = Functional(self)
+        self._strays: tuple[Layer, ...] = ()
         self._depth = 0
 
     def watch(self, found: Found) -> list[Watch]:
         """The running states of these layers; layers met before go on counting."""
-        for layer in found.layers:
-            if layer.key not in self.watches:
-                self.watches[layer.key] = Watch.of(len(self.watches), layer, self.samples, self.values)
-        return [self.watches[layer.key] for layer in found.layers]
+        self._strays = found.strays
+        return [self.watch_of(layer) for layer in found.layers]
+
+    def watch_of(self, layer: Layer) -> Watch:
+        """The running state of a layer, fresh if it is new."""
+        if layer.key not in self.watches:
+            self.watches[layer.key] = Watch.of(len(self.watches), layer, self.samples, self.values)
+        return self.watches[layer.key]
+
+    def layers(self) -> list[Layer]:
+        """All layers, and the parameters that may turn out to be one."""
+        return [*(watch.layer for watch in self.watches.values()), *self._strays]
 
     def attach(self, model: nn.Module, found: Found, hooks: Hooks) -> None:
         """Put every hook in place."""
@@ -166,13 +174,7 @@ class Listener:
     def _padding_of(self, watch: Watch, forward: Forward) -> Padding | None:
         if not isinstance(self._mask, Mapping):
             return forward.masks.of(watch.layer.name, forward.decoder_fired)
-        for pattern, mask in self._mask.items():
-            if fnmatch.fnmatchcase(watch.layer.name, pattern):
-                if ("given", pattern) not in forward.cache:
-                    forward.cache["given", pattern] = given_padding(mask, pattern)
-                padding: Padding = forward.cache["given", pattern]
-                return padding
-        return None
+        return padding_of(self._mask, watch.layer.name, forward.cache)
 
     def _before(self, watch: Watch, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_backward():

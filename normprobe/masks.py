@@ -25,6 +25,7 @@ _LENGTHS = ("input_ids", "inputs_embeds")
 _DECODER_LENGTHS = ("decoder_input_ids", "decoder_inputs_embeds")
 DECODER_INPUTS = (*_DECODER_LENGTHS, "tgt")
 _CROSS = re.compile(r"cross|encoder_attn|enc_?dec|encoder_attention")
+_TORCH_CROSS = re.compile(r"\bmultihead_attn\.in_proj\.(k|v|kv)$")
 _KEY_OR_VALUE = re.compile(
     r"^((to_|c_|w)?(k|v|kv|key|value|key_value)(_?(proj|lin|linear|norm|layernorm))?|c_attn)$"
 )
@@ -67,9 +68,9 @@ class Masks:
 
     def reads(self, name: str, decoder_fired: bool) -> Literal["own", "decoder", "cross"]:
         """Which sequence the layer of this name works on."""
-        if is_cross_source(name):
-            return "cross"
         side = side_of(name) if self.two_sided else "encoder"
+        if is_cross_source(name) or (side == "decoder" and _TORCH_CROSS.search(name)):
+            return "cross"
         return "decoder" if side == "decoder" or (side == "" and decoder_fired) else "own"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -42,6 +43,17 @@ def given_padding(mask: Any, name: str) -> Padding | None:
         )
     real = to_real(mask.to(torch.bool))
     return None if real is None else Padding(name, real)
+
+
+def padding_of(masks: Mapping[str, Tensor], layer: str, cache: dict[Any, Any]) -> Padding | None:
+    """The mask given for the first glob that the name of a layer matches, kept in the forward's ``cache``."""
+    for pattern, mask in masks.items():
+        if fnmatch.fnmatchcase(layer, pattern):
+            if ("given", pattern) not in cache:
+                cache["given", pattern] = given_padding(mask, pattern)
+            padding: Padding = cache["given", pattern]
+            return padding
+    return None
 
 
 def shown(option: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -18,7 +17,7 @@ from normprobe.listening import Listener
 from normprobe.options import LabelsOf, MaskOption, check_options, shown
 from normprobe.recording import Recording
 from normprobe.tables import build_tables
-from normprobe.unseen import why_unseen
+from normprobe.unseen import Course, why_unseen
 
 
 class Probe:
@@ -119,9 +118,10 @@ class Probe:
             return self._final
         heard = self._listener
         with heard.lock:
-            parents = {id(child): module for module in self.model.modules() for child in module.children()}
-            why = partial(why_unseen, self.model, parents, heard.entered, heard.forwards.measured)
-            records = [watch.record(why(watch.layer)) for watch in heard.watches.values()]
+            course = Course.of(self.model, heard.entered, heard.forwards.measured, heard.layers())
+            # In order of definition; what only its use made a layer comes last, by name.
+            ordered = sorted(heard.watches.values(), key=lambda w: w.layer.name if w.layer.stray else "")
+            records = [watch.record(why_unseen(course, watch.layer)) for watch in ordered]
             recording = Recording(build_tables(records, self._meta(), self.part))
         if self._hooks is None:
             self._final = recording

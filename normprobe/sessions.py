@@ -10,16 +10,23 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from normprobe.calls import Use
-from normprobe.layers import Layer
+from normprobe.found import Layer
+from normprobe.parameters import projection_part
 from normprobe.views import is_lazy
-from normprobe.watch import Watch
 
 
 class Owner(NamedTuple):
     """The layer that a weight belongs to."""
 
-    watch: Watch
+    layer: Layer
     weight: Tensor
+
+
+class Used(NamedTuple):
+    """A layer that a function computes, and the owner of its weight: another one if it takes a part of it."""
+
+    layer: Layer
+    owner: Layer
 
 
 @dataclass(eq=False)
@@ -29,12 +36,12 @@ class Habit:
     Attributes:
         forwards: how many there were.
         places: the modules (by id) inside which something was heard.
-        watches: the layers that were heard, by their index.
+        layers: the layers that were heard, by their key.
     """
 
     forwards: int = 0
     places: set[int] = field(default_factory=set)
-    watches: dict[int, Watch] = field(default_factory=dict)
+    layers: dict[tuple[int, str], Layer] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -57,13 +64,13 @@ class Session:
     inside: list[tuple[nn.Module, bool]] = field(default_factory=list)
     copies: dict[int, tuple[weakref.ref[Tensor], Owner]] = field(default_factory=dict)
 
-    def learn(self, watch: Watch) -> None:
-        """Remember where a layer was heard, so that the next forward is listened to there."""
+    def learn(self, layer: Layer) -> int:
+        """Remember where a layer was heard, to listen there; how many forwards went by without that."""
         habit = self.habit
-        if watch.index not in habit.watches and habit.forwards > 1:
-            watch.note(f"calls of its weight alone are counted from forward {habit.forwards} of a kind on")
-        habit.watches[watch.index] = watch
+        late = 0 if layer.key in habit.layers else habit.forwards - 1
+        habit.layers[layer.key] = layer
         habit.places.add(id(self.inside[-1][0]))
+        return late
 
     def note_copy(self, weight: Tensor, copy: Tensor) -> None:
         """A tensor was cast: if it is a weight, the copy stands for it as long as it lives."""
@@ -71,13 +78,14 @@ class Session:
         if owner is not None and copy is not weight and copy.shape == owner.weight.shape:
             self.copies[id(copy)] = weakref.ref(copy), owner
 
-    def watch_of(self, use: Use, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Watch | None:
+    def used_by(self, use: Use, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Used | None:
         """The layer whose own computation a call is, if it is one's."""
         for argument in use.weights:
             tensor = argument.of(args, kwargs)
             owner = None if tensor is None else self._owner_of(tensor)
             if tensor is not None and owner is not None:
-                return owner.watch if _as_stored(owner, tensor, use) else None
+                layer = _used(owner, tensor, use)
+                return None if layer is None else Used(layer, owner.layer)
         return None
 
     def _owner_of(self, tensor: Tensor) -> Owner | None:
@@ -91,29 +99,28 @@ class Session:
         return found
 
 
-def owners(watches: Iterable[Watch]) -> dict[int, Owner]:
+def owners(layers: Iterable[Layer]) -> dict[int, Owner]:
     """The layers by the id of what they may be known by: their weight, or a norm's bias or running mean."""
     found: dict[int, Owner] = {}
-    for watch in watches:
-        for tensor in _known_by(watch.layer):
-            found.setdefault(id(tensor), Owner(watch, tensor))
+    for layer in layers:
+        held = {**layer.module._parameters, **layer.module._buffers}
+        names = ["weight"] if layer.view.kind == "linear" else ["weight", "bias", "running_mean"]
+        for name in [layer.parameter] if layer.parameter else names:
+            tensor = held.get(name)
+            if tensor is not None and not is_lazy(tensor):
+                found.setdefault(id(tensor), Owner(layer, tensor))
     return found
 
 
-def _known_by(layer: Layer) -> list[Tensor]:
-    """The tensors that tell a layer from others, as the module holds them now."""
-    held = {**layer.module._parameters, **layer.module._buffers}
-    names = ["weight"] if layer.view.kind == "linear" else ["weight", "bias", "running_mean"]
-    given = [held.get(name) for name in ([layer.parameter] if layer.parameter else names)]
-    return [tensor for tensor in given if tensor is not None and not is_lazy(tensor)]
-
-
-def _as_stored(owner: Owner, tensor: Tensor, use: Use) -> bool:
-    """Whether a function that takes the tensor computes what the layer does, with the whole of its weight."""
-    weight = owner.weight
-    if owner.watch.view.kind != "linear":
-        return tensor.shape == weight.shape
-    sideways = owner.watch.layer.type == "Conv1D"  # of transformers, which stores (in, out)
-    if use.transposed is sideways:
-        return tensor.shape == weight.shape and (tensor._base is None or tensor.stride() == weight.stride())
-    return tensor.shape == weight.shape[::-1] and tensor.stride() == weight.stride()[::-1]
+def _used(owner: Owner, tensor: Tensor, use: Use) -> Layer | None:
+    """The layer that computes what this use of the tensor does: with all of its weight, or a named part."""
+    layer, weight = owner
+    if layer.view.kind != "linear":
+        return layer if tensor.shape == weight.shape else None
+    sideways = layer.type == "Conv1D"  # of transformers, which stores (in, out)
+    if use.transposed is not sideways:
+        turned = tensor.shape == weight.shape[::-1] and tensor.stride() == weight.stride()[::-1]
+        return layer if turned else None
+    if tensor.shape == weight.shape and (tensor._base is None or tensor.stride() == weight.stride()):
+        return layer
+    return projection_part(layer, weight, tensor)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers import Layer
+from normprobe.found import Layer
 
 SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bare model's only to rounding"
 
@@ -53,31 +54,62 @@ def _attends_fused(attention: nn.MultiheadAttention) -> bool:
     return even and not trained and not torch.is_autocast_enabled()
 
 
-def why_unseen(
-    model: nn.Module, parents: Mapping[int, nn.Module], entered: set[int], measured: int, layer: Layer
-) -> tuple[str, str]:
-    """The status (never fired or bypassed) and reason of a layer, should it not have fired.
+@dataclass(frozen=True)
+class Course:
+    """How the forwards of a probe went.
 
-    Args:
+    Attributes:
         model: the probed model.
         parents: for each module (by id) the one that holds it.
-        entered: ids of the modules that were called.
+        entered: ids of the modules that were called and hold a layer.
         measured: how many forwards were measured.
-        layer: the layer.
+        apart: names of the layers whose parts were used apart.
     """
-    if measured == 0:
+
+    model: nn.Module
+    parents: Mapping[int, nn.Module]
+    entered: Set[int]
+    measured: int
+    apart: Set[str]
+
+    @staticmethod
+    def of(model: nn.Module, entered: Set[int], measured: int, layers: Iterable[Layer]) -> Course:
+        """The course of a model's forwards, whose ``layers`` were found or heard."""
+        parents = {id(child): module for module in model.modules() for child in module.children()}
+        apart = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
+        return Course(model, parents, entered, measured, apart)
+
+
+def why_unseen(course: Course, layer: Layer) -> tuple[str, str]:
+    """The status (never fired or bypassed) and reason of a layer, should it not have fired."""
+    if course.measured == 0:
         return "never fired", "no forward was measured: call the model inside the block"
-    parent = layer.module if layer.parameter else parents.get(id(layer.module))
-    if isinstance(parent, nn.MultiheadAttention) and id(parent) in entered:
-        return "bypassed", "torch's attention reads its weight in a fused kernel and never calls the module"
-    if _compiled(model):
+    parent = layer.module if layer.parameter else course.parents.get(id(layer.module))
+    entered = id(parent) in course.entered
+    bypassed = _why_bypassed(course, layer, parent) if entered else ""
+    if bypassed:
+        return "bypassed", bypassed
+    if _compiled(course.model):
         return (
             "never fired",
             "the model was compiled before the probe was entered; probe it before torch.compile",
         )
-    if parent is not None and id(parent) not in entered and parent is not model:
+    if parent is not None and not entered and parent is not course.model:
         return "never fired", f"the {type(parent).__name__} that holds it was never called"
     return "never fired", "its module was never called, though the one that holds it was"
+
+
+def _why_bypassed(course: Course, layer: Layer, parent: nn.Module | None) -> str:
+    """Why a layer whose holder was called was not seen to be used, or ""."""
+    weight = layer.module._parameters.get(layer.parameter)
+    if weight is not None and weight.dim() > 2:
+        shape = tuple(weight.shape)
+        return f"one tensor of shape {shape} holds the weights of all experts; their products are not probed"
+    if layer.name in course.apart:
+        return "its parts for queries, keys and values are used apart and are layers of their own"
+    if isinstance(parent, nn.MultiheadAttention):
+        return "torch's attention reads its weight in a fused kernel and never calls the module"
+    return ""
 
 
 def _compiled(model: nn.Module) -> bool:

@@ -81,14 +81,6 @@ def arrange(view: View, tensor: Tensor) -> Arranged:
     return Arranged(tensor.reshape(shape), leading, inner)
 
 
-def projections(module: nn.Module) -> dict[str, int]:
-    """The parameters that are Linears' weights of a module that is none, and the features they read."""
-    names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-    own = names if isinstance(module, nn.MultiheadAttention) else ()
-    held = {name: module._parameters.get(name) for name in own}
-    return {name: weight.shape[1] for name, weight in held.items() if weight is not None}
-
-
 _REGISTRY: dict[type, Callable[[nn.Module], View | None]] = {}
 
 

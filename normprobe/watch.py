@@ -15,7 +15,7 @@ from normprobe.accumulators import Bottom, Site
 from normprobe.affine import vector
 from normprobe.alignment import Layout
 from normprobe.behaviour import judge
-from normprobe.layers import Layer
+from normprobe.found import Layer
 from normprobe.records import LayerRecord, SiteRecord
 from normprobe.running import Moves, Running
 from normprobe.views import View

@@ -17,7 +17,35 @@ _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "s
 _UNIONS = ("parts", "warnings", "training")
 _JOINED = ("name", "model", "data", "device", "dtype", "kernel")
 _UNITS = {"unit": "position", "example_unit": "example"}
+_UNHEARD = "no function used it as the weight of a Linear"
 _TIMES = re.compile(r" \((\d+) times\)$")
+
+
+def with_every_layer(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Ledgers that name the same layers, where they differ only in parameters that some parts used as one.
+
+    A parameter that turned out to be a Linear's weight is a layer of the parts where it did; in the others it
+    never fired. Such layers stand last, by their names.
+    """
+    here = [set(zip(frame["layer"], frame["type"], strict=True)) for frame in frames]
+    everywhere = set.intersection(*here)
+    union = pd.concat(frames, ignore_index=True).drop_duplicates(["layer", "type"])
+    found = [(name, kind) in everywhere for name, kind in zip(union["layer"], union["type"], strict=True)]
+    strays = union[~pd.Series(found, index=union.index) & union["via"].eq("functional")].sort_values("layer")
+    if strays.empty:
+        return list(frames)
+    blank: dict[str, Any] = dict.fromkeys(("via", "masked_by", "training", "grad"), "")
+    blank |= {"calls": 0, "firings": 0, "status": "never fired", "reason": _UNHEARD}
+    unheard = strays.assign(**blank, depth=[pd.NA] * len(strays), aligned=[pd.NA] * len(strays))
+    return [_completed(frame, unheard) for frame in frames]
+
+
+def _completed(frame: pd.DataFrame, unheard: pd.DataFrame) -> pd.DataFrame:
+    """A ledger with all these layers at its end, those that it has as they are."""
+    own = frame["layer"].isin(unheard["layer"])
+    missing = unheard[~unheard["layer"].isin(frame["layer"])]
+    tail = pd.concat([frame[own], missing.astype(frame.dtypes.to_dict())]).sort_values("layer")
+    return pd.concat([frame[~own], tail], ignore_index=True)
 
 
 def merge_ledgers(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from normprobe.errors import RecordingError
 from normprobe.moments import Moments, merge
 from normprobe.tables import Tables
 from normprobe.tables.build import HELD, MOMENTS, SEEN, VECTORS
-from normprobe.tables.circumstances import merge_ledgers, merge_meta, pieces
+from normprobe.tables.circumstances import merge_ledgers, merge_meta, pieces, with_every_layer
 from normprobe.tables.derive import moments_of, row_starts, starts
 from normprobe.tables.schema import based
 
@@ -43,6 +43,8 @@ def merge_tables(parts: Sequence[Tables]) -> Tables:
     """
     # In one order whatever the caller's, so that even rounding does not depend on it.
     parts = sorted(parts, key=lambda part: sorted(part.facts["parts"]))
+    ledgers = with_every_layer([part.ledger_base for part in parts])
+    parts = [replace(part, ledger_base=ledger) for part, ledger in zip(parts, ledgers, strict=True)]
     _check(parts)
     # A part that measured nothing has nothing to say of why a layer did not fire.
     telling = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
