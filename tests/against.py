@@ -74,7 +74,7 @@ def hold(
     """
     modules = dict(model.named_modules())
     found: list[normprobe.Recording] = []
-    names = [layer.name for layer in find_layers(model).layers if layer.name in modules]
+    names = [layer.name for layer in find_layers(model).layers if not layer.parameter]
     seen = tensors(model, names, lambda: found.append(run()))
     recording = found[0]
     key = ["layer", "site"]

@@ -36,7 +36,8 @@ def with_every_layer(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
         return list(frames)
     blank: dict[str, Any] = dict.fromkeys(("via", "masked_by", "training", "grad"), "")
     blank |= {"calls": 0, "firings": 0, "status": "never fired", "reason": _UNHEARD}
-    unheard = strays.assign(**blank, depth=[pd.NA] * len(strays), aligned=[pd.NA] * len(strays))
+    blank |= dict.fromkeys(("depth", "aligned"), pd.NA)
+    unheard = strays.assign(**blank)
     return [_completed(frame, unheard) for frame in frames]
 
 
