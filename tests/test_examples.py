@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import rankdata
 from torch import nn
 
@@ -212,3 +214,25 @@ def test_the_example_of_neighbours(run: Run) -> None:
     found = [float(line.split()[-1].rstrip("%")) for line in exchanged.splitlines()[1:]]
     assert found[0] > 2 * found[2]
     assert found[1] == pytest.approx(found[0], abs=5)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="no chromium with chromedriver on the path: the report is not photographed",
+)
+def test_the_pictures_of_the_readme_can_be_made_again(run: Run) -> None:
+    run("pictures.py", "out")
+    for name in ("report.png", "profile.png"):
+        stored, made = (Image.open(folder / name) for folder in (EXAMPLES / "pictures", Path("out")))
+        assert stored.size == made.size
+        # Other fonts and rounding move lines by pixels, and a few shades with them.
+        a, b = (np.asarray(picture.convert("L").resize((120, 100)), float) for picture in (stored, made))
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.8
+
+
+def test_the_pictures_of_the_readme_are_small_and_shown() -> None:
+    pictures = sorted((EXAMPLES / "pictures").iterdir())
+    assert [path.name for path in pictures] == ["profile.png", "report.png"]
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    assert all(path.stat().st_size < 200_000 for path in pictures)
+    assert all(f"](examples/pictures/{path.name})" in readme for path in pictures)
