@@ -19,8 +19,8 @@ class Affine:
     """A scale and a shift that a norm may apply.
 
     Attributes:
-        scale: shape (features,); None for 1.
-        shift: shape (features,); None for 0.
+        scale: shape (features,), or one that fits the values; None for 1.
+        shift: the same; None for 0.
         offset: what is added to the stored weight, 0 or 1.
     """
 
@@ -31,6 +31,19 @@ class Affine:
     def apply(self, values: Tensor) -> Tensor:
         """Scale values of shape (..., features); the shift is left to the caller."""
         return values if self.scale is None else values * self.scale
+
+    def of_heads(self, heads: int, index: Tensor) -> Affine:
+        """The same for vectors of one head each, shape (samples, 1, features of a head).
+
+        Args:
+            heads: how many rows of features it stores; heads run fastest among the vectors.
+            index: which of all vectors the samples are, shape (samples,).
+        """
+        scale, shift = (
+            None if numbers is None else numbers.reshape(heads, -1)[index % heads][:, None]
+            for numbers in (self.scale, self.shift)
+        )
+        return Affine(scale, shift, self.offset)
 
 
 def affines(module: nn.Module, width: int) -> Iterator[Affine]:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.evidence import AGREES, Evidence, Fit
+from normprobe.evidence import Evidence, Fit
+from normprobe.normcall import AGREES, Call
 from normprobe.readings import grouped, named, others
 from normprobe.views import View
 
@@ -68,7 +69,7 @@ def judge(
         return Verdict(view, 0.0, decided=False)
     if before.is_nested:
         before, after = torch.cat(before.unbind()), torch.cat(after.unbind())
-    evidence = Evidence(module, before, after, arguments)
+    evidence = Evidence(Call(module, before, after, arguments))
     fits = _fitting(evidence, view)
     if not fits:
         return _without_fit(evidence, view)
@@ -80,12 +81,12 @@ def judge(
 
 def _fitting(evidence: Evidence, view: View) -> list[Fit]:
     """The ways of working that agree with the call: those of the name if any does, else the simplest."""
-    mine = named(view, evidence.groups)
+    mine = named(view, evidence.call.groups)
     found = _agreeing(evidence.plain(mine), view.sample)
     if found or evidence.mute:
         return found
-    every = [*mine, *others(evidence.axes, evidence.groups)]
-    wide = [*every, *grouped(evidence.axes)]
+    every = [*mine, *others(evidence.call.axes, evidence.call.groups)]
+    wide = [*every, *grouped(evidence.call.axes)]
     found = _agreeing(evidence.plain(every), view.sample)
     if found or evidence.passed() <= AGREES:
         return found
@@ -142,7 +143,7 @@ def _without_fit(evidence: Evidence, view: View) -> Verdict:
     passed = not evidence.mute and evidence.passed() <= AGREES
     if evidence.mute or (evidence.short and not passed):
         return Verdict(view, 0.0, decided=False)
-    if evidence.stored_statistics:
+    if evidence.call.stored_statistics:
         return Verdict(view, 0.0, decided=True)
     return Verdict(view, None, decided=True, reason=NO_NORM if passed else UNKNOWN)
 

@@ -19,9 +19,6 @@ from normprobe.affine import vector
 from normprobe.views import SampleUnit, View
 
 Together = Literal["features", "example", "batch", "running", "past"]
-ROWS = 256
-_EXAMPLES = 8
-_LARGE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -102,18 +99,6 @@ def grouped(axes: Mapping[int, int]) -> Iterator[Reading]:
             if features % count == 0:
                 yield from over_features(axis, 1, count)[:2]
                 yield Reading("group_norm", axis, "example", groups=count)
-
-
-def sample_of(reading: Reading, values: Tensor) -> Tensor | None:
-    """As much of (samples, rows, features) as is needed to see the reading, in float64; None if too much."""
-    if reading.together in ("features", "running"):
-        flat = values.flatten(0, 1)[:, None]
-        part = flat[:: -(-len(flat) // ROWS)] if len(flat) else flat
-    else:
-        part = values if reading.together == "batch" else values[:_EXAMPLES]
-        if part.numel() > _LARGE:
-            return None
-    return part.detach().cpu().to(torch.float64)
 
 
 def normalized(

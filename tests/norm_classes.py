@@ -315,10 +315,24 @@ class PairNorm(nn.Module):
 
 
 class HeadsNorm(Base):
-    """Reads (batch, time, heads, size), gives (batch, time, heads x size)."""
+    """xLSTM's: reads (batch, time, heads, size), gives (batch, time, heads x size)."""
+
+    def __init__(self) -> None:
+        super().__init__(48, shift=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.spread(x, -1, centred=True).flatten(2) * self.weight
+
+
+class WholeHeadsNorm(Base):
+    """Chameleon's: reads (batch, time, heads, size) with a row of weights per head."""
+
+    def __init__(self) -> None:
+        super().__init__(48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.spread(x, -1, centred=True)
+        return y * self.weight.reshape(4, 12) + self.bias.reshape(4, 12)
 
 
 class NoNorm(Base):
@@ -382,5 +396,8 @@ CASES: list[tuple[type[nn.Module], tuple[int, ...], tuple[str, int, str, float |
     (CumulativeGroupNorm, (2, 6, 4, 12), ("group_norm", -1, "example", 0.0)),
     (NormWithChildren, TIME, ("rms_norm", -1, "position", None)),
     (TupleNorm, TIME, ("rms_norm", -1, "position", 0.0)),
+    (HeadsNorm, HEADS, ("layer_norm", -1, "position", 0.0)),
+    (HeadsNorm, (40, 9, 4, 12), ("layer_norm", -1, "position", 0.0)),
+    (WholeHeadsNorm, HEADS, ("layer_norm", -1, "position", 0.0)),
     (PairNorm, HEADS, ("rms_norm", -1, "position", 0.0)),
 ]
