@@ -86,14 +86,15 @@ def _fitting(evidence: Evidence, view: View) -> list[Fit]:
     if found or evidence.mute:
         return found
     every = [*mine, *others(evidence.call.axes, evidence.call.groups)]
+    rowwise = [reading for reading in every if reading.together == "features"]
     wide = [*every, *grouped(evidence.call.axes)]
     found = _agreeing(evidence.plain(every), view.sample)
     if found or evidence.passed() <= AGREES:
         return found
     tries: tuple[Callable[[], list[Fit]], ...] = (
+        lambda: _agreeing(evidence.gated(rowwise), view.sample),
+        lambda: _agreeing(evidence.scaled_first(rowwise), view.sample),
         lambda: _agreeing(evidence.plain(wide), view.sample),
-        lambda: _agreeing(evidence.gated(every), view.sample),
-        lambda: _agreeing(evidence.scaled_first(every), view.sample),
         lambda: _agreeing(evidence.fitted(wide), view.sample),
         lambda: _first(evidence.moments(wide), view.kind),
     )

@@ -17,7 +17,8 @@ AGREES = 0.02
 """Largest relative error of a formula that counts as reproducing a call; bfloat16 rounds by 0.004."""
 _ROWS = 256
 _EXAMPLES = 8
-_LARGE = 1 << 24
+_IN_ROWS, _IN_EXAMPLES, _IN_EXAMPLE, _IN_BATCH = 1 << 17, 1 << 18, 1 << 20, 1 << 21
+"""How many numbers are looked at: a first call must not be felt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,10 @@ def _picked(reading: Reading, values: Tensor) -> slice | None:
     if not values.numel():
         return None
     if reading.together in ("features", "running"):
-        return slice(0, count, -(-count // _ROWS))
-    if reading.together != "batch":
-        count = min(count, _EXAMPLES)
-    return slice(0, count, 1) if count * values[0].numel() <= _LARGE else None
+        rows = max(min(_ROWS, _IN_ROWS // values.shape[2]), 32)
+        return slice(0, count, -(-count // rows))
+    each = values[0].numel()
+    if reading.together == "batch":
+        return slice(0, count, 1) if count * each <= _IN_BATCH else None
+    count = min(count, _EXAMPLES, max(_IN_EXAMPLES // each, 1))
+    return slice(0, count, 1) if each <= _IN_EXAMPLE else None

@@ -19,6 +19,7 @@ from normprobe.affine import vector
 from normprobe.views import SampleUnit, View
 
 Together = Literal["features", "example", "batch", "running", "past"]
+_MOST_GROUPS = 64
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,11 @@ def others(axes: Mapping[int, int], groups: int) -> Iterator[Reading]:
 def grouped(axes: Mapping[int, int]) -> Iterator[Reading]:
     """Those with any number of equal groups of at least two features, along axes of these sizes."""
     for axis, features in axes.items():
-        for count in range(2, features // 2 + 1):
+        for count in range(2, min(features // 2, _MOST_GROUPS) + 1):
             if features % count == 0:
                 yield from over_features(axis, 1, count)[:2]
-                yield Reading("group_norm", axis, "example", groups=count)
+                if axis == 1:
+                    yield Reading("group_norm", axis, "example", groups=count)
 
 
 def normalized(

@@ -154,8 +154,10 @@ def guessed_view(module: nn.Module) -> View | None:
     if any(parameter.dim() > 1 for parameter in module.parameters() if not is_lazy(parameter)):
         return None
     children = next(module.children(), None) is not None
+    own = next(module.parameters(recurse=False), None) is not None
+    if not own and type(module).forward is nn.Module.forward and "forward" not in vars(module):
+        return None  # nobody can call it: an abstract base, a codebook
     if "norm" in name.lower():
-        own = next(module.parameters(recurse=False), None) is not None
         return _norm_by_name(module, name.lower()) if own or not children else None
     has_eps = any(isinstance(getattr(module, name, None), float) for name in EPS_NAMES)
     return _norm_by_name(module, name.lower()) if not children and has_eps else None
