@@ -66,11 +66,11 @@ def __getattr__(name: str) -> Any:
     """Import the module that holds ``name`` and return it."""
     if name in _HOME:
         return getattr(importlib.import_module(f"normprobe.{_HOME[name]}"), name)
-    if name in {"figures", "findings"}:
+    if name in {"batchnorm", "figures", "findings"}:
         return importlib.import_module(f"normprobe.{name}")
     raise AttributeError(f"module 'normprobe' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
-    return sorted([*__all__, "figures", "findings"])
+    return sorted([*__all__, "batchnorm", "figures", "findings"])

@@ -38,14 +38,28 @@ def record(
         for module, _ in modes:
             module.training = False
         with probe, torch.no_grad():
-            for done, batch in enumerate([batches] if isinstance(batches, (Tensor, Mapping)) else batches, 1):
-                _call(model, batch)
-                if progress is not None:
-                    progress(done)
+            run_batches(model, batches, progress)
     finally:
         for module, mode in modes:
             module.training = mode
     return probe.recording
+
+
+def run_batches(model: nn.Module, batches: Any, progress: Callable[[int], None] | None = None) -> None:
+    """Call a model on each batch, as `record` takes them, in whatever modes it is.
+
+    Args:
+        model: the model.
+        batches: an iterable of batches, or a single tensor or mapping.
+        progress: called with the number of batches done, after each.
+
+    Raises:
+        NormprobeError: a batch is not of a form that `record` takes.
+    """
+    for done, batch in enumerate([batches] if isinstance(batches, (Tensor, Mapping)) else batches, 1):
+        _call(model, batch)
+        if progress is not None:
+            progress(done)
 
 
 def _call(model: nn.Module, batch: Any) -> None:

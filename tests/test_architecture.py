@@ -65,9 +65,10 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "runner": ("errors probe recording", "torch"),
     "counterparts": ("views", "torch"),
     "swap": ("affine behaviour counterparts errors layers views", "torch"),
+    "batchnorm": ("errors layers probe recording runner views", "torch pandas numpy"),
     "models": ("errors", "torch transformers safetensors"),
     "inputs": ("errors models", "torch transformers pandas numpy PIL safetensors pyarrow"),
-    "cli": ("errors findings+ inputs+ models+ recording+ report+ runner+ wording+", "click rich"),
+    "cli": ("batchnorm+ errors findings+ inputs+ models+ recording+ report+ runner+ wording+", "click rich"),
 }
 HEAVY = {
     "torch",

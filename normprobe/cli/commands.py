@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,22 +58,42 @@ def main() -> None:
 @click.option(
     "--panels", type=click.Choice(["all", "files"]), help="A panel for every norm, or as files too."
 )
+@click.option(
+    "--recalibrate",
+    type=_PATH,
+    metavar="FILE",
+    help="Also write the weights, with BatchNorm's running statistics of these data, to a new file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Findings as JSON on stdout, all else on stderr.")
 @_FAIL_ON
 @measuring
 @debug
 @guarded
 def report(
-    model: str, out: Path, save: Path | None, panels: str | None, fail_on: str | None, **options: Any
+    model: str,
+    out: Path,
+    *,
+    save: Path | None,
+    panels: str | None,
+    recalibrate: Path | None,
+    as_json: bool,
+    fail_on: str | None,
+    **options: Any,
 ) -> None:
     """Write report.html, its figures and the tables as CSV; print the findings."""
-    recording = _recorded(model, out, save, options)
+    recording = _recorded(model, out, save, options, recalibrate=recalibrate)
     findings = recording.findings()
-    printing.print_summary(recording, findings)
-    with waiting("Writing   report"):
-        page = recording.report(out, panels=panels)
-    printing.print_report_file(page)
-    if save is not None:
-        printing.print_files([save], "Saved ")
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        printing.print_summary(recording, findings)
+        with waiting("Writing   report"):
+            page = recording.report(out, panels=panels)
+        printing.print_report_file(page)
+        if save is not None:
+            printing.print_files([save], "Saved ")
+        if recalibrate is not None:
+            printing.print_files([recalibrate], "Wrote ")
+    if as_json:
+        printing.print_json(recording, findings)
     _fail(findings, fail_on)
 
 
@@ -134,12 +156,14 @@ def explain(check: str | None) -> None:
     click.echo(page(check))
 
 
-def _recorded(model: str, out: Path, save: Path | None, options: dict[str, Any]) -> Recording:
+def _recorded(
+    model: str, out: Path, save: Path | None, options: dict[str, Any], *, recalibrate: Path | None = None
+) -> Recording:
     """Look at where to write before anything runs; then measure or load, and save if asked to."""
     check_folder("--out", out)
     if save is not None:
         check_file("--save", save)
-    recording = obtain(model, request_of(options))
+    recording = obtain(model, request_of(options), recalibrate=recalibrate)
     if save is not None:
         recording.save(save)
     return recording

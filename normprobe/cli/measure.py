@@ -12,6 +12,7 @@ import click
 
 from normprobe.cli.options import Request
 from normprobe.cli.progress import tracked, waiting
+from normprobe.cli.recalibrate import check_weights, recalibrate_into
 from normprobe.errors import ModelError, NormprobeError
 
 if TYPE_CHECKING:
@@ -41,14 +42,24 @@ def is_recording(name: str) -> bool:
     return path.suffix == ".normprobe" or (path.is_file() and path.suffix.lower() not in _NOT_A_RECORDING)
 
 
-def obtain(name: str, request: Request, *, forwards: int | None = None) -> Recording:
+def obtain(
+    name: str, request: Request, *, forwards: int | None = None, recalibrate: Path | None = None
+) -> Recording:
     """Load a saved recording, or measure a model (on its first ``forwards`` batches).
+
+    Args:
+        name: The model or recording, as on the command line.
+        request: The options.
+        forwards: Stop after so many batches; None runs all.
+        recalibrate: Where to write the model's weights with running statistics of the same data.
 
     Raises:
         NormprobeError: The recording, model or data cannot be read, or do not fit together.
     """
+    if recalibrate is not None:
+        check_weights(name, is_recording(name), recalibrate)
     if not is_recording(name):
-        return measure(name, request, forwards=forwards)
+        return measure(name, request, forwards=forwards, recalibrate=recalibrate)
     if request.given():
         raise click.UsageError(f"{name} is a saved recording: {', '.join(request.given())} cannot change it")
     from normprobe.recording import load
@@ -56,13 +67,16 @@ def obtain(name: str, request: Request, *, forwards: int | None = None) -> Recor
     return load(name)
 
 
-def measure(name: str, request: Request, *, forwards: int | None = None) -> Recording:
+def measure(
+    name: str, request: Request, *, forwards: int | None = None, recalibrate: Path | None = None
+) -> Recording:
     """Load a model, run its data through it and return what was measured.
 
     Args:
         name: The model, as on the command line.
         request: The options.
         forwards: Stop after so many batches; None runs all.
+        recalibrate: Where to write the model's weights with running statistics of the same data.
 
     Raises:
         NormprobeError: The model or data cannot be read, or do not fit together.
@@ -89,6 +103,8 @@ def measure(name: str, request: Request, *, forwards: int | None = None) -> Reco
             )
     with without_bars():
         recording = _run(model, inputs, request, forwards)
+        if recalibrate is not None:
+            recalibrate_into(recalibrate, model, request)
     # Only now: an error is to be the one line that is printed.
     for warning in (*model.warnings, *inputs.warnings):
         click.echo(f"Note: {warning}", err=True)

@@ -64,6 +64,13 @@ def print_summary(recording: Recording, findings: pd.DataFrame) -> None:
     click.echo(_coloured(text) if colourful() else text)
 
 
+def print_json(recording: Recording, findings: pd.DataFrame) -> None:
+    """Print the findings as one JSON document."""
+    from normprobe.findings import to_json
+
+    click.echo(to_json(findings, recording.tables))
+
+
 def print_report_file(page: Path) -> None:
     """Print where the report is, how large, and what lies beside it."""
     tables = len(list(page.parent.glob("*.csv")))

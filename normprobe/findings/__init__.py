@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from normprobe.findings.document import to_json
 from normprobe.findings.evidence import series
 from normprobe.findings.frame import COLUMNS, Check, Finding, Severity, to_frame
 from normprobe.findings.registry import CHECKS, chosen, explain
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from normprobe.tables import Tables
 
-__all__ = ["CHECKS", "COLUMNS", "Check", "Finding", "Severity", "explain", "find", "series"]
+__all__ = ["CHECKS", "COLUMNS", "Check", "Finding", "Severity", "explain", "find", "series", "to_json"]
 
 
 def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.DataFrame:

@@ -1,0 +1,49 @@
+"""Running statistics collected anew from the data of a command, into a new file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from normprobe.cli.options import Request
+from normprobe.cli.progress import tracked
+
+if TYPE_CHECKING:
+    from normprobe.models import LoadedModel
+
+
+def check_weights(name: str, saved: bool, out: Path) -> None:
+    """Look at where weights are to be written before anything runs.
+
+    Raises:
+        UsageError: ``name`` is a saved recording, which holds no model.
+        ModelError: There is a file already, or its ending says nothing.
+    """
+    from normprobe.models import check_new_weights
+
+    if saved:
+        raise click.UsageError(f"{name} is a saved recording: --recalibrate needs the model")
+    check_new_weights(out)
+
+
+def recalibrate_into(out: Path, model: LoadedModel, request: Request) -> None:
+    """Recalibrate a model that has been measured on the same data, and write its weights.
+
+    Raises:
+        NormprobeError: The model has no batch norm, or the data do not fit, or the file cannot be written.
+    """
+    from normprobe.batchnorm import recalibrate
+    from normprobe.inputs import load_inputs
+    from normprobe.models import save_weights
+
+    inputs = load_inputs(
+        model, request.data, column=request.column, batch_size=request.batch_size, limit=request.limit
+    )
+    recalibrate(
+        model.module,
+        tracked(inputs.batches, f"Recalibrating   {inputs.description.partition(' from ')[0]}", inputs.total),
+        layers=request.layers or None,
+    )
+    save_weights(model.module, out)
