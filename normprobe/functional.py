@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from normprobe.arguments import in_backward
 from normprobe.calls import COMPOSITE, COPIES, USES, Use, with_linear
+from normprobe.compiling import is_cut
 from normprobe.forwards import Forward, Forwards
 from normprobe.found import Layer
 from normprobe.modes import put_below, take_out
@@ -67,6 +68,8 @@ class Functional:
     def open(self, module: nn.Module, forward: Forward, kwargs: dict[str, Any]) -> Session | None:
         """Begin to listen to a forward that is measured; None if there is nothing to listen for."""
         take_out(self._mode)  # if a KeyboardInterrupt left it behind
+        if is_cut():  # a mode would have the rest compiled again
+            return None
         given = tuple(name for name, value in kwargs.items() if value is not None)
         kind = (id(module), module.training, torch.is_grad_enabled(), forward.batch.time == 1, given)
         with self._ears.lock:

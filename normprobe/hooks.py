@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
+
+from normprobe.compiling import outside
 
 BeforeHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 AfterHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
@@ -26,6 +29,13 @@ class Hook:
 
     def __call__(self, *args: Any) -> None:
         """Call what was wrapped; return None, so that torch leaves the tensors alone."""
+        if is_dynamo_compiling():
+            outside(self.call, args)
+        elif self._call is not None:
+            self._call(*args)
+
+    def call(self, *args: Any) -> None:
+        """Call what was wrapped, if anything is, in code that is not compiled."""
         if self._call is not None:
             self._call(*args)
 
@@ -48,6 +58,11 @@ class Hooks:
         """Call ``call(module, args, kwargs, output)`` behind its forward; ``always``: also if it raised."""
         handle = module.register_forward_hook(Hook(call), with_kwargs=True, prepend=True, always_call=always)
         self._handles.append(handle)
+
+    def around(self, module: nn.Module, before: BeforeHook, after: AfterHook) -> None:
+        """Call both, ahead of the module's forward and behind it, even if it raised."""
+        self.before(module, before)
+        self.after(module, after, always=True)
 
     def remove(self) -> None:
         """Remove every hook, the last added first; calling it again does nothing."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.arguments import in_backward, takes_time_first
+from normprobe.compiling import Uncompiled
 from normprobe.context import Tally
 from normprobe.forwards import Forward, Forwards, decoders
 from normprobe.found import Found, Layer
@@ -57,7 +58,7 @@ class Listener:
         self.entered: set[int] = set()
         self.lock = threading.RLock()
         self.model: nn.Module | None = None
-        self.functional = Functional(self)
+        self.functional, self._uncompiled = Functional(self), Uncompiled()
         self._strays: tuple[Layer, ...] = ()
         self._depth = 0
 
@@ -79,26 +80,26 @@ class Listener:
     def attach(self, model: nn.Module, found: Found, hooks: Hooks) -> None:
         """Put every hook in place."""
         self.model = model
+        watches = self.watch(found)
+        self._uncompiled.enter(model, watches)
         for module in found.containers:
-            hooks.before(module, self._enter_container)
-            hooks.after(module, self._leave_container, always=True)
-        for watch in self.watch(found):
+            hooks.around(module, self._enter_container, self._leave_container)
+        for watch in watches:
             watch.running.enter()
             if not watch.refused and not watch.layer.parameter:
-                hooks.before(watch.layer.module, partial(self._before, watch))
-                hooks.after(watch.layer.module, partial(self._after, watch), always=True)
+                hooks.around(watch.layer.module, partial(self._before, watch), partial(self._after, watch))
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._claim_time_first)
-        for module in decoders(model):
-            hooks.before(module, self._enter_decoder)
-        for module in model.modules():
             if isinstance(module, nn.TransformerEncoderLayer):
                 hooks.before(module, self._enter_fused)
+        for module in decoders(model):
+            hooks.before(module, self._enter_decoder)
 
     def leave(self) -> None:
         """Forget forwards that were cut short, and add up what moved."""
         self.functional.close()
+        self._uncompiled.leave()
         self.forwards.clear()
         for watch in self.watches.values():
             watch.running.leave()

@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normprobe.compiling import compiled_modules
 from normprobe.found import Layer
 
+NO_FORWARD = (
+    "no forward was measured: call the model inside the block (code compiled before it calls no hook)"
+)
 SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bare model's only to rounding"
 
 
@@ -83,13 +87,13 @@ class Course:
 def why_unseen(course: Course, layer: Layer) -> tuple[str, str]:
     """The status (never fired or bypassed) and reason of a layer, should it not have fired."""
     if course.measured == 0:
-        return "never fired", "no forward was measured: call the model inside the block"
+        return "never fired", NO_FORWARD
     parent = layer.module if layer.parameter else course.parents.get(id(layer.module))
     entered = id(parent) in course.entered
     bypassed = _why_bypassed(course, layer, parent) if entered else ""
     if bypassed:
         return "bypassed", bypassed
-    if _compiled(course.model):
+    if next(compiled_modules(course.model), None) is not None:
         return (
             "never fired",
             "the model was compiled before the probe was entered; probe it before torch.compile",
@@ -110,8 +114,3 @@ def _why_bypassed(course: Course, layer: Layer, parent: nn.Module | None) -> str
     if isinstance(parent, nn.MultiheadAttention):
         return "torch's attention reads its weight in a fused kernel and never calls the module"
     return ""
-
-
-def _compiled(model: nn.Module) -> bool:
-    compiled_call = getattr(model, "_compiled_call_impl", None) is not None
-    return compiled_call or isinstance(model, torch._dynamo.eval_frame.OptimizedModule)
