@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from normprobe.comparison import Comparison, Divergence, compare
     from normprobe.errors import (
         DataError,
         ModelError,
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Comparison": "comparison",
     "DataError": "errors",
+    "Divergence": "comparison",
     "ModelError": "errors",
     "NoLayersError": "errors",
     "NoSamplesError": "errors",
@@ -36,6 +39,7 @@ _HOME = {
     "Recording": "recording",
     "RecordingError": "errors",
     "ViewError": "errors",
+    "compare": "comparison",
     "load": "recording",
     "merge": "recording",
     "record": "runner",
@@ -44,7 +48,9 @@ _HOME = {
 }
 
 __all__ = [
+    "Comparison",
     "DataError",
+    "Divergence",
     "ModelError",
     "NoLayersError",
     "NoSamplesError",
@@ -54,6 +60,7 @@ __all__ = [
     "RecordingError",
     "ViewError",
     "__version__",
+    "compare",
     "load",
     "merge",
     "record",
