@@ -13,6 +13,7 @@ __all__ = [
     "MISSING",
     "block_of",
     "format_count",
+    "format_db",
     "format_number",
     "format_range",
     "format_tick",
@@ -67,6 +68,15 @@ def _plain(size: float) -> str:
     decimals = max(0, 2 - int(np.floor(np.log10(size))))
     text = f"{size:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_db(value: float) -> str:
+    """Write an error in dB: `−38 dB`, `none` without any error, `NaN or Inf`, `–` where it is not known."""
+    if np.isnan(value):
+        return MISSING
+    if np.isinf(value):
+        return "none" if value < 0 else "NaN or Inf"
+    return f"{'−' if round(value) < 0 else ''}{abs(round(value))} dB"
 
 
 def format_tick(value: float) -> str:

@@ -11,6 +11,7 @@ import click
 
 from normprobe import __version__
 from normprobe.cli import printing
+from normprobe.cli.comparing import compare
 from normprobe.cli.guard import guarded
 from normprobe.cli.measure import obtain
 from normprobe.cli.options import debug, measuring, request_of
@@ -154,6 +155,9 @@ def explain(check: str | None) -> None:
     from normprobe.findings import explain as page
 
     click.echo(page(check))
+
+
+main.add_command(compare)
 
 
 def _recorded(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 _KINDS = ("linear", "layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
+DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -29,9 +30,14 @@ class Request:
     weights: str | None
     trust_remote_code: bool
 
+    @staticmethod
+    def plain() -> Request:
+        """Return the request of a command line without options."""
+        return Request(None, None, None, None, "auto", "auto", (), (), 1024, None, False)
+
     def given(self) -> list[str]:
         """Return the options that were set, as they are written."""
-        plain = Request(None, None, None, None, "auto", "auto", (), (), 1024, None, False)
+        plain = Request.plain()
         changed = [name for name in vars(self) if getattr(self, name) != getattr(plain, name)]
         return [f"--{name.replace('_', '-')}" for name in changed]
 
@@ -83,7 +89,7 @@ _MEASURING = [
     click.option(
         "--dtype",
         default="auto",
-        type=click.Choice(["auto", "float32", "float16", "bfloat16", "float64"]),
+        type=click.Choice(DTYPES),
         show_default="as stored",
     ),
     click.option(

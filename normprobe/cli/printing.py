@@ -18,6 +18,7 @@ import click
 if TYPE_CHECKING:
     import pandas as pd
 
+    from normprobe.comparison import Comparison
     from normprobe.recording import Recording
 
 _NARROWEST, _WIDEST = 80, 120
@@ -69,6 +70,15 @@ def print_json(recording: Recording, findings: pd.DataFrame) -> None:
     from normprobe.findings import to_json
 
     click.echo(to_json(findings, recording.tables))
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print the answer of a comparison, and the layers it rests on."""
+    from normprobe.comparison import sentences
+    from normprobe.report import comparison_text
+
+    found = comparison.differences
+    click.echo(comparison_text(found, sentences(found), width=width(), unicode=unicode()))
 
 
 def print_report_file(page: Path) -> None:

@@ -3,7 +3,7 @@
 from normprobe.comparison.build import LEVEL, Differences, differences
 from normprobe.comparison.result import Comparison, compare
 from normprobe.comparison.schema import LAYERS, UNMATCHED
-from normprobe.comparison.verdict import Divergence, format_db, sentences, shown_name
+from normprobe.comparison.verdict import Divergence, sentences, shown_name
 
 __all__ = [
     "LAYERS",
@@ -14,7 +14,6 @@ __all__ = [
     "Divergence",
     "compare",
     "differences",
-    "format_db",
     "sentences",
     "shown_name",
 ]

@@ -95,6 +95,8 @@ def _facts(
         "names": [str(facts["name"]) for facts in meta],
         "models": [str(facts["model"]) for facts in meta],
         "data": [facts.get("data") for facts in meta],
+        "created": [facts["created"] for facts in meta],
+        "versions": [dict(facts["versions"]) for facts in meta],
         "same_data": pairing.same,
         "paired_by": pairing.how,
         "dtypes": list(rounding.dtypes),

@@ -120,7 +120,9 @@ def _distance(dealt: Numbers, raw: tuple[Kept, Kept], index: Whole) -> Numbers:
     mine = dealt[:, index]
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = mine / mine.sum(1, keepdims=True) - (1 - mine) / (1 - mine).sum(1, keepdims=True)
-    return np.log(np.maximum(np.square(weight @ values).mean(1), _TINY))
+    apart: Numbers = np.square(weight @ values).mean(1)
+    logarithm: Numbers = np.log(np.maximum(apart, _TINY))
+    return logarithm
 
 
 def _adjusted(statistics: Numbers) -> Numbers:

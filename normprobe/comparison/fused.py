@@ -1,4 +1,4 @@
-"""Shapes of layers, and Linear layers that do the work of several: one projection for query, key and value."""
+"""Shapes of layers, and Linear layers that do the work of several, as for query, key and value."""
 
 from __future__ import annotations
 

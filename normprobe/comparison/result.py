@@ -93,7 +93,7 @@ class Comparison:
         from normprobe.report import write_comparison
 
         self.to_csv(directory)
-        return write_comparison(self._found, self.findings(), Path(directory))
+        return write_comparison(self._found, sentences(self._found), self.findings(), Path(directory))
 
     def __str__(self) -> str:
         return "\n".join(sentences(self._found))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.comparison.build import Differences
-from normprobe.wording import format_count
+from normprobe.wording import format_count, format_db
 
 _MOST_NAMED = 3
 
@@ -70,15 +70,6 @@ def sentences(found: Differences) -> list[str]:
 def shown_name(found: Differences, layer: str) -> str:
     """The name to show for a layer: its own, or the class of a model that is itself a layer."""
     return layer or str(found.facts["models"][0])
-
-
-def format_db(value: float) -> str:
-    """Write dB without decimals: `−38 dB`, `none` without any error, `–` where it is not known."""
-    if np.isnan(value):
-        return "–"
-    if np.isinf(value):
-        return "none" if value < 0 else "NaN or Inf"
-    return f"{'−' if round(value) < 0 else ''}{abs(round(value))} dB"
 
 
 def _where(found: Differences, first: Divergence) -> str:
@@ -163,8 +154,8 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
         ]
     if first is None:
         return [f"No layer differs by more than other examples give ({test}).", unpaired]
-    name = shown_name(found, first.layer)
-    start = f"The first layer that differs is {name} (its {first.site}), beyond what other examples give ({test})."
+    place = f"{shown_name(found, first.layer)} (its {first.site})"
+    start = f"The first layer that differs is {place}, beyond what other examples give ({test})."
     if first.after is None and first.site == "input":
         return [start, unpaired, "It is the first that runs: the data may be of another kind."]
     return [start, unpaired]

@@ -33,10 +33,11 @@ class Run:
 
 @dataclass(frozen=True)
 class DepthAxis:
-    """Layers in order of first execution, a column each."""
+    """Layers in order of first execution, a column each; `noun` is what one of them is called."""
 
     layers: tuple[str, ...]
     kinds: tuple[str, ...]
+    noun: str = "norm"
 
     @cached_property
     def roles(self) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ def prepare(ax: Axes, depth: DepthAxis, *, last: bool) -> None:
 
 def _name_columns(ax: Axes, depth: DepthAxis) -> None:
     """Write under the axis: its title, the stacks where there are several, the layers outside any block."""
-    words = "block, in order of execution" if depth.numbered else "norm, in order of execution"
+    words = "block, in order of execution" if depth.numbered else f"{depth.noun}, in order of execution"
     texts: list[tuple[float, str]] = []
     texts += [(run.first, depth.layers[run.first]) for run in depth.runs if run.block is None]
     if len({run.stack for run in depth.runs} - {None}) > 1:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normprobe.figures import frames, linear, outliers, panel, profile, running, stream
+from normprobe.figures import divergence, frames, linear, outliers, panel, profile, running, stream
 from normprobe.figures.palette import SURFACE, house_style
 from normprobe.figures.plan import Plan, new_figure
 from normprobe.figures.svg import draw_svg, quiet_fonts, write_alone, write_inline
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from normprobe.comparison import Comparison, Differences
     from normprobe.recording import Recording
     from normprobe.tables import Tables
 
@@ -114,6 +115,19 @@ def render(tables: Tables | Recording, name: str, *, layer: str | None = None) -
         plan = _SECTIONS[name][0](source)
     else:
         raise ValueError(f"no figure {name!r}; there are {', '.join([*_SECTIONS, 'norm_panel'])}")
+    return rendered(plan, name)
+
+
+def rendered(plan: Plan, name: str) -> Rendered:
+    """Draw a plan.
+
+    Args:
+        plan: a plan.
+        name: what to call the figure, also the stem of its files.
+
+    Returns:
+        The figure and its words.
+    """
     with house_style():
         figure, axes = new_figure(plan)
         plan.draw(axes)
@@ -121,6 +135,18 @@ def render(tables: Tables | Recording, name: str, *, layer: str | None = None) -
     return Rendered(
         name, plan.title, plan.caption, plan.aria_label, figure, tree, _overlay(plan, figure, axes)
     )
+
+
+def render_divergence(comparison: Comparison | Differences) -> Rendered:
+    """Draw the figure of a comparison.
+
+    Args:
+        comparison: what `compare` or `compare_live` returned.
+
+    Returns:
+        The figure and its words.
+    """
+    return rendered(divergence.plan(comparison), "divergence_profile")
 
 
 def available(tables: Tables | Recording) -> list[str]:

@@ -61,7 +61,7 @@ def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
         where=_where(tables, row, anchors),
         advice=_text(row["advice"]),
         measured=measured(_text(row["statistic"]), value, float(row["threshold"])),
-        source=_source(_text(row["source"])),
+        source=source_markup(_text(row["source"])),
         affected=[anchors.name(name) for name in affected] if len(affected) > 1 else [],
         line=line,
         evidence=_text(row["statistic"]),
@@ -136,7 +136,8 @@ def _sample(tables: Tables, row: pd.Series) -> str:
     return name_sample(tables.meta, (example, int(position)), unit, text)
 
 
-def _source(text: str) -> Markup:
+def source_markup(text: str) -> Markup:
+    """Escape a source and link the papers in it."""
     pieces = _REFERENCE.split(text)
     return Markup("").join(_reference(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
 

@@ -74,6 +74,7 @@ def _render(tables: Tables, findings: pd.DataFrame, panels: str | None, folder: 
     rows = layer_rows(tables, summary, ranked)
     template = environment().get_template("page.html")
     return template.render(
+        what="report",
         anchors=anchors,
         sections=ordered_sections(tables, figures, each),
         cards=finding_cards(tables, findings, anchors),
@@ -87,7 +88,7 @@ def _render(tables: Tables, findings: pd.DataFrame, panels: str | None, folder: 
         files=_files(folder, drawn),
         **_header(tables, findings, anchors),
         **_unseen(tables),
-        **_assets(),
+        **assets(),
     )
 
 
@@ -96,7 +97,8 @@ def _anchors(tables: Tables, panels: frozenset[str], rows: frozenset[str]) -> An
     return Anchors(number, shown_names(tables, number), panels, rows)
 
 
-def _assets() -> dict[str, Markup]:
+def assets() -> dict[str, Markup]:
+    """The style and script of a page."""
     folder = Path(__file__).parent / "templates"
     return {n: Markup((folder / f"page.{n}").read_text("utf-8")) for n in ("css", "js")}
 

@@ -12,12 +12,13 @@ PAGE = "report.html"
 FIGURES = "figures"
 
 
-def write_atomically(directory: Path, build: Callable[[Path], str]) -> Path:
+def write_atomically(directory: Path, build: Callable[[Path], str], name: str = PAGE) -> Path:
     """Build a report beside its place, then move it there, the page last.
 
     Args:
         directory: the report's folder; it and its parents are created.
         build: receives an empty folder for the figures and returns the page.
+        name: of the page.
 
     Returns:
         The path of the page. Files of other names in the folder stay.
@@ -27,8 +28,8 @@ def write_atomically(directory: Path, build: Callable[[Path], str]) -> Path:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".report-", dir=directory) as name:
-            return _fill(directory, Path(name), build)
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=directory) as workshop:
+            return _fill(directory, Path(workshop), build, name)
     except (FileExistsError, NotADirectoryError) as error:
         raise RecordingError(
             f"the report needs a folder, but {str(directory)!r} is a file or lies below one. "
@@ -42,16 +43,16 @@ def write_atomically(directory: Path, build: Callable[[Path], str]) -> Path:
         ) from error
 
 
-def _fill(directory: Path, workshop: Path, build: Callable[[Path], str]) -> Path:
+def _fill(directory: Path, workshop: Path, build: Callable[[Path], str], name: str) -> Path:
     drawn = workshop / FIGURES
     drawn.mkdir()
-    page = workshop / PAGE
+    page = workshop / name
     page.write_bytes(build(drawn).encode("utf-8", errors="backslashreplace"))
     made = sorted(drawn.iterdir())
     if made:
         (directory / FIGURES).mkdir(exist_ok=True)
     for file in made:
         file.replace(directory / FIGURES / file.name)
-    target = directory / PAGE
+    target = directory / name
     page.replace(target)
     return target
