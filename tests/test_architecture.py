@@ -71,7 +71,10 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "batchnorm": ("errors layers probe recording runner views", "torch pandas numpy"),
     "models": ("errors", "torch transformers safetensors"),
     "inputs": ("errors models", "torch transformers pandas numpy PIL safetensors pyarrow"),
-    "cli": ("batchnorm+ comparison+ errors findings+ inputs+ models+ recording+ report+ runner+ wording+", "click rich"),
+    "cli": (
+        "batchnorm+ comparison+ errors findings+ inputs+ models+ recording+ report+ runner+ wording+",
+        "click rich",
+    ),
 }
 HEAVY = {
     "torch",

@@ -18,6 +18,8 @@ from normprobe.moments import Moments
 
 Numbers = NDArray[np.float64]
 
+_MISSES = 2.0
+
 
 @dataclass(frozen=True)
 class Errors:
@@ -41,14 +43,19 @@ class Errors:
     cosine: float
     broken: bool
 
-    def largest(self, floor: float) -> float:
-        """The largest error that anything shows; bounds below ``floor`` say only how they are measured."""
+    def known(self, floor: float) -> float:
+        """The error as well as it is known: of raw rows, unless a bound shows that they miss most of it.
+
+        Args:
+            floor: bounds below it say only how moments are measured.
+        """
         if self.broken:
             return np.inf
-        bounds = [bound for bound in (self.samples, self.features) if bound > floor]
-        shown = [*bounds, *([] if np.isnan(self.rows) else [self.rows])]
-        known = not all(np.isnan([self.rows, self.samples, self.features]))
-        return max(shown, default=0.0 if known else np.nan)
+        if np.isnan([self.rows, self.samples, self.features]).all():
+            return np.nan
+        bound = max((b for b in (self.samples, self.features) if b > floor), default=0.0)
+        rows = 0.0 if np.isnan(self.rows) else self.rows
+        return rows if bound <= _MISSES * rows else bound
 
 
 def errors(

@@ -44,10 +44,9 @@ def estimated(error: float, inherited: float) -> Split:
     """Split the power of an error, given that of what came in; the parts add up in power."""
     if np.isnan(error):
         return Split(np.nan, np.nan, False)
-    brought = min(error, np.nan_to_num(inherited))
-    return Split(
-        brought, float(np.sqrt(max(error**2 - brought**2, 0.0))) if error < np.inf else np.inf, False
-    )
+    brought = min(error, inherited)
+    own = np.inf if error == np.inf else float(np.sqrt(max(error**2 - brought**2, 0.0)))
+    return Split(brought, own, exact=False)
 
 
 def of_norm(a: Reader, b: Reader, match: Match) -> Split | None:

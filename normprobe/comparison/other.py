@@ -48,7 +48,7 @@ def _columns(readers: Readers, place: Place, level: float) -> dict[str, Any]:
         found = errors(None, None, moments, 0.0)
     return {
         "pairs": 0,
-        "error_db": decibels(found.largest(0.0)),
+        "error_db": decibels(found.known(0.0)),
         "error_of": "moments",
         "noise_db": decibels(float(noise * np.sqrt(1.5) * _unevenness(moments[0]))),
         "features_beyond": _share_beyond(moments, noise, level),

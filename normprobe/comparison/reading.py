@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,23 @@ class Kept:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """What was kept of all places, in their order.
+
+    Attributes:
+        keys: as in `Kept`.
+        hash: as in `Kept`.
+        values: mean and standard deviation of each sample; of raw rows where the numbers of each begin.
+        edges: where each place begins, and where the last ends.
+    """
+
+    keys: NDArray[np.void]
+    hash: Whole
+    values: NDArray[Any]
+    edges: NDArray[np.intp]
 
 
 class Reader:
@@ -72,14 +90,16 @@ class Reader:
         return moments_of(self.tables.feature_moments)
 
     @cached_property
-    def _samples(self) -> tuple[pd.DataFrame, Whole]:
-        return _sorted(self.tables.sample_moments, len(self.widths))
+    def _samples(self) -> _Table:
+        frame = self.tables.sample_moments
+        frame = frame[frame["count"].to_numpy() > 0]
+        count, m2 = frame["count"].to_numpy(), frame["m2"].to_numpy(np.float64)
+        values = np.column_stack([frame["mean"].to_numpy(np.float64), np.sqrt(m2 / count)])
+        return self._table(frame, values)
 
     @cached_property
-    def _rows(self) -> tuple[pd.DataFrame, Whole, Whole]:
-        rows = self.tables.rows
-        edges = np.searchsorted(rows["place"].to_numpy(), np.arange(len(self.widths) + 1))
-        return rows, edges, row_starts(self.tables.sites, rows)
+    def _rows(self) -> _Table:
+        return self._table(self.tables.rows, row_starts(self.tables.sites, self.tables.rows))
 
     def features(self, place: int) -> Moments:
         """The moments of each feature of a place."""
@@ -93,41 +113,34 @@ class Reader:
 
     def samples(self, place: int) -> Kept:
         """The kept samples of a place with a finite value: mean and standard deviation of each."""
-        frame, edges = self._samples
-        mine = frame.iloc[edges[place] : edges[place + 1]]
-        mine = mine[mine["count"].to_numpy() > 0]
-        count, m2 = mine["count"].to_numpy(), mine["m2"].to_numpy(np.float64)
-        values = np.column_stack([mine["mean"].to_numpy(np.float64), np.sqrt(m2 / count)])
-        return Kept(self._keys(mine), mine["hash"].to_numpy(np.int64), values)
+        table = self._samples
+        mine = slice(table.edges[place], table.edges[place + 1])
+        return Kept(table.keys[mine], table.hash[mine], table.values[mine])
 
     def rows(self, place: int) -> Kept:
         """The kept raw rows of a place."""
-        frame, edges, bounds = self._rows
-        low, high = edges[place], edges[place + 1]
-        mine = frame.iloc[low:high]
-        raw = self.tables.row_values[bounds[low] : bounds[high]].astype(np.float64)
-        values = raw.reshape(len(mine), self.widths[place])
-        return Kept(self._keys(mine), mine["hash"].to_numpy(np.int64), values)
+        table = self._rows
+        low, high = table.edges[place], table.edges[place + 1]
+        raw = self.tables.row_values[int(table.values[low]) : int(table.values[high])].astype(np.float64)
+        values = raw.reshape(high - low, self.widths[place])
+        return Kept(table.keys[low:high], table.hash[low:high], values)
 
     def capped(self, place: int, kept: Kept) -> bool:
         """Whether samples of this place were left out of the kept ones."""
-        return len(kept) < int(self.tables.sites["n_samples"].iloc[place])
+        return len(kept) < int(self._counts[place])
 
-    def _keys(self, frame: pd.DataFrame) -> NDArray[np.void]:
+    @cached_property
+    def _counts(self) -> Whole:
+        return self.tables.sites["n_samples"].to_numpy(np.int64)
+
+    def _table(self, frame: pd.DataFrame, values: NDArray[Any]) -> _Table:
+        place = frame["place"].to_numpy()
         keys = np.empty(len(frame), _SAME)
         keys["part"] = self._part[frame["part"].to_numpy(np.int64)]
         for name in _IDENTITY[1:]:
             keys[name] = frame[name].to_numpy(np.int64)
-        return keys
-
-
-def _sorted(frame: pd.DataFrame, places: int) -> tuple[pd.DataFrame, Whole]:
-    """The frame in order of place, and where each place begins."""
-    place = frame["place"].to_numpy()
-    if (np.diff(place) < 0).any():
-        order = np.argsort(place, kind="stable")
-        frame, place = frame.iloc[order], place[order]
-    return frame, np.searchsorted(place, np.arange(places + 1))
+        edges = np.searchsorted(place, np.arange(len(self.widths) + 1))
+        return _Table(keys, frame["hash"].to_numpy(np.int64), values, edges)
 
 
 def paired(a: Kept, b: Kept) -> tuple[Numbers, Numbers]:

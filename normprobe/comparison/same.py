@@ -32,7 +32,7 @@ def same_columns(readers: Readers, places: Sequence[Place], precision: Precision
     tiny = precision.floors / _SUBUNIT * np.maximum.accumulate(sizes)
     found = [_errors(readers, place, least) for place, least in zip(places, tiny, strict=True)]
     bounds = np.maximum(precision.floors, MEASURED)
-    largest = np.array([e.largest(bound) for e, bound in zip(found, bounds, strict=True)])
+    largest = np.array([e.known(bound) for e, bound in zip(found, bounds, strict=True)])
     gains = np.array([_gain(readers, place) for place in places])
     levels, beyond = beyond_rounding(largest, precision.floors, gains)
     splits = _splits(readers, places, largest)
@@ -83,13 +83,18 @@ def _splits(readers: Readers, places: Sequence[Place], largest: Numbers) -> list
     before = read = 0.0
     for place, error in zip(places, largest, strict=True):
         if place.site == "input":
-            split, read = estimated(error, before), float(np.nan_to_num(error))
+            split, read = estimated(error, before), _known(error)
         else:
             measured = of_norm(*readers, place.match) if place.aligned and np.isfinite(error) else None
             split = measured or estimated(error, read)
         splits.append(split)
-        before = max(before, float(np.nan_to_num(error)))
+        before = max(before, _known(error))
     return splits
+
+
+def _known(error: float) -> float:
+    """An error, 0 where nothing could be compared."""
+    return 0.0 if np.isnan(error) else float(error)
 
 
 def _arises(place: Place, split: Split, error: float, own: float) -> bool:

@@ -56,7 +56,8 @@ def comparison_rows(found: Differences) -> tuple[list[Row], str]:
     )
     first = next((str(layer) for layer in found.layers.loc[found.layers["beyond"], "layer"]), None)
     worst = pd.concat([before["error_db"], after["error_db"]], axis=1).max(axis=1)
-    shown = set(worst.sort_values(ascending=False, kind="stable").index[:MOST_ROWS]) | {first}
+    ranked = [*([] if first is None else [first]), *worst.sort_values(ascending=False, kind="stable").index]
+    shown = set(list(dict.fromkeys(ranked))[:MOST_ROWS])
     rows = [
         _row(found, before.loc[layer], after.loc[layer], order, layer == first)
         for order, layer in enumerate(before.index)
