@@ -75,7 +75,8 @@ class Functional:
         with self._ears.lock:
             habit = self._habits.setdefault(kind, Habit())
             habit.forwards += 1
-            if habit.forwards.bit_count() == 1 and habit.forwards.bit_length() % 2 == 1:  # 1, 4, 16, ...
+            due = habit.forwards.bit_count() == 1 and habit.forwards.bit_length() % 2 == 1  # 1, 4, 16, ...
+            if due or not habit.told:
                 return Session(habit, True, owners(self._ears.layers()))
             return Session(habit, False, owners(habit.layers.values())) if habit.places else None
 
@@ -88,13 +89,15 @@ class Functional:
         wanted = session.everywhere or id(module) in session.habit.places
         self._turn(session, wanted and not decides_by_mode(module, around, args, kwargs))
 
-    def leave(self, session: Session, module: nn.Module) -> None:
+    def leave(self, session: Session, module: nn.Module, output: Any) -> None:
         """The module's call is over: all is as it was around it."""
         while session.inside:
             last, on = session.inside.pop()
             if last is module:
                 self._turn(session, on)
-                return
+                break
+        if not session.inside and session.everywhere and output is not None:
+            session.habit.told = True
 
     def close(self) -> None:
         """Stop listening in this thread, whatever was left behind."""
@@ -138,9 +141,7 @@ class Functional:
             watch.heard += 1
             late = session.learn(used.owner)
             if late:
-                watch.note(
-                    f"its weight was used alone; {late} earlier forwards were not listened to for that"
-                )
+                watch.note(f"uses of its weight alone before forward {late + 1} of a kind may be missing")
         return output
 
 

@@ -119,7 +119,7 @@ class Listener:
         if not in_backward():
             forward = self.forwards.current
             if forward is not None and forward.session is not None:
-                self.functional.leave(forward.session, module)
+                self.functional.leave(forward.session, module, output)
             self.forwards.end(module)
 
     def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._device import DeviceContext
 
 
 def put_below(mode: TorchFunctionMode) -> None:
     """Let a mode hear the calls of this thread, below every other mode.
 
     Leaving a `with` block takes away whichever mode is on top. Below all others a mode can be left behind by
-    a KeyboardInterrupt, which runs no hook, and still everyone takes away their own. The mode that stands for
-    a default device must be the lowest of all; torch checks that.
+    a KeyboardInterrupt, which runs no hook, and still everyone takes away their own. Only the mode that
+    `torch.set_default_device` puts in place must stay the lowest of all; torch checks that.
     """
     above = _lifted()
-    if above and isinstance(above[-1], DeviceContext):
+    default = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    if above and above[-1] is default:
         _put_back([above.pop()])
     _put_back([*above, mode])
 

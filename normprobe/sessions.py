@@ -35,11 +35,13 @@ class Habit:
 
     Attributes:
         forwards: how many there were.
+        told: whether one of them was listened to from beginning to end.
         places: the modules (by id) inside which something was heard.
         layers: the layers that were heard, by their key.
     """
 
     forwards: int = 0
+    told: bool = False
     places: set[int] = field(default_factory=set)
     layers: dict[tuple[int, str], Layer] = field(default_factory=dict)
 
@@ -65,9 +67,9 @@ class Session:
     copies: dict[int, tuple[weakref.ref[Tensor], Owner]] = field(default_factory=dict)
 
     def learn(self, layer: Layer) -> int:
-        """Remember where a layer was heard, to listen there; how many forwards went by without that."""
+        """Remember where a layer was heard, to listen there; how many forwards may have gone by without."""
         habit = self.habit
-        late = 0 if layer.key in habit.layers else habit.forwards - 1
+        late = habit.forwards - 1 if habit.told and layer.key not in habit.layers else 0
         habit.layers[layer.key] = layer
         habit.places.add(id(self.inside[-1][0]))
         return late

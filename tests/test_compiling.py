@@ -1,0 +1,176 @@
+"""Compiled models are measured as they were written, whenever they were compiled; nothing stays behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch._dynamo
+from torch import Tensor, nn
+
+import normprobe
+from normprobe.compiling import UNCOMPILED
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler's own
+BACKENDS = ["eager", "aot_eager"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    torch._dynamo.reset()
+    yield
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+    assert torch._C._len_torch_function_stack() == 0
+    torch._dynamo.reset()
+
+
+class Model(nn.Module):
+    """Of a class of the user's: torch compiles no call of its own containers in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.inner: nn.Module = nn.Sequential(nn.LayerNorm(6), nn.GELU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(self.first(x)))
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model().eval()
+
+
+def _x(rows: int = 5) -> Tensor:
+    return torch.randn(rows, 4, generator=torch.Generator().manual_seed(rows))
+
+
+def _whole(model: nn.Module, backend: str, **options: bool) -> nn.Module:
+    return torch.compile(model, backend=backend, **options)
+
+
+def _in_place(model: nn.Module, backend: str, **options: bool) -> nn.Module:
+    model.compile(backend=backend, **options)
+    return model
+
+
+def _a_part(model: Model, backend: str, **options: bool) -> nn.Module:
+    model.inner = torch.compile(model.inner, backend=backend, **options)
+    return model
+
+
+WAYS = [_whole, _in_place, _a_part]
+
+
+def _expected(model: nn.Module, part: str = "x") -> normprobe.Recording:
+    with normprobe.Probe(model, part=part) as probe:
+        for rows in (5, 3, 5):
+            model(_x(rows))
+    return probe.recording
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("compile_it", WAYS)
+def test_compiled_before(
+    model: Model, compile_it: Callable[..., nn.Module], backend: str, fullgraph: bool
+) -> None:
+    expected = _expected(model)
+    outputs = {rows: model(_x(rows)) for rows in (5, 3)}
+    compiled = compile_it(model, backend, fullgraph=fullgraph)
+    compiled(_x())
+    with normprobe.Probe(compiled, part="x") as probe:
+        for rows in (5, 3, 5):
+            assert torch.equal(compiled(_x(rows)), outputs[rows])
+    recording = probe.recording
+    assert recording.layers.equals(expected.layers)
+    assert recording.features.equals(expected.features)
+    said = recording.ledger.set_index("layer")["reason"]
+    assert (said[["first", "last"]] == UNCOMPILED).all() == (compile_it is not _a_part)
+    assert said["inner.0"] == UNCOMPILED
+    graphs = _graphs()
+    compiled(_x())
+    assert _graphs() == graphs  # what was compiled is still there
+    assert recording.meta["forwards"] == probe._listener.forwards.calls == 3
+
+
+def _graphs() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("compile_it", WAYS[:2])
+def test_compiled_inside(model: Model, compile_it: Callable[..., nn.Module], backend: str) -> None:
+    expected = _expected(model)
+    with normprobe.Probe(model, part="x") as probe:
+        compiled = compile_it(model, backend)
+        for rows in (5, 3, 5):
+            compiled(_x(rows))
+    assert probe.recording.layers.equals(expected.layers)
+    output = compiled(_x())
+    assert torch.equal(output, model(_x()))
+    assert probe._listener.forwards.calls == 3
+
+
+def test_a_whole_graph_compiled_inside_is_refused_in_words(model: Model) -> None:
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with (
+        normprobe.Probe(model),
+        pytest.raises(Exception, match="normprobe measures here; compile without fullgraph"),
+    ):
+        compiled(_x())
+    assert torch.equal(compiled(_x()), model(_x()))
+
+
+def test_gradients_flow_through_a_compiled_model(model: Model) -> None:
+    wanted = list(model.parameters())
+    expected = torch.autograd.grad(model(_x()).square().sum(), wanted)
+    compiled = torch.compile(model, backend="aot_eager")
+    with normprobe.Probe(compiled):
+        found = torch.autograd.grad(compiled(_x()).square().sum(), wanted)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_two_probes_left_in_any_order(model: Model) -> None:
+    compiled = torch.compile(model, backend="eager")
+    first, second = normprobe.Probe(compiled), normprobe.Probe(compiled)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    compiled(_x())
+    second.__exit__(None, None, None)
+    assert set(second.recording.ledger["calls"]) == {1}
+
+
+def test_after_an_error(model: Model) -> None:
+    compiled = torch.compile(model, backend="eager")
+    with pytest.raises(KeyboardInterrupt), normprobe.Probe(compiled):
+        raise KeyboardInterrupt
+
+
+def test_a_stance_taken_in_the_block_stays(model: Model) -> None:
+    with normprobe.Probe(torch.compile(model, backend="eager")):
+        torch.compiler.set_stance("eager_on_recompile")
+    assert torch._dynamo.eval_frame._stance.stance == "eager_on_recompile"
+    torch.compiler.set_stance("default")
+
+
+def test_models_that_are_not_compiled_leave_the_compiler_alone(model: Model) -> None:
+    with normprobe.Probe(model):
+        assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
+def test_code_that_no_probe_can_know_of_is_not_silently_empty(model: Model) -> None:
+    def call(x: Tensor) -> Tensor:
+        return model(x)
+
+    function = torch.compile(call, backend="eager")
+    function(_x())
+    with normprobe.Probe(model) as probe:
+        function(_x())
+    assert probe.recording.ledger["reason"].str.contains("code compiled before it calls no hook").all()
