@@ -80,13 +80,22 @@ class Forward:
 
 
 class Forwards:
-    """Counts the forwards of one probe and knows, for each thread, the one it is in."""
+    """Counts the forwards of one probe and knows, for each thread, the one it is in.
+
+    Attributes:
+        every: every how many a forward is measured.
+        calls: how many there were.
+        measured: how many of them were measured.
+        examples: how many examples they had.
+        unrun: why forwards were no runs of the model, with how often.
+    """
 
     def __init__(self, every: int) -> None:
         self.every = every
         self.calls = 0
         self.measured = 0
         self.examples = 0
+        self.unrun: dict[str, int] = {}
         self._lock = threading.Lock()
         self._threads = threading.local()
         self._signatures = Signatures()
@@ -106,6 +115,15 @@ class Forwards:
     def clear(self) -> None:
         """Forget any forward that was cut short."""
         self._threads = threading.local()
+
+    def begin_unrun(self, module: nn.Module, why: str) -> Forward:
+        """Start a forward that is no run of the module: its arguments are not looked at."""
+        with self._lock:
+            call, self.calls = self.calls, self.calls + 1
+            self.unrun[why] = self.unrun.get(why, 0) + 1
+        forward = Forward(module, call, self.examples, Batch(None, 0, None), Masks(), False)
+        self._threads.forward = forward
+        return forward
 
     def begin(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], finder: MaskFinder

@@ -89,8 +89,11 @@ class Functional:
         wanted = session.everywhere or id(module) in session.habit.places
         self._turn(session, wanted and not decides_by_mode(module, around, args, kwargs))
 
-    def leave(self, session: Session, module: nn.Module, output: Any) -> None:
+    def leave(self, forward: Forward | None, module: nn.Module, output: Any) -> None:
         """The module's call is over: all is as it was around it."""
+        session: Session | None = None if forward is None else forward.session
+        if session is None:
+            return
         while session.inside:
             last, on = session.inside.pop()
             if last is module:

@@ -22,6 +22,7 @@ from normprobe.masks import Masks, Padding, find_masks, mask_sizes, side_of
 from normprobe.measuring import first_tensor, take
 from normprobe.options import LabelsOf, MaskOption, given_padding, padding_of
 from normprobe.placing import named_labels
+from normprobe.tracing import why_not_run
 from normprobe.unseen import SLOWED, would_fuse
 from normprobe.watch import Watch
 
@@ -117,9 +118,7 @@ class Listener:
 
     def _leave_container(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not in_backward():
-            forward = self.forwards.current
-            if forward is not None and forward.session is not None:
-                self.functional.leave(forward.session, module, output)
+            self.functional.leave(self.forwards.current, module, output)
             self.forwards.end(module)
 
     def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -146,6 +145,8 @@ class Listener:
                 self.tally.add(forward)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+        if why := why_not_run((*args, *kwargs.values())):
+            return self.forwards.begin_unrun(module, why)
         forward = self.forwards.begin(module, args, kwargs, self)
         if forward.measured:
             forward.labels = named_labels(self._labels, forward, args, kwargs)
@@ -173,9 +174,9 @@ class Listener:
         return mask_sizes(arguments) if self._mask == "auto" else None
 
     def _padding_of(self, watch: Watch, forward: Forward) -> Padding | None:
-        if not isinstance(self._mask, Mapping):
-            return forward.masks.of(watch.layer.name, forward.decoder_fired)
-        return padding_of(self._mask, watch.layer.name, forward.cache)
+        if isinstance(self._mask, Mapping):
+            return padding_of(self._mask, watch.layer.name, forward.cache)
+        return forward.masks.of(watch.layer.name, forward.decoder_fired)
 
     def _before(self, watch: Watch, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_backward():

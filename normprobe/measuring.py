@@ -19,6 +19,7 @@ from normprobe.masks import Padding
 from normprobe.placing import Placed, place, place_nested
 from normprobe.records import Holder, Kept
 from normprobe.sampling import row_of
+from normprobe.tracing import is_transformed
 from normprobe.views import Arranged, arrange
 from normprobe.watch import Watch
 
@@ -43,6 +44,8 @@ def unmeasurable(tensor: Tensor) -> str:
     """Why a tensor has no numbers to measure, or ""."""
     if tensor.is_meta:
         return "a call on meta tensors, which hold no numbers, is left out"
+    if is_transformed(tensor):
+        return "a call under a transform of torch.func, whose tensors stand for others, is left out"
     if tensor.is_complex():
         return "a call on complex numbers, which have no order, is left out"
     if tensor.layout not in (torch.strided, torch.jagged):

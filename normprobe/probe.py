@@ -118,10 +118,12 @@ class Probe:
             return self._final
         heard = self._listener
         with heard.lock:
-            course = Course.of(self.model, heard.entered, heard.forwards.measured, heard.layers())
+            course = Course.of(self.model, heard.entered, heard.forwards, heard.layers())
             # In order of definition; what only its use made a layer comes last, by name.
             ordered = sorted(heard.watches.values(), key=lambda w: w.layer.name if w.layer.stray else "")
-            records = [watch.record(why_unseen(course, watch.layer)) for watch in ordered]
+            records = [
+                watch.record(why_unseen(course, watch.layer), heard.forwards.unrun) for watch in ordered
+            ]
             recording = Recording(build_tables(records, self._meta(), self.part))
         if self._hooks is None:
             self._final = recording

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.compiling import compiled_modules
+from normprobe.forwards import Forwards
 from normprobe.found import Layer
 
-NO_FORWARD = (
-    "no forward was measured: call the model inside the block (code compiled before it calls no hook)"
-)
+NO_CALL = "no forward was measured: call the model inside the block (code compiled before it calls no hook)"
 SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bare model's only to rounding"
 
 
@@ -66,28 +65,30 @@ class Course:
         model: the probed model.
         parents: for each module (by id) the one that holds it.
         entered: ids of the modules that were called and hold a layer.
-        measured: how many forwards were measured.
+        forwards: how many there were.
+        measured: how many of them were measured.
         apart: names of the layers whose parts were used apart.
     """
 
     model: nn.Module
     parents: Mapping[int, nn.Module]
     entered: Set[int]
+    forwards: int
     measured: int
     apart: Set[str]
 
     @staticmethod
-    def of(model: nn.Module, entered: Set[int], measured: int, layers: Iterable[Layer]) -> Course:
+    def of(model: nn.Module, entered: Set[int], forwards: Forwards, layers: Iterable[Layer]) -> Course:
         """The course of a model's forwards, whose ``layers`` were found or heard."""
         parents = {id(child): module for module in model.modules() for child in module.children()}
         apart = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
-        return Course(model, parents, entered, measured, apart)
+        return Course(model, parents, entered, forwards.calls, forwards.measured, apart)
 
 
 def why_unseen(course: Course, layer: Layer) -> tuple[str, str]:
     """The status (never fired or bypassed) and reason of a layer, should it not have fired."""
     if course.measured == 0:
-        return "never fired", NO_FORWARD
+        return "never fired", "no forward was measured" if course.forwards else NO_CALL
     parent = layer.module if layer.parameter else course.parents.get(id(layer.module))
     entered = id(parent) in course.entered
     bypassed = _why_bypassed(course, layer, parent) if entered else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,14 +139,20 @@ class Watch:
             if statistics is not None:
                 self.vectors[name] = statistics.cpu().numpy().copy()
 
-    def record(self, never: tuple[str, str]) -> LayerRecord:
-        """Freeze the state; ``never`` is the status and reason of a layer that did not fire."""
+    def record(self, never: tuple[str, str], unrun: Mapping[str, int] | None = None) -> LayerRecord:
+        """Freeze the state.
+
+        Args:
+            never: status and reason of a layer that did not fire.
+            unrun: why forwards were left out, with how often.
+        """
         layer = self.layer
         calls = max(site.calls for site in self.sites.values())
         # A layer none of whose calls could be measured fired all the same; its notes say why.
         met = calls > 0 or self.depth is not None
         status, reason = ("refused", self.refused) if self.refused else ("fired", "") if met else never
-        notes = [f"{text} ({count} times)" if count > 1 else text for text, count in self.reasons.items()]
+        reasons = {**self.reasons, **(unrun or {})}
+        notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
         moves = self.running.moves() if self.view.kind == "batch_norm" else Moves(None, None)
         ledger = {
             "layer": layer.name,

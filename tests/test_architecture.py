@@ -43,19 +43,20 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "watch": ("accumulators affine alignment behaviour found records running views", "torch numpy"),
     "placing": ("alignment forwards masks views watch", "torch numpy"),
     "measuring": (
-        "accumulators alignment forwards kernels masks placing records sampling views watch",
+        "accumulators alignment forwards kernels masks placing records sampling tracing views watch",
         "torch numpy",
     ),
-    "unseen": ("compiling found", "torch"),
+    "unseen": ("compiling forwards found", "torch"),
     "modes": ("", "torch"),
+    "tracing": ("", "torch"),
     "calls": ("", "torch"),
     "sessions": ("calls found parameters views", "torch"),
     "functional": ("arguments calls compiling forwards found modes sessions unseen watch", "torch"),
     "options": ("errors masks", "torch"),
     "context": ("kernels digests forwards", "torch"),
     "listening": (
-        "arguments compiling context forwards found functional hooks masks measuring options placing unseen "
-        "watch",
+        "arguments compiling context forwards found functional hooks masks measuring options placing "
+        "tracing unseen watch",
         "torch",
     ),
     "tables": ("moments errors records", "pandas pyarrow numpy"),
