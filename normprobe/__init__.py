@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RecordingError,
         ViewError,
     )
+    from normprobe.live import compare_live
     from normprobe.probe import Probe
     from normprobe.recording import Recording, load, merge
     from normprobe.runner import record
@@ -40,6 +41,7 @@ _HOME = {
     "RecordingError": "errors",
     "ViewError": "errors",
     "compare": "comparison",
+    "compare_live": "live",
     "load": "recording",
     "merge": "recording",
     "record": "runner",
@@ -61,6 +63,7 @@ __all__ = [
     "ViewError",
     "__version__",
     "compare",
+    "compare_live",
     "load",
     "merge",
     "record",

@@ -12,7 +12,7 @@ from normprobe.comparison.matching import Matched, match
 from normprobe.comparison.noise import Precision, precision
 from normprobe.comparison.other import other_columns
 from normprobe.comparison.pairing import Pairing, pair_data
-from normprobe.comparison.places import Place, described, fired, shared_places
+from normprobe.comparison.places import Place, described, dtypes_of, fired, shared_places
 from normprobe.comparison.reading import Reader
 from normprobe.comparison.same import same_columns
 from normprobe.comparison.schema import LAYERS, UNMATCHED, shaped
@@ -52,27 +52,35 @@ def differences(a: Tables, b: Tables, *, same_data: bool | None = None, level: f
         RecordingError: no layer of the one can be matched with one of the other.
     """
     _check(a, b, level)
-    matched = match(fired(Reader(a)), fired(Reader(b)))
-    if not matched.pairs:
-        raise RecordingError(
-            f"no layer of {a.facts['model']} can be matched with one of {b.facts['model']}, by name or by "
-            "kind, width and order; compare models of one architecture"
-        )
+    matched = matched_layers(a, b)
     pairing = pair_data(a, b, same_data, [(pair.a, pair.b) for pair in matched.pairs])
     readers = Reader(a), Reader(b, pairing.parts if pairing.same else None)
     places = list(shared_places(readers, matched.pairs))
-    rounding = precision(
-        *([str(r.tables.sites["dtype"].iloc[p.at[i]]) for p in places] for i, r in enumerate(readers))
-    )
+    rounding = precision(*dtypes_of(readers, places))
     examples = (int(a.facts["examples"]), int(b.facts["examples"]))
     if pairing.same:
         columns = same_columns(readers, places, rounding)
     else:
         columns, examples = other_columns(readers, places, level)
     rows = [described(readers, place) | found for place, found in zip(places, columns, strict=True)]
-    facts = _facts((a, b), matched, pairing, rounding, places) | {"examples": examples, "level": level}
+    facts = facts_of((a, b), matched, pairing, rounding, places) | {"examples": examples, "level": level}
     unmatched = [layer._asdict() for layer in matched.unmatched]
     return Differences(shaped(rows, LAYERS), shaped(unmatched, UNMATCHED), facts)
+
+
+def matched_layers(a: Tables, b: Tables) -> Matched:
+    """Match the layers of two recordings.
+
+    Raises:
+        RecordingError: no layer of the one can be matched with one of the other.
+    """
+    matched = match(fired(Reader(a)), fired(Reader(b)))
+    if not matched.pairs:
+        raise RecordingError(
+            f"no layer of {a.facts['model']} can be matched with one of {b.facts['model']}, by name or by "
+            "kind, width and order; compare models of one architecture"
+        )
+    return matched
 
 
 def _check(a: Tables, b: Tables, level: float) -> None:
@@ -86,7 +94,7 @@ def _check(a: Tables, b: Tables, level: float) -> None:
             )
 
 
-def _facts(
+def facts_of(
     tables: Sequence[Tables], matched: Matched, pairing: Pairing, rounding: Precision, places: Sequence[Place]
 ) -> dict[str, Any]:
     """What verdict and report say of the circumstances."""

@@ -88,6 +88,12 @@ def described(readers: Readers, place: Place) -> dict[str, Any]:
     }
 
 
+def dtypes_of(readers: Readers, places: Sequence[Place]) -> tuple[list[str], list[str]]:
+    """The dtype at each place in either recording, several joined by `; `."""
+    every = [list(map(str, reader.tables.sites["dtype"])) for reader in readers]
+    return [every[0][place.at[0]] for place in places], [every[1][place.at[1]] for place in places]
+
+
 def moments_of(readers: Readers, place: Place) -> tuple[Moments, Moments]:
     """The moments of each feature in either recording."""
     return readers[0].features(place.at[0]), readers[1].features(place.at[1])

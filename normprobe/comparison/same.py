@@ -32,30 +32,20 @@ def same_columns(readers: Readers, places: Sequence[Place], precision: Precision
     tiny = precision.floors / _SUBUNIT * np.maximum.accumulate(sizes)
     found = [_errors(readers, place, least) for place, least in zip(places, tiny, strict=True)]
     bounds = np.maximum(precision.floors, MEASURED)
-    largest = np.array([e.known(bound) for e, bound in zip(found, bounds, strict=True)])
-    gains = np.array([_gain(readers, place) for place in places])
-    levels, beyond = beyond_rounding(largest, precision.floors, gains)
-    splits = _splits(readers, places, largest)
-    rows = []
-    for at, place in enumerate(places):
-        limit = max(levels[at], MEASURED)
-        split, own = splits[at], precision.floors[at] * gains[at]
-        rows.append(
-            {
-                "pairs": found[at].pairs,
-                "sample_difference": found[at].typical,
-                "cosine": found[at].cosine,
-                "error_db": decibels(largest[at]),
-                "error_of": "rows" if largest[at] == found[at].rows else "moments",
-                "noise_db": decibels(levels[at]),
-                "inherited_db": decibels(split.inherited),
-                "introduced_db": decibels(split.introduced),
-                "split": "measured" if split.exact else "estimated",
-                "features_beyond": _share_beyond(readers, place, tiny[at], limit),
-                "beyond": bool(beyond[at]),
-                "introduces": bool(beyond[at]) and _arises(place, split, largest[at], own),
-            }
-        )
+    known = np.array([e.known(bound) for e, bound in zip(found, bounds, strict=True)])
+    splits = split_errors(
+        places, known, [_of_norm(readers, *pair) for pair in zip(places, known, strict=True)]
+    )
+    rows = judged(readers, places, precision, known, splits)
+    for at, (place, row) in enumerate(zip(places, rows, strict=True)):
+        limit = max(10 ** (row["noise_db"] / 20), MEASURED)
+        row |= {
+            "pairs": found[at].pairs,
+            "sample_difference": found[at].typical,
+            "cosine": found[at].cosine,
+            "error_of": "rows" if known[at] == found[at].rows else "moments",
+            "features_beyond": _share_beyond(readers, place, tiny[at], limit),
+        }
     return rows
 
 
@@ -66,8 +56,11 @@ def _errors(readers: Readers, place: Place, tiny: float) -> Errors:
     return errors(rows, samples, moments_of(readers, place) if place.alike else None, tiny)
 
 
-def _gain(readers: Readers, place: Place) -> float:
-    return gain(readers[0], place.match.a) if place.site == "output" else 1.0
+def _of_norm(readers: Readers, place: Place, error: float) -> Split | None:
+    """The error at an output, split by the norm's formula where that can be done."""
+    if place.site == "input" or not place.aligned or not np.isfinite(error):
+        return None
+    return of_norm(*readers, place.match)
 
 
 def _share_beyond(readers: Readers, place: Place, tiny: float, limit: float) -> float:
@@ -77,24 +70,50 @@ def _share_beyond(readers: Readers, place: Place, tiny: float, limit: float) -> 
     return float((feature_errors(*moments_of(readers, place), tiny) > limit).mean())
 
 
-def _splits(readers: Readers, places: Sequence[Place], largest: Numbers) -> list[Split]:
-    """Where each error comes from: at an output from the input, at an input from all that ran before."""
+def split_errors(places: Sequence[Place], known: Numbers, measured: Sequence[Split | None]) -> list[Split]:
+    """Where each error comes from: at an output from the input, at an input from all that ran before.
+
+    Args:
+        places: the places, in order of execution.
+        known: the error at each.
+        measured: the split of each where it need not be estimated.
+    """
     splits: list[Split] = []
     before = read = 0.0
-    for place, error in zip(places, largest, strict=True):
-        if place.site == "input":
-            split, read = estimated(error, before), _known(error)
-        else:
-            measured = of_norm(*readers, place.match) if place.aligned and np.isfinite(error) else None
-            split = measured or estimated(error, read)
-        splits.append(split)
-        before = max(before, _known(error))
+    for place, error, split in zip(places, known, measured, strict=True):
+        splits.append(split or estimated(error, before if place.site == "input" else read))
+        read = 0.0 if np.isnan(error) else float(error)
+        before = max(before, read)
     return splits
 
 
-def _known(error: float) -> float:
-    """An error, 0 where nothing could be compared."""
-    return 0.0 if np.isnan(error) else float(error)
+def judged(
+    readers: Readers, places: Sequence[Place], precision: Precision, known: Numbers, splits: Sequence[Split]
+) -> list[dict[str, Any]]:
+    """The columns that say how large each error is, where it comes from, and what of it is rounding.
+
+    Args:
+        readers: both recordings.
+        places: the places, in order of execution.
+        precision: the rounding to expect.
+        known: the error at each place.
+        splits: where each comes from.
+    """
+    gains = np.array([gain(readers[0], p.match.a) if p.site == "output" else 1.0 for p in places])
+    levels, beyond = beyond_rounding(known, precision.floors, gains)
+    own = precision.floors * gains
+    return [
+        {
+            "error_db": decibels(known[at]),
+            "noise_db": decibels(levels[at]),
+            "inherited_db": decibels(splits[at].inherited),
+            "introduced_db": decibels(splits[at].introduced),
+            "split": "measured" if splits[at].exact else "estimated",
+            "beyond": bool(beyond[at]),
+            "introduces": bool(beyond[at]) and _arises(place, splits[at], known[at], own[at]),
+        }
+        for at, place in enumerate(places)
+    ]
 
 
 def _arises(place: Place, split: Split, error: float, own: float) -> bool:
