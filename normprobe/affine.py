@@ -56,6 +56,12 @@ def affines(module: nn.Module, width: int) -> Iterator[Affine]:
         yield Affine(weight + offset, bias, offset)
 
 
+def _offloaded(module: nn.Module, name: str) -> Tensor | None:
+    """A tensor that accelerate keeps elsewhere and puts in place only while the module computes."""
+    held = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+    return held[name] if held is not None and name in held else None
+
+
 def vector(module: nn.Module, name: str, width: int) -> Tensor | None:
     """A module's tensor of this name as float64 of shape (width,) on the CPU, if it has that many numbers.
 
@@ -63,6 +69,8 @@ def vector(module: nn.Module, name: str, width: int) -> Tensor | None:
     """
     for alias in _NAMES.get(name, (name,)):
         value = getattr(module, alias, None)
+        if isinstance(value, Tensor) and value.is_meta:
+            value = _offloaded(module, alias)
         if isinstance(value, Tensor) and not value.is_meta and value.numel() == width:
             return value.detach().cpu().to(torch.float64).reshape(-1)
     return None

@@ -8,7 +8,13 @@ from torch import nn
 
 from normprobe.views import View
 
-_WRAPPERS = ("_orig_mod", "module")
+_WRAPPERS = (
+    "_orig_mod",  # torch.compile
+    "module",  # DataParallel, DistributedDataParallel
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",  # Lightning
+)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from normprobe.compiling import is_cut
 from normprobe.forwards import Forward, Forwards
 from normprobe.found import Layer
 from normprobe.modes import put_below, take_out
-from normprobe.sessions import Habit, Session, owners
+from normprobe.sessions import Habit, Session
 from normprobe.unseen import decides_by_mode
 from normprobe.watch import Watch
 
@@ -77,8 +77,8 @@ class Functional:
             habit.forwards += 1
             due = habit.forwards.bit_count() == 1 and habit.forwards.bit_length() % 2 == 1  # 1, 4, 16, ...
             if due or not habit.told:
-                return Session(habit, True, owners(self._ears.layers()))
-            return Session(habit, False, owners(habit.layers.values())) if habit.places else None
+                return Session.of(habit, self._ears.layers(), everywhere=True)
+            return Session.of(habit, habit.layers.values(), everywhere=False) if habit.places else None
 
     def enter(
         self, session: Session, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -88,6 +88,8 @@ class Functional:
         session.inside.append((module, session.on))
         wanted = session.everywhere or id(module) in session.habit.places
         self._turn(session, wanted and not decides_by_mode(module, around, args, kwargs))
+        if session.on:
+            session.know_again(module)
 
     def leave(self, forward: Forward | None, module: nn.Module, output: Any) -> None:
         """The module's call is over: all is as it was around it."""

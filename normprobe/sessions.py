@@ -16,10 +16,10 @@ from normprobe.views import is_lazy
 
 
 class Owner(NamedTuple):
-    """The layer that a weight belongs to."""
+    """The layer whose weight a tensor is, as long as it lives: the weight itself, or a cast of it."""
 
     layer: Layer
-    weight: Tensor
+    weight: weakref.ref[Tensor]
 
 
 class Used(NamedTuple):
@@ -53,18 +53,42 @@ class Session:
     Attributes:
         habit: what is known of forwards of its kind.
         everywhere: whether it listens to the whole forward.
-        owners: the layers, by the id of their weight.
+        layers: those that it may hear, by the id of their module.
+        owners: the layers, by the id of their weight or of a cast of it.
         on: whether the mode is in place.
         inside: the modules entered, and whether the mode was in place around each.
-        copies: casts of weights, by id.
     """
 
     habit: Habit
     everywhere: bool
-    owners: dict[int, Owner]
+    layers: dict[int, list[Layer]]
+    owners: dict[int, Owner] = field(default_factory=dict)
     on: bool = False
     inside: list[tuple[nn.Module, bool]] = field(default_factory=list)
-    copies: dict[int, tuple[weakref.ref[Tensor], Owner]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(habit: Habit, layers: Iterable[Layer], *, everywhere: bool) -> Session:
+        """A session that may hear these layers."""
+        by_module: dict[int, list[Layer]] = {}
+        for layer in layers:
+            by_module.setdefault(id(layer.module), []).append(layer)
+        session = Session(habit, everywhere, by_module)
+        session.know(layer for held in by_module.values() for layer in held)
+        return session
+
+    def know(self, layers: Iterable[Layer]) -> None:
+        """Know layers by what their modules hold now: their weight, or a norm's bias or running mean."""
+        for layer in layers:
+            names = ["weight"] if layer.view.kind == "linear" else ["weight", "bias", "running_mean"]
+            for name in [layer.parameter] if layer.parameter else names:
+                tensor = _held(layer.module, name)
+                if tensor is not None and self._owner_of(tensor) is None:
+                    self.owners[id(tensor)] = Owner(layer, weakref.ref(tensor))
+
+    def know_again(self, module: nn.Module) -> None:
+        """Look again at a module and its children: sharded and offloaded weights appear only for a call."""
+        for child in (module, *module.children()):
+            self.know(self.layers.get(id(child), ()))
 
     def learn(self, layer: Layer) -> int:
         """Remember where a layer was heard, to listen there; how many forwards may have gone by without."""
@@ -77,8 +101,8 @@ class Session:
     def note_copy(self, weight: Tensor, copy: Tensor) -> None:
         """A tensor was cast: if it is a weight, the copy stands for it as long as it lives."""
         owner = self._owner_of(weight)
-        if owner is not None and copy is not weight and copy.shape == owner.weight.shape:
-            self.copies[id(copy)] = weakref.ref(copy), owner
+        if owner is not None and copy is not weight:
+            self.owners[id(copy)] = Owner(owner.layer, weakref.ref(copy))
 
     def used_by(self, use: Use, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Used | None:
         """The layer whose own computation a call is, if it is one's."""
@@ -93,30 +117,25 @@ class Session:
     def _owner_of(self, tensor: Tensor) -> Owner | None:
         """The layer that a weight, a cast of one, or a view of either belongs to."""
         found = self.owners.get(id(tensor))
-        if found is None and id(tensor) in self.copies:
-            alive, owner = self.copies[id(tensor)]
-            return owner if alive() is tensor else None
-        if found is None and tensor._base is not None:
-            return self._owner_of(tensor._base)
-        return found
+        if found is not None and found.weight() is tensor:
+            return found
+        return None if tensor._base is None else self._owner_of(tensor._base)
 
 
-def owners(layers: Iterable[Layer]) -> dict[int, Owner]:
-    """The layers by the id of what they may be known by: their weight, or a norm's bias or running mean."""
-    found: dict[int, Owner] = {}
-    for layer in layers:
-        held = {**layer.module._parameters, **layer.module._buffers}
-        names = ["weight"] if layer.view.kind == "linear" else ["weight", "bias", "running_mean"]
-        for name in [layer.parameter] if layer.parameter else names:
-            tensor = held.get(name)
-            if tensor is not None and not is_lazy(tensor):
-                found.setdefault(id(tensor), Owner(layer, tensor))
-    return found
+def _held(module: nn.Module, name: str) -> Tensor | None:
+    """A tensor of a module, be it a parameter, a buffer or, as wrappers keep it, a plain attribute."""
+    for holder in (module._parameters, module._buffers, vars(module)):
+        tensor = holder.get(name)
+        if isinstance(tensor, Tensor) and not is_lazy(tensor):
+            return tensor
+    return None
 
 
 def _used(owner: Owner, tensor: Tensor, use: Use) -> Layer | None:
     """The layer that computes what this use of the tensor does: with all of its weight, or a named part."""
-    layer, weight = owner
+    layer, weight = owner.layer, owner.weight()
+    if weight is None:
+        return None
     if layer.view.kind != "linear":
         return layer if tensor.shape == weight.shape else None
     sideways = layer.type == "Conv1D"  # of transformers, which stores (in, out)
