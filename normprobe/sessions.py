@@ -71,7 +71,8 @@ class Session:
         """A session that may hear these layers."""
         by_module: dict[int, list[Layer]] = {}
         for layer in layers:
-            by_module.setdefault(id(layer.module), []).append(layer)
+            if not layer.refused:
+                by_module.setdefault(id(layer.module), []).append(layer)
         session = Session(habit, everywhere, by_module)
         session.know(layer for held in by_module.values() for layer in held)
         return session
