@@ -1,5 +1,6 @@
 """The page: complete in one file, escaped, the same bytes each time, and written whole or not at all."""
 
+import gc
 import re
 from html.parser import HTMLParser
 
@@ -250,6 +251,19 @@ def test_an_existing_report_is_not_lost(tables, drawn, tmp_path, monkeypatch):
     assert (tmp_path / "a" / "b" / "report.html").read_bytes() == old
     assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["figures", "report.html"]
     assert (tmp_path / "a" / "b" / "figures" / "mine.png").read_text() == "mine"
+
+
+def test_the_garbage_collector_is_as_before(tables, drawn, tmp_path, monkeypatch):
+    during = []
+    monkeypatch.setattr(figures, "available", lambda tables: during.append(gc.get_threshold()) or [])
+    before = gc.get_threshold()
+    write_report(tables, NOTHING, tmp_path)
+    assert gc.get_threshold() == before
+    assert during[0] > before
+    monkeypatch.setattr(figures, "available", lambda tables: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(tables, NOTHING, tmp_path)
+    assert gc.get_threshold() == before
 
 
 def test_files_named_are_those_that_are_there(tables, drawn, tmp_path):
