@@ -72,7 +72,7 @@ def write_report(
 
 @contextmanager
 def _rare_collection() -> Iterator[None]:
-    """Collect garbage less often: each figure is 20,000 objects, and passes over them took a fifth of the time."""
+    """Collect garbage less often: passes over the 20,000 objects of each figure took a fifth of the time."""
     before = gc.get_threshold()
     gc.set_threshold(*(max(usual, rare) for usual, rare in zip(before, _RARELY, strict=True)))
     try:
