@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from normprobe.affine import Affine
+from normprobe.attributes import eps_of
 from normprobe.normcall import AGREES, Arrays, Call
 from normprobe.readings import Reading, normalized
-from normprobe.views import eps_of
 
 _ROWS_TO_FIT = 16
 _GATES: tuple[Callable[[Tensor], Tensor], ...] = (

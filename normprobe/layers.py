@@ -12,10 +12,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from normprobe.attributes import eps_of, stored
 from normprobe.errors import NoLayersError
 from normprobe.found import Found, Layer, stripped, under
 from normprobe.parameters import parameter_layers, strays
-from normprobe.views import KINDS, View, eps_of, guessed_view, is_lazy, registered_view
+from normprobe.views import KINDS, View, guessed_view, is_lazy, registered_view
 
 __all__ = ["Found", "Layer", "LayerFilter", "find_layers"]
 
@@ -100,6 +101,8 @@ def _layer(module: nn.Module, names: list[str], found: dict[int, Layer]) -> Laye
         kind_name = str(getattr(module, "original_name", kind_name))
         view = _scripted_view(kind_name)
         refused = "a scripted module takes no hooks; probe the eager model"
+    elif isinstance(module, nn.Bilinear):
+        view, refused = View("linear"), "it reads two inputs at once, which no table has a place for"
     elif not registered:
         if "parametrizations" in names[0].split("."):
             return None
@@ -116,7 +119,7 @@ def _layer(module: nn.Module, names: list[str], found: dict[int, Layer]) -> Laye
         type=kind_name,
         n_features=_n_features(module),
         eps=eps_of(module),
-        affine=any(isinstance(getattr(module, name, None), Tensor) for name in ("weight", "bias")),
+        affine=any(isinstance(stored(module, name), Tensor) for name in ("weight", "bias")),
         refused=refused,
     )
 
@@ -134,14 +137,14 @@ def _scripted_view(original_name: str) -> View | None:
 
 def _n_features(module: nn.Module) -> int | None:
     """How many features the module says its input has."""
-    for name in ("in_features", "num_features", "num_channels"):
+    for name in ("in_features", "infeatures", "num_features", "num_channels"):
         value = getattr(module, name, None)
         if isinstance(value, int) and value > 0:
             return value
     shape = getattr(module, "normalized_shape", None)
     if isinstance(shape, (tuple, list, torch.Size)):
         return math.prod(shape)
-    weight = getattr(module, "weight", None)
+    weight = stored(module, "weight")
     if isinstance(weight, Tensor) and not is_lazy(weight):
         # Conv1D of transformers stores (in, out); the other Linears store (out, in).
         return weight.shape[0] if weight.dim() == 1 or type(module).__name__ == "Conv1D" else weight.shape[-1]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from normprobe.attributes import EPS_NAMES, stored
 from normprobe.errors import ViewError
 
 SampleUnit = Literal["position", "example"]
@@ -16,7 +18,6 @@ WeightOf = Callable[[nn.Module], Tensor | None]
 
 NORM_KINDS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
 KINDS = ("linear", *NORM_KINDS)
-EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "norm_eps", "layer_norm_eps", "rms_norm_eps")
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def guessed_view(module: nn.Module) -> View | None:
     eps (DESIGN: norms and Linears by rule). Whether it contains other layers is for `layers` to say.
     """
     name = type(module).__name__
-    if (name.endswith("Linear") or name == "Conv1D") and _has_matrix(module):
+    if _is_linear(module, name):
         return View("linear", certain=True)
     if type(module).__module__.startswith("torch.nn.utils"):
         return None
@@ -163,12 +164,21 @@ def guessed_view(module: nn.Module) -> View | None:
     return _norm_by_name(module, name.lower()) if not children and has_eps else None
 
 
-def _has_matrix(module: nn.Module) -> bool:
-    """Whether a module has a 2-D weight, or the method in its place that torch's quantized Linears have."""
-    weight = getattr(module, "weight", None)
+def _is_linear(module: nn.Module, name: str) -> bool:
+    """Whether a module is a Linear by its class name and what it holds.
+
+    Its weight has two axes, or is a method, as in torch's quantized Linears, or is packed under another name
+    (GPTQ, AWQ, HQQ): then it says how many features go in and out.
+    """
+    weight = stored(module, "weight")
     if isinstance(weight, Tensor):
-        return is_lazy(weight) or weight.dim() == 2
-    return callable(weight) and isinstance(getattr(module, "in_features", None), int)
+        plain = name.endswith("Linear") or name == "Conv1D"
+        return plain and (is_lazy(weight) or weight.dim() == 2)
+    sizes = [getattr(module, side, None) for side in ("in_features", "out_features")]
+    if sizes == [None, None]:
+        sizes = [getattr(module, side, None) for side in ("infeatures", "outfeatures")]
+    named = re.search(r"Linear(_[A-Za-z]+|\d\w*)?$", name) is not None
+    return named and all(isinstance(size, int) for size in sizes)
 
 
 def _norm_by_name(module: nn.Module, name: str) -> View:
@@ -183,15 +193,6 @@ def _norm_by_name(module: nn.Module, name: str) -> View:
     if "layernorm" in name:
         return View("layer_norm", axis)
     return View("rms_norm" if "rms" in name else "norm", axis)
-
-
-def eps_of(module: nn.Module) -> float | None:
-    """The number that keeps the module from dividing by zero, under any of its usual names."""
-    for name in EPS_NAMES:
-        value = getattr(module, name, None)
-        if isinstance(value, (float, int)) and not isinstance(value, bool):
-            return float(value)
-    return None
 
 
 def is_lazy(parameter: Any) -> bool:

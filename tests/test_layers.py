@@ -182,7 +182,6 @@ def test_look_alikes_that_are_layers(module: nn.Module, kind: str) -> None:
         (NormedEmbedding(), {}),
         (NormalizedActivation(), {}),
         (nn.Embedding(9, 4, max_norm=1.0), {}),
-        (nn.Bilinear(2, 3, 4), {}),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -408,3 +407,11 @@ def test_containers_hold_layers_and_the_outermost_comes_first() -> None:
     found = find_layers(MODEL, layers="encoder.0.*")
     assert found.containers == (MODEL, MODEL["encoder"], MODEL["encoder"][0])
     assert find_layers(nn.Linear(2, 2)).containers == ()
+
+
+def test_finding_a_parametrized_linear_does_not_compute_its_weight() -> None:
+    linear = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)).train()
+    before = {name: value.clone() for name, value in linear.state_dict().items()}
+    layer = find_layers(nn.Sequential(linear)).layers[0]
+    assert (layer.view.kind, layer.n_features, layer.affine) == ("linear", 4, True)
+    assert all(torch.equal(value, before[name]) for name, value in linear.state_dict().items())
