@@ -7,13 +7,16 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 import normprobe
 from normprobe import kernels
 from normprobe.digests import digest
 from normprobe.forwards import Forward
+from normprobe.pads import Pad, count_padding, pad_token
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -47,6 +50,8 @@ class Tally:
         self._counts = {"examples": 0, "rows": 0, "padding": 0}
         self._units = {"unit": "position", "example_unit": "example"}
         self._digest = torch.zeros((), dtype=torch.int64)
+        self._pads: dict[torch.device, Tensor] = {}
+        self._pad_of: dict[int, Pad | None] = {}
 
     def add(self, forward: Forward) -> None:
         """Count the examples and positions of a forward, and fingerprint its first tensor."""
@@ -77,8 +82,20 @@ class Tally:
             real = None if mask is None or batch.packed is not None else mask.real
             found = digest(lead, forward.first, time_first=batch.swapped, real=real)
             self._digest = self._digest + times * found.cpu()
+            self._count_pads(forward.owner, lead, real, times)
+
+    def _count_pads(self, owner: nn.Module, ids: Tensor, real: NDArray[np.bool_] | None, times: int) -> None:
+        """Count the padding tokens that no mask leaves out, without waiting for the device."""
+        if id(owner) not in self._pad_of:
+            self._pad_of[id(owner)] = pad_token(owner)
+        pad = self._pad_of[id(owner)]
+        if pad is not None and ids.dim() == 2 and not ids.is_floating_point():
+            found = times * count_padding(ids, pad, real)
+            self._pads[ids.device] = self._pads.get(ids.device, torch.zeros_like(found)) + found
 
     def facts(self, part: str) -> dict[str, Any]:
         """Counts, units and the digest of this part, as JSON holds them."""
         digests = {part: [self._counts["examples"], int(self._digest)]}
-        return {**self._counts, **self._units, "digests": digests}
+        known = any(pad is not None for pad in self._pad_of.values())
+        pads = sum(int(count) for count in self._pads.values()) if known else None
+        return {**self._counts, **self._units, "digests": digests, "pad_tokens": pads}

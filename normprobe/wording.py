@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MISSING = "–"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def format_number(value: Any) -> str:
@@ -156,20 +158,27 @@ def sample_word(meta: Mapping[str, Any], sample_unit: str | None = "position", c
 
 
 def name_sample(
-    meta: Mapping[str, Any], sample: tuple[Any, Any], sample_unit: str, text: str | None = None
+    meta: Mapping[str, Any],
+    sample: tuple[Any, Any],
+    sample_unit: str,
+    text: str | None = None,
+    part: str | None = None,
 ) -> str:
-    """Name a sample for a person: “class” text 35, token 0.
+    """Name a sample for a person: “class” text 35, token 0; in a merged recording text 35 of night.
 
     Args:
         meta: `Tables.meta`.
         sample: its example and position.
         sample_unit: `position` or `example`.
         text: the sample's own text, if known.
+        part: the part of the data it is of, told where there are several; of a uuid the first eight digits.
 
     Returns:
         One short phrase.
     """
     name = f"{sample_word(meta, 'example')} {sample[0]}"
+    if part is not None and len(meta.get("parts", ())) > 1:
+        name += f" of {part[:8] if _UUID.fullmatch(part) else shorten_text(part, 16)}"
     if sample_unit == "position":
         name += f", {sample_word(meta)} {sample[1]}"
     return f"“{shorten_text(text)}” {name}" if text is not None else name

@@ -54,14 +54,15 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "sessions": ("calls found parameters views", "torch"),
     "functional": ("arguments calls compiling forwards found modes sessions unseen watch", "torch"),
     "options": ("errors masks", "torch"),
-    "context": ("kernels digests forwards", "torch"),
+    "context": ("kernels digests forwards pads", "torch numpy"),
+    "pads": ("", "torch numpy"),
     "listening": (
         "arguments compiling context forwards found functional hooks masks measuring options placing "
         "tracing unseen watch",
         "torch",
     ),
     "tables": ("moments errors records", "pandas pyarrow numpy"),
-    "findings": ("tables errors", "pandas numpy"),
+    "findings": ("tables errors names wording", "pandas numpy"),
     "comparison": ("tables findings moments wording names errors report+", "pandas numpy"),
     "figures": ("tables wording errors names", "seaborn matplotlib pandas numpy"),
     "report": ("tables findings figures wording errors names", "jinja2 pandas numpy markupsafe"),

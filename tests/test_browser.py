@@ -175,16 +175,33 @@ def test_complete_without_script(opened):
     visit(browser, "about:blank")
 
 
+def test_the_table_on_paper_keeps_its_heading_and_its_names(opened):
+    """A4 less margins of 14 mm is 688 pixels wide; browsers shrink what is wider, up to a point."""
+    browser = opened(width=688)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    widths = "(t => [t.getBoundingClientRect().width, t.querySelector('td.n').offsetWidth])"
+    table, names = evaluate(browser, f"{widths}(document.querySelector('#layers table'))")
+    assert table < 1.4 * 688
+    assert names >= 190
+    # Chromium paints no button in the heading that it repeats on each page.
+    shown = "getComputedStyle(document.querySelector('#layers th button')).display"
+    assert evaluate(browser, shown) == "contents"
+
+
 def test_print_shows_all_and_no_controls(opened):
     browser = opened(theme="dark")
     scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": scheme})
     assert (
-        evaluate(browser, "getComputedStyle(document.documentElement).getPropertyValue('--paper')")
-        == "#fbfaf7"
+        evaluate(browser, "getComputedStyle(document.documentElement).getPropertyValue('--paper')") == "#fff"
     )
     gone = "['.links', '.controls', '.theme', 'details.panel']"
     hidden = f"{gone}.map(s => document.querySelector(s).checkVisibility())"
     assert evaluate(browser, hidden) == [False] * 4
+    assert evaluate(browser, "getComputedStyle(document.body).color") == "rgb(29, 28, 26)"
+    opened_panel = "(d => { d.open = true; return d.checkVisibility(); })(document.querySelector('.panel'))"
+    assert evaluate(browser, opened_panel)
+    unbroken = "['.finding', '.figure'].map(s => getComputedStyle(document.querySelector(s)).breakInside)"
+    assert evaluate(browser, unbroken) == ["avoid", "avoid"]
     box = "(e => e.scrollHeight - e.clientHeight)(document.querySelector('#layers .scroll'))"
     assert evaluate(browser, box) <= 1

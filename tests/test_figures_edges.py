@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
 import torch
 from figure_recordings import Chain, every_figure, images, normal, record, stack, text_boxes
+from matplotlib.collections import LineCollection
+from matplotlib.path import Path
 
 from normprobe import figures
 from normprobe.figures import profile
@@ -30,7 +33,22 @@ CASES = {
     "names": lambda: (Chain(["a", "正規化層の名前", "<b>", "x" * 90, "e"]), normal(9, 12)),
     "within a Sequential": lambda: (torch.nn.Sequential(stack(6)), X),
     "two stacks": lambda: (Two(), X),
+    "values close to the limit of fp16": lambda: (stack(8, breaks=3e4), X),
+    "the largest value last": lambda: (Grows(), X),
 }
+
+
+class Grows(torch.nn.Module):
+    """Norms whose inputs grow and grow."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.LayerNorm(16) for _ in range(9))
+
+    def forward(self, x):
+        for number, norm in enumerate(self.layers):
+            norm(x * 8.0**number)
+        return x
 
 
 class Two(torch.nn.Module):
@@ -42,6 +60,25 @@ class Two(torch.nn.Module):
 
     def forward(self, x):
         return self.decoder(self.encoder(x))
+
+
+def crossed(figure):
+    """Remarks inside charts that a line or a bar of the same chart runs through."""
+    found = []
+    for ax in figure.axes:
+        frame = ax.get_window_extent()
+        inside = [t for t in ax.texts if t.get_text() and frame.contains(*t.get_window_extent().min)]
+        ends = [line.get_transform().transform(line.get_xydata()) for line in ax.lines]
+        for bars in ax.collections:
+            if isinstance(bars, LineCollection):
+                ends += [ax.transData.transform(segment) for segment in bars.get_segments()]
+        for text in inside:
+            box = text.get_window_extent().padded(-1)
+            for line in ends:
+                pairs = [pair for pair in pairwise(line) if np.isfinite(pair).all()]
+                if any(Path(np.array(pair)).intersects_bbox(box, filled=False) for pair in pairs):
+                    found.append(text.get_text())
+    return found
 
 
 def caption(recording, name="depth_profile"):
@@ -63,6 +100,7 @@ def test_texts_neither_overlap_nor_leave_the_figure(case):
             across = min(a.x1, b.x1) - max(a.x0, b.x0)
             down = min(a.y1, b.y1) - max(a.y0, b.y0)
             assert across < 1 or down < 2, (drawn.name, one, other)
+        assert crossed(drawn._figure) == []
 
 
 def test_many_norms_take_lines_and_bands():
@@ -166,3 +204,56 @@ def test_panels_without_kept_rows_say_so():
     recording = record(stack(4), X, values=0)
     panel = figures.norm_panel(recording, "layers.2.norm")
     assert [text.get_text() for text in panel[2].texts] == ["no kept row at both sites"]
+
+
+def texts(recording, name, **options):
+    axes = figures.render(recording, name, **options)._figure.axes
+    return [text.get_text() for ax in axes for text in ax.texts]
+
+
+def test_a_panel_without_a_finite_value_after_says_so_in_each_chart():
+    model = stack(5)
+    model.layers[2].norm.weight.data[:] = NAN
+    said = texts(record(model, X), "norm_panel", layer="layers.2.norm")
+    assert said.count("no finite values kept") == 2
+    assert said.count("no finite values") == 1
+
+
+def test_a_map_without_outliers_says_so():
+    assert "no feature above 3× the layer’s median" in texts(record(stack(5), X), "outlier_map")
+    data = X.clone()
+    data[..., 3] *= 90
+    assert "no feature above 3× the layer’s median" not in texts(record(stack(5), data), "outlier_map")
+
+
+class Wide(torch.nn.Module):
+    """Blocks of many Linear layers that read the same tensor."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.ModuleDict({name: torch.nn.Linear(16, 16) for name in names}) for _ in range(4)
+        )
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + sum(layer(x) for layer in block.values()) / len(block)
+        return x
+
+
+def test_roles_that_read_the_same_tensor_are_named_as_far_as_there_is_room():
+    torch.manual_seed(0)
+    few = texts(record(Wide(["q_proj", "k_proj"]), X), "linear_by_role")
+    assert "q_proj, k_proj" in few
+    recording = record(Wide([f"{letter}_proj" for letter in "abcdefghijkl"]), X)
+    drawn = figures.render(recording, "linear_by_role")
+    left, right = (ax.texts for ax in drawn._figure.axes)
+    assert len(left) == 8
+    assert next(text.get_text() for text in right).endswith("_proj and 6 more")
+    assert "4 further roles whose variance changes less: see the table." in drawn.caption
+    assert "Names on one line read the same tensor." in drawn.caption
+
+
+def test_one_role_of_numbers_alone_needs_no_label():
+    model = torch.nn.Sequential(*[torch.nn.Linear(16, 16) for _ in range(4)])
+    assert texts(record(model, X), "linear_by_role") == []

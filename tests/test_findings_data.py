@@ -114,3 +114,56 @@ def test_padding_without_a_mask_is_known_by_its_token() -> None:
     labels = pd.DataFrame({"part": "a", "example": [0, 0], "position": [0, 1], "text": ["cat", "[PAD]"]})
     named = replace(text([10, 10]), labels=labels)
     assert find(named, ["padding_unmasked"])["value"].item() == pytest.approx(1 / 20)
+
+
+def test_a_wild_example_of_many_positions_is_one() -> None:
+    rows = normal()
+    rows[40:50] *= 50
+    made = first(rows)
+    split = made.samples.assign(position=made.samples["example"] % 10, example=made.samples["example"] // 10)
+    found = find(replace(made, samples=split), ["outlier_sample"])
+    assert found["example"].tolist() == [4]
+    assert find(made, ["outlier_sample"]).empty
+
+
+def test_two_features_are_enough_for_different_scales() -> None:
+    rows = normal(features=2) * [1e-3, 1]
+    assert find(tables(Layer("a", "linear", rows, normal())), ["input_scale"])["feature"].tolist() == [1]
+
+
+def test_an_eps_too_large_and_an_input_too_small_are_two_causes() -> None:
+    layers = [
+        Layer("late", "layer_norm", normal(0.001), normal(), eps=1e-5),
+        Layer("large", "layer_norm", normal(0.5), normal(), eps=1.0, features={"weight": 1.5}),
+        Layer("small", "layer_norm", normal(0.0001), normal(), eps=1e-5),
+    ]
+    found = find(tables(*layers), ["variance_below_eps"])
+    assert found[["layer", "affected"]].to_numpy().tolist() == [["late", "late; small"], ["large", "large"]]
+    assert found["advice"].tolist() == [
+        "Find out what makes this norm's input so small.",
+        "Lower this norm's eps.",
+    ]
+    assert found["severity"].tolist() == ["warning", "warning"]
+
+
+def test_small_inputs_of_a_model_that_was_never_trained_are_a_note() -> None:
+    layers = [Layer("n", "rms_norm", normal(0.0001), normal(), features={"weight": 1.0, "bias": 0.0})]
+    assert find(tables(*layers), ["variance_below_eps"])["severity"].tolist() == ["info"]
+    large = [replace(layers[0], eps=1.0)]
+    assert find(tables(*large), ["variance_below_eps"])["severity"].tolist() == ["warning"]
+
+
+def test_texts_that_happen_to_end_alike_are_not_padded() -> None:
+    made = text([10, 10, 10, 10])
+    samples = made.samples.copy()
+    for value, pair in ((0.25, (0, 1)), (0.75, (2, 3))):
+        alike = samples["example"].isin(pair) & (samples["position"] > 5)
+        samples.loc[alike, ["mean", "variance", "min", "max"]] = value
+    assert find(replace(made, samples=samples), ["padding_unmasked"]).empty
+
+
+def test_a_probe_told_to_use_no_mask_is_taken_at_its_word() -> None:
+    known = {"unit": "token", "pad_tokens": 5, "rows": 20}
+    assert find(replace(text([10, 10]), meta=known), ["padding_unmasked"])["value"].item() == 0.25
+    told = known | {"options": {"mask": None}}
+    assert find(replace(text([10, 10]), meta=told), ["padding_unmasked"]).empty

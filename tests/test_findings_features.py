@@ -104,3 +104,52 @@ def test_an_outlier_in_the_weight_of_a_norm() -> None:
     weight[4] = 1
     zero = tables(Layer("n", "layer_norm", normal(), normal(), features={"weight": weight}))
     assert find(zero, ["outlier_norm_weight"]).empty
+
+
+def silent(share: float) -> list[Layer]:
+    """A BatchNorm between convolutions that leaves a share of its channels without a positive value."""
+    return [
+        Layer("bn1", "batch_norm", normal(), relu(normal(), round(32 * share))),
+        Layer("bn2", "batch_norm", normal(), normal()),
+    ]
+
+
+def test_between_convolutions_dead_channels_are_named_at_the_norm_that_writes_no_positive_value() -> None:
+    found = find(tables(*silent(0.6)), ["dead_features"])
+    assert found[["layer", "site", "evidence"]].to_numpy().tolist() == [
+        ["bn1", "output", "output:silent_features"]
+    ]
+    assert find(tables(*silent(0.4)), ["dead_features"]).empty
+
+
+def branch(dead: int, blocks: int = 4) -> list[Layer]:
+    """Blocks whose norm and Linear stand in a branch; the norms of the first ``dead`` write only zeros."""
+    layers = []
+    for block in range(blocks):
+        wrote = normal() * (block >= dead)
+        layers += [
+            Layer(f"blocks.{block}.norm", "layer_norm", normal(), wrote),
+            Layer(f"blocks.{block}.up", "linear", wrote, normal()),
+        ]
+    return layers
+
+
+def test_a_norm_that_silences_its_branch_is_named_and_its_zeros_are_no_dead_units() -> None:
+    found = find(tables(*branch(1)), ["constant_features", "dead_features", "collapsed_samples"])
+    assert found[["check", "layer", "site", "value"]].to_numpy().tolist() == [
+        ["constant_features", "blocks.0.norm", "output", 1.0]
+    ]
+
+
+def test_norms_whose_weights_start_at_zero_throughout_are_healthy() -> None:
+    assert find(tables(*branch(3)), ["constant_features", "dead_features"]).empty
+
+
+def test_enough_values_count_and_not_enough_examples() -> None:
+    wrote = relu(normal(rows=8), 20)
+    few = [Layer("a", "linear", normal(rows=8), wrote), Layer("b", "linear", np.maximum(wrote, 0), wrote)]
+    assert find(tables(*few), ["dead_features"]).empty
+    images = Layer("bn", "batch_norm", normal(), silent(0.6)[0].after, sites={"output": {"n_samples": 2}})
+    assert find(tables(images, silent(0)[1]), ["dead_features"])["layer"].tolist() == ["bn"]
+    one = Layer("bn", "batch_norm", normal(), silent(0.6)[0].after, sites={"output": {"n_samples": 1}})
+    assert find(tables(one, silent(0)[1]), ["dead_features"]).empty

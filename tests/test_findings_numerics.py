@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from findings_tables import Layer, normal, tables
 
 from normprobe.findings import find
@@ -69,3 +70,23 @@ def test_fp16_ends_at_65504_and_a_model_in_fp16_is_warned_at_half() -> None:
     over = find(tables(Layer("a", "linear", normal(), broken(normal(), -70_000))), [Fp16Overflow()])
     assert over["value"].item() == 70_000
     assert over["threshold"].item() == 65_504
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning", "ignore:Mean of empty:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:Degrees of freedom:RuntimeWarning")
+def test_a_layer_called_again_and_again_may_read_what_it_made_itself() -> None:
+    """Eight calls of a shared block: `key` makes NaN in the first, and every later call starts from it."""
+    read, wrote = normal(), normal()
+    read[8:], wrote[8:] = np.nan, np.nan
+    key = wrote.copy()
+    key[:8, 5] = np.nan
+    made = tables(
+        Layer("embed", "linear", normal(), normal()),
+        Layer("query", "linear", read, wrote, calls=8),
+        Layer("key", "linear", read, key, calls=8),
+    )
+    found = find(made, [Nonfinite()])
+    assert found[["layer", "site", "feature"]].to_numpy().tolist() == [["key", "output", 5]]
+    assert "over all its calls" in found["message"].item()
+    once = tables(Layer("query", "linear", read, wrote), Layer("key", "linear", read, key))
+    assert find(once, [Nonfinite()])[["layer", "site"]].to_numpy().tolist() == [["query", "input"]]

@@ -7,6 +7,7 @@ import torch
 from report_models import NOTHING, Block, Drawing, finding, findings_of, record, stack, text_of
 from torch import nn
 
+import normprobe
 from normprobe import figures
 from normprobe.report import write_report
 
@@ -200,3 +201,34 @@ def test_training_mode_is_told(drawn, tmp_path):
     with Probe(model) as probe:
         model(torch.randn(2, 3, 16))
     assert "training mode" in text_of(page(probe.recording.tables, tmp_path))
+
+
+def test_a_merged_recording_names_the_part_of_a_sample(tmp_path):
+    """Example 1 of both parts holds a large value, at one end each; its text is that of the right part."""
+    recordings = []
+    for part, size in (("day", 500.0), ("night", -900.0)):
+        batch = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0))
+        batch[1, 2, 7] = size
+        words = [[f"{part} {example} {position}" for position in range(5)] for example in range(3)]
+        recordings.append(
+            normprobe.record(stack(5), [batch], part=part, labels=lambda args, kwargs, words=words: words)
+        )
+    tables = normprobe.merge(*recordings).tables
+    held = {"feature": 7, "example": 1, "position": 2}
+    rows = [finding("layers.0.norm", value=value, **held) for value in (900.0, 500.0)]
+    text = text_of(page(tables, tmp_path, findings_of(*rows)))
+    assert "“night 1 2” example 1 of night, position 2" in text
+    assert "“day 1 2” example 1 of day, position 2" in text
+    alone = text_of(page(recordings[0].tables, tmp_path, findings_of(rows[1])))
+    assert "“day 1 2” example 1, position 2" in alone
+
+
+def test_a_sample_of_an_unknown_part_has_no_text(drawn, tmp_path):
+    recordings = [
+        normprobe.record(stack(5), [torch.randn(3, 5, 16)], part=part, labels=lambda a, k: [["word"] * 5] * 3)
+        for part in ("day", "night")
+    ]
+    row = finding("layers.0.norm", example=77, position=2)
+    assert "layers.0.norm (input), example 77, position 2" in text_of(
+        page(normprobe.merge(*recordings).tables, tmp_path, findings_of(row))
+    )

@@ -1,5 +1,6 @@
 """The page: complete in one file, escaped, the same bytes each time, and written whole or not at all."""
 
+import gc
 import re
 from html.parser import HTMLParser
 
@@ -9,7 +10,8 @@ from report_models import NOTHING, Drawing, finding, findings_of, record, stack,
 from torch import nn
 
 from normprobe import NormprobeError, NoSamplesError, Probe, RecordingError, figures
-from normprobe.report import write_report
+from normprobe.figures import rendering
+from normprobe.report import write_report, writing
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 VOID = {
@@ -252,6 +254,19 @@ def test_an_existing_report_is_not_lost(tables, drawn, tmp_path, monkeypatch):
     assert (tmp_path / "a" / "b" / "figures" / "mine.png").read_text() == "mine"
 
 
+def test_the_garbage_collector_is_as_before(tables, drawn, tmp_path, monkeypatch):
+    during = []
+    monkeypatch.setattr(figures, "available", lambda tables: during.append(gc.get_threshold()) or [])
+    before = gc.get_threshold()
+    write_report(tables, NOTHING, tmp_path)
+    assert gc.get_threshold() == before
+    assert during[0] > before
+    monkeypatch.setattr(figures, "available", lambda tables: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(tables, NOTHING, tmp_path)
+    assert gc.get_threshold() == before
+
+
 def test_files_named_are_those_that_are_there(tables, drawn, tmp_path):
     (tmp_path / "layers.csv").write_text("")
     text = text_of(write_report(tables, NOTHING, tmp_path).read_text("utf-8"))
@@ -270,6 +285,29 @@ def test_panels_as_files(tables, tmp_path):
     names = [{p.name for p in (tmp_path / n / "figures").iterdir()} for n in ("plain", "files")]
     assert len(names[1] - names[0]) == 4
     assert {name.rpartition(".")[2] for name in names[1] - names[0]} == {"png"}
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(tables, tmp_path):
+    write_report(tables, NOTHING, tmp_path, panels="files")
+    (tmp_path / "figures" / "mine.png").write_text("mine")
+    (tmp_path / "figures" / "depth_profile_old.png").write_text("mine")
+    few = record(stack(1), torch.randn(4, 16))
+    write_report(few, NOTHING, tmp_path)
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"mine.png", "depth_profile_old.png"}
+
+
+def test_no_folder_of_figures_is_left_empty(tables, tmp_path):
+    write_report(tables, NOTHING, tmp_path)
+    assert (tmp_path / "figures").is_dir()
+    write_report(record(stack(1), torch.randn(4, 16)), NOTHING, tmp_path)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_every_file_drawn_is_known_as_such(tables, tmp_path):
+    assert set(writing.SECTIONS) == set(rendering._SECTIONS)
+    write_report(tables, NOTHING, tmp_path, panels="files")
+    names = [p.name for p in (tmp_path / "figures").iterdir()]
+    assert [name for name in names if not writing._DRAWN.fullmatch(name)] == []
 
 
 def test_hostile_names_and_tokens_inside_real_figures(tmp_path):

@@ -99,6 +99,14 @@ def test_a_sample_is_named_by_its_text_and_place():
     assert wording.name_sample(meta, (1, 2), "position", "\n") == "“␣” text 1, token 2"
 
 
+def test_a_sample_of_a_merged_recording_is_named_with_its_part():
+    meta = {"unit": "token", "example_unit": "text", "parts": ["day", "night"]}
+    name = wording.name_sample
+    assert name(meta, (3, 0), "position", "class", "night") == "“class” text 3 of night, token 0"
+    assert name(meta, (3, 0), "example", part="5f0c2a9e-6f7a-4f0e-9d0b-1c2d3e4f5a6b") == "text 3 of 5f0c2a9e"
+    assert name({**meta, "parts": ["night"]}, (3, 0), "example", part="night") == "text 3"
+
+
 def test_long_texts_are_cut_at_the_end():
     assert wording.shorten_text("a" * 40, 10) == "a" * 9 + "…"
     assert wording.text_width(wording.shorten_text("標" * 40, 10)) <= 10

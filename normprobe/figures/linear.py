@@ -17,13 +17,22 @@ from normprobe.figures import frames
 from normprobe.figures.axes import Label, foot, label_ends, log_limits, title, use_log
 from normprobe.figures.palette import ACCENT, INK, MUTED, ROLE_COLOURS, ROLE_DASHES, SURFACE
 from normprobe.figures.plan import Plan, place
-from normprobe.wording import format_count, format_number, format_range, role_labels, shorten_name, spots
+from normprobe.wording import (
+    format_count,
+    format_number,
+    format_range,
+    role_labels,
+    shorten_name,
+    spots,
+    text_width,
+)
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
     from normprobe.tables import Tables
 
 LEAST = 3  # Linear layers that make a role
+_ROOM = 25  # letters beside a line
 
 
 def linear_by_role(tables: Tables | Recording, *, ax: Any = None) -> Any:
@@ -145,17 +154,26 @@ def _chart(ax: Axes, found: Roles, column: str, groups: Sequence[tuple[str, ...]
         foot(ax, list(x[rows[column] == 0]), ROLE_COLOURS[style])
         foot(ax, list(x[rows["nonfinite"] > 0]), ACCENT, marker="X", fill=SURFACE)
         if y.notna().any():
-            text = ", ".join(found.labels[role] for role in group)
-            ends.append(
-                Label(shorten_name(text, 25), float(y.dropna().iloc[-1]), INK, ROLE_COLOURS[style], dashes)
-            )
+            at = float(y.dropna().iloc[-1])
+            ends.append(Label(_joined(found, group), at, INK, ROLE_COLOURS[style], dashes))
     blocks = found.lines["block"].astype(float)
     pad = max(0.5, 0.02 * (blocks.max() - blocks.min()))
     ax.set_xlim(blocks.min() - pad, blocks.max() + pad)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.set_xlabel("block", color=MUTED)
     ax.set_ylabel("")
-    label_ends(ax, ends)
+    label_ends(ax, ends if order[1:] or order[0] != "*" else [])
+
+
+def _joined(found: Roles, group: tuple[str, ...]) -> str:
+    """Return the labels of roles that share a line, as many as there is room for."""
+    names = [found.labels[role] for role in group]
+    for count in range(len(names), 1, -1):
+        left = f" and {len(names) - count} more" if count < len(names) else ""
+        if text_width(text := ", ".join(names[:count]) + left) <= _ROOM:
+            return text
+    left = f" and {len(names) - 1} more" if names[1:] else ""
+    return shorten_name(names[0], _ROOM - len(left)) + left
 
 
 def _caption(found: Roles) -> str:
@@ -173,7 +191,7 @@ def _caption(found: Roles) -> str:
         text += f"; highest, {format_number(reader[at])} ×, is what {layers[at]} reads"
     text += "."
     if any(len(group) > 1 for group in found.joined):
-        text += " Names joined by a comma read the same tensor."
+        text += " Names on one line read the same tensor."
     if found.left_out:
         text += f" {format_count(found.left_out, 'further role')} whose variance changes less: see the table."
     return text

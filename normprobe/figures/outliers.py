@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import Affine2D, Transform
 
 from normprobe.figures import frames, outlier_words
-from normprobe.figures.axes import push_apart, size_in_points
+from normprobe.figures.axes import note, push_apart, size_in_points
 from normprobe.figures.outlier_words import OUTLIER
 from normprobe.figures.palette import ACCENT, GRID, INK, MUTED, SMALL
 from normprobe.figures.plan import Hit, Plan, place
@@ -153,6 +153,9 @@ def _draw(ax: Axes, found: OutlierMap) -> None:
     pooled = f"; each column the largest of {per} neighbours" if per > 1 else ""
     ax.set_xlabel(f"feature (0–{features - 1:,}{pooled})", labelpad=6)
     _number_columns(ax, found)
+    if not (values > CLEAR).any():
+        finite = np.isfinite(values).any()
+        note(ax, f"no feature above {CLEAR:g}× the layer’s median" if finite else "no finite values")
     ax.set_title(
         "Largest |value| of each feature before the norm, ÷ the layer’s median feature", pad=34, loc="left"
     )

@@ -62,6 +62,7 @@ _STYLE: dict[str, Any] = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 6,
+    "axes.titley": 1.0,  # else matplotlib measures every tick label of a chart to place its heading
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.8,

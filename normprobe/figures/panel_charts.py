@@ -65,7 +65,13 @@ def one_sample(ax: Axes, panel: Panel) -> None:
         title(ax, f"One {panel.unit}: before → after")
         _empty(ax, "no kept row at both sites")
         return
-    x, y = before[0], after[0]
+    finite = (np.isfinite(before) & np.isfinite(after)).any(axis=1)
+    if not finite.any():
+        title(ax, f"One {panel.unit}: before → after")
+        _empty(ax, "no finite values kept")
+        return
+    first = int(finite.argmax())
+    x, y = before[first], after[first]
     ok = _dots(x, y)
     wide = [_symlog(axis, data[ok]) for axis, data in ((ax.xaxis, x), (ax.yaxis, y))]
     sns.scatterplot(x=x[ok], y=y[ok], s=7, color=INK, alpha=0.6, linewidth=0, ax=ax)
@@ -96,6 +102,9 @@ def features(axes: Sequence[Axes], panel: Panel) -> None:
         title(ax, f"Variance per feature, {SITE_WORDS[site]}")
         if not panel.defined:
             _empty(ax, f"1 {panel.unit}: variances\nacross {plural(panel.unit)} are undefined")
+            continue
+        if not np.isfinite(data).any():
+            _empty(ax, "no finite values")
             continue
         use_log(ax.yaxis, limits)
         near = int((data < NEAR_ZERO * median).sum())

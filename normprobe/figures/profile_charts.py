@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from normprobe.figures.axes import Label, label_ends, log_limits, note, title, use_log
-from normprobe.figures.palette import ACCENT, BEFORE, INK, SITE_WORDS, SITES, SMALL
+from normprobe.figures.beside import beside
+from normprobe.figures.palette import ACCENT, BEFORE, INK, SITE_WORDS, SITES
 from normprobe.figures.profile_marks import bars, end, finish, lines, series, shift
 from normprobe.wording import format_number, plural
 
@@ -129,20 +130,10 @@ def _label_roles(ax: Axes, profile: Profile) -> None:
 
 
 def _name_worst(ax: Axes, profile: Profile) -> None:
-    """Write the largest |value| of all and its feature beside its point, on the side with room."""
+    """Write the largest |value| of all and its feature beside its point, where it crosses nothing."""
     worst = profile.peaks["worst"]
     if not (worst > 0).any():
         return
     column = int(np.nanargmax(worst))
     feature = int(profile.peaks["feature"].iloc[column])
-    left = column > len(worst) * 0.3
-    ax.annotate(
-        f"{format_number(worst[column])} in feature {feature}",
-        (column, worst[column]),
-        xytext=(-5 if left else 5, 5),
-        textcoords="offset points",
-        ha="right" if left else "left",
-        va="bottom",
-        fontsize=SMALL,
-        color=INK,
-    )
+    beside(ax, f"{format_number(worst[column])} in feature {feature}", (column, float(worst[column])))

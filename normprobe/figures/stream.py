@@ -168,7 +168,7 @@ def _name_extreme(tables: Tables, ratios: pd.Series, unit: str) -> dict[Any, str
         if key in seen:
             continue
         seen.add(key)
-        chosen[identity] = name_sample(tables.meta, (example, position), unit, text)
+        chosen[identity] = name_sample(tables.meta, (example, position), unit, text, part)
         if len(chosen) == MOST_EXTREME:
             break
     return chosen

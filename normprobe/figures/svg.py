@@ -32,6 +32,7 @@ def draw_svg(figure: Figure) -> ET.Element:
         The root: text as text, coordinates rounded to 0.1, markers of one look as one path.
     """
     buffer = io.BytesIO()
+    _place_empty_labels(figure)
     with quiet_fonts():
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     root = ET.fromstring(buffer.getvalue())
@@ -51,6 +52,14 @@ def draw_svg(figure: Figure) -> ET.Element:
         _tidy(element)
     _rename_ids(small)
     return small
+
+
+def _place_empty_labels(figure: Figure) -> None:
+    """Give axis labels without text a place: matplotlib would measure every tick label to find one."""
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            if not axis.label.get_text():
+                axis.set_label_coords(0, 0)
 
 
 @contextmanager

@@ -1,24 +1,37 @@
-"""Checks of features that carry nothing: zero, constant, or saturated."""
+"""Checks of features that carry nothing: zero or constant."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import pandas as pd
+
 from normprobe.findings.frame import Check, Finding, Severity, named
-from normprobe.findings.measures import CONSTANT, feature_measures, features_with_peaks, layer_measures
+from normprobe.findings.measures import (
+    CONSTANT,
+    at,
+    feature_measures,
+    features_with_peaks,
+    layer_measures,
+    side,
+)
+from normprobe.findings.origins import collapsed
+from normprobe.names import role_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from normprobe.tables import Tables
 
 
 def inner(tables: Tables, rows: int) -> pd.DataFrame:
-    """Return the measures of the sites that read no raw data and hold at least ``rows`` samples."""
+    """Return the measures of the sites that read no raw data and hold at least ``rows`` values per feature.
+
+    They must come from two samples at least: the pixels of one image are alike.
+    """
     layers = layer_measures(tables)
     raw = (layers["depth"] == 0).to_numpy() & (layers.index.get_level_values("site") == "input")
-    return layers[~raw & (layers["n_samples"] >= rows).to_numpy()]
+    enough = (feature_measures(tables)["rows"].reindex(layers.index) >= rows) & (layers["n_samples"] > 1)
+    return layers[~raw & enough.to_numpy()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +41,20 @@ class DeadFeatures(Check):
     A unit before a ReLU (or a GELU that rounds to exactly 0) whose value is negative for all data passes on
     nothing and learns nothing. Some always are: a good ReLU network was measured with 23 % of them. The layer
     that reads the zeros is named, and beside it the layer that writes them, whose outputs are never positive.
+    Between convolutions no probed layer reads the zeros; there the batch, group or instance norm is named
+    whose output is never positive in so many channels. Zeros that a norm writes itself, by a weight of 0, are
+    another check's, ``constant_features``.
 
     What to do: look at the writing layer's bias and learning rate; a large step pushes biases far below 0.
 
     Figure: the panel of the layer: variance per feature, where dead ones are counted as "near 0".
     Source: Voita, Ferrando, Nalmpantis, arXiv:2309.04827.
-    When it is wrong: few samples, or samples all of one sort.
+    When it is wrong: few samples, or samples all of one sort; a norm that no ReLU follows.
 
     Attributes:
         share: Least share of dead features that is reported.
-        samples: Least number of samples at the layer.
+        silent: Least share of a norm's channels that are never positive that is reported.
+        rows: Least number of values per feature.
     """
 
     name: ClassVar[str] = "dead_features"
@@ -47,17 +64,20 @@ class DeadFeatures(Check):
     source: ClassVar[str] = "arXiv:2309.04827"
 
     share: float = 0.5
-    samples: int = 16
+    silent: float = 0.55
+    rows: int = 16
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first layer that reads mostly dead features."""
-        layers = inner(tables, self.samples)
+        """Return the first layer that reads mostly dead features, or else the first norm that writes such."""
+        layers = inner(tables, self.rows)
         share = feature_measures(tables)["zero_features"].reindex(layers.index)
         dead = share[(share >= self.share) & (share.index.get_level_values("site") == "input")]
+        writers = {name: _never_positive(tables, name) for name in dead.index.get_level_values("layer")}
+        dead = dead[[not _writes_zeros(tables, writers[name]) for name, _ in dead.index]]
         if dead.empty:
-            return []
+            return self._silent(tables, layers)
         layer = str(dead.index[0][0])
-        wrote = _never_positive(tables, layer)
+        wrote = writers[layer]
         return [
             Finding(
                 layer=layer,
@@ -70,6 +90,30 @@ class DeadFeatures(Check):
                 + (f"; {wrote} never writes a positive value there." if wrote else "."),
                 evidence="input:zero_features",
                 affected=tuple(dead.index.get_level_values("layer")),
+            )
+        ]
+
+    def _silent(self, tables: Tables, layers: pd.DataFrame) -> list[Finding]:
+        """Return the first channel norm that most of the channels leave without a positive value."""
+        norms = layers[layers["kind"].isin(["batch_norm", "group_norm", "instance_norm"])]
+        norms = norms[(norms.index.get_level_values("site") == "output") & (norms["spread"] > CONSTANT)]
+        measures = feature_measures(tables).reindex(norms.index)
+        share = measures["silent_features"] - measures["zero_features"]
+        silent = share[share >= self.silent]
+        if silent.empty:
+            return []
+        names = tuple(silent.index.get_level_values("layer"))
+        return [
+            Finding(
+                layer=str(names[0]),
+                site="output",
+                statistic="share of features that are never positive",
+                value=silent.iloc[0],
+                threshold=self.silent,
+                message=f"{silent.iloc[0]:.0%} of what the norm writes is never positive: a ReLU after it "
+                f"makes 0 of these channels in every sample; so it is at {named(names, 'norm')}.",
+                evidence="output:silent_features",
+                affected=names,
             )
         ]
 
@@ -89,22 +133,33 @@ def _never_positive(tables: Tables, layer: str) -> str:
     return ""
 
 
+def _writes_zeros(tables: Tables, layer: str) -> bool:
+    """Return whether a layer is a norm whose own output is 0 in many features."""
+    if not layer:
+        return False
+    row = at(layer_measures(tables), layer, "output")
+    zero = feature_measures(tables)["zero_features"].get((layer, "output"), 0.0)
+    return bool(row["kind"] != "linear" and zero > 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConstantFeatures(Check):
     """Many features around a norm do not vary: channels that carry nothing, or that a zero weight removes.
 
     Before the norm a constant feature says that the layers above write the same value for all data; after it,
-    that its weight is 0. Sites that are constant throughout are another check's, ``collapsed_samples``.
+    that its weight is 0. A norm that writes only constants, in a branch beside which the samples go on, is
+    one too; where all that follows is constant that is another check's, ``collapsed_samples``.
 
     What to do: prune the channels, or find out which layer stopped writing them.
 
     Figure: the panel of the norm: variance per feature before and after, where they are counted as "near 0".
     Source: Voita, Ferrando, Nalmpantis, arXiv:2309.04827.
-    When it is wrong: a network pruned by channels; norms whose weights start at 0 and were never trained.
+    When it is wrong: a network pruned by channels. Norms whose weights start at 0, as the last of each
+    residual block may, are left out where most of their role in the model writes only constants.
 
     Attributes:
         share: Least share of constant features that is reported.
-        samples: Least number of samples at the layer.
+        rows: Least number of values per feature.
     """
 
     name: ClassVar[str] = "constant_features"
@@ -113,15 +168,16 @@ class ConstantFeatures(Check):
     advice: ClassVar[str] = "Find the layer that stopped writing these features, or prune them."
     source: ClassVar[str] = "arXiv:2309.04827"
 
-    share: float = 0.2
-    samples: int = 16
+    share: float = 0.25
+    rows: int = 16
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first norm with mostly constant features."""
-        layers = inner(tables, self.samples)
+        layers = inner(tables, self.rows)
         norms = layers[layers["kind"] != "linear"]
         share = feature_measures(tables)["constant_features"].reindex(norms.index)
-        constant = share[(share >= self.share) & (share < 1)]
+        whole = share == 1
+        constant = share[(share >= self.share) & (~whole | self._in_a_branch(tables, whole))]
         if constant.empty:
             return []
         layer, site = constant.index[0]
@@ -141,62 +197,14 @@ class ConstantFeatures(Check):
             )
         ]
 
-
-@dataclass(frozen=True, kw_only=True)
-class SaturatedInput(Check):
-    """What a Linear reads has lost its shades: an activation writes only its extreme values.
-
-    After a saturated tanh or sigmoid all values stand at the two ends, and no gradient passes; after a ReLU
-    driven far below 0 nearly all values are 0. The first is measured by how much mean |value| x largest
-    |value| exceeds the mean square (0 when |value| is either 0 or the largest), the second by the share of
-    zeros among the features that are not dead. Raw data, which may well be binary, are left out.
-
-    What to do: look at the scale of the weights before the activation, and at the scale of the data.
-
-    Figure: the panel of the layer: values before.
-    Source: Glorot and Bengio 2010 (AISTATS 9:249); Voita, Ferrando, Nalmpantis, arXiv:2309.04827.
-    When it is wrong: activations that are meant to be binary; large ReLU language models, of whose values
-    95 % are 0.
-
-    Attributes:
-        shades: Largest share of shades that is reported.
-        zeros: Least share of zeros that is reported.
-        samples: Least number of samples at the layer.
-    """
-
-    name: ClassVar[str] = "saturated_input"
-    title: ClassVar[str] = "Saturated activations"
-    severity: ClassVar[Severity] = "warning"
-    advice: ClassVar[str] = "Scale down the weights before the activation, or the data."
-    source: ClassVar[str] = "AISTATS 9:249 (Glorot and Bengio 2010); arXiv:2309.04827"
-
-    shades: float = 0.05
-    zeros: float = 0.99
-    samples: int = 16
-
-    def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first Linear that reads saturated values."""
-        layers = inner(tables, self.samples)
-        here = (layers["kind"] == "linear") & (layers.index.get_level_values("site") == "input")
-        layers = layers[here & (layers["n_features"] > 1) & (layers["spread"] > CONSTANT)]
-        zeros = feature_measures(tables)["live_zeros"].reindex(layers.index)
-        wrong = layers[(layers["shades"] < self.shades) | (zeros > self.zeros)]
-        if wrong.empty:
-            return []
-        layer, site = wrong.index[0]
-        flat = wrong["shades"].iloc[0] < self.shades
-        value = wrong["shades"].iloc[0] if flat else zeros[(layer, site)]
-        return [
-            Finding(
-                layer=layer,
-                site=site,
-                statistic="1 - mean square ÷ (mean |value| x largest |value|)" if flat else "share of zeros",
-                value=value,
-                threshold=self.shades if flat else self.zeros,
-                message="Nearly all values stand at the ends of their range."
-                if flat
-                else f"{value:.1%} of the values of the features that are not dead are 0.",
-                evidence=f"{site}:{'shades' if flat else 'live_zeros'}",
-                affected=tuple(wrong.index.get_level_values("layer")),
-            )
-        ]
+    @staticmethod
+    def _in_a_branch(tables: Tables, whole: pd.Series) -> pd.Series:
+        """Return for sites of norms that are constant throughout whether that is the norm's own doing."""
+        name = whole.index.get_level_values("layer").to_series(index=whole.index)
+        output = pd.Series(whole.index.get_level_values("site") == "output", index=whole.index)
+        reads = name.isin(side(whole[whole].to_frame(), "input").index)
+        role = name.map(role_of)
+        usual = (whole & output).groupby(role).transform("sum") * 2 > output.groupby(role).transform("sum")
+        alone = (role == "*") | (role == name)
+        lost = name.isin(collapsed(tables).get_level_values("layer"))
+        return output & ~reads & ~lost & (alone | ~usual)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.findings.frame import Check, Finding, Severity, number
-from normprobe.findings.measures import gain_measures, layer_measures, sample_measures
+from normprobe.findings.frame import Check, Finding, Severity
+from normprobe.findings.measures import gain_measures, layer_measures, never_updated, sample_measures
+from normprobe.names import role_of
+from normprobe.wording import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -25,6 +27,7 @@ class _VarianceDepth(Check):
     Attributes:
         trend: Least (decades per layer) x (decades in all) of a steady change that is reported.
         jump: Least decades between the gain of one Linear and the model's median gain that are reported.
+        peers: Least decades between its gain and that of the same Linear in the other blocks.
         layers: Least number of layers that a trend or a median is taken over.
         numbers: Least numbers (samples x features) of a typical layer: the variance of fewer is chance.
     """
@@ -35,6 +38,7 @@ class _VarianceDepth(Check):
 
     trend: float = 3.5
     jump: float = 2.2
+    peers: float = 1.7
     layers: int = 3
     numbers: int = 32
 
@@ -43,31 +47,58 @@ class _VarianceDepth(Check):
         measured = layer_measures(tables)
         if not (measured["n_samples"] * measured["n_features"]).median() >= self.numbers:
             return []
-        return self._jumps(tables) or self._trends(tables)
+        return self._jumps(tables) or ([] if never_updated(tables) else self._trends(tables))
 
     def _jumps(self, tables: Tables) -> list[Finding]:
         gains = gain_measures(tables).droplevel("site")
         if len(gains) < self.layers:
             return []
-        gain, decades = gains["gain"], (self.sign * np.log10(gains / gains.median())).min(axis=1)
-        if not decades.max() > self.jump:
+        beside = self._beside(gains)
+        beyond = beside[beside["beyond"] > 0]
+        if beyond.empty:
             return []
-        layer = str(decades.idxmax())
-        far = tuple(decades.index[decades > self.jump])
+        layer = str(beyond["beyond"].idxmax())
+        row: Any = beyond.loc[layer]
+        others = "the same Linear in other blocks" if row["peers"] else "the median Linear of the model"
         return [
             Finding(
                 layer=layer,
                 site="output",
                 statistic="mean square of the output ÷ of the input, median sample",
-                value=gain[layer],
-                threshold=gain.median() * 10 ** (self.sign * self.jump),
-                message=f"This Linear multiplies the mean square by {number(gain[layer])}, the median "
-                f"Linear of "
-                f"the model by {number(gain.median())}.",
+                value=row["gain"],
+                threshold=row["bound"],
+                message=f"This Linear multiplies the mean square by {format_number(row['gain'])}, {others} "
+                f"by {format_number(row['usual'])}.",
                 evidence="output:gain",
-                affected=far,
+                affected=tuple(beyond.index),
             )
         ]
+
+    def _beside(self, gains: pd.DataFrame) -> pd.DataFrame:
+        """Return each Linear's gain beside the others', by layer: the model's, or those of its role.
+
+        Columns: ``gain``, ``usual`` (the median it is held against), ``bound``, ``beyond`` (decades beyond
+        that; positive is reported) and ``peers`` (whether it is held against its role). Both the gain and the
+        gain of the spread must be out of scale.
+        """
+        logs = self.sign * gains.map(np.log10)
+        role = pd.Series([role_of(name) for name in gains.index], index=gains.index)
+        groups = logs.groupby(role)
+        many = (role.map(role.value_counts()) >= self.layers) & (role != "*")
+        all_of = (logs - logs.median()).min(axis=1) - self.jump
+        same = ((logs - groups.transform("median")).min(axis=1) - self.peers).where(many)
+        peers = same > all_of
+        usual = groups["gain"].transform("median").where(peers, logs["gain"].median())
+        bound = usual + np.where(peers, self.peers, self.jump)
+        return pd.DataFrame(
+            {
+                "gain": gains["gain"],
+                "usual": 10 ** (self.sign * usual),
+                "bound": 10 ** (self.sign * bound),
+                "beyond": same.where(peers, all_of),
+                "peers": peers,
+            }
+        )
 
     def _trends(self, tables: Tables) -> list[Finding]:
         site, measure, values = _stream(tables)
@@ -88,9 +119,8 @@ class _VarianceDepth(Check):
                 statistic=f"factor of the variance over {len(logs)} layers",
                 value=10 ** (self.sign * total),
                 threshold=10 ** (self.sign * self.trend / slope),
-                message=f"The variance {self.verb} {number(10**slope)} times per layer, "
-                f"{number(10**total)} times "
-                f"over {len(logs)} layers; the largest step is here.",
+                message=f"The variance {self.verb} {format_number(10**slope)} times per layer, "
+                f"{format_number(10**total)} times over {len(logs)} layers; the largest step is here.",
                 evidence=f"{site}:{measure}",
                 affected=tuple(values.index),
             )
@@ -125,7 +155,8 @@ class VarianceExplodes(_VarianceDepth):
     The series is what norms read (the residual stream) of the median sample, or in a model without norms what
     its Linear layers write. Growth alone is healthy: a pre-LN stream grows 1.6 to 1.8 times a norm, a trained
     MLP up to 7 times a layer over four layers. So the slope times the total is held against a threshold, in
-    decades. A single layer counts if its gain stands out from the model's median gain.
+    decades. A single layer counts if its gain stands out from the model's median gain, or, in a model of
+    blocks, from that of the same Linear in the other blocks.
 
     What to do: look at the named layer's weights; at initialization, scale weights by the square root of 2 /
     inputs before a ReLU, or put a norm before each block.
@@ -137,6 +168,7 @@ class VarianceExplodes(_VarianceDepth):
     Attributes:
         trend: Least (decades per layer) x (decades in all) of a steady change that is reported.
         jump: Least decades between the gain of one Linear and the model's median gain that are reported.
+        peers: Least decades between its gain and that of the same Linear in the other blocks.
         layers: Least number of layers that a trend or a median is taken over.
     """
 
@@ -168,6 +200,7 @@ class VarianceVanishes(_VarianceDepth):
     Attributes:
         trend: Least (decades per layer) x (decades in all) of a steady change that is reported.
         jump: Least decades between the gain of one Linear and the model's median gain that are reported.
+        peers: Least decades between its gain and that of the same Linear in the other blocks.
         layers: Least number of layers that a trend or a median is taken over.
     """
 
@@ -182,61 +215,4 @@ class VarianceVanishes(_VarianceDepth):
 
     trend: float = 5.0
     jump: float = 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollapsedSamples(Check):
-    """All samples have become the same: what follows cannot tell them apart.
-
-    Compared are the variance over samples and the mean square, over all features of a site. The first layer
-    is named from which on most sites are collapsed; a single layer that reads a constant, such as the
-    embedding of one time step, is not.
-
-    What to do: look at what the named layer reads: weights of zero, an attention that averages everything, a
-    large common value added to all samples, or data that are all the same.
-
-    Figure: the panel of the layer: variance per feature.
-    Source: Noci et al., arXiv:2206.03126.
-    When it is wrong: the data are the same sample repeated.
-
-    Attributes:
-        spread: Largest share of the mean square that varies over samples that is reported.
-        samples: Least number of samples at the layer.
-        rest: Least share of the later sites that must be collapsed as well.
-    """
-
-    name: ClassVar[str] = "collapsed_samples"
-    title: ClassVar[str] = "All samples are the same"
-    severity: ClassVar[Severity] = "warning"
-    advice: ClassVar[str] = "Look at the weights just before: zeros, or a large value common to all samples."
-    source: ClassVar[str] = "arXiv:2206.03126"
-
-    spread: float = 1e-4
-    samples: int = 4
-    rest: float = 0.5
-
-    def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first site from which on samples are the same."""
-        layers = layer_measures(tables)
-        layers = layers[layers["n_samples"] >= self.samples]
-        same = (layers["spread"] < self.spread).to_numpy()
-        later = same[::-1].cumsum()[::-1] / np.arange(len(same), 0, -1)
-        lost = layers[same & (later >= self.rest)]
-        if lost.empty:
-            return []
-        layer, site = lost.index[0]
-        affected = tuple(dict.fromkeys(layers.index[same].get_level_values("layer")))
-        return [
-            Finding(
-                layer=layer,
-                site=site,
-                statistic="variance over samples ÷ mean square",
-                value=lost["spread"].iloc[0],
-                threshold=self.spread,
-                message=f"Of the mean square of the {site} only a share of "
-                f"{number(lost['spread'].iloc[0])} varies "
-                "over samples: they are all the same from here on.",
-                evidence=f"{site}:spread",
-                affected=affected,
-            )
-        ]
+    peers: float = 2.2

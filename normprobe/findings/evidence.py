@@ -19,13 +19,17 @@ from normprobe.findings.measures import (
     running_measures,
     sample_measures,
 )
+from normprobe.findings.origins import example_measures
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
 
 _HOME = {
-    **dict.fromkeys(("zero_features", "constant_features", "live_zeros"), feature_measures),
+    **dict.fromkeys(
+        ("zero_features", "constant_features", "live_zeros", "silent_features"), feature_measures
+    ),
     **dict.fromkeys(("feature_ratio", "scale_ratio", "weight_ratio"), feature_measures),
+    "example_spread": example_measures,
     **dict.fromkeys(("gain", "spread_gain"), gain_measures),
     **dict.fromkeys(("running_shift", "running_ratio"), running_measures),
     **dict.fromkeys(("sample_ratio", "sample_variance", "sample_square", "offset"), sample_measures),

@@ -146,13 +146,6 @@ def _integer(value: int | None) -> object:
     return pd.NA if value is None or pd.isna(value) else int(value)
 
 
-def number(value: float) -> str:
-    """Write a number as the report does: three significant digits, thousands separated."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e7:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def named(layers: Sequence[str], what: str = "layer") -> str:
     """Write how many layers: ``1 layer``, ``3 layers``."""
     return f"{len(layers)} {what}{'' if len(layers) == 1 else 's'}"

@@ -38,7 +38,7 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
     Added columns: ``abs_max`` (largest of |min| and |max|), ``mean_square`` (variance + mean²), ``rms``,
     ``abs_ratio`` (abs_max ÷ abs_median; NaN where that is 0), ``shades`` (1 - mean_square ÷ (abs_mean x
     abs_max): 0 when |value| is either 0 or the largest) and ``spread`` (within_feature_variance ÷
-    mean_square: 0 when all samples are the same).
+    mean_square: 0 when all samples are the same, zero throughout among them).
     """
     frame = tables.layers.sort_values(["depth", "site"], kind="stable").set_index(KEY)
     frame["abs_max"] = frame[["min", "max"]].abs().max(axis=1)
@@ -47,6 +47,7 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
     frame["abs_ratio"] = ratio(frame["abs_max"], frame["abs_median"])
     frame["shades"] = 1 - ratio(frame["mean_square"], frame["abs_mean"] * frame["abs_max"])
     frame["spread"] = ratio(frame["within_feature_variance"], frame["mean_square"])
+    frame["spread"] = frame["spread"].mask(frame["mean_square"] == 0, 0.0)
     return frame
 
 
@@ -54,27 +55,34 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
 def feature_measures(tables: Tables) -> pd.DataFrame:
     """Return shares and ratios over the features of each layer and site.
 
-    Columns: ``zero_features`` (share of features that are 0 in every row), ``constant_features`` (share that
-    do not vary, the zero ones included), ``feature_ratio`` (largest |value| of the worst feature ÷ the
-    median feature's; NaN where that is 0), ``live_zeros`` (share of zeros among the features that are not 0
-    throughout), ``scale_ratio`` (largest standard deviation ÷ the lower quartile, of the features that vary)
-    and ``weight_ratio`` (largest |weight| of a norm ÷ the median).
+    Columns: ``rows`` (values of a feature), ``zero_features`` (share of features that are 0 in every row),
+    ``constant_features`` (share that do not vary, the zero ones included), ``feature_ratio`` (largest |value|
+    of the worst feature ÷ the median feature's; NaN where that is 0), ``live_zeros`` (share of zeros among
+    the features that are not 0 throughout), ``scale_ratio`` (largest standard deviation ÷ the lower quartile,
+    of the features that vary; of less than five ÷ the smallest), ``silent_features`` (share that is never
+    positive) and ``weight_ratio`` (largest |weight| of a norm ÷ the median).
     """
     features = features_with_peaks(tables)
     varying = features["deviation"].where(~features["constant"])
     zeros = features["zero_fraction"].where(~features["zero"])
-    groups = features.assign(varying=varying, zeros=zeros, size=features["weight"].abs()).groupby(
-        KEY, sort=False, observed=True
-    )
+    extra = {
+        "varying": varying,
+        "zeros": zeros,
+        "size": features["weight"].abs(),
+        "silent": features["max"] <= 0,
+    }
+    groups = features.assign(**extra).groupby(KEY, sort=False, observed=True)
     peak = groups["peak"]
     return pd.DataFrame(
         {
+            "rows": groups["count"].max(),
             "zero_features": groups["zero"].mean(),
             "constant_features": groups["constant"].mean(),
             "feature_ratio": ratio(peak.max(), peak.median()),
-            "scale_ratio": ratio(groups["varying"].max(), groups["varying"].quantile(0.25)),
+            "scale_ratio": ratio(groups["varying"].max(), groups["varying"].quantile(0.25, "lower")),
             "weight_ratio": ratio(groups["size"].max(), groups["size"].median()),
             "live_zeros": groups["zeros"].mean(),
+            "silent_features": groups["silent"].mean(),
         }
     )
 
@@ -170,6 +178,20 @@ def gain_measures(tables: Tables) -> pd.DataFrame:
     return frame.set_index(pd.MultiIndex.from_product([frame.index, ["output"]], names=KEY))
 
 
+def norms_untrained(tables: Tables, kinds: tuple[str, ...] = ()) -> bool:
+    """Return whether every norm (of some kinds) has weight 1 and bias 0, as initialized."""
+    rows = tables.features[tables.features["site"] == "output"]
+    rows = rows[rows["kind"].isin(kinds) if kinds else rows["kind"] != "linear"]
+    plain = (rows["weight"].fillna(1) == 1) & (rows["bias"].fillna(0) == 0)
+    return bool(plain.all())
+
+
+def never_updated(tables: Tables) -> bool:
+    """Return whether the model is as initialized in all its batch norms, running statistics included."""
+    untouched = running_measures(tables)["untouched"]
+    return bool(len(untouched)) and bool(untouched.all()) and norms_untrained(tables, ("batch_norm",))
+
+
 def side(frame: pd.DataFrame, site: str) -> pd.DataFrame:
     """Return the rows of one site of a frame by layer and site, by layer."""
     return frame[frame.index.get_level_values("site") == site].droplevel("site")
@@ -183,30 +205,3 @@ def ratio(above: pd.Series, below: pd.Series) -> pd.Series:
 def at(frame: pd.DataFrame, layer: str, site: str) -> Any:
     """Return the row of one layer and site; its columns are of many types."""
     return frame.loc[(layer, site)]
-
-
-def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
-    """Return the layer executed last before ``layer`` whose output already has ``value`` in ``feature``.
-
-    A layer counts if its output has as many features as the input of ``layer`` and reaches at least half of
-    ``value`` in that feature. Empty if there is none: then an operation that is not probed wrote it.
-
-    Args:
-        tables: The tables.
-        layer: The layer that reads the value.
-        feature: The feature that holds it.
-        value: The largest |value| of that feature at the input of ``layer``.
-    """
-    layers = tables.layers.set_index(KEY)
-    reader = at(layers, layer, "input")
-    outputs = side(layers, "output")
-    before = outputs[(outputs["depth"] < reader["depth"]) & (outputs["n_features"] == reader["n_features"])]
-    features = tables.features
-    rows = features[
-        (features["site"] == "output")
-        & (features["feature"] == feature)
-        & features["layer"].isin(before.index)
-    ].set_index("layer")
-    peak = rows[["min", "max"]].abs().max(axis=1)
-    wrote = before.loc[peak.index[peak >= 0.5 * value], "depth"]
-    return "" if wrote.empty else str(wrote.idxmax())

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 
-from normprobe.findings.frame import Check, Finding, Severity, named, number
-from normprobe.findings.measures import layer_measures, sample_measures, side
+from normprobe.findings.frame import Check, Finding, Severity, named
+from normprobe.findings.measures import layer_measures, norms_untrained, sample_measures, side
+from normprobe.wording import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -20,57 +22,65 @@ class VarianceBelowEps(Check):
 
     LayerNorm and GroupNorm divide by sqrt(variance + eps), RMSNorm by sqrt(mean square + eps). With a
     variance below eps the output's variance falls below one half, and the smaller the input, the smaller the
-    output.
+    output. Either eps is too large, or the input is too small: an eps above ``usual`` is named as the cause,
+    apart from the norms whose input is small. Of each cause the first norm in order of execution is named,
+    since what it writes too small may be too small for the next.
+
+    Small inputs in a model whose norms all have weight 1 and bias 0 are a note: branches start small where
+    weights are initialized so, and the model is yet to be trained.
 
     What to do: lower eps, or find what shrinks the input.
 
     Figure: the panel of the norm: variance per sample before and after.
-    Source: Ba, Kiros, Hinton, arXiv:1607.06450.
+    Source: Ba, Kiros, Hinton, arXiv:1607.06450; torch's default of eps, 1e-5.
     When it is wrong: blank samples (padding that is not masked, black images), if they are most of the data.
 
     Attributes:
         ratio: A sample counts if its variance is below ``ratio`` x eps; the median sample is looked at.
+        usual: Largest eps that is not itself suspect: torch's default.
     """
 
     name: ClassVar[str] = "variance_below_eps"
     title: ClassVar[str] = "Variance below eps"
     severity: ClassVar[Severity] = "warning"
-    advice: ClassVar[str] = "Lower this norm's eps, or find out what makes its input so small."
+    advice: ClassVar[str] = "Find out what makes this norm's input so small."
     source: ClassVar[str] = "arXiv:1607.06450"
 
     ratio: float = 1.0
+    usual: float = 1e-5
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the norm whose median sample lies furthest below eps, if any does."""
+        """Return the first norm whose median sample lies below an eps that is large, and one that is not."""
         norms = tables.ledger[tables.ledger["kind"].isin(["layer_norm", "rms_norm", "group_norm"])]
         norms = norms.set_index("layer")[["kind", "eps"]].dropna()
-        samples = sample_measures(tables)
-        inputs = side(samples, "input")
-        layers = layer_measures(tables)
-        layers = side(layers, "input")
-        frame = layers[["n_features"]].join(inputs, how="inner")
+        layers = side(layer_measures(tables), "input")
+        frame = layers[["n_features"]].join(side(sample_measures(tables), "input"), how="inner")
         frame = frame.join(norms, how="inner")
-        value = frame["sample_variance"].where(frame["kind"] != "rms_norm", frame["sample_square"])
-        share = (value / frame["eps"]).where(frame["n_features"] > 1)
-        below = share[share < self.ratio]
-        if below.empty:
-            return []
-        layer = str(below.idxmin())
-        row: Any = frame.loc[layer]
+        frame["value"] = frame["sample_variance"].where(frame["kind"] != "rms_norm", frame["sample_square"])
+        below = frame[(frame["value"] < self.ratio * frame["eps"]) & (frame["n_features"] > 1)]
+        large = below["eps"] > self.usual * (1 + 1e-6)
+        found = [self._finding(below[large], "Lower this norm's eps.", "warning")] if large.any() else []
+        if not large.all():
+            untrained = norms_untrained(tables)
+            found.append(self._finding(below[~large], None, "info" if untrained else "warning"))
+        return found
+
+    def _finding(self, below: pd.DataFrame, advice: str | None, severity: Severity) -> Finding:
+        row: Any = below.iloc[0]
         what = "mean square" if row["kind"] == "rms_norm" else "variance"
-        return [
-            Finding(
-                layer=layer,
-                site="input",
-                statistic=f"median {what} of a sample",
-                value=value[layer],
-                threshold=self.ratio * row["eps"],
-                message=f"The median sample has a {what} of {number(value[layer])}, below this norm's eps of "
-                f"{number(row['eps'])}.",
-                evidence=f"input:{'sample_square' if what == 'mean square' else 'sample_variance'}",
-                affected=tuple(below.index),
-            )
-        ]
+        return Finding(
+            layer=str(below.index[0]),
+            site="input",
+            statistic=f"median {what} of a sample",
+            value=row["value"],
+            threshold=self.ratio * row["eps"],
+            message=f"The median sample has a {what} of {format_number(row['value'])}, below this norm's "
+            f"eps of {format_number(row['eps'])}; so it is at {named(tuple(below.index), 'norm')}.",
+            advice=advice,
+            severity=severity,
+            evidence=f"input:{'sample_square' if what == 'mean square' else 'sample_variance'}",
+            affected=tuple(below.index),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +124,8 @@ class NearlyConstantRows(Check):
                 statistic="median over samples of mean² ÷ variance",
                 value=high.iloc[0],
                 threshold=self.offset,
-                message=f"In the median sample mean² is {number(high.iloc[0])} times the variance: its "
-                "features are nearly all equal.",
+                message=f"In the median sample mean² is {format_number(high.iloc[0])} times the variance: "
+                "its features are nearly all equal.",
                 evidence="input:offset",
                 affected=tuple(high.index.get_level_values("layer")),
             )
@@ -174,9 +184,8 @@ class OutlierNormWeight(Check):
                 statistic="|weight| ÷ the median |weight|",
                 value=value,
                 threshold=self.times,
-                message=f"The weight of feature {worst['feature']} is {number(worst['weight'])}, "
-                f"{number(value)} "
-                f"times the median; such weights stand in {named(affected, 'norm')}.",
+                message=f"The weight of feature {worst['feature']} is {format_number(worst['weight'])}, "
+                f"{format_number(value)} times the median; such weights stand in {named(affected, 'norm')}.",
                 evidence="output:weight_ratio",
                 affected=affected,
             )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from normprobe.findings.frame import Check, Finding, Severity, named, number
+from normprobe.findings.frame import Check, Finding, Severity, named
 from normprobe.findings.measures import at, layer_measures
+from normprobe.wording import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -21,7 +22,9 @@ class Nonfinite(Check):
     The layers are read in order of execution, the input of each before its output. A layer that turns a
     finite input into NaN or Inf is named, one finding for each such layer. If the first such values stand in
     an *input*, no probed layer made them: an operation between two layers did (a division by 0, a logarithm,
-    a softmax over a row that is masked throughout, an overflow in fp16), or the data hold them.
+    a softmax over a row that is masked throughout, an overflow in fp16), or the data hold them. A layer that
+    is called several times in a forward may read what it made itself: there a layer counts as the maker if a
+    larger share of its output than of its input is NaN or Inf.
 
     What to do: look at the weights of the named layer, or at the code between it and the layer before. NaN
     born in padding rows is said to be so: real rows are affected only if a later finding counts them.
@@ -45,9 +48,10 @@ class Nonfinite(Check):
             return []
         wide = bad.unstack("site").reindex(columns=["input", "output"], fill_value=False)
         first = bad.index[bad].tolist()[0]
-        makers = wide.index[~wide["input"] & wide["output"]]
-        sites = [(layer, "output") for layer in makers]
-        if first[1] == "input":
+        makers = list(wide.index[~wide["input"] & wide["output"]])
+        around = _makers_in_a_loop(layers) if first[1] == "input" and not makers else []
+        sites = [(layer, "output") for layer in makers or around[:1]]
+        if first[1] == "input" and not around:
             sites.insert(0, first)
         affected = tuple(dict.fromkeys(bad.index[bad].get_level_values("layer")))
         return [self._finding(tables, layers, site, affected) for site in sites]
@@ -60,8 +64,9 @@ class Nonfinite(Check):
         real, masked = int(row["nonfinite"]), int(row["nonfinite_masked"])
         spread = layers["nonfinite"][layers["depth"] >= row["depth"]].gt(0).any()
         padding = " in padding rows only" if not real else ""
+        finite = at(layers, layer, "input")["nonfinite"] == 0
         origin = {
-            "output": "out of a finite input",
+            "output": "out of a finite input" if finite else "more than it reads over all its calls",
             "input": self._before(layers, row),
         }[site]
         later = affected[affected.index(layer) :]
@@ -72,7 +77,7 @@ class Nonfinite(Check):
             statistic="NaN or Inf values" + padding,
             value=real or masked,
             threshold=0,
-            message=f"{number(real or masked)} values are NaN or Inf{padding}, {origin}; "
+            message=f"{format_number(real or masked)} values are NaN or Inf{padding}, {origin}; "
             f"{named(later)} from here on carry them.",
             advice="Look at the operations before this layer: no probed layer made these values."
             if site == "input"
@@ -88,6 +93,15 @@ class Nonfinite(Check):
         if earlier.empty:
             return "already in what the first layer reads"
         return f"made by an operation after {earlier[-1][0]}"
+
+
+def _makers_in_a_loop(layers: pd.DataFrame) -> list[str]:
+    """Return the layers, called more often than others, that write a larger share of NaN or Inf than read."""
+    share = (layers["nonfinite"] / (layers["n_samples"] * layers["n_features"])).unstack("site")
+    again = layers["calls"].groupby(level="layer").max().reindex(share.index) > layers["calls"].min()
+    more = again & (share["output"] > share["input"])
+    order = layers.index.get_level_values("layer").drop_duplicates()
+    return [str(name) for name in order if more[name]]
 
 
 def _feature(tables: Tables, layer: str, site: str) -> int | None:
@@ -126,7 +140,7 @@ class Fp16Overflow(Check):
     margin: float = 2.0
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the layer with the largest |value|, if that is beyond the limit."""
+        """Return the first layer in order of execution with a value beyond the limit."""
         layers = layer_measures(tables)
         half = layers["dtype"].str.contains("float16") & ~layers["dtype"].str.contains("bfloat16")
         limit = pd.Series(self.limit, index=layers.index).where(~half, self.limit / self.margin)
@@ -147,7 +161,8 @@ class Fp16Overflow(Check):
                 statistic="largest |value|",
                 value=row["abs_max"],
                 threshold=limit[(layer, site)],
-                message=f"The {site} reaches {number(row['abs_max'])}; fp16 ends at {number(self.limit)}.",
+                message=f"The {site} reaches {format_number(row['abs_max'])}; "
+                f"fp16 ends at {format_number(self.limit)}.",
                 evidence=f"{site}:abs_max",
                 affected=affected,
             )

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from normprobe.findings.dead import inner
-from normprobe.findings.frame import Check, Finding, Severity, named, number
-from normprobe.findings.measures import KEY, features_with_peaks, ratio, side, writer
+from normprobe.findings.frame import Check, Finding, Severity, named
+from normprobe.findings.measures import KEY, features_with_peaks, ratio, side
+from normprobe.findings.origins import writer
+from normprobe.wording import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -73,9 +75,8 @@ class MassiveActivations(Check):
                 value=first["abs_max"],
                 threshold=max(self.least, self.times * first["abs_median"]),
                 written_by=wrote,
-                message=f"{number(first['abs_max'])} in feature {feature}, {number(first['abs_ratio'])} "
-                f"times "
-                f"the median |value|"
+                message=f"{format_number(first['abs_max'])} in feature {feature}, "
+                f"{format_number(first['abs_ratio'])} times the median |value|"
                 + (f", written by {wrote}." if wrote else "; an operation between layers wrote it."),
                 evidence="input:abs_max",
                 affected=tuple(layers.index),
@@ -154,9 +155,8 @@ class OutlierFeatures(Check):
                 value=worst["times"],
                 threshold=self.times,
                 written_by=wrote,
-                message=f"Feature {worst['feature']} reaches {number(worst['peak'])}, "
-                f"{number(worst['times'])} "
-                f"times the median feature; so it is at {named(affected)}.",
+                message=f"Feature {worst['feature']} reaches {format_number(worst['peak'])}, "
+                f"{format_number(worst['times'])} times the median feature; so it is at {named(affected)}.",
                 evidence="input:feature_ratio",
                 affected=affected,
             )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.frame import Check, Finding, Severity, named, number
+from normprobe.findings.frame import Check, Finding, Severity, named
 from normprobe.findings.measures import layer_measures, side
+from normprobe.wording import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -54,9 +55,9 @@ class PaddingInNorm(Check):
         names = tuple(wrong.index)
         scaled = row["factor"] > self.factor
         what = (
-            f"the variance this norm uses by a factor of {number(row['factor'])}"
+            f"the variance this norm uses by a factor of {format_number(row['factor'])}"
             if scaled
-            else f"the mean this norm uses by {number(row['shift'])} standard deviations"
+            else f"the mean this norm uses by {format_number(row['shift'])} standard deviations"
         )
         return [
             Finding(
@@ -117,9 +118,10 @@ def _distance(mean: pd.Series, variance: pd.Series, rows: pd.DataFrame) -> pd.Da
 class PaddingUnmasked(Check):
     """The inputs hold padding, but no mask said so: it is in every statistic, and in the model's attention.
 
-    Padding is known by its token where the probe knows the token (``pad_tokens`` in the facts of the
-    recording, or the text of the samples). Otherwise it is recognised in what the first layer reads: several
-    examples end in runs of positions that are the same in all of them.
+    Padding is known by its token where the model says which that is: runs of it at either end of a text are
+    counted (``pad_tokens`` in the facts of the recording). Or by its text, where samples are labelled.
+    Otherwise it is recognised in what the first layer reads: several examples end in runs of positions that
+    are the same in all of them. A probe that was told to use no mask (``mask=None``) is taken at its word.
 
     What to do: pass the tokenizer's attention_mask to the model, or give the probe a mask.
 
@@ -128,7 +130,8 @@ class PaddingUnmasked(Check):
     When it is wrong: texts that end in the same words at the same positions.
 
     Attributes:
-        share: Least share of the first layer's kept samples that is reported.
+        share: Least share of the positions (of the first layer's kept ones, if the token is not known) that
+            is reported.
         run: Least length of a run of same positions at the end of an example.
         texts: What padding tokens are called.
     """
@@ -144,27 +147,32 @@ class PaddingUnmasked(Check):
     texts: tuple[str, ...] = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<PAD>", "[pad]")
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first layer, if it reads padding and no layer of the model is masked."""
-        if tables.ledger["masked_by"].fillna("").ne("").any() or tables.meta.get("unit") != "token":
+        """Return the first layer, if it reads padding that no mask leaves out."""
+        if tables.meta.get("unit") != "token":
+            return []
+        if (tables.meta.get("options") or {}).get("mask", "auto") is None:
             return []
         first = tables.layers.sort_values(["depth", "site"]).iloc[0]
         samples = tables.samples[
             (tables.samples["layer"] == first["layer"]) & (tables.samples["site"] == "input")
         ]
         known = int(tables.meta.get("pad_tokens") or 0)
-        padding = known or self._by_text(tables) or self._by_repetition(samples)
-        share = padding / int(first["n_samples"] if known else max(len(samples), 1))
+        if known:
+            share = known / max(int(tables.meta.get("rows") or first["n_samples"]), 1)
+        elif tables.ledger["masked_by"].fillna("").ne("").any():
+            return []
+        else:
+            share = (self._by_text(tables) or self._by_repetition(samples)) / max(len(samples), 1)
         if share < self.share:
             return []
         return [
             Finding(
                 layer=str(first["layer"]),
                 site="input",
-                statistic="share of samples that are padding",
+                statistic="share of positions that are padding",
                 value=share,
                 threshold=self.share,
-                message=f"{share:.0%} of what the first layer reads is padding, and the model was given "
-                f"no mask.",
+                message=f"{share:.0%} of what the model reads is padding, and no mask says so.",
                 evidence="input:n_samples",
                 affected=tuple(tables.layers["layer"].unique()),
             )
@@ -174,13 +182,20 @@ class PaddingUnmasked(Check):
         return int(tables.labels["text"].isin(self.texts).sum())
 
     def _by_repetition(self, samples: pd.DataFrame) -> int:
-        """Return how many kept samples end an example in a run that other examples share."""
+        """Return how many kept samples end an example in a run that other examples share.
+
+        All such runs must end in the same vector, as padding does; texts that happen to end alike do not.
+        """
         rows = samples.dropna(subset=["example", "position"]).sort_values(["part", "example", "position"])
-        place = ["position", "mean", "variance", "min", "max"]
-        shared = rows.groupby(place, dropna=False)["example"].transform("nunique") > 1
-        total = 0
+        vector = ["mean", "variance", "min", "max"]
+        shared = rows.groupby(["position", *vector], dropna=False)["example"].transform("nunique") > 1
+        total, last = 0, []
         for _, same in shared.groupby([rows["part"], rows["example"]]):
             unlike = np.flatnonzero(~same.to_numpy())
             tail = len(same) - 1 - unlike[-1] if len(unlike) else 0
-            total += tail if tail >= self.run else 0
-        return total
+            if tail >= self.run:
+                total += tail
+                last.append(same.index[-1])
+        ends = rows.loc[last].groupby("position")[vector]
+        apart = (ends.max() - ends.min()).max()
+        return total if last and (apart <= 1e-3 * rows[vector].std()).all() else 0

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from normprobe.errors import NormprobeError
-from normprobe.findings.dead import ConstantFeatures, DeadFeatures, SaturatedInput
-from normprobe.findings.depth import CollapsedSamples, VarianceExplodes, VarianceVanishes
+from normprobe.findings.collapsed import CollapsedSamples
+from normprobe.findings.dead import ConstantFeatures, DeadFeatures
+from normprobe.findings.depth import VarianceExplodes, VarianceVanishes
 from normprobe.findings.frame import Check
 from normprobe.findings.norms import NearlyConstantRows, OutlierNormWeight, VarianceBelowEps
 from normprobe.findings.numerics import Fp16Overflow, Nonfinite
@@ -16,6 +17,7 @@ from normprobe.findings.outliers import MassiveActivations, OutlierFeatures
 from normprobe.findings.padding import PaddingInNorm, PaddingUnmasked
 from normprobe.findings.running import RunningVarianceInvalid, StaleRunningStatistics
 from normprobe.findings.samples import InputScale, OutlierSample
+from normprobe.findings.saturated import SaturatedInput
 from normprobe.findings.training import (
     BatchnormTrainMode,
     FrozenButUpdating,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.frame import Check, Finding, Severity, named, number
-from normprobe.findings.measures import running_measures
+from normprobe.findings.frame import Check, Finding, Severity, named
+from normprobe.findings.measures import never_updated, running_measures
 from normprobe.findings.training import batch_norms
+from normprobe.wording import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -27,8 +28,8 @@ class StaleRunningStatistics(Check):
     on. The medians over channels are looked at: on small data single channels are four times off without
     harm. Since a stale BatchNorm moves what every later one sees, the first in order of execution is named.
 
-    Running statistics of exactly 0 and 1 in every channel were never updated: an error, unless the model's
-    batch norms all have weight 1 and bias 0, that is, are not trained at all.
+    Running statistics of exactly 0 and 1 in every channel were never updated: an error, or a note where all
+    batch norms of the model have weight 1 and bias 0 too, that is, are not trained at all.
 
     What to do: compare the preprocessing with that of training first; if that is right, recalibrate: run the
     training data through the model in train mode without gradients, collecting a cumulative average.
@@ -67,30 +68,26 @@ class StaleRunningStatistics(Check):
         running = running.loc[
             [name for name in norms.index[enough & ~norms["trains"]] if name in running.index]
         ]
-        untouched = running["untouched"] & (not (running["untouched"].all() and self._untrained(tables)))
+        untouched = running["untouched"]
         agree = np.log(running["running_ratio"]) > self.spread * running["running_noise"]
         rescaled = (running["running_ratio"] > self.factor) & agree
         stale = running.index[rescaled | (running["running_shift"] > self.shift)]
-        found = [self._never_updated(running, tuple(running.index[untouched]))] if untouched.any() else []
-        if not stale.empty and not running["untouched"][stale[0]]:
+        found = []
+        if untouched.any():
+            severity: Severity = "info" if never_updated(tables) else "error"
+            found = [self._never_updated(running, tuple(running.index[untouched]), severity)]
+        if not stale.empty and not untouched[stale[0]]:
             found.append(self._stale(running, tuple(stale)))
         return found
-
-    def _untrained(self, tables: Tables) -> bool:
-        """Return whether no batch norm has been trained: every weight is 1 and every bias 0."""
-        rows = tables.features[
-            (tables.features["kind"] == "batch_norm") & (tables.features["site"] == "output")
-        ]
-        return bool((rows["weight"].fillna(1) == 1).all() and (rows["bias"].fillna(0) == 0).all())
 
     def _stale(self, running: pd.DataFrame, stale: tuple[str, ...]) -> Finding:
         layer = str(stale[0])
         row: Any = running.loc[layer]
         scaled = np.log(row["running_ratio"]) / np.log(self.factor) >= row["running_shift"] / self.shift
         what = (
-            f"variance is {number(row['running_ratio'])} times off the running variance"
+            f"variance is {format_number(row['running_ratio'])} times off the running variance"
             if scaled
-            else f"mean is {number(row['running_shift'])} running standard deviations off"
+            else f"mean is {format_number(row['running_shift'])} running standard deviations off"
         )
         return Finding(
             layer=layer,
@@ -106,7 +103,7 @@ class StaleRunningStatistics(Check):
             affected=stale,
         )
 
-    def _never_updated(self, running: pd.DataFrame, layers: tuple[str, ...]) -> Finding:
+    def _never_updated(self, running: pd.DataFrame, layers: tuple[str, ...], severity: Severity) -> Finding:
         return Finding(
             layer=str(layers[0]),
             site="input",
@@ -117,7 +114,7 @@ class StaleRunningStatistics(Check):
             "updated.",
             advice="Load the buffers too (running_mean, running_var), or recalibrate the running statistics.",
             evidence="input:running_ratio",
-            severity="error",
+            severity=severity,
             title="Running statistics were never updated",
             affected=layers,
         )
@@ -164,7 +161,7 @@ class RunningVarianceInvalid(Check):
                 statistic="running variance",
                 value=value,
                 threshold=0,
-                message=f"The running variance is {number(value)} in "
+                message=f"The running variance is {format_number(value)} in "
                 f"{named(tuple(here['layer']), 'channel')}.",
                 evidence="input:running_ratio",
                 affected=names,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from normprobe.findings.frame import Check, Finding, Severity, number
+from normprobe.findings.frame import Check, Finding, Severity
 from normprobe.findings.measures import at, feature_measures, layer_measures
+from normprobe.wording import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -29,7 +30,7 @@ class OutlierSample(Check):
 
     Attributes:
         times: Least RMS of a sample ÷ the median sample's that is reported,
-        share: in at most this share of the samples (one at least).
+        share: in at most this share of the examples (one at least).
     """
 
     name: ClassVar[str] = "outlier_sample"
@@ -52,7 +53,8 @@ class OutlierSample(Check):
         if len(rms) < 8 or not rms.median() > 0:
             return []
         times = rms / rms.median()
-        wild = times > self.times
+        wild = samples.loc[times.index[times > self.times], ["part", "example"]].drop_duplicates()
+        examples = len(samples[["part", "example"]].drop_duplicates())
         worst: Any = samples.loc[times.index[int(times.argmax())]]
         value, example, position = float(times.max()), worst["example"], worst["position"]
         end = "max" if row["max"] >= -row["min"] else "min"
@@ -60,7 +62,7 @@ class OutlierSample(Check):
         if row["abs_max"] / np.sqrt(max(count, 1)) > value * rms.median():
             value = float(row["abs_max"] / np.sqrt(count) / rms.median())
             example, position = row[f"{end}_example"], row[f"{end}_position"]
-        if value <= self.times or wild.sum() > max(1, self.share * len(rms)):
+        if value <= self.times or len(wild) > max(1, self.share * examples):
             return []
         return [
             Finding(
@@ -71,7 +73,7 @@ class OutlierSample(Check):
                 statistic="RMS of the largest sample ÷ the median sample's",
                 value=value,
                 threshold=self.times,
-                message=f"One sample is {number(value)} times as large as the median sample (RMS).",
+                message=f"One sample is {format_number(value)} times as large as the median sample (RMS).",
                 evidence="input:sample_ratio",
                 affected=(layer,),
             )
@@ -122,7 +124,7 @@ class InputScale(Check):
                 statistic="largest standard deviation of a feature ÷ the lower quartile",
                 value=value,
                 threshold=self.ratio,
-                message=f"Feature {feature} varies {number(value)} times as much as a quarter of the "
+                message=f"Feature {feature} varies {format_number(value)} times as much as a quarter of the "
                 f"features.",
                 evidence="input:scale_ratio",
                 affected=(layer,),

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 
-from normprobe.findings.frame import Check, Finding, Severity, named, number
+from normprobe.findings.frame import Check, Finding, Severity, named
+from normprobe.wording import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -132,8 +133,8 @@ class SmallBatchStatistics(Check):
                 statistic=f"{'values per channel' if by_values else 'examples'} per call",
                 value=values if by_values else examples,
                 threshold=self.values if by_values else self.examples,
-                message=f"In train mode each call normalizes with {number(values)} values per channel, from "
-                f"{number(examples)} examples; so do {named(tuple(few.index), 'batch norm')}.",
+                message=f"In train mode a call normalizes with {format_number(values)} values per channel, "
+                f"from {format_number(examples)} examples; so do {named(tuple(few.index), 'batch norm')}.",
                 evidence="input:n_samples",
                 affected=tuple(few.index),
             )
@@ -227,7 +228,7 @@ class UpdatedTwice(Check):
                 statistic="updates of the running statistics per forward",
                 value=float(twice.iloc[0]),
                 threshold=self.ratio,
-                message=f"The running statistics were updated {number(twice.iloc[0])} times per forward.",
+                message=f"The running statistics moved {format_number(twice.iloc[0])} times per forward.",
                 evidence="input:mean",
                 affected=tuple(twice.index),
             )

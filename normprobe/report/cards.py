@@ -125,15 +125,31 @@ def _where(tables: Tables, row: pd.Series, anchors: Anchors) -> Markup:
 
 def _sample(tables: Tables, row: pd.Series) -> str:
     """Name the sample that holds a finding's value, with its text where the recording knows it."""
-    example, position = int(row["example"]), row["position"]
-    labels = tables.labels[tables.labels["example"] == example]
+    example, position, part = int(row["example"]), row["position"], _part(tables, row)
     if pd.isna(position):
-        return name_sample(tables.meta, (example, 0), "example")
-    texts = labels.loc[labels["position"] == int(position), "text"]
+        return name_sample(tables.meta, (example, 0), "example", part=part)
+    labels = tables.labels
+    mine = labels[(labels["example"] == example) & (labels["position"] == int(position))]
+    texts = mine.loc[mine["part"] == part, "text"]
     text = str(texts.iloc[0]) if len(texts) else None
     units = tables.layers.loc[tables.layers["layer"] == row["layer"], "sample_unit"]
     unit = str(units.iloc[0]) if len(units) else "position"
-    return name_sample(tables.meta, (example, int(position)), unit, text)
+    return name_sample(tables.meta, (example, int(position)), unit, text, part)
+
+
+def _part(tables: Tables, row: pd.Series) -> str | None:
+    """The part that a finding's sample is of; None where the recording has several that it may be of."""
+    parts = list(tables.meta["parts"])
+    if len(parts) == 1:
+        return str(parts[0])
+    sample, value = [row["example"], row["position"]], abs(float(row["value"]))
+    sites = tables.layers[(tables.layers["layer"] == row["layer"]) & (tables.layers["site"] == row["site"])]
+    for _, layer in sites.iterrows():
+        for end in sorted(("max", "min"), key=lambda end: abs(abs(layer[end]) - value)):
+            held = [layer[f"{end}_example"], layer[f"{end}_position"]]
+            if all(pd.isna(one) or one == other for one, other in zip(sample, held, strict=True)):
+                return _text(layer[f"{end}_part"]) or None
+    return None
 
 
 def source_markup(text: str) -> Markup:

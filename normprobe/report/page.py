@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,6 +36,7 @@ _UNSEEN_HELP = {
     "bypassed": "Bypassed: its weight was read without a call of the module, so no hook sees its tensors.",
     "refused": "Refused: it does not read as rows and features; normprobe.register_view says how to.",
 }
+_RARELY = (100_000, 20, 100)  # keeps at most a few figures that nothing refers to
 _TABLES = ("layers", "features", "samples", "ledger", "findings")
 
 
@@ -62,7 +66,19 @@ def write_report(
     check_choice(panels)
     facts.check_measured(tables)
     folder = Path(directory)
-    return write_atomically(folder, partial(_render, tables, findings, panels, folder))
+    with _rare_collection():
+        return write_atomically(folder, partial(_render, tables, findings, panels, folder))
+
+
+@contextmanager
+def _rare_collection() -> Iterator[None]:
+    """Collect garbage less often: passes over the 20,000 objects of each figure took a fifth of the time."""
+    before = gc.get_threshold()
+    gc.set_threshold(*(max(usual, rare) for usual, rare in zip(before, _RARELY, strict=True)))
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _render(tables: Tables, findings: pd.DataFrame, panels: str | None, folder: Path, drawn: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from normprobe.errors import RecordingError
 
 PAGE = "report.html"
 FIGURES = "figures"
+SECTIONS = ("depth_profile", "outlier_map", "samples_through_depth", "running_statistics", "linear_by_role")
+_DRAWN = re.compile(rf"({'|'.join(SECTIONS)})\.(png|svg)|norm_\d{{4,}}_[A-Za-z0-9_.]*\.png")
 
 
 def write_atomically(directory: Path, build: Callable[[Path], str], name: str = PAGE) -> Path:
@@ -21,7 +24,7 @@ def write_atomically(directory: Path, build: Callable[[Path], str], name: str = 
         name: of the page.
 
     Returns:
-        The path of the page. Files of other names in the folder stay.
+        The path of the page. Figures that an earlier report left go; all else in the folder stays.
 
     Raises:
         RecordingError: the folder is a file or cannot be written.
@@ -55,4 +58,16 @@ def _fill(directory: Path, workshop: Path, build: Callable[[Path], str], name: s
         file.replace(directory / FIGURES / file.name)
     target = directory / name
     page.replace(target)
+    _remove_stale(directory / FIGURES, {file.name for file in made})
     return target
+
+
+def _remove_stale(figures: Path, made: set[str]) -> None:
+    """Remove what an earlier report drew and this one did not: it would stand beside a page of other data."""
+    if not figures.is_dir():
+        return
+    for file in figures.iterdir():
+        if _DRAWN.fullmatch(file.name) and file.name not in made and file.is_file():
+            file.unlink()
+    if not any(figures.iterdir()):
+        figures.rmdir()

@@ -1,0 +1,90 @@
+"""The check of whether samples stay different."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import pandas as pd
+
+from normprobe.findings.frame import Check, Finding, Severity
+from normprobe.findings.measures import at, layer_measures
+from normprobe.findings.origins import collapsed, example_measures
+from normprobe.wording import format_number
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapsedSamples(Check):
+    """All samples have become the same: what follows cannot tell them apart.
+
+    Compared are the variance over samples and the mean square, over all features of a site. The first layer
+    is named from which on most sites are collapsed; a single layer that reads a constant, such as the
+    embedding of one time step, is not. Where the positions of an example differ but the examples are all the
+    same, already in what the first layer reads, that layer is named.
+
+    What to do: look at what the named layer reads: weights of zero, an attention that averages everything, a
+    large common value added to all samples, or data that are all the same.
+
+    Figure: the panel of the layer: variance per feature.
+    Source: Noci et al., arXiv:2206.03126.
+    When it is wrong: the data are the same sample repeated on purpose.
+
+    Attributes:
+        spread: Largest share of the mean square that varies over samples that is reported.
+        samples: Least number of samples at the layer, or of examples.
+        rest: Least share of the later sites that must be collapsed as well.
+        equal: Largest such share over examples, at the same position, of the moments of samples: rounding.
+    """
+
+    name: ClassVar[str] = "collapsed_samples"
+    title: ClassVar[str] = "All samples are the same"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = "Look at the weights just before: zeros, or a large value common to all samples."
+    source: ClassVar[str] = "arXiv:2206.03126"
+
+    spread: float = 1e-4
+    samples: int = 4
+    rest: float = 0.5
+    equal: float = 1e-8
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first site from which on samples are the same."""
+        data = example_measures(tables).reindex(layer_measures(tables).index)
+        alike = data["example_spread"][data["examples"] >= self.samples] < self.equal
+        if not alike.empty and alike.iloc[0] and alike.mean() >= self.rest:
+            return [self._examples(alike, float(data.loc[alike.index[0], "example_spread"]))]
+        lost = collapsed(tables, spread=self.spread, samples=self.samples, rest=self.rest)
+        if lost.empty:
+            return []
+        layer, site = map(str, lost[0])
+        value = float(at(layer_measures(tables), layer, site)["spread"])
+        return [
+            Finding(
+                layer=layer,
+                site=site,
+                statistic="variance over samples ÷ mean square",
+                value=value,
+                threshold=self.spread,
+                message=f"Of the mean square of the {site} a share of {format_number(value)} varies over "
+                "samples: they are all the same from here on.",
+                evidence=f"{site}:spread",
+                affected=tuple(dict.fromkeys(lost.get_level_values("layer"))),
+            )
+        ]
+
+    def _examples(self, alike: pd.Series, value: float) -> Finding:
+        layer, site = map(str, alike.index[0])
+        return Finding(
+            layer=layer,
+            site=site,
+            statistic="variance over examples ÷ mean square, of the moments of samples at one position",
+            value=value,
+            threshold=self.equal,
+            message="The first layer reads the same in all examples: they are the same from the start.",
+            advice="Look at the data and how they are batched, and at the embedding or convolution before.",
+            evidence=f"{site}:example_spread",
+            affected=tuple(dict.fromkeys(alike.index[alike].get_level_values("layer"))),
+        )

@@ -1,0 +1,67 @@
+"""Which token is padding, and how much of it stands at the ends of texts."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+_MARKS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+class Pad(NamedTuple):
+    """The id of the padding token, and whether the same token also begins or ends a text."""
+
+    token: int
+    mark: bool
+
+
+def pad_token(model: nn.Module) -> Pad | None:
+    """Return the padding token of a model, or None if nothing tells.
+
+    It is the ``pad_token_id`` of a transformers config, or the ``padding_idx`` that all embeddings of the
+    model that have one agree on.
+    """
+    config = getattr(model, "config", None)
+    for source in (config, getattr(config, "text_config", None)):
+        token = getattr(source, "pad_token_id", None)
+        if isinstance(token, int) and token >= 0:
+            return Pad(token, token in _marks(source))
+    tables = [module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)]
+    own = {token for token in tables if token is not None}
+    return Pad(own.pop(), False) if len(own) == 1 else None
+
+
+def _marks(config: Any) -> set[Any]:
+    """Return the ids that begin or end a text."""
+    found: set[Any] = set()
+    for name in _MARKS:
+        ids = getattr(config, name, None)
+        found |= set(ids) if isinstance(ids, list | tuple) else {ids}
+    return found
+
+
+def count_padding(ids: Tensor, pad: Pad, real: NDArray[np.bool_] | None = None) -> Tensor:
+    """Return how many tokens are padding: the runs of the padding token at either end of each text.
+
+    Where the padding token also begins or ends a text, the first of each run is taken for that.
+
+    Args:
+        ids: Token ids (texts, positions).
+        pad: The padding token.
+        real: A mask (texts, positions), True = real; what it leaves out does not count. Ignored if it is of
+            another shape.
+
+    Returns:
+        A whole number, as a tensor on the device of ``ids``: nothing waits for the device.
+    """
+    here = (ids == pad.token).to(torch.int64)
+    if real is not None and real.shape == ids.shape:
+        here = here * torch.from_numpy(real).to(ids.device)
+    ahead, behind = here.cumprod(1).sum(1), here.flip(1).cumprod(1).sum(1)
+    behind = behind.where(ahead < ids.shape[1], 0)
+    spare = int(pad.mark)
+    return ((ahead - spare).clamp(min=0) + (behind - spare).clamp(min=0)).sum()
