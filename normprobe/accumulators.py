@@ -1,53 +1,60 @@
-"""What is kept of one layer and site while it runs: moments, extremes and the kept samples, nothing more."""
+"""What is kept of one site of one layer while it runs: moments, extremes and kept samples."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from normprobe.kernels import Met, Sums
 from normprobe.moments import Moments, merge
-from normprobe.records import Holder, Kept
-from normprobe.sampling import Hashes
-
-_COLUMNS = tuple(column.name for column in fields(Kept))
+from normprobe.records import Holder, Kept, SiteRecord
+from normprobe.roster import Roster
 
 
-class Bottom:
-    """The k smallest samples met so far, or all of them."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Agreed:
+    """What sites that read, place and keep alike do with the first tensor of one shape in a forward.
 
-    def __init__(self, k: int | None) -> None:
-        self.k = k
-        self._chunks: list[Kept] = []
-        self._limit: np.uint64 | None = None
+    Attributes:
+        token: the forward's, which holds none of its tensors.
+        shape: the shape.
+        samples: the kept samples before it.
+        rows: the kept raw rows before it.
+        samples_after: the kept samples after it.
+        rows_after: the kept raw rows after it.
+        plan: which rows count and which samples are kept, for the compiled kernel.
+        raw_plan: which raw rows are kept, or None.
+        small: numbers below which it measures on one thread.
+        placed: where the samples lie.
+        n_samples: how many are real.
+        masked: how many rows are padding.
+        masked_by: the mask applied, or "".
+    """
 
-    def admits(self, hashes: Hashes) -> int:
-        """How many of these ascending hashes may still be kept."""
-        if self.k == 0:
-            return 0
-        if self._limit is None:
-            return len(hashes)
-        return int(np.searchsorted(hashes, self._limit, side="right"))
+    token: object
+    shape: tuple[int, ...]
+    samples: Roster
+    rows: Roster
+    samples_after: Roster
+    rows_after: Roster
+    plan: Any
+    raw_plan: Any
+    small: int
+    placed: Any
+    n_samples: int
+    masked: int
+    masked_by: str
 
-    def add(self, chunk: Kept) -> None:
-        """Keep the chunk as far as it is among the k smallest."""
-        if len(chunk):
-            self._chunks.append(chunk)
-            if self.k is not None:
-                self._settle()
 
-    def kept(self) -> Kept | None:
-        """What is kept, in ascending order; None if nothing is."""
-        if len(self._chunks) > 1:
-            self._settle()
-        return self._chunks[0] if self._chunks else None
+class Cell:
+    """Where sites that are alike look up what one of them agreed with the rest last."""
 
-    def _settle(self) -> None:
-        union = Kept(*(np.concatenate([getattr(chunk, name) for chunk in self._chunks]) for name in _COLUMNS))
-        order = np.lexsort((union.repeat, union.hash))[: self.k]
-        self._chunks = [union.take(order)]
-        if self.k is not None and len(order) == self.k:
-            self._limit = self._chunks[0].hash[-1]
+    __slots__ = ("agreed",)
+
+    def __init__(self) -> None:
+        self.agreed: Agreed | None = None
 
 
 @dataclass(eq=False)
@@ -55,50 +62,90 @@ class Site:
     """Everything measured at one site of one layer.
 
     Attributes:
-        features: moments of each feature over the real rows.
-        seen: moments of each feature over all rows, where a channel norm reads padding.
+        samples: whose moments are kept.
+        rows: whose raw row is kept.
+        width: how many features it has; None before its first measured call.
+        sums: the moments, and the numbers of the kept samples.
+        state: the compiled kernel's account among them, while that may read tensors as they lie.
+        seen: the moments of all rows since the first call with padding, where a channel norm reads it.
+        unpadded: the moments up to that call.
+        cell: what it agreed on with the sites that are alike.
         calls: how many firings were measured.
         n_samples: how many samples, those without a finite value included.
         masked: how many rows were left out as padding.
-        nonfinite_masked: how many NaN or infinite numbers lie in them.
-        within_sum: sum over samples of the variance of their values.
-        within_count: how many samples that sum has.
+        dtype: the dtype met last.
         dtypes: the dtypes met.
         minimum: who holds the smallest value.
         maximum: who holds the largest.
-        samples: the kept samples' moments.
-        rows: the kept samples' raw rows.
     """
 
-    samples: Bottom
-    rows: Bottom
-    features: Moments | None = None
-    seen: Moments | None = None
+    samples: Roster
+    rows: Roster
+    width: int | None = None
+    sums: Sums | None = None
+    state: Any = None
+    seen: Sums | None = None
+    unpadded: Moments | None = None
+    cell: Cell = field(default_factory=Cell)
     calls: int = 0
     n_samples: int = 0
     masked: int = 0
-    nonfinite_masked: int = 0
-    within_sum: float = 0.0
-    within_count: int = 0
+    dtype: Any = None
     dtypes: dict[str, None] = field(default_factory=dict)
     minimum: Holder | None = None
     maximum: Holder | None = None
 
-    def add_features(self, features: Moments, seen: Moments | None) -> None:
-        """Merge the feature moments of one call."""
-        if seen is not None or self.seen is not None:
-            # Until the first padded call, what the layer saw is what was real.
-            before = self.seen if self.seen is not None else self.features
-            self.seen = _merged(before, seen if seen is not None else features)
-        self.features = _merged(self.features, features)
+    def meet(self, dtype: Any) -> None:
+        """Note a dtype."""
+        if dtype is self.dtype:
+            return
+        self.dtype = dtype
+        self.dtypes[str(dtype).removeprefix("torch.")] = None
 
-    def add_extremes(self, low: Holder, high: Holder) -> None:
-        """Keep the holders of the extremes of one call where they beat those so far."""
-        if np.isfinite(low.value) and (self.minimum is None or low.value < self.minimum.value):
-            self.minimum = low
-        if np.isfinite(high.value) and (self.maximum is None or high.value > self.maximum.value):
-            self.maximum = high
+    def met(self) -> Met:
+        """What was measured so far."""
+        assert self.sums is not None
+        return self.sums.met(self.samples.size, self.rows.size)
+
+    def record(self, name: str) -> SiteRecord:
+        """Freeze it."""
+        met = self.met()
+        low, high = self.minimum, self.maximum
+        if met.holders is not None:
+            low, high = (_holder(*held) for held in met.holders)
+        return SiteRecord(
+            site=name,
+            dtype="; ".join(self.dtypes),
+            calls=self.calls,
+            n_samples=self.n_samples,
+            masked=self.masked,
+            nonfinite_masked=met.nonfinite_masked,
+            within_sum=met.within_sum,
+            within_count=met.within_count,
+            features=met.features,
+            seen=self._all_rows(),
+            minimum=low,
+            maximum=high,
+            samples=_kept(self.samples, met.kept),
+            rows=_kept(self.rows, met.raw),
+        )
+
+    def _all_rows(self) -> Moments | None:
+        if self.seen is None:
+            return None
+        since = self.seen.met(0, 0).features
+        return since if self.unpadded is None else merge(self.unpadded, since)
 
 
-def _merged(total: Moments | None, part: Moments) -> Moments:
-    return part if total is None else merge(total, part)
+def _holder(value: float, example: int, position: int, feature: int) -> Holder | None:
+    return Holder(value, example, position, feature, "") if example >= 0 else None
+
+
+def _kept(roster: Roster, data: Any) -> Kept | None:
+    """The kept samples in ascending order of hash and repeat; None if there are none."""
+    if roster.size == 0:
+        return None
+    who = roster.identities()
+    order = np.lexsort((who.repeat, who.hash))
+    who = who.take(order)
+    return Kept(who.hash, who.example, who.position, who.repeat, who.call, data[order], who.text)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,24 +149,48 @@ def assign(
     if layout is Layout.PACKED and grid.packed is not None:
         return _packed(leading, grid.packed, first=first, seed=seed, k=k)
     sizes, order = by_example(layout, leading, grid)
-    shape = tuple(sizes[axis] for axis in order)
-    real = None if padding is None or axis is None else _spread(shape, axis, padding)
-    if real is None:
-        within = np.arange(int(np.prod(shape[1:])), dtype=np.int64)
-        position = np.broadcast_to(within, (shape[0], len(within))).reshape(shape)
+    masked = padding is not None and axis is not None
+    if padding is None or axis is None or padding.full:
+        example, position = _unmasked(sizes, order)
+        real = None
     else:
-        flat = real.reshape(shape[0], -1)
-        position = (np.cumsum(flat, axis=1, dtype=np.int64) - 1).reshape(shape)
-    example = np.arange(first, first + shape[0], dtype=np.int64).reshape(-1, *([1] * (len(shape) - 1)))
+        example, position, real = _masked(sizes, order, axis, padding)
+    name = padding.name if padding is not None and masked else ""
+    return Assignment(example + first, position, real, masked_by=name, seed=seed, k=k)
+
+
+@lru_cache(maxsize=64)
+def _unmasked(sizes: tuple[int, ...], order: tuple[int, ...]) -> tuple[Whole, Whole]:
+    """Example, counted from 0, and position of each sample where all are real; read-only."""
+    shape = tuple(sizes[axis] for axis in order)
+    within = np.arange(int(np.prod(shape[1:])), dtype=np.int64)
+    position = np.broadcast_to(within, (shape[0], len(within))).reshape(shape)
+    found = _examples(shape, order), _flat(position, order)
+    for array in found:
+        array.setflags(write=False)
+    return found
+
+
+def _masked(
+    sizes: tuple[int, ...], order: tuple[int, ...], axis: int, padding: Padding
+) -> tuple[Whole, Whole, NDArray[np.bool_]]:
+    """Example, position among the real samples, and whether it is real, of each sample."""
+    shape = tuple(sizes[axis] for axis in order)
+    real = _spread(shape, axis, padding)
+    flat = real.reshape(shape[0], -1)
+    position = (np.cumsum(flat, axis=1, dtype=np.int64) - 1).reshape(shape)
+    return _examples(shape, order), _flat(position, order), _flat(real, order)
+
+
+def _examples(shape: tuple[int, ...], order: tuple[int, ...]) -> Whole:
+    example = np.arange(shape[0], dtype=np.int64).reshape(-1, *([1] * (len(shape) - 1)))
+    return _flat(np.broadcast_to(example, shape), order)
+
+
+def _flat(array: NDArray[Any], order: tuple[int, ...]) -> NDArray[Any]:
+    """An array whose axes are in this order, with the axes as the tensor has them, in one line."""
     back = tuple(int(axis) for axis in np.argsort(order))
-    return Assignment(
-        example=np.ascontiguousarray(np.broadcast_to(example, shape).transpose(back)).ravel(),
-        position=np.ascontiguousarray(position.transpose(back)).ravel(),
-        real=None if real is None else np.ascontiguousarray(real.transpose(back)).ravel(),
-        masked_by=padding.name if padding is not None and real is not None else "",
-        seed=seed,
-        k=k,
-    )
+    return np.ascontiguousarray(array.transpose(back)).ravel()
 
 
 def time_axes(layout: Layout, leading: tuple[int, ...], grid: Grid, padding: Padding | None) -> list[int]:

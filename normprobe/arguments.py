@@ -59,6 +59,22 @@ def read_batch(arguments: Mapping[str, Any], mask: tuple[int, ...] | None) -> Ba
     return Batch(lead, sizes[0], time)
 
 
+def first_tensor(values: Iterable[Any]) -> Tensor | None:
+    """The first tensor among values, looking into tuples, lists and mappings."""
+    for value in values:
+        if isinstance(value, Tensor):
+            return value
+        if isinstance(value, (tuple, list)):
+            found = first_tensor(value)
+        elif isinstance(value, dict):
+            found = first_tensor(value.values())
+        else:
+            continue
+        if found is not None:
+            return found
+    return None
+
+
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
@@ -84,11 +100,39 @@ def decoder_sizes(arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Signature:
+    """A forward's signature, and what of it names the arguments of an ordinary call.
+
+    Attributes:
+        whole: all of it.
+        names: the parameters that take positional arguments.
+        order: the parameters that have one value each.
+    """
+
+    whole: inspect.Signature
+    names: tuple[str, ...]
+    order: dict[str, None]
+
+    @staticmethod
+    def of(whole: inspect.Signature) -> _Signature:
+        """A signature."""
+        kinds = {name: parameter.kind for name, parameter in whole.parameters.items()}
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        names = tuple(name for name, kind in kinds.items() if kind in positional)
+        return _Signature(whole, names, {name: None for name, kind in kinds.items() if kind not in several})
+
+    def knows(self, kwargs: dict[str, Any]) -> bool:
+        """Whether each keyword argument is a parameter of its own."""
+        return all(name in self.order for name in kwargs)
+
+
 class Signatures:
     """Names the arguments of modules' forwards."""
 
     def __init__(self) -> None:
-        self._known: dict[type, inspect.Signature | None] = {}
+        self._known: dict[type, _Signature | None] = {}
 
     def named(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name in the order of the signature; a mapping's entries stand for themselves."""
@@ -102,15 +146,25 @@ class Signatures:
 
     def _bound(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         signature = self._signature(module)
+        if signature is not None and len(args) <= len(signature.names) and signature.knows(kwargs):
+            given = {**dict(zip(signature.names, args, strict=False)), **kwargs}
+            return {name: given[name] for name in signature.order if name in given}
+        return self._bound_at_length(module, args, kwargs)
+
+    def _bound_at_length(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The same of a call that torch itself may refuse, or of a signature that takes any arguments."""
+        known = self._signature(module)
         try:
-            if signature is None:
+            if known is None:
                 raise TypeError
-            bound = signature.bind_partial(*args, **kwargs).arguments
+            bound = known.whole.bind_partial(*args, **kwargs).arguments
         except TypeError:  # the call itself will tell the user
             return {**{f"args{index}": value for index, value in enumerate(args)}, **kwargs}
         flat: dict[str, Any] = {}
         for name, value in bound.items():
-            kind = signature.parameters[name].kind
+            kind = known.whole.parameters[name].kind
             if kind is inspect.Parameter.VAR_POSITIONAL:
                 flat.update({f"{name}{index}": entry for index, entry in enumerate(value)})
             elif kind is inspect.Parameter.VAR_KEYWORD:
@@ -119,11 +173,11 @@ class Signatures:
                 flat[name] = value
         return flat
 
-    def _signature(self, module: nn.Module) -> inspect.Signature | None:
+    def _signature(self, module: nn.Module) -> _Signature | None:
         cls = type(module)
         if cls not in self._known:
             try:
-                self._known[cls] = inspect.signature(module.forward)
+                self._known[cls] = _Signature.of(inspect.signature(module.forward))
             except (TypeError, ValueError):
                 self._known[cls] = None
         return self._known[cls]
@@ -148,6 +202,10 @@ def takes_time_first(module: nn.Module) -> bool:
     return torchs and getattr(module, "batch_first", True) is False
 
 
+graph_task = torch._C._current_graph_task_id
+"""Which backward is running in this thread; -1: none."""
+
+
 def in_backward() -> bool:
     """Whether autograd is running backward in this thread: a forward there is a recomputation."""
-    return bool(torch._C._current_graph_task_id() != -1)
+    return bool(graph_task() != -1)

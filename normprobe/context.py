@@ -73,13 +73,14 @@ class Tally:
         batch, mask = forward.batch, forward.masks.own
         lead, rows, padding = batch.lead, batch.size, 0
         if mask is not None:
-            rows, padding = int(mask.real.sum()), int((~mask.real).sum())
+            rows = mask.real.size if mask.full else int(mask.real.sum())
+            padding = mask.real.size - rows
         elif lead is not None and (lead.dim() == 3 or (lead.dim() == 2 and not lead.is_floating_point())):
             rows = batch.size * (batch.time or 1)
         for name, count in (("examples", batch.size), ("rows", rows), ("padding", padding)):
             self._counts[name] += times * count
         if lead is not None:
-            real = None if mask is None or batch.packed is not None else mask.real
+            real = None if mask is None or batch.packed is not None or mask.full else mask.real
             found = digest(lead, forward.first, time_first=batch.swapped, real=real)
             self._digest = self._digest + times * found.cpu()
             self._count_pads(forward.owner, lead, real, times)

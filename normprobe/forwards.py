@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normprobe.alignment import Grid
 from normprobe.arguments import Batch, Signatures, decoder_sizes, read_batch
-from normprobe.masks import Masks, Padding, has_two_sides, side_of
+from normprobe.masks import Masks, Padding, Reads, has_two_sides, side_of
 
 
 class MaskFinder(Protocol):
@@ -23,6 +23,21 @@ class MaskFinder(Protocol):
         self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[int, ...] | None:
         """(batch, positions) of the mask of the input, without reading it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """What a layer of a forward works on.
+
+    Attributes:
+        padding: its padding mask, if it has one.
+        grid: its batch and time.
+        spoken: whether the forward's labels are of this sequence.
+    """
+
+    padding: Padding | None
+    grid: Grid
+    spoken: bool
 
 
 @dataclass(eq=False)
@@ -38,10 +53,17 @@ class Forward:
         measured: whether this forward is measured.
         decoder: sizes of the decoder's input in an encoder-decoder, where known.
         labels: the text of each sample, as the user's callable gave it.
-        repeats: per layer and site how often it has fired in this forward.
+        repeats: per site how often it has fired in this forward.
         decoder_fired: whether a layer on a path with `decoder` has fired.
         stash: inputs of layers whose first call is under way.
-        cache: assignments that layers of this forward share.
+        sequences: what its layers work on, by what they read.
+        placed: where samples lie, for layers that place them alike.
+        plain: whether all layers work on one sequence, whatever fired before them.
+        selections: which samples count and are kept, by where they lie.
+        rows: which raw rows are kept.
+        memory: what tensors held that were just measured, for the compiled kernel.
+        threads: how many threads may measure one tensor.
+        token: stands for this forward where that must not keep its tensors.
         open: layers (by index) whose call is under way.
         session: what listens to torch's functions in this forward, if anything does.
     """
@@ -54,21 +76,31 @@ class Forward:
     measured: bool
     decoder: tuple[int, ...] | None = None
     labels: list[list[str]] | None = None
-    repeats: dict[tuple[int, str], int] = field(default_factory=dict)
+    repeats: dict[Any, int] = field(default_factory=dict)
     decoder_fired: bool = False
     stash: dict[int, Tensor] = field(default_factory=dict)
-    cache: dict[Any, Any] = field(default_factory=dict)
+    sequences: dict[Any, Sequence] = field(default_factory=dict)
+    placed: dict[Any, Any] = field(default_factory=dict)
+    plain: bool = False
+    selections: dict[Any, Any] = field(default_factory=dict)
+    rows: dict[Any, Any] = field(default_factory=dict)
+    memory: Any = None
+    threads: int = 1
+    token: object = field(default_factory=object)
     open: set[int] = field(default_factory=set)
     session: Any = None
 
-    def grid_of(self, name: str, padding: Padding | None) -> Grid:
-        """The batch and time that a layer of this name works on."""
+    def sequence(self, reads: Reads, padding: Padding | None) -> Sequence:
+        """What a layer works on that reads this sequence, with the padding mask that it has."""
+        # Labels are those of the first tensor's sequence, which a decoder does not work on.
+        return Sequence(padding, self._grid(reads, padding), spoken=reads != "decoder")
+
+    def _grid(self, reads: Reads, padding: Padding | None) -> Grid:
         batch = self.batch
         if padding is not None:
             sizes = padding.real.shape
             own = sizes if sizes[0] not in (1, batch.size) else None
             return Grid(batch.size, sizes[1], batch.swapped, own, batch.packed)
-        reads = self.masks.reads(name, self.decoder_fired)
         if reads == "cross" and not self.masks.two_sided:
             time = None
         else:
@@ -77,6 +109,12 @@ class Forward:
 
     def _decoder_time(self) -> int | None:
         return None if self.decoder is None else self.decoder[0 if self.batch.swapped else 1]
+
+
+class _Thread(threading.local):
+    """The forward that each thread is in."""
+
+    forward: Forward | None = None
 
 
 class Forwards:
@@ -97,24 +135,24 @@ class Forwards:
         self.examples = 0
         self.unrun: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._threads = threading.local()
+        self.threads = _Thread()
         self._signatures = Signatures()
         self._two_sided: dict[int, bool] = {}
 
     @property
     def current(self) -> Forward | None:
         """The forward that this thread is in."""
-        return getattr(self._threads, "forward", None)
+        return self.threads.forward
 
     def end(self, module: nn.Module) -> None:
         """Leave the forward if it is this module's."""
         forward = self.current
         if forward is not None and forward.owner is module:
-            self._threads.forward = None
+            self.threads.forward = None
 
     def clear(self) -> None:
         """Forget any forward that was cut short."""
-        self._threads = threading.local()
+        self.threads = _Thread()
 
     def begin_unrun(self, module: nn.Module, why: str) -> Forward:
         """Start a forward that is no run of the module: its arguments are not looked at."""
@@ -122,7 +160,7 @@ class Forwards:
             call, self.calls = self.calls, self.calls + 1
             self.unrun[why] = self.unrun.get(why, 0) + 1
         forward = Forward(module, call, self.examples, Batch(None, 0, None), Masks(), False)
-        self._threads.forward = forward
+        self.threads.forward = forward
         return forward
 
     def begin(
@@ -144,7 +182,7 @@ class Forwards:
             first = self.examples
             self.examples += batch.size
         forward = Forward(module, call, first, batch, masks, measured, decoder_sizes(arguments))
-        self._threads.forward = forward
+        self.threads.forward = forward
         return forward
 
     def swap(self, forward: Forward) -> bool:
@@ -155,6 +193,7 @@ class Forwards:
         with self._lock:
             self.examples += batch.size - forward.batch.size
         forward.batch = batch
+        forward.sequences.clear()
         return True
 
     def _has_two_sides(self, module: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.arguments import in_backward, takes_time_first
+from normprobe.arguments import first_tensor, in_backward, takes_time_first
 from normprobe.compiling import Uncompiled
 from normprobe.context import Tally
-from normprobe.forwards import Forward, Forwards, decoders
+from normprobe.ears import InputEar, OutputEar, Shared
+from normprobe.forwards import Forward, Forwards, Sequence, decoders
 from normprobe.found import Found, Layer
 from normprobe.functional import Functional
 from normprobe.hooks import Hooks
-from normprobe.masks import Masks, Padding, find_masks, mask_sizes, side_of
-from normprobe.measuring import first_tensor, take
-from normprobe.options import LabelsOf, MaskOption, given_padding, padding_of
+from normprobe.measuring import Measurer
+from normprobe.options import GivenMasks, LabelsOf, MaskOption
 from normprobe.placing import named_labels
+from normprobe.roster import Rosters
 from normprobe.tracing import why_not_run
 from normprobe.unseen import SLOWED, would_fuse
 from normprobe.watch import Watch
@@ -51,17 +52,17 @@ class Listener:
         every: int,
         seed: int,
     ) -> None:
-        self._mask, self._labels = mask, labels
+        self._masks, self._labels = GivenMasks(mask), labels
         self.samples, self.values, self.seed = samples, values, seed
         self.watches: dict[tuple[int, str], Watch] = {}
-        self.forwards = Forwards(every)
-        self.tally = Tally()
+        self.forwards, self.tally = Forwards(every), Tally()
         self.entered: set[int] = set()
         self.lock = threading.RLock()
         self.model: nn.Module | None = None
         self.functional, self._uncompiled = Functional(self), Uncompiled()
         self._strays: tuple[Layer, ...] = ()
         self._depth = 0
+        self._measurer, self._rosters = Measurer(seed, samples), Rosters(samples)
 
     def watch(self, found: Found) -> list[Watch]:
         """The running states of these layers; layers met before go on counting."""
@@ -71,7 +72,9 @@ class Listener:
     def watch_of(self, layer: Layer) -> Watch:
         """The running state of a layer, fresh if it is new."""
         if layer.key not in self.watches:
-            self.watches[layer.key] = Watch.of(len(self.watches), layer, self.samples, self.values)
+            rows = min(8, self.values) if layer.view.kind == "linear" else self.values
+            rosters = self._rosters.of(self.samples), self._rosters.of(rows)
+            self.watches[layer.key] = Watch.of(len(self.watches), layer, *rosters)
         return self.watches[layer.key]
 
     def layers(self) -> list[Layer]:
@@ -88,7 +91,9 @@ class Listener:
         for watch in watches:
             watch.running.enter()
             if not watch.refused and not watch.layer.parameter:
-                hooks.around(watch.layer.module, partial(self._before, watch), partial(self._after, watch))
+                shared, after = Shared(self.forwards, self.lock), partial(self._after, watch)
+                before = InputEar(partial(self._before, watch), watch, shared)
+                hooks.around(watch.layer.module, before, OutputEar(after, watch, shared, self._snapshot))
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._claim_time_first)
@@ -147,36 +152,25 @@ class Listener:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
         if why := why_not_run((*args, *kwargs.values())):
             return self.forwards.begin_unrun(module, why)
-        forward = self.forwards.begin(module, args, kwargs, self)
+        forward = self.forwards.begin(module, args, kwargs, self._masks)
         if forward.measured:
+            self._measurer.begin(forward)
+            forward.plain = not forward.masks.two_sided and not self._masks.by_layer
             forward.labels = named_labels(self._labels, forward, args, kwargs)
             with self.lock, torch.no_grad():
                 self.tally.add(forward)
             forward.session = self.functional.open(module, forward, kwargs)
         return forward
 
-    def masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
-        """The padding masks of a forward, as the user wants them."""
-        if self._mask == "auto":
-            return find_masks(arguments)
-        if callable(self._mask):
-            own = given_padding(self._mask(args, kwargs), "mask")
-            return Masks(own, own, own)
-        return Masks()
-
-    def sizes(
-        self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[int, ...] | None:
-        """(batch, positions) of the mask of a forward that is not measured."""
-        if callable(self._mask):
-            mask = self._mask(args, kwargs)
-            return None if mask is None else tuple(mask.shape)
-        return mask_sizes(arguments) if self._mask == "auto" else None
-
-    def _padding_of(self, watch: Watch, forward: Forward) -> Padding | None:
-        if isinstance(self._mask, Mapping):
-            return padding_of(self._mask, watch.layer.name, forward.cache)
-        return forward.masks.of(watch.layer.name, forward.decoder_fired)
+    def _sequence(self, watch: Watch, forward: Forward) -> Sequence:
+        """What the layer works on in this forward."""
+        reads = watch.reader.reads(two_sided=forward.masks.two_sided, decoder_fired=forward.decoder_fired)
+        pattern = self._masks.pattern_of(watch.layer.name)
+        sequence = forward.sequences.get((reads, pattern))
+        if sequence is None:
+            padding = self._masks.padding(pattern, forward.masks.of(reads))
+            sequence = forward.sequences[reads, pattern] = forward.sequence(reads, padding)
+        return sequence
 
     def _before(self, watch: Watch, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_backward():
@@ -194,7 +188,7 @@ class Listener:
             forward.open.add(watch.index)
             if watch.depth is None:
                 watch.depth, self._depth = self._depth, self._depth + 1
-            if forward.masks.two_sided and side_of(watch.layer.name) == "decoder":
+            if forward.masks.two_sided and watch.reader.side == "decoder":
                 forward.decoder_fired = True
             if tensor is None:
                 watch.note("a call without a tensor among its arguments is left out")
@@ -232,12 +226,17 @@ class Listener:
                 self._take(watch, "input", stashed, forward)
         if not watch.refused:
             self._take(watch, "output", output, forward)
-            watch.meet(module)
+            watch.meet(module.training)
+            self._snapshot(watch, module)
+            watch.decided = watch.settled and not watch.refused and not watch.reader.cross
+
+    def _snapshot(self, watch: Watch, module: nn.Module) -> None:
+        if not watch.unchanged(module):
             self._guard(watch, "its scale", partial(watch.snapshot_vectors, module))
 
     def _take(self, watch: Watch, site: str, tensor: Tensor, forward: Forward) -> None:
-        padding = self._padding_of(watch, forward)
-        measure = partial(take, watch, site, tensor, forward, padding, seed=self.seed, k=self.samples)
+        sequence = self._sequence(watch, forward)
+        measure = partial(self._measurer.take, watch, site, tensor, forward, sequence)
         self._guard(watch, f"a call at its {site}", measure)
 
     def _guard(self, watch: Watch, what: str, call: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,10 @@ _KEY_OR_VALUE = re.compile(
 )
 
 
+Reads = Literal["own", "decoder", "cross"]
+"""The sequences of a forward that a layer may work on."""
+
+
 @dataclass(frozen=True, eq=False)
 class Padding:
     """A padding mask.
@@ -42,6 +47,11 @@ class Padding:
 
     name: str
     real: NDArray[np.bool_]
+
+    @cached_property
+    def full(self) -> bool:
+        """Whether no position is padding."""
+        return bool(self.real.all())
 
 
 @dataclass(frozen=True)
@@ -60,18 +70,36 @@ class Masks:
     cross: Padding | None = None
     two_sided: bool = False
 
-    def of(self, name: str, decoder_fired: bool) -> Padding | None:
-        """The mask that the layer of this name reads, given whether a decoder layer has fired before it."""
-        return {"own": self.own, "decoder": self.decoder, "cross": self.cross}[
-            self.reads(name, decoder_fired)
-        ]
+    def of(self, reads: Reads) -> Padding | None:
+        """The mask of a sequence."""
+        return {"own": self.own, "decoder": self.decoder, "cross": self.cross}[reads]
 
-    def reads(self, name: str, decoder_fired: bool) -> Literal["own", "decoder", "cross"]:
-        """Which sequence the layer of this name works on."""
-        side = side_of(name) if self.two_sided else "encoder"
-        if is_cross_source(name) or (side == "decoder" and _TORCH_CROSS.search(name)):
+
+@dataclass(frozen=True)
+class Reader:
+    """Which sequence a layer works on, as far as its name says.
+
+    Attributes:
+        cross: it is the key or value projection of a cross-attention.
+        torchs: it is one of torch's, whose name says so only in a decoder.
+        side: ``encoder``, ``decoder`` or "".
+    """
+
+    cross: bool
+    torchs: bool
+    side: str
+
+    @staticmethod
+    def named(name: str) -> Reader:
+        """The layer of this name."""
+        return Reader(is_cross_source(name), bool(_TORCH_CROSS.search(name)), side_of(name))
+
+    def reads(self, *, two_sided: bool, decoder_fired: bool) -> Reads:
+        """The sequence it works on, given whether a decoder layer of an encoder-decoder fired before it."""
+        if self.cross or (self.torchs and two_sided and self.side == "decoder"):
             return "cross"
-        return "decoder" if side == "decoder" or (side == "" and decoder_fired) else "own"
+        decodes = two_sided and (self.side == "decoder" or (self.side == "" and decoder_fired))
+        return "decoder" if decodes else "own"
 
 
 def side_of(name: str) -> str:

@@ -1,221 +1,241 @@
-"""One tensor at one site of one layer: arranged, placed, measured and added to what is kept."""
+"""One tensor at one site of one layer, the long way: placed, measured and added to what is kept.
+
+Everything that can be decided once is: how a site's tensors read on its first call, which samples count on
+the first tensor of a forward that is shaped alike. What was decided is left where `ears` finds it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from normprobe import kernels
-from normprobe.accumulators import Site
-from normprobe.alignment import Assignment
-from normprobe.forwards import Forward
-from normprobe.kernels import Measured
-from normprobe.masks import Padding
-from normprobe.placing import Placed, place, place_nested
-from normprobe.records import Holder, Kept
-from normprobe.sampling import row_of
-from normprobe.tracing import is_transformed
-from normprobe.views import Arranged, arrange
+from normprobe.accumulators import Agreed, Cell, Site
+from normprobe.arranging import Extent, arrange, extent_of
+from normprobe.choosing import RawSelection, Selection, select, select_rows
+from normprobe.forwards import Forward, Sequence
+from normprobe.kernels import Choice, Extremes, Reading
+from normprobe.placing import Placed, place, place_nested, unfit
+from normprobe.records import Holder
+from normprobe.tracing import unmeasurable
 from normprobe.watch import Watch
 
 
-def first_tensor(values: Iterable[Any]) -> Tensor | None:
-    """The first tensor among values, looking into tuples, lists and mappings."""
-    for value in values:
-        if isinstance(value, Tensor):
-            return value
-        if isinstance(value, (tuple, list)):
-            found = first_tensor(value)
-        elif isinstance(value, dict):
-            found = first_tensor(value.values())
+@dataclass(frozen=True, eq=False)
+class Firing:
+    """A tensor at a site of a layer.
+
+    Attributes:
+        watch: the layer.
+        name: the site.
+        tensor: the tensor.
+        forward: the forward.
+        sequence: what the layer works on in it.
+        repeat: which of the layer's calls in it this is.
+    """
+
+    watch: Watch
+    name: str
+    tensor: Tensor
+    forward: Forward
+    sequence: Sequence
+    repeat: int
+
+    @property
+    def site(self) -> Site:
+        """The site."""
+        return self.watch.sites[self.name]
+
+
+class Measurer:
+    """Measures the tensors of one probe.
+
+    Attributes:
+        seed: changes which samples are kept.
+        k: how many samples are kept per site; None for all.
+    """
+
+    def __init__(self, seed: int, k: int | None) -> None:
+        self.seed, self.k = seed, k
+        self._cells: dict[Any, Cell] = {}
+        self._compiled = kernels.compiled()
+        self._small = 0 if self._compiled is None else self._compiled.SMALL
+
+    def begin(self, forward: Forward) -> None:
+        """Get a forward ready to be measured."""
+        if self._compiled is not None:
+            forward.memory, forward.threads = self._compiled.Memory(), self._compiled.threads()
+
+    def take(self, watch: Watch, name: str, tensor: Tensor, forward: Forward, sequence: Sequence) -> None:
+        """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
+        site = watch.sites[name]
+        firing = Firing(watch, name, tensor, forward, sequence, forward.repeats.get(site, 0))
+        forward.repeats[site] = firing.repeat + 1
+        why = unmeasurable(tensor)
+        if why:
+            watch.note(why)
+        elif tensor.is_nested:
+            self._take_nested(firing)
         else:
-            continue
-        if found is not None:
-            return found
-    return None
+            self._take_plain(firing)
 
+    def _take_plain(self, firing: Firing) -> None:
+        """Measure a tensor that has one shape."""
+        site, tensor = firing.site, firing.tensor
+        extent = extent_of(firing.watch.view, tensor.shape)
+        selection = self._select(firing, extent)
+        if not _fits(firing, extent.features):
+            return
+        raw: RawSelection | None = firing.forward.rows.get((selection, site.rows))
+        if raw is None:
+            raw = select_rows(selection, site.rows, self.seed)
+            firing.forward.rows[selection, site.rows] = raw
+        padded = firing.watch.view.kind == "batch_norm" and selection.choice.real is not None
+        if padded or site.seen is not None:
+            _add_padded(firing, _values(firing), selection, raw, padded=padded)
+        elif not self._add_as_it_lies(firing, selection, raw):
+            _add_arranged(firing, _values(firing), selection, raw)
+        elif firing.forward.plain and firing.repeat == 0 and selection.placed.aligned:
+            self._agree(firing, selection, raw)
+        _count(firing, selection, raw)
 
-def unmeasurable(tensor: Tensor) -> str:
-    """Why a tensor has no numbers to measure, or ""."""
-    if tensor.is_meta:
-        return "a call on meta tensors, which hold no numbers, is left out"
-    if type(tensor).__name__ == "DTensor":
-        return "a call on a DTensor, of which this process holds a part, is left out"
-    if is_transformed(tensor):
-        return "a call under a transform of torch.func, whose tensors stand for others, is left out"
-    if tensor.is_complex():
-        return "a call on complex numbers, which have no order, is left out"
-    if tensor.layout not in (torch.strided, torch.jagged):
-        return f"a call on a tensor of layout {tensor.layout} is left out"
-    return ""
+    def _select(self, firing: Firing, extent: Extent) -> Selection:
+        """Place the samples of a tensor of this extent, and choose among them."""
+        forward, roster = firing.forward, firing.site.samples
+        placed = place(firing.watch, firing.name, extent, forward, firing.sequence, seed=self.seed, k=self.k)
+        key = (placed, roster, firing.repeat)
+        selection: Selection | None = forward.selections.get(key)
+        if selection is None:
+            why = unfit(extent, firing.sequence, placed)
+            sizes = (extent.samples, extent.rows)
+            selection = select(placed, forward, firing.repeat, roster, sizes=sizes, unfit=why)
+            forward.selections[key] = selection
+        return selection
 
+    def _take_nested(self, firing: Firing) -> None:
+        """Measure a NestedTensor: its components are the examples, their rows the positions."""
+        site, forward = firing.site, firing.forward
+        components = [arrange(firing.watch.view, part).values for part in firing.tensor.detach().unbind()]
+        values = torch.cat(components)
+        placed = place_nested([len(part) for part in components], forward, seed=self.seed, k=self.k)
+        sizes = (len(values), values.shape[1])
+        selection = select(placed, forward, firing.repeat, site.samples, sizes=sizes)
+        if _fits(firing, values.shape[2]):
+            raw = select_rows(selection, site.rows, self.seed)
+            _add_arranged(firing, values, selection, raw)
+            _count(firing, selection, raw)
 
-def take(
-    watch: Watch,
-    name: str,
-    tensor: Tensor,
-    forward: Forward,
-    padding: Padding | None,
-    *,
-    seed: int,
-    k: int | None,
-) -> None:
-    """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
-    tensor = tensor.detach()
-    repeat = forward.repeats.get((watch.index, name), 0)
-    forward.repeats[watch.index, name] = repeat + 1
-    why = unmeasurable(tensor)
-    if why:
-        watch.note(why)
-        return
-    site = watch.sites[name]
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if tensor.is_quantized:
-        tensor = tensor.dequantize()
-    arranged, placed = _arranged(watch, name, tensor, forward, padding, seed=seed, k=k)
-    width = arranged.values.shape[2]
-    if site.features is not None and len(site.features.count) != width:
-        watch.note(
-            f"a call with {width} features instead of {len(site.features.count)} at its {name} is left out"
+    def _add_as_it_lies(self, firing: Firing, selection: Selection, raw: RawSelection) -> bool:
+        """Let the compiled kernel read the tensor by its own shape and strides, if it can."""
+        site, forward = firing.site, firing.forward
+        if site.state is None:
+            return False
+        raw_plan = None if raw.choice is None else raw.choice.plan
+        news = site.state.hear(
+            firing.tensor, selection.choice.plan, raw_plan, forward.memory, forward.threads, self._small
         )
-        return
-    # Everything is computed before anything is added: a call that fails half-way leaves no half behind.
-    measured, samples, rows = _looked_at(watch, name, arranged, placed, forward, seed=seed, repeat=repeat)
-    _add(site, measured, placed, forward, dtype)
-    site.samples.add(samples)
-    site.rows.add(rows)
-    _note_padding(watch, name, arranged, placed, padding)
+        if news is False:
+            return False
+        if news is not None:
+            hold(site, Extremes(*news), selection.placed, forward)
+        return True
+
+    def _agree(self, firing: Firing, selection: Selection, raw: RawSelection) -> None:
+        """Let other sites that are alike go the short way with their tensors in this forward."""
+        if not selection.n_samples or selection.unfit:
+            return
+        site, watch, tensor = firing.site, firing.watch, firing.tensor
+        view, placing = watch.view, (watch.layouts[firing.name], watch.axes.get(firing.name))
+        reading = (view.axis, view.trailing, view.unbatched, view.sample)
+        alike = (*reading, *placing, tensor.dim(), site.width, tensor.dtype, site.rows.k)
+        site.cell = self._cells.setdefault(alike, Cell())
+        site.cell.agreed = Agreed(
+            token=firing.forward.token,
+            shape=tensor.shape,
+            samples=site.samples,
+            rows=site.rows,
+            samples_after=selection.roster,
+            rows_after=raw.roster,
+            plan=selection.choice.plan,
+            raw_plan=None if raw.choice is None else raw.choice.plan,
+            small=self._small,
+            placed=selection.placed,
+            n_samples=selection.n_samples,
+            masked=selection.masked,
+            masked_by=selection.masked_by,
+        )
 
 
-def _looked_at(
-    watch: Watch, name: str, arranged: Arranged, placed: Placed, forward: Forward, *, seed: int, repeat: int
-) -> tuple[Measured, Kept, Kept]:
-    """Moments of the tensor, and of its samples those that may be kept and their raw rows."""
-    site, values = watch.sites[name], arranged.values
-    order, hashes = placed.assignment.kept
-    count = site.samples.admits(hashes)
-    keep = order[:count]
-    real = None if placed.real is None else placed.real.to(values.device)
-    seen = watch.view.kind == "batch_norm" and real is not None
-    measured = kernels.measure(values, torch.from_numpy(keep).to(values.device), real, seen=seen)
-    chunk = _chunk(placed, forward, keep, hashes[:count], repeat)
-    few = site.rows.admits(hashes[:count]) if values.shape[1] else 0
-    rows = {column: array[:few] for column, array in chunk.items()}
-    samples = Kept(**chunk, data=_sample_moments(measured))
-    return measured, samples, Kept(**rows, data=_raw_rows(values, placed, keep[:few], seed))
+def _fits(firing: Firing, width: int) -> bool:
+    """Whether a tensor has as many features as those before it; the first one decides."""
+    site, view = firing.site, firing.watch.view
+    if site.width is None:
+        reading = Reading(view.axis, view.trailing, view.unbatched, view.sample == "example")
+        site.width, site.sums = width, kernels.sums(width, reading, firing.tensor.device)
+        site.state = site.sums.state
+    if width == site.width:
+        return True
+    firing.watch.note(
+        f"a call with {width} features instead of {site.width} at its {firing.name} is left out"
+    )
+    return False
 
 
-def _note_padding(
-    watch: Watch, name: str, arranged: Arranged, placed: Placed, padding: Padding | None
+def _values(firing: Firing) -> Tensor:
+    """The tensor arranged as (samples, rows, features)."""
+    tensor = firing.tensor.detach()
+    return arrange(firing.watch.view, tensor.dequantize() if tensor.is_quantized else tensor).values
+
+
+def _add_arranged(firing: Firing, values: Tensor, selection: Selection, raw: RawSelection) -> None:
+    """Add a tensor that was arranged as (samples, rows, features)."""
+    site = firing.site
+    assert site.sums is not None
+    if raw.choice is not None:
+        site.sums.keep(values, raw.choice)
+    hold(site, site.sums.add(values, selection.choice), selection.placed, firing.forward)
+
+
+def _add_padded(
+    firing: Firing, values: Tensor, selection: Selection, raw: RawSelection, *, padded: bool
 ) -> None:
-    """Say which mask was applied, or why one was not."""
-    if placed.assignment.masked_by:
-        watch.masked_by[placed.assignment.masked_by] = None
-    elif padding is not None and name == "input" and _should_fit(arranged, placed):
-        sizes = arranged.leading + arranged.inner
-        watch.note(f"its samples {sizes} do not fit {padding.name} {padding.real.shape}: unmasked")
-    if not placed.assignment.n_samples:
-        watch.note(f"a call without a sample at its {name}")
+    """Add a tensor of a channel norm that reads padding: from the first such call on all rows, too."""
+    site, before = firing.site, None
+    if site.seen is None and padded and site.calls:
+        before = site.met().features
+    _add_arranged(firing, values, selection, raw)
+    if site.seen is None:
+        site.unpadded, site.seen = before, kernels.sums(values.shape[2], Reading(), values.device)
+        site.state = None
+    site.seen.add(values, Choice(selection.choice.samples, selection.choice.rows))
 
 
-def _should_fit(arranged: Arranged, placed: Placed) -> bool:
-    """Whether a mask that does not fit is worth a word: not at a pooler or the head of a last position."""
-    return not placed.aligned or len(arranged.inner) == 1 or arranged.leading[1:2] not in ((), (1,))
-
-
-def _arranged(
-    watch: Watch,
-    name: str,
-    tensor: Tensor,
-    forward: Forward,
-    padding: Padding | None,
-    *,
-    seed: int,
-    k: int | None,
-) -> tuple[Arranged, Placed]:
-    """Read the tensor through the layer's view and number its samples."""
-    if not tensor.is_nested:
-        arranged = arrange(watch.view, tensor)
-        return arranged, place(watch, name, arranged, forward, padding, seed=seed, k=k)
-    components = [arrange(watch.view, component).values for component in tensor.unbind()]
-    values = torch.cat(components)
-    lengths = [len(component) for component in components]
-    return Arranged(values, (len(values),), ()), place_nested(lengths, forward, seed=seed, k=k)
-
-
-def _add(site: Site, measured: Measured, placed: Placed, forward: Forward, dtype: str) -> None:
-    """Merge one call's moments and extremes."""
-    width = len(measured.features.count)
-    low = _holder(float(measured.features.minimum.min()) if width else np.inf, measured.minimum_at, width)
-    high = _holder(float(measured.features.maximum.max()) if width else -np.inf, measured.maximum_at, width)
-    site.add_extremes(*(_named(held, placed, forward) for held in (low, high)))
-    seen = None if measured.seen is None else measured.seen.map(_numpy)
-    site.add_features(measured.features.map(_numpy), seen)
+def _count(firing: Firing, selection: Selection, raw: RawSelection) -> None:
+    """Count a measured call; say which mask was applied, why one was not, and that nothing was left."""
+    site, watch = firing.site, firing.watch
+    site.samples, site.rows = selection.roster, raw.roster
     site.calls += 1
-    site.n_samples += placed.assignment.n_samples
-    site.masked += placed.masked
-    site.nonfinite_masked += int(measured.nonfinite_masked)
-    site.within_sum += float(measured.within_sum)
-    site.within_count += int(measured.within_count)
-    site.dtypes[dtype] = None
+    site.n_samples += selection.n_samples
+    site.masked += selection.masked
+    site.meet(firing.tensor.dtype)
+    if selection.masked_by:
+        watch.masked_by[selection.masked_by] = None
+    if selection.unfit and firing.name == "input":
+        watch.note(selection.unfit)
+    if not selection.n_samples:
+        watch.note(f"a call without a sample at its {firing.name}")
 
 
-def _holder(value: float, at: Tensor, width: int) -> tuple[float, int, int]:
-    index = int(at)
-    return value, index // max(width, 1), index % max(width, 1)
-
-
-def _named(held: tuple[float, int, int], placed: Placed, forward: Forward) -> Holder:
-    value, sample, feature = held
-    if not np.isfinite(value):
-        return Holder(value, -1, -1, -1, "")
-    assignment: Assignment = placed.assignment
-    example, position = int(assignment.example[sample]), int(assignment.position[sample])
-    return Holder(value, example, position, feature, placed.text_of(forward, sample))
-
-
-def _chunk(
-    placed: Placed, forward: Forward, keep: NDArray[np.intp], hashes: NDArray[np.uint64], repeat: int
-) -> dict[str, NDArray[Any]]:
-    """The identity of the samples of one call that may be kept."""
-    texts = [placed.text_of(forward, int(sample)) for sample in keep] if forward.labels else [""] * len(keep)
-    return {
-        "hash": hashes,
-        "example": placed.assignment.example[keep],
-        "position": placed.assignment.position[keep],
-        "repeat": np.full(len(keep), repeat, np.int64),
-        "call": np.full(len(keep), forward.call, np.int64),
-        "text": np.array(texts, dtype=object),
-    }
-
-
-def _sample_moments(measured: Measured) -> NDArray[np.float64]:
-    kept = measured.kept
-    columns = torch.stack([kept.count, kept.mean, kept.m2, kept.minimum, kept.maximum], 1)
-    return np.asarray(_numpy(columns))
-
-
-def _raw_rows(values: Tensor, placed: Placed, keep: NDArray[np.intp], seed: int) -> NDArray[Any]:
-    """One real row of each sample, shape (samples, features), in float32 where that holds every number."""
-    samples = torch.from_numpy(keep).to(values.device)
-    if values.shape[1] == 1 or not len(keep):
-        picked = values[:, 0].index_select(0, samples) if values.shape[1] else values[:0].flatten(0, 1)
-    else:
-        real = (
-            np.ones((len(keep), values.shape[1]), bool) if placed.real is None else placed.real.numpy()[keep]
-        )
-        drawn = row_of(seed, placed.assignment.example[keep], real.sum(1))
-        rows = np.array([np.flatnonzero(row)[index] for row, index in zip(real, drawn, strict=True)])
-        picked = values[samples, torch.from_numpy(rows).to(values.device)]
-    narrow = values.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    wide = torch.float32 if narrow else torch.float64
-    return np.array(_numpy(picked.to(wide)))
-
-
-def _numpy(tensor: Tensor) -> NDArray[Any]:
-    return tensor.cpu().numpy()
+def hold(site: Site, extremes: Extremes, placed: Placed, forward: Forward) -> None:
+    """Note who holds a new extreme."""
+    for end, held in (("minimum", extremes.low), ("maximum", extremes.high)):
+        if held is not None and np.isfinite(held[0]):
+            value, sample, feature = held
+            example, position = (
+                int(numbers[sample]) for numbers in (placed.assignment.example, placed.assignment.position)
+            )
+            setattr(site, end, Holder(value, example, position, feature, placed.text_of(forward, sample)))

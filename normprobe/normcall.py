@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.affine import Affine, affines
+from normprobe.arranging import arrange
 from normprobe.readings import Reading
-from normprobe.views import View, arrange
+from normprobe.views import View
 
 AGREES = 0.02
 """Largest relative error of a formula that counts as reproducing a call; bfloat16 rounds by 0.004."""

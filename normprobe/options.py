@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normprobe.errors import NormprobeError
-from normprobe.masks import Padding, to_real
+from normprobe.masks import Masks, Padding, find_masks, mask_sizes, to_real
 
 MaskOf = Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
 MaskOption = Literal["auto"] | MaskOf | Mapping[str, Tensor] | None
@@ -45,15 +45,46 @@ def given_padding(mask: Any, name: str) -> Padding | None:
     return None if real is None else Padding(name, real)
 
 
-def padding_of(masks: Mapping[str, Tensor], layer: str, cache: dict[Any, Any]) -> Padding | None:
-    """The mask given for the first glob that the name of a layer matches, kept in the forward's ``cache``."""
-    for pattern, mask in masks.items():
-        if fnmatch.fnmatchcase(layer, pattern):
-            if ("given", pattern) not in cache:
-                cache["given", pattern] = given_padding(mask, pattern)
-            padding: Padding = cache["given", pattern]
-            return padding
-    return None
+class GivenMasks:
+    """The padding masks of forwards as the user wants them.
+
+    Attributes:
+        by_layer: whether layers have masks of their own.
+    """
+
+    def __init__(self, mask: MaskOption) -> None:
+        self._mask = mask
+        self.by_layer = isinstance(mask, Mapping)
+
+    def masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
+        """All of a forward."""
+        if self._mask == "auto":
+            return find_masks(arguments)
+        if callable(self._mask):
+            own = given_padding(self._mask(args, kwargs), "mask")
+            return Masks(own, own, own)
+        return Masks()
+
+    def sizes(
+        self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """(batch, positions) of the mask of a forward that is not measured."""
+        if callable(self._mask):
+            mask = self._mask(args, kwargs)
+            return None if mask is None else tuple(mask.shape)
+        return mask_sizes(arguments) if self._mask == "auto" else None
+
+    def pattern_of(self, layer: str) -> str | None:
+        """Which of the patterns for masks by layer this layer's name matches first."""
+        if not isinstance(self._mask, Mapping):
+            return None
+        return next((pattern for pattern in self._mask if fnmatch.fnmatchcase(layer, pattern)), None)
+
+    def padding(self, pattern: str | None, found: Padding | None) -> Padding | None:
+        """The mask of a layer that matches this pattern, where the forward's own is the one found."""
+        if not isinstance(self._mask, Mapping):
+            return found
+        return None if pattern is None else given_padding(self._mask[pattern], pattern)
 
 
 def shown(option: Any) -> Any:

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from normprobe.alignment import Assignment, Layout, assign, decide, fits, ragged, time_axes
-from normprobe.forwards import Forward
+from normprobe.arranging import Extent
+from normprobe.forwards import Forward, Sequence
 from normprobe.masks import Padding
-from normprobe.views import Arranged
 from normprobe.watch import Watch
 
 
@@ -30,7 +28,7 @@ class Placed:
     """
 
     assignment: Assignment
-    real: Tensor | None
+    real: NDArray[np.bool_] | None
     masked: int
     named: bool
     aligned: bool
@@ -46,34 +44,24 @@ class Placed:
 
 
 def place(
-    watch: Watch,
-    site: str,
-    arranged: Arranged,
-    forward: Forward,
-    padding: Padding | None,
-    *,
-    seed: int,
-    k: int | None,
+    watch: Watch, name: str, extent: Extent, forward: Forward, sequence: Sequence, *, seed: int, k: int | None
 ) -> Placed:
-    """Number the samples of an arranged tensor and say which are padding."""
-    leading, inner = arranged.leading, arranged.inner
-    grid = forward.grid_of(watch.layer.name, padding)
-    decided = watch.layouts.setdefault(site, decide(leading, grid))
+    """Number the samples of a tensor whose sizes are given, and say which are padding."""
+    leading, inner = extent.leading, extent.inner
+    grid, padding = sequence.grid, sequence.padding
+    decided = watch.layouts.setdefault(name, decide(leading, grid))
     layout = decided if fits(decided, leading, grid) else Layout.LOOSE
     first = forward.first
     if layout is Layout.LOOSE:
-        first = watch.loose.get(site, 0)
-        watch.loose[site] = first + (leading[0] if leading else 1)
-    axis = _one_of(time_axes(layout, leading, grid, padding), watch, site)
-    # Labels are those of the first tensor's sequence, which a decoder does not work on.
-    spoken = forward.masks.reads(watch.layer.name, forward.decoder_fired) != "decoder"
-    mask = None if padding is None else id(padding)
-    key = (layout, leading, inner, first, axis, mask, watch.view.sample, spoken)
-    if key not in forward.cache:
+        first = watch.loose.get(name, 0)
+        watch.loose[name] = first + (leading[0] if leading else 1)
+    axis = _one_of(time_axes(layout, leading, grid, padding), watch, name)
+    key = (sequence, layout, leading, inner, first, axis, watch.view.sample)
+    if key not in forward.placed:
         assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
-        placed = _placed(layout, arranged, assignment, padding)
-        forward.cache[key] = replace(placed, named=placed.named and spoken)
-    found: Placed = forward.cache[key]
+        placed = _placed(layout, leading, inner, assignment, padding)
+        forward.placed[key] = replace(placed, named=placed.named and sequence.spoken)
+    found: Placed = forward.placed[key]
     return found
 
 
@@ -84,19 +72,26 @@ def _one_of(axes: list[int], watch: Watch, site: str) -> int | None:
     return watch.axes[site] if watch.axes.get(site) in axes else next(iter(axes), None)
 
 
-def _placed(layout: Layout, arranged: Arranged, assignment: Assignment, padding: Padding | None) -> Placed:
-    leading, inner = arranged.leading, arranged.inner
+def _placed(
+    layout: Layout,
+    leading: tuple[int, ...],
+    inner: tuple[int, ...],
+    assignment: Assignment,
+    padding: Padding | None,
+) -> Placed:
     aligned = layout is not Layout.LOOSE
     rows = _row_mask(leading, inner, padding)
+    if rows is not None and padding is not None and padding.full:
+        return Placed(replace(assignment, masked_by=padding.name), None, 0, False, aligned)
     if rows is not None and padding is not None:
         assignment = replace(assignment, real=np.asarray(rows.any(axis=1)), masked_by=padding.name)
-        return Placed(assignment, torch.from_numpy(rows), int((~rows).sum()), False, aligned)
+        return Placed(assignment, rows, int((~rows).sum()), False, aligned)
     one_axis = len(leading) == (1 if layout in (Layout.FLAT, Layout.PACKED) else 2)
     named = aligned and one_axis and layout is not Layout.HEADS and not inner
     if assignment.real is None:
         return Placed(assignment, None, 0, named, aligned)
     spread = np.repeat(assignment.real[:, None], int(np.prod(inner)), axis=1)
-    return Placed(assignment, torch.from_numpy(spread), int((~spread).sum()), named, aligned)
+    return Placed(assignment, spread, int((~spread).sum()), named, aligned)
 
 
 def _row_mask(
@@ -130,3 +125,13 @@ def named_labels(
         [text for text, real in zip(texts, row, strict=True) if real] if len(texts) == len(row) else texts
         for texts, row in zip(given, mask.real, strict=False)
     ]
+
+
+def unfit(extent: Extent, sequence: Sequence, placed: Placed) -> str:
+    """Why a mask was not applied, if that is worth a word: not at a pooler or the head of a last position."""
+    padding, leading, inner = sequence.padding, extent.leading, extent.inner
+    if placed.assignment.masked_by or padding is None:
+        return ""
+    if placed.aligned and len(inner) != 1 and leading[1:2] in ((), (1,)):
+        return ""
+    return f"its samples {leading + inner} do not fit {padding.name} {padding.real.shape}: unmasked"

@@ -33,3 +33,18 @@ def why_not_run(values: Iterable[Any]) -> str:
 def is_transformed(tensor: Tensor) -> bool:
     """Whether a tensor stands for others under a transform of `torch.func`, though the model was not."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def unmeasurable(tensor: Tensor) -> str:
+    """Why a tensor has no numbers to measure, or ""."""
+    if tensor.is_meta:
+        return "a call on meta tensors, which hold no numbers, is left out"
+    if type(tensor).__name__ == "DTensor":
+        return "a call on a DTensor, of which this process holds a part, is left out"
+    if is_transformed(tensor):
+        return "a call under a transform of torch.func, whose tensors stand for others, is left out"
+    if tensor.is_complex():
+        return "a call on complex numbers, which have no order, is left out"
+    if tensor.layout not in (torch.strided, torch.jagged):
+        return f"a call on a tensor of layout {tensor.layout} is left out"
+    return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,44 +41,6 @@ class View:
     unbatched: int | None = None
     weight: WeightOf | None = None
     certain: bool = False
-
-
-@dataclass(frozen=True)
-class Arranged:
-    """A tensor as a view reads it.
-
-    Attributes:
-        values: shape (samples, rows, features).
-        leading: the sizes of the axes that number the samples, product = samples.
-        inner: the sizes of the axes that number the rows within a sample, product = rows.
-    """
-
-    values: Tensor
-    leading: tuple[int, ...]
-    inner: tuple[int, ...]
-
-
-def arrange(view: View, tensor: Tensor) -> Arranged:
-    """Read a tensor as (samples, rows, features).
-
-    Raises:
-        ViewError: the tensor has too few axes for the view.
-    """
-    if view.unbatched is not None and tensor.dim() == view.unbatched:
-        tensor = tensor.unsqueeze(0)
-    axis = view.axis if view.axis >= 0 else tensor.dim() + view.axis
-    if not 0 <= axis < tensor.dim() or tensor.dim() < view.trailing:
-        shape = tuple(tensor.shape)
-        raise ViewError(f"a tensor of shape {shape} has no feature axis {view.axis} ({view.trailing} wanted)")
-    if view.trailing > 1:
-        tensor = tensor.flatten(-view.trailing)
-        axis = tensor.dim() - 1
-    tensor = tensor.movedim(axis, -1)
-    sizes, features = tuple(tensor.shape[:-1]), tensor.shape[-1]
-    split = len(sizes) if view.sample == "position" else min(1, len(sizes))
-    leading, inner = sizes[:split], sizes[split:]
-    shape = (math.prod(leading), math.prod(inner), features)
-    return Arranged(tensor.reshape(shape), leading, inner)
 
 
 _REGISTRY: dict[type, Callable[[nn.Module], View | None]] = {}

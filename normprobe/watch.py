@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normprobe.accumulators import Bottom, Site
+from normprobe.accumulators import Site
 from normprobe.affine import vector
 from normprobe.alignment import Layout
 from normprobe.behaviour import judge
 from normprobe.found import Layer
-from normprobe.records import LayerRecord, SiteRecord
+from normprobe.masks import Reader
+from normprobe.records import LayerRecord
+from normprobe.roster import Roster
 from normprobe.running import Moves, Running
 from normprobe.views import View
 
@@ -48,6 +50,9 @@ class Watch:
         depth: order of first execution.
         vectors: weight, bias and running statistics at the last measured call.
         running: how its running statistics move.
+        reader: which sequence of a forward it works on.
+        decided: whether nothing is left to decide at its calls.
+        scaled: whether it may have vectors of its own to record.
         firings: how often it was called, measured or not, recomputations in backward aside.
         heard: how many of these no hook saw, but the use of its weight showed.
     """
@@ -70,18 +75,23 @@ class Watch:
     depth: int | None = None
     vectors: dict[str, NDArray[Any]] = field(default_factory=dict)
     running: Running = field(init=False)
+    reader: Reader = field(init=False)
+    decided: bool = False
+    scaled: bool = field(init=False)
     firings: int = 0
     heard: int = 0
 
     def __post_init__(self) -> None:
         self.running = Running(self.layer.module)
+        self.scaled = self.layer.view.kind != "linear"
+        self.reader = Reader.named(self.layer.name)
+        self._met: set[tuple[bool, bool, bool]] = set()
+        self._state: list[Any] | None = None
 
     @staticmethod
-    def of(index: int, layer: Layer, samples: int | None, values: int) -> Watch:
-        """A fresh state."""
-        kept = min(8, values) if layer.view.kind == "linear" else values
-        kept = kept if samples is None else min(kept, samples)
-        sites = {site: Site(Bottom(samples), Bottom(kept)) for site in SITES}
+    def of(index: int, layer: Layer, samples: Roster, rows: Roster) -> Watch:
+        """A fresh state, with the rosters that all fresh ones share."""
+        sites = {site: Site(samples, rows) for site in SITES}
         return Watch(index, layer, layer.view, sites, settled=layer.view.certain, refused=layer.refused)
 
     @property
@@ -93,11 +103,13 @@ class Watch:
         """Count a reason why something was left out."""
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
-    def meet(self, module: nn.Module) -> None:
-        """Note the mode the layer runs in."""
-        self.modes["train" if module.training else "eval"] = None
-        inference = "inference" if torch.is_inference_mode_enabled() else "no_grad"
-        self.grads["grad" if torch.is_grad_enabled() else inference] = None
+    def meet(self, training: bool) -> None:
+        """Note the modes the layer runs in."""
+        met = (training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        if met not in self._met:
+            self._met.add(met)
+            self.modes["train" if training else "eval"] = None
+            self.grads["grad" if met[1] else "inference" if met[2] else "no_grad"] = None
 
     def settle(self, module: nn.Module, before: Tensor, after: Tensor, arguments: Sequence[Any] = ()) -> None:
         """Correct the view by what a call shows: the first, or the first that can tell."""
@@ -105,7 +117,7 @@ class Watch:
             self.refused = (
                 f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
             )
-            self.sites = {name: Site(Bottom(0), Bottom(0)) for name in SITES}
+            self.sites = {name: Site(Roster(0), Roster(0)) for name in SITES}
             self.settled = True
         elif before.numel():
             recorded = any(site.calls for site in self.sites.values())
@@ -119,10 +131,9 @@ class Watch:
 
     def snapshot_vectors(self, module: nn.Module) -> None:
         """Copy the scale, shift and running statistics that the call just measured applied."""
-        features = self.sites["output"].features
-        if self.view.kind == "linear" or features is None:
+        width = self.sites["output"].width
+        if self.view.kind == "linear" or width is None:
             return
-        width = len(features.count)
         given = self.view.weight(module) if self.view.weight is not None else None
         weight = (
             vector(module, "weight", width) if given is None else given.detach().to(torch.float64).reshape(-1)
@@ -138,6 +149,19 @@ class Watch:
             statistics = vector(module, name, width)
             if statistics is not None:
                 self.vectors[name] = statistics.cpu().numpy().copy()
+
+    def unchanged(self, module: nn.Module) -> bool:
+        """Whether no tensor of the module's own was replaced or written to since the last snapshot."""
+        held = [*module._parameters.values(), *module._buffers.values()]
+        state: list[Any] = [self.offset]
+        try:
+            for tensor in held:
+                state.append(None if tensor is None else (id(tensor), tensor.data_ptr(), tensor._version))
+        except RuntimeError:  # one made in inference mode has no version, a fake one no data
+            return False
+        unchanged = state == self._state and self.view.weight is None
+        self._state = state
+        return unchanged
 
     def record(self, never: tuple[str, str], unrun: Mapping[str, int] | None = None) -> LayerRecord:
         """Freeze the state.
@@ -177,7 +201,7 @@ class Watch:
             "firings": self.firings,
         }
         fired = status == "fired"
-        sites = [_site_record(name, site) for name, site in self.sites.items() if site.features is not None]
+        sites = [site.record(name) for name, site in self.sites.items() if site.calls]
         return LayerRecord(
             ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
         )
@@ -187,25 +211,5 @@ class Watch:
         return "; ".join(name for name, true in seen.items() if true)
 
     def _n_features(self) -> int | None:
-        features = self.sites["input"].features
-        return self.layer.n_features if features is None else len(features.count)
-
-
-def _site_record(name: str, site: Site) -> SiteRecord:
-    assert site.features is not None
-    return SiteRecord(
-        site=name,
-        dtype="; ".join(site.dtypes),
-        calls=site.calls,
-        n_samples=site.n_samples,
-        masked=site.masked,
-        nonfinite_masked=site.nonfinite_masked,
-        within_sum=site.within_sum,
-        within_count=site.within_count,
-        features=site.features,
-        seen=site.seen,
-        minimum=site.minimum,
-        maximum=site.maximum,
-        samples=site.samples.kept(),
-        rows=site.rows.kept(),
-    )
+        width = self.sites["input"].width
+        return self.layer.n_features if width is None else width

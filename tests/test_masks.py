@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 from normprobe.masks import (
     Masks,
     Padding,
+    Reader,
     find_masks,
     has_two_sides,
     is_cross_source,
@@ -263,6 +264,10 @@ class TestFind:
         assert mask_sizes(arguments) == sizes
 
 
+def _mask_of(masks: Masks, name: str, fired: bool) -> Padding | None:
+    return masks.of(Reader.named(name).reads(two_sided=masks.two_sided, decoder_fired=fired))
+
+
 class TestWhichMaskALayerReads:
     masks = Masks(
         own=Padding("own", REAL.numpy()),
@@ -297,15 +302,15 @@ class TestWhichMaskALayerReads:
         ],
     )
     def test_in_an_encoder_decoder(self, name: str, fired: bool, expected: str) -> None:
-        found = self.masks.of(name, fired)
+        found = _mask_of(self.masks, name, fired)
         assert found is not None
         assert found.name == expected
 
     def test_elsewhere_names_say_nothing_but_of_cross_attention(self) -> None:
         masks = Masks(own=self.masks.own, cross=self.masks.cross)
-        assert masks.of("cls.predictions.decoder", True) is masks.own
-        assert masks.of("encoder.layer.0.crossattention.self.value", False) is masks.cross
-        assert Masks(own=self.masks.own).of("encoder.layer.0.crossattention.self.value", False) is None
+        assert _mask_of(masks, "cls.predictions.decoder", True) is masks.own
+        assert _mask_of(masks, "encoder.layer.0.crossattention.self.value", False) is masks.cross
+        assert _mask_of(Masks(own=self.masks.own), "encoder.layer.0.crossattention.self.value", False) is None
 
     def test_names(self) -> None:
         assert [side_of(name) for name in ("a.Decoder.encoder", "b.text_encoder", "c.lm_head", "")] == [

@@ -583,7 +583,7 @@ def test_a_layer_that_fails_to_be_measured_never_fails_the_forward(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no memory left\nfor statistics")
 
-    monkeypatch.setattr("normprobe.listening.take", broken)
+    monkeypatch.setattr("normprobe.measuring.Measurer.take", broken)
     with normprobe.Probe(model) as probe:
         assert torch.equal(model(_data()), expected)
     row = probe.recording.ledger.set_index("layer").loc["linear"]

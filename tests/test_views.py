@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe import views
+from normprobe.arranging import arrange
 from normprobe.attributes import eps_of
 from normprobe.errors import ViewError
-from normprobe.views import View, arrange, guessed_view, register_view, registered_view
+from normprobe.views import View, guessed_view, register_view, registered_view
 
 
 @pytest.fixture

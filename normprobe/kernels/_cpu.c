@@ -15,10 +15,12 @@
 
 #include "_walk.h"
 
-enum { SAMPLE_FIELDS = 5, MOST_AXES = 64, FEW = 4, QUEUE = 8 };
+enum { SAMPLE_FIELDS = 5, MOST_AXES = 64, FEW = 4, QUEUE = 8, REMEMBERED = 32 };
 
-static PyObject *dtypes, *name_shape, *name_stride, *name_dtype, *name_data_ptr;
-static PyTypeObject *plan_type, *state_type, *delta_type;
+static PyObject *dtypes, *plain_types;
+static PyObject *name_shape, *name_stride, *name_dtype, *name_data_ptr, *name_version, *name_is_cpu, *name_is_nested,
+    *name_is_neg, *name_is_inference;
+static PyTypeObject *plan_type, *state_type, *delta_type, *memory_type;
 
 /* --- plans ------------------------------------------------------------------------------------------------- */
 
@@ -66,13 +68,12 @@ static int ascending(const int64_t *numbers, int64_t count) {
     return 1;
 }
 
-/* Plan(outer, inner, by_outer, real, keep, slots, raw_rows, raw_slots) */
+/* Plan(samples, rows, real, keep, slots, raw_rows, raw_slots) */
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     long long outer, inner;
-    int by_outer;
     PyObject *real, *keep, *slots, *raw_rows, *raw_slots;
-    if (!PyArg_ParseTuple(args, "LLpOOOOO", &outer, &inner, &by_outer, &real, &keep, &slots, &raw_rows, &raw_slots))
+    if (!PyArg_ParseTuple(args, "LLOOOOO", &outer, &inner, &real, &keep, &slots, &raw_rows, &raw_slots))
         return NULL;
     const long long most = 1LL << 40;
     if (outer < 0 || inner < 0 || outer > most || inner > most || (inner > 0 && outer > most / inner)) {
@@ -96,7 +97,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
             goto fail;
         }
     }
-    if ((plan->keep = numbers_of(keep, by_outer ? outer : rows, &plan->kept)) == NULL) goto fail;
+    if ((plan->keep = numbers_of(keep, outer, &plan->kept)) == NULL) goto fail;
     if ((plan->slots = numbers_of(slots, any, &slots_count)) == NULL) goto fail;
     if ((plan->raw_rows = numbers_of(raw_rows, rows, &plan->raw_kept)) == NULL) goto fail;
     if ((plan->raw_slots = numbers_of(raw_slots, any, &raw_slots_count)) == NULL) goto fail;
@@ -154,12 +155,78 @@ static Delta *delta_of(int64_t features, int64_t kept, int few) {
     return delta;
 }
 
-/* holders() -> smallest value, its sample and feature; largest value, its sample and feature; sample -1: none */
-static PyObject *delta_holders(PyObject *object, PyObject *none) {
-    (void)none;
-    const Found *f = &((const Delta *)object)->found;
-    return Py_BuildValue("dLLdLL", f->low.value, (long long)f->low.sample, (long long)f->low.feature, f->high.value,
-                         (long long)f->high.sample, (long long)f->high.feature);
+static PyObject *holder_of(const Holder *held) {
+    return Py_BuildValue("dLL", held->value, (long long)held->sample, (long long)held->feature);
+}
+
+/* Who holds new extremes: (smallest, largest), each (value, sample, feature) or None where the old one stands; None
+ * for both together. Bit 0 of `changed`: the smallest is new, bit 1: the largest. */
+static PyObject *news(const Delta *delta, int changed) {
+    if (changed < 0) return NULL;
+    if (changed == 0) Py_RETURN_NONE;
+    return Py_BuildValue("NN", changed & 1 ? holder_of(&delta->found.low) : Py_NewRef(Py_None),
+                         changed & 2 ? holder_of(&delta->found.high) : Py_NewRef(Py_None));
+}
+
+/* --- what was just measured ------------------------------------------------------------------------------------- */
+
+/* What a tensor held, for other layers that read it: as long as it lives and is not written to. */
+typedef struct {
+    PyObject *tensor; /* a weak reference; NULL: an empty entry */
+    long long version;
+    Plan *plan;
+    Delta *delta;
+} Entry;
+
+typedef struct {
+    PyObject_HEAD
+    int next;
+    Entry entries[REMEMBERED];
+} Memory;
+
+static void forget(Entry *entry) {
+    Py_CLEAR(entry->tensor);
+    Py_CLEAR(entry->plan);
+    Py_CLEAR(entry->delta);
+}
+
+static void memory_free(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    for (int i = 0; i < REMEMBERED; i++) forget(&((Memory *)object)->entries[i]);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *memory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    return PyArg_ParseTuple(args, "") ? PyType_GenericAlloc(type, 0) : NULL;
+}
+
+/* What the tensor held, if that is still so; frees what is known of tensors that died. A borrowed reference. */
+static Delta *recall(Memory *memory, PyObject *tensor, long long version, const Plan *plan) {
+    Delta *found = NULL;
+    for (int i = 0; i < REMEMBERED; i++) {
+        Entry *entry = &memory->entries[i];
+        if (entry->tensor == NULL) continue;
+        PyObject *held = PyWeakref_GetObject(entry->tensor);
+        if (held == Py_None || (held == tensor && entry->version != version)) forget(entry);
+        else if (held == tensor && entry->plan == plan) found = entry->delta;
+    }
+    return found;
+}
+
+/* Remember a tensor in place of the one met longest ago. */
+static int remember(Memory *memory, PyObject *tensor, long long version, Plan *plan, Delta *delta) {
+    PyObject *weak = PyWeakref_NewRef(tensor, NULL);
+    if (weak == NULL) return 0;
+    Entry *entry = &memory->entries[memory->next];
+    memory->next = (memory->next + 1) % REMEMBERED;
+    forget(entry);
+    entry->tensor = weak;
+    entry->version = version;
+    entry->plan = (Plan *)Py_NewRef((PyObject *)plan);
+    entry->delta = (Delta *)Py_NewRef((PyObject *)delta);
+    return 1;
 }
 
 /* --- states ------------------------------------------------------------------------------------------------ */
@@ -311,7 +378,7 @@ static int read_tensor(const State *state, const Plan *plan, PyObject *tensor, J
     PyObject *dtype = same == count ? PyObject_GetAttr(tensor, name_dtype) : NULL;
     if (dtype == NULL) return -1;
     job->type = -1;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < (int)PyTuple_Size(dtypes); i++)
         if (PyTuple_GetItem(dtypes, i) == dtype) job->type = i;
     Py_DECREF(dtype);
     int64_t numbers = 1;
@@ -419,42 +486,42 @@ static int enqueue(State *state, const Delta *delta) {
     return 1;
 }
 
+/* Measure a tensor. NULL with an error set, or without one where the tensor cannot be read as it lies. */
+static Delta *measured(const State *state, const Plan *plan, PyObject *tensor, int threads, long long small) {
+    Job job = {0};
+    if (read_tensor(state, plan, tensor, &job) <= 0) return NULL;
+    const int64_t rows = job.outer * job.inner;
+    if (rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer) return take_few(&job);
+    Delta *delta = delta_of(job.features, plan->kept, 0);
+    if (delta == NULL || rows == 0 || job.features == 0) return delta;
+    const int parts = threads < 1 || rows * job.features < small ? 1 : threads > MOST_PARTS ? MOST_PARTS : threads;
+    /* Another thread may add to the state meanwhile: a pivot may be any number, but must not change. */
+    const size_t size = sizeof(double) * (size_t)job.features;
+    double *hint = state->columns.count[0] > 0 ? malloc(size) : NULL;
+    if (hint != NULL) memcpy(hint, state->columns.mean, size);
+    job.hint = hint;
+    int done;
+    Py_BEGIN_ALLOW_THREADS
+    done = walk(&job, parts, &delta->found);
+    Py_END_ALLOW_THREADS
+    free(hint);
+    if (done) return delta;
+    Py_DECREF(delta);
+    PyErr_NoMemory();
+    return NULL;
+}
+
 /* measure(tensor, plan, threads, small) -> Delta, or None where the tensor cannot be read as it lies; below `small`
  * numbers on one thread */
 static PyObject *state_measure(PyObject *object, PyObject *args) {
-    const State *state = (const State *)object;
-    PyObject *tensor, *given;
+    PyObject *tensor, *plan;
     int threads;
     long long small;
-    if (!PyArg_ParseTuple(args, "OOiL", &tensor, &given, &threads, &small) || !checked(given, plan_type, "Plan")) return NULL;
-    const Plan *plan = (const Plan *)given;
-    Job job = {0};
-    const int readable = read_tensor(state, plan, tensor, &job);
-    if (readable < 0) return NULL;
-    if (readable == 0) Py_RETURN_NONE;
-    const int64_t rows = job.outer * job.inner;
-    if (rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer)
-        return (PyObject *)take_few(&job);
-    Delta *delta = delta_of(job.features, plan->kept, 0);
-    if (delta == NULL) return NULL;
-    const int parts = threads < 1 || rows * job.features < small ? 1 : threads > MOST_PARTS ? MOST_PARTS : threads;
-    int done = 1;
-    if (rows > 0 && job.features > 0) {
-        /* Another thread may add to the state meanwhile: a pivot may be any number, but must not change. */
-        const size_t size = sizeof(double) * (size_t)job.features;
-        double *hint = state->columns.count[0] > 0 ? malloc(size) : NULL;
-        if (hint != NULL) memcpy(hint, state->columns.mean, size);
-        job.hint = hint;
-        Py_BEGIN_ALLOW_THREADS
-        done = walk(&job, parts, &delta->found);
-        Py_END_ALLOW_THREADS
-        free(hint);
-    }
-    if (!done) {
-        Py_DECREF(delta);
-        return PyErr_NoMemory();
-    }
-    return (PyObject *)delta;
+    if (!PyArg_ParseTuple(args, "OOiL", &tensor, &plan, &threads, &small) || !checked(plan, plan_type, "Plan"))
+        return NULL;
+    Delta *delta = measured((const State *)object, (const Plan *)plan, tensor, threads, small);
+    if (delta != NULL || PyErr_Occurred()) return (PyObject *)delta;
+    Py_RETURN_NONE;
 }
 
 /* Room for a slot in an array whose entries have `each` bytes; 0 where memory runs out. */
@@ -470,39 +537,37 @@ static int make_room(void **array, int64_t *slots, int64_t slot, size_t each) {
     return 1;
 }
 
-/* add(delta, plan) -> 1 if it holds a new smallest value, + 2 if a new largest */
-static PyObject *state_add(PyObject *object, PyObject *args) {
-    State *state = (State *)object;
-    PyObject *first, *second;
-    if (!PyArg_ParseTuple(args, "OO", &first, &second) || !checked(first, delta_type, "Delta") ||
-        !checked(second, plan_type, "Plan"))
-        return NULL;
-    const Delta *delta = (const Delta *)first;
-    const Plan *plan = (const Plan *)second;
+/* Add what a tensor held. 1 if that has a new smallest value, + 2 if a new largest; -1 with an error. */
+static int added(State *state, const Delta *delta, const Plan *plan) {
     if (delta->features != state->features || delta->kept != plan->kept) {
         PyErr_SetString(PyExc_ValueError, "the delta is of another plan or width");
-        return NULL;
+        return -1;
     }
     int64_t largest = -1;
     for (int64_t i = 0; i < plan->kept; i++) largest = plan->slots[i] > largest ? plan->slots[i] : largest;
-    if (largest >= 0 && !make_room((void **)&state->kept, &state->slots, largest, sizeof(Moments)))
-        return PyErr_NoMemory();
+    if ((largest >= 0 && !make_room((void **)&state->kept, &state->slots, largest, sizeof(Moments))) ||
+        (delta->rows != NULL && !enqueue(state, delta))) {
+        PyErr_NoMemory();
+        return -1;
+    }
     for (int64_t i = 0; i < plan->kept; i++) state->kept[plan->slots[i]] = delta->found.kept[i];
     if (delta->rows == NULL) merge_columns(&state->columns, &delta->found.columns, state->features);
-    else if (!enqueue(state, delta)) return PyErr_NoMemory();
     state->within_sum += delta->found.within_sum;
     state->within_count += delta->found.within_count;
     state->hidden += delta->found.hidden;
-    long changed = 0;
-    if (delta->found.low.value < state->low) {
-        state->low = delta->found.low.value;
-        changed |= 1;
-    }
-    if (delta->found.high.value > state->high) {
-        state->high = delta->found.high.value;
-        changed |= 2;
-    }
-    return PyLong_FromLong(changed);
+    const int low = delta->found.low.value < state->low, high = delta->found.high.value > state->high;
+    if (low) state->low = delta->found.low.value;
+    if (high) state->high = delta->found.high.value;
+    return low + 2 * high;
+}
+
+/* add(delta, plan) -> who holds new extremes */
+static PyObject *state_add(PyObject *object, PyObject *args) {
+    PyObject *delta, *plan;
+    if (!PyArg_ParseTuple(args, "OO", &delta, &plan) || !checked(delta, delta_type, "Delta") ||
+        !checked(plan, plan_type, "Plan"))
+        return NULL;
+    return news((const Delta *)delta, added((State *)object, (const Delta *)delta, (const Plan *)plan));
 }
 
 static int widen_raw(State *state) {
@@ -516,20 +581,21 @@ static int widen_raw(State *state) {
     return 1;
 }
 
-/* keep(tensor, plan) -> whether the plan's raw rows could be copied from the tensor as it lies */
-static PyObject *state_keep(PyObject *object, PyObject *args) {
-    State *state = (State *)object;
-    PyObject *tensor, *given;
-    if (!PyArg_ParseTuple(args, "OO", &tensor, &given) || !checked(given, plan_type, "Plan")) return NULL;
-    const Plan *plan = (const Plan *)given;
+/* Copy the plan's raw rows. 1: done; 0: the tensor cannot be read as it lies; -1: an error. */
+static int kept_rows(State *state, PyObject *tensor, const Plan *plan) {
     Job job = {0};
     const int readable = read_tensor(state, plan, tensor, &job);
-    if (readable < 0) return NULL;
-    if (readable == 0) Py_RETURN_FALSE;
-    if (job.type == FLOAT64 && !state->raw_double && !widen_raw(state)) return PyErr_NoMemory();
+    if (readable <= 0) return readable;
+    if (job.type == FLOAT64 && !state->raw_double && !widen_raw(state)) {
+        PyErr_NoMemory();
+        return -1;
+    }
     const size_t number = state->raw_double ? sizeof(double) : sizeof(float), each = number * (size_t)state->features;
     for (int64_t i = 0; i < plan->raw_kept; i++) {
-        if (!make_room((void **)&state->raw, &state->raw_slots, plan->raw_slots[i], each)) return PyErr_NoMemory();
+        if (!make_room((void **)&state->raw, &state->raw_slots, plan->raw_slots[i], each)) {
+            PyErr_NoMemory();
+            return -1;
+        }
         const int64_t row = plan->raw_rows[i];
         const char *from = row_at(&job, row / job.inner, row % job.inner);
         char *to = state->raw + (size_t)plan->raw_slots[i] * each;
@@ -539,7 +605,82 @@ static PyObject *state_keep(PyObject *object, PyObject *args) {
             else ((float *)(void *)to)[c] = (float)x;
         }
     }
-    Py_RETURN_TRUE;
+    return 1;
+}
+
+/* keep(tensor, plan) -> whether the plan's raw rows could be copied from the tensor as it lies */
+static PyObject *state_keep(PyObject *object, PyObject *args) {
+    PyObject *tensor, *plan;
+    if (!PyArg_ParseTuple(args, "OO", &tensor, &plan) || !checked(plan, plan_type, "Plan")) return NULL;
+    const int done = kept_rows((State *)object, tensor, (const Plan *)plan);
+    return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
+/* Whether an attribute, or a method without arguments, of a tensor is true; -1 with an error. */
+static int is_true(PyObject *tensor, PyObject *name, int method) {
+    PyObject *value = method ? PyObject_CallMethodObjArgs(tensor, name, NULL) : PyObject_GetAttr(tensor, name);
+    if (value == NULL) return -1;
+    const int truth = PyObject_IsTrue(value);
+    Py_DECREF(value);
+    return truth;
+}
+
+/* Whether the numbers of a tensor lie in memory as its shape and strides say; -1 with an error. */
+static int plain(PyObject *tensor) {
+    const PyTypeObject *type = Py_TYPE(tensor);
+    int known = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(plain_types); i++)
+        known |= (const PyTypeObject *)PyTuple_GetItem(plain_types, i) == type;
+    if (!known) return 0;
+    const int here = is_true(tensor, name_is_cpu, 0);
+    if (here <= 0) return here;
+    const int nested = is_true(tensor, name_is_nested, 0);
+    if (nested != 0) return nested < 0 ? -1 : 0;
+    const int negated = is_true(tensor, name_is_neg, 1);
+    return negated != 0 ? (negated < 0 ? -1 : 0) : 1;
+}
+
+/* The version of a tensor, which every write raises; -1: one made in inference mode has none; -2: an error. */
+static long long version_of(PyObject *tensor) {
+    const int timeless = is_true(tensor, name_is_inference, 1);
+    if (timeless != 0) return timeless < 0 ? -2 : -1;
+    PyObject *version = PyObject_GetAttr(tensor, name_version);
+    if (version == NULL) return -2;
+    const long long number = PyLong_AsLongLong(version);
+    Py_DECREF(version);
+    return number == -1 && PyErr_Occurred() ? -2 : number;
+}
+
+/* hear(tensor, plan, raw plan or None, memory, threads, small) -> what `add` gives; False: the tensor cannot be read
+ * as it lies */
+static PyObject *state_hear(PyObject *object, PyObject *args) {
+    State *state = (State *)object;
+    PyObject *tensor, *given, *raw, *memory;
+    int threads;
+    long long small;
+    if (!PyArg_ParseTuple(args, "OOOOiL", &tensor, &given, &raw, &memory, &threads, &small) ||
+        !checked(given, plan_type, "Plan") || !checked(memory, memory_type, "Memory") ||
+        (raw != Py_None && !checked(raw, plan_type, "Plan")))
+        return NULL;
+    Plan *plan = (Plan *)given;
+    const int readable = plain(tensor);
+    const long long version = readable > 0 ? version_of(tensor) : -1;
+    if (readable < 0 || version == -2) return NULL;
+    if (readable == 0) Py_RETURN_FALSE;
+    Delta *delta = version < 0 ? NULL : recall((Memory *)memory, tensor, version, plan);
+    Py_XINCREF((PyObject *)delta);
+    if (delta == NULL) {
+        delta = measured(state, plan, tensor, threads, small);
+        if (delta == NULL) return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
+        if (version >= 0 && !remember((Memory *)memory, tensor, version, plan, delta)) goto fail;
+    }
+    if (raw != Py_None && kept_rows(state, tensor, (const Plan *)raw) <= 0) goto fail;
+    PyObject *answer = news(delta, added(state, delta, plan));
+    Py_DECREF(delta);
+    return answer;
+fail:
+    Py_DECREF(delta);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
 }
 
 static PyObject *bytes_of(const double *numbers, int64_t count) {
@@ -575,44 +716,50 @@ static PyObject *state_fields(PyObject *object, PyObject *args) {
 
 /* --- the module -------------------------------------------------------------------------------------------- */
 
-static PyMethodDef delta_methods[] = {
-    {"holders", delta_holders, METH_NOARGS, "Who holds the smallest and the largest value."},
-    {NULL, NULL, 0, NULL},
-};
 static PyMethodDef state_methods[] = {
     {"measure", state_measure, METH_VARARGS, "Measure a tensor."},
     {"add", state_add, METH_VARARGS, "Add what was measured."},
+    {"hear", state_hear, METH_VARARGS, "Measure a tensor, unless it was just measured, and add what it held."},
     {"keep", state_keep, METH_VARARGS, "Copy the raw rows that a plan asks for."},
     {"fields", state_fields, METH_VARARGS, "Everything met so far."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot plan_slots[] = {{Py_tp_new, (void *)plan_new}, {Py_tp_dealloc, (void *)plan_free}, {0, NULL}};
-static PyType_Slot delta_slots[] = {{Py_tp_dealloc, (void *)delta_free}, {Py_tp_methods, delta_methods}, {0, NULL}};
+static PyType_Slot delta_slots[] = {{Py_tp_dealloc, (void *)delta_free}, {0, NULL}};
 static PyType_Slot state_slots[] = {{Py_tp_new, (void *)state_new},
                                     {Py_tp_dealloc, (void *)state_free},
                                     {Py_tp_methods, state_methods},
                                     {0, NULL}};
+static PyType_Slot memory_slots[] = {{Py_tp_new, (void *)memory_new}, {Py_tp_dealloc, (void *)memory_free}, {0, NULL}};
+static PyType_Spec memory_spec = {"normprobe.kernels._cpu.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT, memory_slots};
 static PyType_Spec plan_spec = {"normprobe.kernels._cpu.Plan", sizeof(Plan), 0, Py_TPFLAGS_DEFAULT, plan_slots};
 static PyType_Spec delta_spec = {"normprobe.kernels._cpu.Delta", sizeof(Delta), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, delta_slots};
 static PyType_Spec state_spec = {"normprobe.kernels._cpu.State", sizeof(State), 0, Py_TPFLAGS_DEFAULT, state_slots};
 
-/* learn((float32, float64, bfloat16, float16)): the dtypes, in the order of the types here */
-static PyObject *learn(PyObject *module, PyObject *given) {
+static void set_tuple(PyObject **to, PyObject *given) {
+    PyObject *known = *to;
+    Py_INCREF(given);
+    *to = given;
+    Py_XDECREF(known);
+}
+
+/* learn((float32, float64, bfloat16, float16), plain tensor types): the dtypes in the order of the types here */
+static PyObject *learn(PyObject *module, PyObject *args) {
+    PyObject *types, *plain_ones;
     (void)module;
-    if (!PyTuple_Check(given) || PyTuple_Size(given) != 4) {
+    if (!PyArg_ParseTuple(args, "O!O!", &PyTuple_Type, &types, &PyTuple_Type, &plain_ones)) return NULL;
+    if (PyTuple_Size(types) != 4) {
         PyErr_SetString(PyExc_TypeError, "four dtypes are needed");
         return NULL;
     }
-    PyObject *known = dtypes;
-    Py_INCREF(given);
-    dtypes = given;
-    Py_XDECREF(known);
+    set_tuple(&dtypes, types);
+    set_tuple(&plain_types, plain_ones);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef functions[] = {
-    {"learn", learn, METH_O, "Say which dtypes the extension reads."},
+    {"learn", learn, METH_VARARGS, "Say which dtypes the extension reads."},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cpu", NULL, -1, functions, NULL, NULL, NULL, NULL};
@@ -629,14 +776,17 @@ PyMODINIT_FUNC PyInit__cpu(void) {
     plan_type = type_of(module, &plan_spec, "Plan");
     delta_type = type_of(module, &delta_spec, "Delta");
     state_type = type_of(module, &state_spec, "State");
-    name_shape = PyUnicode_InternFromString("shape");
-    name_stride = PyUnicode_InternFromString("stride");
-    name_dtype = PyUnicode_InternFromString("dtype");
-    name_data_ptr = PyUnicode_InternFromString("data_ptr");
-    dtypes = PyTuple_New(4);
-    for (int i = 0; dtypes != NULL && i < 4; i++) PyTuple_SetItem(dtypes, i, Py_NewRef(Py_None));
-    if (plan_type && delta_type && state_type && name_shape && name_stride && name_dtype && name_data_ptr && dtypes)
-        return module;
+    memory_type = type_of(module, &memory_spec, "Memory");
+    const struct { PyObject **to; const char *name; } names[] = {
+        {&name_shape, "shape"},         {&name_stride, "stride"},       {&name_dtype, "dtype"},
+        {&name_data_ptr, "data_ptr"},   {&name_version, "_version"},    {&name_is_cpu, "is_cpu"},
+        {&name_is_nested, "is_nested"}, {&name_is_neg, "is_neg"},       {&name_is_inference, "is_inference"}};
+    int known = plan_type != NULL && delta_type != NULL && state_type != NULL && memory_type != NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        known &= (*names[i].to = PyUnicode_InternFromString(names[i].name)) != NULL;
+    dtypes = PyTuple_New(0);
+    plain_types = PyTuple_New(0);
+    if (known && dtypes != NULL && plain_types != NULL) return module;
     Py_DECREF(module);
     return NULL;
 }

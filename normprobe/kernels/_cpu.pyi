@@ -1,14 +1,16 @@
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
 
+_Held = tuple[float, int, int]
+_News = tuple[_Held | None, _Held | None] | None
+
 class Plan:
     def __new__(
         cls,
-        outer: int,
-        inner: int,
-        by_outer: bool,
+        samples: int,
+        rows: int,
         real: NDArray[Any] | None,
         keep: NDArray[Any],
         slots: NDArray[Any],
@@ -17,14 +19,26 @@ class Plan:
         /,
     ) -> Plan: ...
 
-class Delta:
-    def holders(self) -> tuple[float, int, int, float, int, int]: ...
+class Delta: ...
+
+class Memory:
+    def __new__(cls) -> Memory: ...
 
 class State:
     def __new__(cls, features: int, axis: int, trailing: int, unbatched: int, by_outer: bool, /) -> State: ...
     def measure(self, tensor: torch.Tensor, plan: Plan, threads: int, small: int, /) -> Delta | None: ...
-    def add(self, delta: Delta, plan: Plan, /) -> int: ...
+    def add(self, delta: Delta, plan: Plan, /) -> _News: ...
+    def hear(
+        self,
+        tensor: torch.Tensor,
+        plan: Plan,
+        raw: Plan | None,
+        memory: Memory,
+        threads: int,
+        small: int,
+        /,
+    ) -> Literal[False] | _News: ...
     def keep(self, tensor: torch.Tensor, plan: Plan, /) -> bool: ...
     def fields(self, slots: int, raw: int, /) -> tuple[bytes, bytes, float, float, float, bytes, int]: ...
 
-def learn(dtypes: tuple[torch.dtype, ...], /) -> None: ...
+def learn(dtypes: tuple[torch.dtype, ...], plain: tuple[type, ...], /) -> None: ...

@@ -7,22 +7,22 @@ import os
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from normprobe.kernels import Measured, SampleMoments
-from normprobe.kernels._cpu import Delta, Plan, State, learn
+from normprobe.kernels import Choice, Extremes, Measured, Met, Reading, SampleMoments
+from normprobe.kernels._cpu import Delta, Memory, Plan, State, learn
 from normprobe.moments import Moments
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_FIELDS, _SAMPLE_FIELDS = len(Moments.__match_args__), len(SampleMoments.__match_args__)
-_NONE = np.empty(0, np.int64)
+__all__ = ["SMALL", "CompiledSums", "Memory", "measure", "plan_of", "threads"]
 
-_SMALL = 1 << 14
+_FIELDS, _SAMPLE_FIELDS = len(Moments.__match_args__), len(SampleMoments.__match_args__)
+SMALL = 1 << 14
 """Numbers below which one thread is faster than waking others."""
 
 _forked = False
 
-learn(_TYPES)
+learn(_TYPES, (Tensor, nn.Parameter))
 
 
 def _one_thread_from_now_on() -> None:
@@ -40,58 +40,97 @@ def threads() -> int:
     return 1 if _forked else torch.get_num_threads()
 
 
-def takes(values: Tensor) -> bool:
-    """Whether this kernel measures such a tensor."""
-    return values.device.type == "cpu" and not values.is_complex() and values.layout is torch.strided
+def plan_of(choice: Choice) -> Plan:
+    """A choice as the extension takes it."""
+    given = choice
+    real = None if given.real is None else np.ascontiguousarray(given.real)
+    return Plan(given.samples, given.rows, real, given.keep, given.slots, given.raw, given.raw_slots)
 
 
-def measure(values: Tensor, keep: Tensor, real: Tensor | None = None, *, seen: bool = False) -> Measured:
-    """Measure ``values`` (samples, rows, features); see `normprobe.kernels.measure`."""
-    features = values.shape[2]
-    order = np.argsort(keep.numpy(), kind="stable")
-    mask = None if real is None else np.ascontiguousarray(real.numpy())
-    found, state = _alone(values, mask, keep.numpy()[order])
-    columns, kept, within_sum, within_count, hidden, _, _ = state.fields(len(order), 0)
-    of_samples = np.empty((len(order), _SAMPLE_FIELDS))
-    of_samples[order] = np.frombuffer(kept).reshape(len(order), _SAMPLE_FIELDS)
-    _, low_sample, low_feature, _, high_sample, high_feature = found.holders()
-    return Measured(
-        features=Moments(*torch.from_numpy(_columns(columns, features))),
-        kept=SampleMoments(*torch.from_numpy(of_samples).unbind(1)),
-        within_sum=_scalar(within_sum),
-        within_count=_scalar(within_count),
-        minimum_at=torch.tensor(max(low_sample, 0) * features + low_feature),
-        maximum_at=torch.tensor(max(high_sample, 0) * features + high_feature),
-        seen=_seen(values) if seen else None,
-        nonfinite_masked=_scalar(hidden),
-    )
+class CompiledSums:
+    """What one site has met, in the extension.
+
+    Attributes:
+        state: the extension's account, which also reads tensors as they lie.
+    """
+
+    def __init__(self, features: int, reading: Reading) -> None:
+        unbatched = -1 if reading.unbatched is None else reading.unbatched
+        self.state = State(features, reading.axis, reading.trailing, unbatched, reading.by_example)
+        self._features = features
+        self._reader = State(features, -1, 1, -1, True)
+
+    def add(self, values: Tensor, choice: Choice) -> Extremes:
+        """Measure ``values`` (samples, rows, features), keep the samples chosen, and add all of it."""
+        found = self._measured(values, choice)
+        return Extremes(*(self.state.add(found, choice.plan) or (None, None)))
+
+    def keep(self, values: Tensor, choice: Choice) -> None:
+        """Keep the raw rows chosen of ``values``, shape (samples, rows, features)."""
+        rows = values.flatten(0, 1)[torch.from_numpy(choice.raw)]
+        everyone = np.arange(len(choice.raw))
+        copied = Choice(len(rows), 1, raw=everyone, raw_slots=choice.raw_slots)
+        self.state.keep(_plain(rows), copied.plan)
+
+    def met(self, slots: int, raw_slots: int) -> Met:
+        """Everything so far."""
+        columns, kept, within_sum, within_count, hidden, raw, size = self.state.fields(slots, raw_slots)
+        return Met(
+            Moments(*np.frombuffer(columns).reshape(_FIELDS, self._features).copy()),
+            np.frombuffer(kept).reshape(slots, _SAMPLE_FIELDS).copy(),
+            np.frombuffer(raw, np.float32 if size == 4 else np.float64)
+            .reshape(raw_slots, self._features)
+            .copy(),
+            within_sum,
+            int(within_count),
+            int(hidden),
+        )
+
+    def measured(self, values: Tensor, choice: Choice) -> Measured:
+        """What one tensor holds, measured into a fresh account; its samples in the order of their slots."""
+        found = self._measured(values, choice)
+        at = [
+            0 if held is None else held[1] * self._features + held[2]
+            for held in self.state.add(found, choice.plan) or (None, None)
+        ]
+        met = self.met(len(choice.slots), 0)
+        return Measured(
+            features=met.features.map(torch.from_numpy),
+            kept=SampleMoments(*torch.from_numpy(met.kept).unbind(1)),
+            within_sum=torch.tensor(met.within_sum, dtype=torch.float64),
+            within_count=torch.tensor(met.within_count, dtype=torch.float64),
+            minimum_at=torch.tensor(at[0]),
+            maximum_at=torch.tensor(at[1]),
+            nonfinite_masked=torch.tensor(met.nonfinite_masked, dtype=torch.float64),
+        )
+
+    def _measured(self, values: Tensor, choice: Choice) -> Delta:
+        plain = _plain(values)
+        found = self._reader.measure(plain, choice.plan, threads(), SMALL)
+        if found is None:
+            found = self._reader.measure(plain.contiguous(), choice.plan, threads(), SMALL)
+        assert found is not None
+        return found
 
 
-def _alone(values: Tensor, real: NDArray[np.bool_] | None, keep: NDArray[np.int64]) -> tuple[Delta, State]:
-    """Measure a tensor (samples, rows, features) on its own."""
-    samples, rows, features = values.shape
-    plan = Plan(samples, rows, True, real, keep, np.arange(len(keep)), _NONE, _NONE)
-    state = State(features, -1, 1, -1, True)
+def _plain(values: Tensor) -> Tensor:
+    """The tensor on the CPU, in a type that the extension reads."""
+    values = values.detach()
+    if values.device.type != "cpu":
+        values = values.cpu()
     if values.dtype not in _TYPES:
         values = values.to(torch.float64)
-    found = state.measure(values, plan, threads(), _SMALL)
-    if found is None:
-        found = state.measure(values.contiguous(), plan, threads(), _SMALL)
-    assert found is not None
-    state.add(found, plan)
-    return found, state
+    if type(values) is not Tensor or values.is_neg():
+        # A subclass may hold its numbers elsewhere, and a lazy minus sign is not in memory.
+        numbers: NDArray[np.float64] = np.array(values.to(torch.float64).resolve_neg().numpy())
+        values = torch.from_numpy(numbers)
+    return values
 
 
-def _seen(values: Tensor) -> Moments:
-    """The features' moments over all rows."""
-    columns = _alone(values, None, _NONE)[1].fields(0, 0)[0]
-    return Moments(*torch.from_numpy(_columns(columns, values.shape[2])))
-
-
-def _columns(columns: bytes, features: int) -> NDArray[np.float64]:
-    """The features' fields, shape (fields, features)."""
-    return np.frombuffer(columns).reshape(_FIELDS, features).copy()
-
-
-def _scalar(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
+def measure(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measured:
+    """Measure ``values`` (samples, rows, features) on its own; see `normprobe.kernels.reference.measure`."""
+    order = np.argsort(keep.numpy(), kind="stable")
+    mask = None if real is None else real.numpy()
+    samples, rows, features = values.shape
+    choice = Choice(samples, rows, mask, keep.numpy()[order], order)
+    return CompiledSums(features, Reading()).measured(values, choice)

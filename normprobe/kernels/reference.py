@@ -33,18 +33,25 @@ class _Block:
     hidden: Tensor
 
 
-def measure(values: Tensor, keep: Tensor, real: Tensor | None = None, *, seen: bool = False) -> Measured:
-    """Measure ``values`` (samples, rows, features); see `normprobe.kernels.measure`."""
+def measure(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measured:
+    """Measure a tensor on its own.
+
+    Args:
+        values: shape (samples, rows, features), any strides, device and real dtype.
+        keep: indices of the samples whose own moments are wanted, each with a real row, int64, shape (kept,),
+            on the CPU.
+        real: shape (samples, rows), True where a row is not padding, on the CPU; None if all are.
+    """
     chosen, mask, hidden = None, real, _zeros(values, 1)[0]
-    if real is not None and values.shape[1] == 1 and not seen:
+    if real is not None and values.shape[1] == 1:
         # A sample of one row is real or padding as a whole: without the padding, the rest needs no mask.
-        chosen, mask = real[:, 0].nonzero()[:, 0], None
-        padding = (~real[:, 0]).nonzero()[:, 0]
+        host, mask = real[:, 0].nonzero()[:, 0], None
+        padding, chosen = _there((~real[:, 0]).nonzero()[:, 0], values), _there(host, values)
         for block, _ in _blocks(values, padding, None):
             hidden = hidden + (~block.isfinite()).sum()
-        keep = torch.searchsorted(chosen, keep)
+        keep = torch.searchsorted(host, keep)
+    keep, mask = _there(keep, values), None if mask is None else _there(mask, values)
     parts = [_block(block, part) for block, part in _blocks(values, chosen, mask)]
-    everything = [_block(block, None).features for block, _ in _blocks(values, None, None)] if seen else []
     fields = SampleMoments.__match_args__
     samples = SampleMoments(*(torch.cat([getattr(part.samples, name) for part in parts]) for name in fields))
     filled = samples.count > 0
@@ -53,11 +60,15 @@ def measure(values: Tensor, keep: Tensor, real: Tensor | None = None, *, seen: b
         kept=SampleMoments(*(getattr(samples, name)[keep] for name in fields)),
         within_sum=torch.where(filled, samples.m2 / samples.count.clip(1), 0.0).sum(),
         within_count=filled.sum().to(torch.float64),
-        minimum_at=_holder(values, real, chosen, samples.minimum, -1),
-        maximum_at=_holder(values, real, chosen, samples.maximum, 1),
-        seen=reduce(merge, everything) if everything else None,
+        minimum_at=_holder(values, mask, chosen, samples.minimum, -1),
+        maximum_at=_holder(values, mask, chosen, samples.maximum, 1),
         nonfinite_masked=reduce(torch.add, [part.hidden for part in parts], hidden),
     )
+
+
+def _there(tensor: Tensor, values: Tensor) -> Tensor:
+    """A tensor of the host beside the values, sent without waiting."""
+    return tensor.to(values.device, non_blocking=True)
 
 
 def _blocks(
@@ -73,7 +84,8 @@ def _blocks(
 
 def _block(values: Tensor, real: Tensor | None) -> _Block:
     """Measure one block: without looking for what must be left out, unless there is something."""
-    if real is None and values.numel():
+    if real is None and values.numel() and values.device.type == "cpu":
+        # Only the CPU may be asked what came out: an accelerator would have to be waited for.
         found = _all(values)
         # One number that is not finite makes its feature's mean not finite.
         if bool(found.features.mean.isfinite().all()):

@@ -1,0 +1,119 @@
+"""Which samples of a tensor count and which are kept: decided once for all sites that agree on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normprobe.forwards import Forward
+from normprobe.kernels import Choice
+from normprobe.placing import Placed
+from normprobe.roster import Identities, Roster
+from normprobe.sampling import row_of
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What a tensor adds to a site.
+
+    Attributes:
+        placed: where its samples lie.
+        choice: which rows count and which samples are kept, for the kernel.
+        roster: the kept samples after it.
+        candidates: its samples that may be kept, in ascending order of hash, and their indices.
+        n_samples: how many of its samples are real.
+        masked: how many of its rows are padding.
+        masked_by: the mask applied, or "".
+        unfit: why the mask there is was not applied, or "".
+    """
+
+    placed: Placed
+    choice: Choice
+    roster: Roster
+    candidates: tuple[Identities, NDArray[np.intp]]
+    n_samples: int
+    masked: int
+    masked_by: str
+    unfit: str
+
+
+@dataclass(frozen=True, eq=False)
+class RawSelection:
+    """Which raw rows of a tensor a site keeps, and its kept rows after it; None: no further one."""
+
+    choice: Choice | None
+    roster: Roster
+
+
+def select(
+    placed: Placed,
+    forward: Forward,
+    repeat: int,
+    roster: Roster,
+    *,
+    sizes: tuple[int, int],
+    unfit: str = "",
+) -> Selection:
+    """Choose the samples of a tensor (samples, rows, features) of these sizes for a site with this roster."""
+    candidates, order = _candidates(placed, forward, repeat, roster)
+    admission = roster.admit(candidates)
+    keep = order[admission.chosen].astype(np.int64)
+    ascending = np.argsort(keep)
+    assignment = placed.assignment
+    choice = Choice(
+        *sizes,
+        real=placed.real,
+        keep=keep[ascending],
+        slots=admission.slots[ascending],
+        example=assignment.example,
+        position=assignment.position,
+    )
+    return Selection(
+        placed=placed,
+        choice=choice,
+        roster=admission.roster,
+        candidates=(candidates, order),
+        n_samples=assignment.n_samples,
+        masked=placed.masked,
+        masked_by=assignment.masked_by,
+        unfit=unfit,
+    )
+
+
+def select_rows(selection: Selection, roster: Roster, seed: int) -> RawSelection:
+    """Choose the raw rows of a tensor that a site with this roster keeps: one of each kept sample."""
+    candidates, order = selection.candidates
+    count = roster.admits(candidates.hash) if selection.choice.rows else 0
+    admission = roster.admit(candidates.take(slice(count)))
+    if not len(admission.slots):
+        return RawSelection(None, roster)
+    keep = order[admission.chosen]
+    choice, placed = selection.choice, selection.placed
+    if choice.rows > 1:
+        real = np.ones((len(keep), choice.rows), bool) if placed.real is None else placed.real[keep]
+        drawn = row_of(seed, placed.assignment.example[keep], real.sum(1))
+        inner = np.array([np.flatnonzero(row)[index] for row, index in zip(real, drawn, strict=True)])
+        keep = keep * choice.rows + inner
+    raw = Choice(choice.samples, choice.rows, raw=keep.astype(np.int64), raw_slots=admission.slots)
+    return RawSelection(raw, admission.roster)
+
+
+def _candidates(
+    placed: Placed, forward: Forward, repeat: int, roster: Roster
+) -> tuple[Identities, NDArray[np.intp]]:
+    """The samples that the roster may admit, in ascending order of hash, and their indices."""
+    order, hashes = placed.assignment.kept
+    count = roster.admits(hashes)
+    order = order[:count]
+    texts = [placed.text_of(forward, int(sample)) for sample in order] if forward.labels else [""] * count
+    who = Identities(
+        hash=hashes[:count],
+        example=placed.assignment.example[order],
+        position=placed.assignment.position[order],
+        repeat=np.full(count, repeat, np.int64),
+        call=np.full(count, forward.call, np.int64),
+        text=np.array(texts, dtype=object),
+    )
+    return who, order

@@ -1,0 +1,113 @@
+"""What a site has met, added up by plain torch on the device where its tensors lie.
+
+Nothing here asks the device to wait, but on the CPU, where waiting costs nothing: numbers stay on the device
+until the recording is taken.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normprobe.kernels import Choice, Extremes, Measured, Met, SampleMoments
+from normprobe.kernels.reference import measure
+from normprobe.moments import Moments, merge
+
+_SAMPLE_FIELDS = len(SampleMoments.__match_args__)
+
+
+class PlainSums:
+    """What one site has met, as tensors on its device.
+
+    Attributes:
+        state: None: only the compiled kernel has one.
+    """
+
+    state = None
+
+    def __init__(self, features: int, device: torch.device) -> None:
+        self._device, self._waits = device, device.type == "cpu"
+        self._features = Moments.empty(features).map(lambda field: torch.from_numpy(field).to(device))
+        self._scalars = torch.zeros(3, dtype=torch.float64, device=device)
+        self._kept = torch.zeros(0, _SAMPLE_FIELDS, dtype=torch.float64, device=device)
+        self._raw = torch.zeros(0, features, device=device)
+        # Value, example, position and feature of the smallest, and of the largest.
+        nobody = [[torch.inf, -1, -1, -1], [-torch.inf, -1, -1, -1]]
+        self._holders = torch.tensor(nobody, dtype=torch.float64, device=device)
+
+    def add(self, values: Tensor, choice: Choice) -> Extremes:
+        """Measure ``values`` (samples, rows, features), keep the samples chosen, and add all of it."""
+        found = measure(values.to(self._device), torch.from_numpy(choice.keep), _mask(choice))
+        kept = torch.stack([getattr(found.kept, name) for name in SampleMoments.__match_args__], 1)
+        self._kept = _put(self._kept, kept, choice.slots)
+        scalars = (found.within_sum, found.within_count, found.nonfinite_masked)
+        self._scalars = self._scalars + torch.stack(scalars)
+        self._features = merge(self._features, found.features)
+        return self._hold(found, choice)
+
+    def keep(self, values: Tensor, choice: Choice) -> None:
+        """Keep the raw rows chosen of ``values``, shape (samples, rows, features)."""
+        rows = values.to(self._device).flatten(0, 1).index_select(0, _sent(choice, "raw", self._device))
+        if values.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            self._raw = self._raw.to(torch.float64)
+        self._raw = _put(self._raw, rows.to(self._raw.dtype), choice.raw_slots)
+
+    def met(self, slots: int, raw_slots: int) -> Met:
+        """Everything so far, read from the device."""
+        within_sum, within_count, hidden = self._scalars.tolist()
+        low, high = (
+            (value, int(example), int(position), int(feature))
+            for value, example, position, feature in self._holders.tolist()
+        )
+        return Met(
+            self._features.map(lambda field: field.cpu().numpy().copy()),
+            self._kept[:slots].cpu().numpy().copy(),
+            self._raw[:raw_slots].cpu().numpy().copy(),
+            within_sum,
+            int(within_count),
+            int(hidden),
+            None if self._waits else (low, high),
+        )
+
+    def _hold(self, found: Measured, choice: Choice) -> Extremes:
+        """Let the holders of the tensor's extremes replace those so far, where they beat them."""
+        width = len(found.features.count)
+        if width == 0 or choice.samples == 0:
+            return Extremes(None, None)
+        values = torch.stack([found.features.minimum.min(), found.features.maximum.max()])
+        at = torch.stack([found.minimum_at, found.maximum_at])
+        sign = torch.tensor([1.0, -1.0], dtype=torch.float64).to(self._device, non_blocking=True)
+        better = sign * values < sign * self._holders[:, 0]
+        sample, feature = at.div(width, rounding_mode="floor"), at % width
+        if self._waits:
+            self._holders[:, 0] = torch.where(better, values, self._holders[:, 0])
+            low, high = zip(values.tolist(), sample.tolist(), feature.tolist(), strict=True)
+            return Extremes(low if bool(better[0]) else None, high if bool(better[1]) else None)
+        who = [_sent(choice, name, self._device).index_select(0, sample) for name in ("example", "position")]
+        here = torch.stack([values, *(column.to(torch.float64) for column in (*who, feature))], 1)
+        self._holders = torch.where(better[:, None], here, self._holders)
+        return Extremes(None, None)
+
+
+def _mask(choice: Choice) -> Tensor | None:
+    return None if choice.real is None else torch.from_numpy(np.ascontiguousarray(choice.real))
+
+
+def _sent(choice: Choice, name: str, device: torch.device) -> Tensor:
+    """An array of the choice on the device, sent once and without waiting."""
+    if name not in choice.sent:
+        choice.sent[name] = torch.from_numpy(getattr(choice, name)).to(device, non_blocking=True)
+    return choice.sent[name]
+
+
+def _put(held: Tensor, rows: Tensor, slots: NDArray[np.int64]) -> Tensor:
+    """The rows in their slots, in as much more room as that needs."""
+    if len(slots) == 0:
+        return held
+    size = int(slots.max()) + 1
+    if size > len(held):
+        room = torch.zeros(max(size, 2 * len(held)) - len(held), held.shape[1]).to(held)
+        held = torch.cat([held, room])
+    return held.index_copy(0, torch.from_numpy(slots).to(held.device, non_blocking=True), rows)
