@@ -179,9 +179,15 @@ def _is_memory(cause: Exception) -> bool:
 
 
 def _raised_by_model(cause: Exception) -> bool:
-    """Tell whether torch called the model after the last line of normprobe's own in the traceback."""
+    """Tell whether torch called the model after the last line of normprobe's own in the traceback.
+
+    `normprobe.functional` only hands on the calls that the model makes.
+    """
     files = [Path(frame.filename) for frame in traceback.extract_tb(cause.__traceback__)]
-    own = max((i for i, file in enumerate(files) if _PACKAGE in file.parents), default=-1)
+    own = max(
+        (i for i, file in enumerate(files) if _PACKAGE in file.parents and file.name != "functional.py"),
+        default=-1,
+    )
     return any(file.parts[-4:] == _CALLING for file in files[own:])
 
 
