@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.arguments import Signatures, read_batch
+from normprobe.arguments import Signatures, first_tensor, read_batch
+from normprobe.arranging import arrange
 from normprobe.errors import ViewError
 from normprobe.hooks import Hooks
 from normprobe.layers import Layer
-from normprobe.masks import Masks, find_masks, side_of
-from normprobe.measuring import first_tensor
+from normprobe.masks import Masks, Reader, find_masks
 from normprobe.powers import Local, Powers
-from normprobe.views import arrange
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +153,9 @@ class Sides:
 
     def _real(self, layer: str, sizes: tuple[int, ...]) -> Tensor | None:
         """Which rows are no padding, where the mask has an entry for each; None if all count."""
-        padding = self._masks.of(layer, side_of(layer) == "decoder")
+        reader = Reader.named(layer)
+        fired = reader.side == "decoder"
+        padding = self._masks.of(reader.reads(two_sided=self._masks.two_sided, decoder_fired=fired))
         if padding is None or sizes not in (padding.real.shape, (padding.real.size,)):
             return None
         return torch.from_numpy(padding.real.reshape(-1))

@@ -77,7 +77,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "probe": ("context errors hooks layers listening options recording tables unseen", "torch"),
     "runner": ("errors probe recording", "torch"),
     "powers": ("", "torch numpy"),
-    "sides": ("arguments errors hooks layers masks measuring powers views", "torch"),
+    "sides": ("arguments arranging errors hooks layers masks powers", "torch"),
     "live": ("comparison errors layers runner sides", "torch"),
     "counterparts": ("views", "torch"),
     "swap": ("affine behaviour counterparts errors layers views", "torch"),
