@@ -97,13 +97,13 @@ def audit(recording: Recording, *, top: int = 3) -> pd.DataFrame:
 def score(recording: Recording) -> float:
     """Return one number for a model: 0 where it runs as in training, towards 1 as it loses its footing.
 
-    The mean of two distances. The first is the Hellinger distance of the last batch norm, the mean over its
-    channels: what earlier ones do wrong has arrived there. The second is the share of the mean square of the
-    last Linear's output that is the same for all samples, 1 - variance over samples ÷ mean square: data that
-    a model was not made for look alike to it, and it answers them alike, whatever the moments of its channels
-    say. A model without a Linear behind its batch norms has only the first.
+    The larger of two. One is the Hellinger distance of the last batch norm, the mean over its channels: what
+    earlier ones do wrong has arrived there. The other is the share of the mean square of the last Linear's
+    output that is the same for all samples, 1 - variance over samples ÷ mean square: data that a model was
+    not made for look alike to it, and it answers them alike, whatever the moments of its channels say. A
+    model without a Linear behind its batch norms has only the first.
 
-    It orders data sets by the accuracy a model loses on them; it is no estimate of that accuracy, and the
+    It orders data sets by the accuracy a model loses on them. It is no estimate of that accuracy, and the
     second part is not 0 on the training data: compare with the score of data that are known to be right.
 
     Args:
@@ -126,4 +126,4 @@ def score(recording: Recording) -> float:
     head = heads.loc[heads["depth"].idxmax()]
     square = head["variance"] + head["mean"] ** 2
     alike = 1 - head["within_feature_variance"] / square if square > 0 else 1.0
-    return float((moved + alike) / 2)
+    return float(max(moved, alike))

@@ -35,6 +35,8 @@ class _VarianceDepth(Check):
     source: ClassVar[str] = SLOPE_SOURCE
     sign: ClassVar[int]
     verb: ClassVar[str]
+    what: ClassVar[str]
+    measures: ClassVar[tuple[str, ...]]
 
     trend: float = 3.5
     jump: float = 2.2
@@ -64,12 +66,12 @@ class _VarianceDepth(Check):
             Finding(
                 layer=layer,
                 site="output",
-                statistic="mean square of the output ÷ of the input, median sample",
+                statistic=f"{self.what} of the output ÷ of the input",
                 value=row["gain"],
                 threshold=row["bound"],
-                message=f"This Linear multiplies the mean square by {format_number(row['gain'])}, {others} "
+                message=f"This Linear multiplies the {self.what} by {format_number(row['gain'])}, {others} "
                 f"by {format_number(row['usual'])}.",
-                evidence="output:gain",
+                evidence=f"output:{self.measures[0]}",
                 affected=tuple(beyond.index),
             )
         ]
@@ -78,21 +80,21 @@ class _VarianceDepth(Check):
         """Return each Linear's gain beside the others', by layer: the model's, or those of its role.
 
         Columns: ``gain``, ``usual`` (the median it is held against), ``bound``, ``beyond`` (decades beyond
-        that; positive is reported) and ``peers`` (whether it is held against its role). Both the gain and the
-        gain of the spread must be out of scale.
+        that; positive is reported) and ``peers`` (whether it is held against its role). All of
+        ``self.measures`` must be out of scale; the first is shown.
         """
-        logs = self.sign * gains.map(np.log10)
+        shown, logs = self.measures[0], self.sign * gains[list(self.measures)].map(np.log10)
         role = pd.Series([role_of(name) for name in gains.index], index=gains.index)
         groups = logs.groupby(role)
         many = (role.map(role.value_counts()) >= self.layers) & (role != "*")
         all_of = (logs - logs.median()).min(axis=1) - self.jump
         same = ((logs - groups.transform("median")).min(axis=1) - self.peers).where(many)
         peers = same > all_of
-        usual = groups["gain"].transform("median").where(peers, logs["gain"].median())
+        usual = groups[shown].transform("median").where(peers, logs[shown].median())
         bound = usual + np.where(peers, self.peers, self.jump)
         return pd.DataFrame(
             {
-                "gain": gains["gain"],
+                "gain": gains[shown],
                 "usual": 10 ** (self.sign * usual),
                 "bound": 10 ** (self.sign * bound),
                 "beyond": same.where(peers, all_of),
@@ -180,15 +182,17 @@ class VarianceExplodes(_VarianceDepth):
     )
     sign: ClassVar[int] = 1
     verb: ClassVar[str] = "grows"
+    what: ClassVar[str] = "mean square of the median sample"
+    measures: ClassVar[tuple[str, ...]] = ("gain", "spread_gain")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceVanishes(_VarianceDepth):
     """The activations shrink with depth until nothing of the input is left, or one layer is out of scale.
 
-    The series is that of ``variance_explodes``; in a model without norms it is the variance over samples,
-    since biases keep the plain variance up long after the samples have become the same. Branches that write
-    exactly 0, as some are initialized, do not count.
+    The series is that of ``variance_explodes``; in a model without norms, and for a single layer, it is the
+    variance over samples, since biases keep the plain variance up long after the samples have become the
+    same. Branches that write exactly 0, as some are initialized, do not count.
 
     What to do: look at the named layer's weights; at initialization, scale weights by the square root of
     2 / inputs before a ReLU, or add norms or residual connections.
@@ -212,6 +216,8 @@ class VarianceVanishes(_VarianceDepth):
     )
     sign: ClassVar[int] = -1
     verb: ClassVar[str] = "shrinks"
+    what: ClassVar[str] = "variance over samples"
+    measures: ClassVar[tuple[str, ...]] = ("spread_gain",)
 
     trend: float = 5.0
     jump: float = 3.0
