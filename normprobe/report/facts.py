@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from normprobe.wording import format_count
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
+
+_PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
+_ANY_MODEL = re.compile(r"models?|weights|final|best|checkpoints?([-_]\d+)?|[0-9a-f]{40}")
 
 SHAPES = {"error": "■", "warning": "▲", "info": "●"}
 WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
@@ -40,6 +44,19 @@ def measured_any(tables: Tables) -> bool:
 def display_name(tables: Tables, layer: str) -> str:
     """The name to show for a layer: its own, or the class of a model that is itself a layer."""
     return layer or str(tables.meta["model"])
+
+
+def heading(name: str) -> str:
+    """What to call a model in a heading: of a path its end, of any other name all.
+
+    >>> heading("/models/smollm2/SmolLM2-135M.gguf"), heading("./run/checkpoint-100"), heading("org/model")
+    ('SmolLM2-135M', 'run/checkpoint-100', 'org/model')
+    """
+    if not (_PATH.match(name) or name.endswith(".gguf")):
+        return name
+    *folders, last = [name, *(part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..", "~"))]
+    last, folders = last.removesuffix(".gguf"), folders[1:]
+    return f"{folders[-1]}/{last}" if folders and _ANY_MODEL.fullmatch(last) else last
 
 
 def one_line_text(text: str) -> str:

@@ -122,11 +122,13 @@ def assets() -> dict[str, Markup]:
 def _header(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> dict[str, Any]:
     cells = strip_cells(tables, findings)
     key = _key(tables, {cell.look for cell in cells})
+    whole = str(tables.meta["name"])
+    name = facts.heading(whole)
     return {
-        "name": str(tables.meta["name"]),
+        "name": name,
         "verdict": verdict(tables, findings, anchors),
         "alert": _alert(tables, anchors),
-        "facts": facts.data_facts(tables.meta),
+        "facts": [*facts.data_facts(tables.meta), *([] if name == whole else [f"read from {whole}"])],
         "notes": _notes(tables),
         "cells": cells,
         "key": key,
