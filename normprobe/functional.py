@@ -134,7 +134,9 @@ class Functional:
             return func(*args, **kwargs)
         with self._ears.lock:
             watch = self._ears.watch_of(used.layer)
-        if watch.refused or watch.index in forward.open:  # open: its module is being called, a hook sees it
+            twins = session.twins.get(used.owner.key, {}).values()
+            calling = {watch.index, *(self._ears.watch_of(twin).index for twin in twins)}
+        if watch.refused or calling & forward.open:  # open: its module is being called, a hook sees it
             return func(*args, **kwargs)
         self._ears.before(watch, forward, use.reads.of(args, kwargs))
         output = None

@@ -55,6 +55,7 @@ class Session:
         everywhere: whether it listens to the whole forward.
         layers: those that it may hear, by the id of their module.
         owners: the layers, by the id of their weight or of a cast of it.
+        twins: of an owner, by its key, the other layers that hold the very same weight, by theirs.
         on: whether the mode is in place.
         inside: the modules entered, and whether the mode was in place around each.
     """
@@ -63,6 +64,7 @@ class Session:
     everywhere: bool
     layers: dict[int, list[Layer]]
     owners: dict[int, Owner] = field(default_factory=dict)
+    twins: dict[tuple[int, str], dict[tuple[int, str], Layer]] = field(default_factory=dict)
     on: bool = False
     inside: list[tuple[nn.Module, bool]] = field(default_factory=list)
 
@@ -83,8 +85,11 @@ class Session:
             names = ["weight"] if layer.view.kind == "linear" else ["weight", "bias", "running_mean"]
             for name in [layer.parameter] if layer.parameter else names:
                 tensor = _held(layer.module, name)
-                if tensor is not None and self._owner_of(tensor) is None:
+                owner = None if tensor is None else self._owner_of(tensor)
+                if tensor is not None and owner is None:
                     self.owners[id(tensor)] = Owner(layer, weakref.ref(tensor))
+                elif owner is not None and owner.layer.key != layer.key:
+                    self.twins.setdefault(owner.layer.key, {})[layer.key] = layer
 
     def know_again(self, module: nn.Module) -> None:
         """Look again at a module and its children: sharded and offloaded weights appear only for a call."""

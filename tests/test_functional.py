@@ -489,6 +489,17 @@ def test_weights_replaced_in_the_block_are_known() -> None:
     assert ledger(probe.recording).loc["linear", "calls"] == 3
 
 
+@pytest.mark.parametrize("cast", [False, True])
+def test_layers_that_share_a_weight_each_count_their_own_calls(cast: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.LayerNorm(4))
+    model[2].weight, model[3].weight = model[0].weight, model[1].weight
+    x = torch.randn(3, 4)
+    with torch.no_grad(), torch.autocast("cpu", enabled=cast), normprobe.Probe(model) as probe:
+        model(x)
+    rows = ledger(probe.recording)
+    assert rows[["calls", "via"]].values.tolist() == [[1, "hook"]] * 4
+
+
 def test_recomputation_in_backward_is_not_counted() -> None:
     from torch.utils.checkpoint import checkpoint
 
