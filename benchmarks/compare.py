@@ -112,6 +112,8 @@ def equal_rows(
     name: str, model: nn.Module, batch: Batch, sound: normprobe.Recording
 ) -> Iterator[dict[str, Any]]:
     """Compare the sound model with itself."""
+    fused = copy.deepcopy(model)
+    fused.set_attn_implementation("sdpa")  # type: ignore[operator]
     half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in batch.items()}
     again = {
         "again": recorded(model, batch),
@@ -120,6 +122,7 @@ def equal_rows(
         "batches of 32": recorded(model, batch, size=32),
         "2 threads": recorded(model, batch, threads=2),
         "2 threads, batches of 3": recorded(model, batch, size=3, threads=2),
+        "attention by sdpa": recorded(fused, batch),
         "bfloat16": recorded(copy.deepcopy(model).bfloat16(), half),
     }
     for what, other in again.items():
@@ -146,6 +149,27 @@ def halves(name: str, model: nn.Module, times: int) -> dict[str, Any]:
     return {"model": name, "comparisons": times, "named": named, "share": named / times}
 
 
+def large_faults(name: str, model: nn.Module) -> Iterator[dict[str, Any]]:
+    """Compare a model on some data with faulty copies of it on other data: only large faults show."""
+    draw = np.random.default_rng(1)
+    sound = recorded(model, other_data(name, draw, 96))
+    for fault in FAULTS:
+        if fault.model != name or not fault.what.startswith(("int4", "no bias", "swapped", "eps", "gain")):
+            continue
+        faulty = copy.deepcopy(model)
+        with torch.no_grad():
+            fault.change(faulty)
+        found = normprobe.compare(sound, recorded(faulty, other_data(name, draw, 96))).first_divergence
+        right = found is not None and (found.layer, found.site) == (fault.layer, fault.site)
+        yield {
+            "model": name,
+            "fault": fault.what,
+            "layer": fault.layer,
+            "named": "-" if found is None else f"{found.layer} ({found.site})",
+            "right": right,
+        }
+
+
 def other_data(name: str, draw: np.random.Generator, count: int) -> Batch:
     """Return examples of a length of their own, whose tokens hang together."""
     ids = []
@@ -162,7 +186,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="models whose name contains this")
     parser.add_argument("--times", type=int, default=0, help="comparisons on other data per model")
     asked = parser.parse_args()
-    faults, equal, other = [], [], []
+    faults, equal, other, large = [], [], [], []
     for name, build in MODELS.items():
         if asked.only not in name:
             continue
@@ -172,10 +196,11 @@ def main() -> None:
         equal += list(equal_rows(name, model, batch, sound))
         if asked.times:
             other.append(halves(name, model, asked.times))
-    report(pd.DataFrame(faults), pd.DataFrame(equal), pd.DataFrame(other))
+            large += list(large_faults(name, model))
+    report(pd.DataFrame(faults), pd.DataFrame(equal), pd.DataFrame(other), pd.DataFrame(large))
 
 
-def report(faults: pd.DataFrame, equal: pd.DataFrame, other: pd.DataFrame) -> None:
+def report(faults: pd.DataFrame, equal: pd.DataFrame, other: pd.DataFrame, large: pd.DataFrame) -> None:
     """Print the tables and the totals."""
     with pd.option_context(
         "display.width",
@@ -190,7 +215,8 @@ def report(faults: pd.DataFrame, equal: pd.DataFrame, other: pd.DataFrame) -> No
         print(faults.round(1).to_string(index=False))
         print("\n" + equal.round(1).to_string(index=False))
         if len(other):
-            print("\n" + other.to_string(index=False))
+            print("\nA model with itself on other data, at level 1 %:\n" + other.to_string(index=False))
+            print("\nOther data, 96 examples each:\n" + large.to_string(index=False))
     print(
         f"\n{len(faults)} faults: the layer and site named is right in {faults['right'].mean():.1%}, ", end=""
     )

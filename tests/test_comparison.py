@@ -154,6 +154,7 @@ def test_a_port_agrees_and_what_is_fused_is_declared() -> None:
         == "fused: does the work of layers.1.query, layers.1.key, layers.1.value of a"
     )
     assert "12 layers have no counterpart and are not compared" in str(comparison)
+    assert list(comparison.findings()["severity"]) == ["info"]
     back = compare(record(port(net())), sound())
     assert set(back.unmatched["layer"]) == set(gone["layer"])
 
@@ -289,6 +290,25 @@ def test_a_large_mean_before_a_norm_is_no_divergence() -> None:
     comparison = compare(record(Lifted(1)), record(Lifted(3)))
     assert comparison.layers["error_db"].max() > -100
     assert comparison.first_divergence is None
+
+
+@pytest.mark.parametrize(("added", "diverges"), [(1e-8, False), (1e-3, True)])
+def test_the_rounding_of_a_difference_of_two_is_no_divergence(added: float, diverges: bool) -> None:
+    """What is left when two equal tensors are subtracted is all rounding, whatever its relative error."""
+
+    class Cancelling(nn.Module):
+        def __init__(self, added: float) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.up, self.down, self.added = nn.Linear(16, 16), nn.Linear(16, 16), added
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.up(x)
+            return self.down((y + self.added) - y)
+
+    comparison = compare(record(Cancelling(0)), record(Cancelling(added)))
+    assert comparison.layers["error_db"].max() > -60
+    assert (comparison.first_divergence is not None) is diverges
 
 
 def test_layers_that_run_in_another_order_are_declared() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,8 @@ def _found(found: Differences) -> Iterator[tuple[_Rule, Finding, str]]:
                 source,
             )
     if len(found.unmatched):
-        yield _ALONE, _alone(found), ""
+        fused = found.unmatched["reason"].str.startswith("fused").all()
+        yield replace(_ALONE, severity="info") if fused else _ALONE, _alone(found), ""
     if facts["reordered"] is not None:
         row = layers[layers["layer"] == facts["reordered"]]
         yield (

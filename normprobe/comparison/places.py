@@ -123,6 +123,12 @@ def rms(moments: Moments) -> float:
     return float(np.sqrt(square.mean())) if square.size else 0.0
 
 
+def typical_size(reader: Reader, place: int) -> float:
+    """Median over kept samples of their root mean square, so that a few huge ones count for nothing."""
+    kept = reader.samples(place).values
+    return float(np.median(np.sqrt(np.square(kept).sum(1)))) if len(kept) else rms(reader.features(place))
+
+
 def pooled_variance(moments: Moments) -> float:
     """Population variance of all values, features alike."""
     return float(np.nan_to_num(moments.variance).mean() + np.var(moments.mean))

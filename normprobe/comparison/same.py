@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from normprobe.comparison.errors import Errors, errors, feature_errors
 from normprobe.comparison.inheritance import PASSES, Split, estimated, gain, of_norm
-from normprobe.comparison.noise import GROWTH, MEASURED, Precision, beyond_rounding
-from normprobe.comparison.places import Place, Readers, moments_of, rms
+from normprobe.comparison.noise import GROWTH, MEASURED, WITHIN, Precision, beyond_rounding
+from normprobe.comparison.places import Place, Readers, moments_of, typical_size
 from normprobe.comparison.schema import decibels
 
 Numbers = NDArray[np.float64]
 
 _SUBUNIT = 16.0
+_TINY = 1e-150
 
 
 def same_columns(readers: Readers, places: Sequence[Place], precision: Precision) -> list[dict[str, Any]]:
@@ -27,9 +28,9 @@ def same_columns(readers: Readers, places: Sequence[Place], precision: Precision
         places: the places they share, in order of execution.
         precision: the rounding to expect.
     """
-    sizes = np.array([rms(readers[0].features(place.at[0])) for place in places])
-    # A signal this far below those before it is what rounding leaves of their differences.
-    tiny = precision.floors / _SUBUNIT * np.maximum.accumulate(sizes)
+    _, largest = _sizes(readers, places)
+    # Of a signal this far below those before it nothing but rounding is left.
+    tiny = precision.floors / _SUBUNIT * largest
     found = [_errors(readers, place, least) for place, least in zip(places, tiny, strict=True)]
     bounds = np.maximum(precision.floors, MEASURED)
     known = np.array([e.known(bound) for e, bound in zip(found, bounds, strict=True)])
@@ -47,6 +48,12 @@ def same_columns(readers: Readers, places: Sequence[Place], precision: Precision
             "features_beyond": _share_beyond(readers, place, tiny[at], limit),
         }
     return rows
+
+
+def _sizes(readers: Readers, places: Sequence[Place]) -> tuple[Numbers, Numbers]:
+    """The typical root mean square of a sample at each place, and the largest of all places up to it."""
+    sizes = np.array([typical_size(readers[0], place.at[0]) for place in places])
+    return sizes, np.maximum(np.maximum.accumulate(sizes), _TINY)
 
 
 def _errors(readers: Readers, place: Place, tiny: float) -> Errors:
@@ -99,7 +106,10 @@ def judged(
         known: the error at each place.
         splits: where each comes from.
     """
+    sizes, largest = _sizes(readers, places)
     gains = np.array([gain(readers[0], p.match.a) if p.site == "output" else 1.0 for p in places])
+    # What is small beside the tensors before it may be their difference, and holds the rounding of both.
+    gains *= np.maximum(largest / WITHIN / np.maximum(sizes, precision.floors / _SUBUNIT * largest), 1.0)
     levels, beyond = beyond_rounding(known, precision.floors, gains)
     own = precision.floors * gains
     return [

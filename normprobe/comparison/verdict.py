@@ -97,12 +97,13 @@ def _extent(layers: pd.DataFrame, first: Divergence) -> list[str]:
     if later["beyond"].any():
         reached = int(later["beyond"].sum())
         worst = layers.iloc[int(layers["error_db"].argmax())]
+        who = f"After it {reached:,} of {len(later):,} layers differ too"
         said.append(
-            f"After it {reached:,} of {format_count(len(later), 'layer')} differ too; the largest error is "
+            f"{'The one layer after it differs too' if len(later) == 1 else who}; the largest error is "
             f"{format_db(float(worst['error_db']))}, at {worst['layer']} (its {worst['site']})."
         )
     elif len(later):
-        said.append(f"None of the {format_count(len(later), 'layer')} after it differs.")
+        said.append(f"Of the {format_count(len(later), 'layer')} after it none differs.")
     own = [str(layer) for layer in later.index[later["introduces"]]]
     if 2 * len(own) >= len(each) - 1 > 0:
         said.append(
@@ -125,20 +126,22 @@ def _agreement(found: Differences) -> list[str]:
     if (layers["error_db"] == -np.inf).all():
         return [f"Equal: no difference at any of {count}."]
     worst = layers.iloc[int(layers["error_db"].argmax())]
-    largest = (
-        f"{format_db(float(worst['error_db']))}, at {shown_name(found, worst['layer'])} (its {worst['site']})"
-    )
+    largest, where = format_db(float(worst["error_db"])), _at(found, worst)
     if not facts["precision_differs"]:
         return [
             f"Equal up to rounding: none of {count} differs by more than rounding of {facts['dtypes'][0]}; "
-            f"the largest error is {largest}."
+            f"the largest error is {largest}, at {where}."
         ]
     start = layers[layers["error_db"] > -np.inf].iloc[0]
     return [
         f"{facts['dtypes'][0]} against {facts['dtypes'][1]}: none of {count} differs by more than rounding. "
-        f"The error drifts from {format_db(float(start['error_db']))} at {shown_name(found, start['layer'])} "
-        f"(its {start['site']}) to {largest}."
+        f"The error drifts from {format_db(float(start['error_db']))} at {_at(found, start)} "
+        f"to {largest} at {where}."
     ]
+
+
+def _at(found: Differences, row: pd.Series) -> str:
+    return f"{shown_name(found, str(row['layer']))} (its {row['site']})"
 
 
 def _other(found: Differences, first: Divergence | None) -> list[str]:
@@ -149,7 +152,7 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
     unpaired = "The two saw other data, so samples cannot be paired."
     if first is None and 2 / comb(sum(sizes), sizes[0]) > found.facts["level"]:
         return [
-            f"{sizes[0]:,} and {format_count(sizes[1], 'example')} are too few to tell at level {level}.",
+            f"{sizes[0]:,} and {sizes[1]:,} examples are too few to tell at level {level}.",
             unpaired,
         ]
     if first is None:

@@ -106,15 +106,9 @@ def _errors(ax: Axes, found: Divergences) -> None:
     noise = rows.groupby("column")["noise_db"].max().replace([np.inf, -np.inf], np.nan)
     ax.step(noise.index, noise, where="mid", color=ACCENT, linewidth=0.9, linestyle=(0, (4, 2)))
     _points(ax, found, "error_db")
-    what = "rounding" if found.same else "sampling"
-    _label(
-        ax,
-        found,
-        "error_db",
-        [Label(f"{what}: no divergence", float(noise.dropna().iloc[-1]), ACCENT)]
-        if noise.notna().any()
-        else [],
-    )
+    limit = noise.dropna()
+    words = "rounding: no divergence" if found.same else "typical of sampling"
+    _label(ax, found, "error_db", [Label(words, float(limit.iloc[-1]), ACCENT)] if len(limit) else [])
     title(ax, "Error at the layer’s input and output, dB (noise power ÷ signal power)")
     if found.first is not None:
         _name_first(ax, found)

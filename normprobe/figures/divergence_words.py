@@ -24,7 +24,8 @@ def caption(found: Divergences) -> str:
     else:
         runs.append(
             "The two saw other data: the errors are those of means and variances, and the dashed line is "
-            "what as many other examples would give if the rows of each were all alike."
+            "what as many other examples would give if the rows of each were alike. Which layers differ is "
+            "for the test to say, not for the line."
         )
     if found.first is None:
         return " ".join([*runs, "Nothing lies beyond the noise."])

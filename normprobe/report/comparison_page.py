@@ -53,7 +53,7 @@ def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder:
     template = environment().get_template("comparison.html")
     return template.render(
         what="comparison",
-        name=" against ".join(found.facts["names"]),
+        name=_title(found),
         verdict=anchors.sentence(said[0], [r"−?\d+ dB"]),
         alert=None,
         facts=_facts(found),
@@ -71,6 +71,14 @@ def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder:
         made=_made(found),
         **assets(),
     )
+
+
+def _title(found: Differences) -> str:
+    """Both names, with dtypes where these alone tell the two apart."""
+    names, dtypes = found.facts["names"], found.facts["dtypes"]
+    if names[0] == names[1] and dtypes[0] != dtypes[1]:
+        names = [f"{name} ({dtype})" for name, dtype in zip(names, dtypes, strict=True)]
+    return " against ".join(names)
 
 
 def _anchors(found: Differences) -> Anchors:
