@@ -72,7 +72,7 @@ class InputEar(_Ear):
         """Measure what it reads, given (module, args, kwargs)."""
         args: tuple[Any, ...] = given[1]
         watch, forward = self._watch, self._forwards.threads.forward
-        if forward is not None and watch.decided and args:
+        if forward is not None and watch.decided and args and not forward.open:
             site = watch.sites["input"]
             agreed = site.cell.agreed
             if agreed is not None and agreed.token is forward.token and graph_task() == -1:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from normprobe.alignment import Grid
 from normprobe.arguments import Batch, Signatures, decoder_sizes, read_batch
+from normprobe.frames import calling, is_under_way
 from normprobe.masks import Masks, Padding, Reads, has_two_sides, side_of
 
 
@@ -66,6 +68,7 @@ class Forward:
         token: stands for this forward where that must not keep its tensors.
         open: layers (by index) whose call is under way.
         session: what listens to torch's functions in this forward, if anything does.
+        frame: the call of its owner, as Python runs it.
     """
 
     owner: nn.Module
@@ -89,6 +92,7 @@ class Forward:
     token: object = field(default_factory=object)
     open: set[int] = field(default_factory=set)
     session: Any = None
+    frame: FrameType | None = None
 
     def sequence(self, reads: Reads, padding: Padding | None) -> Sequence:
         """What a layer works on that reads this sequence, with the padding mask that it has."""
@@ -136,6 +140,7 @@ class Forwards:
         self.unrun: dict[str, int] = {}
         self._lock = threading.Lock()
         self.threads = _Thread()
+        self._contents: dict[int, frozenset[int]] = {}
         self._signatures = Signatures()
         self._two_sided: dict[int, bool] = {}
 
@@ -144,22 +149,42 @@ class Forwards:
         """The forward that this thread is in."""
         return self.threads.forward
 
+    def ongoing(self, module: nn.Module, model: nn.Module | None) -> Forward | None:
+        """The forward that a call of a module is part of; None if a new one begins with it.
+
+        A call of the model, or of the module that the forward began with, starts anew. So does what cannot be
+        part of it, a module from elsewhere or a call while a layer's is open, if the forward was cut short.
+        """
+        forward = self.current
+        if forward is None or module is model or module is forward.owner:
+            return None
+        if id(module) in self._inside(forward.owner) and not forward.open:
+            return forward
+        return forward if is_under_way(forward.frame) else None
+
+    def _inside(self, owner: nn.Module) -> frozenset[int]:
+        """Ids of the modules in a module."""
+        if id(owner) not in self._contents:
+            self._contents[id(owner)] = frozenset(id(module) for module in owner.modules())
+        return self._contents[id(owner)]
+
     def end(self, module: nn.Module) -> None:
         """Leave the forward if it is this module's."""
         forward = self.current
         if forward is not None and forward.owner is module:
-            self.threads.forward = None
+            self.threads.forward = forward.frame = None
 
     def clear(self) -> None:
         """Forget any forward that was cut short."""
         self.threads = _Thread()
+        self._contents = {}
 
     def begin_unrun(self, module: nn.Module, why: str) -> Forward:
         """Start a forward that is no run of the module: its arguments are not looked at."""
         with self._lock:
             call, self.calls = self.calls, self.calls + 1
             self.unrun[why] = self.unrun.get(why, 0) + 1
-        forward = Forward(module, call, self.examples, Batch(None, 0, None), Masks(), False)
+        forward = Forward(module, call, self.examples, Batch(None, 0, None), Masks(), False, frame=calling())
         self.threads.forward = forward
         return forward
 
@@ -181,7 +206,8 @@ class Forwards:
         with self._lock:
             first = self.examples
             self.examples += batch.size
-        forward = Forward(module, call, first, batch, masks, measured, decoder_sizes(arguments))
+        decoder = decoder_sizes(arguments)
+        forward = Forward(module, call, first, batch, masks, measured, decoder, frame=calling())
         self.threads.forward = forward
         return forward
 

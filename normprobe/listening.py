@@ -114,10 +114,7 @@ class Listener:
         if in_backward():
             return
         self.entered.add(id(module))
-        forward = self.forwards.current
-        # A call of the model starts anew: one that KeyboardInterrupt cut short never said that it ended.
-        if forward is None or module is self.model or module is forward.owner:
-            forward = self._begin(module, args, kwargs)
+        forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
         if forward.session is not None:
             self.functional.enter(forward.session, module, args, kwargs)
 
@@ -175,9 +172,7 @@ class Listener:
     def _before(self, watch: Watch, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_backward():
             return
-        forward = self.forwards.current
-        if forward is None or module is self.model or module is forward.owner:
-            forward = self._begin(module, args, kwargs)
+        forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
         if forward.measured and not watch.refused:
             tensor = first_tensor(args)
             self.before(watch, forward, first_tensor(kwargs.values()) if tensor is None else tensor)

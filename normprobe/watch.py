@@ -23,6 +23,7 @@ from normprobe.running import Moves, Running
 from normprobe.views import View
 
 SITES = ("input", "output")
+LOOSE = "its samples could not be numbered as the forward's and are numbered within the layer"
 DOUBTS = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
 
@@ -177,6 +178,8 @@ class Watch:
         status, reason = ("refused", self.refused) if self.refused else ("fired", "") if met else never
         reasons = {**self.reasons, **(unrun or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
+        if met and not self.refused and not self.aligned:
+            notes.append(LOOSE)
         moves = self.running.moves() if self.view.kind == "batch_norm" else Moves(None, None)
         ledger = {
             "layer": layer.name,

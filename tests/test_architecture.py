@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "alignment": ("masks sampling", "numpy"),
     "digests": ("", "torch numpy"),
     "arguments": ("masks", "torch numpy"),
-    "forwards": ("alignment arguments masks", "torch"),
+    "forwards": ("alignment arguments frames masks", "torch"),
     "running": ("", "torch"),
     "watch": (
         "accumulators affine alignment behaviour found masks records roster running views",
@@ -55,6 +55,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     ),
     "ears": ("accumulators arguments forwards hooks kernels measuring watch", "torch"),
     "unseen": ("compiling forwards found", "torch"),
+    "frames": ("", "torch"),
     "modes": ("", "torch"),
     "tracing": ("", "torch"),
     "calls": ("", "torch"),

@@ -17,6 +17,7 @@ from transformers.models.qwen3 import Qwen3Config, Qwen3Model
 
 import normprobe
 from normprobe.digests import digest
+from normprobe.watch import LOOSE
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -138,6 +139,59 @@ class TestForwards:
             model(torch.randn(3, 4))
         assert _pairs(probe.recording, "encoder.0") == {(e, 0) for e in range(5)}
         assert _pairs(probe.recording, "head", "output") == {(e, 0) for e in (2, 3, 4)}
+
+    @pytest.mark.parametrize("then", ["head", "encoder", "encoder.1"])
+    @pytest.mark.parametrize("where", ["in a layer", "between layers"])
+    def test_a_part_cut_short_does_not_swallow_another_part(self, then: str, where: str) -> None:
+        model = Pair()
+
+        def interrupted(x: Tensor) -> Tensor:
+            raise KeyboardInterrupt
+
+        if where == "between layers":
+            model.encoder.insert(1, nn.ReLU())
+        with normprobe.Probe(model) as probe:
+            (model.encoder[0] if where == "in a layer" else model.encoder[1]).forward = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                model.encoder(torch.randn(2, 4))
+            for part in model.encoder:
+                vars(part).pop("forward", None)
+            part = model.get_submodule(then)
+            part(torch.randn(3, 4))
+        within = (
+            where == "between layers" and then == "encoder.1"
+        )  # nothing tells it from a part of the first
+        assert probe.recording.meta["forwards"] == 2 - within
+        if not within:
+            layer = "encoder.0" if then == "encoder" else then
+            assert {(e, 0) for e in (2, 3, 4)} <= _pairs(probe.recording, layer)
+
+    def test_a_part_called_from_another_is_part_of_its_forward(self) -> None:
+        class Sharing(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.second = nn.Sequential(nn.Linear(4, 4)), Borrowing()
+                self.second.borrowed = [self.first]
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.second(x)
+
+        class Borrowing(nn.Module):
+            borrowed: list[nn.Module]
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.own = nn.Linear(4, 4)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.own(self.borrowed[0](x))
+
+        model = Sharing()
+        with normprobe.Probe(model) as probe:
+            model.second(torch.randn(3, 4))
+        assert probe.recording.meta["forwards"] == 1
+        assert set(probe.recording.ledger["calls"]) == {1}
+        assert set(probe.recording.samples["call"]) == {0}
 
     def test_recomputation_in_backward_is_no_forward(self) -> None:
         from torch.utils.checkpoint import checkpoint
@@ -374,6 +428,7 @@ class TestAlignment:
         recording = normprobe.record(Windows(), [torch.randn(2, 6, 4), torch.randn(1, 9, 4)])
         assert _pairs(recording, "window") == _grid(7, 3)
         assert _aligned(recording) == {"norm": True, "window": False}
+        assert recording.ledger["reason"].tolist() == ["", LOOSE]
 
     def test_a_later_call_that_does_not_fit_is_numbered_within_the_layer(self) -> None:
         model = nn.Sequential(nn.LayerNorm(4))

@@ -19,6 +19,7 @@ from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 from transformers.models.t5 import T5Config, T5ForConditionalGeneration
 
 import normprobe
+from normprobe.watch import LOOSE
 
 SHARED = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 TEXTS = [
@@ -595,7 +596,8 @@ class TestShapes:
         row = _ledger(recording).loc["expert"]
         assert not row["aligned"]
         assert row["masked_by"] == ""
-        assert row["reason"] == "its samples (7,) do not fit attention_mask (3, 6): unmasked (2 times)"
+        said = "its samples (7,) do not fit attention_mask (3, 6): unmasked (2 times)"
+        assert row["reason"] == f"{said}; {LOOSE}"
         samples = recording.samples.query("site == 'input'")
         assert sorted(samples["example"]) == list(range(14))
 
