@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from normprobe.masks import DECODER_INPUTS
+from normprobe.masks import DECODER_INPUTS, side_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,3 +209,19 @@ graph_task = torch._C._current_graph_task_id
 def in_backward() -> bool:
     """Whether autograd is running backward in this thread: a forward there is a recomputation."""
     return bool(graph_task() != -1)
+
+
+def decoders(model: nn.Module) -> list[nn.Module]:
+    """The outermost callable modules on a path with `decoder`: once one is called, the decoder has begun."""
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module, name: str) -> None:
+        for part, child in module.named_children():
+            path = f"{name}.{part}"
+            if side_of(path) == "decoder" and not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+                found.append(child)
+            elif side_of(path) != "encoder":
+                look(child, path)
+
+    look(model, "")
+    return list(dict.fromkeys(found))

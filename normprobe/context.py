@@ -87,6 +87,8 @@ class Tally:
 
     def _count_pads(self, owner: nn.Module, ids: Tensor, real: NDArray[np.bool_] | None, times: int) -> None:
         """Count the padding tokens that no mask leaves out, without waiting for the device."""
+        if ids.is_meta:
+            return
         if id(owner) not in self._pad_of:
             self._pad_of[id(owner)] = pad_token(owner)
         pad = self._pad_of[id(owner)]

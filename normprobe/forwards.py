@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from normprobe.alignment import Grid
 from normprobe.arguments import Batch, Signatures, decoder_sizes, read_batch
 from normprobe.frames import calling, is_under_way
-from normprobe.masks import Masks, Padding, Reads, has_two_sides, side_of
+from normprobe.masks import Masks, Padding, Reads, has_two_sides
 
 
 class MaskFinder(Protocol):
@@ -235,19 +235,3 @@ def time_first(batch: Batch) -> Batch:
     if lead is None or batch.swapped or batch.packed is not None or lead.is_nested or lead.dim() < 2:
         return batch
     return Batch(lead, lead.shape[1] if lead.dim() > 2 else 1, lead.shape[0], swapped=True)
-
-
-def decoders(model: nn.Module) -> list[nn.Module]:
-    """The outermost callable modules on a path with `decoder`: once one is called, the decoder has begun."""
-    found: list[nn.Module] = []
-
-    def look(module: nn.Module, name: str) -> None:
-        for part, child in module.named_children():
-            path = f"{name}.{part}"
-            if side_of(path) == "decoder" and not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-                found.append(child)
-            elif side_of(path) != "encoder":
-                look(child, path)
-
-    look(model, "")
-    return list(dict.fromkeys(found))

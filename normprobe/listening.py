@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.arguments import first_tensor, in_backward, takes_time_first
+from normprobe.arguments import decoders, first_tensor, in_backward, takes_time_first
 from normprobe.compiling import Uncompiled
 from normprobe.context import Tally
 from normprobe.ears import InputEar, OutputEar, Shared
-from normprobe.forwards import Forward, Forwards, Sequence, decoders
+from normprobe.forwards import Forward, Forwards, Sequence
 from normprobe.found import Found, Layer
 from normprobe.functional import Functional
 from normprobe.hooks import Hooks
