@@ -127,7 +127,7 @@ def test_a_class_that_is_registered_as_no_layer_has_none() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [nn.Embedding(4, 6), nn.Bilinear(3, 4, 5), nn.Conv1d(3, 4, 5), nn.LSTM(3, 4), nn.Conv2d(2, 2, 2)],
+    [nn.Embedding(4, 6), nn.Conv1d(3, 4, 5), nn.LSTM(3, 4), nn.Conv2d(2, 2, 2)],
     ids=lambda module: type(module).__name__,
 )
 def test_what_torch_computes_otherwise_is_no_layer(module: nn.Module) -> None:
