@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,3 +150,11 @@ def _kept(roster: Roster, data: Any) -> Kept | None:
     order = np.lexsort((who.repeat, who.hash))
     who = who.take(order)
     return Kept(who.hash, who.example, who.position, who.repeat, who.call, data[order], who.text)
+
+
+def nbytes(sites: Iterable[Site]) -> int:
+    """How much memory sites take with their rosters, each of which many of them share."""
+    every = list(sites)
+    rosters = {id(roster): roster for site in every for roster in (site.samples, site.rows)}
+    sums = [held for site in every for held in (site.sums, site.seen) if held is not None]
+    return sum(held.nbytes() for held in sums) + sum(roster.nbytes for roster in rosters.values())

@@ -18,8 +18,8 @@ from torch import Tensor
 _MOST = 64
 """Weighted features per position; more are strided over, and summed once without weights."""
 
-_FEW = 1 << 14
-"""Numbers below which the calls cost more than the numbers."""
+_AT_ONCE = 1 << 16
+"""Numbers looked at together, so that their 64-bit copies stay small."""
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ODD = -7046029254386353131
@@ -40,8 +40,8 @@ def digest(
     if batch.is_nested or batch.is_meta or batch.is_complex() or batch.numel() == 0 or batch.is_quantized:
         return torch.zeros((), dtype=torch.int64)
     batch = _examples_first(batch.detach(), time_first)
-    if batch.device.type == "cpu" and batch.numel() <= _FEW:
-        return torch.tensor(_of_few(_bits(batch).numpy(), first, real))
+    if batch.device.type == "cpu":
+        return _on_host(batch, first, real)
     bits = _bits(batch)
     picked = bits[:, :, :: -(-bits.shape[2] // _MOST)]
     held = torch.ones(bits.shape[:2], dtype=torch.int64, device=bits.device)
@@ -56,22 +56,37 @@ def digest(
     return _mix(of_example ^ _mix(number)).sum()
 
 
-def _of_few(bits: NDArray[Any], first: int, real: NDArray[np.bool_] | None) -> int:
-    """The same by numpy, whose calls cost a tenth: a decoded token is a forward of its own."""
+def _on_host(batch: Tensor, first: int, real: NDArray[np.bool_] | None) -> Tensor:
+    """The same by numpy, whose calls cost a tenth (a decoded token is a forward), in parts of examples."""
+    real = real if real is not None and real.shape == batch.shape[:2] else None
+    step = max(1, _AT_ONCE // max(1, batch[0].numel()))
+    sums = [
+        _of_few(
+            _bits(batch[at : at + step]).numpy(), first + at, None if real is None else real[at : at + step]
+        )
+        for at in range(0, len(batch), step)
+    ]
+    with np.errstate(over="ignore"):
+        return torch.tensor(int(np.sum(sums, dtype=np.int64)))
+
+
+def _of_few(bits: NDArray[Any], first: int, real: NDArray[np.bool_] | None) -> np.int64:
+    """Fingerprint of some examples, of which this is the first."""
     examples, positions, features = bits.shape
     stride = -(-features // _MOST)
     weights, numbers = _constants(examples, positions, -(-features // stride))
     with np.errstate(over="ignore"):
         total = bits.sum(2, dtype=np.int64)
         weighted = bits[:, :, ::stride].astype(np.int64)
-        if real is not None and real.shape == bits.shape[:2] and not real.all():
+        if real is not None and not real.all():
             held = real.astype(np.int64)
             weighted = weighted * weights[(held.cumsum(1) - 1).clip(0)]
             weighted, total, count = weighted * held[:, :, None], total * held, held.sum(1)
         else:
-            weighted, count = weighted * weights, np.int64(positions)
+            weighted *= weights
+            count = np.int64(positions)
         of_example = weighted.sum((1, 2)) + _mixed(total.sum(1)) + _mixed(_mixed(count) ^ features)
-        return int(_mixed(of_example ^ _mixed(numbers + first)).sum())
+        return np.int64(_mixed(of_example ^ _mixed(numbers + first)).sum())
 
 
 @lru_cache(maxsize=16)

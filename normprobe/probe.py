@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from torch import nn
 
+from normprobe.accumulators import nbytes
 from normprobe.context import describe
 from normprobe.errors import NormprobeError
 from normprobe.hooks import Hooks
@@ -154,6 +155,7 @@ class Probe:
             "measured": heard.forwards.measured,
             **heard.tally.facts(self.part),
             "training": list(modes),
+            "nbytes": nbytes(site for watch in heard.watches.values() for site in watch.sites.values()),
             "parts": [self.part],
             "options": options,
         }

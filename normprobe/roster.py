@@ -101,6 +101,11 @@ class Roster:
             self._parts = [Identities.joined(self._parts)]
         return self._parts[0]
 
+    @property
+    def nbytes(self) -> int:
+        """How much memory its arrays take."""
+        return sum(getattr(part, name).nbytes for part in self._parts for name in _COLUMNS)
+
     def _append(self, candidates: Identities) -> Admission:
         after = Roster(self.k)
         after.size = self.size + len(candidates)

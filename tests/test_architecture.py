@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "figures": ("tables wording errors names", "seaborn matplotlib pandas numpy"),
     "report": ("tables findings figures wording errors names", "jinja2 pandas numpy markupsafe"),
     "recording": ("tables errors findings+ report+", "pandas numpy"),
-    "probe": ("context errors hooks layers listening options recording tables unseen", "torch"),
+    "probe": ("accumulators context errors hooks layers listening options recording tables unseen", "torch"),
     "runner": ("errors probe recording", "torch"),
     "powers": ("", "torch numpy"),
     "sides": ("arguments arranging errors hooks layers masks powers", "torch"),

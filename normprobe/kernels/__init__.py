@@ -162,6 +162,9 @@ class Sums(Protocol):
     def met(self, slots: int, raw_slots: int) -> Met:
         """Everything so far."""
 
+    def nbytes(self) -> int:
+        """How much memory that takes."""
+
 
 @cache
 def compiled() -> ModuleType | None:

@@ -714,6 +714,17 @@ static PyObject *state_fields(PyObject *object, PyObject *args) {
                          PyBytes_FromStringAndSize(state->raw, (Py_ssize_t)(raw * state->features) * number), number);
 }
 
+/* nbytes() -> how much memory the state takes, itself aside */
+static PyObject *state_nbytes(PyObject *object, PyObject *none) {
+    (void)none;
+    const State *state = (const State *)object;
+    const int64_t raw = state->raw_double ? sizeof(double) : sizeof(float);
+    const int64_t queue = state->queue == NULL ? 0 : state->waiting_double ? sizeof(double) : sizeof(float);
+    return PyLong_FromLongLong((long long)(FIELDS * state->features * (int64_t)sizeof(double) +
+                                           state->slots * (int64_t)sizeof(Moments) +
+                                           (state->raw_slots * raw + QUEUE * queue) * state->features));
+}
+
 /* --- the module -------------------------------------------------------------------------------------------- */
 
 static PyMethodDef state_methods[] = {
@@ -721,6 +732,7 @@ static PyMethodDef state_methods[] = {
     {"add", state_add, METH_VARARGS, "Add what was measured."},
     {"hear", state_hear, METH_VARARGS, "Measure a tensor, unless it was just measured, and add what it held."},
     {"keep", state_keep, METH_VARARGS, "Copy the raw rows that a plan asks for."},
+    {"nbytes", state_nbytes, METH_NOARGS, "How much memory it takes."},
     {"fields", state_fields, METH_VARARGS, "Everything met so far."},
     {NULL, NULL, 0, NULL},
 };

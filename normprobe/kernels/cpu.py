@@ -86,6 +86,10 @@ class CompiledSums:
             int(hidden),
         )
 
+    def nbytes(self) -> int:
+        """How much memory that takes."""
+        return self.state.nbytes()
+
     def measured(self, values: Tensor, choice: Choice) -> Measured:
         """What one tensor holds, measured into a fresh account; its samples in the order of their slots."""
         found = self._measured(values, choice)

@@ -71,6 +71,11 @@ class PlainSums:
             None if self._waits else (low, high),
         )
 
+    def nbytes(self) -> int:
+        """How much memory that takes."""
+        held = [*vars(self._features).values(), self._scalars, self._kept, self._raw, self._holders]
+        return sum(tensor.nbytes for tensor in held)
+
     def _hold(self, found: Measured, choice: Choice) -> Extremes:
         """Let the holders of the tensor's extremes replace those so far, where they beat them."""
         width = len(found.features.count)

@@ -1,0 +1,93 @@
+"""What a probe costs: the time of a probed forward over that of the bare one, beside what peers cost.
+
+    python benchmarks/overhead.py [--rounds 30] [--threads 2] [--only bert,llama]
+
+Bare and probed forwards run interleaved in random order in one process, the bare one twice (A/A): a row whose
+A/A is off by more than 2 % was disturbed and says nothing. Figures are medians of the ratios of each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from overhead_models import MODELS, Case
+from overhead_peers import PEERS
+
+import normprobe
+
+Way = Callable[[], AbstractContextManager[object]]
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} on {arguments.threads} threads"
+    )
+    names = [name for name in MODELS if not arguments.only or name in arguments.only.split(",")]
+    header = ["model", "bare ms", "A/A", "probe", "every=100", "samples=0", *PEERS]
+    print(" | ".join(header))
+    for name in names:
+        case = MODELS[name]()
+        ways: dict[str, Way] = {
+            "A/A": nullcontext,
+            "probe": _probed(case),
+            "every=100": _probed(case, every=100),
+            "samples=0": _probed(case, samples=0, values=0),
+            **{peer: (lambda make=make: make(case.model)) for peer, make in PEERS.items()},
+        }
+        bare, ratios = measure(case, ways, arguments.rounds)
+        print(" | ".join([name, f"{bare * 1e3:.1f}", *(f"{ratios[way]:.3f}" for way in ways)]), flush=True)
+
+
+def measure(case: Case, ways: dict[str, Way], rounds: int) -> tuple[float, dict[str, float]]:
+    """Median seconds of the bare forward, and of each way the median ratio to the bare one of its round."""
+    for make in (nullcontext, *ways.values()):
+        with make():
+            for _ in range(3):
+                case.run()
+    bare: list[float] = []
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        order: list[tuple[str, Way]] = [("", nullcontext), *ways.items()]
+        random.shuffle(order)
+        seconds = {name: _timed(case, make) for name, make in order}
+        bare.append(seconds[""])
+        for name in ways:
+            ratios[name].append(seconds[name] / seconds[""])
+    return statistics.median(bare), {name: statistics.median(found) for name, found in ratios.items()}
+
+
+def _timed(case: Case, make: Way) -> float:
+    with make():
+        start = time.perf_counter()
+        for _ in range(case.repeats):
+            case.run()
+        return (time.perf_counter() - start) / case.repeats
+
+
+def _probed(case: Case, **options: int) -> Way:
+    """One probe that goes on counting, as a user's does; its first forwards are not timed."""
+    probe = normprobe.Probe(case.model, **options)  # type: ignore[arg-type]
+    return lambda: probe
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", default="")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What people would use instead, doing the nearest thing that it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normprobe.layers import find_layers
+
+
+def _hooked(model: nn.Module, seen: Callable[[Tensor], None]) -> AbstractContextManager[None]:
+    """Call ``seen`` with the input and the output of each Linear and norm."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        seen(args[0])
+        seen(output)
+
+    @contextmanager
+    def attached() -> Iterator[None]:
+        handles = [layer.module.register_forward_hook(hook) for layer in find_layers(model).layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    return attached()
+
+
+def var_mean(model: nn.Module) -> AbstractContextManager[None]:
+    """`torch.var_mean` over both axes: no extremes, no masks, no merging over batches."""
+
+    def seen(tensor: Tensor) -> None:
+        values = tensor.detach().flatten(0, -2)
+        torch.var_mean(values, 0, correction=0)
+        torch.var_mean(values, -1, correction=0)
+
+    return _hooked(model, seen)
+
+
+def activation_stats(model: nn.Module) -> AbstractContextManager[None]:
+    """As fastai's ActivationStats: mean, standard deviation and share of values near zero of a whole tensor."""
+
+    def seen(tensor: Tensor) -> None:
+        values = tensor.detach().float()
+        _ = values.mean().item(), values.std().item(), (values.abs() <= 0.05).float().mean().item()
+
+    return _hooked(model, seen)
+
+
+PEERS: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
+    "var_mean": var_mean,
+    "ActivationStats": activation_stats,
+}

@@ -1,0 +1,359 @@
+"""What the engine must hold beside exactness: threads, forks, writes between readers, memory, no waiting."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from oracle import two_pass
+from torch import Tensor, nn
+
+import normprobe
+from normprobe import kernels
+from normprobe.kernels import Choice, Reading
+from normprobe.kernels.plain import PlainSums
+
+COMPILED = kernels.compiled() is not None
+compiled_only = pytest.mark.skipif(not COMPILED, reason="the C kernel is not built, or not asked for")
+
+
+class Readers(nn.Module):
+    """Two layers that read one tensor, with something done to it in between."""
+
+    def __init__(self, between: Any = None) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.between = between or (lambda x: x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1
+        self.first(x)
+        return self.second(self.between(x))
+
+
+def model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(32, 64), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 16), nn.BatchNorm1d(16)
+    ).eval()
+
+
+def data(*sizes: int, seed: int = 1) -> Tensor:
+    return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed))
+
+
+def frames(recording: normprobe.Recording) -> list[pd.DataFrame]:
+    return [recording.layers, recording.features, recording.samples.drop(columns="part")]
+
+
+def same(a: normprobe.Recording, b: normprobe.Recording) -> None:
+    for one, other in zip(frames(a), frames(b), strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def run_alone(code: str, **environment: str) -> str:
+    """Run code in a process of its own, which may not take longer than a minute."""
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+class TestThreads:
+    @pytest.mark.parametrize("threads", [1, 2, 3, 7])
+    def test_any_number_measures_the_same(self, threads: int) -> None:
+        batch, before = data(700, 32), torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            alone = normprobe.record(model(), batch, part="x")
+            torch.set_num_threads(threads)
+            many, again = (normprobe.record(model(), batch, part="x") for _ in range(2))
+        finally:
+            torch.set_num_threads(before)
+        same(many, again)
+        for name in ("mean", "variance", "min", "max"):
+            np.testing.assert_allclose(many.features[name], alone.features[name], rtol=1e-6, atol=1e-6)
+        assert (many.features["count"] == 700).all()
+
+    @pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT", "OMP_MAX_ACTIVE_LEVELS"])
+    def test_a_team_smaller_than_asked_leaves_nothing_out(self, limit: str) -> None:
+        value = "1" if limit == "OMP_THREAD_LIMIT" else "0"
+        said = run_alone(
+            """
+            import torch, normprobe
+            torch.set_num_threads(4)
+            recording = normprobe.record(torch.nn.Linear(64, 64), torch.ones(4000, 64))
+            print(set(recording.features["count"]), set(recording.layers["n_samples"]))
+            """,
+            **{limit: value},
+        )
+        assert said == "{4000} {4000}"
+
+    def test_in_a_forked_process(self) -> None:
+        said = run_alone(
+            """
+            import torch, normprobe
+            from torch.utils.data import DataLoader, Dataset
+            torch.set_num_threads(2)
+            layer = torch.nn.Linear(64, 64)
+            normprobe.record(layer, torch.ones(4000, 64))
+            class Data(Dataset):
+                def __len__(self): return 2
+                def __getitem__(self, index):
+                    recording = normprobe.record(layer, torch.ones(4000, 64))
+                    return int(recording.features["count"].min())
+            print([int(count) for count in DataLoader(Data(), num_workers=1, multiprocessing_context="fork")])
+            """
+        )
+        assert said == "[4000, 4000]"
+
+    def test_four_models_with_four_probes_at_once(self) -> None:
+        batches = [data(50, 32, seed=seed) for seed in range(8)]
+        found: dict[int, normprobe.Recording] = {}
+
+        def record(seed: int) -> None:
+            found[seed] = normprobe.record(model(seed), batches, part="x")
+
+        threads = [threading.Thread(target=record, args=(seed,)) for seed in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        for seed in range(4):
+            same(found[seed], normprobe.record(model(seed), batches, part="x"))
+
+    def test_one_model_called_from_four_threads(self) -> None:
+        net, batches = model(), [data(50, 32, seed=seed) for seed in range(40)]
+
+        def run(mine: list[Tensor]) -> None:
+            with torch.no_grad():
+                for batch in mine:
+                    net(batch)
+
+        with normprobe.Probe(net) as probe:
+            threads = [threading.Thread(target=run, args=(batches[i::4],)) for i in range(4)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+        expected = normprobe.record(net, batches)
+        assert set(probe.recording.ledger["calls"]) == {40}
+        assert (probe.recording.features["count"] == 2000).all()
+        for name in ("mean", "variance"):
+            found, wanted = probe.recording.features[name], expected.features[name]
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
+
+
+class TestOneTensorReadByTwo:
+    def recorded(self, between: Any, *, inference: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        mode = torch.inference_mode() if inference else torch.no_grad()
+        with mode, normprobe.Probe(Readers(between)) as probe:
+            for seed in range(3):
+                probe.model(data(20, 6, seed=seed))
+        means = probe.recording.features.query("site == 'input'").set_index("layer")["mean"]
+        return means["first"].to_numpy(), means["second"].to_numpy()
+
+    expected = torch.cat([data(20, 6, seed=seed) for seed in range(3)]).double().mean(0).numpy()
+
+    @pytest.mark.parametrize("inference", [False, True])
+    def test_unchanged(self, inference: bool) -> None:
+        first, second = self.recorded(None, inference=inference)
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_allclose(first, self.expected, atol=1e-6)
+
+    @pytest.mark.parametrize("inference", [False, True])
+    def test_written_to_in_between(self, inference: bool) -> None:
+        first, second = self.recorded(lambda x: x.add_(5), inference=inference)
+        np.testing.assert_allclose(first, self.expected, atol=1e-6)
+        np.testing.assert_allclose(second, self.expected + 5, atol=1e-6)
+
+    def test_another_tensor_at_the_same_address(self) -> None:
+        addresses = []
+
+        class Freed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+
+            def forward(self, x: Tensor) -> Tensor:
+                one = x + 1
+                addresses.append((id(one), one.data_ptr()))
+                self.first(one)
+                del one
+                other = x + 2
+                addresses.append((id(other), other.data_ptr()))
+                return self.second(other)
+
+        with torch.no_grad(), normprobe.Probe(Freed()) as probe:
+            for seed in range(20):
+                probe.model(data(20, 6, seed=seed))
+        assert any(one == other for one, other in zip(addresses[::2], addresses[1::2], strict=True))
+        means = probe.recording.features.query("site == 'input'").set_index("layer")["mean"]
+        shift = means["second"].to_numpy() - means["first"].to_numpy()
+        np.testing.assert_allclose(shift, 1, atol=1e-5)
+
+    @compiled_only
+    def test_it_is_measured_once(self) -> None:
+        from normprobe.kernels.cpu import SMALL, Memory
+
+        choice, tensor, memory = Choice(50, 1), data(50, 6), Memory()
+        one, other = (kernels.sums(6, Reading(by_example=False), tensor.device) for _ in range(2))
+        one.state.hear(tensor, choice.plan, None, memory, 1, SMALL)
+        np.asarray(tensor)[:] = (
+            0  # behind torch's back: the version stays, so what was measured is used again
+        )
+        other.state.hear(tensor, choice.plan, None, memory, 1, SMALL)
+        assert (one.met(0, 0).features.mean == other.met(0, 0).features.mean).all()
+        tensor.zero_()
+        other.state.hear(tensor, choice.plan, None, memory, 1, SMALL)
+        assert (other.met(0, 0).features.zeros == 50).all()
+
+
+@compiled_only
+@pytest.mark.parametrize("shape", [(3, 5, 200, 1), (2, 70, 9, 15), (4, 3, 16, 16), (2, 600, 3, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "sliced", "expanded"])
+def test_channel_layouts_are_read_as_they_lie(
+    shape: tuple[int, ...], dtype: torch.dtype, layout: str
+) -> None:
+    values = (data(*shape) * 3 + 7).to(dtype)
+    if layout == "channels last":
+        values = values.contiguous(memory_format=torch.channels_last)
+    elif layout == "sliced":
+        values = torch.cat([values, values], 2)[:, :, ::2]
+    elif layout == "expanded":
+        values = values[:1].expand(shape)
+    recording = normprobe.record(nn.BatchNorm2d(shape[1]).to(dtype), values, part="x")
+    rows = values.double().movedim(1, -1).reshape(-1, shape[1]).numpy()
+    truth = two_pass(rows)
+    found = recording.features.query("site == 'input'")
+    np.testing.assert_allclose(found["mean"], truth["mean"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found["variance"], truth["variance"], rtol=1e-6)
+    assert list(found["count"]) == [len(rows)] * shape[1]
+    samples = recording.samples.query("site == 'input'").sort_values("example")
+    each = two_pass(values.double().reshape(shape[0], -1).numpy(), axis=1)
+    np.testing.assert_allclose(samples["variance"], each["variance"], rtol=1e-6)
+
+
+def test_two_runs_give_the_same_bits() -> None:
+    batches = [data(300, 32, seed=seed) * 10**seed for seed in range(3)]
+    same(normprobe.record(model(), batches, part="x"), normprobe.record(model(), batches, part="x"))
+
+
+def test_few_rows_at_a_time_are_as_exact_as_many() -> None:
+    net, batch = model(), data(101, 32) + 100
+    cut = normprobe.record(net, [*batch[:60].split(1), *batch[60:].split(3)])
+    whole = normprobe.record(net, batch)
+    truth = two_pass(batch.double().numpy())
+    for recording in (cut, whole):
+        found = recording.features.query("layer == '0' and site == 'input'")
+        np.testing.assert_allclose(found["variance"], truth["variance"], rtol=1e-6)
+    assert (cut.layers["n_samples"] == 101).all()
+    held = ["min_example", "max_example", "min_feature"]
+    pd.testing.assert_frame_equal(cut.layers.iloc[:1][held], whole.layers.iloc[:1][held])
+
+
+def test_loading_the_kernel_leaves_denormals_alone() -> None:
+    said = run_alone(
+        """
+        import numpy, torch
+        from normprobe import kernels
+        kernels.compiled()
+        print(float(torch.tensor(1e-39) * 0.5) > 0, float(numpy.float32(1e-39) * numpy.float32(0.5)) > 0)
+        """
+    )
+    assert said == "True True"
+
+
+class TestMemory:
+    def test_it_does_not_grow_with_the_number_of_batches(self) -> None:
+        net, batch = model(), data(64, 32)
+        with torch.no_grad(), normprobe.Probe(net, samples=64) as probe:
+            for _ in range(150):
+                net(batch)
+            gc.collect()
+            before = _resident()
+            for _ in range(1000):
+                net(batch)
+            gc.collect()
+            assert _resident() - before <= 3 << 20
+        assert probe.recording.meta["forwards"] == 1150
+
+    def test_the_recording_states_its_size(self) -> None:
+        recording = normprobe.record(model(), data(64, 32), samples=16, values=4)
+        features = sum(recording.layers["n_features"])
+        assert features * 64 <= recording.meta["nbytes"] <= features * 64 * 4 + (1 << 17)
+        more = normprobe.record(model(), data(64, 32), samples=64, values=32)
+        assert more.meta["nbytes"] > recording.meta["nbytes"]
+
+    def test_the_peak_stays_near_the_bare_one(self) -> None:
+        code = """
+            import resource, torch, normprobe
+            normprobe.record(torch.nn.Linear(2, 2), torch.ones(2, 2))  # both load what a probe needs
+            net = torch.nn.Sequential(*[torch.nn.Linear(768, 768) for _ in range(6)]).eval()
+            batch = torch.randn(2048, 768)
+            with torch.no_grad():
+                net(batch)
+                {run}
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        """
+        bare = int(run_alone(code.format(run="net(batch)")))
+        probed = "probe = normprobe.Probe(net)\n                with probe: [net(batch) for _ in range(3)]"
+        assert int(run_alone(code.format(run=probed))) - bare < (16 + 12) << 10  # 12 MiB: the recording
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+class TestAccelerators:
+    """Tensors of the meta device have no numbers: to ask for one, as waiting for a device does, fails."""
+
+    def choice(self, masked: bool) -> Choice:
+        real = np.arange(40).reshape(20, 2) % 5 > 0 if masked else None
+        keep, rows = np.array([1, 2, 7]), np.array([3, 5])
+        return Choice(20, 2, real, keep, np.arange(3), rows, np.arange(2), np.arange(20), np.arange(20))
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_nothing_is_asked_of_the_device(self, masked: bool) -> None:
+        sums, choice = PlainSums(4, torch.device("meta")), self.choice(masked)
+        for _ in range(3):
+            news = sums.add(torch.empty(20, 2, 4, device="meta"), choice)
+            sums.keep(torch.empty(20, 2, 4, device="meta"), choice)
+            assert news == (None, None)
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            sums.met(3, 2)  # only the recording reads it back
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_what_is_kept_there_is_what_the_cpu_says_at_once(
+        self, masked: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values, choice = data(20, 2, 4), self.choice(masked)
+        here, there = PlainSums(4, torch.device("cpu")), PlainSums(4, torch.device("cpu"))
+        monkeypatch.setattr(there, "_waits", False)
+        news = here.add(values, choice)
+        there.add(values, choice)
+        holders = there.met(3, 0).holders
+        assert holders is not None
+        assert news.low is not None
+        assert news.high is not None
+        for held, (value, example, position, feature) in zip(news, holders, strict=True):
+            assert held == (value, example, feature)
+            assert position == example
+        for name in ("mean", "m2", "count"):
+            mine, other = (getattr(sums.met(3, 0).features, name) for sums in (here, there))
+            np.testing.assert_array_equal(mine, other)
