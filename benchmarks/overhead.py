@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from overhead_models import MODELS, Case
@@ -30,9 +31,8 @@ def main() -> None:
     """Print the table."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} on {arguments.threads} threads"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(f"{machine}, torch {torch.__version__} on {arguments.threads} threads")
     names = [name for name in MODELS if not arguments.only or name in arguments.only.split(",")]
     header = ["model", "bare ms", "A/A", "probe", "every=100", "samples=0", *PEERS]
     print(" | ".join(header))
@@ -43,7 +43,7 @@ def main() -> None:
             "probe": _probed(case),
             "every=100": _probed(case, every=100),
             "samples=0": _probed(case, samples=0, values=0),
-            **{peer: (lambda make=make: make(case.model)) for peer, make in PEERS.items()},
+            **{peer: partial(make, case.model) for peer, make in PEERS.items()},
         }
         bare, ratios = measure(case, ways, arguments.rounds)
         print(" | ".join([name, f"{bare * 1e3:.1f}", *(f"{ratios[way]:.3f}" for way in ways)]), flush=True)

@@ -79,7 +79,7 @@ def _training() -> Case:
 MODELS: dict[str, Callable[[], Case]] = {
     "minilm": lambda: _text(_minilm(), 16, 128),
     "bert": lambda: _text(AutoModel.from_config(BertConfig(num_hidden_layers=4, vocab_size=2000)), 8, 128),
-    "gpt2": lambda: _text(AutoModel.from_config(GPT2Config(n_layer=4, vocab_size=2000)), 8, 128),
+    "gpt2": lambda: _text(AutoModel.from_config(GPT2Config(n_layer=4)), 8, 128),
     "llama": lambda: _text(_llama(6), 8, 128),
     "resnet": _resnet,
     "training": _training,

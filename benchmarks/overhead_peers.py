@@ -43,7 +43,7 @@ def var_mean(model: nn.Module) -> AbstractContextManager[None]:
 
 
 def activation_stats(model: nn.Module) -> AbstractContextManager[None]:
-    """As fastai's ActivationStats: mean, standard deviation and share of values near zero of a whole tensor."""
+    """As fastai's ActivationStats: mean, standard deviation and near zeros of a whole tensor."""
 
     def seen(tensor: Tensor) -> None:
         values = tensor.detach().float()
