@@ -246,18 +246,38 @@ static Moments NAME(block)(const T *const *rows, const int64_t *index, int n, in
     return block;
 }
 
-/* Contiguous numbers about a pivot: their sum, squares, extremes, zeros and sum of absolute values. */
+/* Contiguous numbers about a pivot: their sum, squares, extremes, zeros and sum of absolute values. Each lane adds few
+ * numbers one after the other: of many equal ones the roundings would all go one way. */
 CLONES static void NAME(line)(const T *restrict x, int n, T pivot, Moments *own) {
-    T sum = 0, square = 0, absolute = 0, zeros = 0, low = INFINITY, high = -INFINITY;
+    T sums[LANES], squares[LANES], absolutes[LANES], nones[LANES], lows[LANES], highs[LANES];
+    double sum = 0, square = 0, absolute = 0, zeros = 0, low = INFINITY, high = -INFINITY;
+    for (int j = 0; j < LANES; j++) {
+        sums[j] = squares[j] = absolutes[j] = nones[j] = 0;
+        lows[j] = INFINITY;
+        highs[j] = -INFINITY;
+    }
+    for (int i = 0; i < n; i += LANES) {
+        const int width = n - i < LANES ? n - i : LANES;
+        const T *restrict from = x + i;
+#pragma omp simd
+        for (int j = 0; j < width; j++) {
+            const T d = from[j] - pivot;
+            sums[j] += d;
+            squares[j] += d * d;
+            absolutes[j] += ABS(from[j]);
+            nones[j] += from[j] == (T)0 ? (T)1 : (T)0;
+            lows[j] = from[j] < lows[j] ? from[j] : lows[j];
+            highs[j] = from[j] > highs[j] ? from[j] : highs[j];
+        }
+    }
 #pragma omp simd reduction(+ : sum, square, absolute, zeros) reduction(min : low) reduction(max : high)
-    for (int i = 0; i < n; i++) {
-        const T d = x[i] - pivot;
-        sum += d;
-        square += d * d;
-        absolute += ABS(x[i]);
-        zeros += x[i] == (T)0 ? (T)1 : (T)0;
-        low = x[i] < low ? x[i] : low;
-        high = x[i] > high ? x[i] : high;
+    for (int j = 0; j < LANES; j++) {
+        sum += sums[j];
+        square += squares[j];
+        absolute += absolutes[j];
+        zeros += nones[j];
+        low = lows[j] < low ? lows[j] : low;
+        high = highs[j] > high ? highs[j] : high;
     }
     own->count = n;
     own->mean = sum;

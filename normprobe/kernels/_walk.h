@@ -7,7 +7,7 @@
 
 #include "_moments.h"
 
-enum { ROWS = 64, TILE = 1024, CHUNK = 512, PLANE = 128, MOST_PARTS = 64 };
+enum { ROWS = 64, TILE = 1024, CHUNK = 512, LANES = 64, PLANE = 128, MOST_PARTS = 64 };
 enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 enum { GOOD, OFF_CENTRE, EXTREME };
 
