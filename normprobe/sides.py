@@ -53,7 +53,7 @@ class Sides:
         self._masks = Masks()
         self._kept: dict[tuple[int, str, int], Tensor] = {}
         self._calls: dict[tuple[int, str], int] = {}
-        self._latest: tuple[Tensor, int, Tensor] | None = None
+        self._latest: tuple[Tensor, int, Tensor] | None = None  # read last, and its copy
 
     def found(self) -> dict[str, Found]:
         """What was summed, by the first model's layer."""
@@ -126,8 +126,11 @@ class Sides:
         call = self._numbered(at, site)
         if tensor is None:
             return
+        if site == "output":
+            self._kept[at, site, call] = tensor.detach().clone()
+            return
         version = -1 if tensor.is_inference() else tensor._version
-        # Layers that read one tensor one after the other share a copy of it.
+        # Layers that read one tensor, as query, key and value do, share a copy of it.
         if self._latest is None or self._latest[0] is not tensor or self._latest[1] != version or version < 0:
             self._latest = (tensor, version, tensor.detach().clone())
         self._kept[at, site, call] = self._latest[2]

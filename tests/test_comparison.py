@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -274,12 +275,9 @@ def test_a_large_mean_before_a_norm_is_no_divergence() -> None:
         def __init__(self, steps: int) -> None:
             super().__init__()
             torch.manual_seed(0)
-            self.up, self.norm, self.down, self.steps = (
-                nn.Linear(16, 64),
-                nn.LayerNorm(64),
-                nn.Linear(64, 16),
-                steps,
-            )
+            self.up, self.norm, self.down = nn.Linear(16, 64), nn.LayerNorm(64), nn.Linear(64, 16)
+            self.norm.weight.data.fill_(30.0)
+            self.steps = steps
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.up(x)
@@ -354,6 +352,20 @@ def test_recordings_merged_from_parts_pair_part_by_part() -> None:
     comparison = compare(normprobe.merge(*parts), normprobe.merge(*others))
     assert comparison.first_divergence.layer == layer  # type: ignore[union-attr]
     assert not comparison.layers["beyond"][: comparison.layers["beyond"].argmax()].any()
+
+
+def test_data_without_a_fingerprint_are_not_taken_for_the_same() -> None:
+    """Equal fingerprints of 0 stand for none."""
+
+    def without(recording: Recording) -> Recording:
+        tables = recording.tables
+        digests = {part: [24, 0] for part in tables.facts["digests"]}
+        return Recording(replace(tables, facts={**tables.facts, "digests": digests}))
+
+    other = record(net(), batches(seed=1))
+    assert not compare(without(sound()), without(other)).meta["same_data"]
+    assert compare(without(sound()), without(record(net()))).meta["paired_by"] == "values"
+    assert compare(without(sound()), without(other), same_data=True).first_divergence is not None
 
 
 def test_columns_are_those_of_the_schema_and_csv_keeps_them(tmp_path: Path) -> None:

@@ -180,6 +180,21 @@ def test_values_overwritten_afterwards_are_compared_as_they_were() -> None:
     assert -40 < rows.loc[("up", "output"), "error_db"] < -5
 
 
+def test_a_tensor_overwritten_between_two_layers_is_read_anew() -> None:
+    class Reusing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.up, self.down = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.clone()
+            z: Tensor = self.up(y).mean()
+            return self.down(y.mul_(2)) + z
+
+    assert compare_live(Reusing(), Reusing(), batches()).first_divergence is None
+
+
 def test_nan_in_one_only_is_a_divergence() -> None:
     twin = changed(net(), lambda m: m.layers[1].value.bias[2].fill_(float("nan")))
     found = compare_live(net(), twin, batches()).first_divergence
@@ -196,7 +211,7 @@ class Drawing(nn.Module):
         self.up, self.norm, self.drop = nn.Linear(16, 8), nn.BatchNorm1d(5), nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.norm(self.up(x))) + torch.rand(8)
+        return self.drop(self.norm(self.up(x) + torch.rand(8)))
 
 
 class TestTrace:
