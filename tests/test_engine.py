@@ -127,16 +127,17 @@ class TestThreads:
 
     def test_four_models_with_four_probes_at_once(self) -> None:
         batches = [data(50, 32, seed=seed) for seed in range(8)]
+        models = [model(seed) for seed in range(4)]
         found: dict[int, normprobe.Recording] = {}
 
         def record(seed: int) -> None:
-            found[seed] = normprobe.record(model(seed), batches, part="x")
+            found[seed] = normprobe.record(models[seed], batches, part="x")
 
         threads = [threading.Thread(target=record, args=(seed,)) for seed in range(4)]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
         for seed in range(4):
-            same(found[seed], normprobe.record(model(seed), batches, part="x"))
+            same(found[seed], normprobe.record(models[seed], batches, part="x"))
 
     def test_one_model_called_from_four_threads(self) -> None:
         net, batches = model(), [data(50, 32, seed=seed) for seed in range(40)]
