@@ -142,7 +142,7 @@ def meta(part: str, examples: int, **facts: Any) -> dict[str, Any]:
             "created": "2026-01-01T00:00:00",
         },
         **{"versions": {"normprobe": "1", "transformers": None}, "seconds": None, "warnings": []},
-        **{"forwards": 1, "measured": 1, "rows": examples, "padding": 0, "examples": examples},
+        **{"forwards": 1, "measured": 1, "rows": examples, "padding": 0, "nbytes": 0, "examples": examples},
         **{"unit": "position", "example_unit": "example", "training": ["eval"], "parts": [part]},
         "digests": {part: [examples, 7]},
         "options": {
