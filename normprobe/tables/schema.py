@@ -95,7 +95,7 @@ LEDGER: dict[str, tuple[str, str]] = {
     "grad": (TEXT, "gradient modes it ran in: grad, no_grad, inference; several joined by `; `"),
     "calls": (WHOLE, "measured firings"),
     "status": (TEXT, "fired, never fired, bypassed or refused"),
-    "via": (TEXT, "how it was seen: hook or functional"),
+    "via": (TEXT, "how it was seen: hook (its module was called), functional (a function used its weight)"),
     "masked_by": (TEXT, "the padding mask that was applied"),
     "sample_unit": (TEXT, "position or example"),
     "aligned": (TRUTH, "whether its samples could be numbered as the forward's"),
