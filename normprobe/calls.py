@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -34,11 +35,13 @@ class Use:
     Attributes:
         reads: the tensor that the layer reads.
         weights: the arguments by which the layer may be known, the surest first.
+        bias: the argument that a bias is; None where the function adds none.
         transposed: whether a Linear's weight is taken as (in, out), the other way round than it is stored.
     """
 
     reads: Argument
     weights: tuple[Argument, ...]
+    bias: Argument | None = None
     transposed: bool = False
 
 
@@ -46,18 +49,19 @@ def _norm(weight: int, *statistics: str) -> Use:
     """A norm: its weight, or where it has none its bias or its running statistics."""
     known = (Argument(weight, ("weight",)), Argument(weight + 1, ("bias",)))
     running = (Argument(1 + index, (name,)) for index, name in enumerate(statistics))
-    return Use(Argument(0, ("input",)), (*known, *running))
+    return Use(Argument(0, ("input",)), (*known, *running), Argument(weight + 1, ("bias",)))
 
 
-_LINEAR = Use(Argument(0, ("input",)), (Argument(1, ("weight",)),))
+_LINEAR = Use(Argument(0, ("input",)), (Argument(1, ("weight",)),), Argument(2, ("bias",)))
 _PRODUCT = Use(Argument(0, ("input", "self")), (Argument(1, ("other", "mat2", "tensor2")),), transposed=True)
-_SUM = Use(Argument(1, ("mat1",)), (Argument(2, ("mat2",)),), transposed=True)
+_SUM = Use(Argument(1, ("mat1",)), (Argument(2, ("mat2",)),), Argument(0, ("input", "self")), transposed=True)
 
 _OF_NORM = (functional.layer_norm, torch.layer_norm, functional.group_norm, torch.group_norm)
 _OF_CHANNELS = (functional.instance_norm, functional.batch_norm)
 _OF_TORCH = Use(
     Argument(0, ("input",)),
     (Argument(1, ("weight",)), Argument(2, ("bias",)), Argument(3, ("running_mean",))),
+    Argument(2, ("bias",)),
 )
 
 USES: dict[Callable[..., Any], Use] = {
@@ -78,6 +82,24 @@ COPIES = frozenset(
     {Tensor.to, Tensor.type, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double, Tensor.detach}
 )
 """Methods whose result stands for the weight they were given."""
+
+_LOST = (
+    (functional, "l1_loss", "weight"),
+    (torch, "chain_matmul", "out"),
+    (Tensor, "dim_order", "ambiguity_check"),
+)
+LOST = {getattr(holder, name): lost for holder, name, lost in _LOST if hasattr(holder, name)}
+"""Arguments that torch itself drops when it hands a call to a mode, by the function they are of."""
+
+
+def lost_arguments(func: Any) -> dict[str, Any]:
+    """Of a function that is under way what it was called with and torch did not hand on."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not func.__code__:
+        frame = frame.f_back
+    given = {} if frame is None else frame.f_locals
+    return {name: given[name] for name in (LOST[func],) if name in given}
+
 
 COMPOSITE = frozenset({functional.multi_head_attention_forward})
 """Functions written in Python that call `linear` themselves, where no mode hears it."""

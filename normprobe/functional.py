@@ -21,18 +21,21 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from normprobe.arguments import in_backward
-from normprobe.calls import COMPOSITE, COPIES, USES, Use, with_linear
+from normprobe.calls import COMPOSITE, COPIES, LOST, USES, Use, lost_arguments, with_linear
 from normprobe.compiling import is_cut
 from normprobe.forwards import Forward, Forwards
 from normprobe.found import Layer
 from normprobe.modes import put_below, take_out
-from normprobe.sessions import Habit, Session
+from normprobe.sessions import Habit, Session, has_bias
 from normprobe.unseen import decides_by_mode
 from normprobe.watch import Watch
+
+BIAS_APART = "its bias was added apart from it, so its output is without"
 
 
 class Ears(Protocol):
@@ -96,7 +99,7 @@ class Functional:
         session: Session | None = None if forward is None else forward.session
         if session is None:
             return
-        while session.inside:
+        while any(inside is module for inside, _ in session.inside):
             last, on = session.inside.pop()
             if last is module:
                 self._turn(session, on)
@@ -146,6 +149,8 @@ class Functional:
             self._ears.after(watch, forward, output, (*args, *kwargs.values()))
         with self._ears.lock:
             watch.heard += 1
+            if has_bias(used.layer) and (use.bias is None or use.bias.of(args, kwargs) is None):
+                watch.reasons[BIAS_APART] = 1
             late = session.learn(used.owner)
             if late:
                 watch.note(f"uses of its weight alone before forward {late + 1} of a kind may be missing")
@@ -163,9 +168,13 @@ class _Mode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if is_dynamo_compiling():  # a function of the model's that compiles itself, whole perhaps
+            return func(*args, **kwargs)
         use = USES.get(func)
         if use is not None:
             return self._functional.call(use, func, args, kwargs)
+        if func in LOST:
+            kwargs = {**kwargs, **lost_arguments(func)}
         if func in COMPOSITE:
             return with_linear(func, self._functional.linear)(*args, **kwargs)
         result = func(*args, **kwargs)

@@ -128,6 +128,12 @@ class Session:
         return None if tensor._base is None else self._owner_of(tensor._base)
 
 
+def has_bias(layer: Layer) -> bool:
+    """Whether a layer that is a module, or attention's projection, has a bias of its own."""
+    own = "in_proj_bias" if layer.parameter.startswith("in_proj") else "" if layer.parameter else "bias"
+    return _held(layer.module, own) is not None
+
+
 def _held(module: nn.Module, name: str) -> Tensor | None:
     """A tensor of a module, be it a parameter, a buffer or, as wrappers keep it, a plain attribute."""
     for holder in (module._parameters, module._buffers, vars(module)):

@@ -101,7 +101,8 @@ def why_unseen(course: Course, layer: Layer) -> tuple[str, str]:
         )
     if parent is not None and not entered and parent is not course.model:
         return "never fired", f"the {type(parent).__name__} that holds it was never called"
-    return "never fired", "its module was never called, though the one that holds it was"
+    used = "no function was seen to use it" if layer.parameter else "its module was never called"
+    return "never fired", f"{used}, though the one that holds it was"
 
 
 def _why_bypassed(course: Course, layer: Layer, parent: nn.Module | None) -> str:

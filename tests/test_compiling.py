@@ -176,3 +176,28 @@ def test_code_that_no_probe_can_know_of_is_not_silently_empty(model: Model) -> N
     with normprobe.Probe(model) as probe:
         function(_x())
     assert probe.recording.ledger["reason"].str.contains("code compiled before it calls no hook").all()
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_a_function_that_the_model_has_compiled_goes_on_as_it_was(fullgraph: bool) -> None:
+    @torch.compile(backend="aot_eager", fullgraph=fullgraph)
+    def softened(x: Tensor) -> Tensor:
+        return (x * 2).softmax(-1)
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last.forward(softened(self.first(x)))
+
+    model = Own()
+    expected = model(_x())
+    with normprobe.Probe(model) as probe:
+        for _ in range(4):
+            assert torch.equal(model(_x()), expected)
+    graphs = _graphs()
+    assert torch.equal(model(_x()), expected)
+    assert _graphs() == graphs
+    assert set(probe.recording.ledger["calls"]) == {4}

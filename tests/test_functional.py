@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 import normprobe
+from normprobe.functional import BIAS_APART
 
 
 def modes() -> int:
@@ -123,6 +124,21 @@ def test_what_is_not_the_layers_own_computation_is_not_counted(way: Callable[[An
         for _ in range(3):
             model(torch.randn(5, 6))
     assert ledger(probe.recording).loc["layer", ["calls", "via"]].tolist() == [3, "hook"]
+
+
+@pytest.mark.parametrize(
+    ("way", "apart"),
+    [
+        (lambda layer, x: x @ layer.weight.T + layer.bias, True),
+        (lambda layer, x: F.linear(x, layer.weight), True),
+        (lambda layer, x: F.linear(x, layer.weight, layer.bias), False),
+        (lambda layer, x: torch.addmm(layer.bias, x, layer.weight.T), False),
+    ],
+)
+def test_a_bias_that_is_added_elsewhere_is_said(way: Callable[[Any, Tensor], Tensor], apart: bool) -> None:
+    with normprobe.Probe(Calls(nn.Linear(6, 3), way)) as probe:
+        probe.model(torch.randn(5, 6))
+    assert ledger(probe.recording).loc["layer", "reason"] == (BIAS_APART if apart else "")
 
 
 def test_seen_both_ways() -> None:
@@ -408,7 +424,7 @@ class Late(nn.Module):
         super().__init__()
         self.first, self.count = first, 0
         self.inner = nn.Sequential(nn.Linear(4, 4))
-        self.late = nn.Linear(4, 4)
+        self.late = nn.Linear(4, 4, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         self.count += 1
