@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from corruptions import OTHER, PHOTOMETRIC
 from findings_models import cnn, digits
-from findings_second import resnet
+from findings_networks import resnet
 from torch import Tensor, nn
 
 import normprobe

@@ -74,7 +74,6 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "convnext": ("ConvNextConfig", STAGES),
     "mobilenet_v2": ("MobileNetV2Config", {"image_size": 64}),
     "regnet": ("RegNetConfig", STAGES | {"embedding_size": 16, "groups_width": 8}),
-    "bit": ("BitConfig", STAGES | {"embedding_size": 16}),
     "wav2vec2": (
         "Wav2Vec2Config",
         SMALL
@@ -129,3 +128,7 @@ def _tokens(family: str, draw: torch.Generator) -> dict[str, torch.Tensor]:
     real = torch.arange(16)[None] < torch.randint(5, 17, (8, 1), generator=draw)
     real = real.flip(1) if PADDED[family] == "left" else real
     return {"input_ids": ids.masked_fill(~real, 1), "attention_mask": real.long()}
+
+
+SECOND_RANDOM = {f"r_{family}": (lambda family=family: more_model(family)) for family in MORE}
+"""The random models of the second set by name."""

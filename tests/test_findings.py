@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
+
 import numpy as np
 import pytest
+import torch
 from findings_tables import Layer, normal, tables
 
+import normprobe
 from normprobe.errors import NormprobeError
-from normprobe.findings import CHECKS, COLUMNS, Finding, explain, find, series
+from normprobe.findings import CHECKS, COLUMNS, Finding, explain, find, page_of, series, thresholds
 from normprobe.findings.numerics import Fp16Overflow
+from normprobe.report.reading import reading_terms
 
 
 def test_healthy_layers_have_no_findings_and_an_empty_table_has_all_columns() -> None:
@@ -80,6 +86,28 @@ def test_names_are_unique_and_every_check_has_a_page() -> None:
         for part in ("What to do:", "Figure:", "Source:", "When it is wrong:"):
             assert part in page, f"{check.name} lacks {part}"
         assert check.severity in {"error", "warning", "info"}
+
+
+def test_every_threshold_is_named_with_whether_it_was_fitted() -> None:
+    for check in CHECKS:
+        names = {field.name for field in fields(check)}
+        assert set(check.fitted) <= names, check.name
+        page = inspect.getdoc(type(check)) or ""
+        assert all(f"    {name}: " in page for name in names), f"the page of {check.name} lacks a field"
+        assert thresholds(check).count("(fitted)") == len(check.fitted)
+    assert "Thresholds: share 0.25 (fitted), rows 16." in explain("constant_features")
+
+
+def test_the_page_of_a_check_is_in_the_report_of_a_recording_that_it_found_something_in() -> None:
+    assert page_of("no check of this name") == []
+    assert not any("Attributes" in part or "`" in part for check in CHECKS for part in page_of(check.name))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    with torch.no_grad():
+        model[1].running_var.fill_(9.0)
+    recording = normprobe.record(model, torch.eye(4))
+    terms = dict(reading_terms(recording.tables, recording.findings()))
+    assert terms["Stale running statistics"] == " ".join(page_of("stale_running_statistics"))
+    assert "Dead features" not in terms
 
 
 def test_a_finding_is_frozen() -> None:

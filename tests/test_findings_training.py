@@ -37,6 +37,15 @@ def test_few_values_per_channel_matter_in_train_mode_only() -> None:
     assert find(tables(norm(rows=8)), ["small_batch_statistics"]).empty
 
 
+def test_few_examples_of_many_pixels_are_named_where_they_are_fewest() -> None:
+    images = [
+        norm(name, training="train", calls=4, sites={"input": {"n_samples": examples}})
+        for name, examples in (("a", 12), ("b", 8), ("c", 400))
+    ]
+    found = find(tables(*images), ["small_batch_statistics"])
+    assert found[["layer", "value", "threshold", "affected"]].to_numpy().tolist() == [["b", 2.0, 4.0, "a; b"]]
+
+
 def test_frozen_affine_parameters_with_moving_statistics() -> None:
     frozen = norm("a", training="train", ledger={"trainable": False, "moved": True})
     others = linear("train", ledger={"trainable": True, "moved": False})

@@ -1,6 +1,6 @@
 """The README holds: its Python runs, its tables are the schema's, its commands exist.
 
-``python tests/test_readme.py`` writes the tables of columns anew.
+``python tests/test_readme.py`` writes the tables of columns and of checks anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 from normprobe import views
 from normprobe.cli import main
-from normprobe.findings import COLUMNS
+from normprobe.findings import CHECKS, COLUMNS, thresholds
 from normprobe.tables.schema import TABLES, UNITS
 
 ROOT = Path(__file__).parent.parent
@@ -35,17 +35,29 @@ def blocks(language: str) -> list[str]:
 
 
 def with_tables(text: str) -> str:
-    """The README with each table of columns as the schema has it."""
+    """The README with each table of columns as the schema has it, and the checks as the code does."""
     for table in TABLES:
         pattern = rf"(### `{table}`: [^\n]*\n\n).*?\n\n(?=#)"
         text, count = re.subn(
             pattern, lambda found, t=table: f"{found[1]}{columns_of(t)}\n\n", text, flags=re.DOTALL
         )
         assert count == 1, f"the README has no section of its own for {table}"
+    pattern = r"(### The checks\n\n)\| check.*?\n\n"
+    text, count = re.subn(pattern, lambda found: f"{found[1]}{checks()}\n\n", text, flags=re.DOTALL)
+    assert count == 1, "the README has no table of checks"
     return text
 
 
-def test_the_tables_of_columns_equal_the_schema() -> None:
+def checks() -> str:
+    """The checks as Markdown: name, severity, title, thresholds with which of them are fitted, source."""
+    lines = ["| check | severity | finds | thresholds | source |", "|---|---|---|---|---|"]
+    for check in CHECKS:
+        about = (f"`{check.name}`", check.severity, check.title, thresholds(check), check.source)
+        lines.append(f"| {' | '.join(about)} |")
+    return "\n".join(lines)
+
+
+def test_the_tables_of_columns_and_checks_equal_the_code() -> None:
     assert README.read_text() == with_tables(README.read_text()), "run: python tests/test_readme.py"
 
 

@@ -8,14 +8,26 @@ from typing import TYPE_CHECKING
 from normprobe.findings.document import to_json
 from normprobe.findings.evidence import series
 from normprobe.findings.frame import COLUMNS, Check, Finding, Severity, to_frame
-from normprobe.findings.registry import CHECKS, chosen, explain
+from normprobe.findings.registry import CHECKS, chosen, explain, page_of, thresholds
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from normprobe.tables import Tables
 
-__all__ = ["CHECKS", "COLUMNS", "Check", "Finding", "Severity", "explain", "find", "series", "to_json"]
+__all__ = [
+    "CHECKS",
+    "COLUMNS",
+    "Check",
+    "Finding",
+    "Severity",
+    "explain",
+    "find",
+    "page_of",
+    "series",
+    "thresholds",
+    "to_json",
+]
 
 
 def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.DataFrame:

@@ -44,6 +44,7 @@ class CollapsedSamples(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Look at the weights just before: zeros, or a large value common to all samples."
     source: ClassVar[str] = "arXiv:2206.03126"
+    fitted: ClassVar[tuple[str, ...]] = ("spread",)
 
     spread: float = 1e-4
     samples: int = 4

@@ -62,6 +62,7 @@ class DeadFeatures(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Look at the bias and the learning rate of the layer before the activation."
     source: ClassVar[str] = "arXiv:2309.04827"
+    fitted: ClassVar[tuple[str, ...]] = ("share", "silent")
 
     share: float = 0.5
     silent: float = 0.55
@@ -167,6 +168,7 @@ class ConstantFeatures(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Find the layer that stopped writing these features, or prune them."
     source: ClassVar[str] = "arXiv:2309.04827"
+    fitted: ClassVar[tuple[str, ...]] = ("share",)
 
     share: float = 0.25
     rows: int = 16

@@ -33,6 +33,7 @@ class _VarianceDepth(Check):
     """
 
     source: ClassVar[str] = SLOPE_SOURCE
+    fitted: ClassVar[tuple[str, ...]] = ("trend", "jump", "peers")
     sign: ClassVar[int]
     verb: ClassVar[str]
     what: ClassVar[str]
@@ -172,6 +173,7 @@ class VarianceExplodes(_VarianceDepth):
         jump: Least decades between the gain of one Linear and the model's median gain that are reported.
         peers: Least decades between its gain and that of the same Linear in the other blocks.
         layers: Least number of layers that a trend or a median is taken over.
+        numbers: Least numbers (samples x features) of a typical layer: the variance of fewer is chance.
     """
 
     name: ClassVar[str] = "variance_explodes"
@@ -206,6 +208,7 @@ class VarianceVanishes(_VarianceDepth):
         jump: Least decades between the gain of one Linear and the model's median gain that are reported.
         peers: Least decades between its gain and that of the same Linear in the other blocks.
         layers: Least number of layers that a trend or a median is taken over.
+        numbers: Least numbers (samples x features) of a typical layer: the variance of fewer is chance.
     """
 
     name: ClassVar[str] = "variance_vanishes"

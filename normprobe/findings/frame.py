@@ -88,6 +88,8 @@ class Check(ABC):
         severity: ``error``, ``warning`` or ``info``.
         advice: One sentence of what to do.
         source: The paper, standard or thread that the rule rests on.
+        fitted: The thresholds among its fields that were fitted over many models, by benchmarks/findings.py;
+            the others follow from the source, from a definition, or only say how much data is enough.
     """
 
     name: ClassVar[str]
@@ -95,6 +97,7 @@ class Check(ABC):
     severity: ClassVar[Severity]
     advice: ClassVar[str]
     source: ClassVar[str]
+    fitted: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def __call__(self, tables: Tables) -> list[Finding]:

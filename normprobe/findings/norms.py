@@ -105,6 +105,7 @@ class NearlyConstantRows(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Find the bias or shift that adds the same value to all features, and remove it."
     source: ClassVar[str] = "arXiv:1607.06450"
+    fitted: ClassVar[tuple[str, ...]] = ("offset",)
 
     offset: float = 1000.0
 
@@ -155,6 +156,7 @@ class OutlierNormWeight(Check):
     severity: ClassVar[Severity] = "info"
     advice: ClassVar[str] = "Before quantizing to 8 bit, move the weight into the Linear that follows."
     source: ClassVar[str] = "arXiv:2209.13325"
+    fitted: ClassVar[tuple[str, ...]] = ("times", "share")
 
     times: float = 8.0
     share: float = 0.02

@@ -29,6 +29,9 @@ class Nonfinite(Check):
     What to do: look at the weights of the named layer, or at the code between it and the layer before. NaN
     born in padding rows is said to be so: real rows are affected only if a later finding counts them.
 
+    A hook of one's own that changes what a layer writes counts as an operation after it: the probe measures
+    what the layer itself wrote.
+
     Figure: the series of counts over depth beside the finding.
     Source: PyTorch issue 182156.
     When it is wrong: layers that are meant to carry -inf, as masks do.

@@ -25,6 +25,8 @@ class MassiveActivations(Check):
     Trained language models use them as fixed biases at the first token or a delimiter; they are known, and
     harm only quantization and fp16. The first norm that reads the largest of them is named, and beside it the
     layer that writes it: the last one executed before whose output already has the value in that feature.
+    Where none has it, an operation between layers wrote it, or a hook of one's own, which the probe sees only
+    in what the next layer reads.
 
     What to do: nothing for inference in bf16 or fp32; keep the writing layer out of 8-bit quantization.
 
@@ -45,6 +47,7 @@ class MassiveActivations(Check):
         "Known in trained transformers; keep the layer that writes it out of 8-bit quantization."
     )
     source: ClassVar[str] = "arXiv:2402.17762"
+    fitted: ClassVar[tuple[str, ...]] = ("share",)
 
     least: float = 100.0
     times: float = 1000.0
@@ -120,6 +123,7 @@ class OutlierFeatures(Check):
         "Keep these features in 16 bit, or smooth them into the weights, before quantizing."
     )
     source: ClassVar[str] = "arXiv:2208.07339"
+    fitted: ClassVar[tuple[str, ...]] = ("times", "share")
 
     least: float = 6.0
     times: float = 10.0

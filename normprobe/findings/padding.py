@@ -40,6 +40,7 @@ class PaddingInNorm(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Normalize real positions only, or use a LayerNorm, which treats each on its own."
     source: ClassVar[str] = "PyTorch issues 70529, 81985"
+    fitted: ClassVar[tuple[str, ...]] = ("factor", "shift")
 
     factor: float = 1.1
     shift: float = 0.1
@@ -141,6 +142,7 @@ class PaddingUnmasked(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Pass the tokenizer's attention_mask to the model, or give the probe a mask."
     source: ClassVar[str] = "PyTorch issue 81985; huggingface.co/docs/transformers/pad_truncation"
+    fitted: ClassVar[tuple[str, ...]] = ("share",)
 
     share: float = 0.02
     run: int = 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from dataclasses import fields
 from difflib import get_close_matches
 
 from normprobe.errors import NormprobeError
@@ -75,7 +76,26 @@ def explain(name: str | None = None) -> str:
         return "\n".join(f"{check.name:{width}}  {check.severity:7}  {check.title}" for check in CHECKS)
     check = _named(name)
     page = (inspect.getdoc(type(check)) or "").replace("``", "")
-    return f"{check.name} ({check.severity})\n\n{page}"
+    limits = thresholds(check)
+    return f"{check.name} ({check.severity})\n\n{page}" + (f"\n\nThresholds: {limits}." if limits else "")
+
+
+def thresholds(check: Check) -> str:
+    """Return the numbers among a check's fields, each with whether it was fitted: ``share 0.5 (fitted)``."""
+    numbers = {field.name: getattr(check, field.name) for field in fields(check)}
+    return ", ".join(
+        f"{name} {value:,g}{' (fitted)' if name in check.fitted else ''}"
+        for name, value in numbers.items()
+        if isinstance(value, int | float)
+    )
+
+
+def page_of(name: str) -> list[str]:
+    """Return the paragraphs of a check's page without its fields; none for a name that is no check's."""
+    found = next((check for check in CHECKS if check.name == name), None)
+    text = (inspect.getdoc(type(found)) or "") if found else ""
+    paragraphs = text.partition("\nAttributes:")[0].replace("``", "").strip().split("\n\n")
+    return [" ".join(paragraph.split()) for paragraph in paragraphs if paragraph]
 
 
 def _named(name: str) -> Check:

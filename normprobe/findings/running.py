@@ -54,6 +54,7 @@ class StaleRunningStatistics(Check):
         "Compare the preprocessing with that of training; if it is right, recalibrate the running statistics."
     )
     source: ClassVar[str] = DRIFT
+    fitted: ClassVar[tuple[str, ...]] = ("factor", "shift", "spread")
 
     factor: float = 2.0
     shift: float = 0.8

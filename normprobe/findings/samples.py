@@ -38,6 +38,7 @@ class OutlierSample(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Look at this sample and at how the data were prepared."
     source: ClassVar[str] = "Huber 1981, Robust Statistics"
+    fitted: ClassVar[tuple[str, ...]] = ("times",)
 
     times: float = 10.0
     share: float = 0.05
@@ -103,6 +104,7 @@ class InputScale(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Standardize the features, or let the model start with a BatchNorm."
     source: ClassVar[str] = "LeCun et al. 1998, Efficient BackProp"
+    fitted: ClassVar[tuple[str, ...]] = ("ratio",)
 
     ratio: float = 100.0
 

@@ -40,6 +40,7 @@ class SaturatedInput(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Scale down the weights before the activation, or the data."
     source: ClassVar[str] = "AISTATS 9:249 (Glorot and Bengio 2010); arXiv:2309.04827"
+    fitted: ClassVar[tuple[str, ...]] = ("shades", "zeros")
 
     shades: float = 0.05
     zeros: float = 0.99

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
@@ -113,6 +113,7 @@ class SmallBatchStatistics(Check):
         "Use larger batches, or a GroupNorm or LayerNorm, or freeze the running statistics."
     )
     source: ClassVar[str] = "arXiv:1904.06031"
+    fitted: ClassVar[tuple[str, ...]] = ("values", "examples")
 
     values: int = 16
     examples: int = 4
@@ -123,9 +124,10 @@ class SmallBatchStatistics(Check):
         few = norms[norms["trains"] & ((norms["values"] < self.values) | (norms["examples"] < self.examples))]
         if few.empty:
             return []
-        layer = str(few["values"].idxmin())
-        values, examples = float(few["values"].min()), float(few["examples"].min())
-        by_values = values < self.values
+        by_values = bool((few["values"] < self.values).any())
+        layer = str(few["values" if by_values else "examples"].idxmin())
+        row: Any = few.loc[layer]
+        values, examples = float(row["values"]), float(row["examples"])
         return [
             Finding(
                 layer=layer,

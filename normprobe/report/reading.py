@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from normprobe.findings import page_of
 from normprobe.wording import format_number
 
 if TYPE_CHECKING:
@@ -37,7 +38,14 @@ _TERMS = [
 
 def reading_terms(tables: Tables, findings: pd.DataFrame) -> list[tuple[str, str]]:
     """Pairs of term and explanation, with this recording's units, choices and thresholds filled in."""
-    return [*_TERMS, _sample_term(tables), _kept_term(tables), *_threshold_term(findings)]
+    terms = [*_TERMS, _sample_term(tables), _kept_term(tables), *_threshold_term(findings)]
+    return [*terms, *_pages(findings)]
+
+
+def _pages(findings: pd.DataFrame) -> list[tuple[str, str]]:
+    """The page of each check that found something: what it means, its source, when it is wrong."""
+    used = dict.fromkeys(findings["check"])
+    return [(name.replace("_", " ").capitalize(), " ".join(page_of(name))) for name in used if page_of(name)]
 
 
 def _sample_term(tables: Tables) -> tuple[str, str]:
@@ -77,6 +85,6 @@ def _threshold_term(findings: pd.DataFrame) -> list[tuple[str, str]]:
         (
             "Thresholds of the findings above",
             "; ".join(each)
-            + ". On the command line, normprobe explain CHECK says what each means and when it is wrong.",
+            + ". What each means, and when it is wrong, is below; normprobe explain CHECK says it too.",
         )
     ]
