@@ -100,9 +100,7 @@ def report(which: str, measured: list[Measured]) -> None:
         print(f"\n{which} set, {len(faults)} faults: recall {faults['found'].mean():.3f},", end=" ")
         print(f"right layer {faults['right layer'].mean():.3f}")
     alarms = healthy["false warnings"]
-    print(
-        f"{which} set, {len(healthy)} healthy models: {alarms.mean():.2f} false warnings on average,", end=" "
-    )
+    print(f"{which} set, {len(healthy)} healthy models: {alarms.mean():.2f} false warnings", end=" ")
     print(f"on average, at most {alarms.max()}\n")
 
 
