@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normprobe.alignment import Grid
 from normprobe.arguments import Batch, Signatures, decoder_sizes, read_batch
-from normprobe.frames import calling, is_under_way
+from normprobe.frames import calling, is_over
 from normprobe.masks import Masks, Padding, Reads, has_two_sides
 
 
@@ -140,7 +140,6 @@ class Forwards:
         self.unrun: dict[str, int] = {}
         self._lock = threading.Lock()
         self.threads = _Thread()
-        self._contents: dict[int, frozenset[int]] = {}
         self._signatures = Signatures()
         self._two_sided: dict[int, bool] = {}
 
@@ -152,21 +151,13 @@ class Forwards:
     def ongoing(self, module: nn.Module, model: nn.Module | None) -> Forward | None:
         """The forward that a call of a module is part of; None if a new one begins with it.
 
-        A call of the model, or of the module that the forward began with, starts anew. So does what cannot be
-        part of it, a module from elsewhere or a call while a layer's is open, if the forward was cut short.
+        A call of the model, or of the module that the forward began with, starts anew. So does any call after
+        a forward that was cut short.
         """
         forward = self.current
-        if forward is None or module is model or module is forward.owner:
+        if forward is None or module is model or module is forward.owner or is_over(forward.frame):
             return None
-        if id(module) in self._inside(forward.owner) and not forward.open:
-            return forward
-        return forward if is_under_way(forward.frame) else None
-
-    def _inside(self, owner: nn.Module) -> frozenset[int]:
-        """Ids of the modules in a module."""
-        if id(owner) not in self._contents:
-            self._contents[id(owner)] = frozenset(id(module) for module in owner.modules())
-        return self._contents[id(owner)]
+        return forward
 
     def end(self, module: nn.Module) -> None:
         """Leave the forward if it is this module's."""
@@ -177,7 +168,6 @@ class Forwards:
     def clear(self) -> None:
         """Forget any forward that was cut short."""
         self.threads = _Thread()
-        self._contents = {}
 
     def begin_unrun(self, module: nn.Module, why: str) -> Forward:
         """Start a forward that is no run of the module: its arguments are not looked at."""

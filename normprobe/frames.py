@@ -1,4 +1,4 @@
-"""Whether a call of a module is still under way: torch runs no hook when a KeyboardInterrupt ends it."""
+"""Whether a call of a module has ended: torch runs no hook when a KeyboardInterrupt ends it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ def calling() -> FrameType | None:
     return frame
 
 
-def is_under_way(call: FrameType | None) -> bool:
-    """Whether this thread is still inside the call; True where nothing is known of it."""
-    frame: FrameType | None = sys._getframe()
-    while call is not None and frame is not None:
-        if frame is call:
-            return True
-        frame = frame.f_back
-    return call is None
+def is_over(call: FrameType | None) -> bool:
+    """Whether the call has ended, however it did; False where nothing is known of it.
+
+    Python clears the local variables of a call that has ended and refuses to clear those of one under way.
+    That is the same small price at any depth.
+    """
+    if call is None:
+        return False
+    try:
+        call.clear()
+    except RuntimeError:
+        return False
+    return True

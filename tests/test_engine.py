@@ -200,9 +200,11 @@ class TestOneTensorReadByTwo:
                 return self.second(other)
 
         with torch.no_grad(), normprobe.Probe(Freed()) as probe:
-            for seed in range(20):
+            for seed in range(1000):  # it depends on what else the heap holds
                 probe.model(data(20, 6, seed=seed))
-        assert any(one == other for one, other in zip(addresses[::2], addresses[1::2], strict=True))
+                if addresses[-1] == addresses[-2]:
+                    break
+        assert addresses[-1] == addresses[-2]
         means = probe.recording.features.query("site == 'input'").set_index("layer")["mean"]
         shift = means["second"].to_numpy() - means["first"].to_numpy()
         np.testing.assert_allclose(shift, 1, atol=1e-5)

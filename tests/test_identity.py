@@ -140,31 +140,26 @@ class TestForwards:
         assert _pairs(probe.recording, "encoder.0") == {(e, 0) for e in range(5)}
         assert _pairs(probe.recording, "head", "output") == {(e, 0) for e in (2, 3, 4)}
 
-    @pytest.mark.parametrize("then", ["head", "encoder", "encoder.1"])
-    @pytest.mark.parametrize("where", ["in a layer", "between layers"])
-    def test_a_part_cut_short_does_not_swallow_another_part(self, then: str, where: str) -> None:
+    @pytest.mark.parametrize("then", ["head", "encoder", "encoder.3", "encoder.3.0"])
+    @pytest.mark.parametrize("where", ["encoder.0", "encoder.2", "encoder.3.0"])
+    @pytest.mark.parametrize("first", ["", "encoder"])
+    def test_a_forward_cut_short_does_not_swallow_a_part(self, first: str, where: str, then: str) -> None:
         model = Pair()
+        model.encoder.extend([nn.Identity(), nn.Sequential(nn.LayerNorm(4))])
+        place = model.get_submodule(where)
 
         def interrupted(x: Tensor) -> Tensor:
             raise KeyboardInterrupt
 
-        if where == "between layers":
-            model.encoder.insert(1, nn.ReLU())
         with normprobe.Probe(model) as probe:
-            (model.encoder[0] if where == "in a layer" else model.encoder[1]).forward = interrupted
+            place.forward = interrupted
             with pytest.raises(KeyboardInterrupt):
-                model.encoder(torch.randn(2, 4))
-            for part in model.encoder:
-                vars(part).pop("forward", None)
-            part = model.get_submodule(then)
-            part(torch.randn(3, 4))
-        within = (
-            where == "between layers" and then == "encoder.1"
-        )  # nothing tells it from a part of the first
-        assert probe.recording.meta["forwards"] == 2 - within
-        if not within:
-            layer = "encoder.0" if then == "encoder" else then
-            assert {(e, 0) for e in (2, 3, 4)} <= _pairs(probe.recording, layer)
+                model.get_submodule(first)(torch.randn(2, 4))
+            del place.forward
+            model.get_submodule(then)(torch.randn(3, 4))
+        assert probe.recording.meta["forwards"] == 2
+        layer = {"encoder": "encoder.0", "encoder.3": "encoder.3.0"}.get(then, then)
+        assert {(e, 0) for e in (2, 3, 4)} <= _pairs(probe.recording, layer)
 
     def test_a_part_called_from_another_is_part_of_its_forward(self) -> None:
         class Sharing(nn.Module):
