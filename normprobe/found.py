@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
 from normprobe.views import View
 
-_WRAPPERS = (
+_INSIDE = (
     "_orig_mod",  # torch.compile
-    "module",  # DataParallel, DistributedDataParallel
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
     "_forward_module",  # Lightning
 )
+_WRAPPERS = {"DataParallel", "DistributedDataParallel", "AveragedModel", "DeepSpeedEngine"}
+"""Classes whose ``module`` is the model that they wrap."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,53 @@ class Found:
     strays: tuple[Layer, ...] = ()
 
 
-def stripped(name: str) -> str:
-    """A name without the parts that torch.compile and the parallel wrappers put into it."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+@dataclass(frozen=True)
+class Called:
+    """A module of a model and what it is called there.
+
+    Attributes:
+        module: the module.
+        names: its names, without the parts that torch.compile and the parallel wrappers put into them.
+        full: its first name, with them.
+    """
+
+    module: nn.Module
+    names: list[str]
+    full: str
+
+
+def modules_of(model: nn.Module) -> list[Called]:
+    """Every module with all its names, in order of definition."""
+    found: dict[int, Called] = {}
+    for module, name, full in _named(model, "", "", outermost=True):
+        found.setdefault(id(module), Called(module, [], full)).names.append(name)
+    return list(found.values())
+
+
+def _named(
+    module: nn.Module, name: str, full: str, *, outermost: bool
+) -> Iterator[tuple[nn.Module, str, str]]:
+    yield module, name, full
+    for part, child in module._modules.items():
+        if child is not None:
+            wraps = _wraps(module, part, outermost=outermost)
+            plain = name if wraps else _joined(name, part)
+            yield from _named(child, plain, _joined(full, part), outermost=outermost and wraps)
+
+
+def _wraps(module: nn.Module, part: str, *, outermost: bool) -> bool:
+    """Whether a part of a module is the model that it wraps: a model may have a `module` of its own.
+
+    An outermost module of any class that holds nothing but a `module` is taken for a wrapper.
+    """
+    if part != "module":
+        return part in _INSIDE
+    known = any(cls.__name__ in _WRAPPERS for cls in type(module).__mro__)
+    return known or (outermost and len(module._modules) == 1)
+
+
+def _joined(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
 
 
 def under(name: str, parameter: str) -> str:

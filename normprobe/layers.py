@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from normprobe.attributes import eps_of, stored
 from normprobe.errors import NoLayersError
-from normprobe.found import Found, Layer, stripped, under
+from normprobe.found import Called, Found, Layer, modules_of, under
 from normprobe.parameters import parameter_layers, strays
 from normprobe.views import KINDS, View, guessed_view, is_lazy, registered_view
 
@@ -37,7 +37,7 @@ def find_layers(
         NoLayersError: the model has no Linear or norm, or a filter matches none.
     """
     wanted = _wanted_kinds(kinds)
-    modules = _modules(model)
+    modules = modules_of(model)
     every = _every_layer(model, modules)
     if not every:
         raise NoLayersError(
@@ -54,30 +54,20 @@ def find_layers(
     return Found(chosen, _containers(model, chosen), let_through(strays(modules, every)))
 
 
-def _modules(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
-    """Every module with all its names, in order of definition."""
-    names: dict[int, list[str]] = {}
-    modules: dict[int, nn.Module] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(id(module), []).append(name)
-        modules.setdefault(id(module), module)
-    return [(module, names[key]) for key, module in modules.items()]
-
-
-def _every_layer(model: nn.Module, modules: list[tuple[nn.Module, list[str]]]) -> tuple[Layer, ...]:
+def _every_layer(model: nn.Module, modules: list[Called]) -> tuple[Layer, ...]:
     """Every Linear and norm, innermost decided first: what contains one is a container, not a norm."""
-    names = {id(module): called for module, called in modules}
+    called = {id(one.module): one for one in modules}
     found: dict[int, Layer] = {}
     for module in _innermost_first(model, set()):
-        layer = _layer(module, names[id(module)], found)
+        layer = _layer(called[id(module)], found)
         if layer is not None:
             found[id(module)] = layer
     layers: list[Layer] = []
-    for module, called in modules:
-        layers += [found[id(module)]] if id(module) in found else parameter_layers(module, called)
+    for one in modules:
+        layers += [found[id(one.module)]] if id(one.module) in found else parameter_layers(one)
     shared = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
-    # A model may have a `module` of its own beside a twin: then only the full names tell the two apart.
-    full = (under(names[id(layer.module)][0], layer.parameter) for layer in layers)
+    # A wrapper may have a layer of its own beside the model's: then only the full names tell the two apart.
+    full = (under(called[id(layer.module)].full, layer.parameter) for layer in layers)
     return tuple(
         replace(layer, name=name) if layer.name in shared else layer
         for layer, name in zip(layers, full, strict=True)
@@ -93,8 +83,9 @@ def _innermost_first(module: nn.Module, met: set[int]) -> Iterator[nn.Module]:
         yield module
 
 
-def _layer(module: nn.Module, names: list[str], found: dict[int, Layer]) -> Layer | None:
+def _layer(called: Called, found: dict[int, Layer]) -> Layer | None:
     """The layer that a module is, or None."""
+    module, names = called.module, called.names
     registered, view = registered_view(module)
     kind_name, refused = type(module).__name__, ""
     if isinstance(module, torch.jit.ScriptModule):
@@ -110,10 +101,9 @@ def _layer(module: nn.Module, names: list[str], found: dict[int, Layer]) -> Laye
         view = None if inside else guessed_view(module)
     if view is None:
         return None
-    clean = [stripped(name) for name in names]
     return Layer(
-        name=clean[0],
-        aliases=tuple(dict.fromkeys(name for name in clean[1:] if name != clean[0])),
+        name=names[0],
+        aliases=tuple(dict.fromkeys(name for name in names[1:] if name != names[0])),
         module=module,
         view=view,
         type=kind_name,

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from normprobe.found import Layer, stripped, under
+from normprobe.found import Called, Layer, under
 from normprobe.views import View, is_lazy, registered_view
 
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -17,12 +17,13 @@ _ROUTER = re.compile(r"router|gate(?!d)|gating", re.IGNORECASE)
 _EXPERTS = re.compile(r"expert|moe|mixture|linear", re.IGNORECASE)
 
 
-def parameter_layers(module: nn.Module, names: list[str]) -> Iterator[Layer]:
+def parameter_layers(called: Called) -> Iterator[Layer]:
     """The layers that a module has as parameters and uses in functions: by rule, from the module alone.
 
     Torch's attention projects its inputs with `in_proj_weight`; a router (or gate) without children has a
     matrix `weight`; experts have one weight of three dimensions for all of them.
     """
+    module = called.module
     known, _ = registered_view(module)
     attention, name = isinstance(module, nn.MultiheadAttention), type(module).__name__
     if known or (type(module).__module__.startswith("torch.") and not attention):
@@ -34,18 +35,18 @@ def parameter_layers(module: nn.Module, names: list[str]) -> Iterator[Layer]:
         )
         experts = weight.dim() == 3 and min(weight.shape) > 1 and _EXPERTS.search(name)
         if projection or experts or (router and _ROUTER.search(name)):
-            yield parameter_layer(module, names, parameter, weight)
+            yield parameter_layer(called, parameter, weight)
 
 
-def strays(modules: Iterable[tuple[nn.Module, list[str]]], known: Iterable[Layer]) -> tuple[Layer, ...]:
+def strays(modules: Iterable[Called], known: Iterable[Layer]) -> tuple[Layer, ...]:
     """The matrices of a model that no layer owns: a tied decoder multiplies by its embedding, for example."""
     taken = {layer.key for layer in known}
     owned = {id(parameter) for layer in known for parameter in layer.module.parameters(recurse=False)}
     return tuple(
-        replace(parameter_layer(module, names, parameter, weight), stray=True)
-        for module, names in modules
-        for parameter, weight in _matrices(module, (2,))
-        if id(weight) not in owned and (id(module), parameter) not in taken and _may_be_probed(module)
+        replace(parameter_layer(one, parameter, weight), stray=True)
+        for one in modules
+        for parameter, weight in _matrices(one.module, (2,))
+        if id(weight) not in owned and (id(one.module), parameter) not in taken and _may_be_probed(one.module)
     )
 
 
@@ -68,15 +69,15 @@ def projection_part(layer: Layer, weight: Tensor, part: Tensor) -> Layer | None:
     )
 
 
-def parameter_layer(module: nn.Module, names: list[str], parameter: str, weight: Tensor) -> Layer:
+def parameter_layer(called: Called, parameter: str, weight: Tensor) -> Layer:
     """A Linear that is no module, but a parameter of one."""
-    clean = [under(stripped(name), parameter) for name in names]
+    names = [under(name, parameter) for name in called.names]
     return Layer(
-        name=clean[0],
-        aliases=tuple(dict.fromkeys(name for name in clean[1:] if name != clean[0])),
-        module=module,
+        name=names[0],
+        aliases=tuple(dict.fromkeys(name for name in names[1:] if name != names[0])),
+        module=called.module,
         view=View("linear", certain=True),
-        type=type(module).__name__,
+        type=type(called.module).__name__,
         n_features=weight.shape[-1],
         eps=None,
         affine=True,

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.optim.swa_utils import AveragedModel
+from transformers.models.levit import LevitConfig, LevitModel
 
 import normprobe
 from normprobe.errors import NoLayersError
@@ -326,11 +328,38 @@ def test_the_prefixes_of_wrappers_are_stripped(wrap: object) -> None:
     assert kinds(wrap(nn.Linear(4, 4))) == {"": "linear"}
 
 
+class Wrapping(nn.Module):
+    """A wrapper of no known library."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def test_a_wrapper_of_any_class_is_one_if_it_is_outermost() -> None:
+    names = {"encoder": nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))}
+    expected = {"encoder.0": "linear", "encoder.1": "layer_norm"}
+    assert kinds(Wrapping(nn.ModuleDict(names))) == expected
+    assert kinds(compiled(Wrapping(nn.DataParallel(nn.ModuleDict(names))))) == expected
+    assert kinds(AveragedModel(nn.ModuleDict(names))) == expected
+
+
+def test_a_module_of_the_models_own_keeps_its_name() -> None:
+    inner = nn.Sequential(nn.Linear(4, 4), Wrapping(nn.LayerNorm(4)))
+    assert kinds(inner) == {"0": "linear", "1.module": "layer_norm"}
+    assert kinds(nn.DataParallel(inner)) == {"0": "linear", "1.module": "layer_norm"}
+    levit = LevitModel(LevitConfig(depths=[1, 1, 1], hidden_sizes=[16, 32, 48], key_dim=[4, 4, 4]))
+    names = {name for name, _ in levit.named_modules()}
+    layers = [layer.name for layer in find_layers(levit).layers]
+    assert set(layers) <= names
+    assert any(".module." in name for name in layers)
+
+
 def test_twins_that_differ_only_by_a_prefix_keep_their_full_names() -> None:
-    class Twins(nn.Module):
+    class Twins(nn.DataParallel):
         def __init__(self) -> None:
-            super().__init__()
-            self.fc, self.module = nn.Linear(4, 4), nn.ModuleDict({"fc": nn.Linear(4, 4)})
+            super().__init__(nn.ModuleDict({"fc": nn.Linear(4, 4)}))
+            self.fc = nn.Linear(4, 4)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.module["fc"](self.fc(x))

@@ -136,7 +136,7 @@ def test_what_torch_computes_otherwise_is_no_layer(module: nn.Module) -> None:
 
 def test_the_names_of_attention_and_its_aliases() -> None:
     attention = nn.MultiheadAttention(4, 2)
-    model = nn.ModuleDict({"a": attention, "b": nn.ModuleDict({"module": attention})})
+    model = nn.ModuleDict({"a": attention, "b": nn.DataParallel(attention)})
     layers = {layer.name: layer.aliases for layer in find_layers(model).layers}
     assert layers == {"a.in_proj": ("b.in_proj",), "a.out_proj": ("b.out_proj",)}
     assert [layer.name for layer in find_layers(attention).layers] == ["in_proj", "out_proj"]
