@@ -63,11 +63,14 @@ class Found:
         layers: in order of definition.
         containers: the modules that contain one, outermost first.
         strays: parameters that turn out to be a Linear's weight if a function uses them as one.
+        left_out: the modules (by id) of layers that a filter leaves out though they share a tensor with one
+            that it lets through.
     """
 
     layers: tuple[Layer, ...]
     containers: tuple[nn.Module, ...]
     strays: tuple[Layer, ...] = ()
+    left_out: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Whether a call of a module has ended: torch runs no hook when a KeyboardInterrupt ends it."""
+"""Calls of modules as Python runs them: which is the innermost, and whether one has ended."""
 
 from __future__ import annotations
 
 import sys
 from types import FrameType
+from typing import Any
 
 from torch.nn.modules import module as _calls
 
@@ -11,7 +12,7 @@ _FILE = _calls.__file__
 
 
 def calling() -> FrameType | None:
-    """The innermost call of a module that this code is a hook of; to be let go of when the call ends.
+    """The innermost call of a module that this code is part of; to be let go of when the call ends.
 
     The frame itself must be held: of one that is gone, Python gives the address to the next.
     """
@@ -21,11 +22,17 @@ def calling() -> FrameType | None:
     return frame
 
 
+def called() -> Any:
+    """The module whose call is the innermost one, or None."""
+    frame = calling()
+    return None if frame is None else frame.f_locals.get("self")
+
+
 def is_over(call: FrameType | None) -> bool:
     """Whether the call has ended, however it did; False where nothing is known of it.
 
-    Python clears the local variables of a call that has ended and refuses to clear those of one under way.
-    That is the same small price at any depth.
+    Torch runs no hook when a KeyboardInterrupt ends a call. Python clears the local variables of a call that
+    has ended and refuses to clear those of one under way, at the same small price at any depth.
     """
     if call is None:
         return False

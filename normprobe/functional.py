@@ -30,6 +30,7 @@ from normprobe.calls import COMPOSITE, COPIES, LOST, USES, Use, lost_arguments, 
 from normprobe.compiling import is_cut
 from normprobe.forwards import Forward, Forwards
 from normprobe.found import Layer
+from normprobe.frames import called
 from normprobe.modes import put_below, take_out
 from normprobe.sessions import Habit, Session, has_bias
 from normprobe.unseen import decides_by_mode
@@ -61,10 +62,14 @@ class Functional:
     """Listens for the layers of one probe.
 
     A forward is opened, its modules are entered and left in turn; `close` ends all of it.
+
+    Attributes:
+        left_out: modules (by id) whose calls are not to be heard, though they use the weight of a layer.
     """
 
     def __init__(self, ears: Ears) -> None:
         self._ears = ears
+        self.left_out: frozenset[int] = frozenset()
         self._habits: dict[Any, Habit] = {}
         self._mode = _Mode(self)
 
@@ -139,7 +144,8 @@ class Functional:
             watch = self._ears.watch_of(used.layer)
             twins = session.twins.get(used.owner.key, {}).values()
             calling = {watch.index, *(self._ears.watch_of(twin).index for twin in twins)}
-        if watch.refused or calling & forward.open:  # open: its module is being called, a hook sees it
+        # Open: its module is being called, a hook sees it.
+        if watch.refused or calling & forward.open or (self.left_out and id(called()) in self.left_out):
             return func(*args, **kwargs)
         self._ears.before(watch, forward, use.reads.of(args, kwargs))
         output = None

@@ -51,7 +51,8 @@ def find_layers(
     chosen = let_through(every)
     if not chosen:
         raise NoLayersError(_nothing_matched(layers, kinds, every))
-    return Found(chosen, _containers(model, chosen), let_through(strays(modules, every)))
+    more = let_through(strays(modules, every))
+    return Found(chosen, _containers(model, chosen), more, _left_out(every, chosen))
 
 
 def _every_layer(model: nn.Module, modules: list[Called]) -> tuple[Layer, ...]:
@@ -151,6 +152,16 @@ def _containers(model: nn.Module, chosen: Sequence[Layer]) -> tuple[nn.Module, .
         if id(module) not in hooked and any(id(child) in holders for child in module.modules())
     ]
     return tuple(module for module in inside if not isinstance(module, torch.jit.ScriptModule))
+
+
+def _left_out(every: Iterable[Layer], chosen: Iterable[Layer]) -> frozenset[int]:
+    """The modules (by id) of layers not chosen that have a tensor in common with one that is."""
+    modules = {id(layer.module) for layer in chosen}
+    tensors = {id(tensor) for layer in chosen for tensor in layer.module.parameters(recurse=False)}
+    others = [layer.module for layer in every if id(layer.module) not in modules]
+    return frozenset(
+        id(other) for other in others if any(id(one) in tensors for one in other.parameters(recurse=False))
+    )
 
 
 def _wanted_kinds(kinds: str | Iterable[str] | None) -> set[str]:

@@ -66,7 +66,7 @@ class Listener:
 
     def watch(self, found: Found) -> list[Watch]:
         """The running states of these layers; layers met before go on counting."""
-        self._strays = found.strays
+        self._strays, self.functional.left_out = found.strays, found.left_out
         return [self.watch_of(layer) for layer in found.layers]
 
     def watch_of(self, layer: Layer) -> Watch:

@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "tracing": ("", "torch"),
     "calls": ("", "torch"),
     "sessions": ("calls found parameters views", "torch"),
-    "functional": ("arguments calls compiling forwards found modes sessions unseen watch", "torch"),
+    "functional": ("arguments calls compiling forwards found frames modes sessions unseen watch", "torch"),
     "options": ("errors masks", "torch"),
     "context": ("kernels digests forwards pads", "torch numpy"),
     "pads": ("", "torch numpy"),

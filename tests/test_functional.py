@@ -516,6 +516,24 @@ def test_layers_that_share_a_weight_each_count_their_own_calls(cast: bool) -> No
     assert rows[["calls", "via"]].values.tolist() == [[1, "hook"]] * 4
 
 
+@pytest.mark.parametrize("cast", [False, True])
+@pytest.mark.parametrize("layers", [["2", "3"], ["0", "3"], ["1"]])
+def test_calls_of_layers_left_out_are_not_those_of_layers_that_share_their_weight(
+    layers: list[str], cast: bool
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.LayerNorm(4))
+    model[2].weight, model[3].weight = model[0].weight, model[1].weight
+    x = torch.randn(3, 4)
+    with torch.no_grad(), torch.autocast("cpu", enabled=cast), normprobe.Probe(model, layers=layers) as probe:
+        model(x)
+        model[int(layers[0])].forward(x)
+        model[int(layers[0])](x)
+    rows = ledger(probe.recording)
+    assert rows.loc[layers, ["calls", "via"]].values.tolist()[1:] == [[1, "hook"]] * (len(layers) - 1)
+    assert rows.loc[layers[0], ["calls", "via"]].tolist() == [2, "hook"]
+    assert set(rows.index) == set(layers)
+
+
 def test_recomputation_in_backward_is_not_counted() -> None:
     from torch.utils.checkpoint import checkpoint
 
