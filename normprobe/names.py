@@ -42,6 +42,16 @@ def shorten_name(name: str, width: int = 28) -> str:
     return f"…{tail}"
 
 
+def in_prose(layer: str) -> str:
+    """Return a layer's name as a sentence takes it: a bare number is called a layer, no name the model.
+
+    Examples:
+        >>> in_prose("encoder.norm"), in_prose("4"), in_prose("")
+        ('encoder.norm', 'layer 4', 'the model')
+    """
+    return f"layer {layer}" if layer.isdecimal() else layer or "the model"
+
+
 def role_of(layer: str) -> str:
     """Return the role of a layer: its name with the first integer replaced by ``*``.
 

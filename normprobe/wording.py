@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from normprobe.names import block_of, role_labels, role_of, shorten_name, spots, text_width
+from normprobe.names import block_of, in_prose, role_labels, role_of, shorten_name, spots, text_width
 
 __all__ = [
     "MISSING",
@@ -18,6 +18,7 @@ __all__ = [
     "format_number",
     "format_range",
     "format_tick",
+    "in_prose",
     "name_sample",
     "plural",
     "role_labels",

@@ -116,7 +116,7 @@ def test_one_sample_has_no_percentiles():
     recording = record(stack(5), X[:1, :1])
     assert len(figures.depth_profile(recording)) == 2
     assert "samples_through_depth" not in figures.available(recording)
-    assert "1 position: variances across positions are undefined." in caption(recording)
+    assert "Of one position, variances across positions are undefined." in caption(recording)
     assert figures.depth_profile(recording)[0].get_title(loc="left") == "Variance of one position’s values"
     panel = figures.norm_panel(recording, "layers.2.norm")
     assert [text.get_text() for text in panel[3].texts] == [
@@ -177,7 +177,10 @@ def test_constant_features_are_counted():
     model = stack(4)
     for layer in model.layers:
         layer.up.weight.data[:3] = 0
-    assert "15 features without variance before a norm left out of the ratios." in caption(record(model, x))
+    assert (
+        "Left out of the ratios: 15 features that before a norm varied by no more than rounding."
+        in caption(record(model, x))
+    )
 
 
 def test_names_without_integers_give_numbers_and_no_roles():

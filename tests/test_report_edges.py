@@ -87,7 +87,7 @@ def test_many_norms(drawn, tmp_path):
     assert len(re.findall(r'id="panel-\d+"', every)) == 500
     cells = re.findall(r'<rect class="norm" x="[\d.]+" y="4"', html)
     assert len(cells) == 250
-    assert "2 layers a cell, the worst shown" in text_of(html)
+    assert "2 layers a cell: the worst shown, else a norm" in text_of(html)
     assert "250 (layer_norm) and 1 more" in html
 
 
@@ -108,7 +108,7 @@ class Poison(nn.Module):
 def test_nan_made_between_layers(tmp_path):
     model = nn.Sequential(nn.Linear(4, 4), Poison(), nn.LayerNorm(4))
     text = text_of(page(record(model, torch.ones(3, 4)), tmp_path))
-    assert "NaN or Inf. The input of 2 already has NaN or Inf (12 values)." in text
+    assert "NaN or Inf. The input of layer 2 already has NaN or Inf (12 values)." in text
     assert "All statistics are over the finite values." in text
 
 

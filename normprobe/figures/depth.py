@@ -95,16 +95,23 @@ class DepthAxis:
         return {role: shorten_name(text, width) for role, text in role_labels(list(roles)).items()}
 
 
+def span(ax: Axes, depth: DepthAxis) -> None:
+    """Give each column its room: before anything is drawn, as remarks look for places between the marks."""
+    ax.set_xlim(-0.7, len(depth.layers) - 0.3)
+
+
 def prepare(ax: Axes, depth: DepthAxis, *, last: bool) -> None:
     """Draw bands and block numbers; under the last chart also the names of layers outside any block."""
-    ax.set_xlim(-0.7, len(depth.layers) - 0.3)
+    span(ax, depth)
     blocks = [run for run in depth.runs if run.block is not None]
-    for run in blocks[::2]:
-        ax.axvspan(run.first - 0.5, run.last + 0.5, color=BAND, linewidth=0, zorder=-5)
     ticks = {(run.first + run.last) / 2: str(run.block) for run in blocks}
     if not depth.numbered:
         ticks = {float(column): str(column) for column in range(len(depth.layers))}
     step = int(np.ceil(len(ticks) / MOST_TICKS))
+    wide = 1 if len(blocks) <= 2 * MOST_TICKS else step  # blocks to a band; finer ones flicker
+    for start in range(0, len(blocks), 2 * wide):
+        band = blocks[start : start + wide]
+        ax.axvspan(band[0].first - 0.5, band[-1].last + 0.5, color=BAND, linewidth=0, zorder=-5)
     shown = {x: text for index, (x, text) in enumerate(ticks.items()) if index % step == 0}
     ax.xaxis.set_major_locator(FixedLocator(list(shown)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: shown.get(x, "")))

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from normprobe.figures import divergence_words
 from normprobe.figures.axes import Label, foot, label_ends, title
-from normprobe.figures.depth import DepthAxis, prepare
+from normprobe.figures.depth import DepthAxis, prepare, span
 from normprobe.figures.palette import ACCENT, INK, MUTED, SITES, SMALL, SURFACE
 from normprobe.figures.plan import Hit, Plan, place
 from normprobe.names import shorten_name
@@ -83,6 +83,7 @@ def plan(comparison: Comparison | Differences) -> Plan:
     def draw(axes: Sequence[Axes]) -> None:
         """Draw each chart on the same columns."""
         for index, (ax, chart) in enumerate(zip(axes, charts, strict=True)):
+            span(ax, found.depth)
             chart(ax, found)
             prepare(ax, found.depth, last=index == len(charts) - 1)
 
@@ -133,7 +134,7 @@ def _limit(ax: Axes, rows: pd.DataFrame) -> None:
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (-_LOWEST, 0.0)
     high = max(high, low + _LOWEST)
     room = 0.07 * (high - low)
-    ax.set_ylim(low - room, high + room)
+    ax.set_ylim(low - room, high + (2 if rows["beyond"].any() else 1) * room)  # on top, a line of text
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 4, 5, 10]))
     ax.grid(True, axis="y")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.05, 0.5, 0.95)
 SITES = ("input", "output")
+NEAR_ZERO = 1e-6  # times the median feature's variance: less is 0 but for rounding
 KEYS = ["layer", "site"]
 
 
@@ -66,7 +67,8 @@ def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         As `sample_quantiles`, at norm outputs of variance ÷ weight², what the normalization alone gives;
-        `scaled` is the ratio with the scale. Features of fewer than two values have no variance: left out.
+        `scaled` is the ratio with the scale; `constant`, how many vary by no more than rounding and are left
+        out of the ratios. Features of fewer than two values have no variance: left out.
     """
     features = of_layers(tables.features, layers)
     features = features[features["count"] > 1]
@@ -74,10 +76,20 @@ def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
     frame = features[["layer", "site", "variance"]].copy()
     frame["scaled"] = frame["variance"]
     frame["variance"] = frame["variance"] / weight.fillna(1.0).where(lambda w: w != 0) ** 2
+    varying = _varying(frame)
+    frame["variance"] = frame["variance"].where(varying | frame["variance"].isna(), 0.0)
+    frame["scaled"] = frame["scaled"].where(varying, 0.0)
     spread = _spread(frame[["layer", "site", "variance"]].dropna(), flat="constant", kept="features")
     scaled = frame.drop(columns="variance").rename(columns={"scaled": "variance"})
     spread["scaled"] = _spread(scaled, flat="constant", kept="features")["ratio"]
     return spread
+
+
+def _varying(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Return which features vary by more than rounding: not next to nothing beside the site's median one."""
+    positive = frame["variance"].where(frame["variance"] > 0)
+    typical = positive.groupby([frame["layer"], frame["site"]]).transform("median")
+    return frame["variance"] > NEAR_ZERO * typical
 
 
 def _spread(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.DataFrame:

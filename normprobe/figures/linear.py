@@ -21,6 +21,7 @@ from normprobe.wording import (
     format_count,
     format_number,
     format_range,
+    in_prose,
     role_labels,
     shorten_name,
     spots,
@@ -184,11 +185,11 @@ def _caption(found: Roles) -> str:
     text += " **Left:** a rising line writes ever more"
     if np.isfinite(writer).any():
         at = int(np.nanargmax(writer))
-        text += f"; most, variance {format_number(writer[at])}, comes out of {layers[at]}"
+        text += f"; most, variance {format_number(writer[at])}, comes out of {in_prose(layers[at])}"
     text += ". **Right:** a high line is hard to quantize per tensor"
     if np.isfinite(reader).any():
         at = int(np.nanargmax(reader))
-        text += f"; highest, {format_number(reader[at])} ×, is what {layers[at]} reads"
+        text += f"; highest, {format_number(reader[at])}×, is what {in_prose(layers[at])} reads"
     text += "."
     if any(len(group) > 1 for group in found.joined):
         text += " Names on one line read the same tensor."

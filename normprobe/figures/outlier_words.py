@@ -23,7 +23,7 @@ def numbers(found: OutlierMap, layer: str) -> str:
     over = int((found.ratios.loc[layer] > OUTLIER).sum())
     return (
         f"{layer}\nlargest |value|: {format_number(peak['worst'])} in feature {int(peak['feature'])}, "
-        f"{format_number(ratio)} × the median feature\nfeatures above 10 ×: {format_count(over)}"
+        f"{format_number(ratio)}× the median feature\nfeatures above 10×: {format_count(over)}"
     )
 
 
@@ -35,7 +35,9 @@ def caption(found: OutlierMap) -> str:
         for feature, count in found.columns.head(3).items()
     ]
     if len(found.columns) > 3:
-        facts.append(f"{format_count(len(found.columns) - 3, 'other feature')} exceed it somewhere.")
+        others = len(found.columns) - 3
+        verb = "exceeds" if others == 1 else "exceed"
+        facts.append(f"{format_count(others, 'other feature')} {verb} it somewhere.")
     if not facts:
         top = format_number(found.ratios.max().max())
         facts = [f"No feature exceeds 10× the median feature; the largest reaches {top}×."]

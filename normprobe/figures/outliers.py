@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import Affine2D, Transform
 
 from normprobe.figures import frames, outlier_words
-from normprobe.figures.axes import note, push_apart, size_in_points
+from normprobe.figures.axes import LABEL_GAP, note, push_apart, size_in_points
 from normprobe.figures.outlier_words import OUTLIER
 from normprobe.figures.palette import ACCENT, GRID, INK, MUTED, SMALL
 from normprobe.figures.plan import Hit, Plan, place
@@ -104,12 +104,13 @@ def plan(tables: Tables) -> Plan:
     """Decide the outlier map."""
     found = summarize(tables)
     rows = len(found.ratios)
+    most = 5.4 if (found.ratios > CLEAR).any(axis=None) else 1.9  # inches; less where all cells are clear
     return Plan(
         title="Which features stand out",
         caption=outlier_words.caption(found),
         aria_label=outlier_words.aria_label(found),
         draw=lambda axes: _draw(axes[0], found),
-        heights=(float(np.clip(0.16 * rows, 1.3, 5.4)),),
+        heights=(float(np.clip(0.16 * rows, 1.3, most)),),
         margins=(1.95, 1.15, 0.5, 0.78),
         hits=tuple(
             Hit(str(layer), row, row + 1, outlier_words.numbers(found, str(layer)))
@@ -177,13 +178,15 @@ def _rows(ax: Axes, layers: Sequence[str]) -> None:
     """Name the rows: block and role, every k-th where there are many."""
     places = spots(layers)
     names = role_labels(list(dict.fromkeys(spot.role for spot in places.values())))
-    step = -(-len(layers) // MOST_LABELS)
+    step = -(-len(layers) // min(MOST_LABELS, int(size_in_points(ax)[1] / LABEL_GAP)))
     step += step > 1 and step % 2 == 0  # odd, so that two roles in turn are both named
     shown = [*range(0, len(layers) - step, step), len(layers) - 1]
     texts = []
     for row in shown:
         _, block, role = places[layers[row]]
         text = names[role] or "(the model)"
+        if "*" in text:  # labels that would not differ without the block's place
+            text, block = text.replace("*", str(block), 1), None
         texts.append(shorten_name(text, 26) + (f"  {block}" if block is not None else ""))
     ax.yaxis.set_major_locator(FixedLocator([row + 0.5 for row in shown]))
     ax.yaxis.set_major_formatter(FixedFormatter(texts))

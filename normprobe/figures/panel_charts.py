@@ -12,6 +12,7 @@ from matplotlib.axis import Axis, XAxis, YAxis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from normprobe.figures.axes import foot, log_limits, note, positive, size_in_points, title, use_log
+from normprobe.figures.frames import NEAR_ZERO
 from normprobe.figures.palette import GRID, INK, MUTED, SITE_WORDS, SITES, SMALL, TEXT
 from normprobe.wording import format_number, format_tick, plural
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 BINS = 40
 MOST_BARS = 96  # features that get a bar each
 MOST_DOTS = 800  # features that get a dot in the chart of one sample
-NEAR_ZERO = 1e-6  # times the median feature's variance
 SYMLOG = 20.0  # times the median |value|
 
 

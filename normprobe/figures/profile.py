@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from normprobe.figures import frames, profile_charts, profile_words
-from normprobe.figures.depth import DepthAxis, prepare
+from normprobe.figures.depth import DepthAxis, prepare, span
 from normprobe.figures.plan import Hit, Plan, place
 from normprobe.wording import sample_word
 
@@ -91,6 +91,7 @@ def plan(tables: Tables) -> Plan:
     def draw(axes: Sequence[Axes]) -> None:
         """Draw each chart that has data."""
         for index, (ax, chart) in enumerate(zip(axes, charts, strict=True)):
+            span(ax, profile.depth)
             chart(ax, profile)
             prepare(ax, profile.depth, last=index == len(charts) - 1)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normprobe.wording import format_count, format_number, format_range, plural
+from normprobe.wording import format_count, format_number, format_range, in_prose, plural
 
 if TYPE_CHECKING:
     from normprobe.figures.profile import Profile
@@ -21,7 +21,7 @@ def caption(profile: Profile) -> str:
     if profile.sites[["ratio", "spread"]].notna().any(axis=None):
         runs.append(_middle(profile))
     elif profile.single:
-        runs.append(f"1 {profile.unit}: variances across {plural(profile.unit)} are undefined.")
+        runs.append(f"Of one {profile.unit}, variances across {plural(profile.unit)} are undefined.")
     return " ".join([*runs, _bottom(profile), *_remarks(profile)])
 
 
@@ -65,8 +65,9 @@ def _top(profile: Profile) -> str:
     before, after = (profile.site(site)["p50"].dropna() for site in ("input", "output"))
     text = "**Top:** does the stream grow with depth, and does the norm bring it back?"
     if len(before) and len(after):
+        subject = "It" if profile.single else "The median"
         text += (
-            f" The median goes from {format_number(before.iloc[0])} at the first norm to "
+            f" {subject} goes from {format_number(before.iloc[0])} at the first norm to "
             f"{format_number(before.iloc[-1])} at the last; after the norm it is "
             f"{format_range(after.min(), after.max())}."
         )
@@ -104,7 +105,7 @@ def _scale(profile: Profile) -> str:
     column = int(np.nanargmax(after))
     return (
         f" Where {plural(profile.unit)} differ after such a norm, its scale does it: "
-        f"{format_number(after.iloc[column])} at {profile.depth.layers[column] or 'the model'}."
+        f"{format_number(after.iloc[column])} at {in_prose(profile.depth.layers[column])}."
     )
 
 
@@ -123,9 +124,9 @@ def _bottom(profile: Profile) -> str:
     column = int(np.nanargmax(worst))
     peak = profile.peaks.iloc[column]
     text += f"; the longest reach is {format_number(peak['worst'])} in feature {int(peak['feature'])}"
-    text += f" of {profile.depth.layers[column] or 'the model'}"
+    text += f" of {in_prose(profile.depth.layers[column])}"
     if peak["typical"] > 0:
-        text += f", {format_number(peak['worst'] / peak['typical'])} × the median feature"
+        text += f", {format_number(peak['worst'] / peak['typical'])}× the median feature"
     return f"{text}."
 
 
@@ -137,9 +138,11 @@ def _remarks(profile: Profile) -> list[str]:
     broken = profile.sites.loc[profile.sites["nonfinite"].fillna(0) > 0, "layer"].nunique()
     if constant:
         features = format_count(constant, "feature")
-        remarks.append(f"{features} without variance before a norm left out of the ratios.")
+        remarks.append(
+            f"Left out of the ratios: {features} that before a norm varied by no more than rounding."
+        )
     if flat:
-        remarks.append(f"{format_count(flat, profile.unit)} without variance left out of the ratios.")
+        remarks.append(f"Left out of the ratios: {format_count(flat, profile.unit)} without variance.")
     if profile.by_feature:
         norms = format_count(len(profile.by_feature), "norm")
         remarks.append(f"{norms} of one feature: the variance shown is that of the feature over {units}.")

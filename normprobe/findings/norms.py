@@ -187,7 +187,7 @@ class OutlierNormWeight(Check):
                 value=value,
                 threshold=self.times,
                 message=f"The weight of feature {worst['feature']} is {format_number(worst['weight'])}, "
-                f"{format_number(value)} times the median; such weights stand in {named(affected, 'norm')}.",
+                f"{format_number(value)} times the median; {named(affected, 'norm')} with such a weight.",
                 evidence="output:weight_ratio",
                 affected=affected,
             )

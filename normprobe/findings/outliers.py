@@ -160,7 +160,8 @@ class OutlierFeatures(Check):
                 threshold=self.times,
                 written_by=wrote,
                 message=f"Feature {worst['feature']} reaches {format_number(worst['peak'])}, "
-                f"{format_number(worst['times'])} times the median feature; so it is at {named(affected)}.",
+                f"{format_number(worst['times'])} times the median feature; "
+                f"{named(affected)} with such features.",
                 evidence="input:feature_ratio",
                 affected=affected,
             )

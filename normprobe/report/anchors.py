@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from normprobe.report.environment import breakable
+from normprobe.report.environment import breakable, polished
 from normprobe.report.facts import display_name
 
 if TYPE_CHECKING:
@@ -45,10 +45,11 @@ class Anchors:
         return f"#panel-{self.number[layer]}" if layer in self.panels else None
 
     def name(self, layer: str) -> Markup:
-        """The layer's name as code, linked where the page has a place for it."""
+        """The layer's name as code, linked where it has a place; a bare number is called a layer."""
         href = self.href(layer)
         code = Markup("<code>{}</code>").format(breakable(self.shown.get(layer, layer)))
-        return Markup('<a href="{}">{}</a>').format(href, code) if href else code
+        link = Markup('<a href="{}">{}</a>').format(href, code) if href else code
+        return Markup("layer {}").format(link) if layer.isdecimal() else link
 
     def sentence(self, text: str, strong: Iterable[str] = ()) -> Markup:
         """Escape a sentence, link the layer names in it and set some of its words in bold.
@@ -86,6 +87,7 @@ def shown_names(tables: Tables, layers: Iterable[str]) -> dict[str, str]:
 
 
 def _embolden(text: str, patterns: list[str]) -> Markup:
+    text = polished(text)
     if not patterns:
         return escape(text)
     pieces = re.split(f"({'|'.join(patterns)})", text)

@@ -47,7 +47,7 @@ def finding_cards(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> l
 
 
 def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
-    severity, layer, value = str(row["severity"]), str(row["layer"]), float(row["value"])
+    severity, value = str(row["severity"]), float(row["value"])
     affected = [name for name in _text(row["affected"]).split("; ") if name]
     evidence = _text(row["evidence"])
     line = _line(tables, row, affected) if evidence else None
@@ -56,7 +56,7 @@ def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
         shape=SHAPES[severity],
         word=WORDS[severity],
         title=str(row["title"]),
-        extent=extent(tables, layer, int(row["layers_affected"])),
+        extent=extent(tables, row),
         message=anchors.sentence(_text(row["message"]), _strong(row)),
         where=_where(tables, row, anchors),
         advice=_text(row["advice"]),
@@ -81,19 +81,20 @@ def _line(tables: Tables, row: pd.Series, affected: list[str]) -> Sparkline | No
     return sparkline(drawn, float(row["threshold"]) if same else float("nan"), layer)
 
 
-def extent(tables: Tables, layer: str, affected: int) -> str:
+def extent(tables: Tables, row: pd.Series) -> str:
     """Say how many layers share a finding: `36 of 61 norms`; empty where it is one layer or none."""
+    affected = int(row["layers_affected"])
     if affected < 2:
         return ""
     ledger = tables.ledger[tables.ledger["status"] == "fired"]
-    kinds = ledger.loc[ledger["layer"] == layer, "kind"]
-    if kinds.empty:
-        return f"{affected:,} layers"
     linear = ledger["kind"] == LINEAR
-    same = linear if kinds.iloc[0] == LINEAR else ~linear
-    if affected > same.sum():
+    named = ledger["layer"].isin([str(row["layer"]), *_text(row["affected"]).split("; ")])
+    if not named.any():
+        return f"{affected:,} layers"
+    if linear[named].nunique() > 1:
         return f"{affected:,} of {len(ledger):,} layers"
-    return f"{affected:,} of {same.sum():,} {'Linear' if kinds.iloc[0] == LINEAR else 'norms'}"
+    same = linear == linear[named].iloc[0]
+    return f"{affected:,} of {same.sum():,} {'Linear' if linear[named].iloc[0] else 'norms'}"
 
 
 def measured(statistic: str, value: float, threshold: float) -> str:

@@ -54,7 +54,7 @@ def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder:
     return template.render(
         what="comparison",
         name=_title(found),
-        verdict=anchors.sentence(said[0], [r"−?\d+ dB"]),
+        verdict=anchors.sentence(said[0], [r"−?\d+\sdB"]),
         alert=None,
         facts=_facts(found),
         notes=[anchors.sentence(sentence) for sentence in said[1:]],

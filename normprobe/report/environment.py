@@ -19,7 +19,27 @@ def environment() -> jinja2.Environment:
     )
     made.filters["number"] = format_number
     made.filters["breakable"] = breakable
+    made.filters["polished"] = polished
+    made.filters["coded"] = coded
     return made
+
+
+def polished(text: str) -> str:
+    r"""Set a sentence as print does: true apostrophes, and no line break between a number and its unit.
+
+    >>> polished("the norm's 5 %")
+    'the norm’s 5\xa0%'
+    """
+    return re.sub(r"(?<=\d) (?=%|dB\b|×)", "\N{NO-BREAK SPACE}", re.sub(r"(?<=\w)'(?=[\w\s])", "’", text))
+
+
+def coded(text: str) -> Markup:
+    """Escape a sentence and set what stands between backticks as code."""
+    pieces = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(piece) if i % 2 else escape(polished(piece))
+        for i, piece in enumerate(pieces)
+    )
 
 
 def breakable(name: str) -> Markup:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from normprobe.tables import Tables
 
 MOST_ROWS = 1500
-_WIDTH, _PAD = 84.0, 5.0
+_WIDTH, _PAD = 72.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Dumbbell:
-    """Variance before and after as places on a common log scale, 0 to 84; None where it is 0 or unknown."""
+    """Variance before and after as places on a common log scale, 0 to 72; None where it is 0 or unknown."""
 
     before: float | None
     after: float | None

@@ -99,7 +99,7 @@ def _card(tables: Tables, row: pd.Series) -> dict[str, Any]:
         "shape": facts.SHAPES[severity],
         "word": facts.WORDS[severity],
         "title": row["title"],
-        "extent": extent(tables, str(row["layer"]), int(row["layers_affected"])),
+        "extent": extent(tables, row),
         "message": str(row["message"])[:_LONGEST],
         "layer": shorten_name(facts.display_name(tables, str(row["layer"])), 60),
     }

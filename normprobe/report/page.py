@@ -150,7 +150,8 @@ def _key(tables: Tables, looks: set[str]) -> list[tuple[str, str]]:
     if missed:
         key.append(("", order.removesuffix("; ")))
     if len(tables.ledger) > MOST_CELLS:
-        key.append(("", f"{-(-len(tables.ledger) // MOST_CELLS)} layers a cell, the worst shown"))
+        group = -(-len(tables.ledger) // MOST_CELLS)
+        key.append(("", f"{group} layers a cell: the worst shown, else a norm"))
     return key
 
 
@@ -178,7 +179,13 @@ def _notes(tables: Tables) -> list[str]:
 def _made(tables: Tables) -> str:
     versions = [f"{name} {version}" for name, version in tables.meta["versions"].items() if version]
     made = datetime.fromisoformat(tables.meta["created"]).astimezone(UTC)
-    return f"Recorded {made:%Y-%m-%d %H:%M} UTC with {', '.join(versions)}; kernel {tables.meta['kernel']}."
+    return f"Recorded {made:%Y-%m-%d %H:%M} UTC with {', '.join(versions)}; measured by {_kernels(tables)}."
+
+
+def _kernels(tables: Tables) -> str:
+    """What added the numbers up: the C kernel, plain torch, or in a merged recording both."""
+    names = str(tables.meta["kernel"]).split("; ")
+    return " and ".join({"c": "the C kernel", "torch": "plain torch"}.get(name, name) for name in names)
 
 
 def _rows_note(shown: int, total: int) -> str:

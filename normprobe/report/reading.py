@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _TERMS = [
     (
         "Before and after",
-        "The input and the output of a norm. “After” includes the norm's own scale and shift. "
+        "The input and the output of a layer. “After” a norm includes its own scale and shift. "
         "Blue with a hollow marker is before, orange with a filled marker is after.",
     ),
     (
@@ -81,10 +81,6 @@ def _threshold_term(findings: pd.DataFrame) -> list[tuple[str, str]]:
         return []
     rows = zip(seen["title"], seen["statistic"], seen["threshold"], strict=True)
     each = [f"{title} ({statistic}, {format_number(limit)})" for title, statistic, limit in rows]
-    return [
-        (
-            "Thresholds of the findings above",
-            "; ".join(each)
-            + ". What each means, and when it is wrong, is below; normprobe explain CHECK says it too.",
-        )
-    ]
+    below = f"What each means, and when it is wrong, is below; `normprobe explain {seen['check'].iloc[0]}`"
+    below += " prints it too." if len(seen) == 1 else " and so on print it too."
+    return [("Thresholds of the findings above", f"{'; '.join(each)}. {below}")]

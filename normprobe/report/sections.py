@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from markupsafe import Markup, escape
 
+from normprobe.report.environment import polished
 from normprobe.report.facts import display_name, unseen
 from normprobe.report.panels import panel_layers
 from normprobe.report.summary import LINEAR
@@ -142,7 +143,7 @@ def _file_name(number: int, layer: str) -> str:
 
 def caption_markup(caption: str) -> Markup:
     """Escape a caption and set its `**words**` in bold."""
-    pieces = re.split(r"\*\*(.+?)\*\*", caption)
+    pieces = re.split(r"\*\*(.+?)\*\*", polished(caption))
     return Markup("").join(
         Markup("<b>{}</b>").format(piece) if i % 2 else escape(piece) for i, piece in enumerate(pieces)
     )
@@ -163,5 +164,5 @@ def _panels_note(shown: int, total: int, opened: bool) -> str:
         )
     return (
         f"{shown} of {total:,}: those in findings, the first, the last, then the largest ÷ median feature; "
-        "the others with recording.report(..., panels='all')."
+        "the others with `recording.report(..., panels='all')`."
     )

@@ -96,7 +96,7 @@ def _findings(tables: Tables, findings: pd.DataFrame, terminal: Terminal) -> lis
 def _finding(tables: Tables, row: pd.Series, terminal: Terminal) -> list[str]:
     """One line where that fits a wide terminal, else a heading above what was measured and its source."""
     tag = _TAGS[str(row["severity"])].ljust(len(_INDENT))
-    shared = extent(tables, str(row["layer"]), int(row["layers_affected"]))
+    shared = extent(tables, row)
     what, source, statistic = _what(tables, row, terminal), _text(row["source"]), _statistic(row)
     single = f"{tag}{row['title']}: {', '.join(filter(None, [what, statistic, shared]))}; {source}"
     if terminal.width >= WIDEST and terminal.fits(single):

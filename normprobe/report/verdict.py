@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from markupsafe import Markup, escape
 
+from normprobe.report.environment import polished
 from normprobe.report.facts import WORDS, severity_counts, unseen, unseen_reasons
 from normprobe.wording import format_number
 
@@ -60,7 +61,7 @@ def _count_words(counts: dict[str, int]) -> Markup:
 def _phrases(findings: pd.DataFrame, anchors: Anchors) -> Markup:
     """Name the findings: the first with its layer, at most three in all."""
     titles = list(dict.fromkeys(map(str, findings["title"])))
-    shown: list[Markup] = [escape(lower_first(title)) for title in titles[:_MOST_NAMED]]
+    shown: list[Markup] = [escape(polished(lower_first(title))) for title in titles[:_MOST_NAMED]]
     worst = findings.iloc[0]
     value = f", {format_number(worst['value'])}" if worst["statistic"] == "largest |value|" else ""
     shown[0] = Markup("{}{} at {}").format(shown[0], value, anchors.name(str(worst["layer"])))
