@@ -21,6 +21,7 @@ CASES = {
     "four norms": lambda: (stack(3), X),
     "thirteen norms": lambda: (stack(12), X),
     "sixty-one norms": lambda: (stack(60, 8), normal(3, 4, 8)),
+    "480 norms": lambda: (stack(479, 4), normal(2, 3, 4)),
     "one norm": lambda: (torch.nn.LayerNorm(16), X),
     "one sample": lambda: (stack(5), X[:1, :1]),
     "one feature": lambda: (stack(5, 1), normal(5, 4, 1)),
@@ -34,20 +35,22 @@ CASES = {
     "within a Sequential": lambda: (torch.nn.Sequential(stack(6)), X),
     "two stacks": lambda: (Two(), X),
     "values close to the limit of fp16": lambda: (stack(8, breaks=3e4), X),
+    "a jump early in 61 norms": lambda: (Grows(61, 1.0, 12), X),
     "the largest value last": lambda: (Grows(), X),
 }
 
 
 class Grows(torch.nn.Module):
-    """Norms whose inputs grow and grow."""
+    """Norms whose inputs grow: by a factor each, or to ten thousand at one of them."""
 
-    def __init__(self):
+    def __init__(self, norms=9, factor=8.0, jump=None):
         super().__init__()
-        self.layers = torch.nn.ModuleList(torch.nn.LayerNorm(16) for _ in range(9))
+        self.layers = torch.nn.ModuleList(torch.nn.LayerNorm(16) for _ in range(norms))
+        self.factor, self.jump = factor, norms if jump is None else jump
 
     def forward(self, x):
         for number, norm in enumerate(self.layers):
-            norm(x * 8.0**number)
+            norm(x * self.factor**number * (1e4 - number if number >= self.jump else 1.0))
         return x
 
 
@@ -63,7 +66,7 @@ class Two(torch.nn.Module):
 
 
 def crossed(figure):
-    """Remarks inside charts that a line or a bar of the same chart runs through."""
+    """Remarks inside charts that a line, a bar or a marker of the same chart runs into."""
     found = []
     for ax in figure.axes:
         frame = ax.get_window_extent()
@@ -73,12 +76,27 @@ def crossed(figure):
             if isinstance(bars, LineCollection):
                 ends += [ax.transData.transform(segment) for segment in bars.get_segments()]
         for text in inside:
+            if touching(ax, text.get_window_extent()):
+                found.append(text.get_text())
             box = text.get_window_extent().padded(-1)
             for line in ends:
                 pairs = [pair for pair in pairwise(line) if np.isfinite(pair).all()]
                 if any(Path(np.array(pair)).intersects_bbox(box, filled=False) for pair in pairs):
                     found.append(text.get_text())
     return found
+
+
+def touching(ax, box):
+    """Whether a marker reaches into a box; its size is in points, 72 to the inch as the figures' pixels."""
+    for line in ax.lines:
+        if line.get_marker() in ("None", "", None) or line.get_transform() != ax.transData:
+            continue
+        x, y = line.get_transform().transform(line.get_xydata()).T
+        reach = line.get_markersize() / 2
+        near = (x > box.x0 - reach) & (x < box.x1 + reach) & (y > box.y0 - reach) & (y < box.y1 + reach)
+        if near.any():
+            return True
+    return False
 
 
 def caption(recording, name="depth_profile"):

@@ -72,3 +72,9 @@ def test_the_notebook_uses_the_same_colours():
     light, dark = themes()["light"], themes()["dark by choice"]
     for name, variable in (("before", "in"), ("after", "out"), ("cell", "cell"), ("alarm", "acc")):
         assert f"--{name}: light-dark({light[variable]}, {dark[variable]})" in css
+
+
+def test_the_script_stays_short():
+    """It sorts, filters, switches the theme and opens what a link points at; all else is there without it."""
+    script = (TEMPLATES / "page.js").read_text("utf-8").splitlines()
+    assert len([line for line in script if line.strip()]) < 30
