@@ -29,7 +29,9 @@ def compare_live(
     Signal and noise power are summed in float64: `error_db` (the negative of SQNR) is that of the two as they
     run, what accumulated on the way included. At an output `introduced_db` is local: what the second model's
     layer makes of the first one's input, against the first one's output; `inherited_db` is the rest, what the
-    layer makes of the difference of the inputs. Nothing is estimated there, and no tensor outlives its batch.
+    layer makes of the difference of the inputs. Both are exact for any kind of layer. At an input, where the
+    error comes from all that ran before, they are estimated, as the column `split` says. No tensor outlives
+    its batch.
 
     Both run in evaluation mode and without gradients, from the same random numbers; modes and random state
     are as before afterwards. For the local error a layer's `forward` is called once more, without its hooks.

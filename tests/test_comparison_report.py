@@ -63,6 +63,7 @@ def differences(
         "models": ["Net", "Net"],
         "data": [None, None],
         "created": ["2026-01-02T03:04:05+00:00"] * 2,
+        "parts": [1, 1],
         "versions": [{"normprobe": "0.1.0", "torch": "2.13.0"}] * 2,
         "same_data": True,
         "paired_by": "digests",

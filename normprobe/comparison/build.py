@@ -104,6 +104,7 @@ def facts_of(
         "models": [str(facts["model"]) for facts in meta],
         "data": [facts.get("data") for facts in meta],
         "created": [facts["created"] for facts in meta],
+        "parts": [len(facts["parts"]) for facts in meta],
         "versions": [dict(facts["versions"]) for facts in meta],
         "same_data": pairing.same,
         "paired_by": pairing.how,

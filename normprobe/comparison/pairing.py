@@ -49,14 +49,16 @@ def pair_data(a: Tables, b: Tables, same_data: bool | None, first: list[tuple[st
         return Pairing(True, "digests", by_digest)
     by_size = _by(a, b, whole=False)
     if same_data:
-        if by_size is None:
+        if by_size is None and _total(a) != _total(b):
             raise RecordingError(
                 f"these recordings cannot be of the same data: {_sizes(a)} examples against {_sizes(b)}; "
                 "record both on the same batches, or compare them as other data"
             )
-        return Pairing(True, "asked", by_size)
+        # Cut into other parts, samples do not pair: only the moments of all the data compare.
+        sure = by_size is not None and (len(by_size) == 1 or _agreeing(a, b, by_size, first))
+        return Pairing(True, "asked", by_size if sure and by_size else {})
     # The fingerprint is of bits: the same images in another dtype have another.
-    if by_size is not None and first and _agree(Reader(a), Reader(b, by_size), first[0]):
+    if by_size is not None and _agreeing(a, b, by_size, first):
         return Pairing(True, "values", by_size)
     return Pairing(False, "no", {})
 
@@ -78,6 +80,14 @@ def _by(a: Tables, b: Tables, *, whole: bool) -> dict[str, int] | None:
 
 def _sizes(tables: Tables) -> str:
     return " + ".join(str(found[0]) for found in tables.facts.get("digests", {}).values()) or "no"
+
+
+def _agreeing(a: Tables, b: Tables, parts: dict[str, int], first: list[tuple[str, str]]) -> bool:
+    return bool(first) and _agree(Reader(a), Reader(b, parts), first[0])
+
+
+def _total(tables: Tables) -> int:
+    return sum(int(found[0]) for found in tables.facts.get("digests", {}).values())
 
 
 def _agree(a: Reader, b: Reader, layers: tuple[str, str]) -> bool:

@@ -27,8 +27,8 @@ class Place:
         match: the two layers.
         site: input or output.
         at: the number of the place in either recording.
-        aligned: whether both number its samples as the forward's.
-        alike: whether both measured as many samples there.
+        aligned: whether both number its samples as the forward's, and mean the same by a sample.
+        alike: whether both measured as many rows there.
     """
 
     match: Match
@@ -57,15 +57,22 @@ def fired(reader: Reader) -> Fired:
 
 def shared_places(readers: Readers, matches: Sequence[Match]) -> Iterator[Place]:
     """Both sites of every pair of layers."""
-    counts = [reader.tables.sites["n_samples"].to_numpy() for reader in readers]
     for pair in matches:
-        names = (pair.a, pair.b)
+        named = list(zip(readers, (pair.a, pair.b), strict=True))
         # Missing where parts disagree.
-        aligned = all(r.ledger["aligned"].fillna(False)[name] for r, name in zip(readers, names, strict=True))
+        aligned = all(reader.ledger["aligned"].fillna(False)[name] for reader, name in named)
+        # A BatchNorm in the place of a LayerNorm keeps an example where that keeps a position.
+        aligned &= len({reader.ledger.loc[name, "sample_unit"] for reader, name in named}) == 1
         for site in SITES:
-            first, second = (reader.places[name, site] for reader, name in zip(readers, names, strict=True))
-            alike = bool(counts[0][first] == counts[1][second])
+            first, second = (reader.places[name, site] for reader, name in named)
+            alike = _rows(readers[0], first) == _rows(readers[1], second)
             yield Place(pair, site, (first, second), aligned, alike)
+
+
+def _rows(reader: Reader, place: int) -> int:
+    """How many rows were measured at a place, those with NaN or infinite values included."""
+    moments = reader.features(place)
+    return int((moments.count + moments.nonfinite).max(initial=0))
 
 
 def described(readers: Readers, place: Place) -> dict[str, Any]:

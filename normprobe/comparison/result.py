@@ -116,8 +116,8 @@ def compare(a: Recording, b: Recording, *, same_data: bool | None = None, level:
     Args:
         a: the first recording, against which errors are measured.
         b: the second.
-        same_data: True or False where the recordings cannot know, such as the same images in another order
-            of bytes.
+        same_data: True or False where the recordings cannot know: the same images in another order of
+            bytes, or the same data merged from other parts, of which only the moments then compare.
         level: for other data, how often a comparison of one model with itself may name any layer.
 
     Raises:

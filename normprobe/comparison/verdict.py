@@ -150,6 +150,11 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
     level = f"{100 * found.facts['level']:g} %"
     test = f"level {level}, {sizes[0]:,} against {format_count(sizes[1], 'example')}"
     unpaired = "The two saw other data, so samples cannot be paired."
+    if sizes[0] == sizes[1] and found.facts["parts"][0] != found.facts["parts"][1]:
+        unpaired = (
+            "Samples cannot be paired, as the two saw other data, or the same cut into other parts: "
+            "then compare with same_data=True."
+        )
     if first is None and 2 / comb(sum(sizes), sizes[0]) > found.facts["level"]:
         return [
             f"{sizes[0]:,} and {sizes[1]:,} examples are too few to tell at level {level}.",
@@ -160,7 +165,10 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
     place = f"{shown_name(found, first.layer)} (its {first.site})"
     start = f"The first layer that differs is {place}, beyond what other examples give ({test})."
     if first.after is None and first.site == "input":
-        return [start, unpaired, "It is the first that runs: the data may be of another kind."]
+        cause = (
+            "It is the first that runs: the data may be of another kind. Nothing follows about the layers."
+        )
+        return [start, cause, unpaired]
     return [start, unpaired]
 
 

@@ -35,10 +35,11 @@ _SAME = [
     _ROUNDING,
     (
         "Inherited and introduced",
-        "A norm is a formula: the first model's norm is applied to what the second one's read, and the rest "
-        "of the error is its own. A Linear's weights are not recorded: its input's relative error is taken "
-        "to pass through unchanged, and what is left in power is called introduced. compare_live measures "
-        "both.",
+        "Measured at Layer-, RMS- and BatchNorm, whose formula is known: the first model's norm is applied "
+        "to what the second one's read, and the rest of the error is its own. Estimated at Linear, Group- "
+        "and InstanceNorm, whose weights or rows are not recorded: the input's relative error is taken to "
+        "pass through unchanged, and what is left in power is called introduced. `compare_live` measures it "
+        "at every layer; the column `split` says which it was.",
     ),
     _SITES,
 ]
@@ -46,9 +47,9 @@ _LIVE = [
     _ERROR,
     (
         "Side by side",
-        "Both models ran on the same batches, and every row was compared: nothing is estimated. What a layer "
-        "introduces is what the second model's layer makes of the first one's input, against the first one's "
-        "output.",
+        "Both models ran on the same batches, and every row was compared. What a layer introduces is exact: "
+        "what the second model's layer makes of the first one's input, against the first one's output. At an "
+        "input, what arises between the layers is estimated from the largest error before it.",
     ),
     _ROUNDING,
     _SITES,
