@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from figure_recordings import images, normal, record, stack
@@ -13,7 +14,8 @@ from test_report_style import contrast, themes
 from torch import nn
 
 from normprobe import figures
-from normprobe.figures import frames
+from normprobe.figures import frames, profile
+from normprobe.figures.depth import DepthAxis
 from normprobe.figures.palette import ACCENT, BEFORE, ROLE_COLOURS, ROLE_DASHES
 from normprobe.figures.panel_charts import MOST_BARS, MOST_DOTS
 
@@ -44,6 +46,13 @@ def test_a_pooled_variance_is_marked_only_where_a_few_samples_carry_it() -> None
     assert len(expected) > 0
     assert crosses(ax) == pytest.approx(list(expected))
     assert "× all values pooled: a few positions carry it" in texts(ax)
+
+
+def test_a_pooled_variance_is_shown_above_five_times_the_median_ones() -> None:
+    sites = pd.DataFrame({"p50": [2.0, 2.0, 0.0], "pooled": [9.99, 10.01, 1.0]})
+    depth = DepthAxis(("a", "b", "c"), ("layer_norm",) * 3)
+    shown = profile.Profile(depth, sites, pd.DataFrame(), "token", (), single=False).pooled
+    assert list(shown.fillna(0)) == [0, 10.01, 1.0]
 
 
 @pytest.mark.parametrize(("largest", "near"), [(2000.0, False), (2400.0, True), (60000.0, True)])

@@ -165,9 +165,7 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
     place = f"{shown_name(found, first.layer)} (its {first.site})"
     start = f"The first layer that differs is {place}, beyond what other examples give ({test})."
     if first.after is None and first.site == "input":
-        cause = (
-            "It is the first that runs: the data may be of another kind. Nothing follows about the layers."
-        )
+        cause = "It is the first that runs: the data may be of another kind. Nothing follows for the layers."
         return [start, cause, unpaired]
     return [start, unpaired]
 

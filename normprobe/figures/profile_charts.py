@@ -18,7 +18,6 @@ from normprobe.wording import format_number, plural
 if TYPE_CHECKING:
     from normprobe.figures.profile import Profile
 
-POOLED = 5.0  # times the median from which the pooled variance is shown
 FP16_LIMIT = 65504.0  # the largest finite number of IEEE 754 binary16
 
 

@@ -57,7 +57,9 @@ def _table(found: Differences, terminal: Terminal) -> list[str]:
         shown[-1] = (2, "by chance", 13)
     names = terminal.width - sum(width for _, _, width in shown) - len("  first")
     heads = "".join(head.rjust(width) for _, head, width in shown)
-    lines = ["In order of execution, dB".ljust(names) + heads] if chosen else []
+    if not chosen:
+        return []
+    lines = ["In order of execution, dB".ljust(names) + heads]
     for row in chosen:
         name = terminal.name(row.name, names - 1)
         cells = "".join(terminal.show(row.values[at].shown).rjust(width) for at, _, width in shown)
