@@ -75,7 +75,7 @@ def judge(
         return _without_fit(evidence, view)
     best = min(fits, key=lambda fit: (fit.reading.kind != view.kind, fit.error))
     if len({(fit.reading.of(view), fit.offset) for fit in fits}) > 1:
-        return Verdict(view, best.offset, decided=False)
+        return _agreed(view, fits, best, recorded)
     return _corrected(evidence, view, best, recorded)
 
 
@@ -118,6 +118,15 @@ def _first(fits: Iterable[Fit], kind: str) -> list[Fit]:
     found = [fit for fit in fits if fit.error <= AGREES]
     mine = [fit for fit in found if fit.reading.kind == kind != "rms_norm"]
     return (mine or found)[:1]
+
+
+def _agreed(view: View, fits: list[Fit], best: Fit, recorded: bool) -> Verdict:
+    """What fits agree on that differ: where the features lie, while that can still be corrected."""
+    found = {replace(fit.reading.of(view), kind=view.kind) for fit in fits}
+    if recorded or len(found) > 1 or found == {view}:
+        return Verdict(view, best.offset, decided=False)
+    (place,) = found
+    return Verdict(place, best.offset, decided=False, reason=f"what it computes shows {_place(place)}")
 
 
 def _corrected(evidence: Evidence, view: View, fit: Fit, recorded: bool) -> Verdict:

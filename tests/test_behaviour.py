@@ -135,6 +135,17 @@ def test_zero_mean_data_cannot_tell_whether_it_is_subtracted() -> None:
     assert (verdict.decided, verdict.view.kind, verdict.offset) == (False, "layer_norm", 0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_axis_is_found_where_rounding_hides_the_kind(dtype: torch.dtype) -> None:
+    x = data(3, 12, 7)
+    x = (x - x.mean(1, keepdim=True)).to(dtype)
+    verdict = called(MiddleLayerNorm(12).to(dtype), x)
+    assert (verdict.decided, verdict.view.kind, verdict.view.axis) == (False, "layer_norm", 1)
+    assert verdict.reason == "what it computes shows features along axis 1, samples of one position"
+    again = called(MiddleLayerNorm(12).to(dtype), x, recorded=True)
+    assert (again.decided, again.view.axis, again.reason) == (False, -1, "")
+
+
 def test_rows_that_are_not_finite_are_passed_over() -> None:
     x = data(*TIME)
     x[1, 2, 3], x[0, 0, 5] = float("nan"), float("inf")
