@@ -106,7 +106,16 @@ class Measurer:
     def _select(self, firing: Firing, extent: Extent) -> Selection:
         """Place the samples of a tensor of this extent, and choose among them."""
         forward, roster = firing.forward, firing.site.samples
-        placed = place(firing.watch, firing.name, extent, forward, firing.sequence, seed=self.seed, k=self.k)
+        placed = place(
+            firing.watch,
+            firing.name,
+            extent,
+            forward,
+            firing.sequence,
+            strides=firing.tensor.stride(),
+            seed=self.seed,
+            k=self.k,
+        )
         key = (placed, roster, firing.repeat)
         selection: Selection | None = forward.selections.get(key)
         if selection is None:

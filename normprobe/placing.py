@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.alignment import Assignment, Layout, assign, decide, fits, ragged, time_axes
-from normprobe.arranging import Extent
+from normprobe.arranging import Extent, extent_of
 from normprobe.forwards import Forward, Sequence
 from normprobe.masks import Padding
 from normprobe.watch import Watch
@@ -44,9 +44,17 @@ class Placed:
 
 
 def place(
-    watch: Watch, name: str, extent: Extent, forward: Forward, sequence: Sequence, *, seed: int, k: int | None
+    watch: Watch,
+    name: str,
+    extent: Extent,
+    forward: Forward,
+    sequence: Sequence,
+    *,
+    strides: tuple[int, ...],
+    seed: int,
+    k: int | None,
 ) -> Placed:
-    """Number the samples of a tensor whose sizes are given, and say which are padding."""
+    """Number the samples of a tensor whose sizes and strides are given, and say which are padding."""
     leading, inner = extent.leading, extent.inner
     grid, padding = sequence.grid, sequence.padding
     decided = watch.layouts.setdefault(name, decide(leading, grid))
@@ -55,7 +63,7 @@ def place(
     if layout is Layout.LOOSE:
         first = watch.loose.get(name, 0)
         watch.loose[name] = first + (leading[0] if leading else 1)
-    axis = _one_of(time_axes(layout, leading, grid, padding), watch, name)
+    axis = _time_axis(time_axes(layout, leading, grid, padding), watch, name, strides)
     key = (sequence, layout, leading, inner, first, axis, watch.view.sample)
     if key not in forward.placed:
         assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
@@ -65,11 +73,20 @@ def place(
     return found
 
 
-def _one_of(axes: list[int], watch: Watch, site: str) -> int | None:
-    """The axis the mask runs along; as many heads as positions read as on a call that told them apart."""
+def _time_axis(axes: list[int], watch: Watch, site: str, strides: tuple[int, ...]) -> int | None:
+    """The axis the mask runs along.
+
+    As many heads as positions read as on a call that told them apart, and until then by their strides: what a
+    position was split into lies closer together in memory, though the axes were swapped since.
+    """
     if len(axes) == 1:
         watch.axes[site] = axes[0]
-    return watch.axes[site] if watch.axes.get(site) in axes else next(iter(axes), None)
+        watch.told.add(site)
+    elif axes and not (site in watch.told and watch.axes[site] in axes):
+        before = watch.axes.get("input") if site == "output" else None
+        lie = extent_of(watch.view, strides).leading
+        watch.axes[site] = before if before in axes else max(axes, key=lambda axis: lie[axis])
+    return watch.axes[site] if watch.axes.get(site) in axes else None
 
 
 def _placed(

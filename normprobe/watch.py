@@ -41,7 +41,8 @@ class Watch:
         offset: what the layer adds to its stored weight before scaling; None where unknown.
         sites: what was measured before and after.
         layouts: per site how the leading sizes read, decided on the first call.
-        axes: per site which axis a mask runs along, where a call has told.
+        axes: per site which axis the mask runs along.
+        told: the sites where a call had only one such axis.
         loose: per site how many leading entries were numbered within the layer.
         modes: train and eval, as met.
         grads: the gradient modes met.
@@ -67,6 +68,7 @@ class Watch:
     offset: float | None = 0.0
     layouts: dict[str, Layout] = field(default_factory=dict)
     axes: dict[str, int] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
     loose: dict[str, int] = field(default_factory=dict)
     modes: dict[str, None] = field(default_factory=dict)
     grads: dict[str, None] = field(default_factory=dict)

@@ -15,7 +15,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers.models.bart import BartConfig, BartForConditionalGeneration
 from transformers.models.bert import BertConfig, BertModel
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from transformers.models.hunyuan_v1_dense import HunYuanDenseV1Config, HunYuanDenseV1Model
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
+from transformers.models.olmo2 import Olmo2Config, Olmo2Model
+from transformers.models.phi import PhiConfig, PhiModel
+from transformers.models.qwen3 import Qwen3Config, Qwen3Model
 from transformers.models.t5 import T5Config, T5ForConditionalGeneration
 
 import normprobe
@@ -568,6 +572,16 @@ class TestShapes:
             features = _of(recording.features, layer)
             assert np.allclose(features["mean"], expected, rtol=1e-12, atol=1e-14), layer
 
+    def test_as_many_heads_as_positions_read_by_their_strides_until_a_call_tells(self) -> None:
+        model = _Shapes().double()
+        x, real = torch.randn(3, 2, 6, dtype=torch.float64), torch.arange(2) < torch.tensor([[2], [1], [1]])
+        recording = normprobe.record(model, [(x, real)])
+        rows = model.plain(x).detach()[real].reshape(-1, 3)
+        for layer in ("heads", "inner"):
+            for site, values in (("input", rows), ("output", nn.LayerNorm(3).double()(rows).detach())):
+                mean = _of(recording.features, layer, site)["mean"]
+                assert np.allclose(mean, values.mean(0).numpy(), rtol=1e-12, atol=1e-14), (layer, site)
+
     def test_layers_that_read_fewer_positions_count_from_0(self) -> None:
         recording = normprobe.record(_Shapes(), [(torch.randn(3, 6, 6), TestForms.real)])
         ledger = _ledger(recording)
@@ -600,6 +614,46 @@ class TestShapes:
         assert row["reason"] == f"{said}; {LOOSE}"
         samples = recording.samples.query("site == 'input'")
         assert sorted(samples["example"]) == list(range(14))
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+HEADS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    # (batch, time, heads, size); (batch, time, all heads); (batch, heads, time, size), the last one rotated
+    "qwen3": (lambda: Qwen3Model(Qwen3Config(**SHARED, **SMALL, num_key_value_heads=4, head_dim=4)), 4),
+    "olmo2": (lambda: Olmo2Model(Olmo2Config(**SHARED, **SMALL)), 16),
+    "phi": (lambda: PhiModel(PhiConfig(**SHARED, **SMALL, qk_layernorm=True)), 4),
+    "hunyuan": (lambda: HunYuanDenseV1Model(HunYuanDenseV1Config(**SHARED, **SMALL, head_dim=4)), 4),
+}
+
+
+class TestNormsPerHead:
+    @pytest.mark.parametrize("width", [4, 5, 9])
+    @pytest.mark.parametrize("left", [False, True])
+    @pytest.mark.parametrize("name", list(HEADS))
+    def test_their_padding_is_left_out(self, name: str, left: bool, width: int) -> None:
+        """Against the texts one by one; padded to 4 there are as many heads as positions."""
+        torch.manual_seed(0)
+        build, features = HEADS[name]
+        model = build().double().eval()
+        texts = [TEXTS[0], TEXTS[1][:4], TEXTS[2]]
+        ids, mask, positions = _padded(texts, width, left=left)
+        with torch.no_grad(), normprobe.Probe(model, kinds=["layer_norm", "rms_norm"]) as probe:
+            model(input_ids=ids, attention_mask=mask, position_ids=positions)
+        with torch.no_grad(), normprobe.Probe(model, kinds=["layer_norm", "rms_norm"]) as alone:
+            for text in texts:
+                model(input_ids=text[None])
+        found, expected = probe.recording, alone.recording
+        per_head = found.ledger[
+            found.ledger["layer"].str.contains(r"[qk]_norm|[qk]_layernorm|(?:query|key)_l")
+        ]
+        assert per_head["n_features"].tolist() == [features, features]
+        assert set(found.ledger["masked_by"]) == {"attention_mask"}
+        assert found.layers["n_samples"].equals(expected.layers["n_samples"])
+        for table, key in (("features", "feature"), ("samples", "position")):
+            a, b = getattr(found, table), getattr(expected, table)
+            assert a[["layer", "site", key]].equals(b[["layer", "site", key]])
+            for column in ("mean", "variance", "min", "max"):
+                assert np.allclose(a[column], b[column], rtol=1e-9, atol=1e-9), (table, column)
 
 
 class TestGivenMasks:
