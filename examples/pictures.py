@@ -51,7 +51,7 @@ def record() -> normprobe.Recording:
     recording = normprobe.record(model, batches, labels=tokens, part="help")
     return recording.annotate(
         name="all-MiniLM-L6-v2",
-        data=f"{len(texts)} texts of Python's help",
+        data=f"{len(texts)} texts of Python’s help",
         unit="token",
         example_unit="text",
     )
