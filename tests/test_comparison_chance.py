@@ -65,6 +65,7 @@ def test_data_of_another_kind_are_said_to_be() -> None:
     assert found is not None
     assert (found.layer, found.site, found.after) == ("layers.0.first_norm", "input", None)
     assert "It is the first that runs: the data may be of another kind." in str(comparison)
+    assert "on data of one kind" in comparison.findings()["advice"].iloc[0]
 
 
 def test_too_few_examples_tell_nothing_and_say_so() -> None:

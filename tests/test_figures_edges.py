@@ -121,6 +121,13 @@ def test_texts_neither_overlap_nor_leave_the_figure(case):
         assert crossed(drawn._figure) == []
 
 
+def test_bands_of_many_blocks_are_as_wide_as_the_ticks_are_apart():
+    few, many = (figures.depth_profile(record(stack(n, 4), normal(2, 3, 4)))[0] for n in (48, 96))
+    widths = [[round(patch.get_width(), 6) for patch in ax.patches] for ax in (few, many)]
+    assert widths == [[1.0] * 24, [4.0] * 12]
+    assert list(many.get_xticks())[:3] == [0, 4, 8]
+
+
 def test_many_norms_take_lines_and_bands():
     recording = record(stack(160, 4), normal(2, 3, 4))
     top = figures.depth_profile(recording)[0]
@@ -189,9 +196,10 @@ def test_zero_variance_stands_at_the_foot():
     assert "all are 0" in [text.get_text() for text in top.texts]
 
 
-def test_constant_features_are_counted():
+@pytest.mark.parametrize("moves", [0.0, 1e-5])
+def test_features_that_vary_by_rounding_alone_are_counted_and_left_out(moves):
     x = X.clone()
-    x[..., :3] = 1.0
+    x[..., :3] = 1.0 + moves * X[..., :3]
     model = stack(4)
     for layer in model.layers:
         layer.up.weight.data[:3] = 0

@@ -10,7 +10,8 @@ from report_models import NOTHING, finding, findings_of, record, stack
 
 from normprobe.report import facts
 from normprobe.report.anchors import Anchors
-from normprobe.report.environment import breakable
+from normprobe.report.cards import extent
+from normprobe.report.environment import breakable, coded, polished
 from normprobe.report.facts import mode_words, ordinal
 from normprobe.report.layer_table import repeated_calls
 from normprobe.report.panels import panel_layers
@@ -154,6 +155,29 @@ def test_a_sentence_escapes_and_emboldens():
 def test_a_name_without_a_place_is_no_link():
     assert anchors("a").name("elsewhere") == "<code>elsewhere</code>"
     assert anchors("a").href("elsewhere") is None
+
+
+def test_a_bare_number_is_called_a_layer():
+    assert anchors("4").name("4") == 'layer <a href="#panel-0"><code>4</code></a>'
+
+
+def test_sentences_are_set_as_print_does():
+    assert polished("the norms' 5 % at −3 dB") == "the norms’ 5\xa0% at −3\xa0dB"
+    assert polished("a norm's 'x' here") == "a norm’s 'x' here"
+    assert coded("a `b's` <c>") == Markup("a <code>b&#39;s</code> &lt;c&gt;")
+
+
+def test_layers_that_share_a_finding_are_counted_among_their_own():
+    tables = record(stack(3))
+    norms, mixed = "layers.0.norm; layers.1.norm", "layers.0.up; layers.1.norm"
+    shared = {"layers_affected": 2}
+    assert extent(tables, findings_of(finding("layers.0.norm", affected=norms, **shared)).iloc[0]) == (
+        "2 of 4 norms"
+    )
+    assert extent(tables, findings_of(finding("layers.0.up", affected=mixed, **shared)).iloc[0]) == (
+        "2 of 10 layers"
+    )
+    assert extent(tables, findings_of(finding("layers.0.up")).iloc[0]) == ""
 
 
 def test_names_break_after_dots():

@@ -33,6 +33,10 @@ _FIRST = _Rule(
     "error",
     "Look at this layer first, in both models: what comes after it may differ only because it does.",
 )
+_DATA = replace(
+    _FIRST,
+    advice="Compare on the same data, or on data of one kind: what is read differs before any layer runs.",
+)
 _AGAIN = _Rule(
     "introduces_error",
     "More error arises later",
@@ -75,7 +79,8 @@ def _found(found: Differences) -> Iterator[tuple[_Rule, Finding, str]]:
     source = _ROUNDING if facts["same_data"] else _SAMPLING
     first = first_divergence(layers)
     if first is not None:
-        yield _FIRST, _first(found), source
+        read = not facts["same_data"] and first.after is None and first.site == "input"
+        yield _DATA if read else _FIRST, _first(found), source
         own = layers[layers["introduces"] & (layers["layer"] != first.layer)]
         if len(own):
             yield (

@@ -95,6 +95,11 @@ class DepthAxis:
         return {role: shorten_name(text, width) for role, text in role_labels(list(roles)).items()}
 
 
+def margins(depth: DepthAxis, right: float = 2.15) -> tuple[float, float, float, float]:
+    """Return the room left, right, below and above the charts, inches: less below where no names stand."""
+    return 0.78, right, 0.62 if _names_below(depth) else 0.46, 0.34
+
+
 def span(ax: Axes, depth: DepthAxis) -> None:
     """Give each column its room: before anything is drawn, as remarks look for places between the marks."""
     ax.set_xlim(-0.7, len(depth.layers) - 0.3)
@@ -123,12 +128,18 @@ def prepare(ax: Axes, depth: DepthAxis, *, last: bool) -> None:
 def _name_columns(ax: Axes, depth: DepthAxis) -> None:
     """Write under the axis: its title, the stacks where there are several, the layers outside any block."""
     words = "block, in order of execution" if depth.numbered else f"{depth.noun}, in order of execution"
+    texts = _names_below(depth)
+    _pack(ax, texts, len(depth.layers))
+    ax.set_xlabel(words, labelpad=15 if texts else 5)
+
+
+def _names_below(depth: DepthAxis) -> list[tuple[float, str]]:
+    """Return place and name of the layers outside any block, and of the stacks where there are several."""
     texts: list[tuple[float, str]] = []
     texts += [(run.first, depth.layers[run.first]) for run in depth.runs if run.block is None]
     if len({run.stack for run in depth.runs} - {None}) > 1:
         texts += [(middle, f"{stack}.*") for middle, stack in _stack_spans(depth)]
-    _pack(ax, texts, len(depth.layers))
-    ax.set_xlabel(words, labelpad=15 if texts else 5)
+    return texts
 
 
 def _stack_spans(depth: DepthAxis) -> list[tuple[float, str]]:

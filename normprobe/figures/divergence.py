@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from normprobe.figures import divergence_words
 from normprobe.figures.axes import Label, foot, label_ends, title
-from normprobe.figures.depth import DepthAxis, prepare, span
+from normprobe.figures.depth import DepthAxis, margins, prepare, span
 from normprobe.figures.palette import ACCENT, INK, MUTED, SITES, SMALL, SURFACE
 from normprobe.figures.plan import Hit, Plan, place
 from normprobe.names import shorten_name
@@ -93,6 +93,7 @@ def plan(comparison: Comparison | Differences) -> Plan:
         aria_label=divergence_words.aria_label(found),
         draw=draw,
         heights=(2.4, 1.5)[: len(charts)],
+        margins=margins(found.depth),
         hits=tuple(
             Hit(layer, column - 0.5, column + 0.5, text)
             for column, (layer, text) in enumerate(divergence_words.numbers(found))

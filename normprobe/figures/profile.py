@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from normprobe.figures import frames, profile_charts, profile_words
-from normprobe.figures.depth import DepthAxis, prepare, span
+from normprobe.figures.depth import DepthAxis, margins, prepare, span
 from normprobe.figures.plan import Hit, Plan, place
 from normprobe.wording import sample_word
 
@@ -102,6 +102,7 @@ def plan(tables: Tables) -> Plan:
         aria_label=profile_words.aria_label(profile),
         draw=draw,
         heights=heights,
+        margins=margins(profile.depth),
         hits=tuple(
             Hit(layer, column - 0.5, column + 0.5, text)
             for column, (layer, text) in enumerate(profile_words.numbers(profile))

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from normprobe.figures import frames, running_words
 from normprobe.figures.axes import Label, foot, label_ends, log_limits, title
-from normprobe.figures.depth import DepthAxis, prepare
+from normprobe.figures.depth import DepthAxis, margins, prepare
 from normprobe.figures.palette import ACCENT, BEFORE, INK, SURFACE
 from normprobe.figures.plan import Hit, Plan, place
 from normprobe.wording import format_number, format_tick
@@ -125,7 +125,7 @@ def plan(tables: Tables) -> Plan:
         aria_label=running_words.aria_label(found),
         draw=draw,
         heights=(1.75, 1.75),
-        margins=(0.78, 1.2, 0.62, 0.34),
+        margins=margins(found.depth, right=1.2),
         hits=tuple(
             Hit(layer, column - 0.5, column + 0.5, running_words.numbers(found, column))
             for column, layer in enumerate(found.depth.layers)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from normprobe.figures import frames, stream_words
 from normprobe.figures.axes import Label, foot, label_ends, log_limits, title, use_log
-from normprobe.figures.depth import DepthAxis, prepare
+from normprobe.figures.depth import DepthAxis, margins, prepare
 from normprobe.figures.palette import ACCENT, AFTER, BEFORE, SURFACE
 from normprobe.figures.plan import Hit, Plan, place
 from normprobe.wording import name_sample, sample_word, shorten_name
@@ -183,6 +183,7 @@ def plan(tables: Tables) -> Plan:
         aria_label=stream_words.aria_label(found),
         draw=lambda axes: _draw(axes[0], found),
         heights=(2.5,),
+        margins=margins(found.depth),
         hits=tuple(
             Hit(layer, column - 0.5, column + 0.5, stream_words.numbers(found, column))
             for column, layer in enumerate(found.depth.layers)

@@ -113,9 +113,10 @@ def _sections(found: Differences, figure: Figure) -> list[Section]:
 def _card(row: pd.Series, anchors: Anchors) -> Card:
     severity = str(row["severity"])
     affected = [name for name in str(row["affected"]).split("; ") if name]
-    where = Markup("{}{}").format(
-        anchors.name(str(row["layer"])), f" ({row['site']})" if str(row["site"]) else ""
-    )
+    layer, site = str(row["layer"]), str(row["site"])
+    where = Markup("{}{}").format(anchors.name(layer), f" ({site})" if site else "")
+    if layer and not layer.isdecimal() and layer in str(row["message"]):
+        where = Markup("")  # the message names it
     return Card(
         severity=severity,
         shape=SHAPES[severity],

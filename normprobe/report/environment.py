@@ -30,7 +30,9 @@ def polished(text: str) -> str:
     >>> polished("the norm's 5 %")
     'the norm’s 5\xa0%'
     """
-    return re.sub(r"(?<=\d) (?=%|dB\b|×)", "\N{NO-BREAK SPACE}", re.sub(r"(?<=\w)'(?=[\w\s])", "’", text))
+    quotes = re.search(r"(?<!\w)'", text)  # then one after a word may close a quotation
+    text = re.sub(r"(?<=\w)'(?=\w)" if quotes else r"(?<=\w)'(?=[\w\s])", "’", text)
+    return re.sub(r"(?<=\d) (?=%|dB\b|×)", "\N{NO-BREAK SPACE}", text)
 
 
 def coded(text: str) -> Markup:
