@@ -10,7 +10,7 @@ from report_models import NOTHING, finding, findings_of, record, stack
 
 from normprobe.report import facts
 from normprobe.report.anchors import Anchors
-from normprobe.report.cards import extent
+from normprobe.report.cards import extent, finding_cards
 from normprobe.report.environment import breakable, coded, polished
 from normprobe.report.facts import mode_words, ordinal
 from normprobe.report.layer_table import repeated_calls
@@ -178,6 +178,21 @@ def test_layers_that_share_a_finding_are_counted_among_their_own():
         "2 of 10 layers"
     )
     assert extent(tables, findings_of(finding("layers.0.up")).iloc[0]) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "said"), [(64, "median from 30 positions"), (7, "median from 7 positions")]
+)
+def test_the_small_print_says_from_how_many_samples_a_median_is(values, said):
+    tables = record(stack(3), values=values)
+    found = findings_of(
+        finding("layers.0.norm", message="27,347, 1,400 times the median |value|."), finding("norm")
+    )
+    small = [card.measured for card in finding_cards(tables, found, anchors())]
+    assert small == [
+        f"largest |value|: 27,347; threshold 100; {said}",
+        "largest |value|: 27,347; threshold 100",
+    ]
 
 
 def test_names_break_after_dots():

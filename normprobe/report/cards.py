@@ -13,7 +13,7 @@ from normprobe.findings.evidence import series
 from normprobe.report.facts import SHAPES, WORDS
 from normprobe.report.sparkline import Sparkline, sparkline
 from normprobe.report.summary import LINEAR
-from normprobe.wording import format_number, name_sample
+from normprobe.wording import format_count, format_number, name_sample, sample_word
 
 if TYPE_CHECKING:
     from normprobe.report.anchors import Anchors
@@ -60,7 +60,7 @@ def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
         message=anchors.sentence(_text(row["message"]), _strong(row)),
         where=_where(tables, row, anchors),
         advice=_text(row["advice"]),
-        measured=measured(_text(row["statistic"]), value, float(row["threshold"])),
+        measured=measured(_text(row["statistic"]), value, float(row["threshold"])) + _rests_on(tables, row),
         source=source_markup(_text(row["source"])),
         affected=[anchors.name(name) for name in affected] if len(affected) > 1 else [],
         line=line,
@@ -101,6 +101,17 @@ def measured(statistic: str, value: float, threshold: float) -> str:
     """The small print of a finding: its statistic, value and threshold."""
     words = f"{statistic}: {format_number(value)}" if statistic else format_number(value)
     return words if pd.isna(threshold) else f"{words}; threshold {format_number(threshold)}"
+
+
+def _rests_on(tables: Tables, row: pd.Series) -> str:
+    """Say of how many samples a median |value| is, as it rests on the raw rows that were kept."""
+    if "median |value|" not in _text(row["message"]):
+        return ""
+    at = tables.layers[(tables.layers["layer"] == row["layer"]) & (tables.layers["site"] == row["site"])]
+    if at.empty:
+        return ""
+    kept = min(int(tables.meta["options"]["values"]), int(at["n_samples"].iloc[0]))
+    return f"; median from {format_count(kept, sample_word(tables.meta, str(at['sample_unit'].iloc[0])))}"
 
 
 def _strong(row: pd.Series) -> list[str]:
