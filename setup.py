@@ -12,6 +12,7 @@ GCC = [
     "-fno-trapping-math",
     "-fno-math-errno",
 ]
+HEADERS = ("moments", "tile", "walk", "names", "plan", "delta", "state", "ear")
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 setup(
@@ -19,7 +20,7 @@ setup(
         Extension(
             "normprobe.kernels._cpu",
             sources=["normprobe/kernels/_cpu.c"],
-            depends=[f"normprobe/kernels/{name}.h" for name in ("_moments", "_tile", "_walk")],
+            depends=[f"normprobe/kernels/_{name}.h" for name in HEADERS],
             extra_compile_args=["/O2"] if sys.platform == "win32" else [*GCC, *OPENMP],
             extra_link_args=OPENMP,
             py_limited_api=True,

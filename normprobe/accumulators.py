@@ -20,7 +20,7 @@ class Agreed:
 
     Attributes:
         token: the forward's, which holds none of its tensors.
-        shape: the shape.
+        shape: the shape; None where the number of features stands and may be any.
         samples: the kept samples before it.
         rows: the kept raw rows before it.
         samples_after: the kept samples after it.
@@ -35,7 +35,7 @@ class Agreed:
     """
 
     token: object
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     samples: Roster
     rows: Roster
     samples_after: Roster
@@ -58,7 +58,7 @@ class Cell:
         self.agreed: Agreed | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Site:
     """Everything measured at one site of one layer.
 

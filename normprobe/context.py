@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,10 +43,30 @@ def describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
+_SMALL, _MOST_WAITING = 64, 256
+"""Numbers of a first tensor that waits, and how many wait."""
+
+
+class _Few(NamedTuple):
+    """A small first tensor that waits to be fingerprinted with others, its first example and mask."""
+
+    owner: nn.Module
+    lead: Tensor
+    first: int
+    real: NDArray[np.bool_] | None
+
+    def follows(self, other: _Few) -> bool:
+        """Whether both can be taken for one batch."""
+        masks = [None if few.real is None else few.real.shape for few in (self, other)]
+        alike = self.owner is other.owner and self.lead.dtype is other.lead.dtype and masks[0] == masks[1]
+        return alike and self.lead.shape == other.lead.shape and self.first == other.first + len(other.lead)
+
+
 class Tally:
     """Counts and fingerprints the data of the measured forwards."""
 
     def __init__(self) -> None:
+        self._waiting: list[_Few] = []
         self._counts = {"examples": 0, "rows": 0, "padding": 0}
         self._units = {"unit": "position", "example_unit": "example"}
         self._digest = torch.zeros((), dtype=torch.int64)
@@ -67,6 +87,7 @@ class Tally:
 
     def withdraw(self, forward: Forward) -> None:
         """Take back what was counted of a forward."""
+        self._settle()
         self._count(forward, -1)
 
     def _count(self, forward: Forward, times: int) -> None:
@@ -79,11 +100,31 @@ class Tally:
             rows = batch.size * (batch.time or 1)
         for name, count in (("examples", batch.size), ("rows", rows), ("padding", padding)):
             self._counts[name] += times * count
-        if lead is not None:
-            real = None if mask is None or batch.packed is not None or mask.full else mask.real
+        if lead is None:
+            return
+        real = None if mask is None or batch.packed is not None or mask.full else mask.real
+        if times == 1 and not batch.swapped and _is_small(lead):
+            self._waiting.append(_Few(forward.owner, lead.detach().clone(), forward.first, real))
+            if len(self._waiting) == _MOST_WAITING:
+                self._settle()
+        else:
             found = digest(lead, forward.first, time_first=batch.swapped, real=real)
             self._digest = self._digest + times * found.cpu()
             self._count_pads(forward.owner, lead, real, times)
+
+    def _settle(self) -> None:
+        """Fingerprint what waits: decoded tokens by the hundred, not one by one."""
+        waiting, self._waiting = self._waiting, []
+        while waiting:
+            run = 1
+            while run < len(waiting) and waiting[run].follows(waiting[run - 1]):
+                run += 1
+            alike, waiting = waiting[:run], waiting[run:]
+            lead = torch.cat([few.lead for few in alike])
+            masks = [few.real for few in alike if few.real is not None]
+            real = np.concatenate(masks) if masks else None
+            self._digest = self._digest + digest(lead, alike[0].first, real=real)
+            self._count_pads(alike[0].owner, lead, real, 1)
 
     def _count_pads(self, owner: nn.Module, ids: Tensor, real: NDArray[np.bool_] | None, times: int) -> None:
         """Count the padding tokens that no mask leaves out, without waiting for the device."""
@@ -98,7 +139,19 @@ class Tally:
 
     def facts(self, part: str) -> dict[str, Any]:
         """Counts, units and the digest of this part, as JSON holds them."""
+        self._settle()
         digests = {part: [self._counts["examples"], int(self._digest)]}
         known = any(pad is not None for pad in self._pad_of.values())
         pads = sum(int(count) for count in self._pads.values()) if known else None
         return {**self._counts, **self._units, "digests": digests, "pad_tokens": pads}
+
+
+def _is_small(lead: Tensor) -> bool:
+    """Whether a first tensor is worth keeping back: a few numbers in the host's memory."""
+    return (
+        type(lead) is Tensor
+        and lead.is_cpu
+        and lead.dim() > 1
+        and lead.numel() <= _SMALL
+        and not lead.is_nested
+    )

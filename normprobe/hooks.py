@@ -29,23 +29,16 @@ class Hook:
 
     def __call__(self, *args: Any) -> None:
         """Call what was wrapped; return None, so that torch leaves the tensors alone."""
+        if self._call is None:
+            return
         if is_dynamo_compiling():
-            outside(self.call, args)
+            outside(self._call, args)
         else:
-            self.call(*args)
-
-    def call(self, *args: Any) -> None:
-        """Call what was wrapped, if anything is, in code that is not compiled."""
-        if self._call is not None:
             self._call(*args)
 
     def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
         """Copies and pickles are empty hooks."""
         return Hook, ()
-
-
-def _hook(call: Callable[..., None]) -> Hook:
-    return call if isinstance(call, Hook) else Hook(call)
 
 
 class Hooks:
@@ -56,11 +49,11 @@ class Hooks:
 
     def before(self, module: nn.Module, call: BeforeHook) -> None:
         """Call ``call(module, args, kwargs)`` ahead of the module's forward, after hooks already there."""
-        self._handles.append(module.register_forward_pre_hook(_hook(call), with_kwargs=True))
+        self._handles.append(module.register_forward_pre_hook(Hook(call), with_kwargs=True))
 
     def after(self, module: nn.Module, call: AfterHook, *, always: bool = False) -> None:
         """Call ``call(module, args, kwargs, output)`` behind its forward; ``always``: also if it raised."""
-        handle = module.register_forward_hook(_hook(call), with_kwargs=True, prepend=True, always_call=always)
+        handle = module.register_forward_hook(Hook(call), with_kwargs=True, prepend=True, always_call=always)
         self._handles.append(handle)
 
     def around(self, module: nn.Module, before: BeforeHook, after: AfterHook) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from normprobe.arguments import decoders, first_tensor, in_backward, takes_time_first
 from normprobe.compiling import Uncompiled
 from normprobe.context import Tally
-from normprobe.ears import InputEar, OutputEar, Shared
+from normprobe.ears import Ears
 from normprobe.forwards import Forward, Forwards, Sequence
 from normprobe.found import Found, Layer
 from normprobe.functional import Functional
@@ -86,14 +86,14 @@ class Listener:
         self.model = model
         watches = self.watch(found)
         self._uncompiled.enter(model, watches)
+        ears = Ears(self.forwards, self.lock, self._snapshot)
         for module in found.containers:
-            hooks.around(module, self._enter_container, self._leave_container)
+            hooks.around(module, *ears.container(model, self._enter_container, self._leave_container))
         for watch in watches:
             watch.running.enter()
             if not watch.refused and not watch.layer.parameter:
-                shared, after = Shared(self.forwards, self.lock), partial(self._after, watch)
-                before = InputEar(partial(self._before, watch), watch, shared)
-                hooks.around(watch.layer.module, before, OutputEar(after, watch, shared, self._snapshot))
+                before, after = partial(self._before, watch), partial(self._after, watch)
+                hooks.around(watch.layer.module, *ears.layer(watch, before, after))
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._claim_time_first)
@@ -223,7 +223,8 @@ class Listener:
             self._take(watch, "output", output, forward)
             watch.meet(module.training)
             self._snapshot(watch, module)
-            watch.decided = watch.settled and not watch.refused and not watch.reader.cross
+            decided = watch.settled and not watch.refused and not watch.reader.cross
+            watch.decided = decided and watch.view.weight is None
 
     def _snapshot(self, watch: Watch, module: nn.Module) -> None:
         if not watch.unchanged(module):

@@ -160,11 +160,14 @@ class Measurer:
         site, watch, tensor = firing.site, firing.watch, firing.tensor
         view, placing = watch.view, (watch.layouts[firing.name], watch.axes.get(firing.name))
         reading = (view.axis, view.trailing, view.unbatched, view.sample)
-        alike = (*reading, *placing, tensor.dim(), site.width, tensor.dtype, site.rows.k)
+        # Where features come last, how many there are changes nothing.
+        last = (view.axis, view.trailing) == (-1, 1)
+        width = None if last else site.width
+        alike = (*reading, *placing, tensor.dim(), width, tensor.dtype, site.rows.k)
         site.cell = self._cells.setdefault(alike, Cell())
         site.cell.agreed = Agreed(
             token=firing.forward.token,
-            shape=tensor.shape,
+            shape=(*tensor.shape[:-1], None) if last else tuple(tensor.shape),
             samples=site.samples,
             rows=site.rows,
             samples_after=selection.roster,

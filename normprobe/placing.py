@@ -57,7 +57,9 @@ def place(
     """Number the samples of a tensor whose sizes and strides are given, and say which are padding."""
     leading, inner = extent.leading, extent.inner
     grid, padding = sequence.grid, sequence.padding
-    decided = watch.layouts.setdefault(name, decide(leading, grid))
+    decided = watch.layouts.get(name)
+    if decided is None:
+        decided = watch.layouts[name] = decide(leading, grid)
     layout = decided if fits(decided, leading, grid) else Layout.LOOSE
     first = forward.first
     if layout is Layout.LOOSE:
@@ -67,8 +69,7 @@ def place(
     key = (sequence, layout, leading, inner, first, axis, watch.view.sample)
     if key not in forward.placed:
         assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
-        placed = _placed(layout, leading, inner, assignment, padding)
-        forward.placed[key] = replace(placed, named=placed.named and sequence.spoken)
+        forward.placed[key] = _placed(layout, extent, assignment, padding, spoken=sequence.spoken)
     found: Placed = forward.placed[key]
     return found
 
@@ -90,12 +91,9 @@ def _time_axis(axes: list[int], watch: Watch, site: str, strides: tuple[int, ...
 
 
 def _placed(
-    layout: Layout,
-    leading: tuple[int, ...],
-    inner: tuple[int, ...],
-    assignment: Assignment,
-    padding: Padding | None,
+    layout: Layout, extent: Extent, assignment: Assignment, padding: Padding | None, *, spoken: bool
 ) -> Placed:
+    leading, inner = extent.leading, extent.inner
     aligned = layout is not Layout.LOOSE
     rows = _row_mask(leading, inner, padding)
     if rows is not None and padding is not None and padding.full:
@@ -104,7 +102,7 @@ def _placed(
         assignment = replace(assignment, real=np.asarray(rows.any(axis=1)), masked_by=padding.name)
         return Placed(assignment, rows, int((~rows).sum()), False, aligned)
     one_axis = len(leading) == (1 if layout in (Layout.FLAT, Layout.PACKED) else 2)
-    named = aligned and one_axis and layout is not Layout.HEADS and not inner
+    named = spoken and aligned and one_axis and layout is not Layout.HEADS and not inner
     if assignment.real is None:
         return Placed(assignment, None, 0, named, aligned)
     spread = np.repeat(assignment.real[:, None], int(np.prod(inner)), axis=1)

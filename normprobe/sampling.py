@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Hashes = NDArray[np.uint64]
 Whole = NDArray[np.int64]
 
+_WORD = (1 << 64) - 1
 _ROW = 0x726F77
 """Salt that sets the choice of a channel layer's row apart from the choice of samples ("row" in ASCII)."""
 
@@ -25,6 +26,8 @@ def _mix(state: Hashes) -> Hashes:
 
 def hashes(seed: int, example: Whole, position: Whole) -> Hashes:
     """Hash of each (seed, example, position): uint64 below 2**63, broadcast over the inputs."""
+    if example.shape == position.shape == (1,):  # a decoded token: Python's numbers are faster than arrays
+        return np.array([_hash(seed, int(example[0]), int(position[0]))], np.uint64)
     step = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
         state = _mix(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + step)
@@ -33,8 +36,21 @@ def hashes(seed: int, example: Whole, position: Whole) -> Hashes:
     return state >> np.uint64(1)
 
 
+def _hash(*numbers: int) -> int:
+    """The same of one (seed, example, position)."""
+    state = 0
+    for number in numbers:
+        state = ((state ^ (number & _WORD)) + 0x9E3779B97F4A7C15) & _WORD
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _WORD
+        state ^= state >> 31
+    return state >> 1
+
+
 def smallest(values: Hashes, k: int | None) -> NDArray[np.intp]:
     """Indices of the k smallest hashes in ascending order, ties by index; of all if k is None."""
+    if len(values) == 1:
+        return np.arange(1 if k is None else min(k, 1))
     if k is not None and k < len(values):
         # Partition first: sorting only the candidates keeps a long forward cheap.
         limit = np.partition(values, k - 1)[k - 1] if k > 0 else None

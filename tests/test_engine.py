@@ -200,9 +200,9 @@ class TestOneTensorReadByTwo:
                 return self.second(other)
 
         with torch.no_grad(), normprobe.Probe(Freed()) as probe:
-            for seed in range(1000):  # it depends on what else the heap holds
+            for seed in range(2000):  # until the allocator gives both the same place
                 probe.model(data(20, 6, seed=seed))
-                if addresses[-1] == addresses[-2]:
+                if seed > 20 and addresses[-1] == addresses[-2]:
                     break
         assert addresses[-1] == addresses[-2]
         means = probe.recording.features.query("site == 'input'").set_index("layer")["mean"]

@@ -170,6 +170,7 @@ def test_script_modules_are_refused_in_words(model: nn.Sequential, make: Callabl
         assert set(ledger["reason"]) == {"a scripted module takes no hooks; probe the eager model"}
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own use of it
 def test_forward_mode_gradients_are_runs(model: nn.Sequential) -> None:
     from torch.autograd import forward_ad
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -42,4 +43,28 @@ class State:
     def nbytes(self) -> int: ...
     def fields(self, slots: int, raw: int, /) -> tuple[bytes, bytes, float, float, float, bytes, int]: ...
 
-def learn(dtypes: tuple[torch.dtype, ...], plain: tuple[type, ...], /) -> None: ...
+class Ear:
+    def __new__(
+        cls,
+        long_way: Callable[..., None],
+        watch: Any,
+        site: Any,
+        behind: bool,
+        thread: Any,
+        lock: Any,
+        hold: Callable[..., None],
+        snapshot: Callable[..., None],
+        /,
+    ) -> Ear: ...
+    def __call__(self, *args: Any) -> None: ...
+
+class Gate:
+    def __new__(cls, long_way: Callable[..., None], model: Any, behind: bool, thread: Any, /) -> Gate: ...
+    def __call__(self, *args: Any) -> None: ...
+
+def learn(
+    dtypes: tuple[torch.dtype, ...],
+    plain: tuple[type, ...],
+    modes: tuple[Callable[[], int], Callable[[], bool], Callable[[], bool]],
+    /,
+) -> None: ...

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.kernels import Choice, Extremes, Measured, Met, Reading, SampleMoments
-from normprobe.kernels._cpu import Delta, Memory, Plan, State, learn
+from normprobe.kernels._cpu import Delta, Ear, Gate, Memory, Plan, State, learn
 from normprobe.moments import Moments
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-__all__ = ["SMALL", "CompiledSums", "Memory", "measure", "plan_of", "threads"]
+__all__ = ["SMALL", "CompiledSums", "Ear", "Gate", "Memory", "measure", "plan_of", "threads"]
 
 _FIELDS, _SAMPLE_FIELDS = len(Moments.__match_args__), len(SampleMoments.__match_args__)
 SMALL = 1 << 14
@@ -22,7 +22,11 @@ SMALL = 1 << 14
 
 _forked = False
 
-learn(_TYPES, (Tensor, nn.Parameter))
+learn(
+    _TYPES,
+    (Tensor, nn.Parameter),
+    (torch._C._current_graph_task_id, torch.is_grad_enabled, torch.is_inference_mode_enabled),
+)
 
 
 def _one_thread_from_now_on() -> None:

@@ -1,0 +1,509 @@
+/* A State: what one site has met; it reads tensors by its own rule and from their own shape and strides. */
+#ifndef NORMPROBE_STATE_H
+#define NORMPROBE_STATE_H
+
+#include "_delta.h"
+
+enum { SAMPLE_FIELDS = 5, MOST_AXES = 64, FEW = 4, QUEUE = 8 };
+
+typedef struct {
+    PyObject_HEAD
+    int64_t features;
+    int axis, trailing, unbatched, by_outer;
+    double *memory; /* the columns */
+    Columns columns;
+    double within_sum, within_count, hidden, low, high;
+    int64_t slots, raw_slots;
+    Moments *kept;
+    int raw_double;
+    char *raw;
+    int waiting, waiting_double; /* rows not yet merged */
+    char *queue;
+} State;
+
+static void state_free(PyObject *object) {
+    State *state = (State *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    free(state->memory);
+    free(state->kept);
+    free(state->raw);
+    free(state->queue);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+/* State(features, axis, trailing, unbatched, by_outer) */
+static PyObject *state_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    long long features;
+    int axis, trailing, unbatched, by_outer;
+    if (!PyArg_ParseTuple(args, "Liiip", &features, &axis, &trailing, &unbatched, &by_outer)) return NULL;
+    if (features < 0 || features > 1LL << 40 || trailing < 1) {
+        PyErr_SetString(PyExc_ValueError, "a state needs a number of features");
+        return NULL;
+    }
+    State *state = (State *)PyType_GenericAlloc(type, 0);
+    if (state == NULL) return NULL;
+    state->features = features;
+    state->axis = axis;
+    state->trailing = trailing;
+    state->unbatched = unbatched;
+    state->by_outer = by_outer;
+    state->low = INFINITY;
+    state->high = -INFINITY;
+    state->memory = malloc(FIELDS * (size_t)features * sizeof(double) + 1);
+    if (state->memory == NULL) {
+        Py_DECREF(state);
+        return PyErr_NoMemory();
+    }
+    state->columns = columns_at(state->memory, features);
+    clear(&state->columns, features);
+    return (PyObject *)state;
+}
+
+/* A tuple of whole numbers; their count, or -1 with an error. */
+static int read_sizes(PyObject *tuple, int64_t *to) {
+    const Py_ssize_t count = tuple != NULL && PyTuple_Check(tuple) ? PyTuple_Size(tuple) : -1;
+    if (count < 0 || count >= MOST_AXES) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a tensor of plain sizes is needed");
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        to[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple, i));
+        if (to[i] == -1 && PyErr_Occurred()) return -1;
+    }
+    return (int)count;
+}
+
+typedef struct {
+    int64_t size, stride;
+} Axis;
+
+/* Append an axis to a list, joined with the last one where the two lie as one. */
+static int join(Axis *list, int count, Axis next) {
+    if (next.size == 1) return count;
+    if (count > 0 && list[count - 1].stride == next.stride * next.size) {
+        list[count - 1].size *= next.size;
+        list[count - 1].stride = next.stride;
+        return count;
+    }
+    list[count] = next;
+    return count + 1;
+}
+
+/* Read shape and strides by the state's rule. Returns 0, or the reason why the tensor cannot be read as it lies. */
+static const char *fold(const State *state, const Axis *given, int count, Job *job) {
+    Axis axes[MOST_AXES + 1], rest[MOST_AXES + 1], features[MOST_AXES + 1];
+    int shift = 0, all = 0, wide = 0;
+    if (state->unbatched == count) {
+        const Axis one = {1, 0};
+        axes[0] = one;
+        shift = 1;
+    }
+    for (int i = 0; i < count; i++) axes[i + shift] = given[i];
+    count += shift;
+    const int axis = state->axis < 0 ? count + state->axis : state->axis;
+    if (axis < 0 || axis >= count || count < state->trailing) return "the tensor has too few axes";
+    const int first = state->trailing > 1 ? count - state->trailing : axis;
+    const int last = state->trailing > 1 ? count - 1 : axis;
+    const Axis batch = first > 0 ? axes[0] : (Axis){last + 1 < count ? axes[last + 1].size : 1,
+                                                    last + 1 < count ? axes[last + 1].stride : 0};
+    const int batch_at = first > 0 ? 0 : last + 1;
+    job->features = 1;
+    for (int i = first; i <= last; i++) {
+        job->features *= axes[i].size;
+        wide = join(features, wide, axes[i]);
+    }
+    if (wide > 1) return "its features do not lie in one line";
+    job->stride_feature = wide == 1 ? features[0].stride : 1;
+    int64_t rows = 1;
+    for (int i = 0; i < count; i++) {
+        if (i >= first && i <= last) continue;
+        if (state->by_outer && i == batch_at) continue;
+        rows *= axes[i].size;
+        all = join(rest, all, axes[i]);
+    }
+    if (state->by_outer) {
+        if (all > 1) return "its rows do not lie in one line";
+        job->outer = batch.size;
+        job->stride_outer = batch.stride;
+        job->inner = rows;
+        job->stride_inner = all == 1 ? rest[0].stride : 1;
+    } else {
+        if (all > 2) return "its rows do not lie in two lines";
+        job->outer = all == 2 ? rest[0].size : 1;
+        job->stride_outer = all == 2 ? rest[0].stride : 0;
+        job->inner = all == 0 ? rows : rest[all - 1].size;
+        job->stride_inner = all == 0 ? 0 : rest[all - 1].stride;
+    }
+    return NULL;
+}
+
+/* Fill a job from a tensor. 1: done; 0: it cannot be read as it lies; -1: an error. */
+static int read_tensor(const State *state, const Plan *plan, PyObject *tensor, Job *job) {
+    int64_t shape[MOST_AXES], strides[MOST_AXES];
+    Axis axes[MOST_AXES];
+    PyObject *sizes = PyObject_GetAttr(tensor, names.shape);
+    const int count = read_sizes(sizes, shape);
+    Py_XDECREF(sizes);
+    if (count < 0) return -1;
+    PyObject *steps = PyObject_CallMethodObjArgs(tensor, names.stride, NULL);
+    const int same = read_sizes(steps, strides);
+    Py_XDECREF(steps);
+    PyObject *dtype = same == count ? PyObject_GetAttr(tensor, names.dtype) : NULL;
+    if (dtype == NULL) return -1;
+    job->type = -1;
+    for (int i = 0; i < (int)PyTuple_Size(dtypes); i++)
+        if (PyTuple_GetItem(dtypes, i) == dtype) job->type = i;
+    Py_DECREF(dtype);
+    int64_t numbers = 1;
+    for (int i = 0; i < count; i++) {
+        const Axis axis = {shape[i], strides[i]};
+        axes[i] = axis;
+        numbers *= shape[i];
+        if (strides[i] < 0) return 0;
+    }
+    if (job->type < 0) return 0;
+    job->size = job->type == FLOAT32 ? 4 : job->type == FLOAT64 ? 8 : 2;
+    if (fold(state, axes, count, job) != NULL) return 0;
+    if (job->features != state->features || job->outer * job->inner != plan->outer * plan->inner ||
+        (state->by_outer && job->outer != plan->outer)) {
+        PyErr_SetString(PyExc_ValueError, "the tensor does not have the rows and features of the plan and the state");
+        return -1;
+    }
+    PyObject *address = PyObject_CallMethodObjArgs(tensor, names.data_ptr, NULL);
+    if (address == NULL) return -1;
+    job->data = PyLong_AsVoidPtr(address);
+    Py_DECREF(address);
+    if (PyErr_Occurred()) return -1;
+    if (job->data == NULL && numbers > 0) return 0;
+    job->by_outer = state->by_outer && job->inner != 1;
+    job->real = plan->real;
+    job->keep = plan->keep;
+    job->kept = plan->kept;
+    return 1;
+}
+
+/* Take a few rows as they are: their own moments, and a copy. */
+static Delta *take_few(const Job *job) {
+    const int64_t rows = job->outer * job->inner, features = job->features;
+    const int wide = job->type == FLOAT64;
+    const size_t each = (wide ? sizeof(double) : sizeof(float)) * (size_t)features;
+    Delta *delta = delta_of(features, job->kept, 1);
+    if (delta == NULL) return NULL;
+    delta->rows = malloc(each * (size_t)rows + 1);
+    if (delta->rows == NULL) {
+        Py_DECREF(delta);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    delta->wide = wide;
+    Found *found = &delta->found;
+    for (int64_t row = 0, next = 0; row < rows; row++) {
+        const char *from = row_at(job, row / job->inner, row % job->inner);
+        if (job->real != NULL && !job->real[row]) {
+            found->hidden += count_hidden(job, from);
+            continue;
+        }
+        char *to = delta->rows + each * (size_t)delta->few++;
+        if (job->stride_feature == 1 && job->type <= FLOAT64) memcpy(to, from, each);
+        else if (wide) for (int64_t c = 0; c < features; c++) ((double *)(void *)to)[c] = number_at(job, from, c);
+        else for (int64_t c = 0; c < features; c++) ((float *)(void *)to)[c] = (float)number_at(job, from, c);
+        const Moments own = row_moments(job, to, wide ? *(double *)(void *)to : *(float *)(void *)to);
+        if (own.count > 0) {
+            found->within_sum += variance(&own);
+            found->within_count++;
+        }
+        if (own.low < found->low.value) found->low = (Holder){own.low, row, first_of(job, to, own.low)};
+        if (own.high > found->high.value) found->high = (Holder){own.high, row, first_of(job, to, own.high)};
+        if (next < job->kept && job->keep[next] == row) found->kept[next++] = own;
+    }
+    return delta;
+}
+
+/* Merge the rows that wait. The work space is shared: only who holds the interpreter's lock comes here. */
+static void settle_queue(State *state) {
+    static Work work;
+    Holder low = NO_LOW, high = NO_HIGH;
+    const size_t each = (state->waiting_double ? sizeof(double) : sizeof(float)) * (size_t)state->features;
+    for (int r = 0; r < state->waiting; r++) {
+        work.rows[r] = state->queue + each * (size_t)r;
+        work.index[r] = 0;
+    }
+    if (state->waiting == 0) return;
+    if (state->waiting_double)
+        block_f64((const double *const *)work.rows, work.index, state->waiting, state->features, &state->columns, NULL,
+                  &work.tile.f64, work.sums, &low, &high);
+    else
+        block_f32((const float *const *)work.rows, work.index, state->waiting, state->features, &state->columns, NULL,
+                  &work.tile.f32, work.sums, &low, &high);
+    state->waiting = 0;
+}
+
+/* Let a few rows wait until there are enough to merge at once. Returns 0 where memory runs out. */
+static int enqueue(State *state, const Delta *delta) {
+    const size_t each = (delta->wide ? sizeof(double) : sizeof(float)) * (size_t)state->features;
+    if (state->waiting_double != delta->wide || state->waiting + delta->few > QUEUE) settle_queue(state);
+    if (state->queue == NULL || state->waiting_double != delta->wide) {
+        char *fresh = realloc(state->queue, each * QUEUE);
+        if (fresh == NULL) return 0;
+        state->queue = fresh;
+        state->waiting_double = delta->wide;
+    }
+    memcpy(state->queue + each * (size_t)state->waiting, delta->rows, each * (size_t)delta->few);
+    state->waiting += delta->few;
+    return 1;
+}
+
+/* Measure a tensor. NULL with an error set, or without one where the tensor cannot be read as it lies. */
+static Delta *measured(const State *state, const Plan *plan, PyObject *tensor, int threads, long long small) {
+    Job job = {0};
+    if (read_tensor(state, plan, tensor, &job) <= 0) return NULL;
+    const int64_t rows = job.outer * job.inner;
+    if (rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer) return take_few(&job);
+    Delta *delta = delta_of(job.features, plan->kept, 0);
+    if (delta == NULL || rows == 0 || job.features == 0) return delta;
+    const int parts = threads < 1 || rows * job.features < small ? 1 : threads > MOST_PARTS ? MOST_PARTS : threads;
+    /* Another thread may add to the state meanwhile: a pivot may be any number, but must not change. */
+    const size_t size = sizeof(double) * (size_t)job.features;
+    double *hint = state->columns.count[0] > 0 ? malloc(size) : NULL;
+    if (hint != NULL) memcpy(hint, state->columns.mean, size);
+    job.hint = hint;
+    int done;
+    Py_BEGIN_ALLOW_THREADS
+    done = walk(&job, parts, &delta->found);
+    Py_END_ALLOW_THREADS
+    free(hint);
+    if (done) return delta;
+    Py_DECREF(delta);
+    PyErr_NoMemory();
+    return NULL;
+}
+
+/* measure(tensor, plan, threads, small) -> Delta, or None where the tensor cannot be read as it lies; below `small`
+ * numbers on one thread */
+static PyObject *state_measure(PyObject *object, PyObject *args) {
+    PyObject *tensor, *plan;
+    int threads;
+    long long small;
+    if (!PyArg_ParseTuple(args, "OOiL", &tensor, &plan, &threads, &small) || !checked(plan, plan_type, "Plan"))
+        return NULL;
+    Delta *delta = measured((const State *)object, (const Plan *)plan, tensor, threads, small);
+    if (delta != NULL || PyErr_Occurred()) return (PyObject *)delta;
+    Py_RETURN_NONE;
+}
+
+/* Room for a slot in an array whose entries have `each` bytes; 0 where memory runs out. */
+static int make_room(void **array, int64_t *slots, int64_t slot, size_t each) {
+    if (slot < *slots) return 1;
+    int64_t size = *slots < 8 ? 8 : *slots;
+    while (size <= slot) size *= 2;
+    void *larger = realloc(*array, (size_t)size * each);
+    if (larger == NULL) return 0;
+    memset((char *)larger + (size_t)*slots * each, 0, (size_t)(size - *slots) * each);
+    *array = larger;
+    *slots = size;
+    return 1;
+}
+
+/* Add what a tensor held. 1 if that has a new smallest value, + 2 if a new largest; -1 with an error. */
+static int added(State *state, const Delta *delta, const Plan *plan) {
+    if (delta->features != state->features || delta->kept != plan->kept) {
+        PyErr_SetString(PyExc_ValueError, "the delta is of another plan or width");
+        return -1;
+    }
+    int64_t largest = -1;
+    for (int64_t i = 0; i < plan->kept; i++) largest = plan->slots[i] > largest ? plan->slots[i] : largest;
+    if ((largest >= 0 && !make_room((void **)&state->kept, &state->slots, largest, sizeof(Moments))) ||
+        (delta->rows != NULL && !enqueue(state, delta))) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (int64_t i = 0; i < plan->kept; i++) state->kept[plan->slots[i]] = delta->found.kept[i];
+    if (delta->rows == NULL) merge_columns(&state->columns, &delta->found.columns, state->features);
+    state->within_sum += delta->found.within_sum;
+    state->within_count += delta->found.within_count;
+    state->hidden += delta->found.hidden;
+    const int low = delta->found.low.value < state->low, high = delta->found.high.value > state->high;
+    if (low) state->low = delta->found.low.value;
+    if (high) state->high = delta->found.high.value;
+    return low + 2 * high;
+}
+
+/* add(delta, plan) -> who holds new extremes */
+static PyObject *state_add(PyObject *object, PyObject *args) {
+    PyObject *delta, *plan;
+    if (!PyArg_ParseTuple(args, "OO", &delta, &plan) || !checked(delta, delta_type, "Delta") ||
+        !checked(plan, plan_type, "Plan"))
+        return NULL;
+    return news((const Delta *)delta, added((State *)object, (const Delta *)delta, (const Plan *)plan));
+}
+
+static int widen_raw(State *state) {
+    const int64_t numbers = state->raw_slots * state->features;
+    double *larger = malloc(sizeof(double) * (size_t)numbers + 1);
+    if (larger == NULL) return 0;
+    for (int64_t i = 0; i < numbers; i++) larger[i] = ((const float *)(void *)state->raw)[i];
+    free(state->raw);
+    state->raw = (char *)larger;
+    state->raw_double = 1;
+    return 1;
+}
+
+/* Copy the plan's raw rows. 1: done; 0: the tensor cannot be read as it lies; -1: an error. */
+static int kept_rows(State *state, PyObject *tensor, const Plan *plan) {
+    Job job = {0};
+    const int readable = read_tensor(state, plan, tensor, &job);
+    if (readable <= 0) return readable;
+    if (job.type == FLOAT64 && !state->raw_double && !widen_raw(state)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    const size_t number = state->raw_double ? sizeof(double) : sizeof(float), each = number * (size_t)state->features;
+    for (int64_t i = 0; i < plan->raw_kept; i++) {
+        if (!make_room((void **)&state->raw, &state->raw_slots, plan->raw_slots[i], each)) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        const int64_t row = plan->raw_rows[i];
+        const char *from = row_at(&job, row / job.inner, row % job.inner);
+        char *to = state->raw + (size_t)plan->raw_slots[i] * each;
+        for (int64_t c = 0; c < state->features; c++) {
+            const double x = number_at(&job, from, c);
+            if (state->raw_double) ((double *)(void *)to)[c] = x;
+            else ((float *)(void *)to)[c] = (float)x;
+        }
+    }
+    return 1;
+}
+
+/* keep(tensor, plan) -> whether the plan's raw rows could be copied from the tensor as it lies */
+static PyObject *state_keep(PyObject *object, PyObject *args) {
+    PyObject *tensor, *plan;
+    if (!PyArg_ParseTuple(args, "OO", &tensor, &plan) || !checked(plan, plan_type, "Plan")) return NULL;
+    const int done = kept_rows((State *)object, tensor, (const Plan *)plan);
+    return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
+/* Whether the numbers of a tensor lie in memory as its shape and strides say; -1 with an error. */
+static int plain(PyObject *tensor) {
+    const PyTypeObject *type = Py_TYPE(tensor);
+    int known = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(plain_types); i++)
+        known |= (const PyTypeObject *)PyTuple_GetItem(plain_types, i) == type;
+    if (!known) return 0;
+    const int here = is_true(tensor, names.is_cpu, 0);
+    if (here <= 0) return here;
+    const int nested = is_true(tensor, names.is_nested, 0);
+    if (nested != 0) return nested < 0 ? -1 : 0;
+    const int negated = is_true(tensor, names.is_neg, 1);
+    return negated != 0 ? (negated < 0 ? -1 : 0) : 1;
+}
+
+/* The version of a tensor, which every write raises; -1: one made in inference mode has none; -2: an error. */
+static long long version_of(PyObject *tensor) {
+    const int timeless = is_true(tensor, names.is_inference, 1);
+    if (timeless != 0) return timeless < 0 ? -2 : -1;
+    PyObject *version = PyObject_GetAttr(tensor, names._version);
+    if (version == NULL) return -2;
+    const long long number = PyLong_AsLongLong(version);
+    Py_DECREF(version);
+    return number == -1 && PyErr_Occurred() ? -2 : number;
+}
+
+/* Measure a tensor, unless it was just measured, and add what it held. What `added` tells; False: the tensor cannot
+ * be read as it lies. */
+static PyObject *hear(State *state, PyObject *tensor, PyObject *given, PyObject *raw, PyObject *memory, int threads,
+                      long long small) {
+    if (!checked((PyObject *)state, state_type, "State") || !checked(given, plan_type, "Plan") ||
+        !checked(memory, memory_type, "Memory") || (raw != Py_None && !checked(raw, plan_type, "Plan")))
+        return NULL;
+    Plan *plan = (Plan *)given;
+    const int readable = plain(tensor);
+    const long long version = readable > 0 ? version_of(tensor) : -1;
+    if (readable < 0 || version == -2) return NULL;
+    if (readable == 0) Py_RETURN_FALSE;
+    Delta *delta = version < 0 ? NULL : recall((Memory *)memory, tensor, version, plan);
+    Py_XINCREF((PyObject *)delta);
+    if (delta == NULL) {
+        delta = measured(state, plan, tensor, threads, small);
+        if (delta == NULL) return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
+        if (version >= 0 && !remember((Memory *)memory, tensor, version, plan, delta)) goto fail;
+    }
+    if (raw != Py_None && kept_rows(state, tensor, (const Plan *)raw) <= 0) goto fail;
+    PyObject *answer = news(delta, added(state, delta, plan));
+    Py_DECREF(delta);
+    return answer;
+fail:
+    Py_DECREF(delta);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
+}
+
+/* hear(tensor, plan, raw plan or None, memory, threads, small) -> what `add` gives; False: the tensor cannot be read
+ * as it lies */
+static PyObject *state_hear(PyObject *object, PyObject *args) {
+    PyObject *tensor, *plan, *raw, *memory;
+    int threads;
+    long long small;
+    if (!PyArg_ParseTuple(args, "OOOOiL", &tensor, &plan, &raw, &memory, &threads, &small)) return NULL;
+    return hear((State *)object, tensor, plan, raw, memory, threads, small);
+}
+
+static PyObject *bytes_of(const double *numbers, int64_t count) {
+    return PyBytes_FromStringAndSize((const char *)numbers, (Py_ssize_t)(count * (int64_t)sizeof(double)));
+}
+
+static PyObject *kept_bytes(const Moments *kept, int64_t count) {
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * SAMPLE_FIELDS * (int64_t)sizeof(double)));
+    if (bytes == NULL) return NULL;
+    double *to = (double *)(void *)PyBytes_AsString(bytes);
+    for (int64_t i = 0; i < count; i++) {
+        const double fields[SAMPLE_FIELDS] = {kept[i].count, kept[i].mean, kept[i].m2, kept[i].low, kept[i].high};
+        memcpy(to + i * SAMPLE_FIELDS, fields, sizeof fields);
+    }
+    return bytes;
+}
+
+/* fields(slots, raw slots) -> columns, kept samples, within_sum, within_count, hidden, raw rows, bytes of a number */
+static PyObject *state_fields(PyObject *object, PyObject *args) {
+    State *state = (State *)object;
+    long long slots, raw;
+    if (!PyArg_ParseTuple(args, "LL", &slots, &raw)) return NULL;
+    if (slots < 0 || raw < 0 || slots > state->slots || raw > state->raw_slots) {
+        PyErr_SetString(PyExc_IndexError, "so many slots are not filled");
+        return NULL;
+    }
+    settle_queue(state);
+    const Py_ssize_t number = state->raw_double ? sizeof(double) : sizeof(float);
+    return Py_BuildValue("NNdddNn", bytes_of(state->memory, FIELDS * state->features), kept_bytes(state->kept, slots),
+                         state->within_sum, state->within_count, state->hidden,
+                         PyBytes_FromStringAndSize(state->raw, (Py_ssize_t)(raw * state->features) * number), number);
+}
+
+/* nbytes() -> how much memory the state takes, itself aside */
+static PyObject *state_nbytes(PyObject *object, PyObject *none) {
+    (void)none;
+    const State *state = (const State *)object;
+    const int64_t raw = state->raw_double ? sizeof(double) : sizeof(float);
+    const int64_t queue = state->queue == NULL ? 0 : state->waiting_double ? sizeof(double) : sizeof(float);
+    return PyLong_FromLongLong((long long)(FIELDS * state->features * (int64_t)sizeof(double) +
+                                           state->slots * (int64_t)sizeof(Moments) +
+                                           (state->raw_slots * raw + QUEUE * queue) * state->features));
+}
+
+static PyMethodDef state_methods[] = {
+    {"measure", state_measure, METH_VARARGS, "Measure a tensor."},
+    {"add", state_add, METH_VARARGS, "Add what was measured."},
+    {"hear", state_hear, METH_VARARGS, "Measure a tensor, unless it was just measured, and add what it held."},
+    {"keep", state_keep, METH_VARARGS, "Copy the raw rows that a plan asks for."},
+    {"nbytes", state_nbytes, METH_NOARGS, "How much memory it takes."},
+    {"fields", state_fields, METH_VARARGS, "Everything met so far."},
+    {NULL, NULL, 0, NULL},
+};
+static PyType_Slot state_slots[] = {{Py_tp_new, (void *)state_new},
+                                    {Py_tp_dealloc, (void *)state_free},
+                                    {Py_tp_methods, state_methods},
+                                    {0, NULL}};
+static PyType_Spec state_spec = {"normprobe.kernels._cpu.State", sizeof(State), 0, Py_TPFLAGS_DEFAULT, state_slots};
+
+#endif
