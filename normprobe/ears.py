@@ -16,7 +16,7 @@ from torch import nn
 from normprobe import kernels
 from normprobe.forwards import Forward, Forwards
 from normprobe.kernels import Extremes
-from normprobe.measuring import hold
+from normprobe.placing import hold
 from normprobe.watch import Watch
 
 Call = Callable[..., None]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +18,7 @@ from normprobe.arranging import Extent, arrange, extent_of
 from normprobe.choosing import RawSelection, Selection, select, select_rows
 from normprobe.forwards import Forward, Sequence
 from normprobe.kernels import Choice, Extremes, Reading
-from normprobe.placing import Placed, place, place_nested, unfit
-from normprobe.records import Holder
+from normprobe.placing import hold, place, place_nested, unfit
 from normprobe.tracing import unmeasurable
 from normprobe.watch import Watch
 
@@ -160,10 +158,9 @@ class Measurer:
         site, watch, tensor = firing.site, firing.watch, firing.tensor
         view, placing = watch.view, (watch.layouts[firing.name], watch.axes.get(firing.name))
         reading = (view.axis, view.trailing, view.unbatched, view.sample)
-        # Where features come last, how many there are changes nothing.
-        last = (view.axis, view.trailing) == (-1, 1)
-        width = None if last else site.width
-        alike = (*reading, *placing, tensor.dim(), width, tensor.dtype, site.rows.k)
+        last = reading[:2] == (-1, 1)  # where features come last, how many there are changes nothing
+        size = None if last else site.width
+        alike = (*reading, *placing, tensor.dim(), size, tensor.dtype, site.rows.k)
         site.cell = self._cells.setdefault(alike, Cell())
         site.cell.agreed = Agreed(
             token=firing.forward.token,
@@ -240,14 +237,3 @@ def _count(firing: Firing, selection: Selection, raw: RawSelection) -> None:
         watch.note(selection.unfit)
     if not selection.n_samples:
         watch.note(f"a call without a sample at its {firing.name}")
-
-
-def hold(site: Site, extremes: Extremes, placed: Placed, forward: Forward) -> None:
-    """Note who holds a new extreme."""
-    for end, held in (("minimum", extremes.low), ("maximum", extremes.high)):
-        if held is not None and np.isfinite(held[0]):
-            value, sample, feature = held
-            example, position = (
-                int(numbers[sample]) for numbers in (placed.assignment.example, placed.assignment.position)
-            )
-            setattr(site, end, Holder(value, example, position, feature, placed.text_of(forward, sample)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from normprobe.alignment import Assignment, Layout, assign, decide, fits, ragged, time_axes
 from normprobe.arranging import Extent, extent_of
 from normprobe.forwards import Forward, Sequence
+from normprobe.kernels import Extremes
 from normprobe.masks import Padding
+from normprobe.records import Holder
 from normprobe.watch import Watch
 
 
@@ -150,3 +153,14 @@ def unfit(extent: Extent, sequence: Sequence, placed: Placed) -> str:
     if placed.aligned and len(inner) != 1 and leading[1:2] in ((), (1,)):
         return ""
     return f"its samples {leading + inner} do not fit {padding.name} {padding.real.shape}: unmasked"
+
+
+def hold(site: Any, extremes: Extremes, placed: Placed, forward: Forward) -> None:
+    """Note who holds a new extreme."""
+    for end, held in (("minimum", extremes.low), ("maximum", extremes.high)):
+        if held is not None and np.isfinite(held[0]):
+            value, sample, feature = held
+            example, position = (
+                int(numbers[sample]) for numbers in (placed.assignment.example, placed.assignment.position)
+            )
+            setattr(site, end, Holder(value, example, position, feature, placed.text_of(forward, sample)))
