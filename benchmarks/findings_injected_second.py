@@ -98,6 +98,7 @@ SECOND_FAULTS = (
     Fault("outlier_sample", "siren", ("0",), wild(1000), "one x 1,000"),
     Fault("input_scale", "iris", ("0",), data(scattered), "scales from 0.001 to 1,000"),
     Fault(GROWS, "mlp_selu", tuple(map(str, range(0, 21, 2))), all_linear(3), "all x 3"),
+    Fault(GROWS, "he_fresh", tuple(map(str, range(0, 17, 2))), all_linear(2.5), "all x 2.5"),
     Fault(GROWS, "char_gpt", ("blocks.layers.2.linear2",),
           scaled("blocks.layers.2.linear2.weight", 20), "one x 20"),
     Fault(GROWS, "minilm_bf16", (f"{MINI}.4.intermediate.dense",),
@@ -116,6 +117,7 @@ SECOND_FAULTS = (
     Fault(SMALL_EPS, "preact_gn", ("4.body.0",), eps("4.body.0", 100.0), "eps 100"),
     Fault("nearly_constant_rows", "mixer", ("2.norm1", "2.norm2"), added("1.bias", 300), "bias + 300"),
     Fault("padding_unmasked", "r_mpnet", ("embeddings.LayerNorm",), data(unmasked), "no attention_mask"),
+    Fault("padding_unmasked", "r_llama_deep", ("layers.0.input_layernorm",), data(unmasked), "padded left"),
     Fault("padding_unmasked", "r_gpt2_deep", ("h.0.ln_1",), data(unmasked), "padded left, no attention_mask"),
     Fault("padding_unmasked", "r_phi", ("layers.0.input_layernorm",), data(padded), "no attention_mask"),
 )  # fmt: skip

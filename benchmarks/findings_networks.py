@@ -37,6 +37,15 @@ def resnet(blocks: int = 2) -> nn.Module:
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
+def started_at_zero() -> nn.Module:
+    """A ResNet whose residual branches add nothing at first: the weight of their last norm is 0."""
+    model = resnet(2)
+    for module in model.modules():
+        if isinstance(module, Basic):
+            nn.init.zeros_(module.bn2.weight)
+    return model
+
+
 class PreAct(nn.Module):
     """A pre-activation block: norm, ReLU, convolution, twice."""
 
@@ -98,6 +107,27 @@ def mixer() -> nn.Module:
     blocks = [Mixer() for _ in range(4)]
     start = [nn.Unflatten(1, (8, 8)), nn.Linear(8, 32)]
     return nn.Sequential(*start, *blocks, nn.LayerNorm(32), nn.Flatten(), nn.Linear(256, 10))
+
+
+class Gated(nn.Module):
+    """A block of a gMLP, whose gate across the rows starts next to constant."""
+
+    def __init__(self, rows: int = 8, width: int = 32) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(64, width)
+        self.inner, self.gate = nn.LayerNorm(2 * width), nn.Linear(rows, rows)
+        nn.init.normal_(self.gate.weight, std=1e-6)
+        nn.init.ones_(self.gate.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (examples, rows, width)."""
+        u, v = nn.functional.gelu(self.up(self.norm(x))).chunk(2, -1)
+        return x + self.down(u * self.gate(self.inner(v).transpose(1, 2)).transpose(1, 2))
+
+
+def gated() -> nn.Module:
+    start = [nn.Unflatten(1, (8, 8)), nn.Linear(8, 32)]
+    return nn.Sequential(*start, *(Gated() for _ in range(4)), nn.Flatten(), nn.Linear(256, 10))
 
 
 class Next(nn.Module):

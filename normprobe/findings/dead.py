@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 def inner(tables: Tables, rows: int) -> pd.DataFrame:
     """Return the measures of the sites that read no raw data and hold at least ``rows`` values per feature.
 
-    They must come from two samples at least: the pixels of one image are alike.
+    They must come from two samples at least: the pixels of one image are alike. Sites where more than 1 % of
+    the values are NaN or Inf are left out: what is 0 or constant there follows from that.
     """
     layers = layer_measures(tables)
     raw = (layers["depth"] == 0).to_numpy() & (layers.index.get_level_values("site") == "input")
-    enough = (feature_measures(tables)["rows"].reindex(layers.index) >= rows) & (layers["n_samples"] > 1)
+    count = feature_measures(tables)["rows"].reindex(layers.index)
+    finite = layers["nonfinite"] <= 0.01 * count * layers["n_features"]
+    enough = (count >= rows) & (layers["n_samples"] > 1) & finite
     return layers[~raw & enough.to_numpy()]
 
 
@@ -73,6 +76,7 @@ class DeadFeatures(Check):
         layers = inner(tables, self.rows)
         share = feature_measures(tables)["zero_features"].reindex(layers.index)
         dead = share[(share >= self.share) & (share.index.get_level_values("site") == "input")]
+        dead = dead[~dead.index.isin(collapsed(tables)[1:])]
         writers = {name: _never_positive(tables, name) for name in dead.index.get_level_values("layer")}
         dead = dead[[not _writes_zeros(tables, writers[name]) for name, _ in dead.index]]
         if dead.empty:
@@ -98,8 +102,7 @@ class DeadFeatures(Check):
         """Return the first channel norm that most of the channels leave without a positive value."""
         norms = layers[layers["kind"].isin(["batch_norm", "group_norm", "instance_norm"])]
         norms = norms[(norms.index.get_level_values("site") == "output") & (norms["spread"] > CONSTANT)]
-        measures = feature_measures(tables).reindex(norms.index)
-        share = measures["silent_features"] - measures["zero_features"]
+        share = feature_measures(tables)["silent_features"].reindex(norms.index)
         silent = share[share >= self.silent]
         if silent.empty:
             return []
@@ -120,13 +123,17 @@ class DeadFeatures(Check):
 
 
 def _never_positive(tables: Tables, layer: str) -> str:
-    """Return the last layer before ``layer`` whose output is never positive where ``layer`` reads zeros."""
+    """Return the last layer before ``layer`` whose output is never positive where ``layer`` reads zeros.
+
+    A layer that itself reads nothing but zeros is not the one.
+    """
     features = features_with_peaks(tables)
     read = features[(features["layer"] == layer) & (features["site"] == "input")]
     dead = read.loc[read["zero"], "feature"]
     layers = tables.layers[tables.layers["site"] == "output"].set_index("layer")
     depth = tables.layers.set_index(["layer", "site"]).at[(layer, "input"), "depth"]
-    before = layers[(layers["depth"] < depth) & (layers["n_features"] == len(read))]
+    idle = side(feature_measures(tables), "input")["zero_features"].reindex(layers.index) == 1
+    before = layers[(layers["depth"] < depth) & (layers["n_features"] == len(read)) & ~idle]
     for name in before.sort_values("depth", ascending=False).index:
         wrote = features[(features["layer"] == name) & (features["site"] == "output")].set_index("feature")
         if (wrote["max"].reindex(dead) <= 0).all():
@@ -179,6 +186,7 @@ class ConstantFeatures(Check):
         norms = layers[layers["kind"] != "linear"]
         share = feature_measures(tables)["constant_features"].reindex(norms.index)
         whole = share == 1
+        share = share - self._after_a_relu(tables, share)
         constant = share[(share >= self.share) & (~whole | self._in_a_branch(tables, whole))]
         if constant.empty:
             return []
@@ -198,6 +206,20 @@ class ConstantFeatures(Check):
                 affected=affected,
             )
         ]
+
+    def _after_a_relu(self, tables: Tables, share: pd.Series) -> pd.Series:
+        """Return which part of the share is zeros whose channels a norm before never writes positive.
+
+        A depthwise convolution hands them on. A few images leave many such channels, and ``dead_features``
+        is the one to say when they are too many.
+        """
+        name = share.index.get_level_values("layer").to_series(index=share.index)
+        inputs = side(feature_measures(tables), "input")["zero_features"]
+        zero = inputs.reindex(name).fillna(0.0).set_axis(share.index)
+        kind = tables.ledger_base.set_index("layer")["kind"]
+        asked = set(name[(share >= self.share) & (zero > 0)])
+        after = {layer for layer in asked if kind.get(_never_positive(tables, layer), "linear") != "linear"}
+        return zero.where(name.isin(after), 0.0)
 
     @staticmethod
     def _in_a_branch(tables: Tables, whole: pd.Series) -> pd.Series:

@@ -27,21 +27,24 @@ class _VarianceDepth(Check):
     Attributes:
         trend: Least (decades per layer) x (decades in all) of a steady change that is reported.
         jump: Least decades between the gain of one Linear and the model's median gain that are reported.
-        peers: Least decades between its gain and that of the same Linear in the other blocks.
+        peers: Least decades between its gain and that of the same Linear in the other blocks,
+        twin: or in the one other block of a model of two.
         layers: Least number of layers that a trend or a median is taken over.
         numbers: Least numbers (samples x features) of a typical layer: the variance of fewer is chance.
     """
 
     source: ClassVar[str] = SLOPE_SOURCE
-    fitted: ClassVar[tuple[str, ...]] = ("trend", "jump", "peers")
+    fitted: ClassVar[tuple[str, ...]] = ("trend", "jump", "peers", "twin")
     sign: ClassVar[int]
     verb: ClassVar[str]
     what: ClassVar[str]
     measures: ClassVar[tuple[str, ...]]
+    by_role: ClassVar[bool] = False
 
-    trend: float = 3.5
+    trend: float = 2.5
     jump: float = 2.2
     peers: float = 1.7
+    twin: float = 1.0
     layers: int = 3
     numbers: int = 32
 
@@ -86,11 +89,13 @@ class _VarianceDepth(Check):
         """
         shown, logs = self.measures[0], self.sign * gains[list(self.measures)].map(np.log10)
         role = pd.Series([role_of(name) for name in gains.index], index=gains.index)
-        groups = logs.groupby(role)
-        many = (role.map(role.value_counts()) >= self.layers) & (role != "*")
+        groups, size = logs.groupby(role), role.map(role.value_counts())
+        many = (size >= self.layers) & (role != "*")
         all_of = (logs - logs.median()).min(axis=1) - self.jump
+        pair = (size == 2) & (role != "*")
+        all_of = all_of.mask(pair & ((logs - groups.transform("min")) < self.twin).any(axis=1), -1.0)
         same = ((logs - groups.transform("median")).min(axis=1) - self.peers).where(many)
-        peers = same > all_of
+        peers = (same > all_of) | (many & self.by_role)
         usual = groups[shown].transform("median").where(peers, logs[shown].median())
         bound = usual + np.where(peers, self.peers, self.jump)
         return pd.DataFrame(
@@ -171,7 +176,8 @@ class VarianceExplodes(_VarianceDepth):
     Attributes:
         trend: Least (decades per layer) x (decades in all) of a steady change that is reported.
         jump: Least decades between the gain of one Linear and the model's median gain that are reported.
-        peers: Least decades between its gain and that of the same Linear in the other blocks.
+        peers: Least decades between its gain and that of the same Linear in the other blocks,
+        twin: or in the one other block of a model of two.
         layers: Least number of layers that a trend or a median is taken over.
         numbers: Least numbers (samples x features) of a typical layer: the variance of fewer is chance.
     """
@@ -194,7 +200,8 @@ class VarianceVanishes(_VarianceDepth):
 
     The series is that of ``variance_explodes``; in a model without norms, and for a single layer, it is the
     variance over samples, since biases keep the plain variance up long after the samples have become the
-    same. Branches that write exactly 0, as some are initialized, do not count.
+    same. Branches that write exactly 0, as some are initialized, do not count, nor do those that write next
+    to nothing in every block: a Linear is held against the same one in the other blocks, where there are.
 
     What to do: look at the named layer's weights; at initialization, scale weights by the square root of
     2 / inputs before a ReLU, or add norms or residual connections.
@@ -206,7 +213,8 @@ class VarianceVanishes(_VarianceDepth):
     Attributes:
         trend: Least (decades per layer) x (decades in all) of a steady change that is reported.
         jump: Least decades between the gain of one Linear and the model's median gain that are reported.
-        peers: Least decades between its gain and that of the same Linear in the other blocks.
+        peers: Least decades between its gain and that of the same Linear in the other blocks,
+        twin: or in the one other block of a model of two.
         layers: Least number of layers that a trend or a median is taken over.
         numbers: Least numbers (samples x features) of a typical layer: the variance of fewer is chance.
     """
@@ -221,6 +229,7 @@ class VarianceVanishes(_VarianceDepth):
     verb: ClassVar[str] = "shrinks"
     what: ClassVar[str] = "variance over samples"
     measures: ClassVar[tuple[str, ...]] = ("spread_gain",)
+    by_role: ClassVar[bool] = True
 
     trend: float = 5.0
     jump: float = 3.0

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     **dict.fromkeys(
-        ("zero_features", "constant_features", "live_zeros", "silent_features"), feature_measures
+        ("zero_features", "constant_features", "live_zeros", "silent_features", "high_features"),
+        feature_measures,
     ),
     **dict.fromkeys(("feature_ratio", "scale_ratio", "weight_ratio"), feature_measures),
     "example_spread": example_measures,

@@ -59,8 +59,10 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
     ``constant_features`` (share that do not vary, the zero ones included), ``feature_ratio`` (largest |value|
     of the worst feature ÷ the median feature's; NaN where that is 0), ``live_zeros`` (share of zeros among
     the features that are not 0 throughout), ``scale_ratio`` (largest standard deviation ÷ the lower quartile,
-    of the features that vary; of less than five ÷ the smallest), ``silent_features`` (share that is never
-    positive) and ``weight_ratio`` (largest |weight| of a norm ÷ the median).
+    of the features that vary; of less than five ÷ the smallest), ``high_features`` (share that reaches half
+    of the largest |value| of all), ``silent_features`` (share that is never
+    positive but
+    varies) and ``weight_ratio`` (largest |weight| of a norm ÷ the median).
     """
     features = features_with_peaks(tables)
     varying = features["deviation"].where(~features["constant"])
@@ -69,8 +71,10 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
         "varying": varying,
         "zeros": zeros,
         "size": features["weight"].abs(),
-        "silent": features["max"] <= 0,
+        "silent": (features["max"] <= 0) & ~features["constant"],
     }
+    highest = features.groupby(KEY, sort=False, observed=True)["peak"].transform("max")
+    extra["high"] = features["peak"] >= 0.5 * highest
     groups = features.assign(**extra).groupby(KEY, sort=False, observed=True)
     peak = groups["peak"]
     return pd.DataFrame(
@@ -82,6 +86,7 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
             "scale_ratio": ratio(groups["varying"].max(), groups["varying"].quantile(0.25, "lower")),
             "weight_ratio": ratio(groups["size"].max(), groups["size"].median()),
             "live_zeros": groups["zeros"].mean(),
+            "high_features": groups["high"].mean(),
             "silent_features": groups["silent"].mean(),
         }
     )
@@ -159,6 +164,18 @@ def sample_measures(tables: Tables) -> pd.DataFrame:
     )
 
 
+def made_by_few(tables: Tables, layer: str, share: float = 0.02) -> bool:
+    """Return whether a few samples make more than half of the mean square of what a layer reads.
+
+    Its moments are then theirs, and say nothing of the data. At least 8 kept samples; few is ``share`` of
+    them, one at least.
+    """
+    rows = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == "input")]
+    square = (rows["variance"] + rows["mean"] ** 2).dropna().sort_values(ascending=False)
+    few = square.iloc[: max(1, int(share * len(square)))]
+    return len(square) >= 8 and bool(few.sum() > 0.5 * square.sum())
+
+
 @remembered
 def gain_measures(tables: Tables) -> pd.DataFrame:
     """Return by how much each Linear multiplies what it reads, at site ``output``.
@@ -179,11 +196,16 @@ def gain_measures(tables: Tables) -> pd.DataFrame:
 
 
 def norms_untrained(tables: Tables, kinds: tuple[str, ...] = ()) -> bool:
-    """Return whether every norm (of some kinds) has weight 1 and bias 0, as initialized."""
+    """Return whether every norm (of some kinds) is as initialized: bias 0, and weight 1, or 0 throughout.
+
+    The last norm of a residual branch is often started at 0, so that the branch adds nothing at first.
+    """
     rows = tables.features[tables.features["site"] == "output"]
     rows = rows[rows["kind"].isin(kinds) if kinds else rows["kind"] != "linear"]
-    plain = (rows["weight"].fillna(1) == 1) & (rows["bias"].fillna(0) == 0)
-    return bool(plain.all())
+    weight = rows["weight"].fillna(1)
+    started = weight.isin([0, 1]) & (rows["bias"].fillna(0) == 0)
+    same = weight.groupby(rows["layer"]).nunique() <= 1
+    return bool(started.all() and same.all())
 
 
 def never_updated(tables: Tables) -> bool:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from normprobe.findings.frame import Check, Finding, Severity, named
 from normprobe.findings.measures import layer_measures, norms_untrained, sample_measures, side
+from normprobe.names import role_of
 from normprobe.wording import format_number
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ class VarianceBelowEps(Check):
     apart from the norms whose input is small. Of each cause the first norm in order of execution is named,
     since what it writes too small may be too small for the next.
 
-    Small inputs in a model whose norms all have weight 1 and bias 0 are a note: branches start small where
-    weights are initialized so, and the model is yet to be trained.
+    Small inputs in a model whose norms all have weight 1 and bias 0 are a note where they are small in most
+    blocks: branches start small where weights are initialized so, and the model is yet to be trained. Samples
+    of exactly 0 are left out: no eps would help, and ``collapsed_samples`` tells of them.
 
     What to do: lower eps, or find what shrinks the input.
 
@@ -57,12 +59,13 @@ class VarianceBelowEps(Check):
         frame = layers[["n_features"]].join(side(sample_measures(tables), "input"), how="inner")
         frame = frame.join(norms, how="inner")
         frame["value"] = frame["sample_variance"].where(frame["kind"] != "rms_norm", frame["sample_square"])
-        below = frame[(frame["value"] < self.ratio * frame["eps"]) & (frame["n_features"] > 1)]
+        small = (frame["value"] > 0) & (frame["value"] < self.ratio * frame["eps"])
+        below = frame[small & (frame["n_features"] > 1)]
         large = below["eps"] > self.usual * (1 + 1e-6)
         found = [self._finding(below[large], "Lower this norm's eps.", "warning")] if large.any() else []
         if not large.all():
-            untrained = norms_untrained(tables)
-            found.append(self._finding(below[~large], None, "info" if untrained else "warning"))
+            starts_small = norms_untrained(tables) and _in_most_blocks(below[~large].index, frame.index)
+            found.append(self._finding(below[~large], None, "info" if starts_small else "warning"))
         return found
 
     def _finding(self, below: pd.DataFrame, advice: str | None, severity: Severity) -> Finding:
@@ -81,6 +84,15 @@ class VarianceBelowEps(Check):
             evidence=f"input:{'sample_square' if what == 'mean square' else 'sample_variance'}",
             affected=tuple(below.index),
         )
+
+
+def _in_most_blocks(these: pd.Index, norms: pd.Index) -> bool:
+    """Return whether some norm is among these in at least half of the blocks of a model."""
+    role = pd.Series([role_of(str(name)) for name in norms], index=norms)
+    among = role.index.isin(these)
+    share = pd.Series(among, index=norms).groupby(role).mean()
+    blocks = share.index != "*"
+    return bool((share[blocks & ~share.index.isin(norms)] >= 0.5).any())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ class Nonfinite(Check):
         row = at(layers, layer, site)
         real, masked = int(row["nonfinite"]), int(row["nonfinite_masked"])
         spread = layers["nonfinite"][layers["depth"] >= row["depth"]].gt(0).any()
-        padding = " in padding rows only" if not real else ""
+        padding, count = " in padding rows only" if not real else "", real or masked
         finite = at(layers, layer, "input")["nonfinite"] == 0
         origin = {
             "output": "out of a finite input" if finite else "more than it reads over all its calls",
@@ -78,10 +78,10 @@ class Nonfinite(Check):
             site=site,
             feature=_feature(tables, layer, site),
             statistic="NaN or Inf values" + padding,
-            value=real or masked,
+            value=count,
             threshold=0,
-            message=f"{format_number(real or masked)} values are NaN or Inf{padding}, {origin}; "
-            f"{named(later)} from here on carry them.",
+            message=f"{format_number(count)} {'value is' if count == 1 else 'values are'} NaN or Inf"
+            f"{padding}, {origin}; so it is at {named(later)} from here on.",
             advice="Look at the operations before this layer: no probed layer made these values."
             if site == "input"
             else None,
@@ -120,7 +120,8 @@ class Fp16Overflow(Check):
     """Values leave, or are about to leave, the range of fp16, whose largest number is 65,504.
 
     In fp32 and bf16 such values are fine; cast to fp16 they become Inf, and the next norm makes NaN of them.
-    A model that runs in fp16 is warned of from half that limit on.
+    Layers that run in 16 bit, and models whose configuration says that they are meant to, are warned of from
+    half that limit on.
 
     What to do: run in bf16 or fp32, or keep the named layer in fp32.
 
@@ -130,7 +131,7 @@ class Fp16Overflow(Check):
 
     Attributes:
         limit: Largest |value| that fp16 holds.
-        margin: A model that runs in fp16 is warned of above ``limit / margin``.
+        margin: A model that runs in, or is meant for, 16 bit is warned of above ``limit / margin``.
     """
 
     name: ClassVar[str] = "fp16_overflow"
@@ -145,7 +146,8 @@ class Fp16Overflow(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first layer in order of execution with a value beyond the limit."""
         layers = layer_measures(tables)
-        half = layers["dtype"].str.contains("float16") & ~layers["dtype"].str.contains("bfloat16")
+        meant = "float16" in str(tables.meta.get("meant_dtype"))
+        half = layers["dtype"].str.contains("float16") | meant
         limit = pd.Series(self.limit, index=layers.index).where(~half, self.limit / self.margin)
         beyond = layers[layers["abs_max"] > limit]
         if beyond.empty:

@@ -10,10 +10,17 @@ import pandas as pd
 
 from normprobe.findings.frame import Check, Finding, Severity, named
 from normprobe.findings.measures import layer_measures, side
+from normprobe.findings.origins import example_measures
 from normprobe.wording import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
+
+
+VECTOR = ["mean", "variance", "min", "max"]
+"""What is kept of a sample: two samples that agree in all four are taken for the same."""
+SAME = 1e-8
+"""Examples of which a smaller share varies are the same throughout: data, not padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +76,7 @@ class PaddingInNorm(Check):
                 else "median distance of the means with padding and without, in standard deviations",
                 value=row["factor" if scaled else "shift"],
                 threshold=self.factor if scaled else self.shift,
-                message=f"In the median channel padding changes {what}; "
-                f"{named(names, 'norm')} average padding in.",
+                message=f"In the median channel padding changes {what}; so it is at {named(names, 'norm')}.",
                 evidence="input:masked",
                 affected=names,
             )
@@ -122,7 +128,8 @@ class PaddingUnmasked(Check):
     Padding is known by its token where the model says which that is: runs of it at either end of a text are
     counted (``pad_tokens`` in the facts of the recording). Or by its text, where samples are labelled.
     Otherwise it is recognised in what the first layer reads: several examples end in runs of positions that
-    are the same in all of them. A probe that was told to use no mask (``mask=None``) is taken at its word.
+    are the same in all of them, or begin in runs of one and the same vector. A probe that was told to use no
+    mask (``mask=None``) is taken at its word, and so is a model that pads by itself.
 
     What to do: pass the tokenizer's attention_mask to the model, or give the probe a mask.
 
@@ -133,7 +140,7 @@ class PaddingUnmasked(Check):
     Attributes:
         share: Least share of the positions (of the first layer's kept ones, if the token is not known) that
             is reported.
-        run: Least length of a run of same positions at the end of an example.
+        run: Least length of a run of same positions at an end of an example.
         texts: What padding tokens are called.
     """
 
@@ -155,16 +162,7 @@ class PaddingUnmasked(Check):
         if (tables.meta.get("options") or {}).get("mask", "auto") is None:
             return []
         first = tables.layers.sort_values(["depth", "site"]).iloc[0]
-        samples = tables.samples[
-            (tables.samples["layer"] == first["layer"]) & (tables.samples["site"] == "input")
-        ]
-        known = int(tables.meta.get("pad_tokens") or 0)
-        if known:
-            share = known / max(int(tables.meta.get("rows") or first["n_samples"]), 1)
-        elif tables.ledger["masked_by"].fillna("").ne("").any():
-            return []
-        else:
-            share = (self._by_text(tables) or self._by_repetition(samples)) / max(len(samples), 1)
+        share = self._share(tables, first)
         if share < self.share:
             return []
         return [
@@ -180,24 +178,53 @@ class PaddingUnmasked(Check):
             )
         ]
 
+    def _share(self, tables: Tables, first: Any) -> float:
+        """Return the share of padding among what the first layer reads, or 0 where a mask is known."""
+        rows = int(tables.meta.get("rows") or first["n_samples"])
+        known = int(tables.meta.get("pad_tokens") or 0)
+        if known:
+            return known / max(rows, 1)
+        masked = tables.ledger["masked_by"].fillna("").ne("").any()
+        by_itself = first["n_samples"] > rows  # to a multiple of the model's window
+        alike = example_measures(tables)["example_spread"].get((first["layer"], "input"), np.nan)
+        if masked or by_itself or float(alike) < SAME:
+            return 0.0
+        here = (tables.samples["layer"] == first["layer"]) & (tables.samples["site"] == "input")
+        samples = tables.samples[here]
+        return (self._by_text(tables) or self._by_repetition(samples)) / max(len(samples), 1)
+
     def _by_text(self, tables: Tables) -> int:
         return int(tables.labels["text"].isin(self.texts).sum())
 
     def _by_repetition(self, samples: pd.DataFrame) -> int:
-        """Return how many kept samples end an example in a run that other examples share.
+        """Return how many kept samples begin or end an example in a run of padding."""
+        rows = samples.dropna(subset=["example", "position"]).sort_values(["part", "example", "position"])
+        return self._ends(rows) or self._beginnings(rows)
+
+    def _ends(self, rows: pd.DataFrame) -> int:
+        """Return how many samples end an example in a run that other examples share.
 
         All such runs must end in the same vector, as padding does; texts that happen to end alike do not.
         """
-        rows = samples.dropna(subset=["example", "position"]).sort_values(["part", "example", "position"])
-        vector = ["mean", "variance", "min", "max"]
-        shared = rows.groupby(["position", *vector], dropna=False)["example"].transform("nunique") > 1
+        positions = rows.groupby("position")["example"].transform("nunique") > 1
+        shared = rows.groupby(["position", *VECTOR], dropna=False)["example"].transform("nunique") > 1
         total, last = 0, []
-        for _, same in shared.groupby([rows["part"], rows["example"]]):
-            unlike = np.flatnonzero(~same.to_numpy())
-            tail = len(same) - 1 - unlike[-1] if len(unlike) else 0
+        for _, unlike in (positions & ~shared).groupby([rows["part"], rows["example"]]):
+            odd = np.flatnonzero(unlike.to_numpy())
+            tail = len(unlike) - 1 - odd[-1] if len(odd) else 0
             if tail >= self.run:
                 total += tail
-                last.append(same.index[-1])
-        ends = rows.loc[last].groupby("position")[vector]
+                last.append(unlike.index[-1])
+        ends = rows.loc[last].groupby("position")[VECTOR]
         apart = (ends.max() - ends.min()).max()
-        return total if last and (apart <= 1e-3 * rows[vector].std()).all() else 0
+        return total if last and (apart <= 1e-3 * rows[VECTOR].std()).all() else 0
+
+    def _beginnings(self, rows: pd.DataFrame) -> int:
+        """Return how many samples begin several examples in runs of one and the same vector."""
+        runs: dict[tuple[float, ...], list[int]] = {}
+        for _, text in rows.groupby(["part", "example"])[VECTOR]:
+            values = text.to_numpy()
+            odd = np.flatnonzero((values != values[0]).any(axis=1))
+            if len(odd) and odd[0] >= self.run:
+                runs.setdefault(tuple(values[0]), []).append(int(odd[0]))
+        return max((sum(lengths) for lengths in runs.values() if len(lengths) > 1), default=0)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.findings.frame import Check, Finding, Severity, named
-from normprobe.findings.measures import never_updated, running_measures
+from normprobe.findings.measures import made_by_few, never_updated, running_measures
 from normprobe.findings.training import batch_norms
 from normprobe.wording import format_number
 
@@ -27,6 +27,7 @@ class StaleRunningStatistics(Check):
     they are off, its output is shifted or scaled, and everything after it reads something it was not trained
     on. The medians over channels are looked at: on small data single channels are four times off without
     harm. Since a stale BatchNorm moves what every later one sees, the first in order of execution is named.
+    Where a few wild samples make up most of what that one sees, its moments are not held against it.
 
     Running statistics of exactly 0 and 1 in every channel were never updated: an error, or a note where all
     batch norms of the model have weight 1 and bias 0 too, that is, are not trained at all.
@@ -73,6 +74,8 @@ class StaleRunningStatistics(Check):
         agree = np.log(running["running_ratio"]) > self.spread * running["running_noise"]
         rescaled = (running["running_ratio"] > self.factor) & agree
         stale = running.index[rescaled | (running["running_shift"] > self.shift)]
+        if len(stale) and not untouched[stale[0]] and made_by_few(tables, str(stale[0])):
+            stale = stale[:0]
         found = []
         if untouched.any():
             severity: Severity = "info" if never_updated(tables) else "error"
@@ -98,8 +101,8 @@ class StaleRunningStatistics(Check):
             else "median |observed mean - running mean| ÷ running standard deviation",
             value=row["running_ratio" if scaled else "running_shift"],
             threshold=self.factor if scaled else self.shift,
-            message=f"In the median channel the observed {what}; {named(stale, 'batch norm')} "
-            "from here on are off.",
+            message=f"In the median channel the observed {what}; so it is at {named(stale, 'batch norm')} "
+            "from here on.",
             evidence=f"input:{'running_ratio' if scaled else 'running_shift'}",
             affected=stale,
         )

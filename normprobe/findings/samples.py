@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from normprobe.findings.frame import Check, Finding, Severity
-from normprobe.findings.measures import at, feature_measures, layer_measures
+from normprobe.findings.measures import at, feature_measures, layer_measures, made_by_few
 from normprobe.wording import format_number
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ class InputScale(Check):
     """The features of the data are on wildly different scales, and the first layer is a Linear.
 
     The features with large units drown the others, and the best learning rate differs from weight to weight.
-    Constant features are left out. A first layer that is a norm is the cure, and no finding.
+    Constant features are left out. A first layer that is a norm is the cure, and no finding. Where a few wild
+    samples make the standard deviations, that is another check's, ``outlier_sample``.
 
     What to do: standardize the features with the training data's mean and deviation, or start with a
     BatchNorm.
@@ -114,7 +115,7 @@ class InputScale(Check):
         layer = str(layers.index[0][0])
         row = at(layers, layer, "input")
         value = feature_measures(tables)["scale_ratio"].get((layer, "input"), 0.0)
-        if row["kind"] != "linear" or not value > self.ratio:
+        if row["kind"] != "linear" or not value > self.ratio or made_by_few(tables, layer):
             return []
         features = tables.features.query("layer == @layer and site == 'input'")
         feature = int(features["feature"].iloc[int(features["variance"].argmax())])

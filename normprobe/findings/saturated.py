@@ -19,8 +19,9 @@ class SaturatedInput(Check):
 
     After a saturated tanh or sigmoid all values stand at the two ends, and no gradient passes; after a ReLU
     driven far below 0 nearly all values are 0. The first is measured by how much mean |value| x largest
-    |value| exceeds the mean square (0 when |value| is either 0 or the largest), the second by the share of
-    zeros among the features that are not dead. Raw data, which may well be binary, are left out.
+    |value| exceeds the mean square (0 when |value| is either 0 or the largest), where many features reach the
+    largest: a single huge feature is another matter. The second is the share of zeros among the features that
+    are not dead. Raw data, which may well be binary, are left out.
 
     What to do: look at the scale of the weights before the activation, and at the scale of the data.
 
@@ -32,6 +33,7 @@ class SaturatedInput(Check):
     Attributes:
         shades: Largest share of shades that is reported.
         zeros: Least share of zeros that is reported.
+        ends: Least share of the features (two at least) that reach half of the largest |value|.
         rows: Least number of values per feature.
     """
 
@@ -40,10 +42,11 @@ class SaturatedInput(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Scale down the weights before the activation, or the data."
     source: ClassVar[str] = "AISTATS 9:249 (Glorot and Bengio 2010); arXiv:2309.04827"
-    fitted: ClassVar[tuple[str, ...]] = ("shades", "zeros")
+    fitted: ClassVar[tuple[str, ...]] = ("shades", "zeros", "ends")
 
     shades: float = 0.05
     zeros: float = 0.99
+    ends: float = 0.1
     rows: int = 16
 
     def __call__(self, tables: Tables) -> list[Finding]:
@@ -51,12 +54,16 @@ class SaturatedInput(Check):
         layers = inner(tables, self.rows)
         here = (layers["kind"] == "linear") & (layers.index.get_level_values("site") == "input")
         layers = layers[here & (layers["n_features"] > 1) & (layers["spread"] > CONSTANT)]
-        zeros = feature_measures(tables)["live_zeros"].reindex(layers.index)
-        wrong = layers[(layers["shades"] < self.shades) | (zeros > self.zeros)]
+        measures = feature_measures(tables).reindex(layers.index)
+        zeros, ends = measures["live_zeros"], measures["high_features"] * layers["n_features"]
+        at_ends = (layers["shades"] < self.shades) & (
+            ends >= (self.ends * layers["n_features"]).clip(lower=2)
+        )
+        wrong = layers[at_ends | (zeros > self.zeros)]
         if wrong.empty:
             return []
         layer, site = wrong.index[0]
-        flat = wrong["shades"].iloc[0] < self.shades
+        flat = bool(at_ends[(layer, site)])
         value = wrong["shades"].iloc[0] if flat else zeros[(layer, site)]
         return [
             Finding(

@@ -135,8 +135,10 @@ class SmallBatchStatistics(Check):
                 statistic=f"{'values per channel' if by_values else 'examples'} per call",
                 value=values if by_values else examples,
                 threshold=self.values if by_values else self.examples,
-                message=f"In train mode a call normalizes with {format_number(values)} values per channel, "
-                f"from {format_number(examples)} examples; so do {named(tuple(few.index), 'batch norm')}.",
+                message=f"In train mode a call normalizes with {format_number(values)} "
+                f"{'value' if values == 1 else 'values'} per channel, from {format_number(examples)} "
+                f"{'example' if examples == 1 else 'examples'}; "
+                f"so it is at {named(tuple(few.index), 'batch norm')}.",
                 evidence="input:n_samples",
                 affected=tuple(few.index),
             )
