@@ -187,3 +187,11 @@ def test_markers_of_a_role_differ_from_those_of_another_by_dashes() -> None:
         if line.get_color() == BEFORE and len(line.get_xdata()) == 4
     }
     assert len(dashes) == 2
+
+
+def test_samples_are_said_to_be_named_only_where_some_are() -> None:
+    loud = X.clone()
+    loud[3, 0] *= 400
+    calm, named = (figures.render(record(stack(5), x), "samples_through_depth").caption for x in (X, loud))
+    assert "in every layer: median and bands. None exceeds ten times the median" in calm
+    assert "in every layer: median, bands, the most extreme by name." in named

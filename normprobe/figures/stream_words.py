@@ -26,9 +26,8 @@ def caption(found: Stream) -> str:
     kept, over = len(found.sizes), found.over
     if not found.top > 0:
         return f"No kept {found.unit} has finite values above 0 before these norms."
-    text = (
-        f"The same {format_count(kept, found.unit)} in every layer: median, bands, the most extreme by name."
-    )
+    shown = "median, bands, the most extreme by name" if found.extreme else "median and bands"
+    text = f"The same {format_count(kept, found.unit)} in every layer: {shown}."
     if not over:
         return (
             f"{text} None exceeds ten times the median; the largest reaches {format_number(found.top)} times."
