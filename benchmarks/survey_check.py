@@ -232,7 +232,13 @@ def _error(features: pd.DataFrame, samples: pd.DataFrame | None, calls: list[np.
     told = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
     if len(samples) != len(told["mean"]):
         return float("inf")
-    mine = np.lexsort([samples[name].to_numpy() for name in ("mean", "max", "min")])
-    theirs = np.lexsort([told[name] for name in ("mean", "max", "min")])
+    return max(of_features, min(_of_samples(samples, told, last) for last in ("mean", "variance")))
+
+
+def _of_samples(samples: pd.DataFrame, told: dict[str, np.ndarray], last: str) -> float:
+    """The worst error of samples, paired by their extremes and, where these are the same, by what is left."""
+    keys = (last, "max", "min")
+    mine = np.lexsort([samples[name].to_numpy() for name in keys])
+    theirs = np.lexsort([told[name] for name in keys])
     mean, variance = (samples[name].to_numpy()[mine] for name in ("mean", "variance"))
-    return max(of_features, worst(mean, variance, told["mean"][theirs], told["variance"][theirs]))
+    return worst(mean, variance, told["mean"][theirs], told["variance"][theirs])

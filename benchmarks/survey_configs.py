@@ -41,6 +41,16 @@ _RULES: list[tuple[str, int]] = [
     (r"\w*(hidden_size|embed_dim|embedding_dim|embedding_size|_dim|_channels|_width|_filters)", 32),
     (r"d_model|n_embd|dim|width|projection_size|output_size|\w*_size_per_layer_input", 32),
 ]
+# Of what is too entangled to be made small in its widths, at least the number of its layers and words.
+_SHALLOW = r"\w*layers?|depth|\w*_depth|\w*num_blocks|\w*layers_count|\w*vocab_size\w*|\w*experts?"
+_RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 16,
+    "hidden_sizes": [16, 32, 48, 64],
+    "depths": [1, 1, 1, 1],
+    "out_features": ["stage2", "stage3", "stage4"],
+}
+_ON_RESNET = {"use_timm_backbone": False, "backbone": None, "backbone_config": _RESNET}
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 _SERIES = {"prediction_length": 6, "context_length": 16, "lags_sequence": [1, 2, 3]}
 # Sizes that depend on one another in ways of their own.
@@ -71,11 +81,20 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen2_vl_text": {"rope_parameters": _MROPE},
     "reformer": {"axial_pos_embds_dim": [8, 24], "axial_pos_shape": [4, 32], "attn_layers": ["local", "lsh"]},
     "time_series_transformer": _SERIES,
+    "conditional_detr": _ON_RESNET,
+    "dab-detr": _ON_RESNET,
+    "deformable_detr": _ON_RESNET,
+    "detr": _ON_RESNET,
+    "mimi": {"upsample_groups": 32},
+    "moonshine": {"encoder_num_key_value_heads": 4, "decoder_num_key_value_heads": 4},
+    "table-transformer": _ON_RESNET,
+    "wav2vec2-bert": {"vocab_size": 32},
+    "wav2vec2-conformer": {"vocab_size": 32},
     "xmod": {"default_language": "en_XX"},
     "zamba2": {"n_mamba_heads": 4, "mamba_headdim": 16, "attention_hidden_size": 64},
 }
 _COMPILED = [(re.compile(pattern), value) for pattern, value in _RULES]
-LARGEST = 20_000_000
+LARGEST = 60_000_000
 
 
 def tiny(cls: type[PreTrainedConfig]) -> Iterator[PreTrainedConfig]:
@@ -89,6 +108,23 @@ def tiny(cls: type[PreTrainedConfig]) -> Iterator[PreTrainedConfig]:
         except Exception:  # a class may refuse any combination of sizes, in any words
             continue
         yield config
+    for make in (lambda: _shallow(cls()), cls):
+        try:
+            yield make()
+        except Exception:  # the same
+            continue
+
+
+def _shallow(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration with as few layers, words and experts, and nothing else made small."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            _shallow(value)
+        elif re.fullmatch(_SHALLOW, name):
+            small = _smaller(name, value, False)
+            if small is not value:
+                setattr(config, name, small)
+    return config
 
 
 def _shrunk(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 BATCH, TIME = 2, 12
 _PATCHES = 16
+_MOST_PIXELS = 224
 Inputs = dict[str, Any]
 
 
@@ -32,7 +33,8 @@ def _sides(config: Any) -> tuple[int, int]:
     size = _find(config, "image_size", "input_size", "img_size", default=32)
     if isinstance(size, dict):
         size = size.get("height", size.get("shortest_edge", 32))
-    return (size, size) if isinstance(size, int) else (int(size[-2]), int(size[-1]))
+    height, width = (size, size) if isinstance(size, int) else (int(size[-2]), int(size[-1]))
+    return min(height, _MOST_PIXELS), min(width, _MOST_PIXELS)
 
 
 def _image(config: Any) -> Iterator[Tensor]:
@@ -121,6 +123,12 @@ def _embeddings(config: Any) -> Iterator[Tensor]:
     yield torch.randn(BATCH, TIME, _number(config, "hidden_size", "d_model", "n_embd", default=32))
 
 
+def _flattened(config: Any) -> Iterator[Tensor]:
+    patch, channels = _number(config, "patch_size", default=8), _number(config, "num_channels", default=3)
+    place = torch.arange(1, _PATCHES + 1).float().reshape(1, -1, 1).expand(BATCH, -1, 2)
+    yield torch.cat([place, torch.randn(BATCH, _PATCHES, channels * patch * patch)], 2)
+
+
 MAKERS: dict[str, Callable[[Any], Iterator[Any]]] = {
     "input_ids": _ids,
     "attention_mask": _mask,
@@ -136,6 +144,14 @@ MAKERS: dict[str, Callable[[Any], Iterator[Any]]] = {
     "hidden_states": _hidden,
     "grid_thw": _grid,
     "image_grid_thw": _grid,
+    "spatial_shapes": _always(lambda config: torch.tensor([[4, 4]] * BATCH)),
+    "pixel_attention_mask": _always(lambda config: torch.ones(BATCH, _PATCHES, dtype=torch.long)),
+    "flattened_patches": _flattened,
+    "visual_feats": _always(
+        lambda config: torch.randn(BATCH, 5, _number(config, "visual_feat_dim", default=32))
+    ),
+    "visual_pos": _always(lambda config: torch.rand(BATCH, 5, 4)),
+    "input_features_mask": _always(lambda config: torch.ones(BATCH, 64, dtype=torch.long)),
 }
 _OPTIONAL = (
     "input_ids",
@@ -146,13 +162,12 @@ _OPTIONAL = (
     "input_features",
     "decoder_input_ids",
     "bbox",
-)
-_DROPPED = (
-    ("image_grid_thw",),
-    ("pixel_values", "image_grid_thw"),
-    ("input_features", "input_values"),
-    ("attention_mask",),
-    ("input_ids", "attention_mask"),
+    "spatial_shapes",
+    "pixel_attention_mask",
+    "flattened_patches",
+    "visual_feats",
+    "visual_pos",
+    "input_features_mask",
 )
 _FALLBACK = {
     "embeds": _embeddings,
@@ -173,6 +188,8 @@ def inputs_for(model: nn.Module) -> Iterator[Inputs]:
     }
     needed = [name for name, parameter in takes.items() if parameter.default is parameter.empty]
     wanted = [name for name in _OPTIONAL if name in takes and name not in needed]
+    if "pixel_values_videos" in takes and "pixel_values" not in (*needed, *wanted):
+        wanted.append("pixel_values_videos")
     fixed = {"use_cache": False} if "use_cache" in takes else {}
     for names in _choices(needed, wanted):
         makers = [_maker(name) for name in names]
@@ -213,6 +230,8 @@ def _choices(needed: list[str], wanted: list[str]) -> Iterator[list[str]]:
         ("input_features", "input_values"),
         ("attention_mask",),
         ("input_ids", "attention_mask"),
+        ("spatial_shapes", "pixel_attention_mask"),
+        ("input_features_mask",),
     ):
         if set(dropped) & set(wanted):
             yield needed + [name for name in wanted if name not in dropped]
