@@ -232,13 +232,13 @@ def _error(features: pd.DataFrame, samples: pd.DataFrame | None, calls: list[np.
     told = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
     if len(samples) != len(told["mean"]):
         return float("inf")
-    return max(of_features, min(_of_samples(samples, told, last) for last in ("mean", "variance")))
+    return max(of_features, *(_of_samples(samples, told, name) for name in ("mean", "variance")))
 
 
-def _of_samples(samples: pd.DataFrame, told: dict[str, np.ndarray], last: str) -> float:
-    """The worst error of samples, paired by their extremes and, where these are the same, by what is left."""
-    keys = (last, "max", "min")
-    mine = np.lexsort([samples[name].to_numpy() for name in keys])
-    theirs = np.lexsort([told[name] for name in keys])
-    mean, variance = (samples[name].to_numpy()[mine] for name in ("mean", "variance"))
-    return worst(mean, variance, told["mean"][theirs], told["variance"][theirs])
+def _of_samples(samples: pd.DataFrame, told: dict[str, np.ndarray], name: str) -> float:
+    """The worst error of the samples' means or variances, paired by their extremes and then by themselves."""
+    keys = (name, "max", "min")
+    mine = samples[name].to_numpy()[np.lexsort([samples[key].to_numpy() for key in keys])]
+    true = {key: told[key][np.lexsort([told[one] for one in keys])] for key in ("mean", "variance")}
+    found = true | {name: mine}
+    return worst(found["mean"], found["variance"], true["mean"], true["variance"])
