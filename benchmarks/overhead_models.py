@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +17,24 @@ class Case:
 
     Attributes:
         model: the model.
-        run: calls it once.
+        run: calls it once, or what is given in its place.
         repeats: how often it is called in a round.
     """
 
     model: nn.Module
-    run: Callable[[], object]
+    run: Callable[[Callable[..., object]], object]
     repeats: int = 1
 
 
 def _text(model: nn.Module, batch: int, time: int, *, repeats: int = 1) -> Case:
     tokens = torch.randint(0, 1000, (batch, time))
     given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    return Case(model.eval(), lambda: _quietly(model, **given), repeats)
+    return Case(model.eval(), lambda call: _quietly(call, **given), repeats)
 
 
-def _quietly(model: nn.Module, **given: Tensor) -> object:
+def _quietly(call: Callable[..., object], **given: Tensor) -> object:
     with torch.no_grad():
-        return model(**given)
+        return call(**given)
 
 
 def _minilm() -> nn.Module:
@@ -58,7 +59,7 @@ def _llama(layers: int) -> nn.Module:
 def _resnet() -> Case:
     model = AutoModel.from_config(ResNetConfig(depths=[2, 2, 2, 2], layer_type="basic", embedding_size=64))
     pixels = torch.randn(8, 3, 224, 224)
-    return Case(model.eval(), lambda: _quietly(model, pixel_values=pixels))
+    return Case(model.eval(), lambda call: _quietly(call, pixel_values=pixels))
 
 
 def _training() -> Case:
@@ -66,10 +67,9 @@ def _training() -> Case:
     optimizer = torch.optim.AdamW(model.parameters())
     tokens = torch.randint(0, 1000, (16, 128))
 
-    def step() -> None:
-        model(
-            input_ids=tokens, attention_mask=torch.ones_like(tokens)
-        ).last_hidden_state.square().mean().backward()
+    def step(call: Callable[..., Any]) -> None:
+        found = call(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        found.last_hidden_state.square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -52,7 +54,17 @@ def activation_stats(model: nn.Module) -> AbstractContextManager[None]:
     return _hooked(model, seen)
 
 
-PEERS: dict[str, Callable[[nn.Module], AbstractContextManager[None]]] = {
+@contextmanager
+def torchlens(model: nn.Module) -> Iterator[Callable[..., object]]:
+    """TorchLens runs the model itself and records every operation with its output; it computes no moments."""
+    trace = importlib.import_module("torchlens").trace
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield lambda **given: trace(model, [], input_kwargs=given)
+
+
+PEERS: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {
     "var_mean": var_mean,
     "ActivationStats": activation_stats,
+    **({"TorchLens": torchlens} if importlib.util.find_spec("torchlens") else {}),
 }

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -377,3 +378,38 @@ def test_many_equal_numbers_beside_a_few_large_ones(seed: int) -> None:
     found = normprobe.record(nn.BatchNorm2d(128), values).features.query("site == 'input'")
     expected = values.double().var((0, 2, 3), correction=0).numpy()
     np.testing.assert_allclose(found["variance"], expected, rtol=1e-6)
+
+
+@compiled_only
+def test_strides_beyond_32_bits(tmp_path: Path) -> None:
+    apart = 1 << 30
+    try:  # a sparse file: only the pages that are written take room
+        held = torch.from_file(str(tmp_path / "sparse"), shared=True, size=2 * apart + 8)
+    except (RuntimeError, OSError) as error:
+        pytest.skip(f"no room for a sparse file of 8 GiB: {error}")
+    rows = held.as_strided((3, 8), (apart, 1))
+    rows.copy_(data(3, 8))
+    model = nn.Linear(8, 2)
+    with torch.no_grad(), normprobe.Probe(model) as probe:
+        model(rows)
+    found = probe.recording.features.query("site == 'input'")
+    np.testing.assert_allclose(found["mean"], data(3, 8).double().mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found["variance"], data(3, 8).double().var(0, correction=0), rtol=1e-6)
+
+
+@compiled_only
+def test_strides_that_torch_has_not_are_refused() -> None:
+    from normprobe.kernels._cpu import Plan, State
+
+    nobody = np.empty(0, np.int64)
+    plan = Plan(2, 1, None, nobody, nobody, nobody, nobody)
+    state = State(3, -1, 1, -1, True)
+    held = data(2, 3)
+    given = {"shape": (2, 3), "dtype": held.dtype, "data_ptr": held.data_ptr}
+    backwards = SimpleNamespace(stride=lambda: (-3, 1), **given)
+    assert state.measure(backwards, plan, 1, 0) is None  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="rows and features of the plan"):
+        state.measure(data(2, 4), plan, 1, 0)
+    with pytest.raises(ValueError, match="rows and features of the plan"):
+        state.measure(data(3, 3), plan, 1, 0)
+    assert state.measure(held, plan, 1, 0) is not None
