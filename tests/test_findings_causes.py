@@ -117,6 +117,32 @@ def test_a_wild_sample_makes_no_other_scale_and_no_stale_statistics() -> None:
     assert find(tables(even), ["stale_running_statistics"])["layer"].item() == "n"
 
 
+class Channels(nn.Module):
+    """Tokens through a norm over the channels of each text."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.norm, self.head = nn.Embedding(50, 16), norm, nn.Linear(16, 4)
+        self.embed.weight.data[1] = 3.0
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return (examples, positions, 4)."""
+        return self.head(self.norm(self.embed(input_ids).transpose(1, 2)).transpose(1, 2))
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(4, 16), nn.InstanceNorm1d(16, affine=True)])
+def test_padding_that_a_norm_over_each_example_averages_in_is_found(norm: nn.Module) -> None:
+    real = torch.arange(20)[None] < torch.tensor([[20], [8], [12], [6]])
+    ids = torch.randint(2, 50, (4, 20), generator=torch.Generator().manual_seed(1))
+    batch = {"input_ids": ids.masked_fill(~real, 1), "attention_mask": real.long()}
+    found = normprobe.record(Channels(norm), [batch]).findings(["padding_in_norm"])
+    assert found["layer"].item() == "norm"
+    assert found["value"].item() > 1.2
+    whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert normprobe.record(Channels(norm), [whole]).findings(["padding_in_norm"]).empty
+
+
 class Texts(nn.Module):
     """Tokens through a LayerNorm; may pad them to a multiple of 16 by itself."""
 

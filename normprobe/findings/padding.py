@@ -29,7 +29,9 @@ class PaddingInNorm(Check):
 
     BatchNorm over (examples, channels, positions) knows no mask. In train mode the padding shifts what the
     real positions are normalized with; in evaluation mode the running statistics were collected with it, if
-    they lie nearer to the moments with padding than to those without.
+    they lie nearer to the moments with padding than to those without. GroupNorm and InstanceNorm take each
+    example with its padding: what they write of the real positions then has not mean square 1, scale and
+    shift aside.
 
     What to do: normalize real positions only, or use LayerNorm, which treats every position on its own.
 
@@ -53,8 +55,10 @@ class PaddingInNorm(Check):
     shift: float = 0.1
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first batch norm whose statistics hold padding."""
-        effect = _padding_effect(tables)
+        """Return the first channel norm whose statistics hold padding."""
+        effect = pd.concat([_padding_effect(tables), _example_effect(tables)])
+        order = side(layer_measures(tables), "input").index
+        effect = effect.reindex([name for name in order if name in effect.index])
         inside = (effect["factor"] > self.factor) | (effect["shift"] > self.shift)
         wrong = effect[inside & (effect["trains"] | ~effect["trained_without"])]
         if wrong.empty:
@@ -76,7 +80,7 @@ class PaddingInNorm(Check):
                 else "median distance of the means with padding and without, in standard deviations",
                 value=row["factor" if scaled else "shift"],
                 threshold=self.factor if scaled else self.shift,
-                message=f"In the median channel padding changes {what}; so it is at {named(names, 'norm')}.",
+                message=f"Padding changes {what}; so it is at {named(names, 'norm')}.",
                 evidence="input:masked",
                 affected=names,
             )
@@ -108,6 +112,22 @@ def _padding_effect(tables: Tables) -> pd.DataFrame:
         trains=trains.reindex(effect.index).fillna(False).astype(bool),
         trained_without=effect["to_real"] < effect["to_seen"],
     )
+
+
+def _example_effect(tables: Tables) -> pd.DataFrame:
+    """Return what padding does to each norm over the channels of an example, as `_padding_effect` does.
+
+    ``factor`` is how far the mean square of what the norm writes of real positions, before its scale and
+    shift, lies from 1.
+    """
+    layers = side(layer_measures(tables), "output")
+    names = layers.index[layers["kind"].isin(["group_norm", "instance_norm"]) & (layers["masked"] > 0)]
+    rows = tables.features[(tables.features["site"] == "output") & tables.features["layer"].isin(names)]
+    weight, bias = rows["weight"].fillna(1.0), rows["bias"].fillna(0.0)
+    square = (rows["variance"] + (rows["mean"] - bias) ** 2) / weight.where(weight != 0) ** 2
+    middle = square.groupby(rows["layer"]).mean().reindex(names)
+    factor = np.exp(np.abs(np.log(middle.where(middle > 0))))
+    return pd.DataFrame({"factor": factor, "shift": 0.0, "trains": True, "trained_without": False})
 
 
 def _distance(mean: pd.Series, variance: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
