@@ -19,6 +19,7 @@ from transformers.models.bart import BartConfig, BartForConditionalGeneration
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
 import normprobe
+from normprobe import kernels
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 50}
 
@@ -211,6 +212,20 @@ class TestInferenceMode:
         assert all(map(torch.equal, found, expected))
         assert set(probe.recording.ledger["grad"]) == {"inference"}
         assert set(probe.recording.ledger["calls"]) == {3}
+
+    @pytest.mark.parametrize("compiled", [True, False])
+    def test_before_a_call_outside_it(
+        self, net: Net, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not compiled:
+            monkeypatch.setattr(kernels, "compiled", lambda: None)
+        net.eval()
+        with normprobe.Probe(net) as probe:
+            for mode, batch in zip((torch.inference_mode, torch.no_grad), _batches(2), strict=True):
+                with mode():
+                    net(batch)
+        assert set(probe.recording.ledger["calls"]) == {2}
+        assert set(probe.recording.ledger["reason"]) == {""}
 
 
 @pytest.fixture

@@ -87,7 +87,9 @@ class PlainSums:
         better = sign * values < sign * self._holders[:, 0]
         sample, feature = at.div(width, rounding_mode="floor"), at % width
         if self._waits:
-            self._holders[:, 0] = torch.where(better, values, self._holders[:, 0])
+            # Not in place: what was made in inference mode takes no writes outside it.
+            best = torch.where(better, values, self._holders[:, 0])
+            self._holders = torch.cat([best[:, None], self._holders[:, 1:]], 1)
             low, high = zip(values.tolist(), sample.tolist(), feature.tolist(), strict=True)
             return Extremes(low if bool(better[0]) else None, high if bool(better[1]) else None)
         who = [_sent(choice, name, self._device).index_select(0, sample) for name in ("example", "position")]
