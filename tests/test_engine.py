@@ -413,3 +413,12 @@ def test_strides_that_torch_has_not_are_refused() -> None:
     with pytest.raises(ValueError, match="rows and features of the plan"):
         state.measure(data(3, 3), plan, 1, 0)
     assert state.measure(held, plan, 1, 0) is not None
+
+
+def test_calls_of_forwards_left_out_are_counted() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6))
+    with torch.no_grad(), normprobe.Probe(model, every=3) as probe:
+        for seed in range(7):
+            model(data(5, 6, seed=seed))
+    assert [watch.firings for watch in probe._listener.watches.values()] == [7, 7]
+    assert set(probe.recording.ledger["calls"]) == {3}

@@ -11,7 +11,7 @@
 #define ATTRIBUTES(X)                                                                                              \
     X(shape) X(stride) X(dtype) X(data_ptr) X(_version) X(is_cpu) X(is_nested) X(is_neg) X(is_inference) /* tensors */ \
     X(training) X(_parameters) X(_buffers)                                                               /* modules */ \
-    X(forward) X(owner) X(open) X(token) X(session) X(repeats) X(memory) X(threads)                     /* forwards */ \
+    X(forward) X(owner) X(open) X(token) X(session) X(repeats) X(memory) X(threads) X(measured)         /* forwards */ \
     X(decided) X(scaled) X(index) X(firings) X(meet) X(masked_by)                                        /* layers */  \
     X(state) X(cell) X(samples) X(rows) X(calls) X(n_samples) X(masked)                                  /* sites */   \
     X(agreed) X(plan) X(raw_plan) X(small) X(placed) X(samples_after) X(rows_after)                      /* agreed */
