@@ -85,6 +85,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "batchnorm": ("errors layers probe recording runner views", "torch pandas numpy"),
     "models": ("errors", "torch transformers safetensors"),
     "inputs": ("errors models", "torch transformers pandas numpy PIL safetensors pyarrow"),
+    "__main__": ("cli", ""),
     "cli": (
         "batchnorm+ comparison+ errors findings+ inputs+ models+ recording+ report+ runner+ wording+",
         "click rich",

@@ -79,6 +79,12 @@ def test_help_loads_no_heavy_library() -> None:
     assert f"version {normprobe.__version__}" in done.stdout
 
 
+def test_the_module_is_the_command() -> None:
+    words = [sys.executable, "-m", "normprobe", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == f"normprobe, version {normprobe.__version__}\n"
+
+
 class TestExport:
     def test_tables_are_those_of_the_library(self, folder: Path) -> None:
         done = run("export", "nets.py:build", "--data", "x.npy", "--out", "out", "--batch-size", "7")

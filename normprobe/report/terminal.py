@@ -57,10 +57,9 @@ def _head(tables: Tables, terminal: Terminal) -> list[str]:
     lines += terminal.wrap(", ".join(measured))
     if found := facts.first_nonfinite(tables.layers):
         layer, site, count = found
-        name = facts.display_name(tables, layer)
-        lines += terminal.wrap(
-            f"NaN or Inf first in the {site} of {terminal.name(name, 40)} ({count:,} values)"
-        )
+        name = terminal.name(facts.display_name(tables, layer), 40)
+        many = "1 value" if count == 1 else f"{count:,} values"
+        lines += terminal.wrap(f"NaN or Inf first in the {site} of {name} ({many})")
     if facts.single_sample(tables):
         lines.append("1 sample: variances across samples are undefined")
     return lines
