@@ -137,7 +137,8 @@ def meta(part: str, examples: int, **facts: Any) -> dict[str, Any]:
         **{
             "data": None,
             "device": "cpu",
-            "dtype": "float32",
+            "meant_dtype": None,
+        "dtype": "float32",
             "kernel": "torch",
             "created": "2026-01-01T00:00:00",
         },
