@@ -138,7 +138,7 @@ def meta(part: str, examples: int, **facts: Any) -> dict[str, Any]:
             "data": None,
             "device": "cpu",
             "meant_dtype": None,
-        "dtype": "float32",
+            "dtype": "float32",
             "kernel": "torch",
             "created": "2026-01-01T00:00:00",
         },
