@@ -32,8 +32,8 @@ class StaleRunningStatistics(Check):
     Running statistics of exactly 0 and 1 in every channel were never updated: an error, or a note where all
     batch norms of the model have weight 1 and bias 0 too, that is, are not trained at all.
 
-    What to do: compare the preprocessing with that of training first; if that is right, recalibrate: run the
-    training data through the model in train mode without gradients, collecting a cumulative average.
+    What to do: compare the preprocessing with that of training first; if that is right, recalibrate with
+    training data: normprobe.batchnorm.recalibrate(model, batches), or --recalibrate on the command line.
 
     Figure: running against observed statistics, in the BatchNorm section.
     Source: Schneider et al., arXiv:2006.16971; Wu and Johnson, arXiv:2105.07576; PyTorch issue 4741.
