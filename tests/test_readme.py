@@ -57,6 +57,13 @@ def checks() -> str:
     return "\n".join(lines)
 
 
+def test_each_benchmark_is_named_with_its_command() -> None:
+    scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if '"__main__"' in path.read_text()]
+    text = README.read_text()
+    assert len(scripts) > 5
+    assert [path.name for path in scripts if f"`python benchmarks/{path.name}" not in text] == []
+
+
 def test_the_tables_of_columns_and_checks_equal_the_code() -> None:
     assert README.read_text() == with_tables(README.read_text()), "run: python tests/test_readme.py"
 
