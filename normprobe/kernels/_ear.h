@@ -274,21 +274,18 @@ static int pass_by(const Ear *ear) {
 
 /* 1: the call was heard; 0: it goes the long way; -1: an error. */
 static int short_way(Ear *ear, PyObject *forward, PyObject *module, PyObject *tensor) {
-    if (!is_plain_call(ear, forward, module)) return 0;
-    if (is_true(forward, names.measured, 0) == 0) return in_backward() == 0 ? pass_by(ear) : 0;
+    if (!is_plain_call(ear, forward, module) || in_backward() != 0) return 0;
+    if (is_true(forward, names.measured, 0) == 0) return pass_by(ear);
     PyObject *agreed = agreed_in(ear->site, forward);
     if (agreed == NULL) return 0;
-    int heard = 0;
-    if (in_backward() == 0) {
-        PyObject *locked = PyObject_CallNoArgs(ear->acquire);
-        Py_XDECREF(locked);
-        heard = locked == NULL ? -1 : listen(ear, forward, agreed, module, tensor);
-        if (locked != NULL) {
-            PyObject *type, *value, *trace;
-            PyErr_Fetch(&type, &value, &trace);
-            Py_XDECREF(PyObject_CallNoArgs(ear->release));
-            PyErr_Restore(type, value, trace);
-        }
+    PyObject *locked = PyObject_CallNoArgs(ear->acquire);
+    Py_XDECREF(locked);
+    const int heard = locked == NULL ? -1 : listen(ear, forward, agreed, module, tensor);
+    if (locked != NULL) {
+        PyObject *type, *value, *trace;
+        PyErr_Fetch(&type, &value, &trace);
+        Py_XDECREF(PyObject_CallNoArgs(ear->release));
+        PyErr_Restore(type, value, trace);
     }
     Py_DECREF(agreed);
     return heard;

@@ -25,6 +25,7 @@ from normprobe.report.strip import MOST_CELLS, strip_cells
 from normprobe.report.summary import LINEAR, named_layers, standing_out, summarize
 from normprobe.report.verdict import verdict
 from normprobe.report.writing import FIGURES, write_atomically
+from normprobe.wording import format_count
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -164,7 +165,7 @@ def _alert(tables: Tables, anchors: Anchors) -> Markup | None:
     if site == "input":
         what = "input of {} already has NaN or Inf ({})."
     text = Markup("<strong>NaN or Inf.</strong> The " + what + " All statistics are over the finite values.")
-    return text.format(anchors.name(layer), f"{count:,} value{'' if count == 1 else 's'}")
+    return text.format(anchors.name(layer), format_count(count, "value"))
 
 
 def _notes(tables: Tables) -> list[str]:

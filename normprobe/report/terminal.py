@@ -11,7 +11,7 @@ from normprobe.report.cards import extent
 from normprobe.report.summary import named_layers, standing_out, summarize
 from normprobe.report.terminal_lines import NARROWEST, WIDEST, Terminal
 from normprobe.report.terminal_table import stand_out_table
-from normprobe.wording import format_number
+from normprobe.wording import format_count, format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -58,8 +58,7 @@ def _head(tables: Tables, terminal: Terminal) -> list[str]:
     if found := facts.first_nonfinite(tables.layers):
         layer, site, count = found
         name = terminal.name(facts.display_name(tables, layer), 40)
-        many = "1 value" if count == 1 else f"{count:,} values"
-        lines += terminal.wrap(f"NaN or Inf first in the {site} of {name} ({many})")
+        lines += terminal.wrap(f"NaN or Inf first in the {site} of {name} ({format_count(count, 'value')})")
     if facts.single_sample(tables):
         lines.append("1 sample: variances across samples are undefined")
     return lines
