@@ -14,6 +14,12 @@ enum { FIELDS = 8 };
 #define CLONES
 #endif
 
+#if defined(__GNUC__)
+#define INLINE __attribute__((always_inline)) inline
+#else
+#define INLINE inline
+#endif
+
 typedef struct {
     double count, mean, m2, low, high, absolute, zeros, nonfinite;
 } Moments;

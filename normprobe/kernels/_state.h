@@ -214,8 +214,8 @@ static Delta *take_few(const Job *job) {
             found->within_sum += variance(&own);
             found->within_count++;
         }
-        if (own.low < found->low.value) found->low = (Holder){own.low, row, first_of(job, to, own.low)};
-        if (own.high > found->high.value) found->high = (Holder){own.high, row, first_of(job, to, own.high)};
+        if (own.low < found->low.value) found->low = (Holder){own.low, row, place_of(job, to, features, own.low)};
+        if (own.high > found->high.value) found->high = (Holder){own.high, row, place_of(job, to, features, own.high)};
         if (next < job->kept && job->keep[next] == row) found->kept[next++] = own;
     }
     return delta;
@@ -224,19 +224,15 @@ static Delta *take_few(const Job *job) {
 /* Merge the rows that wait. The work space is shared: only who holds the interpreter's lock comes here. */
 static void settle_queue(State *state) {
     static Work work;
-    Holder low = NO_LOW, high = NO_HIGH;
     const size_t each = (state->waiting_double ? sizeof(double) : sizeof(float)) * (size_t)state->features;
-    for (int r = 0; r < state->waiting; r++) {
-        work.rows[r] = state->queue + each * (size_t)r;
-        work.index[r] = 0;
-    }
+    for (int r = 0; r < state->waiting; r++) work.rows[r] = state->queue + each * (size_t)r;
     if (state->waiting == 0) return;
     if (state->waiting_double)
-        block_f64((const double *const *)work.rows, work.index, state->waiting, state->features, &state->columns, NULL,
-                  &work.tile.f64, work.sums, &low, &high);
+        block_f64((const double *const *)work.rows, state->waiting, state->features, &state->columns,
+                  &work.tile.f64, work.sums);
     else
-        block_f32((const float *const *)work.rows, work.index, state->waiting, state->features, &state->columns, NULL,
-                  &work.tile.f32, work.sums, &low, &high);
+        block_f32((const float *const *)work.rows, state->waiting, state->features, &state->columns,
+                  &work.tile.f32, work.sums);
     state->waiting = 0;
 }
 
@@ -264,16 +260,10 @@ static Delta *measured(const State *state, const Plan *plan, PyObject *tensor, i
     Delta *delta = delta_of(job.features, plan->kept, 0);
     if (delta == NULL || rows == 0 || job.features == 0) return delta;
     const int parts = threads < 1 || rows * job.features < small ? 1 : threads > MOST_PARTS ? MOST_PARTS : threads;
-    /* Another thread may add to the state meanwhile: a pivot may be any number, but must not change. */
-    const size_t size = sizeof(double) * (size_t)job.features;
-    double *hint = state->columns.count[0] > 0 ? malloc(size) : NULL;
-    if (hint != NULL) memcpy(hint, state->columns.mean, size);
-    job.hint = hint;
     int done;
     Py_BEGIN_ALLOW_THREADS
     done = walk(&job, parts, &delta->found);
     Py_END_ALLOW_THREADS
-    free(hint);
     if (done) return delta;
     Py_DECREF(delta);
     PyErr_NoMemory();
@@ -368,6 +358,10 @@ static int kept_rows(State *state, PyObject *tensor, const Plan *plan) {
         const int64_t row = plan->raw_rows[i];
         const char *from = row_at(&job, row / job.inner, row % job.inner);
         char *to = state->raw + (size_t)plan->raw_slots[i] * each;
+        if (job.stride_feature == 1 && job.type == (state->raw_double ? FLOAT64 : FLOAT32)) {
+            memcpy(to, from, each);
+            continue;
+        }
         for (int64_t c = 0; c < state->features; c++) {
             const double x = number_at(&job, from, c);
             if (state->raw_double) ((double *)(void *)to)[c] = x;

@@ -1,8 +1,9 @@
-/* The hot loops for one number type: define T (float or double), NAME(x), ABS, HUGE_SQUARE and TINY_SQUARE first. */
+/* The hot loops for one number type: define T (float or double), NAME(x), ABS, MOST (its largest
+ * number), HUGE_SQUARE and TINY_SQUARE first. */
 
 /* What a block of rows and a tile of columns add up to, relative to a pivot per column. */
 typedef struct {
-    T pivot[TILE], sum[TILE], square[TILE], low[TILE], high[TILE], zeros[TILE], absolute[TILE];
+    T pivot[ROOM], sum[ROOM], square[ROOM], low[ROOM], high[ROOM], zeros[ROOM], absolute[ROOM];
 } NAME(Tile);
 
 #define ONE(k) \
@@ -79,49 +80,75 @@ static double NAME(sweep)(const T *const *rows, int n, int width, NAME(Tile) *ti
     return pivots;
 }
 
-/* The block's own mean as pivot, summed in double. */
-CLONES static void NAME(centre)(const T *const *rows, int n, int width, NAME(Tile) *tile) {
+/* Numbers near the means as pivot. */
+CLONES static void NAME(aim)(const double *restrict near, int width, NAME(Tile) *restrict tile) {
+    for (int c = 0; c < width; c++) tile->pivot[c] = (T)near[c];
+}
+
+/* The mean of every so many of the block's rows as pivot, summed in double. */
+CLONES static void NAME(centre)(const T *const *rows, int n, int step, int width, NAME(Tile) *tile) {
     double sum[TILE];
+    int many = 0;
     for (int c = 0; c < width; c++) sum[c] = 0;
-    for (int r = 0; r < n; r++) {
+    for (int r = 0; r < n; r += step, many++) {
         const T *restrict row = rows[r];
         for (int c = 0; c < width; c++) sum[c] += row[c];
     }
     for (int c = 0; c < width; c++) {
-        const double mean = sum[c] / n;
+        const double mean = sum[c] / many;
         tile->pivot[c] = isfinite(mean) ? (T)mean : 0;
     }
 }
 
-/* Whether the sums of a block can be trusted: finite, not under- or overflowed, the pivot near the mean. */
-CLONES static int NAME(judge)(const NAME(Tile) *restrict tile, int n, int width) {
+/* The moments of all numbers of a tile together, the mean of whose pivots is known. */
+CLONES static Moments NAME(together)(const NAME(Tile) *restrict tile, int n, int width, double pivots) {
+    const double many = n, numbers = many * width, centre = pivots / width;
+    double sums = 0, squares = 0, raw = 0;
+    T least = INFINITY, most = -INFINITY;
+#pragma omp simd reduction(+ : sums, squares, raw) reduction(min : least) reduction(max : most)
+    for (int c = 0; c < width; c++) {
+        const double sum = tile->sum[c], square = tile->square[c], off = tile->pivot[c] - centre;
+        sums += sum + many * off;
+        squares += square + off * (2 * sum + many * off);
+        raw += square;
+        least = tile->low[c] < least ? tile->low[c] : least;
+        most = tile->high[c] > most ? tile->high[c] : most;
+    }
+    const double shift = sums / numbers, around = squares - sums * shift;
+    /* What was added up in low precision, beside what it is to yield, in the place of the absolute values. */
+    const Moments all = {numbers, centre + shift, around > 0 ? around : 0, least, most, raw, 0, 0};
+    return all;
+}
+
+/* Whether the sums of a block can be trusted: finite, not under- or overflowed, and the pivots near enough to the means
+ * for the tile's variance, `all`. A column's own does not ask for that where the pivot is the mean of at least as many
+ * numbers met before: what it is off by then is part of the variance. */
+CLONES static int NAME(judge)(const NAME(Tile) *restrict tile, int n, int width, const double *restrict count,
+                              const Moments *all) {
     int extreme = 0, off = 0;
     const T many = (T)n, part = (T)1 / (T)n;
 #pragma omp simd reduction(| : extreme, off)
     for (int c = 0; c < width; c++) {
         const T sum = tile->sum[c], square = tile->square[c], shift = sum * part, m2 = square - sum * shift;
-        const int varies = tile->low[c] < tile->high[c];
+        const int varies = tile->low[c] < tile->high[c], first = count[c] < n;
         extreme |= !(square < HUGE_SQUARE);
-        extreme |= varies & (square < TINY_SQUARE);
-        off |= varies & (shift * shift * many > 2 * m2);
-        off |= !varies & (sum != 0);
+        extreme |= (varies | (!first & (sum != 0))) & (square < TINY_SQUARE);
+        off |= first & varies & (shift * shift * many > 2 * m2);
+        off |= first & !varies & (sum != 0);
     }
-    return extreme ? EXTREME : off ? OFF_CENTRE : GOOD;
+    return extreme ? EXTREME : off || all->absolute > 4 * all->m2 ? OFF_CENTRE : GOOD;
 }
 
-/* Merge a trusted block into the columns' moments; returns the moments of all its numbers together. */
-CLONES static Moments NAME(merge_tile)(const NAME(Tile) *restrict tile, int n, int width, const Columns *to,
-                                       int64_t at, double pivots) {
+/* Merge a trusted block into the columns' moments. */
+CLONES static void NAME(merge_tile)(const NAME(Tile) *restrict tile, int n, int width, const Columns *to, int64_t at) {
     double *restrict count = to->count + at, *restrict mean = to->mean + at, *restrict m2 = to->m2 + at;
     double *restrict low = to->low + at, *restrict high = to->high + at;
     double *restrict absolute = to->absolute + at, *restrict zeros = to->zeros + at;
-    const double many = n, one_part = 1.0 / n, centre = pivots / width;
-    double sums = 0, squares = 0;
-    T least = INFINITY, most = -INFINITY;
-#pragma omp simd reduction(+ : sums, squares) reduction(min : least) reduction(max : most)
+    const double many = n, one_part = 1.0 / n;
+#pragma omp simd
     for (int c = 0; c < width; c++) {
         const double sum = tile->sum[c], square = tile->square[c], shift = sum * one_part, pivot = tile->pivot[c];
-        const double own = square - sum * shift, off = pivot - centre;
+        const double own = square - sum * shift;
         const double total = count[c] + many, share = many / total, delta = pivot + shift - mean[c];
         mean[c] = mean[c] + delta * share;
         const double weight = count[c] * share;
@@ -131,14 +158,7 @@ CLONES static Moments NAME(merge_tile)(const NAME(Tile) *restrict tile, int n, i
         high[c] = tile->high[c] > high[c] ? tile->high[c] : high[c];
         absolute[c] += tile->absolute[c];
         zeros[c] += tile->zeros[c];
-        sums += sum + many * off;
-        squares += square + off * (2 * sum + many * off);
-        least = tile->low[c] < least ? tile->low[c] : least;
-        most = tile->high[c] > most ? tile->high[c] : most;
     }
-    const double numbers = many * width, shift = sums / numbers, around = squares - sums * shift;
-    const Moments all = {numbers, centre + shift, around > 0 ? around : 0, least, most, 0, 0, 0};
-    return all;
 }
 
 /* Two passes in double over one tile, skipping and counting what is not finite. */
@@ -181,111 +201,118 @@ static Moments NAME(careful)(const T *const *rows, int n, int width, const Colum
     return all;
 }
 
-/* The first sample that holds a value of the tile, and of that sample the first feature. */
-static Holder NAME(find)(const T *const *rows, const int64_t *index, int n, int width, int64_t at, double value) {
-    Holder best = {value, INT64_MAX, 0};
-    for (int r = 0; r < n && index[r] <= best.sample; r++)
-        for (int c = 0; c < width; c++)
-            if ((double)rows[r][c] == best.value) {
-                const Holder here = {best.value, index[r], at + c};
-                if (before(&here, &best)) best = here;
-                break;
-            }
-    return best;
-}
-
-/* Let the holders of the tile's extremes replace those so far, if they beat them or come before them. */
-static void NAME(hold)(const T *const *rows, const int64_t *index, int n, int width, int64_t at, const Moments *all,
-                       Holder *low, Holder *high) {
-    if (all->count == 0) return;
-    if (all->low < low->value || (all->low == low->value && low->sample >= index[0])) {
-        const Holder best = NAME(find)(rows, index, n, width, at, all->low);
-        if (all->low < low->value || before(&best, low)) *low = best;
-    }
-    if (all->high > high->value || (all->high == high->value && high->sample >= index[0])) {
-        const Holder best = NAME(find)(rows, index, n, width, at, all->high);
-        if (all->high > high->value || before(&best, high)) *high = best;
-    }
+/* Add up a tile about its pivots, onto row sums of which `earlier` are those before. */
+static int NAME(tried)(const T *const *rows, int n, int width, const double *count, NAME(Tile) *tile, double *sums,
+                       const double *earlier, Moments *all) {
+    for (int r = 0; r < n; r++) sums[r] = earlier[r];
+    const double pivots = NAME(sweep)(rows, n, width, tile, sums);
+    *all = NAME(together)(tile, n, width, pivots);
+    return NAME(judge)(tile, n, width, count, all);
 }
 
 /* Measure one block of rows (at most ROWS) of contiguous columns into the columns' moments; returns those of all its
- * numbers. sums receives the sum of each row; hint, where there is one, is near the columns' means. */
-static Moments NAME(block)(const T *const *rows, const int64_t *index, int n, int64_t features, const Columns *to,
-                           const double *hint, NAME(Tile) *tile, double *sums, Holder *low, Holder *high) {
+ * numbers. sums receives the sum of each row. */
+static Moments NAME(block)(const T *const *rows, int n, int64_t features, const Columns *to, NAME(Tile) *tile,
+                           double *sums) {
     const T *shifted[ROWS];
     Moments block = EMPTY;
-    for (int r = 0; r < n; r++) sums[r] = 0;
+    double earlier[ROWS] = {0};
     for (int64_t at = 0; at < features; at += TILE) {
-        const int width = (int)(features - at < TILE ? features - at : TILE);
-        double earlier[ROWS];
-        for (int r = 0; r < n; r++) {
-            shifted[r] = rows[r] + at;
-            earlier[r] = sums[r];
-        }
-        const double *near = to->count[at] > 0 ? to->mean + at : hint != NULL ? hint + at : NULL;
-        if (near == NULL) NAME(centre)(shifted, n, width, tile);
-        else for (int c = 0; c < width; c++) tile->pivot[c] = (T)near[c];
-        double pivots = NAME(sweep)(shifted, n, width, tile, sums);
-        int verdict = NAME(judge)(tile, n, width);
-        if (verdict == OFF_CENTRE && near != NULL) {
-            for (int r = 0; r < n; r++) sums[r] = earlier[r];
-            NAME(centre)(shifted, n, width, tile);
-            pivots = NAME(sweep)(shifted, n, width, tile, sums);
-            verdict = NAME(judge)(tile, n, width);
-        }
+        const int width = (int)(features - at < TILE ? features - at : TILE), step = n < 8 ? 1 : n / 8;
+        for (int r = 0; r < n; r++) shifted[r] = rows[r] + at;
+        if (to->count[at] > 0) NAME(aim)(to->mean + at, width, tile);
+        else NAME(centre)(shifted, n, step, width, tile);
         Moments all;
+        int verdict = NAME(tried)(shifted, n, width, to->count + at, tile, sums, earlier, &all);
+        if (verdict == OFF_CENTRE) {
+            NAME(centre)(shifted, n, 1, width, tile);
+            verdict = NAME(tried)(shifted, n, width, to->count + at, tile, sums, earlier, &all);
+        }
         if (verdict == EXTREME) {
             for (int r = 0; r < n; r++) sums[r] = earlier[r];
             all = NAME(careful)(shifted, n, width, to, at, sums);
         } else {
-            all = NAME(merge_tile)(tile, n, width, to, at, pivots);
+            NAME(merge_tile)(tile, n, width, to, at);
         }
-        NAME(hold)(shifted, index, n, width, at, &all, low, high);
         merge_moments(&block, &all);
+        for (int r = 0; r < n; r++) earlier[r] = sums[r];
     }
     return block;
 }
 
-/* Contiguous numbers about a pivot: their sum, squares, extremes, zeros and sum of absolute values. Each lane adds few
- * numbers one after the other: of many equal ones the roundings would all go one way. */
-CLONES static void NAME(line)(const T *restrict x, int n, T pivot, Moments *own) {
+/* Contiguous numbers about a pivot: their sum, squares and extremes, and, if `all`, zeros and sum of absolute values.
+ * Lanes add up four numbers at a time: few roundings follow one another, for of equal numbers they all go one way. */
+#define FOUR(f) f(0) f(1) f(2) f(3)
+#define FOURFOLD(f) ((f(0) + f(1)) + (f(2) + f(3)))
+#define NUMBER(k) const T x##k = from[k * LANES + j], d##k = x##k - pivot;
+INLINE static void NAME(add_up)(const T *restrict x, int n, T pivot, int all, Moments *own) {
     T sums[LANES], squares[LANES], absolutes[LANES], nones[LANES], lows[LANES], highs[LANES];
-    double sum = 0, square = 0, absolute = 0, zeros = 0, low = INFINITY, high = -INFINITY;
     for (int j = 0; j < LANES; j++) {
         sums[j] = squares[j] = absolutes[j] = nones[j] = 0;
         lows[j] = INFINITY;
         highs[j] = -INFINITY;
     }
-    for (int i = 0; i < n; i += LANES) {
+    int i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        const T *restrict from = x + i;
+#pragma omp simd
+        for (int j = 0; j < LANES; j++) {
+            FOUR(NUMBER)
+            sums[j] += FOURFOLD(DIFFERENCE);
+            squares[j] += FOURFOLD(SQUARE);
+            if (all) absolutes[j] += FOURFOLD(ABSOLUTE);
+            if (all) nones[j] += FOURFOLD(ZERO);
+            const T a = LOW(x0, x1), b = LOW(x2, x3), e = LOW(a, b), f = HIGH(x0, x1), g = HIGH(x2, x3), h = HIGH(f, g);
+            lows[j] = LOW(e, lows[j]);
+            highs[j] = HIGH(h, highs[j]);
+        }
+    }
+    for (; i < n; i += LANES) {
         const int width = n - i < LANES ? n - i : LANES;
         const T *restrict from = x + i;
 #pragma omp simd
         for (int j = 0; j < width; j++) {
-            const T d = from[j] - pivot;
-            sums[j] += d;
-            squares[j] += d * d;
-            absolutes[j] += ABS(from[j]);
-            nones[j] += from[j] == (T)0 ? (T)1 : (T)0;
-            lows[j] = from[j] < lows[j] ? from[j] : lows[j];
-            highs[j] = from[j] > highs[j] ? from[j] : highs[j];
+            NUMBER(0)
+            sums[j] += d0;
+            squares[j] += SQUARE(0);
+            if (all) absolutes[j] += ABSOLUTE(0);
+            if (all) nones[j] += ZERO(0);
+            lows[j] = LOW(x0, lows[j]);
+            highs[j] = HIGH(x0, highs[j]);
         }
     }
+    double sum = 0, square = 0, absolute = 0, zeros = 0;
+    T low = INFINITY, high = -INFINITY;
 #pragma omp simd reduction(+ : sum, square, absolute, zeros) reduction(min : low) reduction(max : high)
     for (int j = 0; j < LANES; j++) {
         sum += sums[j];
         square += squares[j];
-        absolute += absolutes[j];
-        zeros += nones[j];
-        low = lows[j] < low ? lows[j] : low;
-        high = highs[j] > high ? highs[j] : high;
+        if (all) absolute += absolutes[j];
+        if (all) zeros += nones[j];
+        low = LOW(lows[j], low);
+        high = HIGH(highs[j], high);
     }
-    own->count = n;
-    own->mean = sum;
-    own->m2 = square;
-    own->low = low;
-    own->high = high;
-    own->absolute = absolute;
-    own->zeros = zeros;
+    const Moments found = {n, sum, square, low, high, absolute, zeros, 0};
+    *own = found;
+}
+#undef FOUR
+#undef FOURFOLD
+#undef NUMBER
+
+CLONES static void NAME(line)(const T *x, int n, T pivot, Moments *own) { NAME(add_up)(x, n, pivot, 1, own); }
+
+/* The same of any number of numbers, chunk by chunk, without zeros and absolute values. */
+CLONES static void NAME(lines)(const T *x, int64_t n, T pivot, Moments *own) {
+    Moments all = EMPTY, part;
+    for (int64_t at = 0; at < n; at += CHUNK) {
+        NAME(add_up)(x + at, (int)(n - at < CHUNK ? n - at : CHUNK), pivot, 0, &part);
+        all.mean += part.mean;
+        all.m2 += part.m2;
+        all.low = LOW(part.low, all.low);
+        all.high = HIGH(part.high, all.high);
+    }
+    all.count = (double)n;
+    *own = all;
 }
 
 /* Two passes in double over contiguous numbers, skipping and counting what is not finite. */
@@ -321,35 +348,74 @@ static Moments NAME(slowly)(const T *x, int64_t n) {
     return own;
 }
 
-/* Moments of at most CHUNK contiguous numbers, summed about a pivot where that can be trusted. */
-static Moments NAME(chunk)(const T *x, int n, double near) {
+/* Make sums about a pivot moments, if they can be trusted. They need not be near the pivot where that is the mean of at
+ * least as many numbers of the same set: what it is off by then is part of the variance. */
+INLINE static int NAME(centred)(Moments *own, double pivot, double met) {
+    const double sum = own->mean, square = own->m2, shift = sum / own->count, m2 = square - sum * shift;
+    const int varies = own->low < own->high;
+    if (!(square < HUGE_SQUARE) || (varies && square < TINY_SQUARE)) return EXTREME;
+    const int first = met < own->count;
+    if (first && (varies ? shift * shift * own->count > 2 * m2 : sum != 0)) return OFF_CENTRE;
+    if (!varies && sum != 0 && square < TINY_SQUARE) return EXTREME;
+    own->mean = pivot + shift;
+    own->m2 = m2 > 0 ? m2 : 0;
+    return GOOD;
+}
+
+/* Moments of at most CHUNK contiguous numbers, summed about a pivot where that can be trusted: the mean of so many met
+ * before of the same set, or, of none, a guess. */
+static Moments NAME(chunk)(const T *x, int n, double near, double met) {
     Moments own = EMPTY;
     T pivot = (T)near;
     for (int again = 0; again < 2; again++) {
         NAME(line)(x, n, pivot, &own);
-        const double sum = own.mean, square = own.m2, shift = sum / n, m2 = square - sum * shift;
-        const int varies = own.low < own.high;
-        if (!(square < HUGE_SQUARE) || (varies && square < TINY_SQUARE)) return NAME(slowly)(x, n);
-        if (varies ? shift * shift * n <= 2 * m2 : sum == 0) {
-            own.mean = pivot + shift;
-            own.m2 = m2 > 0 ? m2 : 0;
-            return own;
-        }
-        double all = 0;
-        for (int i = 0; i < n; i++) all += x[i];
-        pivot = (T)(all / n);
+        const int verdict = NAME(centred)(&own, pivot, met);
+        if (verdict == GOOD) return own;
+        if (verdict == EXTREME) break;
+        double total = 0;
+        for (int i = 0; i < n; i++) total += x[i];
+        pivot = (T)(total / n);
     }
     return NAME(slowly)(x, n);
 }
 
-/* Moments of a row, whose mean is about `near`: chunk by chunk. */
+/* Moments of a row, whose mean is about `near`; zeros and absolute values are not always among them. */
 static Moments NAME(row)(const T *x, int64_t n, double near) {
     Moments own = EMPTY;
+    NAME(lines)(x, n, (T)near, &own);
+    if (n > 0 && NAME(centred)(&own, (T)near, 0) == GOOD) return own;
+    own = EMPTY;
     for (int64_t at = 0; at < n; at += CHUNK) {
-        const Moments part = NAME(chunk)(x + at, (int)(n - at < CHUNK ? n - at : CHUNK), near);
+        const Moments part = NAME(chunk)(x + at, (int)(n - at < CHUNK ? n - at : CHUNK), near, own.count);
         merge_moments(&own, &part);
     }
     return own;
+}
+
+/* The first place of a value in contiguous numbers; n: nowhere. */
+CLONES static int64_t NAME(place)(const T *restrict x, int64_t n, T value) {
+    for (int64_t at = 0; at < n; at += CHUNK) {
+        const int width = (int)(n - at < CHUNK ? n - at : CHUNK);
+        int met = 0;
+#pragma omp simd reduction(| : met)
+        for (int c = 0; c < width; c++) met |= x[at + c] == value;
+        for (int c = 0; met && c < width; c++)
+            if (x[at + c] == value) return at + c;
+    }
+    return n;
+}
+
+/* How many numbers are not finite: NaN, or beyond the largest number. */
+CLONES static double NAME(hidden)(const T *restrict x, int64_t n) {
+    double hidden = 0;
+    for (int64_t at = 0; at < n; at += CHUNK) {
+        const int width = (int)(n - at < CHUNK ? n - at : CHUNK);
+        int some = 0;
+#pragma omp simd reduction(+ : some)
+        for (int c = 0; c < width; c++) some += !(ABS(x[at + c]) <= MOST);
+        hidden += some;
+    }
+    return hidden;
 }
 
 #undef ONE

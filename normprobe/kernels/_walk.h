@@ -7,24 +7,29 @@
 
 #include "_moments.h"
 
-enum { ROWS = 64, TILE = 1024, CHUNK = 512, LANES = 64, PLANE = 128, MOST_PARTS = 64 };
+/* A tile and eight rows of it fit into 48 KiB; its arrays lie a little more than a power of two apart, or they would
+ * share the same few places of the cache. */
+enum { ROWS = 64, TILE = 512, ROOM = TILE + 16, CHUNK = 512, LANES = 16, PLANE = 128, MOST_PARTS = 64 };
 enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 enum { GOOD, OFF_CENTRE, EXTREME };
 
 #define T float
 #define NAME(x) x##_f32
 #define ABS fabsf
+#define MOST FLT_MAX
 #define HUGE_SQUARE 1e32f
 #define TINY_SQUARE 1e-26f
 #include "_tile.h"
 #undef T
 #undef NAME
 #undef ABS
+#undef MOST
 #undef HUGE_SQUARE
 #undef TINY_SQUARE
 #define T double
 #define NAME(x) x##_f64
 #define ABS fabs
+#define MOST DBL_MAX
 #define HUGE_SQUARE 1e290
 #define TINY_SQUARE 1e-280
 #include "_tile.h"
@@ -38,7 +43,6 @@ typedef struct {
     const unsigned char *real; /* per row, or NULL: all of them */
     const int64_t *keep;       /* samples whose own moments are wanted, ascending */
     int64_t kept;
-    const double *hint; /* near the columns' means, or NULL */
 } Job;
 
 /* What a job yields. */
@@ -159,12 +163,9 @@ static Moments row_moments(const Job *job, const void *row, double near) {
     return job->type == FLOAT64 ? row_f64(row, job->features, near) : row_f32(row, job->features, near);
 }
 
-/* The first feature of a contiguous row that has a value. */
-static int64_t first_of(const Job *job, const void *row, double value) {
-    int64_t c = 0;
-    if (job->type == FLOAT64) while (((const double *)row)[c] != value) c++;
-    else while (((const float *)row)[c] != value) c++;
-    return c;
+/* The first feature of a contiguous row that has a value, among the first so many; that many: none. */
+static int64_t place_of(const Job *job, const void *row, int64_t features, double value) {
+    return job->type == FLOAT64 ? place_f64(row, features, value) : place_f32(row, features, (float)value);
 }
 
 static double variance(const Moments *m) { return m->count > 0 ? m->m2 / m->count : 0; }
@@ -198,21 +199,65 @@ static void settle_rows(const Job *job, Part *part, const Moments *block, int n,
     }
 }
 
-static void flush(const Job *job, Part *part, int n, Found *found) {
-    Work *work = part->work;
-    if (n == 0) return;
-    gather(job, work, part->wide, n);
-    const Moments block =
-        job->type == FLOAT64
-            ? block_f64((const double *const *)work->rows, work->index, n, job->features, &part->columns, job->hint,
-                        &work->tile.f64, work->sums, &part->low, &part->high)
-            : block_f32((const float *const *)work->rows, work->index, n, job->features, &part->columns, job->hint,
-                        &work->tile.f32, work->sums, &part->low, &part->high);
-    if (job->by_outer) merge_moments(&part->samples[work->index[0]], &block);
-    else settle_rows(job, part, &block, n, found);
+/* Where a walk over the rows of a part stands. */
+typedef struct {
+    int64_t outer, inner;
+} Position;
+
+/* The rows of the block that begins at a position, which moves behind it; those of padding are left out. */
+static int collect(const Job *job, const Part *part, Position *at, Work *work) {
+    int n = 0;
+    while (at->outer < part->outer_end && n < ROWS) {
+        if (at->inner >= part->inner_end) {
+            at->inner = part->inner;
+            at->outer++;
+            if (job->by_outer && n > 0) break;
+            continue;
+        }
+        const int64_t row = at->outer * job->inner + at->inner;
+        if (job->real == NULL || job->real[row]) {
+            work->rows[n] = row_at(job, at->outer, at->inner);
+            work->index[n++] = job->by_outer ? at->outer : row;
+        }
+        at->inner++;
+    }
+    return n;
 }
 
+/* The first sample that holds a value met in the block that begins at a position, and of that sample the first feature.
+ */
+static Holder holder_at(const Job *job, const Part *part, Position at, double value) {
+    Work *work = part->work;
+    Holder held = {value, -1, job->features};
+    const int64_t outer = at.outer;
+    if (job->by_outer) at.inner = part->inner;
+    do {
+        const int n = collect(job, part, &at, work);
+        if (n == 0 || (job->by_outer && work->index[0] != outer)) break;
+        gather(job, work, part->wide, n);
+        for (int r = 0; r < n && (job->by_outer || held.sample < 0); r++) {
+            const int64_t feature = place_of(job, work->rows[r], held.feature, value);
+            if (feature == held.feature) continue;
+            held.sample = work->index[r];
+            held.feature = feature;
+        }
+    } while (job->by_outer);
+    return held;
+}
+
+static Moments measure_block(const Job *job, const Part *part, int n) {
+    Work *work = part->work;
+    gather(job, work, part->wide, n);
+    return job->type == FLOAT64 ? block_f64((const double *const *)work->rows, n, job->features, &part->columns,
+                                            &work->tile.f64, work->sums)
+                                : block_f32((const float *const *)work->rows, n, job->features, &part->columns,
+                                            &work->tile.f32, work->sums);
+}
+
+/* How many numbers of a row are not finite. */
 static double count_hidden(const Job *job, const char *row) {
+    if (job->stride_feature == 1 && job->type == FLOAT32) return hidden_f32((const float *)(const void *)row, job->features);
+    if (job->stride_feature == 1 && job->type == FLOAT64) return hidden_f64((const double *)(const void *)row, job->features);
     double hidden = 0;
     for (int64_t c = 0; c < job->features; c++) hidden += !isfinite(number_at(job, row, c));
     return hidden;
@@ -221,27 +266,29 @@ static double count_hidden(const Job *job, const char *row) {
 /* Rows of features, whatever their strides. */
 static void walk_rows(const Job *job, Part *part, Found *found) {
     Work *work = part->work;
-    int n = 0;
-    for (int64_t outer = part->outer; outer < part->outer_end; outer++) {
-        for (int64_t inner = part->inner; inner < part->inner_end; inner++) {
-            const int64_t row = outer * job->inner + inner;
-            if (job->real != NULL && !job->real[row]) {
-                part->hidden += count_hidden(job, row_at(job, outer, inner));
-                continue;
-            }
-            work->rows[n] = row_at(job, outer, inner);
-            work->index[n++] = job->by_outer ? outer : row;
-            if (n == ROWS) {
-                flush(job, part, n, found);
-                n = 0;
-            }
+    Position at = {part->outer, part->inner}, low = {-1, 0}, high = {-1, 0};
+    for (;;) {
+        Position start = at;
+        const int n = collect(job, part, &at, work);
+        if (n == 0) break;
+        if (job->by_outer) start.outer = work->index[0];
+        const Moments block = measure_block(job, part, n);
+        if (block.low < part->low.value) {
+            part->low.value = block.low;
+            low = start;
         }
-        if (job->by_outer) {
-            flush(job, part, n, found);
-            n = 0;
+        if (block.high > part->high.value) {
+            part->high.value = block.high;
+            high = start;
         }
+        if (job->by_outer) merge_moments(&part->samples[work->index[0]], &block);
+        else settle_rows(job, part, &block, n, found);
     }
-    flush(job, part, n, found);
+    if (low.outer >= 0) part->low = holder_at(job, part, low, part->low.value);
+    if (high.outer >= 0) part->high = holder_at(job, part, high, part->high.value);
+    for (int64_t outer = part->outer; job->real != NULL && outer < part->outer_end; outer++)
+        for (int64_t inner = part->inner; inner < part->inner_end; inner++)
+            if (!job->real[outer * job->inner + inner]) part->hidden += count_hidden(job, row_at(job, outer, inner));
 }
 
 /* Channels whose numbers lie side by side, (outer, features, inner): a plane of each at a time. */
@@ -254,14 +301,14 @@ static void walk_planes(const Job *job, Part *part) {
                 const int n = (int)(job->inner - at < CHUNK ? job->inner - at : CHUNK);
                 const double near = own.count > 0                ? own.mean
                                     : part->columns.count[c] > 0 ? part->columns.mean[c]
-                                    : job->hint != NULL          ? job->hint[c]
                                                                  : 0;
                 const char *from = plane + at * job->size;
                 const void *numbers = from;
                 if (job->type == BFLOAT16) widen_bfloat16(numbers, (float *)(void *)part->wide, n);
                 if (job->type == FLOAT16) widen_float16(numbers, (float *)(void *)part->wide, n);
                 if (job->size == 2) numbers = part->wide;
-                const Moments chunk = job->type == FLOAT64 ? chunk_f64(numbers, n, near) : chunk_f32(numbers, n, near);
+                const Moments chunk = job->type == FLOAT64 ? chunk_f64(numbers, n, near, own.count)
+                                                           : chunk_f32(numbers, n, near, own.count);
                 merge_moments(&own, &chunk);
             }
             if (own.low < part->low.value) part->low = (Holder){own.low, outer, c};
