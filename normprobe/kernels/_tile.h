@@ -85,17 +85,16 @@ CLONES static void NAME(aim)(const double *restrict near, int width, NAME(Tile) 
     for (int c = 0; c < width; c++) tile->pivot[c] = (T)near[c];
 }
 
-/* The mean of every so many of the block's rows as pivot, summed in double. */
-CLONES static void NAME(centre)(const T *const *rows, int n, int step, int width, NAME(Tile) *tile) {
+/* The block's own mean as pivot, summed in double. */
+CLONES static void NAME(centre)(const T *const *rows, int n, int width, NAME(Tile) *tile) {
     double sum[TILE];
-    int many = 0;
     for (int c = 0; c < width; c++) sum[c] = 0;
-    for (int r = 0; r < n; r += step, many++) {
+    for (int r = 0; r < n; r++) {
         const T *restrict row = rows[r];
         for (int c = 0; c < width; c++) sum[c] += row[c];
     }
     for (int c = 0; c < width; c++) {
-        const double mean = sum[c] / many;
+        const double mean = sum[c] / n;
         tile->pivot[c] = isfinite(mean) ? (T)mean : 0;
     }
 }
@@ -218,14 +217,14 @@ static Moments NAME(block)(const T *const *rows, int n, int64_t features, const 
     Moments block = EMPTY;
     double earlier[ROWS] = {0};
     for (int64_t at = 0; at < features; at += TILE) {
-        const int width = (int)(features - at < TILE ? features - at : TILE), step = n < 8 ? 1 : n / 8;
+        const int width = (int)(features - at < TILE ? features - at : TILE);
         for (int r = 0; r < n; r++) shifted[r] = rows[r] + at;
         if (to->count[at] > 0) NAME(aim)(to->mean + at, width, tile);
-        else NAME(centre)(shifted, n, step, width, tile);
+        else NAME(centre)(shifted, n, width, tile);
         Moments all;
         int verdict = NAME(tried)(shifted, n, width, to->count + at, tile, sums, earlier, &all);
         if (verdict == OFF_CENTRE) {
-            NAME(centre)(shifted, n, 1, width, tile);
+            NAME(centre)(shifted, n, width, tile);
             verdict = NAME(tried)(shifted, n, width, to->count + at, tile, sums, earlier, &all);
         }
         if (verdict == EXTREME) {
