@@ -4,6 +4,7 @@
 
 Bare and probed forwards run interleaved in random order in one process, the bare one twice (A/A): a row whose
 A/A is off by more than 2 % was disturbed and says nothing. Figures are medians of the ratios of each round.
+"fallback" is the probe without the compiled kernel; "one thread" both the probed and the bare forward on one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -23,6 +24,7 @@ from overhead_models import MODELS, Case
 from overhead_peers import PEERS
 
 import normprobe
+from normprobe import kernels
 
 Way = Callable[[], AbstractContextManager[object]]
 
@@ -34,7 +36,7 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     print(f"{machine}, torch {torch.__version__} on {arguments.threads} threads")
     names = [name for name in MODELS if not arguments.only or name in arguments.only.split(",")]
-    header = ["model", "bare ms", "A/A", "probe", "every=100", "samples=0", *PEERS]
+    header = ["model", "bare ms", "A/A", "probe", "every=100", "samples=0", "fallback", *PEERS, "one thread"]
     print(" | ".join(header))
     for name in names:
         case = MODELS[name]()
@@ -43,6 +45,7 @@ def main() -> None:
             "probe": _probed(case),
             "every=100": _probed(case, every=100),
             "samples=0": _probed(case, samples=0, values=0),
+            "fallback": _without_kernel(case),
             **{peer: partial(make, case.model) for peer, make in PEERS.items()},
         }
         if name == "training" or name.endswith(
@@ -50,6 +53,7 @@ def main() -> None:
         ):  # TorchLens gives its record, not the output; and is slow
             ways.pop("TorchLens", None)
         bare, ratios = measure(case, ways, arguments.rounds)
+        ratios["one thread"] = _on_one_thread(case, arguments)
         ratios.setdefault("TorchLens", float("nan"))
         print(
             " | ".join([name, f"{bare * 1e3:.1f}", *(f"{ratios[way]:.3f}" for way in header[2:])]), flush=True
@@ -86,6 +90,34 @@ def _probed(case: Case, **options: int) -> Way:
     """One probe that goes on counting, as a user's does; its first forwards are not timed."""
     probe = normprobe.Probe(case.model, **options)  # type: ignore[arg-type]
     return lambda: probe
+
+
+def _without_kernel(case: Case) -> Way:
+    """The same measured by plain torch, as where no compiler built the kernel."""
+    made: list[normprobe.Probe] = []
+
+    @contextmanager
+    def way() -> Iterator[None]:
+        kernels.compiled.cache_clear()
+        os.environ["NORMPROBE_KERNEL"] = "torch"
+        try:
+            if not made:
+                made.append(normprobe.Probe(case.model))
+            with made[0]:
+                yield
+        finally:
+            os.environ.pop("NORMPROBE_KERNEL")
+            kernels.compiled.cache_clear()
+
+    return way
+
+
+def _on_one_thread(case: Case, arguments: argparse.Namespace) -> float:
+    """The ratio of a probed forward to the bare one where torch has one thread."""
+    torch.set_num_threads(1)
+    _, ratios = measure(case, {"probe": _probed(case)}, arguments.rounds)
+    torch.set_num_threads(arguments.threads)
+    return ratios["probe"]
 
 
 def _arguments() -> argparse.Namespace:
