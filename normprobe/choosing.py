@@ -86,6 +86,8 @@ def select_rows(selection: Selection, roster: Roster, seed: int) -> RawSelection
     """Choose the raw rows of a tensor that a site with this roster keeps: one of each kept sample."""
     candidates, order = selection.candidates
     count = roster.admits(candidates.hash) if selection.choice.rows else 0
+    if not count:
+        return RawSelection(None, roster)
     admission = roster.admit(candidates.take(slice(count)))
     if not len(admission.slots):
         return RawSelection(None, roster)

@@ -112,13 +112,13 @@ class Tally:
             return
         real = None if mask is None or batch.packed is not None or mask.full else mask.real
         if times == 1 and not batch.swapped and _is_small(lead):
-            self._waiting.append(_Few(forward.owner, lead.detach().clone(), forward.first, real))
+            self._waiting.append(_Few(forward.now.owner, lead.detach().clone(), forward.first, real))
             if len(self._waiting) == _MOST_WAITING:
                 self._settle()
         else:
             found = digest(lead, forward.first, time_first=batch.swapped, real=real)
             self._digest = self._digest + times * found.cpu()
-            self._count_pads(forward.owner, lead, real, times)
+            self._count_pads(forward.now.owner, lead, real, times)
 
     def _settle(self) -> None:
         """Fingerprint what waits: decoded tokens by the hundred, not one by one."""

@@ -38,7 +38,7 @@ class Ears(NamedTuple):
     def layer(self, watch: Watch, before: Call, after: Call) -> tuple[Call, Call]:
         """The hooks ahead of a layer and behind it, for which these are the long ways."""
         compiled = kernels.compiled()
-        if compiled is None:
+        if compiled is None or not isinstance(watch.sites["input"].account, compiled.Account):
             return before, after
         shared = (self.forwards.threads, self.lock, _hold, self.snapshot)
         return (

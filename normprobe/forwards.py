@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from normprobe import kernels
 from normprobe.alignment import Grid
 from normprobe.arguments import Batch, Signatures, decoder_sizes, read_batch
 from normprobe.frames import calling, is_over
+from normprobe.kernels.accounts import Pass
 from normprobe.masks import Masks, Padding, Reads, has_two_sides
 
 
@@ -47,15 +49,13 @@ class Forward:
     """One outermost call of the model, or of a module of it that contains probed layers.
 
     Attributes:
-        owner: the module that was called.
+        now: what hooks ask of it at each call: the module that was called, and whether it is measured.
         call: running number of the forward.
         first: running number of its first example.
         batch: its batch, as the arguments say.
         masks: its padding masks.
-        measured: whether this forward is measured.
         decoder: sizes of the decoder's input in an encoder-decoder, where known.
         labels: the text of each sample, as the user's callable gave it.
-        repeats: per site how often it has fired in this forward.
         decoder_fired: whether a layer on a path with `decoder` has fired.
         stash: inputs of layers whose first call is under way.
         sequences: what its layers work on, by what they read.
@@ -63,23 +63,16 @@ class Forward:
         plain: whether all layers work on one sequence, whatever fired before them.
         selections: which samples count and are kept, by where they lie.
         rows: which raw rows are kept.
-        memory: what tensors held that were just measured, for the compiled kernel.
-        threads: how many threads may measure one tensor.
-        token: stands for this forward where that must not keep its tensors.
-        open: layers (by index) whose call is under way.
-        session: what listens to torch's functions in this forward, if anything does.
         frame: the call of its owner, as Python runs it.
     """
 
-    owner: nn.Module
+    now: Pass
     call: int
     first: int
     batch: Batch
     masks: Masks
-    measured: bool
     decoder: tuple[int, ...] | None = None
     labels: list[list[str]] | None = None
-    repeats: dict[Any, int] = field(default_factory=dict)
     decoder_fired: bool = False
     stash: dict[int, Tensor] = field(default_factory=dict)
     sequences: dict[Any, Sequence] = field(default_factory=dict)
@@ -87,11 +80,6 @@ class Forward:
     plain: bool = False
     selections: dict[Any, Any] = field(default_factory=dict)
     rows: dict[Any, Any] = field(default_factory=dict)
-    memory: Any = None
-    threads: int = 1
-    token: object = field(default_factory=object)
-    open: set[int] = field(default_factory=set)
-    session: Any = None
     frame: FrameType | None = None
 
     def sequence(self, reads: Reads, padding: Padding | None) -> Sequence:
@@ -116,9 +104,18 @@ class Forward:
 
 
 class _Thread(threading.local):
-    """The forward that each thread is in."""
+    """The forward that each thread is in, and what hooks ask of it."""
 
     forward: Forward | None = None
+    now: Pass | None = None
+
+    def enter(self, forward: Forward) -> None:
+        """Be in this forward from now on."""
+        self.forward, self.now = forward, forward.now
+
+    def leave(self) -> None:
+        """Be in none."""
+        self.forward = self.now = None
 
 
 class Forwards:
@@ -155,15 +152,16 @@ class Forwards:
         a forward that was cut short.
         """
         forward = self.current
-        if forward is None or module is model or module is forward.owner or is_over(forward.frame):
+        if forward is None or module is model or module is forward.now.owner or is_over(forward.frame):
             return None
         return forward
 
     def end(self, module: nn.Module) -> None:
         """Leave the forward if it is this module's."""
         forward = self.current
-        if forward is not None and forward.owner is module:
-            self.threads.forward = forward.frame = None
+        if forward is not None and forward.now.owner is module:
+            self.threads.leave()
+            forward.frame = None
 
     def clear(self) -> None:
         """Forget any forward that was cut short."""
@@ -174,8 +172,9 @@ class Forwards:
         with self._lock:
             call, self.calls = self.calls, self.calls + 1
             self.unrun[why] = self.unrun.get(why, 0) + 1
-        forward = Forward(module, call, self.examples, Batch(None, 0, None), Masks(), False, frame=calling())
-        self.threads.forward = forward
+        now = kernels.begin(module, measured=False)
+        forward = Forward(now, call, self.examples, Batch(None, 0, None), Masks(), frame=calling())
+        self.threads.enter(forward)
         return forward
 
     def begin(
@@ -197,8 +196,9 @@ class Forwards:
             first = self.examples
             self.examples += batch.size
         decoder = decoder_sizes(arguments)
-        forward = Forward(module, call, first, batch, masks, measured, decoder, frame=calling())
-        self.threads.forward = forward
+        now = kernels.begin(module, measured=measured)
+        forward = Forward(now, call, first, batch, masks, decoder, frame=calling())
+        self.threads.enter(forward)
         return forward
 
     def swap(self, forward: Forward) -> bool:

@@ -101,7 +101,7 @@ class Functional:
 
     def leave(self, forward: Forward | None, module: nn.Module, output: Any) -> None:
         """The module's call is over: all is as it was around it."""
-        session: Session | None = None if forward is None else forward.session
+        session: Session | None = None if forward is None else forward.now.session
         if session is None:
             return
         while any(inside is module for inside, _ in session.inside):
@@ -127,7 +127,7 @@ class Functional:
     def session(self) -> Session | None:
         """What is heard in this thread just now; a recomputation in backward is not."""
         forward = self._ears.forwards.current
-        session: Session | None = None if forward is None or in_backward() else forward.session
+        session: Session | None = None if forward is None or in_backward() else forward.now.session
         return session
 
     def linear(self, *args: Any, **kwargs: Any) -> Any:
@@ -145,7 +145,7 @@ class Functional:
             twins = session.twins.get(used.owner.key, {}).values()
             calling = {watch.index, *(self._ears.watch_of(twin).index for twin in twins)}
         # Open: its module is being called, a hook sees it.
-        if watch.refused or calling & forward.open or (self.left_out and id(called()) in self.left_out):
+        if watch.refused or calling & forward.now.open or (self.left_out and id(called()) in self.left_out):
             return func(*args, **kwargs)
         self._ears.before(watch, forward, use.reads.of(args, kwargs))
         output = None

@@ -115,8 +115,8 @@ class Listener:
             return
         self.entered.add(id(module))
         forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
-        if forward.session is not None:
-            self.functional.enter(forward.session, module, args, kwargs)
+        if forward.now.session is not None:
+            self.functional.enter(forward.now.session, module, args, kwargs)
 
     def _leave_container(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not in_backward():
@@ -142,7 +142,7 @@ class Listener:
             return
         with self.lock, torch.no_grad():
             before = replace(forward)
-            if self.forwards.swap(forward) and forward.measured:
+            if self.forwards.swap(forward) and forward.now.measured:
                 self.tally.withdraw(before)
                 self.tally.add(forward)
 
@@ -150,13 +150,13 @@ class Listener:
         if why := why_not_run((*args, *kwargs.values())):
             return self.forwards.begin_unrun(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
-        if forward.measured:
+        if forward.now.measured:
             self._measurer.begin(forward)
             forward.plain = not forward.masks.two_sided and not self._masks.by_layer
             forward.labels = named_labels(self._labels, forward, args, kwargs)
             with self.lock, torch.no_grad():
                 self.tally.add(forward)
-            forward.session = self.functional.open(module, forward, kwargs)
+            forward.now.session = self.functional.open(module, forward, kwargs)
         return forward
 
     def _sequence(self, watch: Watch, forward: Forward) -> Sequence:
@@ -173,14 +173,14 @@ class Listener:
         if in_backward():
             return
         forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
-        if forward.measured and not watch.refused:
+        if forward.now.measured and not watch.refused:
             tensor = first_tensor(args)
             self.before(watch, forward, first_tensor(kwargs.values()) if tensor is None else tensor)
 
     def before(self, watch: Watch, forward: Forward, tensor: Tensor | None) -> None:
         """Ahead of a call of a layer in a forward that is measured, with what it reads."""
         with self.lock:
-            forward.open.add(watch.index)
+            forward.now.open.add(watch.index)
             if watch.depth is None:
                 watch.depth, self._depth = self._depth, self._depth + 1
             if forward.masks.two_sided and watch.reader.side == "decoder":
@@ -201,13 +201,13 @@ class Listener:
 
     def after(self, watch: Watch, forward: Forward, output: Tensor | None, given: tuple[Any, ...]) -> None:
         """Behind a call of a layer with these arguments; no output if it raised, or gave no tensor."""
-        forward.open.discard(watch.index)
+        forward.now.open.discard(watch.index)
         if output is None:
             forward.stash.pop(watch.index, None)
         else:
             with self.lock:
                 watch.firings += 1
-                if forward.measured and not watch.refused:
+                if forward.now.measured and not watch.refused:
                     self._finish(watch, forward, output, given)
 
     def _finish(self, watch: Watch, forward: Forward, output: Tensor, given: tuple[Any, ...]) -> None:
@@ -223,8 +223,7 @@ class Listener:
             self._take(watch, "output", output, forward)
             watch.meet(module.training)
             self._snapshot(watch, module)
-            decided = watch.settled and not watch.refused and not watch.reader.cross
-            watch.decided = decided and watch.view.weight is None
+            watch.decide()
 
     def _snapshot(self, watch: Watch, module: nn.Module) -> None:
         if not watch.unchanged(module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from normprobe import kernels
-from normprobe.accumulators import Agreed, Cell, Site
+from normprobe.accumulators import Site
 from normprobe.arranging import Extent, arrange, extent_of
 from normprobe.choosing import RawSelection, Selection, select, select_rows
 from normprobe.forwards import Forward, Sequence
@@ -59,20 +59,21 @@ class Measurer:
 
     def __init__(self, seed: int, k: int | None) -> None:
         self.seed, self.k = seed, k
-        self._cells: dict[Any, Cell] = {}
+        self._cells: dict[Any, Any] = {}
         self._compiled = kernels.compiled()
         self._small = 0 if self._compiled is None else self._compiled.SMALL
 
     def begin(self, forward: Forward) -> None:
         """Get a forward ready to be measured."""
         if self._compiled is not None:
-            forward.memory, forward.threads = self._compiled.Memory(), self._compiled.threads()
+            now = forward.now
+            now.memory, now.threads = self._compiled.Memory(), self._compiled.threads()
 
     def take(self, watch: Watch, name: str, tensor: Tensor, forward: Forward, sequence: Sequence) -> None:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
         site = watch.sites[name]
-        firing = Firing(watch, name, tensor, forward, sequence, forward.repeats.get(site, 0))
-        forward.repeats[site] = firing.repeat + 1
+        firing = Firing(watch, name, tensor, forward, sequence, forward.now.repeats.get(site, 0))
+        forward.now.repeats[site] = firing.repeat + 1
         why = unmeasurable(tensor)
         if why:
             watch.note(why)
@@ -88,10 +89,10 @@ class Measurer:
         selection = self._select(firing, extent)
         if not _fits(firing, extent.features):
             return
-        raw: RawSelection | None = firing.forward.rows.get((selection, site.rows))
+        raw: RawSelection | None = firing.forward.rows.get((selection, site.account.rows))
         if raw is None:
-            raw = select_rows(selection, site.rows, self.seed)
-            firing.forward.rows[selection, site.rows] = raw
+            raw = select_rows(selection, site.account.rows, self.seed)
+            firing.forward.rows[selection, site.account.rows] = raw
         padded = firing.watch.view.kind == "batch_norm" and selection.choice.real is not None
         if padded or site.seen is not None:
             _add_padded(firing, _values(firing), selection, raw, padded=padded)
@@ -103,7 +104,7 @@ class Measurer:
 
     def _select(self, firing: Firing, extent: Extent) -> Selection:
         """Place the samples of a tensor of this extent, and choose among them."""
-        forward, roster = firing.forward, firing.site.samples
+        forward, roster = firing.forward, firing.site.account.samples
         placed = place(
             firing.watch,
             firing.name,
@@ -130,20 +131,21 @@ class Measurer:
         values = torch.cat(components)
         placed = place_nested([len(part) for part in components], forward, seed=self.seed, k=self.k)
         sizes = (len(values), values.shape[1])
-        selection = select(placed, forward, firing.repeat, site.samples, sizes=sizes)
+        selection = select(placed, forward, firing.repeat, site.account.samples, sizes=sizes)
         if _fits(firing, values.shape[2]):
-            raw = select_rows(selection, site.rows, self.seed)
+            raw = select_rows(selection, site.account.rows, self.seed)
             _add_arranged(firing, values, selection, raw)
             _count(firing, selection, raw)
 
     def _add_as_it_lies(self, firing: Firing, selection: Selection, raw: RawSelection) -> bool:
         """Let the compiled kernel read the tensor by its own shape and strides, if it can."""
         site, forward = firing.site, firing.forward
-        if site.state is None:
+        if site.account.state is None:
             return False
         raw_plan = None if raw.choice is None else raw.choice.plan
-        news = site.state.hear(
-            firing.tensor, selection.choice.plan, raw_plan, forward.memory, forward.threads, self._small
+        now = forward.now
+        news = site.account.state.hear(
+            firing.tensor, selection.choice.plan, raw_plan, now.memory, now.threads, self._small
         )
         if news is False:
             return False
@@ -153,20 +155,24 @@ class Measurer:
 
     def _agree(self, firing: Firing, selection: Selection, raw: RawSelection) -> None:
         """Let other sites that are alike go the short way with their tensors in this forward."""
+        compiled, now = self._compiled, firing.forward.now
+        if compiled is None or not isinstance(now, compiled.Pass):
+            return
         if not selection.n_samples or selection.unfit:
             return
         site, watch, tensor = firing.site, firing.watch, firing.tensor
-        view, placing = watch.view, (watch.layouts[firing.name], watch.axes.get(firing.name))
+        account, view = site.account, watch.view
         reading = (view.axis, view.trailing, view.unbatched, view.sample)
+        placing = (watch.layouts[firing.name], watch.axes.get(firing.name))
         last = reading[:2] == (-1, 1)  # where features come last, how many there are changes nothing
         size = None if last else site.width
-        alike = (*reading, *placing, tensor.dim(), size, tensor.dtype, site.rows.k)
-        site.cell = self._cells.setdefault(alike, Cell())
-        site.cell.agreed = Agreed(
-            token=firing.forward.token,
-            shape=(*tensor.shape[:-1], None) if last else tuple(tensor.shape),
-            samples=site.samples,
-            rows=site.rows,
+        alike = (*reading, *placing, tensor.dim(), size, tensor.dtype, account.rows.k)
+        account.cell = self._cells.setdefault(alike, compiled.Cell())
+        account.cell.agreed = compiled.Agreed(
+            pass_=now,
+            shape=(*tensor.shape[:-1], -1) if last else tuple(tensor.shape),
+            samples=account.samples,
+            rows=account.rows,
             samples_after=selection.roster,
             rows_after=raw.roster,
             plan=selection.choice.plan,
@@ -185,7 +191,7 @@ def _fits(firing: Firing, width: int) -> bool:
     if site.width is None:
         reading = Reading(view.axis, view.trailing, view.unbatched, view.sample == "example")
         site.width, site.sums = width, kernels.sums(width, reading, firing.tensor.device)
-        site.state = site.sums.state
+        site.account.state = site.sums.state
     if width == site.width:
         return True
     firing.watch.note(
@@ -214,22 +220,23 @@ def _add_padded(
 ) -> None:
     """Add a tensor of a channel norm that reads padding: from the first such call on all rows, too."""
     site, before = firing.site, None
-    if site.seen is None and padded and site.calls:
+    if site.seen is None and padded and site.account.calls:
         before = site.met().features
     _add_arranged(firing, values, selection, raw)
     if site.seen is None:
         site.unpadded, site.seen = before, kernels.sums(values.shape[2], Reading(), values.device)
-        site.state = None
+        site.account.state = None
     site.seen.add(values, Choice(selection.choice.samples, selection.choice.rows))
 
 
 def _count(firing: Firing, selection: Selection, raw: RawSelection) -> None:
     """Count a measured call; say which mask was applied, why one was not, and that nothing was left."""
     site, watch = firing.site, firing.watch
-    site.samples, site.rows = selection.roster, raw.roster
-    site.calls += 1
-    site.n_samples += selection.n_samples
-    site.masked += selection.masked
+    account = site.account
+    account.samples, account.rows = selection.roster, raw.roster
+    account.calls += 1
+    account.n_samples += selection.n_samples
+    account.masked += selection.masked
     site.meet(firing.tensor.dtype)
     if selection.masked_by:
         watch.masked_by[selection.masked_by] = None

@@ -53,9 +53,7 @@ class Watch:
         vectors: weight, bias and running statistics at the last measured call.
         running: how its running statistics move.
         reader: which sequence of a forward it works on.
-        decided: whether nothing is left to decide at its calls.
         scaled: whether it may have vectors of its own to record.
-        firings: how often it was called, measured or not, recomputations in backward aside.
         heard: how many of these no hook saw, but the use of its weight showed.
     """
 
@@ -79,9 +77,7 @@ class Watch:
     vectors: dict[str, NDArray[Any]] = field(default_factory=dict)
     running: Running = field(init=False)
     reader: Reader = field(init=False)
-    decided: bool = False
     scaled: bool = field(init=False)
-    firings: int = 0
     heard: int = 0
 
     def __post_init__(self) -> None:
@@ -94,13 +90,28 @@ class Watch:
     @staticmethod
     def of(index: int, layer: Layer, samples: Roster, rows: Roster) -> Watch:
         """A fresh state, with the rosters that all fresh ones share."""
-        sites = {site: Site(samples, rows) for site in SITES}
+        sites = {site: Site.of(samples, rows) for site in SITES}
         return Watch(index, layer, layer.view, sites, settled=layer.view.certain, refused=layer.refused)
 
     @property
     def aligned(self) -> bool:
         """Whether every measured call could be numbered as the forward's."""
         return Layout.LOOSE not in self.layouts.values() and not self.loose
+
+    @property
+    def firings(self) -> int:
+        """How often it was called, measured or not, recomputations in backward aside."""
+        return self.sites["output"].account.firings
+
+    @firings.setter
+    def firings(self, count: int) -> None:
+        self.sites["output"].account.firings = count
+
+    def decide(self) -> None:
+        """Say whether nothing is left to decide at its calls."""
+        decided = self.settled and not self.refused and not self.reader.cross and self.view.weight is None
+        for site in self.sites.values():
+            site.account.decided = decided
 
     def note(self, reason: str) -> None:
         """Count a reason why something was left out."""
@@ -120,10 +131,11 @@ class Watch:
             self.refused = (
                 f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
             )
-            self.sites = {name: Site(Roster(0), Roster(0)) for name in SITES}
-            self.settled = True
+            firings = self.firings
+            self.sites = {name: Site.of(Roster(0), Roster(0)) for name in SITES}
+            self.firings, self.settled = firings, True
         elif before.numel():
-            recorded = any(site.calls for site in self.sites.values())
+            recorded = any(site.account.calls for site in self.sites.values())
             self.doubts += 1
             self.settled = self.doubts == DOUBTS
             verdict = judge(module, self.view, before, after, arguments, recorded=recorded)
@@ -174,7 +186,7 @@ class Watch:
             unrun: why forwards were left out, with how often.
         """
         layer = self.layer
-        calls = max(site.calls for site in self.sites.values())
+        calls = max(site.account.calls for site in self.sites.values())
         # A layer none of whose calls could be measured fired all the same; its notes say why.
         met = calls > 0 or self.depth is not None
         status, reason = ("refused", self.refused) if self.refused else ("fired", "") if met else never
@@ -206,7 +218,7 @@ class Watch:
             "firings": self.firings,
         }
         fired = status == "fired"
-        sites = [site.record(name) for name, site in self.sites.items() if site.calls]
+        sites = [site.record(name) for name, site in self.sites.items() if site.account.calls]
         return LayerRecord(
             ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
         )

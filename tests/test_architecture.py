@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "alignment": ("masks sampling", "numpy"),
     "digests": ("", "torch numpy"),
     "arguments": ("masks", "torch numpy"),
-    "forwards": ("alignment arguments frames masks", "torch"),
+    "forwards": ("alignment arguments frames kernels masks", "torch"),
     "running": ("", "torch"),
     "watch": (
         "accumulators affine alignment behaviour found masks records roster running views",

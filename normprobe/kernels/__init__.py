@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from normprobe.kernels.accounts import Account, Pass
 from normprobe.moments import Moments
 
 if TYPE_CHECKING:
@@ -180,6 +181,20 @@ def compiled() -> ModuleType | None:
 def name() -> str:
     """Which kernel measures plain CPU tensors in this process: "c" or "torch"."""
     return "torch" if compiled() is None else "c"
+
+
+def account(samples: Any, rows: Any) -> Account:
+    """A fresh account of a site that keeps these."""
+    kernel = compiled()
+    made: Account = Account(samples, rows) if kernel is None else kernel.Account(samples, rows)
+    return made
+
+
+def begin(owner: Any, *, measured: bool) -> Pass:
+    """What hooks ask of a forward that begins with a call of this module."""
+    kernel = compiled()
+    made: Pass = Pass(owner, measured) if kernel is None else kernel.Pass(owner, measured)
+    return made
 
 
 def sums(features: int, reading: Reading, device: torch.device) -> Sums:

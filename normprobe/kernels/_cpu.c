@@ -6,10 +6,11 @@
  * done in double. Parts of the rows have moments of their own, merged in order: the result depends on the number of
  * threads, never on which thread did what.
  *
- * Python sees six types. A Plan says which samples of a forward count and which are kept. A State is what one site
+ * Python sees ten types. A Plan says which samples of a forward count and which are kept. A State is what one site
  * has met; it reads a tensor as (outer, inner, features) by its own rule and from the tensor's own shape and strides.
  * A Delta is what one tensor holds, so that a tensor several layers read is measured once, and a Memory holds those
- * of a forward. An Ear is the hook of a layer, a Gate that of a module that holds layers.
+ * of a forward. An Ear is the hook of a layer, a Gate that of a module that holds layers; they look up the Account of
+ * a site, the Pass of a forward, and in a Cell what alike sites Agreed on.
  */
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
@@ -62,7 +63,12 @@ PyMODINIT_FUNC PyInit__cpu(void) {
     delta_type = type_of(module, &delta_spec, "Delta");
     state_type = type_of(module, &state_spec, "State");
     memory_type = type_of(module, &memory_spec, "Memory");
+    pass_type = type_of(module, &pass_spec, "Pass");
+    account_type = type_of(module, &account_spec, "Account");
+    cell_type = type_of(module, &cell_spec, "Cell");
+    agreed_type = type_of(module, &agreed_spec, "Agreed");
     const int known = plan_type != NULL && delta_type != NULL && state_type != NULL && memory_type != NULL &&
+                      pass_type != NULL && account_type != NULL && cell_type != NULL && agreed_type != NULL &&
                       type_of(module, &ear_spec, "Ear") != NULL && type_of(module, &gate_spec, "Gate") != NULL &&
                       intern_names();
     dtypes = PyTuple_New(0);

@@ -43,6 +43,52 @@ class State:
     def nbytes(self) -> int: ...
     def fields(self, slots: int, raw: int, /) -> tuple[bytes, bytes, float, float, float, bytes, int]: ...
 
+class Account:
+    samples: Any
+    rows: Any
+    dtype: Any
+    state: Any
+    cell: Any
+    calls: int
+    n_samples: int
+    masked: int
+    firings: int
+    decided: bool
+    def __new__(cls, samples: Any, rows: Any, /) -> Account: ...
+
+class Pass:
+    owner: Any
+    session: Any
+    open: set[int]
+    repeats: dict[Any, int]
+    memory: Any
+    threads: int
+    measured: bool
+    def __new__(cls, owner: Any, measured: bool, /) -> Pass: ...
+
+class Cell:
+    agreed: Any
+    def __new__(cls) -> Cell: ...
+
+class Agreed:
+    def __new__(
+        cls,
+        *,
+        pass_: Pass,
+        shape: tuple[int, ...],
+        samples: Any,
+        rows: Any,
+        samples_after: Any,
+        rows_after: Any,
+        plan: Plan,
+        raw_plan: Plan | None,
+        small: int,
+        placed: Any,
+        n_samples: int,
+        masked: int,
+        masked_by: str,
+    ) -> Agreed: ...
+
 class Ear:
     def __new__(
         cls,

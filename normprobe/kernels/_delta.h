@@ -7,28 +7,24 @@
 
 enum { REMEMBERED = 32 };
 
-/* Of a tensor of a few rows (decoding token by token) the rows themselves: merging columns would cost more. */
 typedef struct {
     PyObject_HEAD
     int64_t features, kept;
     double *memory;
     Found found;
-    int few, wide; /* rows held, and whether they are doubles; few 0: columns are */
-    char *rows;
 } Delta;
 
 static void delta_free(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     free(((Delta *)object)->memory);
-    free(((Delta *)object)->rows);
     PyObject_Free(object);
     Py_DECREF(type);
 }
 
-static Delta *delta_of(int64_t features, int64_t kept, int few) {
+static Delta *delta_of(int64_t features, int64_t kept) {
     Delta *delta = (Delta *)PyType_GenericAlloc(delta_type, 0);
     if (delta == NULL) return NULL;
-    const size_t columns = few ? 0 : FIELDS * (size_t)features * sizeof(double);
+    const size_t columns = FIELDS * (size_t)features * sizeof(double);
     const size_t samples = (size_t)kept * sizeof(Moments);
     delta->memory = malloc(columns + samples + 1);
     if (delta->memory == NULL) {
@@ -41,10 +37,8 @@ static Delta *delta_of(int64_t features, int64_t kept, int few) {
     const Found nothing = {.low = NO_LOW, .high = NO_HIGH};
     delta->found = nothing;
     delta->found.kept = (Moments *)(void *)(delta->memory + columns / sizeof(double));
-    if (!few) {
-        delta->found.columns = columns_at(delta->memory, features);
-        clear(&delta->found.columns, features);
-    }
+    delta->found.columns = columns_at(delta->memory, features);
+    clear(&delta->found.columns, features);
     for (int64_t i = 0; i < kept; i++) delta->found.kept[i] = EMPTY;
     return delta;
 }
@@ -54,12 +48,12 @@ static PyObject *holder_of(const Holder *held) {
 }
 
 /* Who holds new extremes: (smallest, largest), each (value, sample, feature) or None where the old one stands; None
- * for both together. Bit 0 of `changed`: the smallest is new, bit 1: the largest. */
-static PyObject *news(const Delta *delta, int changed) {
+ * for both together. Bit 0 of `changed`: the smallest is new, bit 1: the largest; negative: an error is set. */
+static PyObject *news(int changed, const Holder *low, const Holder *high) {
     if (changed < 0) return NULL;
     if (changed == 0) Py_RETURN_NONE;
-    return Py_BuildValue("NN", changed & 1 ? holder_of(&delta->found.low) : Py_NewRef(Py_None),
-                         changed & 2 ? holder_of(&delta->found.high) : Py_NewRef(Py_None));
+    return Py_BuildValue("NN", changed & 1 ? holder_of(low) : Py_NewRef(Py_None),
+                         changed & 2 ? holder_of(high) : Py_NewRef(Py_None));
 }
 
 /* --- what was just measured ------------------------------------------------------------------------------------- */

@@ -7,9 +7,13 @@
 #ifndef NORMPROBE_EAR_H
 #define NORMPROBE_EAR_H
 
-#include "_state.h"
+#include "_account.h"
 
 enum { MOST_HELD = 8, UNKNOWN = -1 };
+
+#define EAR_HELD(X) \
+    X(thread) X(acquire) X(release) X(watch) X(site) X(account) X(index) X(hold) X(snapshot) X(long_way)
+#define GATE_HELD(X) X(thread) X(model) X(long_way)
 
 /* A tensor of a module's own as it was at the last snapshot. */
 typedef struct {
@@ -17,26 +21,23 @@ typedef struct {
     long long address, version;
 } Stamp;
 
+/* The hook of a layer at a site, of which it holds the account. `thread` has a `forward` of each thread's own, and its
+ * pass as `now`; `acquire` and `release` are the lock's. */
 typedef struct {
     PyObject_HEAD
-    PyObject *thread, *acquire, *release; /* whose `forward` is this thread's; the lock's methods */
-    PyObject *watch, *site, *hold, *snapshot, *long_way;
-    int behind, modes, stamped;
+    EAR_HELD(FIELD)
+    int behind, scaled, modes, stamped;
     Stamp stamps[MOST_HELD];
 } Ear;
 
 typedef struct {
     PyObject_HEAD
-    PyObject *thread, *model, *long_way;
+    GATE_HELD(FIELD)
     int behind, entered;
 } Gate;
 
-/* Whether an attribute is this very object; -1 with an error. */
-static int attribute_is(PyObject *object, PyObject *name, const PyObject *other) {
-    PyObject *value = PyObject_GetAttr(object, name);
-    Py_XDECREF(value);
-    return value == NULL ? -1 : value == other;
-}
+COLLECTED(Ear, EAR_HELD)
+COLLECTED(Gate, GATE_HELD)
 
 static long long number_attribute(PyObject *object, PyObject *name) {
     PyObject *value = PyObject_GetAttr(object, name);
@@ -45,30 +46,12 @@ static long long number_attribute(PyObject *object, PyObject *name) {
     return number;
 }
 
-/* object.name += number; 0 with an error. */
-static int raise_by(PyObject *object, PyObject *name, PyObject *number) {
-    PyObject *before = PyObject_GetAttr(object, name);
-    PyObject *after = before == NULL ? NULL : PyNumber_Add(before, number);
-    const int done = after != NULL && PyObject_SetAttr(object, name, after) == 0;
+/* Hold another object in place of one. */
+static void replace(PyObject **held, PyObject *other) {
+    PyObject *before = *held;
+    if (before == other) return;
+    *held = Py_NewRef(other);
     Py_XDECREF(before);
-    Py_XDECREF(after);
-    return done;
-}
-
-/* object.name += other.name; 0 with an error. */
-static int raise_as(PyObject *object, PyObject *name, PyObject *other) {
-    PyObject *number = PyObject_GetAttr(other, name);
-    const int done = number != NULL && raise_by(object, name, number);
-    Py_XDECREF(number);
-    return done;
-}
-
-/* object.name = other.source; 0 with an error. */
-static int set_as(PyObject *object, PyObject *name, PyObject *other, PyObject *source) {
-    PyObject *value = PyObject_GetAttr(other, source);
-    const int done = value != NULL && PyObject_SetAttr(object, name, value) == 0;
-    Py_XDECREF(value);
-    return done;
 }
 
 static int truth_of_call(PyObject *function) {
@@ -86,96 +69,57 @@ static int in_backward(void) {
     return PyErr_Occurred() ? -1 : number != -1;
 }
 
-/* What the site agreed on with those that are alike, if that was in this forward; a new reference, or NULL. */
-static PyObject *agreed_in(PyObject *site, PyObject *forward) {
-    PyObject *cell = PyObject_GetAttr(site, names.cell);
-    PyObject *agreed = cell == NULL ? NULL : PyObject_GetAttr(cell, names.agreed);
-    PyObject *token = agreed == NULL || agreed == Py_None ? NULL : PyObject_GetAttr(agreed, names.token);
-    const int same = token != NULL && attribute_is(forward, names.token, token) == 1;
-    Py_XDECREF(cell);
-    Py_XDECREF(token);
-    if (same) return agreed;
-    Py_XDECREF(agreed);
+/* The pass of the forward that this thread is in, if it is in one; a new reference, or NULL. */
+static Pass *pass_of(PyObject *thread) {
+    PyObject *now = PyObject_GetAttr(thread, names.now);
+    if (now != NULL && Py_TYPE(now) == pass_type) return (Pass *)now;
+    Py_XDECREF(now);
     return NULL;
 }
 
-/* Whether a shape is the one expected, in which None stands for any size. */
-static int is_shaped(PyObject *shape, PyObject *expected) {
-    if (!PyTuple_Check(shape) || !PyTuple_Check(expected) || PyTuple_Size(shape) != PyTuple_Size(expected)) return 0;
-    for (Py_ssize_t i = 0; i < PyTuple_Size(expected); i++) {
-        PyObject *size = PyTuple_GetItem(expected, i);
-        if (size != Py_None && PyObject_RichCompareBool(PyTuple_GetItem(shape, i), size, Py_EQ) != 1) return 0;
-    }
-    return 1;
+/* What the site agreed on with those that are alike, if that was in this forward; a borrowed reference, or NULL. */
+static const Agreed *agreed_in(const Account *account, const Pass *pass) {
+    PyObject *cell = account->cell;
+    PyObject *agreed = cell != NULL && Py_TYPE(cell) == cell_type ? ((const Cell *)cell)->agreed : NULL;
+    if (agreed == NULL || Py_TYPE(agreed) != agreed_type) return NULL;
+    return ((const Agreed *)agreed)->serial == pass->serial ? (const Agreed *)agreed : NULL;
 }
 
 /* Whether a tensor is of the kind that was agreed on, met for the first time in this forward. */
-static int is_as_agreed(PyObject *site, PyObject *agreed, PyObject *repeats, PyObject *tensor) {
-    PyObject *const alike[] = {names.samples, names.rows};
-    for (int i = 0; i < 2; i++) {
-        PyObject *expected = PyObject_GetAttr(agreed, alike[i]);
-        const int same = expected != NULL && attribute_is(site, alike[i], expected) == 1;
-        Py_XDECREF(expected);
-        if (!same) return 0;
-    }
-    if (PyDict_Contains(repeats, site) != 0) return 0;
-    PyObject *dtype = PyObject_GetAttr(site, names.dtype);
-    const int same = dtype != NULL && attribute_is(tensor, names.dtype, dtype) == 1;
-    Py_XDECREF(dtype);
-    if (!same) return 0;
-    PyObject *shape = PyObject_GetAttr(tensor, names.shape), *expected = PyObject_GetAttr(agreed, names.shape);
-    const int fits = shape != NULL && expected != NULL && is_shaped(shape, expected);
-    Py_XDECREF(shape);
-    Py_XDECREF(expected);
-    return fits;
-}
-
-/* Measure a tensor as was agreed. What `added` gives; UNKNOWN where it cannot be read as it lies, or with an error. */
-static PyObject *hear_as_agreed(PyObject *site, PyObject *agreed, PyObject *forward, PyObject *tensor) {
-    PyObject *state = PyObject_GetAttr(site, names.state), *plan = PyObject_GetAttr(agreed, names.plan);
-    PyObject *raw = PyObject_GetAttr(agreed, names.raw_plan), *memory = PyObject_GetAttr(forward, names.memory);
-    const long long threads = number_attribute(forward, names.threads), small = number_attribute(agreed, names.small);
-    PyObject *news = NULL;
-    if (state != NULL && plan != NULL && raw != NULL && memory != NULL && !PyErr_Occurred() && state != Py_None)
-        news = hear((State *)state, tensor, plan, raw, memory, (int)threads, small);
-    Py_XDECREF(state);
-    Py_XDECREF(plan);
-    Py_XDECREF(raw);
-    Py_XDECREF(memory);
-    return news;
+static int is_as_agreed(const Ear *ear, const Agreed *agreed, const Pass *pass, const Look *seen) {
+    const Account *account = (const Account *)ear->account;
+    if (account->samples != agreed->samples || account->rows != agreed->rows || account->dtype != seen->dtype) return 0;
+    if (account->state == NULL || Py_TYPE(account->state) != state_type) return 0;
+    if (pass->memory == NULL || Py_TYPE(pass->memory) != memory_type || seen->count != agreed->axes) return 0;
+    for (int i = 0; i < seen->count; i++)
+        if (agreed->shape[i] >= 0 && agreed->shape[i] != seen->shape[i]) return 0;
+    return PyDict_Contains(pass->repeats, ear->site) == 0;
 }
 
 /* Count what was measured, and note who holds a new extreme; 0 with an error. */
-static int count(const Ear *ear, PyObject *agreed, PyObject *forward, PyObject *repeats, PyObject *news) {
-    PyObject *site = ear->site, *one = PyLong_FromLong(1);
-    int done = one != NULL && PyDict_SetItem(repeats, site, one) == 0 && raise_by(site, names.calls, one) &&
-               set_as(site, names.samples, agreed, names.samples_after) &&
-               set_as(site, names.rows, agreed, names.rows_after) && raise_as(site, names.n_samples, agreed) &&
-               raise_as(site, names.masked, agreed);
-    Py_XDECREF(one);
-    if (done && news != Py_None) {
-        PyObject *placed = PyObject_GetAttr(agreed, names.placed);
-        PyObject *held = placed == NULL ? NULL : PyObject_CallFunctionObjArgs(ear->hold, site, news, placed, forward, NULL);
+static int count(const Ear *ear, const Agreed *agreed, const Pass *pass, PyObject *news) {
+    Account *account = (Account *)ear->account;
+    if (PyDict_SetItem(pass->repeats, ear->site, one) < 0) return 0;
+    account->calls++;
+    account->n_samples += agreed->n_samples;
+    account->masked += agreed->masked;
+    replace(&account->samples, agreed->samples_after);
+    replace(&account->rows, agreed->rows_after);
+    int done = 1;
+    if (news != Py_None) {
+        PyObject *forward = PyObject_GetAttr(ear->thread, names.forward);
+        PyObject *held = forward == NULL ? NULL
+                                         : PyObject_CallFunctionObjArgs(ear->hold, ear->site, news, agreed->placed,
+                                                                        forward, NULL);
         done = held != NULL;
-        Py_XDECREF(placed);
+        Py_XDECREF(forward);
         Py_XDECREF(held);
     }
-    PyObject *mask = done ? PyObject_GetAttr(agreed, names.masked_by) : NULL;
-    done = mask != NULL;
-    if (done && PyObject_IsTrue(mask) == 1) {
+    if (done && PyObject_IsTrue(agreed->masked_by) == 1) {
         PyObject *masks = PyObject_GetAttr(ear->watch, names.masked_by);
-        done = masks != NULL && PyDict_SetItem(masks, mask, Py_None) == 0;
+        done = masks != NULL && PyDict_SetItem(masks, agreed->masked_by, Py_None) == 0;
         Py_XDECREF(masks);
     }
-    Py_XDECREF(mask);
-    return done;
-}
-
-/* Add the layer to those whose call is under way, or take it off; 0 with an error. */
-static int turn(const Ear *ear, PyObject *open) {
-    PyObject *index = PyObject_GetAttr(ear->watch, names.index);
-    const int done = index != NULL && (ear->behind ? PySet_Discard(open, index) : PySet_Add(open, index)) >= 0;
-    Py_XDECREF(index);
     return done;
 }
 
@@ -217,8 +161,7 @@ static int unchanged_in(Ear *ear, PyObject *held, int *at) {
 
 /* Let a norm whose tensors changed be looked at again; 0 with an error. */
 static int look_again(Ear *ear, PyObject *module) {
-    const int scaled = is_true(ear->watch, names.scaled, 0);
-    if (scaled <= 0) return scaled == 0;
+    if (!ear->scaled) return 1;
     PyObject *parameters = PyObject_GetAttr(module, names._parameters);
     PyObject *buffers = parameters == NULL ? NULL : PyObject_GetAttr(module, names._buffers);
     int at = 0, same = buffers != NULL && PyDict_Check(parameters) && PyDict_Check(buffers);
@@ -235,59 +178,61 @@ static int look_again(Ear *ear, PyObject *module) {
 }
 
 /* With the lock: 1 where the call was heard, 0 where it is not as agreed, -1 with an error after it was measured. */
-static int listen(Ear *ear, PyObject *forward, PyObject *agreed, PyObject *module, PyObject *tensor) {
-    PyObject *repeats = PyObject_GetAttr(forward, names.repeats), *open = PyObject_GetAttr(forward, names.open);
-    PyObject *one = PyLong_FromLong(1), *news = NULL;
+static int listen(Ear *ear, const Pass *pass, PyObject *module, PyObject *tensor) {
+    const Agreed *agreed = agreed_in((const Account *)ear->account, pass);
+    Look seen;
+    if (agreed == NULL || plain(tensor) <= 0 || !look(tensor, &seen)) return 0;
+    if (!is_as_agreed(ear, agreed, pass, &seen)) return 0;
+    Py_INCREF((PyObject *)agreed); /* another thread may agree on something else meanwhile */
+    Account *account = (Account *)ear->account;
+    PyObject *state = Py_NewRef(account->state), *memory = Py_NewRef(pass->memory);
+    const Plan *raw = agreed->raw_plan == Py_None ? NULL : (const Plan *)agreed->raw_plan;
+    Holder low, high;
+    const int changed = hear((State *)state, tensor, &seen, (Plan *)agreed->plan, raw, (Memory *)memory, pass->threads,
+                             agreed->small, &low, &high);
     int done = 0;
-    if (repeats != NULL && open != NULL && one != NULL && is_as_agreed(ear->site, agreed, repeats, tensor))
-        news = hear_as_agreed(ear->site, agreed, forward, tensor);
-    if (news != NULL && news != Py_False) {
-        done = count(ear, agreed, forward, repeats, news) && turn(ear, open) ? 1 : -1;
-        if (done == 1 && ear->behind)
-            done = raise_by(ear->watch, names.firings, one) && meet(ear, module) && look_again(ear, module) ? 1 : -1;
+    if (changed >= 0) {
+        PyObject *found = news(changed, &low, &high);
+        done = found != NULL && count(ear, agreed, pass, found) ? 1 : -1;
+        Py_XDECREF(found);
     }
-    Py_XDECREF(repeats);
-    Py_XDECREF(open);
-    Py_XDECREF(one);
-    Py_XDECREF(news);
+    if (done == 1 && !ear->behind && PySet_Add(pass->open, ear->index) < 0) done = -1;
+    if (done == 1 && ear->behind) {
+        account->firings++;
+        const int closed = PySet_Discard(pass->open, ear->index) >= 0;
+        done = closed && meet(ear, module) && look_again(ear, module) ? 1 : -1;
+    }
+    Py_DECREF(state);
+    Py_DECREF(memory);
+    Py_DECREF((PyObject *)agreed);
     return done;
 }
 
-/* Whether the hook has a forward, not begun by this module, and nothing else to decide. */
-static int is_plain_call(const Ear *ear, PyObject *forward, const PyObject *module) {
-    if (forward == Py_None || is_true(ear->watch, names.decided, 0) != 1) return 0;
-    if (ear->behind) return attribute_is(forward, names.owner, module) == 0;
-    PyObject *open = PyObject_GetAttr(forward, names.open);
-    const int none = open != NULL && PySet_Check(open) && PySet_Size(open) == 0;
-    Py_XDECREF(open);
-    return none;
-}
-
-/* In a forward that is not measured a call is only counted: 1 where it was, -1 with an error. */
-static int pass_by(const Ear *ear) {
-    if (!ear->behind) return 1;
-    PyObject *one = PyLong_FromLong(1);
-    const int done = one != NULL && raise_by(ear->watch, names.firings, one) ? 1 : -1;
-    Py_XDECREF(one);
-    return done;
+/* Whether nothing is left to decide at this layer's calls, and this one is part of a forward that another module
+ * began and that was not cut short: no layer is under way. */
+static int is_plain_call(const Ear *ear, const Pass *pass, const PyObject *module) {
+    if (pass->owner == module) return 0;
+    if (!ear->behind && PySet_Size(pass->open) != 0) return 0;
+    return ((const Account *)ear->account)->decided;
 }
 
 /* 1: the call was heard; 0: it goes the long way; -1: an error. */
-static int short_way(Ear *ear, PyObject *forward, PyObject *module, PyObject *tensor) {
-    if (!is_plain_call(ear, forward, module) || in_backward() != 0) return 0;
-    if (is_true(forward, names.measured, 0) == 0) return pass_by(ear);
-    PyObject *agreed = agreed_in(ear->site, forward);
-    if (agreed == NULL) return 0;
+static int short_way(Ear *ear, const Pass *pass, PyObject *module, PyObject *tensor) {
+    if (!is_plain_call(ear, pass, module) || in_backward() != 0) return 0;
+    Account *account = (Account *)ear->account;
+    if (!pass->measured) { /* a call is only counted */
+        account->firings += ear->behind;
+        return 1;
+    }
+    if (agreed_in(account, pass) == NULL) return 0;
     PyObject *locked = PyObject_CallNoArgs(ear->acquire);
     Py_XDECREF(locked);
-    const int heard = locked == NULL ? -1 : listen(ear, forward, agreed, module, tensor);
-    if (locked != NULL) {
-        PyObject *type, *value, *trace;
-        PyErr_Fetch(&type, &value, &trace);
-        Py_XDECREF(PyObject_CallNoArgs(ear->release));
-        PyErr_Restore(type, value, trace);
-    }
-    Py_DECREF(agreed);
+    if (locked == NULL) return -1;
+    const int heard = listen(ear, pass, module, tensor);
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    Py_XDECREF(PyObject_CallNoArgs(ear->release));
+    PyErr_Restore(type, value, trace);
     return heard;
 }
 
@@ -303,49 +248,14 @@ static PyObject *tensor_of(const Ear *ear, PyObject *args) {
 static PyObject *ear_call(PyObject *object, PyObject *args, PyObject *kwargs) {
     Ear *ear = (Ear *)object;
     PyObject *tensor = kwargs == NULL ? tensor_of(ear, args) : NULL;
-    PyObject *forward = tensor == NULL ? NULL : PyObject_GetAttr(ear->thread, names.forward);
-    int heard = forward == NULL ? 0 : short_way(ear, forward, PyTuple_GetItem(args, 0), tensor);
-    Py_XDECREF(forward);
+    Pass *pass = tensor == NULL ? NULL : pass_of(ear->thread);
+    const int heard = pass == NULL ? 0 : short_way(ear, pass, PyTuple_GetItem(args, 0), tensor);
+    Py_XDECREF((PyObject *)pass);
     if (PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_Exception)) return NULL;
         PyErr_Clear(); /* of a call not heard the long way finds out what it is, and says so */
     }
     return heard ? Py_NewRef(Py_None) : PyObject_Call(ear->long_way, args, kwargs);
-}
-
-static int ear_traverse(PyObject *object, visitproc visit, void *arg) {
-    Ear *ear = (Ear *)object;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(ear->thread);
-    Py_VISIT(ear->acquire);
-    Py_VISIT(ear->release);
-    Py_VISIT(ear->watch);
-    Py_VISIT(ear->site);
-    Py_VISIT(ear->hold);
-    Py_VISIT(ear->snapshot);
-    Py_VISIT(ear->long_way);
-    return 0;
-}
-
-static int ear_clear(PyObject *object) {
-    Ear *ear = (Ear *)object;
-    Py_CLEAR(ear->thread);
-    Py_CLEAR(ear->acquire);
-    Py_CLEAR(ear->release);
-    Py_CLEAR(ear->watch);
-    Py_CLEAR(ear->site);
-    Py_CLEAR(ear->hold);
-    Py_CLEAR(ear->snapshot);
-    Py_CLEAR(ear->long_way);
-    return 0;
-}
-
-static void ear_free(PyObject *object) {
-    PyTypeObject *type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
-    ear_clear(object);
-    PyObject_GC_Del(object);
-    Py_DECREF(type);
 }
 
 /* Ear(long way, watch, site, behind, thread, lock, hold, snapshot) */
@@ -365,61 +275,35 @@ static PyObject *ear_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     ear->snapshot = Py_NewRef(snapshot);
     ear->behind = behind;
     ear->modes = UNKNOWN;
+    ear->scaled = is_true(watch, names.scaled, 0);
+    ear->account = PyObject_GetAttr(site, names.account);
+    ear->index = PyObject_GetAttr(watch, names.index);
     ear->acquire = PyObject_GetAttrString(lock, "acquire");
     ear->release = PyObject_GetAttrString(lock, "release");
-    if (ear->acquire != NULL && ear->release != NULL) return (PyObject *)ear;
+    if (!PyErr_Occurred() && checked(ear->account, account_type, "Account")) return (PyObject *)ear;
     Py_DECREF(ear);
     return NULL;
 }
 
 /* Whether a call of a module that holds layers, in a forward that the model began, changes nothing. */
-static int nothing_to_do(const Gate *gate, PyObject *forward, const PyObject *module) {
-    if (forward == Py_None || module == gate->model || attribute_is(forward, names.session, Py_None) != 1) return 0;
-    if (gate->behind) return attribute_is(forward, names.owner, module) == 0;
-    if (!gate->entered || attribute_is(forward, names.owner, gate->model) != 1) return 0;
-    PyObject *open = PyObject_GetAttr(forward, names.open);
-    const int none = open != NULL && PySet_Check(open) && PySet_Size(open) == 0;
-    Py_XDECREF(open);
-    return none;
+static int nothing_to_do(const Gate *gate, const Pass *pass, const PyObject *module) {
+    if (module == gate->model || pass->owner == module || (pass->session != NULL && pass->session != Py_None)) return 0;
+    if (gate->behind) return 1;
+    return gate->entered && pass->owner == gate->model && PySet_Size(pass->open) == 0;
 }
 
 /* gate(module, args, kwargs) ahead of a call; gate(module, args, kwargs, output) behind it */
 static PyObject *gate_call(PyObject *object, PyObject *args, PyObject *kwargs) {
     Gate *gate = (Gate *)object;
     PyObject *module = PyTuple_Size(args) > 0 ? PyTuple_GetItem(args, 0) : NULL;
-    PyObject *forward = module == NULL ? NULL : PyObject_GetAttr(gate->thread, names.forward);
-    const int nothing = forward != NULL && nothing_to_do(gate, forward, module);
-    Py_XDECREF(forward);
+    Pass *pass = module == NULL ? NULL : pass_of(gate->thread);
+    const int nothing = pass != NULL && nothing_to_do(gate, pass, module);
+    Py_XDECREF((PyObject *)pass);
     if (PyErr_Occurred()) return NULL;
     if (nothing) Py_RETURN_NONE;
     PyObject *answer = PyObject_Call(gate->long_way, args, kwargs);
     if (answer != NULL && !gate->behind && !gate->entered) gate->entered = in_backward() == 0;
     return answer;
-}
-
-static int gate_traverse(PyObject *object, visitproc visit, void *arg) {
-    Gate *gate = (Gate *)object;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(gate->thread);
-    Py_VISIT(gate->model);
-    Py_VISIT(gate->long_way);
-    return 0;
-}
-
-static int gate_clear(PyObject *object) {
-    Gate *gate = (Gate *)object;
-    Py_CLEAR(gate->thread);
-    Py_CLEAR(gate->model);
-    Py_CLEAR(gate->long_way);
-    return 0;
-}
-
-static void gate_free(PyObject *object) {
-    PyTypeObject *type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
-    gate_clear(object);
-    PyObject_GC_Del(object);
-    Py_DECREF(type);
 }
 
 /* Gate(long way, model, behind, thread) */
@@ -437,15 +321,11 @@ static PyObject *gate_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     return (PyObject *)gate;
 }
 
-static PyType_Slot ear_slots[] = {{Py_tp_new, (void *)ear_new},           {Py_tp_dealloc, (void *)ear_free},
-                                  {Py_tp_traverse, (void *)ear_traverse}, {Py_tp_clear, (void *)ear_clear},
-                                  {Py_tp_call, (void *)ear_call},         {0, NULL}};
-static PyType_Slot gate_slots[] = {{Py_tp_new, (void *)gate_new},           {Py_tp_dealloc, (void *)gate_free},
-                                   {Py_tp_traverse, (void *)gate_traverse}, {Py_tp_clear, (void *)gate_clear},
-                                   {Py_tp_call, (void *)gate_call},         {0, NULL}};
-static PyType_Spec ear_spec = {"normprobe.kernels._cpu.Ear", sizeof(Ear), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                               ear_slots};
-static PyType_Spec gate_spec = {"normprobe.kernels._cpu.Gate", sizeof(Gate), 0,
-                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, gate_slots};
+static PyType_Slot ear_slots[] = {
+    {Py_tp_new, (void *)ear_new}, {Py_tp_call, (void *)ear_call}, COLLECTED_SLOTS(Ear), {0, NULL}};
+static PyType_Slot gate_slots[] = {
+    {Py_tp_new, (void *)gate_new}, {Py_tp_call, (void *)gate_call}, COLLECTED_SLOTS(Gate), {0, NULL}};
+static PyType_Spec ear_spec = {"normprobe.kernels._cpu.Ear", sizeof(Ear), 0, RECORD, ear_slots};
+static PyType_Spec gate_spec = {"normprobe.kernels._cpu.Gate", sizeof(Gate), 0, RECORD, gate_slots};
 
 #endif

@@ -7,28 +7,52 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* X(name) or X(field, attribute) of each attribute that is read, written or called. */
+/* X(name) of each attribute that is looked up by its name. */
 #define ATTRIBUTES(X)                                                                                              \
     X(shape) X(stride) X(dtype) X(data_ptr) X(_version) X(is_cpu) X(is_nested) X(is_neg) X(is_inference) /* tensors */ \
     X(training) X(_parameters) X(_buffers)                                                               /* modules */ \
-    X(forward) X(owner) X(open) X(token) X(session) X(repeats) X(memory) X(threads) X(measured)         /* forwards */ \
-    X(decided) X(scaled) X(index) X(firings) X(meet) X(masked_by)                                        /* layers */  \
-    X(state) X(cell) X(samples) X(rows) X(calls) X(n_samples) X(masked)                                  /* sites */   \
-    X(agreed) X(plan) X(raw_plan) X(small) X(placed) X(samples_after) X(rows_after)                      /* agreed */
+    X(forward) X(now)                                                                                   /* forwards */ \
+    X(scaled) X(index) X(meet) X(masked_by) X(account)                                          /* layers and sites */
 
 #define FIELD(name) PyObject *name;
 static struct { ATTRIBUTES(FIELD) } names;
-#undef FIELD
 
 /* What `learn` was given. */
 static PyObject *dtypes, *plain_types, *graph_task, *grad_enabled, *inference_enabled;
+static PyObject *one;
 static PyTypeObject *plan_type, *state_type, *delta_type, *memory_type;
+static PyTypeObject *account_type, *cell_type, *agreed_type, *pass_type;
+
+/* What each type that holds objects needs, which are HELD(X): to be made, looked through, emptied and freed. */
+#define VISIT(name) Py_VISIT(self->name);
+#define CLEAR(name) Py_CLEAR(self->name);
+#define COLLECTED(Type, HELD)                                                \
+    static int Type##_traverse(PyObject *object, visitproc visit, void *arg) { \
+        Type *self = (Type *)object;                                         \
+        Py_VISIT(Py_TYPE(object));                                           \
+        HELD(VISIT)                                                          \
+        return 0;                                                            \
+    }                                                                        \
+    static int Type##_clear(PyObject *object) {                              \
+        Type *self = (Type *)object;                                         \
+        HELD(CLEAR)                                                          \
+        return 0;                                                            \
+    }                                                                        \
+    static void Type##_free(PyObject *object) {                              \
+        PyTypeObject *type = Py_TYPE(object);                                \
+        PyObject_GC_UnTrack(object);                                         \
+        Type##_clear(object);                                                \
+        PyObject_GC_Del(object);                                             \
+        Py_DECREF(type);                                                     \
+    }
+#define COLLECTED_SLOTS(Type) \
+    {Py_tp_traverse, (void *)Type##_traverse}, {Py_tp_clear, (void *)Type##_clear}, {Py_tp_dealloc, (void *)Type##_free}
 
 static int intern_names(void) {
 #define INTERN(name) if ((names.name = PyUnicode_InternFromString(#name)) == NULL) return 0;
     ATTRIBUTES(INTERN)
 #undef INTERN
-    return 1;
+    return (one = PyLong_FromLong(1)) != NULL;
 }
 
 static int checked(PyObject *object, PyTypeObject *type, const char *what) {

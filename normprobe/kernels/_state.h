@@ -4,7 +4,7 @@
 
 #include "_delta.h"
 
-enum { SAMPLE_FIELDS = 5, MOST_AXES = 64, FEW = 4, QUEUE = 8 };
+enum { SAMPLE_FIELDS = 5, MOST_AXES = 64, FEW = 4, QUEUE = 8, UNREADABLE = -2 };
 
 typedef struct {
     PyObject_HEAD
@@ -139,33 +139,44 @@ static const char *fold(const State *state, const Axis *given, int count, Job *j
     return NULL;
 }
 
-/* Fill a job from a tensor. 1: done; 0: it cannot be read as it lies; -1: an error. */
-static int read_tensor(const State *state, const Plan *plan, PyObject *tensor, Job *job) {
+/* A tensor's own sizes, strides and dtype. */
+typedef struct {
+    int count;
     int64_t shape[MOST_AXES], strides[MOST_AXES];
-    Axis axes[MOST_AXES];
+    const PyObject *dtype; /* not a reference: torch's dtypes live as long as it does */
+} Look;
+
+/* Look at a tensor; 0 with an error. */
+static int look(PyObject *tensor, Look *to) {
     PyObject *sizes = PyObject_GetAttr(tensor, names.shape);
-    const int count = read_sizes(sizes, shape);
+    to->count = read_sizes(sizes, to->shape);
     Py_XDECREF(sizes);
-    if (count < 0) return -1;
+    if (to->count < 0) return 0;
     PyObject *steps = PyObject_CallMethodObjArgs(tensor, names.stride, NULL);
-    const int same = read_sizes(steps, strides);
+    const int same = read_sizes(steps, to->strides);
     Py_XDECREF(steps);
-    PyObject *dtype = same == count ? PyObject_GetAttr(tensor, names.dtype) : NULL;
-    if (dtype == NULL) return -1;
+    PyObject *dtype = same == to->count ? PyObject_GetAttr(tensor, names.dtype) : NULL;
+    to->dtype = dtype;
+    Py_XDECREF(dtype);
+    return dtype != NULL;
+}
+
+/* Fill a job from a tensor that was looked at. 1: done; 0: it cannot be read as it lies; -1: an error. */
+static int read_tensor(const State *state, const Plan *plan, PyObject *tensor, const Look *seen, Job *job) {
+    Axis axes[MOST_AXES];
     job->type = -1;
     for (int i = 0; i < (int)PyTuple_Size(dtypes); i++)
-        if (PyTuple_GetItem(dtypes, i) == dtype) job->type = i;
-    Py_DECREF(dtype);
+        if (PyTuple_GetItem(dtypes, i) == seen->dtype) job->type = i;
     int64_t numbers = 1;
-    for (int i = 0; i < count; i++) {
-        const Axis axis = {shape[i], strides[i]};
+    for (int i = 0; i < seen->count; i++) {
+        const Axis axis = {seen->shape[i], seen->strides[i]};
         axes[i] = axis;
-        numbers *= shape[i];
-        if (strides[i] < 0) return 0;
+        numbers *= axis.size;
+        if (axis.stride < 0) return 0;
     }
     if (job->type < 0) return 0;
     job->size = job->type == FLOAT32 ? 4 : job->type == FLOAT64 ? 8 : 2;
-    if (fold(state, axes, count, job) != NULL) return 0;
+    if (fold(state, axes, seen->count, job) != NULL) return 0;
     if (job->features != state->features || job->outer * job->inner != plan->outer * plan->inner ||
         (state->by_outer && job->outer != plan->outer)) {
         PyErr_SetString(PyExc_ValueError, "the tensor does not have the rows and features of the plan and the state");
@@ -184,41 +195,24 @@ static int read_tensor(const State *state, const Plan *plan, PyObject *tensor, J
     return 1;
 }
 
-/* Take a few rows as they are: their own moments, and a copy. */
-static Delta *take_few(const Job *job) {
-    const int64_t rows = job->outer * job->inner, features = job->features;
-    const int wide = job->type == FLOAT64;
-    const size_t each = (wide ? sizeof(double) : sizeof(float)) * (size_t)features;
-    Delta *delta = delta_of(features, job->kept, 1);
-    if (delta == NULL) return NULL;
-    delta->rows = malloc(each * (size_t)rows + 1);
-    if (delta->rows == NULL) {
-        Py_DECREF(delta);
-        PyErr_NoMemory();
-        return NULL;
-    }
-    delta->wide = wide;
-    Found *found = &delta->found;
-    for (int64_t row = 0, next = 0; row < rows; row++) {
-        const char *from = row_at(job, row / job->inner, row % job->inner);
-        if (job->real != NULL && !job->real[row]) {
-            found->hidden += count_hidden(job, from);
-            continue;
-        }
-        char *to = delta->rows + each * (size_t)delta->few++;
-        if (job->stride_feature == 1 && job->type <= FLOAT64) memcpy(to, from, each);
-        else if (wide) for (int64_t c = 0; c < features; c++) ((double *)(void *)to)[c] = number_at(job, from, c);
-        else for (int64_t c = 0; c < features; c++) ((float *)(void *)to)[c] = (float)number_at(job, from, c);
-        const Moments own = row_moments(job, to, wide ? *(double *)(void *)to : *(float *)(void *)to);
-        if (own.count > 0) {
-            found->within_sum += variance(&own);
-            found->within_count++;
-        }
-        if (own.low < found->low.value) found->low = (Holder){own.low, row, place_of(job, to, features, own.low)};
-        if (own.high > found->high.value) found->high = (Holder){own.high, row, place_of(job, to, features, own.high)};
-        if (next < job->kept && job->keep[next] == row) found->kept[next++] = own;
-    }
-    return delta;
+/* Room for a slot in an array whose entries have `each` bytes; 0 where memory runs out. */
+static int make_room(void **array, int64_t *slots, int64_t slot, size_t each) {
+    if (slot < *slots) return 1;
+    int64_t size = *slots < 8 ? 8 : *slots;
+    while (size <= slot) size *= 2;
+    void *larger = realloc(*array, (size_t)size * each);
+    if (larger == NULL) return 0;
+    memset((char *)larger + (size_t)*slots * each, 0, (size_t)(size - *slots) * each);
+    *array = larger;
+    *slots = size;
+    return 1;
+}
+
+/* Room for all samples that a plan keeps; 0 where memory runs out. */
+static int make_room_for(State *state, const Plan *plan) {
+    int64_t largest = -1;
+    for (int64_t i = 0; i < plan->kept; i++) largest = plan->slots[i] > largest ? plan->slots[i] : largest;
+    return largest < 0 || make_room((void **)&state->kept, &state->slots, largest, sizeof(Moments));
 }
 
 /* Merge the rows that wait. The work space is shared: only who holds the interpreter's lock comes here. */
@@ -236,33 +230,79 @@ static void settle_queue(State *state) {
     state->waiting = 0;
 }
 
-/* Let a few rows wait until there are enough to merge at once. Returns 0 where memory runs out. */
-static int enqueue(State *state, const Delta *delta) {
-    const size_t each = (delta->wide ? sizeof(double) : sizeof(float)) * (size_t)state->features;
-    if (state->waiting_double != delta->wide || state->waiting + delta->few > QUEUE) settle_queue(state);
-    if (state->queue == NULL || state->waiting_double != delta->wide) {
-        char *fresh = realloc(state->queue, each * QUEUE);
-        if (fresh == NULL) return 0;
-        state->queue = fresh;
-        state->waiting_double = delta->wide;
-    }
-    memcpy(state->queue + each * (size_t)state->waiting, delta->rows, each * (size_t)delta->few);
-    state->waiting += delta->few;
+/* Room for a few rows more to wait until there are enough to merge at once; 0 where memory runs out. */
+static int make_queue(State *state, int64_t rows, int wide) {
+    if (state->waiting_double != wide || state->waiting + rows > QUEUE) settle_queue(state);
+    if (state->queue != NULL && state->waiting_double == wide) return 1;
+    char *fresh = realloc(state->queue, (wide ? sizeof(double) : sizeof(float)) * (size_t)state->features * QUEUE);
+    if (fresh == NULL) return 0;
+    state->queue = fresh;
+    state->waiting_double = wide;
     return 1;
 }
 
-/* Measure a tensor. NULL with an error set, or without one where the tensor cannot be read as it lies. */
-static Delta *measured(const State *state, const Plan *plan, PyObject *tensor, int threads, long long small) {
-    Job job = {0};
-    if (read_tensor(state, plan, tensor, &job) <= 0) return NULL;
-    const int64_t rows = job.outer * job.inner;
-    if (rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer) return take_few(&job);
-    Delta *delta = delta_of(job.features, plan->kept, 0);
-    if (delta == NULL || rows == 0 || job.features == 0) return delta;
-    const int parts = threads < 1 || rows * job.features < small ? 1 : threads > MOST_PARTS ? MOST_PARTS : threads;
+/* Copy a row that may have any strides and type. */
+static void copy_row(const Job *job, const char *from, char *to, int wide) {
+    if (job->stride_feature == 1 && job->type == (wide ? FLOAT64 : FLOAT32)) {
+        memcpy(to, from, (size_t)job->size * (size_t)job->features);
+        return;
+    }
+    for (int64_t c = 0; c < job->features; c++) {
+        const double x = number_at(job, from, c);
+        if (wide) ((double *)(void *)to)[c] = x;
+        else ((float *)(void *)to)[c] = (float)x;
+    }
+}
+
+/* Take a few rows (decoding token by token) as they are, to be merged later, with their own moments. What `added`
+ * gives. */
+static int take_few(State *state, const Job *job, const Plan *plan, Holder *low, Holder *high) {
+    const int wide = job->type == FLOAT64;
+    const int64_t rows = job->outer * job->inner, features = job->features;
+    const size_t each = (wide ? sizeof(double) : sizeof(float)) * (size_t)features;
+    if (!make_room_for(state, plan) || !make_queue(state, rows, wide)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int changed = 0;
+    for (int64_t i = 0; i < plan->kept; i++) state->kept[plan->slots[i]] = EMPTY;
+    for (int64_t row = 0, next = 0; row < rows; row++) {
+        const char *from = row_at(job, row / job->inner, row % job->inner);
+        if (job->real != NULL && !job->real[row]) {
+            state->hidden += count_hidden(job, from);
+            continue;
+        }
+        char *to = state->queue + each * (size_t)state->waiting++;
+        copy_row(job, from, to, wide);
+        const Moments own = row_moments(job, to, wide ? *(double *)(void *)to : *(float *)(void *)to);
+        if (own.count > 0) {
+            state->within_sum += variance(&own);
+            state->within_count++;
+        }
+        if (own.low < state->low) {
+            *low = (Holder){own.low, row, place_of(job, to, features, own.low)};
+            state->low = own.low;
+            changed |= 1;
+        }
+        if (own.high > state->high) {
+            *high = (Holder){own.high, row, place_of(job, to, features, own.high)};
+            state->high = own.high;
+            changed |= 2;
+        }
+        if (next < plan->kept && plan->keep[next] == row) state->kept[plan->slots[next++]] = own;
+    }
+    return changed;
+}
+
+/* Measure a tensor. NULL with an error set where memory runs out. */
+static Delta *measured(const Job *job, int threads, long long small) {
+    const int64_t rows = job->outer * job->inner;
+    Delta *delta = delta_of(job->features, job->kept);
+    if (delta == NULL || rows == 0 || job->features == 0) return delta;
+    const int parts = threads < 1 || rows * job->features < small ? 1 : threads > MOST_PARTS ? MOST_PARTS : threads;
     int done;
     Py_BEGIN_ALLOW_THREADS
-    done = walk(&job, parts, &delta->found);
+    done = walk(job, parts, &delta->found);
     Py_END_ALLOW_THREADS
     if (done) return delta;
     Py_DECREF(delta);
@@ -278,22 +318,12 @@ static PyObject *state_measure(PyObject *object, PyObject *args) {
     long long small;
     if (!PyArg_ParseTuple(args, "OOiL", &tensor, &plan, &threads, &small) || !checked(plan, plan_type, "Plan"))
         return NULL;
-    Delta *delta = measured((const State *)object, (const Plan *)plan, tensor, threads, small);
-    if (delta != NULL || PyErr_Occurred()) return (PyObject *)delta;
-    Py_RETURN_NONE;
-}
-
-/* Room for a slot in an array whose entries have `each` bytes; 0 where memory runs out. */
-static int make_room(void **array, int64_t *slots, int64_t slot, size_t each) {
-    if (slot < *slots) return 1;
-    int64_t size = *slots < 8 ? 8 : *slots;
-    while (size <= slot) size *= 2;
-    void *larger = realloc(*array, (size_t)size * each);
-    if (larger == NULL) return 0;
-    memset((char *)larger + (size_t)*slots * each, 0, (size_t)(size - *slots) * each);
-    *array = larger;
-    *slots = size;
-    return 1;
+    Look seen;
+    Job job = {0};
+    if (!look(tensor, &seen)) return NULL;
+    const int readable = read_tensor((const State *)object, (const Plan *)plan, tensor, &seen, &job);
+    if (readable == 0) Py_RETURN_NONE;
+    return readable < 0 ? NULL : (PyObject *)measured(&job, threads, small);
 }
 
 /* Add what a tensor held. 1 if that has a new smallest value, + 2 if a new largest; -1 with an error. */
@@ -302,15 +332,12 @@ static int added(State *state, const Delta *delta, const Plan *plan) {
         PyErr_SetString(PyExc_ValueError, "the delta is of another plan or width");
         return -1;
     }
-    int64_t largest = -1;
-    for (int64_t i = 0; i < plan->kept; i++) largest = plan->slots[i] > largest ? plan->slots[i] : largest;
-    if ((largest >= 0 && !make_room((void **)&state->kept, &state->slots, largest, sizeof(Moments))) ||
-        (delta->rows != NULL && !enqueue(state, delta))) {
+    if (!make_room_for(state, plan)) {
         PyErr_NoMemory();
         return -1;
     }
     for (int64_t i = 0; i < plan->kept; i++) state->kept[plan->slots[i]] = delta->found.kept[i];
-    if (delta->rows == NULL) merge_columns(&state->columns, &delta->found.columns, state->features);
+    merge_columns(&state->columns, &delta->found.columns, state->features);
     state->within_sum += delta->found.within_sum;
     state->within_count += delta->found.within_count;
     state->hidden += delta->found.hidden;
@@ -326,7 +353,8 @@ static PyObject *state_add(PyObject *object, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OO", &delta, &plan) || !checked(delta, delta_type, "Delta") ||
         !checked(plan, plan_type, "Plan"))
         return NULL;
-    return news((const Delta *)delta, added((State *)object, (const Delta *)delta, (const Plan *)plan));
+    const Found *found = &((const Delta *)delta)->found;
+    return news(added((State *)object, (const Delta *)delta, (const Plan *)plan), &found->low, &found->high);
 }
 
 static int widen_raw(State *state) {
@@ -340,33 +368,25 @@ static int widen_raw(State *state) {
     return 1;
 }
 
-/* Copy the plan's raw rows. 1: done; 0: the tensor cannot be read as it lies; -1: an error. */
-static int kept_rows(State *state, PyObject *tensor, const Plan *plan) {
-    Job job = {0};
-    const int readable = read_tensor(state, plan, tensor, &job);
-    if (readable <= 0) return readable;
-    if (job.type == FLOAT64 && !state->raw_double && !widen_raw(state)) {
+/* Copy the plan's raw rows; 0 with an error. */
+static int kept_rows(State *state, const Job *job, const Plan *plan) {
+    if (job->outer * job->inner != plan->outer * plan->inner) {
+        PyErr_SetString(PyExc_ValueError, "the tensor does not have the rows of the plan");
+        return 0;
+    }
+    if (job->type == FLOAT64 && !state->raw_double && !widen_raw(state)) {
         PyErr_NoMemory();
-        return -1;
+        return 0;
     }
     const size_t number = state->raw_double ? sizeof(double) : sizeof(float), each = number * (size_t)state->features;
     for (int64_t i = 0; i < plan->raw_kept; i++) {
         if (!make_room((void **)&state->raw, &state->raw_slots, plan->raw_slots[i], each)) {
             PyErr_NoMemory();
-            return -1;
+            return 0;
         }
         const int64_t row = plan->raw_rows[i];
-        const char *from = row_at(&job, row / job.inner, row % job.inner);
-        char *to = state->raw + (size_t)plan->raw_slots[i] * each;
-        if (job.stride_feature == 1 && job.type == (state->raw_double ? FLOAT64 : FLOAT32)) {
-            memcpy(to, from, each);
-            continue;
-        }
-        for (int64_t c = 0; c < state->features; c++) {
-            const double x = number_at(&job, from, c);
-            if (state->raw_double) ((double *)(void *)to)[c] = x;
-            else ((float *)(void *)to)[c] = (float)x;
-        }
+        const char *from = row_at(job, row / job->inner, row % job->inner);
+        copy_row(job, from, state->raw + (size_t)plan->raw_slots[i] * each, state->raw_double);
     }
     return 1;
 }
@@ -375,8 +395,12 @@ static int kept_rows(State *state, PyObject *tensor, const Plan *plan) {
 static PyObject *state_keep(PyObject *object, PyObject *args) {
     PyObject *tensor, *plan;
     if (!PyArg_ParseTuple(args, "OO", &tensor, &plan) || !checked(plan, plan_type, "Plan")) return NULL;
-    const int done = kept_rows((State *)object, tensor, (const Plan *)plan);
-    return done < 0 ? NULL : PyBool_FromLong(done);
+    Look seen;
+    Job job = {0};
+    if (!look(tensor, &seen)) return NULL;
+    const int readable = read_tensor((State *)object, (const Plan *)plan, tensor, &seen, &job);
+    if (readable < 0 || (readable > 0 && !kept_rows((State *)object, &job, (const Plan *)plan))) return NULL;
+    return PyBool_FromLong(readable);
 }
 
 /* Whether the numbers of a tensor lie in memory as its shape and strides say; -1 with an error. */
@@ -405,32 +429,34 @@ static long long version_of(PyObject *tensor) {
     return number == -1 && PyErr_Occurred() ? -2 : number;
 }
 
-/* Measure a tensor, unless it was just measured, and add what it held. What `added` tells; False: the tensor cannot
- * be read as it lies. */
-static PyObject *hear(State *state, PyObject *tensor, PyObject *given, PyObject *raw, PyObject *memory, int threads,
-                      long long small) {
-    if (!checked((PyObject *)state, state_type, "State") || !checked(given, plan_type, "Plan") ||
-        !checked(memory, memory_type, "Memory") || (raw != Py_None && !checked(raw, plan_type, "Plan")))
-        return NULL;
-    Plan *plan = (Plan *)given;
-    const int readable = plain(tensor);
-    const long long version = readable > 0 ? version_of(tensor) : -1;
-    if (readable < 0 || version == -2) return NULL;
-    if (readable == 0) Py_RETURN_FALSE;
-    Delta *delta = version < 0 ? NULL : recall((Memory *)memory, tensor, version, plan);
+/* Measure a tensor that was looked at, unless it was just measured, and add what it held. What `added` gives;
+ * UNREADABLE: it cannot be read as it lies. */
+static int hear(State *state, PyObject *tensor, const Look *seen, Plan *plan, const Plan *raw, Memory *memory,
+                int threads, long long small, Holder *low, Holder *high) {
+    Job job = {0};
+    const int readable = read_tensor(state, plan, tensor, seen, &job);
+    if (readable <= 0) return readable < 0 ? -1 : UNREADABLE;
+    const int64_t rows = job.outer * job.inner;
+    const int few = rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer;
+    const long long version = few ? -1 : version_of(tensor);
+    if (version == -2) return -1;
+    Delta *delta = version < 0 ? NULL : recall(memory, tensor, version, plan);
     Py_XINCREF((PyObject *)delta);
-    if (delta == NULL) {
-        delta = measured(state, plan, tensor, threads, small);
-        if (delta == NULL) return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
-        if (version >= 0 && !remember((Memory *)memory, tensor, version, plan, delta)) goto fail;
+    if (delta == NULL && !few) {
+        delta = measured(&job, threads, small);
+        if (delta == NULL) return -1;
+        if (version >= 0 && !remember(memory, tensor, version, plan, delta)) goto fail;
     }
-    if (raw != Py_None && kept_rows(state, tensor, (const Plan *)raw) <= 0) goto fail;
-    PyObject *answer = news(delta, added(state, delta, plan));
+    if (raw != NULL && !kept_rows(state, &job, raw)) goto fail;
+    if (few) return take_few(state, &job, plan, low, high);
+    *low = delta->found.low;
+    *high = delta->found.high;
+    const int changed = added(state, delta, plan);
     Py_DECREF(delta);
-    return answer;
+    return changed;
 fail:
-    Py_DECREF(delta);
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
+    Py_XDECREF((PyObject *)delta);
+    return -1;
 }
 
 /* hear(tensor, plan, raw plan or None, memory, threads, small) -> what `add` gives; False: the tensor cannot be read
@@ -440,7 +466,18 @@ static PyObject *state_hear(PyObject *object, PyObject *args) {
     int threads;
     long long small;
     if (!PyArg_ParseTuple(args, "OOOOiL", &tensor, &plan, &raw, &memory, &threads, &small)) return NULL;
-    return hear((State *)object, tensor, plan, raw, memory, threads, small);
+    if (!checked(plan, plan_type, "Plan") || !checked(memory, memory_type, "Memory") ||
+        (raw != Py_None && !checked(raw, plan_type, "Plan")))
+        return NULL;
+    Look seen;
+    Holder low, high;
+    const int readable = plain(tensor);
+    if (readable == 0) Py_RETURN_FALSE;
+    if (readable < 0 || !look(tensor, &seen)) return NULL;
+    const int changed = hear((State *)object, tensor, &seen, (Plan *)plan, raw == Py_None ? NULL : (Plan *)raw,
+                             (Memory *)memory, threads, small, &low, &high);
+    if (changed == UNREADABLE) Py_RETURN_FALSE;
+    return news(changed, &low, &high);
 }
 
 static PyObject *bytes_of(const double *numbers, int64_t count) {

@@ -99,31 +99,31 @@ CLONES static void NAME(centre)(const T *const *rows, int n, int width, NAME(Til
     }
 }
 
-/* The moments of all numbers of a tile together, the mean of whose pivots is known. */
-CLONES static Moments NAME(together)(const NAME(Tile) *restrict tile, int n, int width, double pivots) {
+/* The moments of all numbers of a tile together, absolute values and zeros aside, the mean of whose pivots is known.
+ * raw receives the sum of the squares about the pivots. */
+CLONES static Moments NAME(together)(const NAME(Tile) *restrict tile, int n, int width, double pivots, double *raw) {
     const double many = n, numbers = many * width, centre = pivots / width;
-    double sums = 0, squares = 0, raw = 0;
+    double sums = 0, squares = 0, given = 0;
     T least = INFINITY, most = -INFINITY;
-#pragma omp simd reduction(+ : sums, squares, raw) reduction(min : least) reduction(max : most)
+#pragma omp simd reduction(+ : sums, squares, given) reduction(min : least) reduction(max : most)
     for (int c = 0; c < width; c++) {
         const double sum = tile->sum[c], square = tile->square[c], off = tile->pivot[c] - centre;
         sums += sum + many * off;
         squares += square + off * (2 * sum + many * off);
-        raw += square;
-        least = tile->low[c] < least ? tile->low[c] : least;
-        most = tile->high[c] > most ? tile->high[c] : most;
+        given += square;
+        least = LOW(tile->low[c], least);
+        most = HIGH(tile->high[c], most);
     }
     const double shift = sums / numbers, around = squares - sums * shift;
-    /* What was added up in low precision, beside what it is to yield, in the place of the absolute values. */
-    const Moments all = {numbers, centre + shift, around > 0 ? around : 0, least, most, raw, 0, 0};
+    const Moments all = {numbers, centre + shift, around > 0 ? around : 0, least, most, 0, 0, 0};
+    *raw = given;
     return all;
 }
 
-/* Whether the sums of a block can be trusted: finite, not under- or overflowed, and the pivots near enough to the means
- * for the tile's variance, `all`. A column's own does not ask for that where the pivot is the mean of at least as many
- * numbers met before: what it is off by then is part of the variance. */
-CLONES static int NAME(judge)(const NAME(Tile) *restrict tile, int n, int width, const double *restrict count,
-                              const Moments *all) {
+/* Whether the sums of a block can be trusted: finite, not under- or overflowed, and the pivots near the means. They
+ * need not be where the pivot is the mean of at least as many numbers met before: what it is off by then is part of the
+ * variance. */
+CLONES static int NAME(judge)(const NAME(Tile) *restrict tile, int n, int width, const double *restrict count) {
     int extreme = 0, off = 0;
     const T many = (T)n, part = (T)1 / (T)n;
 #pragma omp simd reduction(| : extreme, off)
@@ -135,7 +135,7 @@ CLONES static int NAME(judge)(const NAME(Tile) *restrict tile, int n, int width,
         off |= first & varies & (shift * shift * many > 2 * m2);
         off |= first & !varies & (sum != 0);
     }
-    return extreme ? EXTREME : off || all->absolute > 4 * all->m2 ? OFF_CENTRE : GOOD;
+    return extreme ? EXTREME : off ? OFF_CENTRE : GOOD;
 }
 
 /* Merge a trusted block into the columns' moments. */
@@ -205,8 +205,11 @@ static int NAME(tried)(const T *const *rows, int n, int width, const double *cou
                        const double *earlier, Moments *all) {
     for (int r = 0; r < n; r++) sums[r] = earlier[r];
     const double pivots = NAME(sweep)(rows, n, width, tile, sums);
-    *all = NAME(together)(tile, n, width, pivots);
-    return NAME(judge)(tile, n, width, count, all);
+    double raw;
+    *all = NAME(together)(tile, n, width, pivots, &raw);
+    const int verdict = NAME(judge)(tile, n, width, count);
+    /* What was added up in low precision must not be much more than what it is to yield. */
+    return verdict == GOOD && raw > 4 * all->m2 ? OFF_CENTRE : verdict;
 }
 
 /* Measure one block of rows (at most ROWS) of contiguous columns into the columns' moments; returns those of all its

@@ -256,8 +256,9 @@ static Moments measure_block(const Job *job, const Part *part, int n) {
 
 /* How many numbers of a row are not finite. */
 static double count_hidden(const Job *job, const char *row) {
-    if (job->stride_feature == 1 && job->type == FLOAT32) return hidden_f32((const float *)(const void *)row, job->features);
-    if (job->stride_feature == 1 && job->type == FLOAT64) return hidden_f64((const double *)(const void *)row, job->features);
+    const void *numbers = row;
+    if (job->stride_feature == 1 && job->type == FLOAT32) return hidden_f32(numbers, job->features);
+    if (job->stride_feature == 1 && job->type == FLOAT64) return hidden_f64(numbers, job->features);
     double hidden = 0;
     for (int64_t c = 0; c < job->features; c++) hidden += !isfinite(number_at(job, row, c));
     return hidden;

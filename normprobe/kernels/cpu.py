@@ -10,11 +10,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.kernels import Choice, Extremes, Measured, Met, Reading, SampleMoments
-from normprobe.kernels._cpu import Delta, Ear, Gate, Memory, Plan, State, learn
+from normprobe.kernels._cpu import Account, Agreed, Cell, Delta, Ear, Gate, Memory, Pass, Plan, State, learn
 from normprobe.moments import Moments
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-__all__ = ["SMALL", "CompiledSums", "Ear", "Gate", "Memory", "measure", "plan_of", "threads"]
+__all__ = [
+    "SMALL",
+    "Account",
+    "Agreed",
+    "Cell",
+    "CompiledSums",
+    "Ear",
+    "Gate",
+    "Memory",
+    "Pass",
+    "measure",
+    "plan_of",
+    "threads",
+]
 
 _FIELDS, _SAMPLE_FIELDS = len(Moments.__match_args__), len(SampleMoments.__match_args__)
 SMALL = 1 << 14

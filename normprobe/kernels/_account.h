@@ -1,0 +1,155 @@
+/* What hooks look up at every call, as plain memory: an Account of each site, a Pass of each forward, and what sites
+ * that are alike agreed on, which they find in a Cell. */
+#ifndef NORMPROBE_ACCOUNT_H
+#define NORMPROBE_ACCOUNT_H
+
+#include <stddef.h>
+#include <structmember.h>
+
+#include "_state.h"
+
+#define PASS_GIVEN(X) X(owner) X(session) X(memory)
+#define PASS_MADE(X) X(open) X(repeats) /* a set and a dictionary, whatever else is done to them */
+#define PASS_HELD(X) PASS_GIVEN(X) PASS_MADE(X)
+#define ACCOUNT_HELD(X) X(samples) X(rows) X(dtype) X(state) X(cell)
+#define CELL_HELD(X) X(agreed)
+#define AGREED_HELD(X) X(samples) X(rows) X(samples_after) X(rows_after) X(plan) X(raw_plan) X(placed) X(masked_by)
+
+/* Of a forward: the module it began with, what listens in it, the layers under way, and how often each site fired. */
+typedef struct {
+    PyObject_HEAD
+    PASS_HELD(FIELD)
+    long long serial; /* no other forward's of this process */
+    int threads;
+    char measured;
+} Pass;
+
+/* Of a site: what it keeps, what it met, how much, and whether its layer's calls leave nothing to decide. */
+typedef struct {
+    PyObject_HEAD
+    ACCOUNT_HELD(FIELD)
+    long long calls, n_samples, masked, firings;
+    char decided;
+} Account;
+
+typedef struct {
+    PyObject_HEAD
+    CELL_HELD(FIELD)
+} Cell;
+
+/* What sites that are alike do with the first tensor of one shape in a forward; -1 stands for any size. */
+typedef struct {
+    PyObject_HEAD
+    AGREED_HELD(FIELD)
+    int axes;
+    int64_t shape[MOST_AXES];
+    long long serial, small, n_samples, masked; /* whose forward's it is; numbers below which one thread measures */
+} Agreed;
+
+COLLECTED(Pass, PASS_HELD)
+COLLECTED(Account, ACCOUNT_HELD)
+COLLECTED(Cell, CELL_HELD)
+COLLECTED(Agreed, AGREED_HELD)
+
+/* Pass(owner, measured): everything else is None, empty or 1 thread. */
+static PyObject *pass_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    PyObject *owner;
+    int measured;
+    if (!PyArg_ParseTuple(args, "Op", &owner, &measured)) return NULL;
+    Pass *pass = (Pass *)PyType_GenericAlloc(type, 0);
+    if (pass == NULL) return NULL;
+    pass->owner = Py_NewRef(owner);
+    static long long serials = 0;
+    pass->serial = ++serials;
+    pass->measured = (char)measured;
+    pass->threads = 1;
+    pass->open = PySet_New(NULL);
+    pass->repeats = PyDict_New();
+    if (pass->open != NULL && pass->repeats != NULL) return (PyObject *)pass;
+    Py_DECREF(pass);
+    return NULL;
+}
+
+/* Account(samples, rows): nothing met yet */
+static PyObject *account_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    PyObject *samples, *rows;
+    if (!PyArg_ParseTuple(args, "OO", &samples, &rows)) return NULL;
+    Account *account = (Account *)PyType_GenericAlloc(type, 0);
+    if (account == NULL) return NULL;
+    account->samples = Py_NewRef(samples);
+    account->rows = Py_NewRef(rows);
+    return (PyObject *)account;
+}
+
+static PyObject *cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    return PyArg_ParseTuple(args, "") ? PyType_GenericAlloc(type, 0) : NULL;
+}
+
+/* Agreed(*, pass_, shape, samples, rows, samples_after, rows_after, plan, raw_plan, small, placed, n_samples, masked,
+ * masked_by) */
+static PyObject *agreed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *keywords[] = {"pass_",    "shape", "samples", "rows",      "samples_after", "rows_after", "plan",
+                               "raw_plan", "small", "placed",  "n_samples", "masked",        "masked_by",  NULL};
+    PyObject *pass, *shape, *samples, *rows, *samples_after, *rows_after, *plan, *raw, *placed, *masked_by;
+    long long small, n_samples, masked;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OO!OOOOOOLOLLO", keywords, &pass, &PyTuple_Type, &shape, &samples,
+                                     &rows, &samples_after, &rows_after, &plan, &raw, &small, &placed, &n_samples,
+                                     &masked, &masked_by))
+        return NULL;
+    if (!checked(pass, pass_type, "Pass") || !checked(plan, plan_type, "Plan") ||
+        (raw != Py_None && !checked(raw, plan_type, "Plan")))
+        return NULL;
+    Agreed *agreed = (Agreed *)PyType_GenericAlloc(type, 0);
+    if (agreed == NULL) return NULL;
+    agreed->axes = read_sizes(shape, agreed->shape);
+    agreed->serial = ((Pass *)pass)->serial;
+    agreed->samples = Py_NewRef(samples);
+    agreed->rows = Py_NewRef(rows);
+    agreed->samples_after = Py_NewRef(samples_after);
+    agreed->rows_after = Py_NewRef(rows_after);
+    agreed->plan = Py_NewRef(plan);
+    agreed->raw_plan = Py_NewRef(raw);
+    agreed->placed = Py_NewRef(placed);
+    agreed->masked_by = Py_NewRef(masked_by);
+    agreed->small = small;
+    agreed->n_samples = n_samples;
+    agreed->masked = masked;
+    if (agreed->axes >= 0) return (PyObject *)agreed;
+    Py_DECREF(agreed);
+    return NULL;
+}
+
+#define OBJECT_OF(Type, name) {#name, T_OBJECT, offsetof(Type, name), 0, NULL},
+#define COUNT_OF(Type, name) {#name, T_LONGLONG, offsetof(Type, name), 0, NULL},
+#define OF_PASS(name) OBJECT_OF(Pass, name)
+#define FIXED_OF_PASS(name) {#name, T_OBJECT, offsetof(Pass, name), READONLY, NULL},
+#define OF_ACCOUNT(name) OBJECT_OF(Account, name)
+#define OF_CELL(name) OBJECT_OF(Cell, name)
+static PyMemberDef pass_members[] = {PASS_GIVEN(OF_PASS) PASS_MADE(FIXED_OF_PASS){
+                                         "threads", T_INT, offsetof(Pass, threads), 0, NULL},
+                                     {"measured", T_BOOL, offsetof(Pass, measured), 0, NULL},
+                                     {NULL, 0, 0, 0, NULL}};
+static PyMemberDef account_members[] = {ACCOUNT_HELD(OF_ACCOUNT) COUNT_OF(Account, calls) COUNT_OF(Account, n_samples)
+                                            COUNT_OF(Account, masked) COUNT_OF(Account, firings){
+                                                "decided", T_BOOL, offsetof(Account, decided), 0, NULL},
+                                        {NULL, 0, 0, 0, NULL}};
+static PyMemberDef cell_members[] = {CELL_HELD(OF_CELL){NULL, 0, 0, 0, NULL}};
+
+static PyType_Slot pass_slots[] = {
+    {Py_tp_new, (void *)pass_new}, {Py_tp_members, pass_members}, COLLECTED_SLOTS(Pass), {0, NULL}};
+static PyType_Slot account_slots[] = {
+    {Py_tp_new, (void *)account_new}, {Py_tp_members, account_members}, COLLECTED_SLOTS(Account), {0, NULL}};
+static PyType_Slot cell_slots[] = {
+    {Py_tp_new, (void *)cell_new}, {Py_tp_members, cell_members}, COLLECTED_SLOTS(Cell), {0, NULL}};
+static PyType_Slot agreed_slots[] = {{Py_tp_new, (void *)agreed_new}, COLLECTED_SLOTS(Agreed), {0, NULL}};
+
+enum { RECORD = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC };
+static PyType_Spec pass_spec = {"normprobe.kernels._cpu.Pass", sizeof(Pass), 0, RECORD, pass_slots};
+static PyType_Spec account_spec = {"normprobe.kernels._cpu.Account", sizeof(Account), 0, RECORD, account_slots};
+static PyType_Spec cell_spec = {"normprobe.kernels._cpu.Cell", sizeof(Cell), 0, RECORD, cell_slots};
+static PyType_Spec agreed_spec = {"normprobe.kernels._cpu.Agreed", sizeof(Agreed), 0, RECORD, agreed_slots};
+
+#endif
