@@ -23,7 +23,9 @@ COLUMNS = ("layers", "fired", "declared", "exact")
 def main() -> None:
     """Check them all, or those named."""
     warnings.simplefilter("ignore")
-    print(f"{'checkpoint':20}" + "".join(f"{name:>10}" for name in (*COLUMNS, "seconds")) + "  kinds")
+    print(
+        f"{'checkpoint':20}" + "".join(f"{name:>10}" for name in (*COLUMNS, "worst", "seconds")) + "  kinds"
+    )
     for name in sys.argv[1:] or CHECKPOINTS:
         try:
             model, run, mask = CHECKPOINTS[name]()
@@ -36,7 +38,7 @@ def main() -> None:
             found = check(model, run, mask)
         counts = [getattr(found, column) for column in COLUMNS]
         told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        spent = f"{time.perf_counter() - start:10.1f}"
+        spent = f"{found.worst:10.1e}{time.perf_counter() - start:10.1f}"
         print(f"{name:20}" + "".join(f"{count:10}" for count in counts) + f"{spent}  {told}")
         print(*(f"  {fault}" for fault in found.faults), sep="\n" if found.faults else "", end="")
 

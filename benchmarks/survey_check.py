@@ -47,6 +47,7 @@ class Checked:
         exact: how many of those agree with the reference, features and samples, before and after.
         functional: how many of them no hook of the reference sees, so that there is nothing to compare.
         declared: how many were not measured, with a reason.
+        worst: the largest relative error of those that are exact.
         faults: what does not hold, in words: a silent miss, other outputs, a hook that is left, an error.
     """
 
@@ -55,6 +56,7 @@ class Checked:
     exact: int = 0
     functional: int = 0
     declared: int = 0
+    worst: float = 0.0
     faults: list[str] = field(default_factory=list)
 
 
@@ -158,6 +160,7 @@ def _compare(found: Checked, modules: dict[str, nn.Module], recording: Any, seen
                 errors.append(min((_error(*of_site, way) for way in ways), default=np.inf))
         if max(errors) <= RELATIVE:
             found.exact += 1
+            found.worst = max(found.worst, *errors)
         else:
             found.faults.append(f"inexact: {name} ({row['type']}, {row['kind']}) by {max(errors):.1e}")
 

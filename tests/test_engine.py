@@ -381,6 +381,17 @@ def test_many_equal_numbers_beside_a_few_large_ones(seed: int) -> None:
 
 
 @compiled_only
+@pytest.mark.parametrize("row", [0, 1, 2, 3, 7])
+def test_one_number_among_equal_ones(row: int) -> None:
+    """Met early, it is what many small squares are added to, one rounding after the other."""
+    values = torch.zeros(64, 5000)
+    values[row] = torch.randn(5000, generator=torch.Generator().manual_seed(row))
+    found = normprobe.record(nn.Linear(5000, 2), values).features.query("site == 'input'")
+    expected = values.double().var(0, correction=0).numpy()
+    np.testing.assert_allclose(found["variance"], expected, rtol=6e-7)
+
+
+@compiled_only
 def test_strides_beyond_32_bits(tmp_path: Path) -> None:
     apart = 1 << 30
     try:  # a sparse file: only the pages that are written take room

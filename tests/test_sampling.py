@@ -206,7 +206,12 @@ def test_memory_is_constant_in_the_number_of_batches() -> None:
             gc.collect()
             watches = probe._listener.watches.values()
             sites = [site for watch in watches for site in watch.sites.values()]
-            arrays = [a for s in sites for r in (s.samples, s.rows) for a in vars(r.identities()).values()]
+            arrays = [
+                a
+                for s in sites
+                for r in (s.account.samples, s.account.rows)
+                for a in vars(r.identities()).values()
+            ]
             arrays += [array for s in sites for array in (s.met().kept, s.met().raw)]
             # What views hold on to counts as much as what they show.
             return sum((array if array.base is None else array.base).nbytes for array in arrays)
