@@ -16,8 +16,10 @@ enum { FIELDS = 8 };
 
 #if defined(__GNUC__)
 #define INLINE __attribute__((always_inline)) inline
+#define PREFETCH(address) __builtin_prefetch(address)
 #else
 #define INLINE inline
+#define PREFETCH(address) ((void)0)
 #endif
 
 typedef struct {

@@ -6,48 +6,99 @@ typedef struct {
     T pivot[ROOM], sum[ROOM], square[ROOM], low[ROOM], high[ROOM], zeros[ROOM], absolute[ROOM];
 } NAME(Tile);
 
-#define ONE(k) \
-    T x##k = r##k[c], d##k = x##k - p; \
-    t##k += d##k;
 #define LOW(a, b) ((a) < (b) ? (a) : (b))
 #define HIGH(a, b) ((a) > (b) ? (a) : (b))
 #define EIGHT(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7)
 #define PAIRS(f) ((f(0) + f(1)) + (f(2) + f(3))) + ((f(4) + f(5)) + (f(6) + f(7)))
+#define ITSELF(k) x##k
 #define DIFFERENCE(k) d##k
 #define SQUARE(k) d##k * d##k
 #define ABSOLUTE(k) ABS(x##k)
 #define ZERO(k) (x##k == (T)0 ? (T)1 : (T)0)
 
-/* Eight rows at a time: accumulators of a column are loaded and stored once for eight numbers. */
-CLONES static void NAME(eight)(const T *const *rows, int width, NAME(Tile) *restrict tile, double *sums) {
-    const T *restrict r0 = rows[0], *restrict r1 = rows[1], *restrict r2 = rows[2], *restrict r3 = rows[3];
-    const T *restrict r4 = rows[4], *restrict r5 = rows[5], *restrict r6 = rows[6], *restrict r7 = rows[7];
-    T t0 = 0, t1 = 0, t2 = 0, t3 = 0, t4 = 0, t5 = 0, t6 = 0, t7 = 0;
-#pragma omp simd reduction(+ : t0, t1, t2, t3, t4, t5, t6, t7)
-    for (int c = 0; c < width; c++) {
-        const T p = tile->pivot[c];
-        EIGHT(ONE)
-        tile->sum[c] += PAIRS(DIFFERENCE);
-        tile->square[c] += PAIRS(SQUARE);
-        tile->absolute[c] += PAIRS(ABSOLUTE);
-        tile->zeros[c] += PAIRS(ZERO);
-        const T a = LOW(x0, x1), b = LOW(x2, x3), e = LOW(x4, x5), f = LOW(x6, x7);
-        const T g = LOW(a, b), h = LOW(e, f), i = LOW(g, h);
-        tile->low[c] = LOW(i, tile->low[c]);
-        const T j = HIGH(x0, x1), k = HIGH(x2, x3), l = HIGH(x4, x5), m = HIGH(x6, x7);
-        const T n = HIGH(j, k), o = HIGH(l, m), q = HIGH(n, o);
-        tile->high[c] = HIGH(q, tile->high[c]);
+#define ROW(k) const T *restrict r##k = eight[k];
+#define VALUE(k) const T x##k = r##k[c];
+#define NO_LANES(k) T t##k[STRIP] = {0};
+#define AHEAD(k) PREFETCH(r##k + next);
+#define LANE(k) const T x##k = r##k[at + j], d##k = x##k - p, m##k = ABS(x##k); t##k[j] += d##k;
+#define MAGNITUDE(k) m##k
+#define LANES_OF(k) s##k += t##k[j];
+
+/* Add up a whole number of strips of eight rows: accumulators of a column are loaded and stored once for eight numbers,
+ * each lane of a row has its own sum. The numbers that lie so far ahead of these are fetched meanwhile, for reading them is
+ * what takes longest. Whether one of them is zero. */
+CLONES static int NAME(strips)(const T *const *eight, int width, int64_t ahead, NAME(Tile) *restrict tile,
+                               int64_t from, double *sums) {
+    EIGHT(ROW)
+    EIGHT(NO_LANES)
+    T least[STRIP];
+    for (int j = 0; j < STRIP; j++) least[j] = 1;
+    for (int64_t at = 0; at < width; at += STRIP) {
+        const int64_t next = at + ahead;
+        EIGHT(AHEAD)
+#pragma omp simd
+        for (int64_t j = 0; j < STRIP; j++) {
+            const int64_t c = from + at + j;
+            const T p = tile->pivot[c];
+            EIGHT(LANE)
+            tile->sum[c] += PAIRS(DIFFERENCE);
+            tile->square[c] += PAIRS(SQUARE);
+            tile->absolute[c] += PAIRS(MAGNITUDE);
+            const T a = LOW(x0, x1), b = LOW(x2, x3), e = LOW(x4, x5), f = LOW(x6, x7);
+            const T g = LOW(a, b), h = LOW(e, f), i = LOW(g, h);
+            tile->low[c] = LOW(i, tile->low[c]);
+            const T k = HIGH(x0, x1), l = HIGH(x2, x3), m = HIGH(x4, x5), n = HIGH(x6, x7);
+            const T o = HIGH(k, l), q = HIGH(m, n), s = HIGH(o, q);
+            tile->high[c] = HIGH(s, tile->high[c]);
+            const T t = LOW(m0, m1), u = LOW(m2, m3), v = LOW(m4, m5), w = LOW(m6, m7);
+            const T x = LOW(t, u), y = LOW(v, w), z = LOW(x, y);
+            least[j] = LOW(z, least[j]);
+        }
     }
-    const T t[8] = {t0, t1, t2, t3, t4, t5, t6, t7};
-    for (int k = 0; k < 8; k++) sums[k] += t[k];
+    T s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0, smallest = 1;
+#pragma omp simd reduction(+ : s0, s1, s2, s3, s4, s5, s6, s7) reduction(min : smallest)
+    for (int j = 0; j < STRIP; j++) {
+        EIGHT(LANES_OF)
+        smallest = LOW(least[j], smallest);
+    }
+    const T s[8] = {s0, s1, s2, s3, s4, s5, s6, s7};
+    for (int k = 0; k < 8; k++) sums[k] += s[k];
+    return smallest == 0;
+}
+
+/* Few numbers are zero, and looking whether there is one costs a third of counting them. */
+CLONES static void NAME(count_zeros)(const T *const *eight, int width, T *restrict zeros) {
+    EIGHT(ROW)
+#pragma omp simd
+    for (int c = 0; c < width; c++) {
+        EIGHT(VALUE)
+        zeros[c] += PAIRS(ZERO);
+    }
+}
+
+/* Eight rows at a time; the last strip, if it is not whole, with ones about a pivot of one behind it. */
+static void NAME(eight)(const T *const *rows, int width, int64_t ahead, NAME(Tile) *tile, double *sums) {
+    const int rest = width % STRIP, whole = width - rest;
+    int zeros = whole > 0 && NAME(strips)(rows, whole, ahead, tile, 0, sums);
+    if (rest > 0) {
+        T last[8][STRIP];
+        const T *filled[8];
+        for (int k = 0; k < 8; k++) {
+            for (int j = rest; j < STRIP; j++) last[k][j] = 1;
+            for (int j = 0; j < rest; j++) last[k][j] = rows[k][whole + j];
+            filled[k] = last[k];
+        }
+        zeros |= NAME(strips)(filled, STRIP, 0, tile, whole, sums);
+    }
+    if (zeros) NAME(count_zeros)(rows, width, tile->zeros);
 }
 
 CLONES static void NAME(one)(const T *restrict r0, int width, NAME(Tile) *restrict tile, double *sums) {
     T t0 = 0;
 #pragma omp simd reduction(+ : t0)
     for (int c = 0; c < width; c++) {
-        const T p = tile->pivot[c];
-        ONE(0)
+        const T x0 = r0[c], d0 = x0 - tile->pivot[c];
+        t0 += d0;
         tile->sum[c] += d0;
         tile->square[c] += d0 * d0;
         tile->absolute[c] += ABS(x0);
@@ -67,14 +118,15 @@ CLONES static double NAME(begin)(NAME(Tile) *restrict tile, int width) {
         tile->high[c] = -INFINITY;
         pivots += tile->pivot[c];
     }
+    for (int c = width; c < width + STRIP; c++) tile->pivot[c] = 1;
     return pivots;
 }
 
-/* Add up all rows of a block about the tile's pivot; returns the sum of the pivots. */
-static double NAME(sweep)(const T *const *rows, int n, int width, NAME(Tile) *tile, double *sums) {
+/* Add up all rows of a block about the tile's pivot; returns the sum of the pivots. `then` will be read next. */
+static double NAME(sweep)(const T *const *rows, int n, int width, const T *then, NAME(Tile) *tile, double *sums) {
     const double pivots = NAME(begin)(tile, width);
     int r = 0;
-    for (; r + 8 <= n; r += 8) NAME(eight)(rows + r, width, tile, sums + r);
+    for (; r + 8 <= n; r += 8) NAME(eight)(rows + r, width, (r + 16 <= n ? rows[r + 8] : then) - rows[r], tile, sums + r);
     for (; r < n; r++) NAME(one)(rows[r], width, tile, sums + r);
     for (r = 0; r < n; r++) sums[r] += pivots;
     return pivots;
@@ -85,14 +137,20 @@ CLONES static void NAME(aim)(const double *restrict near, int width, NAME(Tile) 
     for (int c = 0; c < width; c++) tile->pivot[c] = (T)near[c];
 }
 
-/* The block's own mean as pivot, summed in double. */
+/* The block's own mean as pivot. */
 CLONES static void NAME(centre)(const T *const *rows, int n, int width, NAME(Tile) *tile) {
-    double sum[TILE];
-    for (int c = 0; c < width; c++) sum[c] = 0;
-    for (int r = 0; r < n; r++) {
-        const T *restrict row = rows[r];
-        for (int c = 0; c < width; c++) sum[c] += row[c];
+    double sum[TILE] = {0};
+    int r = 0;
+    for (; r + 8 <= n; r += 8) {
+        const T *const *eight = rows + r;
+        EIGHT(ROW)
+        for (int c = 0; c < width; c++) {
+            EIGHT(VALUE)
+            sum[c] += PAIRS(ITSELF);
+        }
     }
+    for (; r < n; r++)
+        for (int c = 0; c < width; c++) sum[c] += rows[r][c];
     for (int c = 0; c < width; c++) {
         const double mean = sum[c] / n;
         tile->pivot[c] = isfinite(mean) ? (T)mean : 0;
@@ -201,10 +259,10 @@ static Moments NAME(careful)(const T *const *rows, int n, int width, const Colum
 }
 
 /* Add up a tile about its pivots, onto row sums of which `earlier` are those before. */
-static int NAME(tried)(const T *const *rows, int n, int width, const double *count, NAME(Tile) *tile, double *sums,
-                       const double *earlier, Moments *all) {
+static int NAME(tried)(const T *const *rows, int n, int width, const T *then, const double *count, NAME(Tile) *tile,
+                       double *sums, const double *earlier, Moments *all) {
     for (int r = 0; r < n; r++) sums[r] = earlier[r];
-    const double pivots = NAME(sweep)(rows, n, width, tile, sums);
+    const double pivots = NAME(sweep)(rows, n, width, then, tile, sums);
     double raw;
     *all = NAME(together)(tile, n, width, pivots, &raw);
     const int verdict = NAME(judge)(tile, n, width, count);
@@ -222,13 +280,14 @@ static Moments NAME(block)(const T *const *rows, int n, int64_t features, const 
     for (int64_t at = 0; at < features; at += TILE) {
         const int width = (int)(features - at < TILE ? features - at : TILE);
         for (int r = 0; r < n; r++) shifted[r] = rows[r] + at;
+        const T *const then = at + width < features ? shifted[0] + width : shifted[n - 1] + width;
         if (to->count[at] > 0) NAME(aim)(to->mean + at, width, tile);
         else NAME(centre)(shifted, n, width, tile);
         Moments all;
-        int verdict = NAME(tried)(shifted, n, width, to->count + at, tile, sums, earlier, &all);
+        int verdict = NAME(tried)(shifted, n, width, then, to->count + at, tile, sums, earlier, &all);
         if (verdict == OFF_CENTRE) {
             NAME(centre)(shifted, n, width, tile);
-            verdict = NAME(tried)(shifted, n, width, to->count + at, tile, sums, earlier, &all);
+            verdict = NAME(tried)(shifted, n, width, then, to->count + at, tile, sums, earlier, &all);
         }
         if (verdict == EXTREME) {
             for (int r = 0; r < n; r++) sums[r] = earlier[r];
@@ -420,10 +479,17 @@ CLONES static double NAME(hidden)(const T *restrict x, int64_t n) {
     return hidden;
 }
 
-#undef ONE
 #undef LOW
 #undef HIGH
 #undef EIGHT
+#undef ROW
+#undef VALUE
+#undef NO_LANES
+#undef AHEAD
+#undef LANE
+#undef MAGNITUDE
+#undef LANES_OF
+#undef ITSELF
 #undef PAIRS
 #undef DIFFERENCE
 #undef SQUARE

@@ -14,6 +14,7 @@ enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 enum { GOOD, OFF_CENTRE, EXTREME };
 
 #define T float
+#define STRIP 16
 #define NAME(x) x##_f32
 #define ABS fabsf
 #define MOST FLT_MAX
@@ -21,12 +22,14 @@ enum { GOOD, OFF_CENTRE, EXTREME };
 #define TINY_SQUARE 1e-26f
 #include "_tile.h"
 #undef T
+#undef STRIP
 #undef NAME
 #undef ABS
 #undef MOST
 #undef HUGE_SQUARE
 #undef TINY_SQUARE
 #define T double
+#define STRIP 8
 #define NAME(x) x##_f64
 #define ABS fabs
 #define MOST DBL_MAX
