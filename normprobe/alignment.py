@@ -73,12 +73,26 @@ class Assignment:
         return len(self.example) if self.real is None else int(self.real.sum())
 
     @cached_property
+    def _drawn(self) -> tuple[NDArray[np.intp] | None, Hashes]:
+        """Indices of the real samples, None for all, and their hashes."""
+        if self.real is None:
+            return None, hashes(self.seed, self.example, self.position)
+        rows = np.flatnonzero(self.real)
+        return rows, hashes(self.seed, self.example[rows], self.position[rows])
+
+    @cached_property
     def kept(self) -> tuple[NDArray[np.intp], Hashes]:
         """Indices of the kept samples and their hashes, in ascending order of hash."""
-        rows = np.arange(len(self.example)) if self.real is None else np.flatnonzero(self.real)
-        drawn = hashes(self.seed, self.example[rows], self.position[rows])
+        rows, drawn = self._drawn
         order = smallest(drawn, self.k)
-        return rows[order], drawn[order]
+        return order if rows is None else rows[order], drawn[order]
+
+    def kept_below(self, limit: np.uint64) -> tuple[NDArray[np.intp], Hashes]:
+        """The same of those alone whose hash is at most ``limit``: of most forwards a few."""
+        rows, drawn = self._drawn
+        few = np.flatnonzero(drawn <= limit)
+        order = few[smallest(drawn[few], self.k)]
+        return order if rows is None else rows[order], drawn[order]
 
 
 def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:

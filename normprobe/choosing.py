@@ -106,14 +106,15 @@ def _candidates(
     placed: Placed, forward: Forward, repeat: int, roster: Roster
 ) -> tuple[Identities, NDArray[np.intp]]:
     """The samples that the roster may admit, in ascending order of hash, and their indices."""
-    order, hashes = placed.assignment.kept
+    assignment = placed.assignment
+    order, hashes = assignment.kept if roster.limit is None else assignment.kept_below(roster.limit)
     count = roster.admits(hashes)
     order = order[:count]
     texts = [placed.text_of(forward, int(sample)) for sample in order] if forward.labels else [""] * count
     who = Identities(
         hash=hashes[:count],
-        example=placed.assignment.example[order],
-        position=placed.assignment.position[order],
+        example=assignment.example[order],
+        position=assignment.position[order],
         repeat=np.full(count, repeat, np.int64),
         call=np.full(count, forward.call, np.int64),
         text=np.array(texts, dtype=object),

@@ -44,8 +44,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
-_SMALL, _MOST_WAITING = 64, 256
-"""Numbers of a first tensor that waits, and how many wait."""
+_SMALL, _MOST_WAITING = 1 << 14, 1 << 16
+"""Numbers of a first tensor that waits, and how many wait in all."""
 
 
 class _Few(NamedTuple):
@@ -75,6 +75,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._waiting: list[_Few] = []
+        self._numbers_waiting = 0
         self._counts = {"examples": 0, "rows": 0, "padding": 0}
         self._units = {"unit": "position", "example_unit": "example"}
         self._digest = torch.zeros((), dtype=torch.int64)
@@ -113,7 +114,8 @@ class Tally:
         real = None if mask is None or batch.packed is not None or mask.full else mask.real
         if times == 1 and not batch.swapped and _is_small(lead):
             self._waiting.append(_Few(forward.now.owner, lead.detach().clone(), forward.first, real))
-            if len(self._waiting) == _MOST_WAITING:
+            self._numbers_waiting += max(lead.numel(), _MOST_WAITING >> 8)
+            if self._numbers_waiting >= _MOST_WAITING:
                 self._settle()
         else:
             found = digest(lead, forward.first, time_first=batch.swapped, real=real)
@@ -121,8 +123,8 @@ class Tally:
             self._count_pads(forward.now.owner, lead, real, times)
 
     def _settle(self) -> None:
-        """Fingerprint what waits: decoded tokens by the hundred, not one by one."""
-        waiting, self._waiting = self._waiting, []
+        """Fingerprint what waits: tokens by the ten thousand, not forward by forward."""
+        waiting, self._waiting, self._numbers_waiting = self._waiting, [], 0
         while waiting:
             run = 1
             while run < len(waiting) and waiting[run].follows(waiting[run - 1]):

@@ -151,10 +151,10 @@ class Listener:
             return self.forwards.begin_unrun(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
         if forward.now.measured:
-            self._measurer.begin(forward)
             forward.plain = not forward.masks.two_sided and not self._masks.by_layer
             forward.labels = named_labels(self._labels, forward, args, kwargs)
             with self.lock, torch.no_grad():
+                self._measurer.begin(forward)
                 self.tally.add(forward)
             forward.now.session = self.functional.open(module, forward, kwargs)
         return forward

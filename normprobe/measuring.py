@@ -14,6 +14,7 @@ from torch import Tensor
 
 from normprobe import kernels
 from normprobe.accumulators import Site
+from normprobe.agreements import Agreements
 from normprobe.arranging import Extent, arrange, extent_of
 from normprobe.choosing import RawSelection, Selection, select, select_rows
 from normprobe.forwards import Forward, Sequence
@@ -59,15 +60,16 @@ class Measurer:
 
     def __init__(self, seed: int, k: int | None) -> None:
         self.seed, self.k = seed, k
-        self._cells: dict[Any, Any] = {}
         self._compiled = kernels.compiled()
         self._small = 0 if self._compiled is None else self._compiled.SMALL
+        self._agreements = Agreements(seed)
 
     def begin(self, forward: Forward) -> None:
         """Get a forward ready to be measured."""
         if self._compiled is not None:
             now = forward.now
             now.memory, now.threads = self._compiled.Memory(), self._compiled.threads()
+            self._agreements.renew(forward)
 
     def take(self, watch: Watch, name: str, tensor: Tensor, forward: Forward, sequence: Sequence) -> None:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
@@ -99,7 +101,7 @@ class Measurer:
         elif not self._add_as_it_lies(firing, selection, raw):
             _add_arranged(firing, _values(firing), selection, raw)
         elif firing.forward.plain and firing.repeat == 0 and selection.placed.aligned:
-            self._agree(firing, selection, raw)
+            self._agreements.make(firing.watch, firing.name, tensor, firing.forward, selection, raw)
         _count(firing, selection, raw)
 
     def _select(self, firing: Firing, extent: Extent) -> Selection:
@@ -152,37 +154,6 @@ class Measurer:
         if news is not None:
             hold(site, Extremes(*news), selection.placed, forward)
         return True
-
-    def _agree(self, firing: Firing, selection: Selection, raw: RawSelection) -> None:
-        """Let other sites that are alike go the short way with their tensors in this forward."""
-        compiled, now = self._compiled, firing.forward.now
-        if compiled is None or not isinstance(now, compiled.Pass):
-            return
-        if not selection.n_samples or selection.unfit:
-            return
-        site, watch, tensor = firing.site, firing.watch, firing.tensor
-        account, view = site.account, watch.view
-        reading = (view.axis, view.trailing, view.unbatched, view.sample)
-        placing = (watch.layouts[firing.name], watch.axes.get(firing.name))
-        last = reading[:2] == (-1, 1)  # where features come last, how many there are changes nothing
-        size = None if last else site.width
-        alike = (*reading, *placing, tensor.dim(), size, tensor.dtype, account.rows.k)
-        account.cell = self._cells.setdefault(alike, compiled.Cell())
-        account.cell.agreed = compiled.Agreed(
-            pass_=now,
-            shape=(*tensor.shape[:-1], -1) if last else tuple(tensor.shape),
-            samples=account.samples,
-            rows=account.rows,
-            samples_after=selection.roster,
-            rows_after=raw.roster,
-            plan=selection.choice.plan,
-            raw_plan=None if raw.choice is None else raw.choice.plan,
-            small=self._small,
-            placed=selection.placed,
-            n_samples=selection.n_samples,
-            masked=selection.masked,
-            masked_by=selection.masked_by,
-        )
 
 
 def _fits(firing: Firing, width: int) -> bool:

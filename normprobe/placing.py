@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,24 @@ from normprobe.records import Holder
 from normprobe.watch import Watch
 
 
+class Sizes(NamedTuple):
+    """What samples of one sequence are placed by, their first number aside.
+
+    Attributes:
+        layout: how the leading sizes read.
+        leading: the sizes of the axes that number the samples.
+        inner: the sizes of the axes that number the rows within a sample.
+        axis: the axis the mask runs along.
+        sample: what a sample is.
+    """
+
+    layout: Layout
+    leading: tuple[int, ...]
+    inner: tuple[int, ...]
+    axis: int | None
+    sample: str
+
+
 @dataclass(frozen=True, eq=False)
 class Placed:
     """The samples of one tensor, placed.
@@ -28,6 +46,7 @@ class Placed:
         masked: how many rows are padding.
         named: whether the forward's labels fit the samples one to one.
         aligned: whether the samples are numbered as the forward's.
+        sizes: what of the tensor and its layer they were placed by.
     """
 
     assignment: Assignment
@@ -35,6 +54,7 @@ class Placed:
     masked: int
     named: bool
     aligned: bool
+    sizes: Sizes
 
     def text_of(self, forward: Forward, sample: int) -> str:
         """The label of a sample, or ""."""
@@ -69,11 +89,24 @@ def place(
         first = watch.loose.get(name, 0)
         watch.loose[name] = first + (leading[0] if leading else 1)
     axis = _time_axis(time_axes(layout, leading, grid, padding), watch, name, strides)
-    key = (sequence, layout, leading, inner, first, axis, watch.view.sample)
-    if key not in forward.placed:
+    sizes = Sizes(layout, leading, inner, axis, watch.view.sample)
+    found: Placed | None = forward.placed.get((sequence, sizes, first))
+    if found is None:
         assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
-        forward.placed[key] = _placed(layout, extent, assignment, padding, spoken=sequence.spoken)
-    found: Placed = forward.placed[key]
+        found = forward.placed[sequence, sizes, first] = _placed(
+            sizes, assignment, padding, spoken=sequence.spoken
+        )
+    return found
+
+
+def place_again(placed: Placed, earlier: int, forward: Forward, sequence: Sequence) -> Placed:
+    """The samples of a tensor placed as in a forward that was alike, whose first example was ``earlier``."""
+    key = (sequence, placed.sizes, forward.first)
+    found: Placed | None = forward.placed.get(key)
+    if found is None:
+        example = placed.assignment.example + (forward.first - earlier)
+        found = replace(placed, assignment=replace(placed.assignment, example=example))
+        forward.placed[key] = found
     return found
 
 
@@ -93,23 +126,21 @@ def _time_axis(axes: list[int], watch: Watch, site: str, strides: tuple[int, ...
     return watch.axes[site] if watch.axes.get(site) in axes else None
 
 
-def _placed(
-    layout: Layout, extent: Extent, assignment: Assignment, padding: Padding | None, *, spoken: bool
-) -> Placed:
-    leading, inner = extent.leading, extent.inner
+def _placed(sizes: Sizes, assignment: Assignment, padding: Padding | None, *, spoken: bool) -> Placed:
+    layout, leading, inner = sizes.layout, sizes.leading, sizes.inner
     aligned = layout is not Layout.LOOSE
     rows = _row_mask(leading, inner, padding)
     if rows is not None and padding is not None and padding.full:
-        return Placed(replace(assignment, masked_by=padding.name), None, 0, False, aligned)
+        return Placed(replace(assignment, masked_by=padding.name), None, 0, False, aligned, sizes)
     if rows is not None and padding is not None:
         assignment = replace(assignment, real=np.asarray(rows.any(axis=1)), masked_by=padding.name)
-        return Placed(assignment, rows, int((~rows).sum()), False, aligned)
+        return Placed(assignment, rows, int((~rows).sum()), False, aligned, sizes)
     one_axis = len(leading) == (1 if layout in (Layout.FLAT, Layout.PACKED) else 2)
     named = spoken and aligned and one_axis and layout is not Layout.HEADS and not inner
     if assignment.real is None:
-        return Placed(assignment, None, 0, named, aligned)
+        return Placed(assignment, None, 0, named, aligned, sizes)
     spread = np.repeat(assignment.real[:, None], int(np.prod(inner)), axis=1)
-    return Placed(assignment, spread, int((~spread).sum()), named, aligned)
+    return Placed(assignment, spread, int((~spread).sum()), named, aligned, sizes)
 
 
 def _row_mask(
@@ -126,7 +157,7 @@ def _row_mask(
 def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | None) -> Placed:
     """Number the rows of a NestedTensor's components."""
     assignment = ragged(lengths, first=forward.first, seed=seed, k=k)
-    return Placed(assignment, None, 0, True, True)
+    return Placed(assignment, None, 0, True, True, Sizes(Layout.BATCH, (len(lengths),), (), None, "position"))
 
 
 def named_labels(

@@ -45,6 +45,15 @@ class Identities:
         """Those at these indices."""
         return Identities(*(getattr(self, column)[index] for column in _COLUMNS))
 
+    def with_others(self, at: NDArray[np.int64], others: Identities, size: int) -> Identities:
+        """So many, with others at these indices, of which each from its own length on is one."""
+        columns = []
+        for name in _COLUMNS:
+            column = np.resize(getattr(self, name), size)
+            column[at] = getattr(others, name)
+            columns.append(column)
+        return Identities(*columns)
+
     @staticmethod
     def none() -> Identities:
         """Nobody."""
@@ -117,22 +126,20 @@ class Roster:
         return Admission(after, index, index + self.size)
 
     def _replace(self, candidates: Identities) -> Admission:
-        kept = self.identities()
-        union = Identities.joined([kept, candidates])
-        order = np.lexsort((union.repeat, union.hash))[: self.k]
-        chosen = np.sort(order[order >= self.size])
+        kept, size = self.identities(), self.size
+        hashes = np.concatenate([kept.hash, candidates.hash])
+        order = np.lexsort((np.concatenate([kept.repeat, candidates.repeat]), hashes))[: self.k]
+        stays = np.zeros(len(hashes), bool)
+        stays[order] = True
+        chosen = np.flatnonzero(stays[size:])
         if not len(chosen):
             return Admission(self, _NONE, _NONE)
-        stays = np.zeros(self.size, bool)
-        stays[order[order < self.size]] = True
-        free = np.flatnonzero(~stays)
-        slots = np.concatenate([free, np.arange(self.size, self.size + len(chosen) - len(free))])
-        after = Roster(self.k, union.hash[order[-1]])
-        after.size = self.size + len(chosen) - len(free)
-        source = np.arange(after.size)
-        source[slots] = chosen
-        after._parts = [union.take(source)]
-        return Admission(after, chosen - self.size, slots.astype(np.int64))
+        free = np.flatnonzero(~stays[:size])
+        slots = np.concatenate([free, np.arange(size, size + len(chosen) - len(free))])
+        after = Roster(self.k, hashes[order[-1]])
+        after.size = size + len(chosen) - len(free)
+        after._parts = [kept.with_others(slots, candidates.take(chosen), after.size)]
+        return Admission(after, chosen, slots)
 
 
 class Rosters:

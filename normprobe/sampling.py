@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from normprobe import kernels
+
 Hashes = NDArray[np.uint64]
 Whole = NDArray[np.int64]
 
@@ -28,6 +30,10 @@ def hashes(seed: int, example: Whole, position: Whole) -> Hashes:
     """Hash of each (seed, example, position): uint64 below 2**63, broadcast over the inputs."""
     if example.shape == position.shape == (1,):  # a decoded token: Python's numbers are faster than arrays
         return np.array([_hash(seed, int(example[0]), int(position[0]))], np.uint64)
+    kernel = kernels.compiled()
+    if kernel is not None and example.shape == position.shape:
+        given = (np.ascontiguousarray(numbers, np.int64) for numbers in (example, position))
+        return np.frombuffer(kernel.hashes(seed & _WORD, *given), np.uint64)
     step = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
         state = _mix(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + step)

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "masks": ("errors", "torch numpy"),
     "moments": ("errors", "numpy"),
     "kernels": ("moments", "torch numpy"),
-    "sampling": ("", "numpy"),
+    "sampling": ("kernels", "numpy"),
     "compiling": ("watch", "torch"),
     "hooks": ("compiling", "torch"),
     "records": ("moments", "numpy"),

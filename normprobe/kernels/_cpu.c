@@ -15,6 +15,7 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include "_draw.h"
 #include "_ear.h"
 
 static void hold_on(PyObject **to, PyObject *given) {
@@ -46,6 +47,7 @@ static PyObject *learn(PyObject *module, PyObject *args) {
 
 static PyMethodDef functions[] = {
     {"learn", learn, METH_VARARGS, "Say what of torch's the extension reads and asks."},
+    {"hashes", hashes, METH_VARARGS, "The hash of each (seed, example, position)."},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cpu", NULL, -1, functions, NULL, NULL, NULL, NULL};

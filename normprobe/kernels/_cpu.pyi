@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 _Held = tuple[float, int, int]
 _News = tuple[_Held | None, _Held | None] | None
 
+def hashes(seed: int, example: NDArray[Any], position: NDArray[Any], /) -> bytes: ...
+
 class Plan:
     def __new__(
         cls,

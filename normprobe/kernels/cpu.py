@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.kernels import Choice, Extremes, Measured, Met, Reading, SampleMoments
-from normprobe.kernels._cpu import Account, Agreed, Cell, Delta, Ear, Gate, Memory, Pass, Plan, State, learn
+from normprobe.kernels._cpu import Account, Agreed, Cell, Delta, Ear, Gate, Memory, Pass, Plan, State, hashes, learn
 from normprobe.moments import Moments
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -24,6 +24,7 @@ __all__ = [
     "Gate",
     "Memory",
     "Pass",
+    "hashes",
     "measure",
     "plan_of",
     "threads",
