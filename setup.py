@@ -12,7 +12,7 @@ GCC = [
     "-fno-trapping-math",
     "-fno-math-errno",
 ]
-HEADERS = ("draw", "moments", "tile", "walk", "names", "plan", "delta", "state", "account", "ear")
+HEADERS = ("draw", "moments", "tile", "walk", "names", "look", "plan", "delta", "state", "account", "inside", "ear")
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 setup(

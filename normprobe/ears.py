@@ -7,7 +7,6 @@ pass. Whatever is not goes the long way, which is `Listener`'s.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ class Ears(NamedTuple):
     """
 
     forwards: Forwards
-    lock: threading.RLock
+    lock: Any
     snapshot: Call
 
     def layer(self, watch: Watch, before: Call, after: Call) -> tuple[Call, Call]:
@@ -40,7 +39,7 @@ class Ears(NamedTuple):
         compiled = kernels.compiled()
         if compiled is None or not isinstance(watch.sites["input"].account, compiled.Account):
             return before, after
-        shared = (self.forwards.threads, self.lock, _hold, self.snapshot)
+        shared = (self.forwards.inside, self.lock, _hold, self.snapshot)
         return (
             compiled.Ear(before, watch, watch.sites["input"], False, *shared),
             compiled.Ear(after, watch, watch.sites["output"], True, *shared),
@@ -48,11 +47,10 @@ class Ears(NamedTuple):
 
     def container(self, model: nn.Module, before: Call, after: Call) -> tuple[Call, Call]:
         """The hooks ahead of a module that holds layers of this model and behind it, likewise."""
-        compiled = kernels.compiled()
-        if compiled is None:
+        compiled, inside = kernels.compiled(), self.forwards.inside
+        if compiled is None or not isinstance(inside, compiled.Inside):
             return before, after
-        threads = self.forwards.threads
-        return compiled.Gate(before, model, False, threads), compiled.Gate(after, model, True, threads)
+        return compiled.Gate(before, model, False, inside), compiled.Gate(after, model, True, inside)
 
 
 def _hold(site: Any, news: Any, placed: Any, forward: Forward) -> None:

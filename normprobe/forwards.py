@@ -103,21 +103,6 @@ class Forward:
         return None if self.decoder is None else self.decoder[0 if self.batch.swapped else 1]
 
 
-class _Thread(threading.local):
-    """The forward that each thread is in, and what hooks ask of it."""
-
-    forward: Forward | None = None
-    now: Pass | None = None
-
-    def enter(self, forward: Forward) -> None:
-        """Be in this forward from now on."""
-        self.forward, self.now = forward, forward.now
-
-    def leave(self) -> None:
-        """Be in none."""
-        self.forward = self.now = None
-
-
 class Forwards:
     """Counts the forwards of one probe and knows, for each thread, the one it is in.
 
@@ -136,14 +121,15 @@ class Forwards:
         self.examples = 0
         self.unrun: dict[str, int] = {}
         self._lock = threading.Lock()
-        self.threads = _Thread()
+        self.inside = kernels.inside()
         self._signatures = Signatures()
         self._two_sided: dict[int, bool] = {}
 
     @property
     def current(self) -> Forward | None:
         """The forward that this thread is in."""
-        return self.threads.forward
+        forward: Forward | None = self.inside.forward
+        return forward
 
     def ongoing(self, module: nn.Module, model: nn.Module | None) -> Forward | None:
         """The forward that a call of a module is part of; None if a new one begins with it.
@@ -160,21 +146,21 @@ class Forwards:
         """Leave the forward if it is this module's."""
         forward = self.current
         if forward is not None and forward.now.owner is module:
-            self.threads.leave()
+            self.inside.leave()
             forward.frame = None
 
     def clear(self) -> None:
         """Forget any forward that was cut short."""
-        self.threads = _Thread()
+        self.inside = kernels.inside()
 
     def begin_unrun(self, module: nn.Module, why: str) -> Forward:
         """Start a forward that is no run of the module: its arguments are not looked at."""
         with self._lock:
             call, self.calls = self.calls, self.calls + 1
             self.unrun[why] = self.unrun.get(why, 0) + 1
-        now = kernels.begin(module, measured=False)
+        now = self.inside.begin(module, False)
         forward = Forward(now, call, self.examples, Batch(None, 0, None), Masks(), frame=calling())
-        self.threads.enter(forward)
+        self.inside.enter(forward)
         return forward
 
     def begin(
@@ -196,9 +182,9 @@ class Forwards:
             first = self.examples
             self.examples += batch.size
         decoder = decoder_sizes(arguments)
-        now = kernels.begin(module, measured=measured)
+        now = self.inside.begin(module, measured)
         forward = Forward(now, call, first, batch, masks, decoder, frame=calling())
-        self.threads.enter(forward)
+        self.inside.enter(forward)
         return forward
 
     def swap(self, forward: Forward) -> bool:

@@ -145,7 +145,8 @@ class Functional:
             twins = session.twins.get(used.owner.key, {}).values()
             calling = {watch.index, *(self._ears.watch_of(twin).index for twin in twins)}
         # Open: its module is being called, a hook sees it.
-        if watch.refused or calling & forward.now.open or (self.left_out and id(called()) in self.left_out):
+        hooked = any(forward.now.is_open(index) for index in calling)
+        if watch.refused or hooked or (self.left_out and id(called()) in self.left_out):
             return func(*args, **kwargs)
         self._ears.before(watch, forward, use.reads.of(args, kwargs))
         output = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normprobe import kernels
 from normprobe.arguments import decoders, first_tensor, in_backward, takes_time_first
 from normprobe.compiling import Uncompiled
 from normprobe.context import Tally
@@ -57,7 +57,7 @@ class Listener:
         self.watches: dict[tuple[int, str], Watch] = {}
         self.forwards, self.tally = Forwards(every), Tally()
         self.entered: set[int] = set()
-        self.lock = threading.RLock()
+        self.lock = kernels.lock()
         self.model: nn.Module | None = None
         self.functional, self._uncompiled = Functional(self), Uncompiled()
         self._strays: tuple[Layer, ...] = ()
@@ -180,7 +180,7 @@ class Listener:
     def before(self, watch: Watch, forward: Forward, tensor: Tensor | None) -> None:
         """Ahead of a call of a layer in a forward that is measured, with what it reads."""
         with self.lock:
-            forward.now.open.add(watch.index)
+            forward.now.enter(watch.index)
             if watch.depth is None:
                 watch.depth, self._depth = self._depth, self._depth + 1
             if forward.masks.two_sided and watch.reader.side == "decoder":
@@ -201,7 +201,7 @@ class Listener:
 
     def after(self, watch: Watch, forward: Forward, output: Tensor | None, given: tuple[Any, ...]) -> None:
         """Behind a call of a layer with these arguments; no output if it raised, or gave no tensor."""
-        forward.now.open.discard(watch.index)
+        forward.now.leave(watch.index)
         if output is None:
             forward.stash.pop(watch.index, None)
         else:

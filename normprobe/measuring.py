@@ -73,9 +73,8 @@ class Measurer:
 
     def take(self, watch: Watch, name: str, tensor: Tensor, forward: Forward, sequence: Sequence) -> None:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
-        site = watch.sites[name]
-        firing = Firing(watch, name, tensor, forward, sequence, forward.now.repeats.get(site, 0))
-        forward.now.repeats[site] = firing.repeat + 1
+        turn = forward.now.take_turn(watch.index, name == "output")
+        firing = Firing(watch, name, tensor, forward, sequence, turn)
         why = unmeasurable(tensor)
         if why:
             watch.note(why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from types import ModuleType
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.kernels.accounts import Account, Pass
+from normprobe.kernels.accounts import Account, Inside
 from normprobe.moments import Moments
 
 if TYPE_CHECKING:
@@ -190,11 +191,17 @@ def account(samples: Any, rows: Any) -> Account:
     return made
 
 
-def begin(owner: Any, *, measured: bool) -> Pass:
-    """What hooks ask of a forward that begins with a call of this module."""
+def inside() -> Inside:
+    """What knows which forward each thread is in."""
     kernel = compiled()
-    made: Pass = Pass(owner, measured) if kernel is None else kernel.Pass(owner, measured)
+    made: Inside = Inside() if kernel is None else kernel.Inside()
     return made
+
+
+def lock() -> Any:
+    """A reentrant lock, to be used as a context."""
+    kernel = compiled()
+    return threading.RLock() if kernel is None else kernel.Lock()
 
 
 def sums(features: int, reading: Reading, device: torch.device) -> Sums:

@@ -8,20 +8,26 @@
 
 #include "_state.h"
 
-#define PASS_GIVEN(X) X(owner) X(session) X(memory)
-#define PASS_MADE(X) X(open) X(repeats) /* a set and a dictionary, whatever else is done to them */
-#define PASS_HELD(X) PASS_GIVEN(X) PASS_MADE(X)
+#define PASS_HELD(X) X(owner) X(session) X(memory)
 #define ACCOUNT_HELD(X) X(samples) X(rows) X(dtype) X(state) X(cell)
 #define CELL_HELD(X) X(agreed)
 #define AGREED_HELD(X) X(samples) X(rows) X(samples_after) X(rows_after) X(plan) X(raw_plan) X(placed) X(masked_by)
 
-/* Of a forward: the module it began with, what listens in it, the layers under way, and how often each site fired. */
+/* A layer in a forward: whether a call of it is under way, and how often its input and its output were met. */
+typedef struct {
+    unsigned int met[2];
+    int open;
+} Course;
+
+/* Of a forward: the module it began with, what listens in it, and how it went with each layer. */
 typedef struct {
     PyObject_HEAD
     PASS_HELD(FIELD)
     long long serial; /* no other forward's of this process */
     int threads;
     char measured;
+    long long open, room; /* how many layers are under way; of how many there is a course */
+    Course *courses;
 } Pass;
 
 /* Of a site: what it keeps, what it met, how much, and whether its layer's calls leave nothing to decide. */
@@ -46,10 +52,69 @@ typedef struct {
     long long serial, small, n_samples, masked; /* whose forward's it is; numbers below which one thread measures */
 } Agreed;
 
-COLLECTED(Pass, PASS_HELD)
-COLLECTED(Account, ACCOUNT_HELD)
-COLLECTED(Cell, CELL_HELD)
-COLLECTED(Agreed, AGREED_HELD)
+COLLECTED(Pass, PASS_HELD, free(self->courses);)
+COLLECTED(Account, ACCOUNT_HELD, )
+COLLECTED(Cell, CELL_HELD, )
+COLLECTED(Agreed, AGREED_HELD, )
+
+/* How it went with a layer; NULL where memory runs out. */
+static Course *course_of(Pass *pass, long long layer) {
+    if (layer < pass->room) return &pass->courses[layer];
+    long long room = pass->room < 64 ? 64 : pass->room;
+    while (room <= layer) room *= 2;
+    Course *larger = realloc(pass->courses, sizeof(Course) * (size_t)room);
+    if (larger == NULL) return NULL;
+    memset(larger + pass->room, 0, sizeof(Course) * (size_t)(room - pass->room));
+    pass->courses = larger;
+    pass->room = room;
+    return &larger[layer];
+}
+
+/* Say whether a call of a layer is under way. */
+static void set_open(Pass *pass, Course *course, int open) {
+    pass->open += open - course->open;
+    course->open = open;
+}
+
+/* The course of the layer whose index is the first of the arguments; NULL with an error. */
+static Course *course_in(PyObject *pass, PyObject *index) {
+    const long long layer = PyLong_AsLongLong(index);
+    if (PyErr_Occurred()) return NULL;
+    Course *course = layer < 0 || layer > 1LL << 32 ? NULL : course_of((Pass *)pass, layer);
+    if (course == NULL) PyErr_SetString(PyExc_IndexError, "so many layers cannot be followed");
+    return course;
+}
+
+/* enter(layer): a call of it is under way */
+static PyObject *pass_enter(PyObject *object, PyObject *index) {
+    Course *course = course_in(object, index);
+    if (course == NULL) return NULL;
+    set_open((Pass *)object, course, 1);
+    Py_RETURN_NONE;
+}
+
+/* leave(layer): no call of it is */
+static PyObject *pass_leave(PyObject *object, PyObject *index) {
+    Course *course = course_in(object, index);
+    if (course == NULL) return NULL;
+    set_open((Pass *)object, course, 0);
+    Py_RETURN_NONE;
+}
+
+/* is_open(layer) -> whether a call of it is under way */
+static PyObject *pass_is_open(PyObject *object, PyObject *index) {
+    const Course *course = course_in(object, index);
+    return course == NULL ? NULL : PyBool_FromLong(course->open);
+}
+
+/* take_turn(layer, behind) -> how often its output, or its input, was met before this time */
+static PyObject *pass_take_turn(PyObject *object, PyObject *args) {
+    PyObject *index;
+    int behind;
+    if (!PyArg_ParseTuple(args, "Op", &index, &behind)) return NULL;
+    Course *course = course_in(object, index);
+    return course == NULL ? NULL : PyLong_FromUnsignedLong(course->met[behind]++);
+}
 
 /* Pass(owner, measured): everything else is None, empty or 1 thread. */
 static PyObject *pass_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -64,11 +129,7 @@ static PyObject *pass_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     pass->serial = ++serials;
     pass->measured = (char)measured;
     pass->threads = 1;
-    pass->open = PySet_New(NULL);
-    pass->repeats = PyDict_New();
-    if (pass->open != NULL && pass->repeats != NULL) return (PyObject *)pass;
-    Py_DECREF(pass);
-    return NULL;
+    return (PyObject *)pass;
 }
 
 /* Account(samples, rows): nothing met yet */
@@ -125,13 +186,16 @@ static PyObject *agreed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 #define OBJECT_OF(Type, name) {#name, T_OBJECT, offsetof(Type, name), 0, NULL},
 #define COUNT_OF(Type, name) {#name, T_LONGLONG, offsetof(Type, name), 0, NULL},
 #define OF_PASS(name) OBJECT_OF(Pass, name)
-#define FIXED_OF_PASS(name) {#name, T_OBJECT, offsetof(Pass, name), READONLY, NULL},
 #define OF_ACCOUNT(name) OBJECT_OF(Account, name)
 #define OF_CELL(name) OBJECT_OF(Cell, name)
-static PyMemberDef pass_members[] = {PASS_GIVEN(OF_PASS) PASS_MADE(FIXED_OF_PASS){
-                                         "threads", T_INT, offsetof(Pass, threads), 0, NULL},
+static PyMemberDef pass_members[] = {PASS_HELD(OF_PASS){"threads", T_INT, offsetof(Pass, threads), 0, NULL},
                                      {"measured", T_BOOL, offsetof(Pass, measured), 0, NULL},
                                      {NULL, 0, 0, 0, NULL}};
+static PyMethodDef pass_methods[] = {{"enter", pass_enter, METH_O, "Note that a call of a layer is under way."},
+                                     {"leave", pass_leave, METH_O, "Note that none is."},
+                                     {"is_open", pass_is_open, METH_O, "Whether a call of a layer is under way."},
+                                     {"take_turn", pass_take_turn, METH_VARARGS, "Count a tensor of a layer."},
+                                     {NULL, NULL, 0, NULL}};
 static PyMemberDef account_members[] = {ACCOUNT_HELD(OF_ACCOUNT) COUNT_OF(Account, calls) COUNT_OF(Account, n_samples)
                                             COUNT_OF(Account, masked) COUNT_OF(Account, firings){
                                                 "decided", T_BOOL, offsetof(Account, decided), 0, NULL},
@@ -139,7 +203,8 @@ static PyMemberDef account_members[] = {ACCOUNT_HELD(OF_ACCOUNT) COUNT_OF(Accoun
 static PyMemberDef cell_members[] = {CELL_HELD(OF_CELL){NULL, 0, 0, 0, NULL}};
 
 static PyType_Slot pass_slots[] = {
-    {Py_tp_new, (void *)pass_new}, {Py_tp_members, pass_members}, COLLECTED_SLOTS(Pass), {0, NULL}};
+    {Py_tp_new, (void *)pass_new}, {Py_tp_members, pass_members}, {Py_tp_methods, pass_methods}, COLLECTED_SLOTS(Pass),
+    {0, NULL}};
 static PyType_Slot account_slots[] = {
     {Py_tp_new, (void *)account_new}, {Py_tp_members, account_members}, COLLECTED_SLOTS(Account), {0, NULL}};
 static PyType_Slot cell_slots[] = {

@@ -6,11 +6,11 @@
  * done in double. Parts of the rows have moments of their own, merged in order: the result depends on the number of
  * threads, never on which thread did what.
  *
- * Python sees ten types. A Plan says which samples of a forward count and which are kept. A State is what one site
+ * Python sees twelve types. A Plan says which samples of a forward count and which are kept. A State is what one site
  * has met; it reads a tensor as (outer, inner, features) by its own rule and from the tensor's own shape and strides.
  * A Delta is what one tensor holds, so that a tensor several layers read is measured once, and a Memory holds those
  * of a forward. An Ear is the hook of a layer, a Gate that of a module that holds layers; they look up the Account of
- * a site, the Pass of a forward, and in a Cell what alike sites Agreed on.
+ * a site, the Pass of the forward that a thread is Inside, and in a Cell what alike sites Agreed on, under a Lock.
  */
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
@@ -26,14 +26,18 @@ static void hold_on(PyObject **to, PyObject *given) {
 }
 
 /* learn((float32, float64, bfloat16, float16), plain tensor types, (which backward runs, whether gradients are taken,
- * whether this is inference mode)): the dtypes in the order of the types here, and three functions of torch */
+ * whether this is inference mode), table of functions or None): the dtypes in the order of the types here, three
+ * functions of torch, and what fills a DLPack tensor from one of torch's */
 static PyObject *learn(PyObject *module, PyObject *args) {
-    PyObject *types, *plain_ones, *modes[3];
+    PyObject *types, *plain_ones, *modes[3], *table;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!O!(OOO)", &PyTuple_Type, &types, &PyTuple_Type, &plain_ones, &modes[0], &modes[1],
-                          &modes[2]))
+    if (!PyArg_ParseTuple(args, "O!O!(OOO)O", &PyTuple_Type, &types, &PyTuple_Type, &plain_ones, &modes[0], &modes[1],
+                          &modes[2], &table))
         return NULL;
-    if (PyTuple_Size(types) != 4) {
+    const DLPackExchange *given = table == Py_None ? NULL : PyCapsule_GetPointer(table, "dlpack_exchange_api");
+    if (PyErr_Occurred()) return NULL;
+    exchange = given != NULL && given->version.major == DLPACK_MAJOR && given->fill != NULL ? given : NULL;
+    if (PyTuple_Size(types) != TYPES) {
         PyErr_SetString(PyExc_TypeError, "four dtypes are needed");
         return NULL;
     }
@@ -69,8 +73,10 @@ PyMODINIT_FUNC PyInit__cpu(void) {
     account_type = type_of(module, &account_spec, "Account");
     cell_type = type_of(module, &cell_spec, "Cell");
     agreed_type = type_of(module, &agreed_spec, "Agreed");
+    inside_type = type_of(module, &inside_spec, "Inside");
+    lock_type = type_of(module, &lock_spec, "Lock");
     const int known = plan_type != NULL && delta_type != NULL && state_type != NULL && memory_type != NULL &&
-                      pass_type != NULL && account_type != NULL && cell_type != NULL && agreed_type != NULL &&
+                      inside_type != NULL && lock_type != NULL && pass_type != NULL && account_type != NULL && cell_type != NULL && agreed_type != NULL &&
                       type_of(module, &ear_spec, "Ear") != NULL && type_of(module, &gate_spec, "Gate") != NULL &&
                       intern_names();
     dtypes = PyTuple_New(0);

@@ -61,12 +61,24 @@ class Account:
 class Pass:
     owner: Any
     session: Any
-    open: set[int]
-    repeats: dict[Any, int]
     memory: Any
     threads: int
     measured: bool
     def __new__(cls, owner: Any, measured: bool, /) -> Pass: ...
+    def enter(self, layer: int, /) -> None: ...
+    def leave(self, layer: int, /) -> None: ...
+    def is_open(self, layer: int, /) -> bool: ...
+    def take_turn(self, layer: int, behind: bool, /) -> int: ...
+
+class Inside:
+    forward: Any
+    def begin(self, owner: Any, measured: bool, /) -> Pass: ...
+    def enter(self, forward: Any, /) -> None: ...
+    def leave(self) -> None: ...
+
+class Lock:
+    def __enter__(self) -> Lock: ...
+    def __exit__(self, *error: object) -> None: ...
 
 class Cell:
     agreed: Any
@@ -98,8 +110,8 @@ class Ear:
         watch: Any,
         site: Any,
         behind: bool,
-        thread: Any,
-        lock: Any,
+        inside: Inside,
+        lock: Lock,
         hold: Callable[..., None],
         snapshot: Callable[..., None],
         /,
@@ -107,12 +119,13 @@ class Ear:
     def __call__(self, *args: Any) -> None: ...
 
 class Gate:
-    def __new__(cls, long_way: Callable[..., None], model: Any, behind: bool, thread: Any, /) -> Gate: ...
+    def __new__(cls, long_way: Callable[..., None], model: Any, behind: bool, inside: Inside, /) -> Gate: ...
     def __call__(self, *args: Any) -> None: ...
 
 def learn(
     dtypes: tuple[torch.dtype, ...],
     plain: tuple[type, ...],
     modes: tuple[Callable[[], int], Callable[[], bool], Callable[[], bool]],
+    exchange: Any,
     /,
 ) -> None: ...

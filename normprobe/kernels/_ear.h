@@ -7,13 +7,12 @@
 #ifndef NORMPROBE_EAR_H
 #define NORMPROBE_EAR_H
 
-#include "_account.h"
+#include "_inside.h"
 
 enum { MOST_HELD = 8, UNKNOWN = -1 };
 
-#define EAR_HELD(X) \
-    X(thread) X(acquire) X(release) X(watch) X(site) X(account) X(index) X(hold) X(snapshot) X(long_way)
-#define GATE_HELD(X) X(thread) X(model) X(long_way)
+#define EAR_HELD(X) X(inside) X(lock) X(watch) X(site) X(account) X(hold) X(snapshot) X(long_way)
+#define GATE_HELD(X) X(inside) X(model) X(long_way)
 
 /* A tensor of a module's own as it was at the last snapshot. */
 typedef struct {
@@ -21,12 +20,13 @@ typedef struct {
     long long address, version;
 } Stamp;
 
-/* The hook of a layer at a site, of which it holds the account. `thread` has a `forward` of each thread's own, and its
- * pass as `now`; `acquire` and `release` are the lock's. */
+/* The hook of a layer at a site, of which it holds the account. */
 typedef struct {
     PyObject_HEAD
     EAR_HELD(FIELD)
+    long long layer;
     int behind, scaled, modes, stamped;
+    const PyObject *masked_by; /* not a reference: the mask that was noted last, compared alone */
     Stamp stamps[MOST_HELD];
 } Ear;
 
@@ -36,8 +36,8 @@ typedef struct {
     int behind, entered;
 } Gate;
 
-COLLECTED(Ear, EAR_HELD)
-COLLECTED(Gate, GATE_HELD)
+COLLECTED(Ear, EAR_HELD, )
+COLLECTED(Gate, GATE_HELD, )
 
 static long long number_attribute(PyObject *object, PyObject *name) {
     PyObject *value = PyObject_GetAttr(object, name);
@@ -70,11 +70,9 @@ static int in_backward(void) {
 }
 
 /* The pass of the forward that this thread is in, if it is in one; a new reference, or NULL. */
-static Pass *pass_of(PyObject *thread) {
-    PyObject *now = PyObject_GetAttr(thread, names.now);
-    if (now != NULL && Py_TYPE(now) == pass_type) return (Pass *)now;
-    Py_XDECREF(now);
-    return NULL;
+static Pass *pass_of(PyObject *inside) {
+    const Place *place = here((const Inside *)inside);
+    return place == NULL ? NULL : (Pass *)Py_NewRef((PyObject *)place->now);
 }
 
 /* What the site agreed on with those that are alike, if that was in this forward; a borrowed reference, or NULL. */
@@ -86,20 +84,21 @@ static const Agreed *agreed_in(const Account *account, const Pass *pass) {
 }
 
 /* Whether a tensor is of the kind that was agreed on, met for the first time in this forward. */
-static int is_as_agreed(const Ear *ear, const Agreed *agreed, const Pass *pass, const Look *seen) {
+static int is_as_agreed(const Ear *ear, const Agreed *agreed, Pass *pass, const Look *seen) {
     const Account *account = (const Account *)ear->account;
     if (account->samples != agreed->samples || account->rows != agreed->rows || account->dtype != seen->dtype) return 0;
     if (account->state == NULL || Py_TYPE(account->state) != state_type) return 0;
     if (pass->memory == NULL || Py_TYPE(pass->memory) != memory_type || seen->count != agreed->axes) return 0;
     for (int i = 0; i < seen->count; i++)
         if (agreed->shape[i] >= 0 && agreed->shape[i] != seen->shape[i]) return 0;
-    return PyDict_Contains(pass->repeats, ear->site) == 0;
+    const Course *course = course_of(pass, ear->layer);
+    return course != NULL && course->met[ear->behind] == 0;
 }
 
 /* Count what was measured, and note who holds a new extreme; 0 with an error. */
-static int count(const Ear *ear, const Agreed *agreed, const Pass *pass, PyObject *news) {
+static int count(Ear *ear, const Agreed *agreed, Pass *pass, PyObject *news) {
     Account *account = (Account *)ear->account;
-    if (PyDict_SetItem(pass->repeats, ear->site, one) < 0) return 0;
+    course_of(pass, ear->layer)->met[ear->behind] = 1;
     account->calls++;
     account->n_samples += agreed->n_samples;
     account->masked += agreed->masked;
@@ -107,17 +106,16 @@ static int count(const Ear *ear, const Agreed *agreed, const Pass *pass, PyObjec
     replace(&account->rows, agreed->rows_after);
     int done = 1;
     if (news != Py_None) {
-        PyObject *forward = PyObject_GetAttr(ear->thread, names.forward);
-        PyObject *held = forward == NULL ? NULL
-                                         : PyObject_CallFunctionObjArgs(ear->hold, ear->site, news, agreed->placed,
-                                                                        forward, NULL);
+        PyObject *forward = inside_forward(ear->inside, NULL);
+        PyObject *held = PyObject_CallFunctionObjArgs(ear->hold, ear->site, news, agreed->placed, forward, NULL);
         done = held != NULL;
-        Py_XDECREF(forward);
+        Py_DECREF(forward);
         Py_XDECREF(held);
     }
-    if (done && PyObject_IsTrue(agreed->masked_by) == 1) {
+    if (done && agreed->masked_by != ear->masked_by && PyObject_IsTrue(agreed->masked_by) == 1) {
         PyObject *masks = PyObject_GetAttr(ear->watch, names.masked_by);
         done = masks != NULL && PyDict_SetItem(masks, agreed->masked_by, Py_None) == 0;
+        if (done) ear->masked_by = agreed->masked_by; /* which the layer's ledger now holds */
         Py_XDECREF(masks);
     }
     return done;
@@ -127,7 +125,7 @@ static int count(const Ear *ear, const Agreed *agreed, const Pass *pass, PyObjec
 static int meet(Ear *ear, PyObject *module) {
     const int training = is_true(module, names.training, 0);
     const int grad = training < 0 ? -1 : truth_of_call(grad_enabled);
-    const int inference = grad < 0 ? -1 : truth_of_call(inference_enabled);
+    const int inference = grad != 0 ? (grad < 0 ? -1 : 0) : truth_of_call(inference_enabled);
     if (inference < 0) return 0;
     const int modes = training + 2 * grad + 4 * inference;
     if (modes == ear->modes) return 1;
@@ -178,10 +176,10 @@ static int look_again(Ear *ear, PyObject *module) {
 }
 
 /* With the lock: 1 where the call was heard, 0 where it is not as agreed, -1 with an error after it was measured. */
-static int listen(Ear *ear, const Pass *pass, PyObject *module, PyObject *tensor) {
+static int listen(Ear *ear, Pass *pass, PyObject *module, PyObject *tensor) {
     const Agreed *agreed = agreed_in((const Account *)ear->account, pass);
     Look seen;
-    if (agreed == NULL || plain(tensor) <= 0 || !look(tensor, &seen)) return 0;
+    if (agreed == NULL || look(tensor, &seen) <= 0) return 0;
     if (!is_as_agreed(ear, agreed, pass, &seen)) return 0;
     Py_INCREF((PyObject *)agreed); /* another thread may agree on something else meanwhile */
     Account *account = (Account *)ear->account;
@@ -196,11 +194,10 @@ static int listen(Ear *ear, const Pass *pass, PyObject *module, PyObject *tensor
         done = found != NULL && count(ear, agreed, pass, found) ? 1 : -1;
         Py_XDECREF(found);
     }
-    if (done == 1 && !ear->behind && PySet_Add(pass->open, ear->index) < 0) done = -1;
+    if (done == 1) set_open(pass, course_of(pass, ear->layer), !ear->behind);
     if (done == 1 && ear->behind) {
         account->firings++;
-        const int closed = PySet_Discard(pass->open, ear->index) >= 0;
-        done = closed && meet(ear, module) && look_again(ear, module) ? 1 : -1;
+        done = meet(ear, module) && look_again(ear, module) ? 1 : -1;
     }
     Py_DECREF(state);
     Py_DECREF(memory);
@@ -212,12 +209,12 @@ static int listen(Ear *ear, const Pass *pass, PyObject *module, PyObject *tensor
  * began and that was not cut short: no layer is under way. */
 static int is_plain_call(const Ear *ear, const Pass *pass, const PyObject *module) {
     if (pass->owner == module) return 0;
-    if (!ear->behind && PySet_Size(pass->open) != 0) return 0;
+    if (!ear->behind && pass->open != 0) return 0;
     return ((const Account *)ear->account)->decided;
 }
 
 /* 1: the call was heard; 0: it goes the long way; -1: an error. */
-static int short_way(Ear *ear, const Pass *pass, PyObject *module, PyObject *tensor) {
+static int short_way(Ear *ear, Pass *pass, PyObject *module, PyObject *tensor) {
     if (!is_plain_call(ear, pass, module) || in_backward() != 0) return 0;
     Account *account = (Account *)ear->account;
     if (!pass->measured) { /* a call is only counted */
@@ -225,14 +222,9 @@ static int short_way(Ear *ear, const Pass *pass, PyObject *module, PyObject *ten
         return 1;
     }
     if (agreed_in(account, pass) == NULL) return 0;
-    PyObject *locked = PyObject_CallNoArgs(ear->acquire);
-    Py_XDECREF(locked);
-    if (locked == NULL) return -1;
+    acquire((Lock *)ear->lock);
     const int heard = listen(ear, pass, module, tensor);
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
-    Py_XDECREF(PyObject_CallNoArgs(ear->release));
-    PyErr_Restore(type, value, trace);
+    release((Lock *)ear->lock);
     return heard;
 }
 
@@ -248,7 +240,7 @@ static PyObject *tensor_of(const Ear *ear, PyObject *args) {
 static PyObject *ear_call(PyObject *object, PyObject *args, PyObject *kwargs) {
     Ear *ear = (Ear *)object;
     PyObject *tensor = kwargs == NULL ? tensor_of(ear, args) : NULL;
-    Pass *pass = tensor == NULL ? NULL : pass_of(ear->thread);
+    Pass *pass = tensor == NULL ? NULL : pass_of(ear->inside);
     const int heard = pass == NULL ? 0 : short_way(ear, pass, PyTuple_GetItem(args, 0), tensor);
     Py_XDECREF((PyObject *)pass);
     if (PyErr_Occurred()) {
@@ -258,28 +250,28 @@ static PyObject *ear_call(PyObject *object, PyObject *args, PyObject *kwargs) {
     return heard ? Py_NewRef(Py_None) : PyObject_Call(ear->long_way, args, kwargs);
 }
 
-/* Ear(long way, watch, site, behind, thread, lock, hold, snapshot) */
+/* Ear(long way, watch, site, behind, inside, lock, hold, snapshot) */
 static PyObject *ear_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
-    PyObject *long_way, *watch, *site, *thread, *lock, *hold, *snapshot;
+    PyObject *long_way, *watch, *site, *inside, *lock, *hold, *snapshot;
     int behind;
-    if (!PyArg_ParseTuple(args, "OOOpOOOO", &long_way, &watch, &site, &behind, &thread, &lock, &hold, &snapshot))
+    if (!PyArg_ParseTuple(args, "OOOpO!O!OO", &long_way, &watch, &site, &behind, inside_type, &inside, lock_type, &lock,
+                          &hold, &snapshot))
         return NULL;
     Ear *ear = (Ear *)PyType_GenericAlloc(type, 0);
     if (ear == NULL) return NULL;
     ear->long_way = Py_NewRef(long_way);
     ear->watch = Py_NewRef(watch);
     ear->site = Py_NewRef(site);
-    ear->thread = Py_NewRef(thread);
+    ear->inside = Py_NewRef(inside);
+    ear->lock = Py_NewRef(lock);
     ear->hold = Py_NewRef(hold);
     ear->snapshot = Py_NewRef(snapshot);
     ear->behind = behind;
     ear->modes = UNKNOWN;
     ear->scaled = is_true(watch, names.scaled, 0);
     ear->account = PyObject_GetAttr(site, names.account);
-    ear->index = PyObject_GetAttr(watch, names.index);
-    ear->acquire = PyObject_GetAttrString(lock, "acquire");
-    ear->release = PyObject_GetAttrString(lock, "release");
+    ear->layer = number_attribute(watch, names.index);
     if (!PyErr_Occurred() && checked(ear->account, account_type, "Account")) return (PyObject *)ear;
     Py_DECREF(ear);
     return NULL;
@@ -289,14 +281,14 @@ static PyObject *ear_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
 static int nothing_to_do(const Gate *gate, const Pass *pass, const PyObject *module) {
     if (module == gate->model || pass->owner == module || (pass->session != NULL && pass->session != Py_None)) return 0;
     if (gate->behind) return 1;
-    return gate->entered && pass->owner == gate->model && PySet_Size(pass->open) == 0;
+    return gate->entered && pass->owner == gate->model && pass->open == 0;
 }
 
 /* gate(module, args, kwargs) ahead of a call; gate(module, args, kwargs, output) behind it */
 static PyObject *gate_call(PyObject *object, PyObject *args, PyObject *kwargs) {
     Gate *gate = (Gate *)object;
     PyObject *module = PyTuple_Size(args) > 0 ? PyTuple_GetItem(args, 0) : NULL;
-    Pass *pass = module == NULL ? NULL : pass_of(gate->thread);
+    Pass *pass = module == NULL ? NULL : pass_of(gate->inside);
     const int nothing = pass != NULL && nothing_to_do(gate, pass, module);
     Py_XDECREF((PyObject *)pass);
     if (PyErr_Occurred()) return NULL;
@@ -306,17 +298,17 @@ static PyObject *gate_call(PyObject *object, PyObject *args, PyObject *kwargs) {
     return answer;
 }
 
-/* Gate(long way, model, behind, thread) */
+/* Gate(long way, model, behind, inside) */
 static PyObject *gate_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
-    PyObject *long_way, *model, *thread;
+    PyObject *long_way, *model, *inside;
     int behind;
-    if (!PyArg_ParseTuple(args, "OOpO", &long_way, &model, &behind, &thread)) return NULL;
+    if (!PyArg_ParseTuple(args, "OOpO!", &long_way, &model, &behind, inside_type, &inside)) return NULL;
     Gate *gate = (Gate *)PyType_GenericAlloc(type, 0);
     if (gate == NULL) return NULL;
     gate->long_way = Py_NewRef(long_way);
     gate->model = Py_NewRef(model);
-    gate->thread = Py_NewRef(thread);
+    gate->inside = Py_NewRef(inside);
     gate->behind = behind;
     return (PyObject *)gate;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum { FIELDS = 8 };
+enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16, TYPES };
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && !defined(NO_CLONES)
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))

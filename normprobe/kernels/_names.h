@@ -11,7 +11,7 @@
 #define ATTRIBUTES(X)                                                                                              \
     X(shape) X(stride) X(dtype) X(data_ptr) X(_version) X(is_cpu) X(is_nested) X(is_neg) X(is_inference) /* tensors */ \
     X(training) X(_parameters) X(_buffers)                                                               /* modules */ \
-    X(forward) X(now)                                                                                   /* forwards */ \
+    X(now)                                                                                              /* forwards */ \
     X(scaled) X(index) X(meet) X(masked_by) X(account)                                          /* layers and sites */
 
 #define FIELD(name) PyObject *name;
@@ -19,14 +19,14 @@ static struct { ATTRIBUTES(FIELD) } names;
 
 /* What `learn` was given. */
 static PyObject *dtypes, *plain_types, *graph_task, *grad_enabled, *inference_enabled;
-static PyObject *one;
 static PyTypeObject *plan_type, *state_type, *delta_type, *memory_type;
 static PyTypeObject *account_type, *cell_type, *agreed_type, *pass_type;
 
-/* What each type that holds objects needs, which are HELD(X): to be made, looked through, emptied and freed. */
+/* What each type that holds objects needs, which are HELD(X): to be looked through, emptied and freed, AT_LAST with what
+ * else it has. */
 #define VISIT(name) Py_VISIT(self->name);
 #define CLEAR(name) Py_CLEAR(self->name);
-#define COLLECTED(Type, HELD)                                                \
+#define COLLECTED(Type, HELD, AT_LAST)                                       \
     static int Type##_traverse(PyObject *object, visitproc visit, void *arg) { \
         Type *self = (Type *)object;                                         \
         Py_VISIT(Py_TYPE(object));                                           \
@@ -42,6 +42,9 @@ static PyTypeObject *account_type, *cell_type, *agreed_type, *pass_type;
         PyTypeObject *type = Py_TYPE(object);                                \
         PyObject_GC_UnTrack(object);                                         \
         Type##_clear(object);                                                \
+        Type *self = (Type *)object;                                         \
+        (void)self;                                                          \
+        AT_LAST                                                              \
         PyObject_GC_Del(object);                                             \
         Py_DECREF(type);                                                     \
     }
@@ -52,7 +55,7 @@ static int intern_names(void) {
 #define INTERN(name) if ((names.name = PyUnicode_InternFromString(#name)) == NULL) return 0;
     ATTRIBUTES(INTERN)
 #undef INTERN
-    return (one = PyLong_FromLong(1)) != NULL;
+    return 1;
 }
 
 static int checked(PyObject *object, PyTypeObject *type, const char *what) {

@@ -3,8 +3,9 @@
 #define NORMPROBE_STATE_H
 
 #include "_delta.h"
+#include "_look.h"
 
-enum { SAMPLE_FIELDS = 5, MOST_AXES = 64, FEW = 4, QUEUE = 8, UNREADABLE = -2 };
+enum { SAMPLE_FIELDS = 5, FEW = 4, QUEUE = 16, UNREADABLE = -2 };
 
 typedef struct {
     PyObject_HEAD
@@ -59,20 +60,6 @@ static PyObject *state_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     state->columns = columns_at(state->memory, features);
     clear(&state->columns, features);
     return (PyObject *)state;
-}
-
-/* A tuple of whole numbers; their count, or -1 with an error. */
-static int read_sizes(PyObject *tuple, int64_t *to) {
-    const Py_ssize_t count = tuple != NULL && PyTuple_Check(tuple) ? PyTuple_Size(tuple) : -1;
-    if (count < 0 || count >= MOST_AXES) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a tensor of plain sizes is needed");
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        to[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple, i));
-        if (to[i] == -1 && PyErr_Occurred()) return -1;
-    }
-    return (int)count;
 }
 
 typedef struct {
@@ -139,34 +126,9 @@ static const char *fold(const State *state, const Axis *given, int count, Job *j
     return NULL;
 }
 
-/* A tensor's own sizes, strides and dtype. */
-typedef struct {
-    int count;
-    int64_t shape[MOST_AXES], strides[MOST_AXES];
-    const PyObject *dtype; /* not a reference: torch's dtypes live as long as it does */
-} Look;
-
-/* Look at a tensor; 0 with an error. */
-static int look(PyObject *tensor, Look *to) {
-    PyObject *sizes = PyObject_GetAttr(tensor, names.shape);
-    to->count = read_sizes(sizes, to->shape);
-    Py_XDECREF(sizes);
-    if (to->count < 0) return 0;
-    PyObject *steps = PyObject_CallMethodObjArgs(tensor, names.stride, NULL);
-    const int same = read_sizes(steps, to->strides);
-    Py_XDECREF(steps);
-    PyObject *dtype = same == to->count ? PyObject_GetAttr(tensor, names.dtype) : NULL;
-    to->dtype = dtype;
-    Py_XDECREF(dtype);
-    return dtype != NULL;
-}
-
 /* Fill a job from a tensor that was looked at. 1: done; 0: it cannot be read as it lies; -1: an error. */
-static int read_tensor(const State *state, const Plan *plan, PyObject *tensor, const Look *seen, Job *job) {
+static int read_tensor(const State *state, const Plan *plan, const Look *seen, Job *job) {
     Axis axes[MOST_AXES];
-    job->type = -1;
-    for (int i = 0; i < (int)PyTuple_Size(dtypes); i++)
-        if (PyTuple_GetItem(dtypes, i) == seen->dtype) job->type = i;
     int64_t numbers = 1;
     for (int i = 0; i < seen->count; i++) {
         const Axis axis = {seen->shape[i], seen->strides[i]};
@@ -174,7 +136,7 @@ static int read_tensor(const State *state, const Plan *plan, PyObject *tensor, c
         numbers *= axis.size;
         if (axis.stride < 0) return 0;
     }
-    if (job->type < 0) return 0;
+    job->type = seen->type;
     job->size = job->type == FLOAT32 ? 4 : job->type == FLOAT64 ? 8 : 2;
     if (fold(state, axes, seen->count, job) != NULL) return 0;
     if (job->features != state->features || job->outer * job->inner != plan->outer * plan->inner ||
@@ -182,11 +144,7 @@ static int read_tensor(const State *state, const Plan *plan, PyObject *tensor, c
         PyErr_SetString(PyExc_ValueError, "the tensor does not have the rows and features of the plan and the state");
         return -1;
     }
-    PyObject *address = PyObject_CallMethodObjArgs(tensor, names.data_ptr, NULL);
-    if (address == NULL) return -1;
-    job->data = PyLong_AsVoidPtr(address);
-    Py_DECREF(address);
-    if (PyErr_Occurred()) return -1;
+    job->data = seen->data;
     if (job->data == NULL && numbers > 0) return 0;
     job->by_outer = state->by_outer && job->inner != 1;
     job->real = plan->real;
@@ -320,8 +278,8 @@ static PyObject *state_measure(PyObject *object, PyObject *args) {
         return NULL;
     Look seen;
     Job job = {0};
-    if (!look(tensor, &seen)) return NULL;
-    const int readable = read_tensor((const State *)object, (const Plan *)plan, tensor, &seen, &job);
+    int readable = look(tensor, &seen);
+    if (readable > 0) readable = read_tensor((const State *)object, (const Plan *)plan, &seen, &job);
     if (readable == 0) Py_RETURN_NONE;
     return readable < 0 ? NULL : (PyObject *)measured(&job, threads, small);
 }
@@ -397,25 +355,10 @@ static PyObject *state_keep(PyObject *object, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OO", &tensor, &plan) || !checked(plan, plan_type, "Plan")) return NULL;
     Look seen;
     Job job = {0};
-    if (!look(tensor, &seen)) return NULL;
-    const int readable = read_tensor((State *)object, (const Plan *)plan, tensor, &seen, &job);
+    int readable = look(tensor, &seen);
+    if (readable > 0) readable = read_tensor((State *)object, (const Plan *)plan, &seen, &job);
     if (readable < 0 || (readable > 0 && !kept_rows((State *)object, &job, (const Plan *)plan))) return NULL;
     return PyBool_FromLong(readable);
-}
-
-/* Whether the numbers of a tensor lie in memory as its shape and strides say; -1 with an error. */
-static int plain(PyObject *tensor) {
-    const PyTypeObject *type = Py_TYPE(tensor);
-    int known = 0;
-    for (Py_ssize_t i = 0; i < PyTuple_Size(plain_types); i++)
-        known |= (const PyTypeObject *)PyTuple_GetItem(plain_types, i) == type;
-    if (!known) return 0;
-    const int here = is_true(tensor, names.is_cpu, 0);
-    if (here <= 0) return here;
-    const int nested = is_true(tensor, names.is_nested, 0);
-    if (nested != 0) return nested < 0 ? -1 : 0;
-    const int negated = is_true(tensor, names.is_neg, 1);
-    return negated != 0 ? (negated < 0 ? -1 : 0) : 1;
 }
 
 /* The version of a tensor, which every write raises; -1: one made in inference mode has none; -2: an error. */
@@ -434,7 +377,7 @@ static long long version_of(PyObject *tensor) {
 static int hear(State *state, PyObject *tensor, const Look *seen, Plan *plan, const Plan *raw, Memory *memory,
                 int threads, long long small, Holder *low, Holder *high) {
     Job job = {0};
-    const int readable = read_tensor(state, plan, tensor, seen, &job);
+    const int readable = read_tensor(state, plan, seen, &job);
     if (readable <= 0) return readable < 0 ? -1 : UNREADABLE;
     const int64_t rows = job.outer * job.inner;
     const int few = rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer;
@@ -471,9 +414,9 @@ static PyObject *state_hear(PyObject *object, PyObject *args) {
         return NULL;
     Look seen;
     Holder low, high;
-    const int readable = plain(tensor);
+    const int readable = look(tensor, &seen);
     if (readable == 0) Py_RETURN_FALSE;
-    if (readable < 0 || !look(tensor, &seen)) return NULL;
+    if (readable < 0) return NULL;
     const int changed = hear((State *)object, tensor, &seen, (Plan *)plan, raw == Py_None ? NULL : (Plan *)raw,
                              (Memory *)memory, threads, small, &low, &high);
     if (changed == UNREADABLE) Py_RETURN_FALSE;

@@ -440,11 +440,18 @@ static Moments NAME(chunk)(const T *x, int n, double near, double met) {
     return NAME(slowly)(x, n);
 }
 
-/* Moments of a row, whose mean is about `near`; zeros and absolute values are not always among them. */
+/* Moments of a row, whose mean may be about `near`; zeros and absolute values are not always among them. */
 static Moments NAME(row)(const T *x, int64_t n, double near) {
-    Moments own = EMPTY;
-    NAME(lines)(x, n, (T)near, &own);
-    if (n > 0 && NAME(centred)(&own, (T)near, 0) == GOOD) return own;
+    Moments own;
+    T pivot = (T)near;
+    for (int again = 0; n > 0 && again < 2; again++) {
+        NAME(lines)(x, n, pivot, &own);
+        const T closer = (T)(pivot + own.mean / own.count);
+        const int verdict = NAME(centred)(&own, pivot, 0);
+        if (verdict == GOOD) return own;
+        if (verdict == EXTREME) break;
+        pivot = closer;
+    }
     own = EMPTY;
     for (int64_t at = 0; at < n; at += CHUNK) {
         const Moments part = NAME(chunk)(x + at, (int)(n - at < CHUNK ? n - at : CHUNK), near, own.count);

@@ -10,7 +10,6 @@
 /* A tile and eight rows of it fit into 48 KiB; its arrays lie a little more than a power of two apart, or they would
  * share the same few places of the cache. */
 enum { ROWS = 64, TILE = 512, ROOM = TILE + 16, CHUNK = 512, LANES = 16, PLANE = 128, MOST_PARTS = 64 };
-enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 enum { GOOD, OFF_CENTRE, EXTREME };
 
 #define T float

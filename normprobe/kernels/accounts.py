@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +44,6 @@ class Pass:
         owner: the module that was called.
         measured: whether the forward is measured.
         session: what listens to torch's functions in it, if anything does.
-        open: layers (by index) whose call is under way.
-        repeats: per site how often it has fired in this forward.
         memory: what tensors held that were just measured, for the compiled kernel.
         threads: how many threads may measure one tensor.
     """
@@ -52,7 +51,43 @@ class Pass:
     owner: Any
     measured: bool
     session: Any = None
-    open: set[int] = field(default_factory=set)
-    repeats: dict[Any, int] = field(default_factory=dict)
     memory: Any = None
     threads: int = 1
+    _open: set[int] = field(default_factory=set)
+    _met: dict[tuple[int, bool], int] = field(default_factory=dict)
+
+    def enter(self, layer: int) -> None:
+        """Note that a call of a layer, by its index, is under way."""
+        self._open.add(layer)
+
+    def leave(self, layer: int) -> None:
+        """Note that none is."""
+        self._open.discard(layer)
+
+    def is_open(self, layer: int) -> bool:
+        """Whether a call of a layer is under way."""
+        return layer in self._open
+
+    def take_turn(self, layer: int, behind: bool) -> int:
+        """Count a tensor that a layer writes, or reads; how many there were before in this forward."""
+        before = self._met.get((layer, behind), 0)
+        self._met[layer, behind] = before + 1
+        return before
+
+
+class Inside(threading.local):
+    """The forward that each thread is in."""
+
+    forward: Any = None
+
+    def begin(self, owner: Any, measured: bool) -> Pass:
+        """What hooks ask of a forward that begins with a call of this module."""
+        return Pass(owner, measured)
+
+    def enter(self, forward: Any) -> None:
+        """Be in this forward from now on."""
+        self.forward = forward
+
+    def leave(self) -> None:
+        """Be in none."""
+        self.forward = None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.kernels import Choice, Extremes, Measured, Met, Reading, SampleMoments
-from normprobe.kernels._cpu import Account, Agreed, Cell, Delta, Ear, Gate, Memory, Pass, Plan, State, hashes, learn
+from normprobe.kernels._cpu import Account, Agreed, Cell, Delta, Ear, Gate, Inside, Lock, Memory, Pass, Plan, State, hashes, learn
 from normprobe.moments import Moments
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -22,6 +22,8 @@ __all__ = [
     "CompiledSums",
     "Ear",
     "Gate",
+    "Inside",
+    "Lock",
     "Memory",
     "Pass",
     "hashes",
@@ -40,6 +42,7 @@ learn(
     _TYPES,
     (Tensor, nn.Parameter),
     (torch._C._current_graph_task_id, torch.is_grad_enabled, torch.is_inference_mode_enabled),
+    getattr(Tensor, "__dlpack_c_exchange_api__", None),
 )
 
 
