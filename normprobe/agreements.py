@@ -1,4 +1,4 @@
-"""What sites that are alike do with the tensors of one forward, agreed on once, and again for the next one like it.
+"""What sites that are alike do with the tensors of a forward: agreed on once, and again for those like it.
 
 The first of alike sites goes the long way and leaves what was decided in their cell, where the hooks of the
 compiled kernel find it. A forward of the same sizes whose samples are all real differs from the one before it
@@ -7,15 +7,16 @@ in nothing but which samples they are: what was agreed holds again, with other n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from normprobe import kernels
 from normprobe.choosing import RawSelection, Selection, select, select_rows
-from normprobe.forwards import Forward
-from normprobe.placing import place_again
+from normprobe.forwards import Forward, Sequence
+from normprobe.placing import Placed, place_again
+from normprobe.roster import Roster
 from normprobe.watch import Watch
 
 
@@ -52,15 +53,41 @@ class Terms:
 
     Attributes:
         shape: the sizes of their tensors; -1 stands for any.
-        first: running number of the forward's first example.
         selection: which samples count and are kept.
         raw: which raw rows are kept.
+        agreed: the same as their hooks take it.
     """
 
     shape: tuple[int, ...]
-    first: int
     selection: Selection
     raw: RawSelection
+    agreed: Any
+
+
+@dataclass(eq=False)
+class Ahead:
+    """What is agreed for a forward, before it begins if it is like others.
+
+    Attributes:
+        call: its running number.
+        first: running number of its first example.
+        sequences: what its layers work on, as a forward has it; likewise the next three.
+        labels: none, or it would not be like others.
+        terms: what was agreed on, by who is alike.
+    """
+
+    call: int
+    first: int
+    sequences: dict[Any, Sequence]
+    placed: dict[Any, Placed] = field(default_factory=dict)
+    selections: dict[Any, Selection] = field(default_factory=dict)
+    rows: dict[Any, RawSelection] = field(default_factory=dict)
+    labels: None = None
+    terms: dict[Any, Terms] = field(default_factory=dict)
+
+
+MOST_AHEAD, MOST_ROWS_AHEAD = 16, 1 << 15
+"""For how many forwards, and for how many samples, is agreed at once: after the first the code is at hand."""
 
 
 class Agreements:
@@ -74,14 +101,17 @@ class Agreements:
         self.seed = seed
         self._compiled = kernels.compiled()
         self._cells: dict[Any, Any] = {}
-        self._terms: dict[Any, Terms] = {}
         self._kin: Kin | None = None
+        self._last: Ahead | None = None
+        self._ahead: list[Ahead] = []
+        self._reach = 1
 
     def make(
         self,
         watch: Watch,
         name: str,
         tensor: Tensor,
+        *,
         forward: Forward,
         selection: Selection,
         raw: RawSelection,
@@ -101,42 +131,69 @@ class Agreements:
         alike = (*reading, *placing, tensor.dim(), size, tensor.dtype, account.rows.k)
         account.cell = self._cells.setdefault(alike, compiled.Cell())
         shape = (*tensor.shape[:-1], -1) if last else tuple(tensor.shape)
-        terms = Terms(shape, forward.first, selection, raw)
-        self._fill(account.cell, terms, now, account.samples, account.rows)
-        kin = Kin.of(forward)
-        if kin != self._kin:
-            self._terms, self._kin = {}, kin
-        if kin is not None:
-            self._terms[alike] = terms
+        terms = self._terms(shape, selection, raw, account.samples, account.rows)
+        account.cell.settle(terms.agreed, now)
+        self._note(alike, terms, forward)
+
+    def _note(self, alike: Any, terms: Terms, forward: Forward) -> None:
+        """Remember what was agreed, for forwards that are like this one."""
+        kin, last = Kin.of(forward), self._last
+        if kin != self._kin or last is None or last.call != forward.call:
+            last = self._last = Ahead(forward.call, forward.first, {})
+            self._kin = kin
+        last.terms[alike] = terms
+        self._ahead, self._reach = [], 1
 
     def renew(self, forward: Forward) -> None:
         """Let all go the short way who agreed in the forward before, if this one is like it."""
-        kin = Kin.of(forward) if self._terms else None
-        if kin is None or kin != self._kin:
+        last = self._last
+        if last is None or self._kin is None or Kin.of(forward) != self._kin:
             return
-        sequence = forward.sequences["own", None] = forward.sequence("own", forward.masks.own)
-        for alike, old in self._terms.items():
-            before = old.selection
-            placed = place_again(before.placed, old.first, forward, sequence)
-            key = (placed, before.roster, 0)
-            selection = forward.selections.get(key)
-            if selection is None:
-                sizes = (before.choice.samples, before.choice.rows)
-                selection = forward.selections[key] = select(placed, forward, 0, before.roster, sizes=sizes)
-            raw = forward.rows.get((selection, old.raw.roster))
-            if raw is None:
-                raw = select_rows(selection, old.raw.roster, self.seed)
-                forward.rows[selection, old.raw.roster] = raw
-            terms = self._terms[alike] = Terms(old.shape, forward.first, selection, raw)
-            self._fill(self._cells[alike], terms, forward.now, before.roster, old.raw.roster)
+        foreseen = self._ahead[0] if self._ahead else last
+        if (foreseen.call, foreseen.first) != (forward.call, forward.first):
+            self._look_ahead(last, forward)
+        now = self._last = self._ahead.pop(0)
+        forward.sequences, forward.placed = now.sequences, now.placed
+        forward.selections, forward.rows = now.selections, now.rows
+        for alike, terms in now.terms.items():
+            self._cells[alike].settle(terms.agreed, forward.now)
 
-    def _fill(self, cell: Any, terms: Terms, now: Any, samples: Any, rows: Any) -> None:
-        """Leave the terms where the hooks of sites find them that keep these samples and rows so far."""
-        compiled, selection, raw = self._compiled, terms.selection, terms.raw
+    def _look_ahead(self, last: Ahead, forward: Forward) -> None:
+        """Agree for this forward, and, if those before it came as foreseen, for some that are to come."""
+        rows = max(len(terms.selection.placed.assignment.example) for terms in last.terms.values())
+        self._reach = 1 if self._ahead else min(2 * self._reach, MOST_AHEAD)
+        count = max(1, min(self._reach, MOST_ROWS_AHEAD // max(1, rows)))
+        calls, examples = forward.call - last.call, forward.first - last.first
+        sequences: dict[Any, Sequence] = {("own", None): forward.sequence("own", forward.masks.own)}
+        self._ahead = []
+        for step in range(count):
+            coming = Ahead(forward.call + step * calls, forward.first + step * examples, sequences)
+            coming.terms = {alike: self._again(old, examples, coming) for alike, old in last.terms.items()}
+            self._ahead.append(coming)
+            last = coming
+
+    def _again(self, old: Terms, examples: int, forward: Ahead) -> Terms:
+        """Agree on the same for a forward that begins so many examples after the one before it."""
+        before, rows = old.selection, old.raw.roster
+        placed = place_again(before.placed, forward, examples)
+        key = (placed, before.roster, 0)
+        selection = forward.selections.get(key)
+        if selection is None:
+            sizes = (before.choice.samples, before.choice.rows)
+            selection = forward.selections[key] = select(placed, forward, 0, before.roster, sizes=sizes)
+        raw = forward.rows.get((selection, rows))
+        if raw is None:
+            raw = forward.rows[selection, rows] = select_rows(selection, rows, self.seed)
+        return self._terms(old.shape, selection, raw, before.roster, rows)
+
+    def _terms(
+        self, shape: tuple[int, ...], selection: Selection, raw: RawSelection, samples: Roster, rows: Roster
+    ) -> Terms:
+        """What sites agree on that keep these samples and rows so far."""
+        compiled = self._compiled
         assert compiled is not None
-        cell.agreed = compiled.Agreed(
-            pass_=now,
-            shape=terms.shape,
+        agreed = compiled.Agreed(
+            shape=shape,
             samples=samples,
             rows=rows,
             samples_after=selection.roster,
@@ -149,3 +206,4 @@ class Agreements:
             masked=selection.masked,
             masked_by=selection.masked_by,
         )
+        return Terms(shape, selection, raw, agreed)

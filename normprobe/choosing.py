@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.forwards import Forward
 from normprobe.kernels import Choice
-from normprobe.placing import Placed
+from normprobe.placing import Numbered, Placed
 from normprobe.roster import Identities, Roster
 from normprobe.sampling import row_of
 
@@ -49,7 +48,7 @@ class RawSelection:
 
 def select(
     placed: Placed,
-    forward: Forward,
+    forward: Numbered,
     repeat: int,
     roster: Roster,
     *,
@@ -103,7 +102,7 @@ def select_rows(selection: Selection, roster: Roster, seed: int) -> RawSelection
 
 
 def _candidates(
-    placed: Placed, forward: Forward, repeat: int, roster: Roster
+    placed: Placed, forward: Numbered, repeat: int, roster: Roster
 ) -> tuple[Identities, NDArray[np.intp]]:
     """The samples that the roster may admit, in ascending order of hash, and their indices."""
     assignment = placed.assignment
@@ -115,8 +114,8 @@ def _candidates(
         hash=hashes[:count],
         example=assignment.example[order],
         position=assignment.position[order],
-        repeat=np.full(count, repeat, np.int64),
-        call=np.full(count, forward.call, np.int64),
+        repeat=np.array([repeat] * count, np.int64),
+        call=np.array([forward.call] * count, np.int64),
         text=np.array(texts, dtype=object),
     )
     return who, order

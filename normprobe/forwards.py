@@ -151,7 +151,7 @@ class Forwards:
 
     def clear(self) -> None:
         """Forget any forward that was cut short."""
-        self.inside = kernels.inside()
+        self.inside.clear()
 
     def begin_unrun(self, module: nn.Module, why: str) -> Forward:
         """Start a forward that is no run of the module: its arguments are not looked at."""

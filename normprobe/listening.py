@@ -60,6 +60,7 @@ class Listener:
         self.lock = kernels.lock()
         self.model: nn.Module | None = None
         self.functional, self._uncompiled = Functional(self), Uncompiled()
+        self._ears = Ears(self.forwards, self.lock, self._snapshot)
         self._strays: tuple[Layer, ...] = ()
         self._depth = 0
         self._measurer, self._rosters = Measurer(seed, samples), Rosters(samples)
@@ -86,14 +87,14 @@ class Listener:
         self.model = model
         watches = self.watch(found)
         self._uncompiled.enter(model, watches)
-        ears = Ears(self.forwards, self.lock, self._snapshot)
         for module in found.containers:
-            hooks.around(module, *ears.container(model, self._enter_container, self._leave_container))
+            ways = self._enter_container, self._leave_container
+            hooks.around(module, *self._ears.container(module, model, *ways))
         for watch in watches:
             watch.running.enter()
             if not watch.refused and not watch.layer.parameter:
                 before, after = partial(self._before, watch), partial(self._after, watch)
-                hooks.around(watch.layer.module, *ears.layer(watch, before, after))
+                hooks.around(watch.layer.module, *self._ears.layer(watch, before, after))
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._claim_time_first)

@@ -7,7 +7,6 @@ the first tensor of a forward that is shaped alike. What was decided is left whe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +99,8 @@ class Measurer:
         elif not self._add_as_it_lies(firing, selection, raw):
             _add_arranged(firing, _values(firing), selection, raw)
         elif firing.forward.plain and firing.repeat == 0 and selection.placed.aligned:
-            self._agreements.make(firing.watch, firing.name, tensor, firing.forward, selection, raw)
+            agree = self._agreements.make
+            agree(firing.watch, firing.name, tensor, forward=firing.forward, selection=selection, raw=raw)
         _count(firing, selection, raw)
 
     def _select(self, firing: Firing, extent: Extent) -> Selection:

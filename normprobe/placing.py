@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,24 @@ from normprobe.kernels import Extremes
 from normprobe.masks import Padding
 from normprobe.records import Holder
 from normprobe.watch import Watch
+
+
+class Numbered(Protocol):
+    """A forward, or one that is to come: what its samples are numbered and named by.
+
+    Attributes:
+        call: its running number.
+        first: running number of its first example.
+        labels: the text of each sample, if it has one.
+        sequences: what its layers work on, by what they read.
+        placed: where samples lie, for layers that place them alike.
+    """
+
+    call: int
+    first: int
+    labels: Any
+    sequences: dict[Any, Sequence]
+    placed: dict[Any, Any]
 
 
 class Sizes(NamedTuple):
@@ -56,7 +74,7 @@ class Placed:
     aligned: bool
     sizes: Sizes
 
-    def text_of(self, forward: Forward, sample: int) -> str:
+    def text_of(self, forward: Numbered, sample: int) -> str:
         """The label of a sample, or ""."""
         if not self.named or forward.labels is None:
             return ""
@@ -99,13 +117,14 @@ def place(
     return found
 
 
-def place_again(placed: Placed, earlier: int, forward: Forward, sequence: Sequence) -> Placed:
-    """The samples of a tensor placed as in a forward that was alike, whose first example was ``earlier``."""
-    key = (sequence, placed.sizes, forward.first)
+def place_again(placed: Placed, forward: Numbered, examples: int) -> Placed:
+    """The samples of a tensor placed as in a forward that was alike and began so many examples earlier."""
+    key = (forward.sequences["own", None], placed.sizes, forward.first)
     found: Placed | None = forward.placed.get(key)
     if found is None:
-        example = placed.assignment.example + (forward.first - earlier)
-        found = replace(placed, assignment=replace(placed.assignment, example=example))
+        old = placed.assignment
+        again = Assignment(old.example + examples, old.position, old.real, old.masked_by, old.seed, old.k)
+        found = Placed(again, placed.real, placed.masked, placed.named, placed.aligned, placed.sizes)
         forward.placed[key] = found
     return found
 

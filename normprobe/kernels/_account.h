@@ -41,6 +41,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     CELL_HELD(FIELD)
+    long long serial; /* of the forward that it was agreed in */
 } Cell;
 
 /* What sites that are alike do with the first tensor of one shape in a forward; -1 stands for any size. */
@@ -49,7 +50,7 @@ typedef struct {
     AGREED_HELD(FIELD)
     int axes;
     int64_t shape[MOST_AXES];
-    long long serial, small, n_samples, masked; /* whose forward's it is; numbers below which one thread measures */
+    long long small, n_samples, masked; /* numbers below which one thread measures */
 } Agreed;
 
 COLLECTED(Pass, PASS_HELD, free(self->courses);)
@@ -149,24 +150,35 @@ static PyObject *cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     return PyArg_ParseTuple(args, "") ? PyType_GenericAlloc(type, 0) : NULL;
 }
 
-/* Agreed(*, pass_, shape, samples, rows, samples_after, rows_after, plan, raw_plan, small, placed, n_samples, masked,
+/* settle(agreed, pass): it holds in the forward of this pass, and no other */
+static PyObject *cell_settle(PyObject *object, PyObject *args) {
+    PyObject *agreed, *pass;
+    if (!PyArg_ParseTuple(args, "O!O!", agreed_type, &agreed, pass_type, &pass)) return NULL;
+    Cell *cell = (Cell *)object;
+    PyObject *before = cell->agreed;
+    cell->agreed = Py_NewRef(agreed);
+    cell->serial = ((const Pass *)pass)->serial;
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
+}
+
+/* Agreed(*, shape, samples, rows, samples_after, rows_after, plan, raw_plan, small, placed, n_samples, masked,
  * masked_by) */
 static PyObject *agreed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *keywords[] = {"pass_",    "shape", "samples", "rows",      "samples_after", "rows_after", "plan",
-                               "raw_plan", "small", "placed",  "n_samples", "masked",        "masked_by",  NULL};
-    PyObject *pass, *shape, *samples, *rows, *samples_after, *rows_after, *plan, *raw, *placed, *masked_by;
+    static char *keywords[] = {"shape", "samples", "rows",      "samples_after", "rows_after", "plan", "raw_plan",
+                               "small", "placed",  "n_samples", "masked",        "masked_by",  NULL};
+    PyObject *shape, *samples, *rows, *samples_after, *rows_after, *plan, *raw, *placed, *masked_by;
     long long small, n_samples, masked;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OO!OOOOOOLOLLO", keywords, &pass, &PyTuple_Type, &shape, &samples,
-                                     &rows, &samples_after, &rows_after, &plan, &raw, &small, &placed, &n_samples,
-                                     &masked, &masked_by))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!OOOOOOLOLLO", keywords, &PyTuple_Type, &shape, &samples, &rows,
+                                     &samples_after, &rows_after, &plan, &raw, &small, &placed, &n_samples, &masked,
+                                     &masked_by))
         return NULL;
-    if (!checked(pass, pass_type, "Pass") || !checked(plan, plan_type, "Plan") ||
+    if (!checked(plan, plan_type, "Plan") ||
         (raw != Py_None && !checked(raw, plan_type, "Plan")))
         return NULL;
     Agreed *agreed = (Agreed *)PyType_GenericAlloc(type, 0);
     if (agreed == NULL) return NULL;
     agreed->axes = read_sizes(shape, agreed->shape);
-    agreed->serial = ((Pass *)pass)->serial;
     agreed->samples = Py_NewRef(samples);
     agreed->rows = Py_NewRef(rows);
     agreed->samples_after = Py_NewRef(samples_after);
@@ -187,7 +199,6 @@ static PyObject *agreed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 #define COUNT_OF(Type, name) {#name, T_LONGLONG, offsetof(Type, name), 0, NULL},
 #define OF_PASS(name) OBJECT_OF(Pass, name)
 #define OF_ACCOUNT(name) OBJECT_OF(Account, name)
-#define OF_CELL(name) OBJECT_OF(Cell, name)
 static PyMemberDef pass_members[] = {PASS_HELD(OF_PASS){"threads", T_INT, offsetof(Pass, threads), 0, NULL},
                                      {"measured", T_BOOL, offsetof(Pass, measured), 0, NULL},
                                      {NULL, 0, 0, 0, NULL}};
@@ -200,7 +211,8 @@ static PyMemberDef account_members[] = {ACCOUNT_HELD(OF_ACCOUNT) COUNT_OF(Accoun
                                             COUNT_OF(Account, masked) COUNT_OF(Account, firings){
                                                 "decided", T_BOOL, offsetof(Account, decided), 0, NULL},
                                         {NULL, 0, 0, 0, NULL}};
-static PyMemberDef cell_members[] = {CELL_HELD(OF_CELL){NULL, 0, 0, 0, NULL}};
+static PyMethodDef cell_methods[] = {{"settle", cell_settle, METH_VARARGS, "Hold what was agreed on in a forward."},
+                                     {NULL, NULL, 0, NULL}};
 
 static PyType_Slot pass_slots[] = {
     {Py_tp_new, (void *)pass_new}, {Py_tp_members, pass_members}, {Py_tp_methods, pass_methods}, COLLECTED_SLOTS(Pass),
@@ -208,7 +220,7 @@ static PyType_Slot pass_slots[] = {
 static PyType_Slot account_slots[] = {
     {Py_tp_new, (void *)account_new}, {Py_tp_members, account_members}, COLLECTED_SLOTS(Account), {0, NULL}};
 static PyType_Slot cell_slots[] = {
-    {Py_tp_new, (void *)cell_new}, {Py_tp_members, cell_members}, COLLECTED_SLOTS(Cell), {0, NULL}};
+    {Py_tp_new, (void *)cell_new}, {Py_tp_methods, cell_methods}, COLLECTED_SLOTS(Cell), {0, NULL}};
 static PyType_Slot agreed_slots[] = {{Py_tp_new, (void *)agreed_new}, COLLECTED_SLOTS(Agreed), {0, NULL}};
 
 enum { RECORD = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC };

@@ -77,10 +77,9 @@ static Pass *pass_of(PyObject *inside) {
 
 /* What the site agreed on with those that are alike, if that was in this forward; a borrowed reference, or NULL. */
 static const Agreed *agreed_in(const Account *account, const Pass *pass) {
-    PyObject *cell = account->cell;
-    PyObject *agreed = cell != NULL && Py_TYPE(cell) == cell_type ? ((const Cell *)cell)->agreed : NULL;
-    if (agreed == NULL || Py_TYPE(agreed) != agreed_type) return NULL;
-    return ((const Agreed *)agreed)->serial == pass->serial ? (const Agreed *)agreed : NULL;
+    if (account->cell == NULL || Py_TYPE(account->cell) != cell_type) return NULL;
+    const Cell *cell = (const Cell *)account->cell;
+    return cell->serial == pass->serial ? (const Agreed *)cell->agreed : NULL;
 }
 
 /* Whether a tensor is of the kind that was agreed on, met for the first time in this forward. */

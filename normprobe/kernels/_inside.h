@@ -77,6 +77,13 @@ static PyObject *inside_leave(PyObject *object, PyObject *none) {
     Py_RETURN_NONE;
 }
 
+/* clear(): no thread is in any forward */
+static PyObject *inside_empty(PyObject *object, PyObject *none) {
+    (void)none;
+    inside_clear(object);
+    Py_RETURN_NONE;
+}
+
 /* begin(owner, measured) -> the pass of a forward that begins with a call of this module */
 static PyObject *inside_begin(PyObject *object, PyObject *args) {
     (void)object;
@@ -156,6 +163,7 @@ static PyObject *lock_exit(PyObject *object, PyObject *error) {
 }
 
 static PyMethodDef inside_methods[] = {{"begin", inside_begin, METH_VARARGS, "What hooks ask of a new forward."},
+                                       {"clear", inside_empty, METH_NOARGS, "Have no thread be in any forward."},
                                        {"enter", inside_enter, METH_O, "Be in this forward from now on."},
                                        {"leave", inside_leave, METH_NOARGS, "Be in none."},
                                        {NULL, NULL, 0, NULL}};

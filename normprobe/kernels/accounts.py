@@ -75,10 +75,20 @@ class Pass:
         return before
 
 
-class Inside(threading.local):
+class _Place(threading.local):
+    forward: Any = None
+
+
+class Inside:
     """The forward that each thread is in."""
 
-    forward: Any = None
+    def __init__(self) -> None:
+        self._place = _Place()
+
+    @property
+    def forward(self) -> Any:
+        """The forward that this thread is in, or None."""
+        return self._place.forward
 
     def begin(self, owner: Any, measured: bool) -> Pass:
         """What hooks ask of a forward that begins with a call of this module."""
@@ -86,8 +96,12 @@ class Inside(threading.local):
 
     def enter(self, forward: Any) -> None:
         """Be in this forward from now on."""
-        self.forward = forward
+        self._place.forward = forward
 
     def leave(self) -> None:
         """Be in none."""
-        self.forward = None
+        self._place.forward = None
+
+    def clear(self) -> None:
+        """Have no thread be in any forward."""
+        self._place = _Place()
