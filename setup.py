@@ -1,6 +1,7 @@
 """Build the C kernel where there is a compiler; everything else is in pyproject.toml."""
 
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -12,7 +13,7 @@ GCC = [
     "-fno-trapping-math",
     "-fno-math-errno",
 ]
-HEADERS = ("draw", "moments", "tile", "walk", "names", "look", "plan", "delta", "state", "account", "inside", "ear")
+HEADERS = sorted(map(str, Path("normprobe/kernels").glob("_*.h")))
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 setup(
@@ -20,7 +21,7 @@ setup(
         Extension(
             "normprobe.kernels._cpu",
             sources=["normprobe/kernels/_cpu.c"],
-            depends=[f"normprobe/kernels/_{name}.h" for name in HEADERS],
+            depends=HEADERS,
             extra_compile_args=["/O2"] if sys.platform == "win32" else [*GCC, *OPENMP],
             extra_link_args=OPENMP,
             py_limited_api=True,

@@ -80,17 +80,15 @@ class Assignment:
         rows = np.flatnonzero(self.real)
         return rows, hashes(self.seed, self.example[rows], self.position[rows])
 
-    @cached_property
+    @property
     def kept(self) -> tuple[NDArray[np.intp], Hashes]:
         """Indices of the kept samples and their hashes, in ascending order of hash."""
-        rows, drawn = self._drawn
-        order = smallest(drawn, self.k)
-        return order if rows is None else rows[order], drawn[order]
+        return self.kept_below(None)
 
-    def kept_below(self, limit: np.uint64) -> tuple[NDArray[np.intp], Hashes]:
+    def kept_below(self, limit: np.uint64 | None) -> tuple[NDArray[np.intp], Hashes]:
         """The same of those alone whose hash is at most ``limit``: of most forwards a few."""
         rows, drawn = self._drawn
-        few = np.flatnonzero(drawn <= limit)
+        few = np.arange(len(drawn)) if limit is None else np.flatnonzero(drawn <= limit)
         order = few[smallest(drawn[few], self.k)]
         return order if rows is None else rows[order], drawn[order]
 

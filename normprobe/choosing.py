@@ -106,7 +106,7 @@ def _candidates(
 ) -> tuple[Identities, NDArray[np.intp]]:
     """The samples that the roster may admit, in ascending order of hash, and their indices."""
     assignment = placed.assignment
-    order, hashes = assignment.kept if roster.limit is None else assignment.kept_below(roster.limit)
+    order, hashes = assignment.kept_below(roster.limit)
     count = roster.admits(hashes)
     order = order[:count]
     texts = [placed.text_of(forward, int(sample)) for sample in order] if forward.labels else [""] * count

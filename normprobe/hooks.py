@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Container
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.compiler import is_dynamo_compiling
@@ -41,27 +43,75 @@ class Hook:
         return Hook, ()
 
 
+class _Aside(NamedTuple):
+    """A hook that may be put aside: where torch finds it, under which number, and whether it comes first."""
+
+    among: dict[int, Callable[..., Any]]
+    number: int
+    hook: Hook
+    first: bool
+
+
 class Hooks:
     """All hooks of one probe; `remove` takes away whatever was added, also after a failed entry."""
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
+        self._inner: dict[int, tuple[_Aside, _Aside]] = {}
+        self._aside: list[_Aside] = []
+        self._threads: set[int] = set()
 
-    def before(self, module: nn.Module, call: BeforeHook) -> None:
+    def before(self, module: nn.Module, call: BeforeHook) -> _Aside:
         """Call ``call(module, args, kwargs)`` ahead of the module's forward, after hooks already there."""
-        self._handles.append(module.register_forward_pre_hook(Hook(call), with_kwargs=True))
+        hook = Hook(call)
+        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        return _Aside(module._forward_pre_hooks, self._handles[-1].id, hook, False)
 
-    def after(self, module: nn.Module, call: AfterHook, *, always: bool = False) -> None:
+    def after(self, module: nn.Module, call: AfterHook, *, always: bool = False) -> _Aside:
         """Call ``call(module, args, kwargs, output)`` behind its forward; ``always``: also if it raised."""
-        handle = module.register_forward_hook(Hook(call), with_kwargs=True, prepend=True, always_call=always)
+        hook = Hook(call)
+        handle = module.register_forward_hook(hook, with_kwargs=True, prepend=True, always_call=always)
         self._handles.append(handle)
+        return _Aside(module._forward_hooks, handle.id, hook, True)
 
-    def around(self, module: nn.Module, before: BeforeHook, after: AfterHook) -> None:
-        """Call both, ahead of the module's forward and behind it, even if it raised."""
-        self.before(module, before)
-        self.after(module, after, always=True)
+    def around(self, module: nn.Module, before: BeforeHook, after: AfterHook, *, inner: bool = False) -> None:
+        """Call both, ahead of the module's forward and behind it, even if it raised.
+
+        Args:
+            module: the module.
+            before: what to call ahead of it.
+            after: what to call behind it.
+            inner: whether both may be put aside.
+        """
+        both = self.before(module, before), self.after(module, after, always=True)
+        if inner:
+            self._inner[id(module)] = both
+
+    def put_aside(self, modules: Container[int]) -> None:
+        """Until `put_back` torch finds no hooks around these modules (by id), and calls them the sooner.
+
+        Nothing happens once a second thread was here: what is aside for one is missed by the others.
+        """
+        self._threads.add(threading.get_ident())
+        if len(self._threads) > 1:
+            return
+        for module, both in self._inner.items():
+            for aside in both if module in modules else ():
+                if aside.among.pop(aside.number, None) is not None:
+                    self._aside.append(aside)
+
+    def put_back(self) -> None:
+        """Put back what was put aside."""
+        self._threads.add(threading.get_ident())
+        while self._aside:
+            among, number, hook, first = self._aside.pop()
+            among[number] = hook
+            if first and isinstance(among, OrderedDict):
+                among.move_to_end(number, last=False)
 
     def remove(self) -> None:
         """Remove every hook, the last added first; calling it again does nothing."""
+        self._aside.clear()
+        self._inner.clear()
         while self._handles:
             self._handles.pop().remove()

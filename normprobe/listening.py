@@ -61,6 +61,7 @@ class Listener:
         self.model: nn.Module | None = None
         self.functional, self._uncompiled = Functional(self), Uncompiled()
         self._ears = Ears(self.forwards, self.lock, self._snapshot)
+        self._hooks = Hooks()
         self._strays: tuple[Layer, ...] = ()
         self._depth = 0
         self._measurer, self._rosters = Measurer(seed, samples), Rosters(samples)
@@ -84,12 +85,12 @@ class Listener:
 
     def attach(self, model: nn.Module, found: Found, hooks: Hooks) -> None:
         """Put every hook in place."""
-        self.model = model
+        self.model, self._hooks = model, hooks
         watches = self.watch(found)
         self._uncompiled.enter(model, watches)
+        ways, outer = (self._enter_container, self._leave_container), {model, *model.children()}
         for module in found.containers:
-            ways = self._enter_container, self._leave_container
-            hooks.around(module, *self._ears.container(module, model, *ways))
+            hooks.around(module, *self._ears.container(module, model, *ways), inner=module not in outer)
         for watch in watches:
             watch.running.enter()
             if not watch.refused and not watch.layer.parameter:
@@ -123,10 +124,11 @@ class Listener:
         if not in_backward():
             self.functional.leave(self.forwards.current, module, output)
             self.forwards.end(module)
+            if module is self.model:
+                self._hooks.put_back()
 
     def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        forward = self.forwards.current
-        if forward is not None:
+        if (forward := self.forwards.current) is not None:
             forward.decoder_fired = True
 
     def _enter_fused(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -148,6 +150,7 @@ class Listener:
                 self.tally.add(forward)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+        self._hooks.put_back()  # if a KeyboardInterrupt left them aside
         if why := why_not_run((*args, *kwargs.values())):
             return self.forwards.begin_unrun(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
@@ -158,6 +161,8 @@ class Listener:
                 self._measurer.begin(forward)
                 self.tally.add(forward)
             forward.now.session = self.functional.open(module, forward, kwargs)
+        if module is self.model and forward.now.session is None:
+            self._hooks.put_aside(self.entered)  # which have nothing to do inside a call of the model
         return forward
 
     def _sequence(self, watch: Watch, forward: Forward) -> Sequence:

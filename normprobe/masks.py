@@ -206,6 +206,9 @@ def to_real(mask: Tensor, *, inverted: bool = False) -> NDArray[np.bool_] | None
     """
     if mask.is_nested or mask.is_meta or not 1 <= mask.dim() <= 4 or mask.is_complex() or mask.numel() == 0:
         return None
+    if type(mask) is Tensor and mask.is_cpu and mask.dim() == 2 and not mask.is_floating_point():
+        numbers = mask.detach().numpy()
+        return np.asarray(numbers == 0 if inverted else numbers != 0)
     allowed = _allowed(mask.detach(), inverted)
     if allowed.dim() == 1:
         allowed = allowed.unsqueeze(0)

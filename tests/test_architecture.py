@@ -49,8 +49,9 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     ),
     "placing": ("alignment arranging forwards kernels masks records watch", "numpy"),
     "choosing": ("forwards kernels placing roster sampling", "numpy"),
+    "agreements": ("choosing forwards kernels placing roster watch", "torch"),
     "measuring": (
-        "accumulators arranging choosing forwards kernels moments placing records tracing watch",
+        "accumulators agreements arranging choosing forwards kernels moments placing records tracing watch",
         "torch numpy",
     ),
     "ears": ("forwards kernels placing watch", "torch"),
@@ -65,8 +66,8 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "context": ("kernels digests forwards pads", "torch numpy"),
     "pads": ("", "torch numpy"),
     "listening": (
-        "arguments compiling context ears forwards found functional hooks masks measuring options placing "
-        "roster tracing unseen watch",
+        "arguments compiling context ears forwards found functional hooks kernels masks measuring options "
+        "placing roster tracing unseen watch",
         "torch",
     ),
     "tables": ("moments errors records", "pandas pyarrow numpy"),

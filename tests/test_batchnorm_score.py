@@ -50,10 +50,9 @@ def images() -> tuple[Tensor, Tensor]:
     return torch.tensor(data.images, dtype=torch.float32)[order, None] / 16, torch.tensor(data.target)[order]
 
 
-@pytest.fixture(scope="module")
-def rows() -> pd.DataFrame:
+def trained(seed: int) -> pd.DataFrame:
     """A row per corruption: the accuracy lost and won back, the score, the distance of plain channels."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     x, y = images()
     model = nn.Sequential(
         *(nn.Conv2d(1, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU()),
@@ -93,18 +92,30 @@ def rows() -> pd.DataFrame:
     return pd.DataFrame(found, columns=["name", "lost", "won", "score", "plain"]).set_index("name")
 
 
+@pytest.fixture(scope="module")
+def trainings() -> list[pd.DataFrame]:
+    """The same of several networks: what one is like depends on its seed and on the processor's rounding."""
+    return [trained(seed) for seed in range(5)]
+
+
+@pytest.fixture(scope="module")
+def rows(trainings: list[pd.DataFrame]) -> pd.DataFrame:
+    """That of the first."""
+    return trainings[0]
+
+
 def test_the_model_is_good_and_corruption_harms_it(rows: pd.DataFrame) -> None:
     assert rows["lost"]["clean"] == 0
     assert rows["lost"].max() > 0.7
 
 
 def test_the_score_follows_the_accuracy_lost_better_than_the_moments_of_channels_alone(
-    rows: pd.DataFrame,
+    trainings: list[pd.DataFrame],
 ) -> None:
-    follows = rows[["score", "plain"]].corrwith(rows["lost"], method="spearman")
-    assert follows["score"] > 0.85
-    assert follows["score"] > follows["plain"]
-    assert rows["score"].idxmin() == "clean"
+    follows = [rows[["score", "plain"]].corrwith(rows["lost"], method="spearman") for rows in trainings]
+    assert pd.DataFrame(follows)["score"].median() > 0.85
+    assert all(one["score"] > one["plain"] for one in follows)
+    assert all(rows["score"].idxmin() == "clean" for rows in trainings)
 
 
 def test_recalibration_wins_back_contrast_and_brightness(rows: pd.DataFrame) -> None:

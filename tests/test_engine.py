@@ -433,3 +433,82 @@ def test_calls_of_forwards_left_out_are_counted() -> None:
             model(data(5, 6, seed=seed))
     assert [watch.firings for watch in probe._listener.watches.values()] == [7, 7]
     assert set(probe.recording.ledger["calls"]) == {3}
+
+
+@compiled_only
+class TestLooks:
+    """Torch fills a DLPack tensor at once; of an older torch, each attribute is read."""
+
+    TENSORS = {  # noqa: RUF012
+        "float32": lambda: torch.randn(6, 5),
+        "float64": lambda: torch.randn(6, 5, dtype=torch.float64),
+        "bfloat16": lambda: torch.randn(6, 5).to(torch.bfloat16),
+        "float16": lambda: torch.randn(6, 5).half(),
+        "gradients": lambda: torch.randn(6, 5, requires_grad=True) * 1,
+        "a parameter": lambda: nn.Parameter(torch.randn(6, 5)),
+        "transposed": lambda: torch.randn(5, 6).T,
+        "a slice": lambda: torch.randn(9, 12)[2:8, 3:8],
+        "expanded": lambda: torch.randn(1, 5).expand(6, 5),
+        "another sign than in memory": lambda: torch.randn(6, 5, dtype=torch.complex64).conj().imag,
+        "whole numbers": lambda: torch.arange(30).reshape(6, 5),
+        "bool": lambda: torch.arange(30).reshape(6, 5) % 3 == 0,
+        "another device": lambda: torch.randn(6, 5, device="meta"),
+        "sparse": lambda: torch.eye(6, 5).to_sparse(),
+        "quantized": lambda: torch.quantize_per_tensor(torch.randn(6, 5), 0.1, 0, torch.qint8),
+    }
+    READ = (
+        "float32",
+        "float64",
+        "bfloat16",
+        "float16",
+        "gradients",
+        "a parameter",
+        "transposed",
+        "a slice",
+        "expanded",
+    )
+
+    @pytest.fixture(params=["at once", "by attributes"])
+    def looking(self, request: pytest.FixtureRequest) -> Any:
+        from normprobe.kernels import cpu
+
+        table = cpu.told[-1]
+        if request.param == "at once":
+            if table is None:
+                pytest.skip("this torch has no such table")
+            yield
+            return
+        cpu.learn(*cpu.told[:-1], None)
+        yield
+        cpu.learn(*cpu.told)
+
+    @pytest.mark.filterwarnings("ignore")  # torch's own, of quantized tensors
+    @pytest.mark.parametrize("name", TENSORS)
+    def test_what_lies_in_memory_is_read_and_nothing_else(self, name: str, looking: None) -> None:
+        torch.manual_seed(0)
+        tensor = self.TENSORS[name]()
+        from normprobe.kernels import cpu
+
+        state, plan = cpu.State(5, -1, 1, -1, False), Choice(6, 1).plan
+        news = state.hear(tensor, plan, None, cpu.Memory(), 1, 0)
+        if name not in self.READ:
+            assert news is False
+            return
+        expected = two_pass(tensor.detach().to(torch.float64).numpy(), 0)
+        found = np.frombuffer(state.fields(0, 0)[0]).reshape(8, 5)
+        assert found[0].tolist() == [6] * 5
+        np.testing.assert_allclose(found[1], expected["mean"], rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(found[2] / 6, expected["variance"], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [1, 7, 15, 16, 17, 33, 520])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zeros_are_counted_wherever_they_lie(width: int, dtype: torch.dtype) -> None:
+    rows = torch.randn(45, width, dtype=dtype, generator=torch.Generator().manual_seed(width)) + 3
+    column = torch.arange(width)
+    rows[(column * 5 + 1) % 45, column] = torch.finfo(dtype).smallest_normal / 4
+    rows[column % 45, column] = 0
+    rows[(column * 7 + 3) % 45, column] = -0.0
+    model = nn.Linear(width, 1).to(dtype)
+    found = normprobe.record(model, [rows]).features.query("site == 'input'")
+    assert found["zero_fraction"].tolist() == ((rows == 0).sum(0).double() / 45).tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -106,3 +107,52 @@ def test_a_module_with_hooks_can_be_copied_and_saved_whatever_they_hold() -> Non
     assert called == []
     module(x)
     assert len(called) == 1
+
+
+class TestPutAside:
+    def around(self) -> tuple[nn.Module, Hooks, list[str]]:
+        told: list[str] = []
+        module = nn.Identity()
+        module.register_forward_pre_hook(lambda m, args: told.append("own before"))
+        module.register_forward_hook(lambda m, args, output: told.append("own after"))
+        hooks = Hooks()
+        hooks.around(module, lambda *_: told.append("before"), lambda *_: told.append("after"), inner=True)
+        return module, hooks, told
+
+    def test_nothing_is_called_until_it_is_put_back_where_it_was(self) -> None:
+        module, hooks, told = self.around()
+        tables = {name: list(value) for name, value in _hook_tables(module).items()}
+        hooks.put_aside({id(module)})
+        module(torch.ones(1))
+        assert told == ["own before", "own after"]
+        told.clear()
+        hooks.put_back()
+        assert {name: list(value) for name, value in _hook_tables(module).items()} == tables
+        module(torch.ones(1))
+        assert told == ["own before", "before", "after", "own after"]
+
+    def test_only_what_was_named_and_may_be(self) -> None:
+        module, hooks, told = self.around()
+        hooks.around(outer := nn.Identity(), lambda *_: told.append("outer"), lambda *_: None)
+        hooks.put_aside({id(outer)})
+        outer(torch.ones(1))
+        module(torch.ones(1))
+        assert told == ["outer", "own before", "before", "after", "own after"]
+
+    def test_what_is_aside_is_removed_with_the_rest(self) -> None:
+        module, hooks, told = self.around()
+        hooks.put_aside({id(module)})
+        hooks.remove()
+        hooks.put_back()
+        module(torch.ones(1))
+        assert told == ["own before", "own after"]
+        assert all(len(value) <= 1 for value in _hook_tables(module).values() if isinstance(value, dict))
+
+    def test_never_again_once_a_second_thread_was_here(self) -> None:
+        module, hooks, told = self.around()
+        other = threading.Thread(target=hooks.put_back)
+        other.start()
+        other.join()
+        hooks.put_aside({id(module)})
+        module(torch.ones(1))
+        assert told == ["own before", "before", "after", "own after"]

@@ -161,6 +161,28 @@ class TestForwards:
         layer = {"encoder": "encoder.0", "encoder.3": "encoder.3.0"}.get(then, then)
         assert {(e, 0) for e in (2, 3, 4)} <= _pairs(probe.recording, layer)
 
+    @pytest.mark.parametrize("then", ["", "encoder", "encoder.2", "encoder.2.0"])
+    def test_hooks_put_aside_are_there_again_after_one_cut_short(self, then: str) -> None:
+        model = Pair()
+        model.encoder.append(nn.Sequential(nn.LayerNorm(4)))
+        place = model.get_submodule("encoder.2.0")
+
+        def interrupted(x: Tensor) -> Tensor:
+            raise KeyboardInterrupt
+
+        with normprobe.Probe(model) as probe:
+            for _ in range(3):
+                model(torch.randn(2, 4))
+            place.forward = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                model(torch.randn(2, 4))
+            del place.forward
+            model.get_submodule(then)(torch.randn(2, 4))
+            model(torch.randn(2, 4))
+        assert probe.recording.meta["forwards"] == 6
+        assert _pairs(probe.recording, "encoder.2.0", "output") == {(e, 0) for e in (*range(6), 8, 9, 10, 11)}
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
     def test_a_part_called_from_another_is_part_of_its_forward(self) -> None:
         class Sharing(nn.Module):
             def __init__(self) -> None:

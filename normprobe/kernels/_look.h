@@ -89,10 +89,7 @@ static int look_up(PyObject *tensor, Look *to) {
 /* The same at once. */
 static int look_through(PyObject *tensor, Look *to) {
     DLPackTensor seen;
-    if (exchange->fill(tensor, &seen) != 0) {
-        PyErr_Clear(); /* what DLPack has no words for is read otherwise */
-        return 0;
-    }
+    if (exchange->fill(tensor, &seen) != 0) return -1;
     if (seen.device.type != DLPACK_CPU || seen.axes >= MOST_AXES || seen.dtype.lanes != 1) return 0;
     const int bits = seen.dtype.bits;
     to->type = seen.dtype.code == DLPACK_BFLOAT && bits == 16 ? BFLOAT16
@@ -114,9 +111,11 @@ static int look_through(PyObject *tensor, Look *to) {
 
 /* Look at a tensor. 1: done; 0: its numbers do not lie in memory, or are of no type that is read here; -1: an error. */
 static int look(PyObject *tensor, Look *to) {
-    const int seen = plain(tensor);
-    if (seen <= 0) return seen;
-    return exchange == NULL ? look_up(tensor, to) : look_through(tensor, to);
+    int seen = plain(tensor);
+    if (seen > 0) seen = exchange == NULL ? look_up(tensor, to) : look_through(tensor, to);
+    if (seen >= 0 || !PyErr_ExceptionMatches(PyExc_Exception)) return seen;
+    PyErr_Clear(); /* a tensor of which torch or DLPack cannot say where its numbers lie */
+    return 0;
 }
 
 #endif

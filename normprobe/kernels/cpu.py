@@ -53,12 +53,14 @@ SMALL = 1 << 14
 
 _forked = False
 
-learn(
+told = (
     _TYPES,
     (Tensor, nn.Parameter),
     (torch._C._current_graph_task_id, torch.is_grad_enabled, torch.is_inference_mode_enabled),
     getattr(Tensor, "__dlpack_c_exchange_api__", None),
 )
+"""What of torch's the extension was told."""
+learn(*told)
 
 
 def _one_thread_from_now_on() -> None:

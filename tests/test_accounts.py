@@ -1,0 +1,148 @@
+"""What hooks look up at every call: the same in Python and in the extension."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from normprobe import kernels
+from normprobe.kernels import accounts
+
+WAYS = [accounts, *([kernels.compiled()] if kernels.compiled() else [])]
+
+
+@pytest.fixture(params=WAYS, ids=["python", "extension"][: len(WAYS)])
+def way(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def forward(way: ModuleType, name: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name, now=way.Inside().begin(name, True))
+
+
+class TestPass:
+    def test_it_begins_with_nothing(self, way: ModuleType) -> None:
+        now = way.Inside().begin("owner", False)
+        assert (now.owner, now.measured, now.session, now.memory, now.threads) == (
+            "owner",
+            False,
+            None,
+            None,
+            1,
+        )
+        assert not now.is_open(0)
+
+    def test_layers_are_open_until_they_are_left(self, way: ModuleType) -> None:
+        now = way.Inside().begin(None, True)
+        for layer in (3, 700, 3):
+            now.enter(layer)
+        assert [layer for layer in range(1000) if now.is_open(layer)] == [3, 700]
+        now.leave(3)
+        now.leave(3)
+        assert [layer for layer in range(1000) if now.is_open(layer)] == [700]
+
+    def test_turns_are_counted_by_layer_and_site(self, way: ModuleType) -> None:
+        now = way.Inside().begin(None, True)
+        turns = [
+            now.take_turn(*site) for site in [(5, False), (5, True), (5, False), (900, True), (5, False)]
+        ]
+        assert turns == [0, 0, 1, 0, 2]
+
+
+class TestInside:
+    def test_each_thread_has_its_own(self, way: ModuleType) -> None:
+        inside, seen = way.Inside(), {}
+        mine = forward(way, "mine")
+        inside.enter(mine)
+
+        def elsewhere() -> None:
+            seen["before"] = inside.forward
+            inside.enter(theirs := forward(way, "theirs"))
+            seen["inside"] = inside.forward is theirs
+            inside.leave()
+            seen["after"] = inside.forward
+
+        other = threading.Thread(target=elsewhere)
+        other.start()
+        other.join()
+        assert seen == {"before": None, "inside": True, "after": None}
+        assert inside.forward is mine
+
+    def test_the_last_one_entered_counts_until_it_is_left_or_all_are(self, way: ModuleType) -> None:
+        inside = way.Inside()
+        for name in "abc":
+            inside.enter(forward(way, name))
+        assert inside.forward.name == "c"
+        inside.leave()
+        inside.leave()
+        assert inside.forward is None
+        inside.enter(forward(way, "d"))
+        inside.clear()
+        assert inside.forward is None
+
+    def test_many_threads_at_once(self, way: ModuleType) -> None:
+        inside, wrong = way.Inside(), []
+        gate = threading.Barrier(12)
+
+        def elsewhere(name: str) -> None:
+            gate.wait()
+            for turn in range(200):
+                inside.enter(forward(way, f"{name} {turn}"))
+                if inside.forward.name != f"{name} {turn}":
+                    wrong.append(name)
+            inside.leave()
+
+        threads = [threading.Thread(target=elsewhere, args=(str(index),)) for index in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+
+
+class TestLock:
+    def test_a_thread_may_hold_it_twice_and_others_wait(self) -> None:
+        lock, told = kernels.lock(), []
+
+        def elsewhere() -> None:
+            with lock:
+                told.append("they")
+
+        with lock, lock:
+            other = threading.Thread(target=elsewhere)
+            other.start()
+            time.sleep(0.02)
+            told.append("I")
+        other.join()
+        assert told == ["I", "they"]
+
+    def test_it_is_given_up_after_an_error(self) -> None:
+        lock = kernels.lock()
+        with pytest.raises(ValueError, match="no"), lock:
+            raise ValueError("no")
+        other = threading.Thread(target=lambda: lock.__enter__() and lock.__exit__(None, None, None))
+        other.start()
+        other.join(5)
+        assert not other.is_alive()
+
+    def test_nobody_is_inside_with_another(self) -> None:
+        lock, counts = kernels.lock(), [0, 0]
+
+        def elsewhere() -> None:
+            for _ in range(300):
+                with lock:
+                    counts[0] += 1
+                    before = counts[0]
+                    time.sleep(0)
+                    counts[1] += counts[0] != before
+
+        threads = [threading.Thread(target=elsewhere) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert counts == [1200, 0]
