@@ -25,7 +25,7 @@ from normprobe.behaviour import NO_NORM, UNKNOWN
 from normprobe.layers import find_layers
 
 TABLE = pd.read_csv(Path(__file__).parent / "data" / "norm_classes.csv", keep_default_na=False)
-MADE_FOR = "5.23"
+MADE_FOR = "5.24"
 WIDTH = 8
 SIZES = {
     "hidden_size",
