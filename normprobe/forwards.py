@@ -63,6 +63,7 @@ class Forward:
         plain: whether all layers work on one sequence, whatever fired before them.
         selections: which samples count and are kept, by where they lie.
         rows: which raw rows are kept.
+        found: what tensors hold that were just measured, where the compiled kernel does not remember it.
         frame: the call of its owner, as Python runs it.
     """
 
@@ -80,6 +81,7 @@ class Forward:
     plain: bool = False
     selections: dict[Any, Any] = field(default_factory=dict)
     rows: dict[Any, Any] = field(default_factory=dict)
+    found: dict[Any, Any] = field(default_factory=dict)
     frame: FrameType | None = None
 
     def sequence(self, reads: Reads, padding: Padding | None) -> Sequence:

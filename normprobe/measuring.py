@@ -6,7 +6,9 @@ the first tensor of a forward that is shaped alike. What was decided is left whe
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +19,13 @@ from normprobe.agreements import Agreements
 from normprobe.arranging import Extent, arrange, extent_of
 from normprobe.choosing import RawSelection, Selection, select, select_rows
 from normprobe.forwards import Forward, Sequence
-from normprobe.kernels import Choice, Extremes, Reading
+from normprobe.kernels import Choice, Extremes, Reading, Sums
 from normprobe.placing import hold, place, place_nested, unfit
 from normprobe.tracing import unmeasurable
 from normprobe.watch import Watch
+
+REMEMBERED = 8
+"""Of how many tensors a forward knows what they hold, for other layers that read them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +187,22 @@ def _add_arranged(firing: Firing, values: Tensor, selection: Selection, raw: Raw
     assert site.sums is not None
     if raw.choice is not None:
         site.sums.keep(values, raw.choice)
-    hold(site, site.sums.add(values, selection.choice), selection.placed, firing.forward)
+    found = _measured(firing, values, selection.choice, site.sums)
+    hold(site, site.sums.take(found, selection.choice), selection.placed, firing.forward)
+
+
+def _measured(firing: Firing, values: Tensor, choice: Choice, sums: Sums) -> Any:
+    """What the tensor holds, as another layer that reads it may have found; if nobody wrote to it."""
+    tensor, view = firing.tensor, firing.watch.view
+    if tensor.is_inference():  # which says of no write
+        return sums.measure(values, choice)
+    key = (id(tensor), tensor._version, id(choice), view.axis, view.trailing, view.sample, type(sums))
+    known = firing.forward.found
+    if key not in known or known[key][0]() is not tensor:
+        while len(known) >= REMEMBERED:
+            del known[next(iter(known))]
+        known[key] = weakref.ref(tensor), sums.measure(values, choice)
+    return known[key][1]
 
 
 def _add_padded(

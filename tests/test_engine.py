@@ -350,7 +350,8 @@ class TestAccelerators:
     def test_what_is_kept_there_is_what_the_cpu_says_at_once(
         self, masked: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        values, choice = data(20, 2, 4), self.choice(masked)
+        # Of float64, which both measure alike; the CPU alone may try float32 first.
+        values, choice = data(20, 2, 4).double(), self.choice(masked)
         here, there = PlainSums(4, torch.device("cpu")), PlainSums(4, torch.device("cpu"))
         monkeypatch.setattr(there, "_waits", False)
         news = here.add(values, choice)
@@ -499,6 +500,17 @@ class TestLooks:
         assert found[0].tolist() == [6] * 5
         np.testing.assert_allclose(found[1], expected["mean"], rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(found[2] / 6, expected["variance"], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.3, -1e-20, 1e20])
+@pytest.mark.parametrize("width", [5, 384, 768, 1500])
+def test_the_variance_of_a_constant_row_is_0_whatever_lies_around_it(width: int, value: float) -> None:
+    rows = torch.randn(70, width, generator=torch.Generator().manual_seed(0))
+    rows[12] = rows[40] = value
+    samples = normprobe.record(nn.Linear(width, 1), [rows]).samples.query("site == 'input'")
+    constant = samples[samples["example"].isin([12, 40])]
+    assert constant["variance"].tolist() == [0, 0]
+    assert constant["mean"].tolist() == [float(rows[12, 0])] * 2
 
 
 @pytest.mark.parametrize("width", [1, 7, 15, 16, 17, 33, 520])

@@ -14,7 +14,7 @@ from oracle import RELATIVE, two_pass, worst
 from torch import Tensor
 
 from normprobe import kernels
-from normprobe.kernels import Measured, reference
+from normprobe.kernels import Measured, quick, reference
 from normprobe.moments import Moments
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -31,9 +31,26 @@ class Kernel:
         self.measure, self.held_to = measure, held_to
 
 
-@pytest.fixture(params=["reference", "reference in small blocks", "compiled", "compiled on one thread"])
+def quickly(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measured:
+    """Plain torch, as `normprobe.kernels.plain` chooses between its two ways."""
+    return quick.measure(values, keep, real) or reference.measure(values, keep, real)
+
+
+@pytest.fixture(
+    params=[
+        "reference",
+        "reference in small blocks",
+        "quick",
+        "quick in blocks",
+        "compiled",
+        "compiled on one thread",
+    ]
+)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """Each kernel in turn; every test below holds it to the same contract."""
+    if request.param.startswith("quick"):
+        monkeypatch.setattr(quick, "_BLOCK", 1 << 17 if request.param == "quick" else 24)
+        return Kernel(quickly, RELATIVE)
     if not request.param.startswith("compiled"):
         if request.param == "reference in small blocks":
             monkeypatch.setattr(reference, "_BLOCK", 24)

@@ -155,8 +155,14 @@ class Sums(Protocol):
 
     state: Any
 
+    def measure(self, values: torch.Tensor, choice: Choice) -> Any:
+        """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
+
+    def take(self, found: Any, choice: Choice) -> Extremes:
+        """Add what was measured with this choice."""
+
     def add(self, values: torch.Tensor, choice: Choice) -> Extremes:
-        """Measure ``values`` (samples, rows, features), keep the samples chosen, and add all of it."""
+        """Do both."""
 
     def keep(self, values: torch.Tensor, choice: Choice) -> None:
         """Keep the raw rows chosen of ``values``."""

@@ -454,7 +454,8 @@ static Moments NAME(row)(const T *x, int64_t n, double near) {
     }
     own = EMPTY;
     for (int64_t at = 0; at < n; at += CHUNK) {
-        const Moments part = NAME(chunk)(x + at, (int)(n - at < CHUNK ? n - at : CHUNK), near, own.count);
+        const double about = own.count > 0 ? own.mean : near;
+        const Moments part = NAME(chunk)(x + at, (int)(n - at < CHUNK ? n - at : CHUNK), about, own.count);
         merge_moments(&own, &part);
     }
     return own;

@@ -100,7 +100,10 @@ class CompiledSums:
 
     def add(self, values: Tensor, choice: Choice) -> Extremes:
         """Measure ``values`` (samples, rows, features), keep the samples chosen, and add all of it."""
-        found = self._measured(values, choice)
+        return self.take(self.measure(values, choice), choice)
+
+    def take(self, found: Delta, choice: Choice) -> Extremes:
+        """Add what was measured with this choice."""
         return Extremes(*(self.state.add(found, choice.plan) or (None, None)))
 
     def keep(self, values: Tensor, choice: Choice) -> None:
@@ -130,7 +133,7 @@ class CompiledSums:
 
     def measured(self, values: Tensor, choice: Choice) -> Measured:
         """What one tensor holds, measured into a fresh account; its samples in the order of their slots."""
-        found = self._measured(values, choice)
+        found = self.measure(values, choice)
         at = [
             0 if held is None else held[1] * self._features + held[2]
             for held in self.state.add(found, choice.plan) or (None, None)
@@ -146,7 +149,8 @@ class CompiledSums:
             nonfinite_masked=torch.tensor(met.nonfinite_masked, dtype=torch.float64),
         )
 
-    def _measured(self, values: Tensor, choice: Choice) -> Delta:
+    def measure(self, values: Tensor, choice: Choice) -> Delta:
+        """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
         plain = _plain(values)
         found = self._reader.measure(plain, choice.plan, threads(), SMALL)
         if found is None:

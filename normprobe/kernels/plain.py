@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normprobe.kernels import Choice, Extremes, Measured, Met, SampleMoments
-from normprobe.kernels.reference import measure
+from normprobe.kernels import Choice, Extremes, Measured, Met, SampleMoments, quick, reference
 from normprobe.moments import Moments, merge
 
 _SAMPLE_FIELDS = len(SampleMoments.__match_args__)
@@ -28,7 +27,7 @@ class PlainSums:
     state = None
 
     def __init__(self, features: int, device: torch.device) -> None:
-        self._device, self._waits = device, device.type == "cpu"
+        self._device, self._waits, self._begun = device, device.type == "cpu", False
         self._features = Moments.empty(features).map(lambda field: torch.from_numpy(field).to(device))
         self._scalars = torch.zeros(3, dtype=torch.float64, device=device)
         self._kept = torch.zeros(0, _SAMPLE_FIELDS, dtype=torch.float64, device=device)
@@ -39,7 +38,22 @@ class PlainSums:
 
     def add(self, values: Tensor, choice: Choice) -> Extremes:
         """Measure ``values`` (samples, rows, features), keep the samples chosen, and add all of it."""
-        found = measure(values.to(self._device), torch.from_numpy(choice.keep), _mask(choice))
+        return self.take(self.measure(values, choice), choice)
+
+    def measure(self, values: Tensor, choice: Choice) -> Measured:
+        """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
+        given = values.to(self._device), torch.from_numpy(choice.keep), _mask(choice)
+        # An accelerator may not be asked what came out: it would have to be waited for.
+        found = quick.measure(*given, near=self._near()) if self._waits else None
+        return found or reference.measure(*given)
+
+    def _near(self) -> Tensor | None:
+        """What the means of a tensor may be near: those of all before it, if there were any."""
+        return self._features.mean if self._begun else None
+
+    def take(self, found: Measured, choice: Choice) -> Extremes:
+        """Add what a tensor held."""
+        self._begun = True
         kept = torch.stack([getattr(found.kept, name) for name in SampleMoments.__match_args__], 1)
         self._kept = _put(self._kept, kept, choice.slots)
         scalars = (found.within_sum, found.within_count, found.nonfinite_masked)
