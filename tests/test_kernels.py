@@ -18,7 +18,8 @@ from normprobe.kernels import Measured, quick, reference
 from normprobe.moments import Moments
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-COMPILED = importlib.util.find_spec("normprobe.kernels._cpu") is not None
+COMPILED = kernels.compiled() is not None
+BUILT = importlib.util.find_spec("normprobe.kernels._cpu") is not None
 
 
 class Kernel:
@@ -56,7 +57,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> K
             monkeypatch.setattr(reference, "_BLOCK", 24)
         return Kernel(reference.measure, 1e-9)
     if not COMPILED:
-        pytest.skip("the C kernel is not built here: no compiler when normprobe was installed")
+        pytest.skip("the C kernel is not built here, or not asked for")
     from normprobe.kernels import cpu
 
     # Parts are made for the threads asked for, whether or not the machine has as many cores.
@@ -390,13 +391,15 @@ def test_any_tensor(case: tuple[Tensor, Tensor | None], block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "_BLOCK", block)
         check(Kernel(reference.measure, 1e-9), *case)
+        patch.setattr(quick, "_BLOCK", block)
+        check(Kernel(quickly, RELATIVE), *case)
     if COMPILED:
         from normprobe.kernels import cpu
 
         check(Kernel(cpu.measure, RELATIVE), *case)
 
 
-@pytest.mark.parametrize(("asked", "name"), [("torch", "torch"), ("", "c" if COMPILED else "torch")])
+@pytest.mark.parametrize(("asked", "name"), [("torch", "torch"), ("", "c" if BUILT else "torch")])
 def test_the_name_of_the_kernel_in_use(asked: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMPROBE_KERNEL", asked)
     kernels.compiled.cache_clear()
@@ -407,3 +410,21 @@ def test_the_name_of_the_kernel_in_use(asked: str, name: str, monkeypatch: pytes
         assert sums.met(0, 0).features.count.tolist() == [3, 3]
     finally:
         kernels.compiled.cache_clear()
+
+
+@pytest.mark.parametrize("near", [0.0, 1.0, -30.0, 1e6, float("nan")])
+def test_whatever_the_quick_way_begins_near_it_is_exact_or_leaves_it_to_the_reference(near: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(9, 1, 5, generator=generator) - 30
+    constant = rows[:, :, :1].expand(9, 1, 5).contiguous()
+    for values in (rows, constant, rows[:1], torch.full((4, 1, 5), 0.1), rows.bfloat16()):
+        keep = torch.arange(len(values))
+        found = quick.measure(values, keep, near=torch.full((5,), near, dtype=torch.float64))
+        expected = reference.measure(values, keep)
+        if found is not None:
+            means, variances = (
+                [one.features.mean, one.features.m2 / len(values)] for one in (found, expected)
+            )
+            assert worst(*means, *variances) < RELATIVE
+            torch.testing.assert_close(found.within_sum, expected.within_sum, rtol=RELATIVE, atol=1e-12)
+            assert (found.minimum_at, found.maximum_at) == (expected.minimum_at, expected.maximum_at)

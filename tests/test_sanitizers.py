@@ -53,6 +53,7 @@ def test_the_kernel_tests_pass_under_sanitizers(tmp_path: Path) -> None:
         "LD_PRELOAD": " ".join(runtimes),
         "ASAN_OPTIONS": "detect_leaks=0",
     }
+    environment.pop("NORMPROBE_KERNEL", None)
     where = "import normprobe.kernels.cpu as c; print(c.State.__module__, c.__file__)"
     found = subprocess.check_output([sys.executable, "-c", where], text=True, env=environment, cwd=tmp_path)
     assert str(copied) in found

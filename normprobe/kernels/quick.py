@@ -97,19 +97,19 @@ def _measure(values: Tensor, keep: Tensor, near: Tensor | None) -> Measured | No
     for start, block in _blocks(values):
         _add(block, start, rows, pivot, sums)
     centre = pivot.to(torch.float64)
-    shift, varies = sums.first / count, sums.low < sums.high
+    shift, constant = sums.first / count, (sums.low == sums.high) & sums.low.isfinite()
     m2 = sums.second - sums.first * shift
     sound = (sums.second < _MOST) & (sums.second > _LEAST) & (m2 > 0.5 * sums.second)
     within = _within(sums, centre, rows * features, count)
-    if within is None or not bool((sound | ~varies).all()):
+    if within is None or not bool((sound | constant).all()):
         return None
     whole = torch.full((features,), float(count), dtype=torch.float64)
     low, high = sums.low.to(torch.float64), sums.high.to(torch.float64)
     return Measured(
         features=Moments(
             count=whole,
-            mean=torch.where(varies, centre + shift, low),
-            m2=torch.where(varies, m2, 0.0),
+            mean=torch.where(constant, low, centre + shift),
+            m2=torch.where(constant, 0.0, m2),
             minimum=low,
             maximum=high,
             abs_sum=sums.absolute,
@@ -166,7 +166,8 @@ def _within(sums: _Sums, centre: Tensor, numbers: int, count: int) -> Tensor | N
     everything = everything - first * (first / (count * len(centre)))
     means = sums.samples / numbers  # less the mean of the pivots, which all have in common
     within = everything - numbers * (means - means.mean()).square().sum()
-    return within.clip(0) if bool(within >= 0.1 * everything) else None
+    trusted = (within >= 0.1 * everything) & (sums.second.sum() <= 4 * everything)
+    return within.clip(0) if bool(trusted) else None
 
 
 def _kept(values: Tensor, keep: Tensor) -> SampleMoments:
