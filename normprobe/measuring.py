@@ -201,8 +201,9 @@ def _measured(firing: Firing, values: Tensor, choice: Choice, sums: Sums) -> Any
     if key not in known or known[key][0]() is not tensor:
         while len(known) >= REMEMBERED:
             del known[next(iter(known))]
-        known[key] = weakref.ref(tensor), sums.measure(values, choice)
-    return known[key][1]
+        # With the choice, lest another one of its id is taken for it.
+        known[key] = weakref.ref(tensor), choice, sums.measure(values, choice)
+    return known[key][2]
 
 
 def _add_padded(

@@ -76,7 +76,8 @@ PyMODINIT_FUNC PyInit__cpu(void) {
     inside_type = type_of(module, &inside_spec, "Inside");
     lock_type = type_of(module, &lock_spec, "Lock");
     const int known = plan_type != NULL && delta_type != NULL && state_type != NULL && memory_type != NULL &&
-                      inside_type != NULL && lock_type != NULL && pass_type != NULL && account_type != NULL && cell_type != NULL && agreed_type != NULL &&
+                      inside_type != NULL && lock_type != NULL && pass_type != NULL && account_type != NULL &&
+                      cell_type != NULL && agreed_type != NULL &&
                       type_of(module, &ear_spec, "Ear") != NULL && type_of(module, &gate_spec, "Gate") != NULL &&
                       intern_names();
     dtypes = PyTuple_New(0);

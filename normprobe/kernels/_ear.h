@@ -11,7 +11,7 @@
 
 enum { MOST_HELD = 8, UNKNOWN = -1 };
 
-#define EAR_HELD(X) X(inside) X(lock) X(watch) X(site) X(account) X(hold) X(snapshot) X(long_way)
+#define EAR_HELD(X) X(inside) X(lock) X(watch) X(site) X(account) X(hold) X(snapshot) X(long_way) X(masked_by)
 #define GATE_HELD(X) X(inside) X(model) X(long_way)
 
 /* A tensor of a module's own as it was at the last snapshot. */
@@ -20,13 +20,12 @@ typedef struct {
     long long address, version;
 } Stamp;
 
-/* The hook of a layer at a site, of which it holds the account. */
+/* The hook of a layer at a site, of which it holds the account; `masked_by` is the mask that was noted last. */
 typedef struct {
     PyObject_HEAD
     EAR_HELD(FIELD)
     long long layer;
     int behind, scaled, modes, stamped;
-    const PyObject *masked_by; /* not a reference: the mask that was noted last, compared alone */
     Stamp stamps[MOST_HELD];
 } Ear;
 
@@ -114,7 +113,7 @@ static int count(Ear *ear, const Agreed *agreed, Pass *pass, PyObject *news) {
     if (done && agreed->masked_by != ear->masked_by && PyObject_IsTrue(agreed->masked_by) == 1) {
         PyObject *masks = PyObject_GetAttr(ear->watch, names.masked_by);
         done = masks != NULL && PyDict_SetItem(masks, agreed->masked_by, Py_None) == 0;
-        if (done) ear->masked_by = agreed->masked_by; /* which the layer's ledger now holds */
+        if (done) replace(&ear->masked_by, agreed->masked_by);
         Py_XDECREF(masks);
     }
     return done;
