@@ -64,6 +64,7 @@ typedef struct {
     long long version;
     Plan *plan;
     Delta *delta;
+    PyObject *state; /* which measured it */
 } Entry;
 
 typedef struct {
@@ -76,6 +77,7 @@ static void forget(Entry *entry) {
     Py_CLEAR(entry->tensor);
     Py_CLEAR(entry->plan);
     Py_CLEAR(entry->delta);
+    Py_CLEAR(entry->state);
 }
 
 static void memory_free(PyObject *object) {
@@ -91,20 +93,20 @@ static PyObject *memory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 }
 
 /* What the tensor held, if that is still so; frees what is known of tensors that died. A borrowed reference. */
-static Delta *recall(Memory *memory, PyObject *tensor, long long version, const Plan *plan) {
-    Delta *found = NULL;
+static const Entry *recall(Memory *memory, PyObject *tensor, long long version, const Plan *plan) {
+    const Entry *found = NULL;
     for (int i = 0; i < REMEMBERED; i++) {
         Entry *entry = &memory->entries[i];
         if (entry->tensor == NULL) continue;
         PyObject *held = PyWeakref_GetObject(entry->tensor);
         if (held == Py_None || (held == tensor && entry->version != version)) forget(entry);
-        else if (held == tensor && entry->plan == plan) found = entry->delta;
+        else if (held == tensor && entry->plan == plan) found = entry;
     }
     return found;
 }
 
 /* Remember a tensor in place of the one met longest ago. */
-static int remember(Memory *memory, PyObject *tensor, long long version, Plan *plan, Delta *delta) {
+static int remember(Memory *memory, PyObject *tensor, long long version, Plan *plan, Delta *delta, PyObject *state) {
     PyObject *weak = PyWeakref_NewRef(tensor, NULL);
     if (weak == NULL) return 0;
     Entry *entry = &memory->entries[memory->next];
@@ -114,6 +116,7 @@ static int remember(Memory *memory, PyObject *tensor, long long version, Plan *p
     entry->version = version;
     entry->plan = (Plan *)Py_NewRef((PyObject *)plan);
     entry->delta = (Delta *)Py_NewRef((PyObject *)delta);
+    entry->state = Py_NewRef(state);
     return 1;
 }
 

@@ -6,11 +6,13 @@
 #include "_look.h"
 
 enum { SAMPLE_FIELDS = 5, FEW = 4, QUEUE = 16, UNREADABLE = -2 };
+/* Whether other states read the tensors that this one reads. */
+enum { NOT_KNOWN, ALONE, SHARED };
 
 typedef struct {
     PyObject_HEAD
     int64_t features;
-    int axis, trailing, unbatched, by_outer;
+    int axis, trailing, unbatched, by_outer, readers;
     double *memory; /* the columns */
     Columns columns;
     double within_sum, within_count, hidden, low, high;
@@ -150,6 +152,7 @@ static int read_tensor(const State *state, const Plan *plan, const Look *seen, J
     job->real = plan->real;
     job->keep = plan->keep;
     job->kept = plan->kept;
+    job->near = state->features > 0 && state->columns.count[0] > 0 ? state->columns.mean : NULL;
     return 1;
 }
 
@@ -181,10 +184,10 @@ static void settle_queue(State *state) {
     if (state->waiting == 0) return;
     if (state->waiting_double)
         block_f64((const double *const *)work.rows, state->waiting, state->features, &state->columns,
-                  &work.tile.f64, work.sums);
+                  NULL, &work.tile.f64, work.sums);
     else
         block_f32((const float *const *)work.rows, state->waiting, state->features, &state->columns,
-                  &work.tile.f32, work.sums);
+                  NULL, &work.tile.f32, work.sums);
     state->waiting = 0;
 }
 
@@ -252,20 +255,47 @@ static int take_few(State *state, const Job *job, const Plan *plan, Holder *low,
     return changed;
 }
 
-/* Measure a tensor. NULL with an error set where memory runs out. */
-static Delta *measured(const Job *job, int threads, long long small) {
+/* Run a job; 0 with an error where memory runs out. */
+static int run(const Job *job, int threads, long long small, Found *found) {
     const int64_t rows = job->outer * job->inner;
-    Delta *delta = delta_of(job->features, job->kept);
-    if (delta == NULL || rows == 0 || job->features == 0) return delta;
+    if (rows == 0 || job->features == 0) return 1;
     const int parts = threads < 1 || rows * job->features < small ? 1 : threads > MOST_PARTS ? MOST_PARTS : threads;
     int done;
     Py_BEGIN_ALLOW_THREADS
-    done = walk(job, parts, &delta->found);
+    done = walk(job, parts, found);
     Py_END_ALLOW_THREADS
-    if (done) return delta;
+    if (!done) PyErr_NoMemory();
+    return done;
+}
+
+/* What a tensor holds; NULL with an error where memory runs out. */
+static Delta *measured(const Job *job, int threads, long long small) {
+    Delta *delta = delta_of(job->features, job->kept);
+    if (delta == NULL || run(job, threads, small, &delta->found)) return delta;
     Py_DECREF(delta);
-    PyErr_NoMemory();
     return NULL;
+}
+
+/* Add what a tensor holds straight to the state. What `added` gives. */
+static int measure_into(State *state, Job *job, const Plan *plan, int threads, long long small, Holder *low,
+                        Holder *high) {
+    if (!make_room_for(state, plan)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (int64_t i = 0; i < plan->kept; i++) state->kept[plan->slots[i]] = EMPTY;
+    Found found = {.columns = state->columns, .low = {state->low, -1, 0}, .high = {state->high, -1, 0}};
+    found.kept = state->kept;
+    job->slots = plan->slots;
+    if (!run(job, threads, small, &found)) return -1;
+    state->within_sum += found.within_sum;
+    state->within_count += found.within_count;
+    state->hidden += found.hidden;
+    state->low = found.low.value;
+    state->high = found.high.value;
+    *low = found.low;
+    *high = found.high;
+    return (low->sample >= 0) + 2 * (high->sample >= 0);
 }
 
 /* measure(tensor, plan, threads, small) -> Delta, or None where the tensor cannot be read as it lies; below `small`
@@ -372,6 +402,22 @@ static long long version_of(PyObject *tensor) {
     return number == -1 && PyErr_Occurred() ? -2 : number;
 }
 
+/* What a tensor of some version holds, as another state that read it found, or as this one finds; a new reference. Who
+ * met no other reader at the first tensor looks for none from then on, nor measures apart what the others may use: were
+ * one to come later, it would measure for itself. */
+static Delta *heard(State *state, const Job *job, PyObject *tensor, long long version, Plan *plan, Memory *memory,
+                    int threads, long long small) {
+    const Entry *known = recall(memory, tensor, version, plan);
+    if (known != NULL) {
+        state->readers = ((State *)known->state)->readers = SHARED;
+        return (Delta *)Py_NewRef((PyObject *)known->delta);
+    }
+    Delta *delta = measured(job, threads, small);
+    if (delta != NULL && !remember(memory, tensor, version, plan, delta, (PyObject *)state)) Py_CLEAR(delta);
+    if (state->readers == NOT_KNOWN) state->readers = ALONE;
+    return delta;
+}
+
 /* Measure a tensor that was looked at, unless it was just measured, and add what it held. What `added` gives;
  * UNREADABLE: it cannot be read as it lies. */
 static int hear(State *state, PyObject *tensor, const Look *seen, Plan *plan, const Plan *raw, Memory *memory,
@@ -380,26 +426,18 @@ static int hear(State *state, PyObject *tensor, const Look *seen, Plan *plan, co
     const int readable = read_tensor(state, plan, seen, &job);
     if (readable <= 0) return readable < 0 ? -1 : UNREADABLE;
     const int64_t rows = job.outer * job.inner;
-    const int few = rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer;
-    const long long version = few ? -1 : version_of(tensor);
+    if (raw != NULL && !kept_rows(state, &job, raw)) return -1;
+    if (rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer) return take_few(state, &job, plan, low, high);
+    const long long version = state->readers == ALONE ? -1 : version_of(tensor);
     if (version == -2) return -1;
-    Delta *delta = version < 0 ? NULL : recall(memory, tensor, version, plan);
-    Py_XINCREF((PyObject *)delta);
-    if (delta == NULL && !few) {
-        delta = measured(&job, threads, small);
-        if (delta == NULL) return -1;
-        if (version >= 0 && !remember(memory, tensor, version, plan, delta)) goto fail;
-    }
-    if (raw != NULL && !kept_rows(state, &job, raw)) goto fail;
-    if (few) return take_few(state, &job, plan, low, high);
+    if (version == -1) return measure_into(state, &job, plan, threads, small, low, high);
+    Delta *delta = heard(state, &job, tensor, version, plan, memory, threads, small);
+    if (delta == NULL) return -1;
     *low = delta->found.low;
     *high = delta->found.high;
     const int changed = added(state, delta, plan);
     Py_DECREF(delta);
     return changed;
-fail:
-    Py_XDECREF((PyObject *)delta);
-    return -1;
 }
 
 /* hear(tensor, plan, raw plan or None, memory, threads, small) -> what `add` gives; False: the tensor cannot be read

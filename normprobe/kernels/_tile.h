@@ -272,16 +272,18 @@ static int NAME(tried)(const T *const *rows, int n, int width, const T *then, co
 
 /* Measure one block of rows (at most ROWS) of contiguous columns into the columns' moments; returns those of all its
  * numbers. sums receives the sum of each row. */
-static Moments NAME(block)(const T *const *rows, int n, int64_t features, const Columns *to, NAME(Tile) *tile,
-                           double *sums) {
+static Moments NAME(block)(const T *const *rows, int n, int64_t features, const Columns *to, const double *near,
+                           NAME(Tile) *tile, double *sums) {
     const T *shifted[ROWS];
     Moments block = EMPTY;
     double earlier[ROWS] = {0};
-    for (int64_t at = 0; at < features; at += TILE) {
-        const int width = (int)(features - at < TILE ? features - at : TILE);
+    const int64_t tiles = (features + TILE - 1) / TILE, even = tiles < 2 ? features : ((features + tiles - 1) / tiles + 15) / 16 * 16;
+    for (int64_t at = 0; at < features; at += even) {
+        const int width = (int)(features - at < even ? features - at : even);
         for (int r = 0; r < n; r++) shifted[r] = rows[r] + at;
         const T *const then = at + width < features ? shifted[0] + width : shifted[n - 1] + width;
         if (to->count[at] > 0) NAME(aim)(to->mean + at, width, tile);
+        else if (near != NULL) NAME(aim)(near + at, width, tile);
         else NAME(centre)(shifted, n, width, tile);
         Moments all;
         int verdict = NAME(tried)(shifted, n, width, then, to->count + at, tile, sums, earlier, &all);

@@ -44,10 +44,12 @@ typedef struct {
     int64_t outer, inner, features, stride_outer, stride_inner, stride_feature;
     const unsigned char *real; /* per row, or NULL: all of them */
     const int64_t *keep;       /* samples whose own moments are wanted, ascending */
+    const int64_t *slots;      /* where those go, or NULL: one after the other */
     int64_t kept;
+    const double *near;        /* what the features' means may be near, or NULL */
 } Job;
 
-/* What a job yields. */
+/* What a job yields, added to what is there: nothing, or what earlier jobs yielded. */
 typedef struct {
     Columns columns;
     Holder low, high;
@@ -59,6 +61,7 @@ typedef struct {
 typedef struct {
     int64_t outer, outer_end, inner, inner_end, feature, feature_end;
     Columns columns;
+    const double *near;
     Holder low, high;
     double within_sum, within_count, hidden;
     Moments *samples; /* of each outer index, where those are the samples */
@@ -170,6 +173,8 @@ static int64_t place_of(const Job *job, const void *row, int64_t features, doubl
     return job->type == FLOAT64 ? place_f64(row, features, value) : place_f32(row, features, (float)value);
 }
 
+static int64_t slot_of(const Job *job, int64_t kept) { return job->slots == NULL ? kept : job->slots[kept]; }
+
 static double variance(const Moments *m) { return m->count > 0 ? m->m2 / m->count : 0; }
 
 /* Where every row is a sample: the sum of their variances, and the moments of those kept. */
@@ -197,7 +202,7 @@ static void settle_rows(const Job *job, Part *part, const Moments *block, int n,
             part->within_sum += variance(&own);
             part->within_count++;
         }
-        if (kept) found->kept[work->next] = own;
+        if (kept) found->kept[slot_of(job, work->next)] = own;
     }
 }
 
@@ -251,9 +256,9 @@ static Moments measure_block(const Job *job, const Part *part, int n) {
     Work *work = part->work;
     gather(job, work, part->wide, n);
     return job->type == FLOAT64 ? block_f64((const double *const *)work->rows, n, job->features, &part->columns,
-                                            &work->tile.f64, work->sums)
+                                            part->near, &work->tile.f64, work->sums)
                                 : block_f32((const float *const *)work->rows, n, job->features, &part->columns,
-                                            &work->tile.f32, work->sums);
+                                            part->near, &work->tile.f32, work->sums);
 }
 
 /* How many numbers of a row are not finite. */
@@ -304,6 +309,7 @@ static void walk_planes(const Job *job, Part *part) {
                 const int n = (int)(job->inner - at < CHUNK ? job->inner - at : CHUNK);
                 const double near = own.count > 0                ? own.mean
                                     : part->columns.count[c] > 0 ? part->columns.mean[c]
+                                    : part->near != NULL         ? part->near[c]
                                                                  : 0;
                 const char *from = plane + at * job->size;
                 const void *numbers = from;
@@ -354,7 +360,9 @@ static void settle_samples(const Job *job, Part *parts, int n, Found *found) {
             found->within_sum += variance(&own);
             found->within_count++;
         }
-        if (next < job->kept && job->keep[next] == sample) found->kept[next++] = own;
+        if (next == job->kept || job->keep[next] != sample) continue;
+        found->kept[slot_of(job, next)] = own;
+        next++;
     }
 }
 
@@ -373,20 +381,23 @@ static int walk(const Job *job, int parts, Found *found) {
     const size_t samples = job->by_outer ? sizeof(Moments) * (size_t)job->outer : 0;
     const size_t own_columns = parts > 1 ? columns : 0; /* the first part adds up straight into what is found */
     const size_t each = ((sizeof(Work) + own_columns + wide + samples + 255) / 256) * 256;
-    char *memory = malloc(each * (size_t)parts + 256);
+    char *memory = malloc(each * (size_t)parts + 256 + sizeof(double) * features);
     if (memory == NULL) return 0;
     char *base = memory + (256 - (uintptr_t)memory % 256);
+    double *near = (double *)(void *)(base + each * (size_t)parts); /* a copy: the first part may write the means */
+    if (job->near != NULL) memcpy(near, job->near, sizeof(double) * features);
     Part part[MOST_PARTS];
 #pragma omp parallel for num_threads(parts) schedule(static, 1) if (parts > 1)
     for (int p = 0; p < parts; p++) {
         char *mine = base + each * (size_t)p;
-        Part own = {.low = NO_LOW, .high = NO_HIGH, .work = mine};
+        Part own = {.low = {found->low.value, -1, 0}, .high = {found->high.value, -1, 0}, .work = mine};
+        own.near = job->near == NULL ? NULL : near;
         own.columns = p == 0 ? found->columns : columns_at((double *)(void *)(mine + sizeof(Work)), job->features);
+        if (p > 0) clear(&own.columns, job->features);
         own.samples = (Moments *)(void *)(mine + sizeof(Work) + own_columns);
         own.wide = mine + sizeof(Work) + own_columns + samples;
         ((Work *)(void *)mine)->next = 0;
         for (int64_t i = 0; job->by_outer && i < job->outer; i++) own.samples[i] = EMPTY;
-        clear(&own.columns, job->features);
         deal(job, &own, p, parts, planes);
         if (planes) walk_planes(job, &own);
         else walk_rows(job, &own, found);
