@@ -1,9 +1,9 @@
 """Attach a probe to tiny random models of every kind, and hold what it says to a float64 reference.
 
 ``python benchmarks/survey.py [--only GLOB ...] [--verbose]`` builds models of every transformers model type
-from the defaults of its config class, made tiny, and of torch's own modules; runs each bare, under hooks of
-the reference's own, and probed; prints a table by family and the totals. What cannot be built here (a missing
-package, sizes that depend on one another) is counted apart.
+from the defaults of its config class, made tiny, and of torch's own modules; runs each three times bare,
+under hooks of the reference's own, and probed; prints a table by family and the totals. What cannot be built
+here (a missing package, sizes that depend on one another) is counted apart.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ _HEADS = [
     "BACKBONE",
 ]
 _ATTEMPTS = 80
+_CALLS = 3
+"""What a first call decides holds in the second, and what alike layers agreed on in the third."""
 COLUMNS = [
     "types",
     "models",
@@ -183,7 +186,7 @@ def survey(only: list[str], verbose: bool) -> tuple[dict[str, Counter[Any]], lis
             absent.append(case)
             continue
         try:
-            found = check(case.model, case.run, case.mask)
+            found = check(case.model, partial(_several, case.run), case.mask)
         except NoLayersError:
             continue
         except Exception as error:
@@ -192,6 +195,10 @@ def survey(only: list[str], verbose: bool) -> tuple[dict[str, Counter[Any]], lis
         if found.faults or verbose:
             print(f"{case.name}: {found.exact} of {found.fired} exact", *found.faults, sep="\n  ", flush=True)
     return families, absent
+
+
+def _several(run: Callable[[], Any]) -> list[Any]:
+    return [run() for _ in range(_CALLS)]
 
 
 def _count(counts: Counter[Any], case: Case, found: Checked) -> None:

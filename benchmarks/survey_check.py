@@ -83,7 +83,7 @@ def check(model: nn.Module, run: Callable[[], Any], mask: Tensor | None = None) 
 
     Args:
         model: the model.
-        run: calls it once.
+        run: calls it, once or several times.
         mask: which positions are real, shape (batch, time), where it was given one.
 
     Raises:

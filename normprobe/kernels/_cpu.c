@@ -7,10 +7,11 @@
  * threads, never on which thread did what.
  *
  * Python sees twelve types. A Plan says which samples of a forward count and which are kept. A State is what one site
- * has met; it reads a tensor as (outer, inner, features) by its own rule and from the tensor's own shape and strides.
- * A Delta is what one tensor holds, so that a tensor several layers read is measured once, and a Memory holds those
- * of a forward. An Ear is the hook of a layer, a Gate that of a module that holds layers; they look up the Account of
- * a site, the Pass of the forward that a thread is Inside, and in a Cell what alike sites Agreed on, under a Lock.
+ * has met; it reads a tensor as (outer, inner, features) by its own rule and from the tensor's own shape and strides,
+ * and adds up in place what no other site reads. A Delta is what one tensor holds that several read, so that it is
+ * measured once, and a Memory holds those of a forward. An Ear is the hook of a layer, a Gate that of a module that
+ * holds layers; they look up the Account of a site, the Pass of the forward that a thread is Inside, and in a Cell what
+ * alike sites Agreed on, under a Lock.
  */
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
