@@ -186,7 +186,7 @@ def survey(only: list[str], verbose: bool) -> tuple[dict[str, Counter[Any]], lis
             absent.append(case)
             continue
         try:
-            found = check(case.model, partial(_several, case.run), case.mask)
+            found = check(case.model, partial(several, case.run), case.mask)
         except NoLayersError:
             continue
         except Exception as error:
@@ -197,7 +197,8 @@ def survey(only: list[str], verbose: bool) -> tuple[dict[str, Counter[Any]], lis
     return families, absent
 
 
-def _several(run: Callable[[], Any]) -> list[Any]:
+def several(run: Callable[[], Any]) -> list[Any]:
+    """Call a model as often as the survey does."""
     return [run() for _ in range(_CALLS)]
 
 

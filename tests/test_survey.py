@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_a_family_is_measured_exactly(model_type: str) -> None:
         case = survey.case_of(model_type, cls)
         assert case is not None
         assert case.family == FAMILIES[model_type]
-        found = check(case.model, case.run, case.mask)
+        found = check(case.model, partial(survey.several, case.run), case.mask)
         assert found.faults == []
         assert found.fired + found.declared == found.layers >= 5
         assert found.exact == found.fired - found.functional > 0
@@ -50,7 +51,7 @@ def test_a_family_is_measured_exactly(model_type: str) -> None:
 def test_layers_of_torch_are_measured_exactly() -> None:
     # One in six; the survey itself takes all.
     for name, model, run in list(torch_models())[::6]:
-        found = check(model, run)
+        found = check(model, partial(survey.several, run))
         assert found.faults == [], name
         assert found.exact == found.fired - found.functional, name
 
