@@ -176,14 +176,9 @@ class Agreements:
         """Agree on the same for a forward that begins so many examples after the one before it."""
         before, rows = old.selection, old.raw.roster
         placed = place_again(before.placed, forward, examples)
-        key = (placed, before.roster, 0)
-        selection = forward.selections.get(key)
-        if selection is None:
-            sizes = (before.choice.samples, before.choice.rows)
-            selection = forward.selections[key] = select(placed, forward, 0, before.roster, sizes=sizes)
-        raw = forward.rows.get((selection, rows))
-        if raw is None:
-            raw = forward.rows[selection, rows] = select_rows(selection, rows, self.seed)
+        sizes = (before.choice.samples, before.choice.rows)
+        selection = select(placed, forward, 0, before.roster, sizes=sizes)
+        raw = select_rows(selection, forward, rows, self.seed)
         return self._terms(old.shape, selection, raw, before.roster, rows)
 
     def _terms(

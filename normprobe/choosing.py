@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,16 +47,47 @@ class RawSelection:
     roster: Roster
 
 
+class Chosen(Numbered, Protocol):
+    """A forward that holds what was chosen in it.
+
+    Attributes:
+        selections: which samples count and are kept, by where they lie.
+        rows: which raw rows are kept.
+    """
+
+    selections: dict[Any, Selection]
+    rows: dict[Any, RawSelection]
+
+
 def select(
     placed: Placed,
-    forward: Numbered,
+    forward: Chosen,
     repeat: int,
     roster: Roster,
     *,
     sizes: tuple[int, int],
     unfit: str = "",
 ) -> Selection:
-    """Choose the samples of a tensor (samples, rows, features) of these sizes for a site with this roster."""
+    """Choose the samples of a tensor (samples, rows, features) of these sizes for sites with this roster."""
+    key = (placed, roster, repeat)
+    found = forward.selections.get(key)
+    if found is None:
+        found = _selected(placed, forward, repeat, roster, sizes=sizes, unfit=unfit)
+        forward.selections[key] = found
+    return found
+
+
+def select_rows(selection: Selection, forward: Chosen, roster: Roster, seed: int) -> RawSelection:
+    """Choose the raw rows of a tensor that sites with this roster keep: one of each kept sample."""
+    found = forward.rows.get((selection, roster))
+    if found is None:
+        found = forward.rows[selection, roster] = _selected_rows(selection, roster, seed)
+    return found
+
+
+def _selected(
+    placed: Placed, forward: Numbered, repeat: int, roster: Roster, *, sizes: tuple[int, int], unfit: str
+) -> Selection:
     candidates, order = _candidates(placed, forward, repeat, roster)
     admission = roster.admit(candidates)
     keep = order[admission.chosen].astype(np.int64)
@@ -81,8 +113,7 @@ def select(
     )
 
 
-def select_rows(selection: Selection, roster: Roster, seed: int) -> RawSelection:
-    """Choose the raw rows of a tensor that a site with this roster keeps: one of each kept sample."""
+def _selected_rows(selection: Selection, roster: Roster, seed: int) -> RawSelection:
     candidates, order = selection.candidates
     count = roster.admits(candidates.hash) if selection.choice.rows else 0
     if not count:

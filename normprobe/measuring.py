@@ -94,10 +94,7 @@ class Measurer:
         selection = self._select(firing, extent)
         if not _fits(firing, extent.features):
             return
-        raw: RawSelection | None = firing.forward.rows.get((selection, site.account.rows))
-        if raw is None:
-            raw = select_rows(selection, site.account.rows, self.seed)
-            firing.forward.rows[selection, site.account.rows] = raw
+        raw = select_rows(selection, firing.forward, site.account.rows, self.seed)
         padded = firing.watch.view.kind == "batch_norm" and selection.choice.real is not None
         if padded or site.seen is not None:
             _add_padded(firing, _values(firing), selection, raw, padded=padded)
@@ -121,14 +118,8 @@ class Measurer:
             seed=self.seed,
             k=self.k,
         )
-        key = (placed, roster, firing.repeat)
-        selection: Selection | None = forward.selections.get(key)
-        if selection is None:
-            why = unfit(extent, firing.sequence, placed)
-            sizes = (extent.samples, extent.rows)
-            selection = select(placed, forward, firing.repeat, roster, sizes=sizes, unfit=why)
-            forward.selections[key] = selection
-        return selection
+        why, sizes = unfit(extent, firing.sequence, placed), (extent.samples, extent.rows)
+        return select(placed, forward, firing.repeat, roster, sizes=sizes, unfit=why)
 
     def _take_nested(self, firing: Firing) -> None:
         """Measure a NestedTensor: its components are the examples, their rows the positions."""
@@ -139,7 +130,7 @@ class Measurer:
         sizes = (len(values), values.shape[1])
         selection = select(placed, forward, firing.repeat, site.account.samples, sizes=sizes)
         if _fits(firing, values.shape[2]):
-            raw = select_rows(selection, site.account.rows, self.seed)
+            raw = select_rows(selection, forward, site.account.rows, self.seed)
             _add_arranged(firing, values, selection, raw)
             _count(firing, selection, raw)
 
