@@ -1,10 +1,12 @@
 """What a probe costs: the time of a probed forward over that of the bare one, beside what peers cost.
 
-    python benchmarks/overhead.py [--rounds 30] [--threads 2] [--only bert,llama]
+    python benchmarks/overhead.py [--rounds 30] [--peer-rounds 8] [--threads 2] [--only bert,llama]
 
-Bare and probed forwards run interleaved in random order in one process, the bare one twice (A/A): a row whose
-A/A is off by more than 2 % was disturbed and says nothing. Figures are medians of the ratios of each round.
-"fallback" is the probe without the compiled kernel; "one thread" both the probed and the bare forward on one.
+Each way is timed beside a bare forward of its own, in random order, after one that is not timed: what a
+peer left behind in caches and allocator falls on nobody. The bare forward is also timed against itself
+(A/A): a row whose A/A is off by more than 2 % was disturbed and says nothing. Figures are medians of the
+ratios of each pair. "fallback" is the probe without the compiled kernel; "one thread" both the probed and
+the bare forward on one.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ def main() -> None:
             "A/A": nullcontext,
             "probe": _probed(case),
             "every=100": _probed(case, every=100),
+        }
+        beside: dict[str, Way] = {
             "samples=0": _probed(case, samples=0, values=0),
             "fallback": _without_kernel(case),
             **{peer: partial(make, case.model) for peer, make in PEERS.items()},
@@ -51,9 +55,10 @@ def main() -> None:
         if name == "training" or name.endswith(
             "token"
         ):  # TorchLens gives its record, not the output; and is slow
-            ways.pop("TorchLens", None)
+            beside.pop("TorchLens", None)
         bare, ratios = measure(case, ways, arguments.rounds)
         ratios["one thread"] = _on_one_thread(case, arguments)
+        ratios |= measure(case, beside, arguments.peer_rounds)[1]
         ratios.setdefault("TorchLens", float("nan"))
         print(
             " | ".join([name, f"{bare * 1e3:.1f}", *(f"{ratios[way]:.3f}" for way in header[2:])]), flush=True
@@ -61,19 +66,20 @@ def main() -> None:
 
 
 def measure(case: Case, ways: dict[str, Way], rounds: int) -> tuple[float, dict[str, float]]:
-    """Median seconds of the bare forward, and of each way the median ratio to the bare one of its round."""
+    """Median seconds of the bare forward, and of each way the median ratio to one just before or after."""
     for make in (nullcontext, *ways.values()):
         for _ in range(3):
             _timed(case, make)
     bare: list[float] = []
     ratios: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
-        order: list[tuple[str, Way]] = [("", nullcontext), *ways.items()]
-        random.shuffle(order)
-        seconds = {name: _timed(case, make) for name, make in order}
-        bare.append(seconds[""])
-        for name in ways:
-            ratios[name].append(seconds[name] / seconds[""])
+        for name, make in random.sample(list(ways.items()), len(ways)):
+            pair: list[Way] = [nullcontext, make]
+            order = random.sample((0, 1), 2)
+            _timed(case, nullcontext)
+            seconds = dict(zip(order, [_timed(case, pair[way]) for way in order], strict=True))
+            bare.append(seconds[0])
+            ratios[name].append(seconds[1] / seconds[0])
     return statistics.median(bare), {name: statistics.median(found) for name, found in ratios.items()}
 
 
@@ -123,6 +129,7 @@ def _on_one_thread(case: Case, arguments: argparse.Namespace) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--peer-rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="")
     return parser.parse_args()

@@ -13,6 +13,8 @@ from normprobe.placing import Numbered, Placed
 from normprobe.roster import Identities, Roster
 from normprobe.sampling import row_of
 
+_NOBODY = Identities.none(), np.empty(0, np.intp)
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:
@@ -90,14 +92,16 @@ def _selected(
 ) -> Selection:
     candidates, order = _candidates(placed, forward, repeat, roster)
     admission = roster.admit(candidates)
-    keep = order[admission.chosen].astype(np.int64)
-    ascending = np.argsort(keep)
+    keep, slots = order[admission.chosen].astype(np.int64), admission.slots
+    if len(keep) > 1:
+        ascending = np.argsort(keep)
+        keep, slots = keep[ascending], slots[ascending]
     assignment = placed.assignment
     choice = Choice(
         *sizes,
         real=placed.real,
-        keep=keep[ascending],
-        slots=admission.slots[ascending],
+        keep=keep,
+        slots=slots,
         example=assignment.example,
         position=assignment.position,
     )
@@ -138,11 +142,12 @@ def _candidates(
     """The samples that the roster may admit, in ascending order of hash, and their indices."""
     assignment = placed.assignment
     order, hashes = assignment.kept_below(roster.limit)
-    count = roster.admits(hashes)
-    order = order[:count]
+    count = 0 if roster.k == 0 else len(order)
+    if not count:
+        return _NOBODY
     texts = [placed.text_of(forward, int(sample)) for sample in order] if forward.labels else [""] * count
     who = Identities(
-        hash=hashes[:count],
+        hash=hashes,
         example=assignment.example[order],
         position=assignment.position[order],
         repeat=np.array([repeat] * count, np.int64),

@@ -49,7 +49,8 @@ class Identities:
         """So many, with others at these indices, of which each from its own length on is one."""
         columns = []
         for name in _COLUMNS:
-            column = np.resize(getattr(self, name), size)
+            own = getattr(self, name)
+            column = own.copy() if size == len(own) else np.resize(own, size)
             column[at] = getattr(others, name)
             columns.append(column)
         return Identities(*columns)
@@ -127,16 +128,20 @@ class Roster:
 
     def _replace(self, candidates: Identities) -> Admission:
         kept, size = self.identities(), self.size
+        assert self.k is not None
         hashes = np.concatenate([kept.hash, candidates.hash])
-        order = np.lexsort((np.concatenate([kept.repeat, candidates.repeat]), hashes))[: self.k]
-        stays = np.zeros(len(hashes), bool)
-        stays[order] = True
+        limit = np.partition(hashes, self.k - 1)[self.k - 1]
+        stays, last = hashes < limit, np.flatnonzero(hashes == limit)
+        if len(last) > 1:  # of one sample in several calls those of the earlier ones
+            repeat = np.concatenate([kept.repeat, candidates.repeat])[last]
+            last = last[np.argsort(repeat, kind="stable")[: self.k - np.count_nonzero(stays)]]
+        stays[last] = True
         chosen = np.flatnonzero(stays[size:])
         if not len(chosen):
             return Admission(self, _NONE, _NONE)
         free = np.flatnonzero(~stays[:size])
         slots = np.concatenate([free, np.arange(size, size + len(chosen) - len(free))])
-        after = Roster(self.k, hashes[order[-1]])
+        after = Roster(self.k, limit)
         after.size = size + len(chosen) - len(free)
         after._parts = [kept.with_others(slots, candidates.take(chosen), after.size)]
         return Admission(after, chosen, slots)

@@ -55,8 +55,8 @@ def _hash(*numbers: int) -> int:
 
 def smallest(values: Hashes, k: int | None) -> NDArray[np.intp]:
     """Indices of the k smallest hashes in ascending order, ties by index; of all if k is None."""
-    if len(values) == 1:
-        return np.arange(1 if k is None else min(k, 1))
+    if len(values) <= 1:
+        return np.arange(len(values) if k is None else min(k, len(values)))
     if k is not None and k < len(values):
         # Partition first: sorting only the candidates keeps a long forward cheap.
         limit = np.partition(values, k - 1)[k - 1] if k > 0 else None
