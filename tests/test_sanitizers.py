@@ -58,7 +58,7 @@ def test_the_kernel_tests_pass_under_sanitizers(tmp_path: Path) -> None:
     found = subprocess.check_output([sys.executable, "-c", where], text=True, env=environment, cwd=tmp_path)
     assert str(copied) in found
     # The sanitizer never hands out an address again, which that one test needs.
-    chosen = "(compiled or any_tensor or channel_layouts or few_rows or ReadByTwo) and not address"
+    chosen = "(compiled or any_tensor or channel_layouts or few_rows or ReadByTwo or AddedUp) and not address"
     tests = [str(ROOT / "tests" / name) for name in ("test_kernels.py", "test_states.py", "test_engine.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *tests]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)

@@ -276,6 +276,17 @@ static Delta *measured(const Job *job, int threads, long long small) {
     return NULL;
 }
 
+/* Add what was found beside columns and samples. 1 if that has a new smallest value, + 2 if a new largest. */
+static int add_totals(State *state, const Found *found) {
+    state->within_sum += found->within_sum;
+    state->within_count += found->within_count;
+    state->hidden += found->hidden;
+    const int low = found->low.value < state->low, high = found->high.value > state->high;
+    if (low) state->low = found->low.value;
+    if (high) state->high = found->high.value;
+    return low + 2 * high;
+}
+
 /* Add what a tensor holds straight to the state. What `added` gives. */
 static int measure_into(State *state, Job *job, const Plan *plan, int threads, long long small, Holder *low,
                         Holder *high) {
@@ -288,14 +299,9 @@ static int measure_into(State *state, Job *job, const Plan *plan, int threads, l
     found.kept = state->kept;
     job->slots = plan->slots;
     if (!run(job, threads, small, &found)) return -1;
-    state->within_sum += found.within_sum;
-    state->within_count += found.within_count;
-    state->hidden += found.hidden;
-    state->low = found.low.value;
-    state->high = found.high.value;
     *low = found.low;
     *high = found.high;
-    return (low->sample >= 0) + 2 * (high->sample >= 0);
+    return add_totals(state, &found);
 }
 
 /* measure(tensor, plan, threads, small) -> Delta, or None where the tensor cannot be read as it lies; below `small`
@@ -326,13 +332,7 @@ static int added(State *state, const Delta *delta, const Plan *plan) {
     }
     for (int64_t i = 0; i < plan->kept; i++) state->kept[plan->slots[i]] = delta->found.kept[i];
     merge_columns(&state->columns, &delta->found.columns, state->features);
-    state->within_sum += delta->found.within_sum;
-    state->within_count += delta->found.within_count;
-    state->hidden += delta->found.hidden;
-    const int low = delta->found.low.value < state->low, high = delta->found.high.value > state->high;
-    if (low) state->low = delta->found.low.value;
-    if (high) state->high = delta->found.high.value;
-    return low + 2 * high;
+    return add_totals(state, &delta->found);
 }
 
 /* add(delta, plan) -> who holds new extremes */

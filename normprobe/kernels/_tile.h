@@ -277,9 +277,9 @@ static Moments NAME(block)(const T *const *rows, int n, int64_t features, const 
     const T *shifted[ROWS];
     Moments block = EMPTY;
     double earlier[ROWS] = {0};
-    const int64_t tiles = (features + TILE - 1) / TILE, even = tiles < 2 ? features : ((features + tiles - 1) / tiles + 15) / 16 * 16;
-    for (int64_t at = 0; at < features; at += even) {
-        const int width = (int)(features - at < even ? features - at : even);
+    const int64_t most = tile_width(features);
+    for (int64_t at = 0; at < features; at += most) {
+        const int width = (int)(features - at < most ? features - at : most);
         for (int r = 0; r < n; r++) shifted[r] = rows[r] + at;
         const T *const then = at + width < features ? shifted[0] + width : shifted[n - 1] + width;
         if (to->count[at] > 0) NAME(aim)(to->mean + at, width, tile);

@@ -12,6 +12,12 @@
 enum { ROWS = 64, TILE = 512, ROOM = TILE + 16, CHUNK = 512, LANES = 16, PLANE = 128, MOST_PARTS = 64 };
 enum { GOOD, OFF_CENTRE, EXTREME };
 
+/* Of how many features each tile of a row is, the last one aside: equal ones, of whole cache lines. */
+static int64_t tile_width(int64_t features) {
+    const int64_t tiles = (features + TILE - 1) / TILE;
+    return tiles < 2 ? TILE : ((features + tiles - 1) / tiles + 15) / 16 * 16;
+}
+
 #define T float
 #define STRIP 16
 #define NAME(x) x##_f32
@@ -360,9 +366,7 @@ static void settle_samples(const Job *job, Part *parts, int n, Found *found) {
             found->within_sum += variance(&own);
             found->within_count++;
         }
-        if (next == job->kept || job->keep[next] != sample) continue;
-        found->kept[slot_of(job, next)] = own;
-        next++;
+        if (next < job->kept && job->keep[next] == sample) found->kept[slot_of(job, next++)] = own;
     }
 }
 

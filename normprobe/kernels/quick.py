@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from normprobe.kernels import Measured, SampleMoments
+from normprobe.kernels.reference import two_pass
 from normprobe.moments import Moments
 
 _BLOCK = 1 << 17
@@ -172,18 +173,15 @@ def _within(sums: _Sums, centre: Tensor, numbers: int, count: int) -> Tensor | N
 
 def _kept(values: Tensor, keep: Tensor) -> SampleMoments:
     """The moments of whole samples, in two passes of float64."""
-    parts = [_two_pass(values.index_select(0, few)) for few in torch.split(keep, _step(values))]
+    parts = [_samples(values.index_select(0, few)) for few in torch.split(keep, _step(values))]
     return SampleMoments(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def _two_pass(values: Tensor) -> tuple[Tensor, ...]:
-    numbers = values.to(torch.float64).flatten(1)
-    count = numbers.shape[1]
-    mean = numbers.mean(1, keepdim=True)
-    rest = numbers - mean
-    left = rest.mean(1)
-    m2 = (rest.square().sum(1) - count * left.square()).clip(0)
-    return torch.full_like(left, count), mean[:, 0] + left, m2, numbers.amin(1), numbers.amax(1)
+def _samples(values: Tensor) -> tuple[Tensor, ...]:
+    numbers = values.to(torch.float64)
+    count = torch.tensor(float(values.shape[1] * values.shape[2]), dtype=torch.float64)
+    mean, m2 = two_pass(numbers, (1, 2), count)
+    return count.expand(len(numbers)), mean, m2, numbers.amin((1, 2)), numbers.amax((1, 2))
 
 
 def _holder(values: Tensor, value: float, start: int) -> Tensor:

@@ -98,10 +98,8 @@ def _all(values: Tensor) -> _Block:
     samples, rows, width = values.shape
     block = values.to(torch.float64, copy=True)
     held = values if values.dtype == torch.float32 else block  # extremes need no float64
-    mean, m2 = _two_pass(block, _FEATURES, torch.tensor(float(samples * rows), device=block.device))
-    sample_mean, sample_m2 = _two_pass(
-        block, _SAMPLES, torch.tensor(float(rows * width), device=block.device)
-    )
+    mean, m2 = two_pass(block, _FEATURES, torch.tensor(float(samples * rows), device=block.device))
+    sample_mean, sample_m2 = two_pass(block, _SAMPLES, torch.tensor(float(rows * width), device=block.device))
     of_samples = SampleMoments(
         count=torch.full_like(sample_mean, rows * width),
         mean=sample_mean,
@@ -122,7 +120,7 @@ def _all(values: Tensor) -> _Block:
     return _Block(of_features, of_samples, _zeros(values, 1)[0])
 
 
-def _two_pass(
+def two_pass(
     inside: Tensor, axes: tuple[int, int], count: Tensor, counted: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Mean and centred sum of squares over two axes; what does not count is 0 in ``inside``."""
@@ -161,7 +159,7 @@ def _counted(values: Tensor, real: Tensor | None) -> _Block:
 def _shared(block: Tensor, inside: Tensor, counted: Tensor, axes: tuple[int, int]) -> SampleMoments:
     """What features and samples have in common, over two axes."""
     count = counted.sum(axes).to(torch.float64)
-    mean, m2 = _two_pass(inside, axes, count, counted)
+    mean, m2 = two_pass(inside, axes, count, counted)
     if 0 in block.shape:
         return SampleMoments(
             count, mean, m2, torch.full_like(count, torch.inf), torch.full_like(count, -torch.inf)
