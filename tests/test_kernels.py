@@ -187,7 +187,7 @@ def test_edges_of_blocks(monkeypatch: pytest.MonkeyPatch, samples: int, rows: in
         check(plain, drawn(samples, rows, 4), mask_of(samples, rows))
 
 
-@pytest.mark.parametrize("rows", [1, 2, 63, 64, 65, 129])
+@pytest.mark.parametrize("rows", [1, 2, 63, 64, 65, 129, 255, 256, 257, 513])
 @pytest.mark.parametrize("width", [1, 7, 1023, 1024, 1025, 2049])
 def test_edges_of_blocks_and_tiles_of_the_compiled_kernel(kernel: Kernel, rows: int, width: int) -> None:
     values = drawn(rows, 1, width) * 3 + 50

@@ -21,7 +21,7 @@ DTYPES = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.flo
 
 def batch(rng: np.random.Generator, width: int) -> Tensor:
     """Rows unlike those of other batches: another scale, another mean, drifts, outliers, constants, NaN."""
-    rows = int(rng.choice([5, 63, 64, 65, 130, 200]))
+    rows = int(rng.choice([5, 63, 64, 65, 130, 200, 255, 256, 257, 520]))
     numbers = rng.standard_normal((rows, width)) * rng.choice([1e-3, 1.0, 1.0, 50.0])
     kind = rng.integers(7)
     if kind == 1:
@@ -85,6 +85,21 @@ class TestAddedUp:
             )
             assert within_count == (every["count"] > 0).sum()
             np.testing.assert_allclose(within_sum, np.nansum(every["variance"]), rtol=RELATIVE)
+
+    def test_what_one_found_is_no_use_to_another_that_met_less(self) -> None:
+        """Far from the mean of many numbers a sum loses digits that these do not need, but few numbers do."""
+        from normprobe.kernels.cpu import Memory, State
+
+        torch.manual_seed(0)
+        first, far = torch.randn(2000, 16), torch.randn(200, 16) + 3e4 * torch.randn(16)
+        old, twin, young = (State(16, -1, 1, -1, False) for _ in range(3))
+        for values, states in ((first, [old, twin]), (far, [old, young])):
+            plan, memory = Choice(len(values), 1).plan, Memory()
+            for state in states:
+                state.hear(values, plan, None, memory, 1, 0)
+        for state, met in ((old, [first, far]), (young, [far])):
+            columns = np.frombuffer(state.fields(0, 0)[0]).reshape(8, 16)
+            self.check(columns, two_pass(torch.cat(met).to(torch.float64).numpy()))
 
     @pytest.mark.parametrize("seed", range(20))
     @pytest.mark.parametrize("inner", [3, 200])

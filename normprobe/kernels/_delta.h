@@ -10,6 +10,7 @@ enum { REMEMBERED = 32 };
 typedef struct {
     PyObject_HEAD
     int64_t features, kept;
+    double met; /* only states that met at least so many numbers of each feature may add it */
     double *memory;
     Found found;
 } Delta;

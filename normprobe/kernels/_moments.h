@@ -15,6 +15,13 @@ enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16, TYPES };
 #define CLONES
 #endif
 
+/* `restrict` but for gcc, which then reads numbers again and again instead of keeping them in registers. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define APART
+#else
+#define APART restrict
+#endif
+
 #if defined(__GNUC__)
 #define INLINE __attribute__((always_inline)) inline
 #define PREFETCH(address) __builtin_prefetch(address)

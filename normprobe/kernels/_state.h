@@ -184,10 +184,10 @@ static void settle_queue(State *state) {
     if (state->waiting == 0) return;
     if (state->waiting_double)
         block_f64((const double *const *)work.rows, state->waiting, state->features, &state->columns,
-                  NULL, &work.tile.f64, work.sums);
+                  NULL, 0, &work.tile.f64, work.sums);
     else
         block_f32((const float *const *)work.rows, state->waiting, state->features, &state->columns,
-                  NULL, &work.tile.f32, work.sums);
+                  NULL, 0, &work.tile.f32, work.sums);
     state->waiting = 0;
 }
 
@@ -255,6 +255,15 @@ static int take_few(State *state, const Job *job, const Plan *plan, Holder *low,
     return changed;
 }
 
+/* How many numbers of each feature were met, at least. */
+CLONES static double least_met(const State *state) {
+    const double *restrict count = state->columns.count;
+    double least = state->features > 0 ? count[0] : 0;
+#pragma omp simd reduction(min : least)
+    for (int64_t i = 0; i < state->features; i++) least = count[i] < least ? count[i] : least;
+    return least;
+}
+
 /* Run a job; 0 with an error where memory runs out. */
 static int run(const Job *job, int threads, long long small, Found *found) {
     const int64_t rows = job->outer * job->inner;
@@ -271,6 +280,7 @@ static int run(const Job *job, int threads, long long small, Found *found) {
 /* What a tensor holds; NULL with an error where memory runs out. */
 static Delta *measured(const Job *job, int threads, long long small) {
     Delta *delta = delta_of(job->features, job->kept);
+    if (delta != NULL) delta->met = job->met;
     if (delta == NULL || run(job, threads, small, &delta->found)) return delta;
     Py_DECREF(delta);
     return NULL;
@@ -408,7 +418,7 @@ static long long version_of(PyObject *tensor) {
 static Delta *heard(State *state, const Job *job, PyObject *tensor, long long version, Plan *plan, Memory *memory,
                     int threads, long long small) {
     const Entry *known = recall(memory, tensor, version, plan);
-    if (known != NULL) {
+    if (known != NULL && known->delta->met <= job->met) {
         state->readers = ((State *)known->state)->readers = SHARED;
         return (Delta *)Py_NewRef((PyObject *)known->delta);
     }
@@ -428,6 +438,7 @@ static int hear(State *state, PyObject *tensor, const Look *seen, Plan *plan, co
     const int64_t rows = job.outer * job.inner;
     if (raw != NULL && !kept_rows(state, &job, raw)) return -1;
     if (rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer) return take_few(state, &job, plan, low, high);
+    job.met = least_met(state);
     const long long version = state->readers == ALONE ? -1 : version_of(tensor);
     if (version == -2) return -1;
     if (version == -1) return measure_into(state, &job, plan, threads, small, low, high);

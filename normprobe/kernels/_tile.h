@@ -1,9 +1,11 @@
 /* The hot loops for one number type: define T (float or double), NAME(x), ABS, MOST (its largest
  * number), HUGE_SQUARE and TINY_SQUARE first. */
 
-/* What a block of rows and a tile of columns add up to, relative to a pivot per column. */
+/* What a block of rows and a tile of columns add up to, relative to a pivot per column. The first fields are those of
+ * the block's last rows, extremes and zeros aside; the totals are carried in double. */
 typedef struct {
-    T pivot[ROOM], sum[ROOM], square[ROOM], low[ROOM], high[ROOM], zeros[ROOM], absolute[ROOM];
+    T pivot[ROOM], sum[ROOM], square[ROOM], absolute[ROOM], low[ROOM], high[ROOM], zeros[ROOM];
+    double sums[ROOM], squares[ROOM], absolutes[ROOM];
 } NAME(Tile);
 
 #define LOW(a, b) ((a) < (b) ? (a) : (b))
@@ -17,19 +19,21 @@ typedef struct {
 #define ZERO(k) (x##k == (T)0 ? (T)1 : (T)0)
 
 #define ROW(k) const T *restrict r##k = eight[k];
+#define KEPT(k) const T *APART r##k = eight[k];
 #define VALUE(k) const T x##k = r##k[c];
 #define NO_LANES(k) T t##k[STRIP] = {0};
 #define AHEAD(k) PREFETCH(r##k + next);
-#define LANE(k) const T x##k = r##k[at + j], d##k = x##k - p, m##k = ABS(x##k); t##k[j] += d##k;
+#define READ(k) const T x##k = r##k[at + j];
+#define LANE(k) const T d##k = x##k - p, m##k = ABS(x##k); t##k[j] += d##k;
 #define MAGNITUDE(k) m##k
 #define LANES_OF(k) s##k += t##k[j];
 
 /* Add up a whole number of strips of eight rows: accumulators of a column are loaded and stored once for eight numbers,
- * each lane of a row has its own sum. The numbers that lie so far ahead of these are fetched meanwhile, for reading them is
- * what takes longest. Whether one of them is zero. */
-CLONES static int NAME(strips)(const T *const *eight, int width, int64_t ahead, NAME(Tile) *restrict tile,
+ * each lane of a row has its own sum. The numbers that lie so far ahead of these are fetched meanwhile, for reading them
+ * is what takes longest. Whether one of them is zero. */
+CLONES static int NAME(strips)(const T *const *eight, int width, int64_t ahead, NAME(Tile) *APART tile,
                                int64_t from, double *sums) {
-    EIGHT(ROW)
+    EIGHT(KEPT)
     EIGHT(NO_LANES)
     T least[STRIP];
     for (int j = 0; j < STRIP; j++) least[j] = 1;
@@ -39,17 +43,18 @@ CLONES static int NAME(strips)(const T *const *eight, int width, int64_t ahead, 
 #pragma omp simd
         for (int64_t j = 0; j < STRIP; j++) {
             const int64_t c = from + at + j;
-            const T p = tile->pivot[c];
-            EIGHT(LANE)
-            tile->sum[c] += PAIRS(DIFFERENCE);
-            tile->square[c] += PAIRS(SQUARE);
-            tile->absolute[c] += PAIRS(MAGNITUDE);
+            EIGHT(READ)
             const T a = LOW(x0, x1), b = LOW(x2, x3), e = LOW(x4, x5), f = LOW(x6, x7);
             const T g = LOW(a, b), h = LOW(e, f), i = LOW(g, h);
             tile->low[c] = LOW(i, tile->low[c]);
             const T k = HIGH(x0, x1), l = HIGH(x2, x3), m = HIGH(x4, x5), n = HIGH(x6, x7);
             const T o = HIGH(k, l), q = HIGH(m, n), s = HIGH(o, q);
             tile->high[c] = HIGH(s, tile->high[c]);
+            const T p = tile->pivot[c];
+            EIGHT(LANE)
+            tile->sum[c] += PAIRS(DIFFERENCE);
+            tile->square[c] += PAIRS(SQUARE);
+            tile->absolute[c] += PAIRS(MAGNITUDE);
             const T t = LOW(m0, m1), u = LOW(m2, m3), v = LOW(m4, m5), w = LOW(m6, m7);
             const T x = LOW(t, u), y = LOW(v, w), z = LOW(x, y);
             least[j] = LOW(z, least[j]);
@@ -113,7 +118,8 @@ CLONES static double NAME(begin)(NAME(Tile) *restrict tile, int width) {
     double pivots = 0;
 #pragma omp simd reduction(+ : pivots)
     for (int c = 0; c < width; c++) {
-        tile->sum[c] = tile->square[c] = tile->zeros[c] = tile->absolute[c] = 0;
+        tile->sum[c] = tile->square[c] = tile->absolute[c] = tile->zeros[c] = 0;
+        tile->sums[c] = tile->squares[c] = tile->absolutes[c] = 0;
         tile->low[c] = INFINITY;
         tile->high[c] = -INFINITY;
         pivots += tile->pivot[c];
@@ -122,13 +128,29 @@ CLONES static double NAME(begin)(NAME(Tile) *restrict tile, int width) {
     return pivots;
 }
 
+/* Carry what was added up in the numbers' own type over to the totals, before too much of it is rounded. */
+CLONES static void NAME(carry)(NAME(Tile) *restrict tile, int width) {
+#pragma omp simd
+    for (int c = 0; c < width; c++) {
+        tile->sums[c] += tile->sum[c];
+        tile->squares[c] += tile->square[c];
+        tile->absolutes[c] += tile->absolute[c];
+        tile->sum[c] = tile->square[c] = tile->absolute[c] = 0;
+    }
+}
+
 /* Add up all rows of a block about the tile's pivot; returns the sum of the pivots. `then` will be read next. */
 static double NAME(sweep)(const T *const *rows, int n, int width, const T *then, NAME(Tile) *tile, double *sums) {
     const double pivots = NAME(begin)(tile, width);
-    int r = 0;
-    for (; r + 8 <= n; r += 8) NAME(eight)(rows + r, width, (r + 16 <= n ? rows[r + 8] : then) - rows[r], tile, sums + r);
-    for (; r < n; r++) NAME(one)(rows[r], width, tile, sums + r);
-    for (r = 0; r < n; r++) sums[r] += pivots;
+    for (int from = 0; from < n; from += CARRIED) {
+        const int until = from + CARRIED < n ? from + CARRIED : n;
+        int r = from;
+        for (; r + 8 <= until; r += 8)
+            NAME(eight)(rows + r, width, (r + 16 <= n ? rows[r + 8] : then) - rows[r], tile, sums + r);
+        for (; r < until; r++) NAME(one)(rows[r], width, tile, sums + r);
+        NAME(carry)(tile, width);
+    }
+    for (int r = 0; r < n; r++) sums[r] += pivots;
     return pivots;
 }
 
@@ -165,7 +187,7 @@ CLONES static Moments NAME(together)(const NAME(Tile) *restrict tile, int n, int
     T least = INFINITY, most = -INFINITY;
 #pragma omp simd reduction(+ : sums, squares, given) reduction(min : least) reduction(max : most)
     for (int c = 0; c < width; c++) {
-        const double sum = tile->sum[c], square = tile->square[c], off = tile->pivot[c] - centre;
+        const double sum = tile->sums[c], square = tile->squares[c], off = tile->pivot[c] - centre;
         sums += sum + many * off;
         squares += square + off * (2 * sum + many * off);
         given += square;
@@ -179,18 +201,19 @@ CLONES static Moments NAME(together)(const NAME(Tile) *restrict tile, int n, int
 }
 
 /* Whether the sums of a block can be trusted: finite, not under- or overflowed, and the pivots near the means. They
- * need not be where the pivot is the mean of at least as many numbers met before: what it is off by then is part of the
- * variance. */
-CLONES static int NAME(judge)(const NAME(Tile) *restrict tile, int n, int width, const double *restrict count) {
+ * need not be where the pivot is the mean of at least as many numbers, counted before or, of none, met elsewhere: what it
+ * is off by then is part of the variance. */
+CLONES static int NAME(judge)(const NAME(Tile) *restrict tile, int n, int width, const double *restrict count,
+                              double met) {
     int extreme = 0, off = 0;
-    const T many = (T)n, part = (T)1 / (T)n;
+    const double part = 1.0 / n;
 #pragma omp simd reduction(| : extreme, off)
     for (int c = 0; c < width; c++) {
-        const T sum = tile->sum[c], square = tile->square[c], shift = sum * part, m2 = square - sum * shift;
-        const int varies = tile->low[c] < tile->high[c], first = count[c] < n;
+        const double sum = tile->sums[c], square = tile->squares[c], shift = sum * part, m2 = square - sum * shift;
+        const int varies = tile->low[c] < tile->high[c], first = (count[c] > 0 ? count[c] : met) < n;
         extreme |= !(square < HUGE_SQUARE);
         extreme |= (varies | (!first & (sum != 0))) & (square < TINY_SQUARE);
-        off |= first & varies & (shift * shift * many > 2 * m2);
+        off |= first & varies & (sum * shift > 2 * m2);
         off |= first & !varies & (sum != 0);
     }
     return extreme ? EXTREME : off ? OFF_CENTRE : GOOD;
@@ -204,7 +227,7 @@ CLONES static void NAME(merge_tile)(const NAME(Tile) *restrict tile, int n, int 
     const double many = n, one_part = 1.0 / n;
 #pragma omp simd
     for (int c = 0; c < width; c++) {
-        const double sum = tile->sum[c], square = tile->square[c], shift = sum * one_part, pivot = tile->pivot[c];
+        const double sum = tile->sums[c], square = tile->squares[c], shift = sum * one_part, pivot = tile->pivot[c];
         const double own = square - sum * shift;
         const double total = count[c] + many, share = many / total, delta = pivot + shift - mean[c];
         mean[c] = mean[c] + delta * share;
@@ -213,7 +236,7 @@ CLONES static void NAME(merge_tile)(const NAME(Tile) *restrict tile, int n, int 
         count[c] = total;
         low[c] = tile->low[c] < low[c] ? tile->low[c] : low[c];
         high[c] = tile->high[c] > high[c] ? tile->high[c] : high[c];
-        absolute[c] += tile->absolute[c];
+        absolute[c] += tile->absolutes[c];
         zeros[c] += tile->zeros[c];
     }
 }
@@ -259,21 +282,21 @@ static Moments NAME(careful)(const T *const *rows, int n, int width, const Colum
 }
 
 /* Add up a tile about its pivots, onto row sums of which `earlier` are those before. */
-static int NAME(tried)(const T *const *rows, int n, int width, const T *then, const double *count, NAME(Tile) *tile,
-                       double *sums, const double *earlier, Moments *all) {
+static int NAME(tried)(const T *const *rows, int n, int width, const T *then, const double *count, double met,
+                       NAME(Tile) *tile, double *sums, const double *earlier, Moments *all) {
     for (int r = 0; r < n; r++) sums[r] = earlier[r];
     const double pivots = NAME(sweep)(rows, n, width, then, tile, sums);
     double raw;
     *all = NAME(together)(tile, n, width, pivots, &raw);
-    const int verdict = NAME(judge)(tile, n, width, count);
+    const int verdict = NAME(judge)(tile, n, width, count, met);
     /* What was added up in low precision must not be much more than what it is to yield. */
     return verdict == GOOD && raw > 4 * all->m2 ? OFF_CENTRE : verdict;
 }
 
 /* Measure one block of rows (at most ROWS) of contiguous columns into the columns' moments; returns those of all its
- * numbers. sums receives the sum of each row. */
+ * numbers. `near` are means of so many numbers met elsewhere; sums receives the sum of each row. */
 static Moments NAME(block)(const T *const *rows, int n, int64_t features, const Columns *to, const double *near,
-                           NAME(Tile) *tile, double *sums) {
+                           double met, NAME(Tile) *tile, double *sums) {
     const T *shifted[ROWS];
     Moments block = EMPTY;
     double earlier[ROWS] = {0};
@@ -286,10 +309,10 @@ static Moments NAME(block)(const T *const *rows, int n, int64_t features, const 
         else if (near != NULL) NAME(aim)(near + at, width, tile);
         else NAME(centre)(shifted, n, width, tile);
         Moments all;
-        int verdict = NAME(tried)(shifted, n, width, then, to->count + at, tile, sums, earlier, &all);
+        int verdict = NAME(tried)(shifted, n, width, then, to->count + at, met, tile, sums, earlier, &all);
         if (verdict == OFF_CENTRE) {
             NAME(centre)(shifted, n, width, tile);
-            verdict = NAME(tried)(shifted, n, width, then, to->count + at, tile, sums, earlier, &all);
+            verdict = NAME(tried)(shifted, n, width, then, to->count + at, met, tile, sums, earlier, &all);
         }
         if (verdict == EXTREME) {
             for (int r = 0; r < n; r++) sums[r] = earlier[r];

@@ -8,8 +8,9 @@
 #include "_moments.h"
 
 /* A tile and eight rows of it fit into 48 KiB; its arrays lie a little more than a power of two apart, or they would
- * share the same few places of the cache. */
-enum { ROWS = 64, TILE = 512, ROOM = TILE + 16, CHUNK = 512, LANES = 16, PLANE = 128, MOST_PARTS = 64 };
+ * share the same few places of the cache. What a block adds up is carried over to double every so many rows; rows that
+ * are widened first make smaller blocks, for these are to stay in the cache, too. */
+enum { ROWS = 256, CARRIED = 64, TILE = 512, ROOM = TILE + 16, CHUNK = 512, LANES = 16, PLANE = 128, MOST_PARTS = 64 };
 enum { GOOD, OFF_CENTRE, EXTREME };
 
 /* Of how many features each tile of a row is, the last one aside: equal ones, of whole cache lines. */
@@ -53,6 +54,7 @@ typedef struct {
     const int64_t *slots;      /* where those go, or NULL: one after the other */
     int64_t kept;
     const double *near;        /* what the features' means may be near, or NULL */
+    double met;                /* of how many numbers those are, among which these will be counted */
 } Job;
 
 /* What a job yields, added to what is there: nothing, or what earlier jobs yielded. */
@@ -66,6 +68,7 @@ typedef struct {
 /* A part of the rows: outer indices [outer, outer_end) and of each the inner ones [inner, inner_end). */
 typedef struct {
     int64_t outer, outer_end, inner, inner_end, feature, feature_end;
+    int rows; /* of a block, at most */
     Columns columns;
     const double *near;
     Holder low, high;
@@ -183,14 +186,21 @@ static int64_t slot_of(const Job *job, int64_t kept) { return job->slots == NULL
 
 static double variance(const Moments *m) { return m->count > 0 ? m->m2 / m->count : 0; }
 
+/* The sum of the squares by which the means of rows are off from a mean. */
+CLONES static double between_rows(const double *restrict sums, int n, double features, double mean) {
+    double between = 0;
+#pragma omp simd reduction(+ : between)
+    for (int r = 0; r < n; r++) {
+        const double off = sums[r] / features - mean;
+        between += off * off;
+    }
+    return between;
+}
+
 /* Where every row is a sample: the sum of their variances, and the moments of those kept. */
 static void settle_rows(const Job *job, Part *part, const Moments *block, int n, Found *found) {
     Work *work = part->work;
-    double between = 0;
-    for (int r = 0; r < n; r++) {
-        const double off = work->sums[r] / (double)job->features - block->mean;
-        between += off * off;
-    }
+    const double between = between_rows(work->sums, n, (double)job->features, block->mean);
     /* What the numbers hold beyond the rows' means, unless nearly all lies between rows: too few digits left. */
     const double within = job->features == 1 ? 0 : block->m2 - between * (double)job->features;
     const int trusted = block->nonfinite == 0 && (job->features == 1 || within >= 0.1 * block->m2) && isfinite(within);
@@ -198,6 +208,8 @@ static void settle_rows(const Job *job, Part *part, const Moments *block, int n,
         part->within_sum += within / (double)job->features;
         part->within_count += n;
     }
+    while (work->next < job->kept && job->keep[work->next] < work->index[0]) work->next++;
+    if (trusted && (work->next == job->kept || job->keep[work->next] > work->index[n - 1])) return;
     for (int r = 0; r < n; r++) {
         const int64_t sample = work->index[r];
         while (work->next < job->kept && job->keep[work->next] < sample) work->next++;
@@ -220,19 +232,19 @@ typedef struct {
 /* The rows of the block that begins at a position, which moves behind it; those of padding are left out. */
 static int collect(const Job *job, const Part *part, Position *at, Work *work) {
     int n = 0;
-    while (at->outer < part->outer_end && n < ROWS) {
-        if (at->inner >= part->inner_end) {
-            at->inner = part->inner;
-            at->outer++;
-            if (job->by_outer && n > 0) break;
-            continue;
-        }
-        const int64_t row = at->outer * job->inner + at->inner;
-        if (job->real == NULL || job->real[row]) {
-            work->rows[n] = row_at(job, at->outer, at->inner);
+    while (at->outer < part->outer_end && n < part->rows) {
+        int64_t inner = at->inner;
+        for (; inner < part->inner_end && n < part->rows; inner++) {
+            const int64_t row = at->outer * job->inner + inner;
+            if (job->real != NULL && !job->real[row]) continue;
+            work->rows[n] = row_at(job, at->outer, inner);
             work->index[n++] = job->by_outer ? at->outer : row;
         }
-        at->inner++;
+        at->inner = inner;
+        if (inner < part->inner_end) break;
+        at->inner = part->inner;
+        at->outer++;
+        if (job->by_outer && n > 0) break;
     }
     return n;
 }
@@ -262,9 +274,9 @@ static Moments measure_block(const Job *job, const Part *part, int n) {
     Work *work = part->work;
     gather(job, work, part->wide, n);
     return job->type == FLOAT64 ? block_f64((const double *const *)work->rows, n, job->features, &part->columns,
-                                            part->near, &work->tile.f64, work->sums)
+                                            part->near, job->met, &work->tile.f64, work->sums)
                                 : block_f32((const float *const *)work->rows, n, job->features, &part->columns,
-                                            part->near, &work->tile.f32, work->sums);
+                                            part->near, job->met, &work->tile.f32, work->sums);
 }
 
 /* How many numbers of a row are not finite. */
@@ -380,7 +392,7 @@ static int walk(const Job *job, int parts, Found *found) {
     const size_t number = job->type == FLOAT64 ? sizeof(double) : sizeof(float);
     const size_t wide = planes ? number * CHUNK
                         : job->type >= BFLOAT16 || (job->stride_feature != 1 && job->features != 1)
-                            ? number * ROWS * (size_t)wide_row(job)
+                            ? number * CARRIED * (size_t)wide_row(job)
                             : 0;
     const size_t samples = job->by_outer ? sizeof(Moments) * (size_t)job->outer : 0;
     const size_t own_columns = parts > 1 ? columns : 0; /* the first part adds up straight into what is found */
@@ -396,6 +408,7 @@ static int walk(const Job *job, int parts, Found *found) {
         char *mine = base + each * (size_t)p;
         Part own = {.low = {found->low.value, -1, 0}, .high = {found->high.value, -1, 0}, .work = mine};
         own.near = job->near == NULL ? NULL : near;
+        own.rows = wide > 0 ? CARRIED : ROWS;
         own.columns = p == 0 ? found->columns : columns_at((double *)(void *)(mine + sizeof(Work)), job->features);
         if (p > 0) clear(&own.columns, job->features);
         own.samples = (Moments *)(void *)(mine + sizeof(Work) + own_columns);
