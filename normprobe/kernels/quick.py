@@ -120,8 +120,8 @@ def _measure(values: Tensor, keep: Tensor, near: Tensor | None) -> Measured | No
         kept=_kept(values, keep),
         within_sum=within / (rows * features),
         within_count=torch.tensor(float(samples), dtype=torch.float64),
-        minimum_at=_holder(values, *sums.lowest),
-        maximum_at=_holder(values, *sums.highest),
+        minimum_at=_holder(values, *sums.lowest, sums.low),
+        maximum_at=_holder(values, *sums.highest, sums.high),
         nonfinite_masked=torch.zeros((), dtype=torch.float64),
     )
 
@@ -153,7 +153,7 @@ def _add(block: Tensor, start: int, rows: int, pivot: Tensor, sums: _Sums) -> No
         sums.highest = most, start
     magnitude = torch.abs(block, out=rest)
     sums.absolute += magnitude.sum(0)
-    if least <= 0 <= most and float(magnitude.min()) == 0:
+    if least <= 0 <= most and float(magnitude.amin(0).min()) == 0:
         sums.zeros += (block == 0).sum(0)
 
 
@@ -173,6 +173,8 @@ def _within(sums: _Sums, centre: Tensor, numbers: int, count: int) -> Tensor | N
 
 def _kept(values: Tensor, keep: Tensor) -> SampleMoments:
     """The moments of whole samples, in two passes of float64."""
+    if len(keep) == 0:
+        return SampleMoments(*torch.zeros(5, 0, dtype=torch.float64))
     parts = [_samples(values.index_select(0, few)) for few in torch.split(keep, _step(values))]
     return SampleMoments(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
@@ -184,8 +186,13 @@ def _samples(values: Tensor) -> tuple[Tensor, ...]:
     return count.expand(len(numbers)), mean, m2, numbers.amin((1, 2)), numbers.amax((1, 2))
 
 
-def _holder(values: Tensor, value: float, start: int) -> Tensor:
-    """Index (sample * features + feature) of the first that holds a value met in the block that begins so."""
-    block = values[start : start + _step(values)]
-    held = block[:, 0] == value if block.shape[1] == 1 else (block == value).any(1)
-    return torch.tensor(int(held.numpy().argmax()) + start * values.shape[2])
+def _holder(values: Tensor, value: float, start: int, extremes: Tensor) -> Tensor:
+    """Index (sample * features + feature) of the first that holds a value met in the block that begins so.
+
+    Only the features whose own extreme it is can hold it.
+    """
+    holding = (extremes == value).nonzero()[:, 0]
+    held = values[start : start + _step(values)].index_select(2, holding) == value
+    first = int(held.any(1).numpy().argmax())
+    sample, which = divmod(first, len(holding))
+    return (start + sample) * values.shape[2] + holding[which]
