@@ -14,7 +14,7 @@ from oracle import RELATIVE, two_pass, worst
 from torch import Tensor
 
 from normprobe import kernels
-from normprobe.kernels import Measured, quick, reference
+from normprobe.kernels import Measured, few, quick, reference
 from normprobe.moments import Moments
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -33,8 +33,13 @@ class Kernel:
 
 
 def quickly(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measured:
-    """Plain torch, as `normprobe.kernels.plain` chooses between its two ways."""
+    """Plain torch, as `normprobe.kernels.plain` chooses between two of its ways."""
     return quick.measure(values, keep, real) or reference.measure(values, keep, real)
+
+
+def in_numpy(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measured:
+    """The same of few rows, which here may be many."""
+    return few.measure(values, keep, real) or reference.measure(values, keep, real)
 
 
 @pytest.fixture(
@@ -43,6 +48,7 @@ def quickly(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measure
         "reference in small blocks",
         "quick",
         "quick in blocks",
+        "few",
         "compiled",
         "compiled on one thread",
     ]
@@ -52,6 +58,9 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> K
     if request.param.startswith("quick"):
         monkeypatch.setattr(quick, "_BLOCK", 1 << 17 if request.param == "quick" else 24)
         return Kernel(quickly, RELATIVE)
+    if request.param == "few":
+        monkeypatch.setattr(few, "_FEW", 1 << 20)
+        return Kernel(in_numpy, 1e-9)
     if not request.param.startswith("compiled"):
         if request.param == "reference in small blocks":
             monkeypatch.setattr(reference, "_BLOCK", 24)
@@ -393,6 +402,8 @@ def test_any_tensor(case: tuple[Tensor, Tensor | None], block: int) -> None:
         check(Kernel(reference.measure, 1e-9), *case)
         patch.setattr(quick, "_BLOCK", block)
         check(Kernel(quickly, RELATIVE), *case)
+        patch.setattr(few, "_FEW", 1 << 20)
+        check(Kernel(in_numpy, 1e-9), *case)
     if COMPILED:
         from normprobe.kernels import cpu
 

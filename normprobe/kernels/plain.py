@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normprobe.kernels import Choice, Extremes, Measured, Met, SampleMoments, quick, reference
+from normprobe.kernels import Choice, Extremes, Measured, Met, SampleMoments, few, quick, reference
 from normprobe.moments import Moments, merge
 
 _SAMPLE_FIELDS = len(SampleMoments.__match_args__)
@@ -32,7 +32,8 @@ class PlainSums:
         self._scalars = torch.zeros(3, dtype=torch.float64, device=device)
         self._kept = torch.zeros(0, _SAMPLE_FIELDS, dtype=torch.float64, device=device)
         self._raw = torch.zeros(0, features, device=device)
-        # Value, example, position and feature of the smallest, and of the largest.
+        self._low, self._high = float("inf"), float("-inf")  # on the CPU
+        # Elsewhere: value, example, position and feature of the smallest, and of the largest.
         nobody = [[torch.inf, -1, -1, -1], [-torch.inf, -1, -1, -1]]
         self._holders = torch.tensor(nobody, dtype=torch.float64, device=device)
 
@@ -44,7 +45,7 @@ class PlainSums:
         """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
         given = values.to(self._device), torch.from_numpy(choice.keep), _mask(choice)
         # An accelerator may not be asked what came out: it would have to be waited for.
-        found = quick.measure(*given, near=self._near()) if self._waits else None
+        found = few.measure(*given) or quick.measure(*given, near=self._near()) if self._waits else None
         return found or reference.measure(*given)
 
     def _near(self) -> Tensor | None:
@@ -54,11 +55,16 @@ class PlainSums:
     def take(self, found: Measured, choice: Choice) -> Extremes:
         """Add what a tensor held."""
         self._begun = True
-        kept = torch.stack([getattr(found.kept, name) for name in SampleMoments.__match_args__], 1)
-        self._kept = _put(self._kept, kept, choice.slots)
+        if len(choice.slots):
+            kept = torch.stack([getattr(found.kept, name) for name in SampleMoments.__match_args__], 1)
+            self._kept = _put(self._kept, kept, choice.slots)
         scalars = (found.within_sum, found.within_count, found.nonfinite_masked)
         self._scalars = self._scalars + torch.stack(scalars)
-        self._features = merge(self._features, found.features)
+        if self._waits:  # numpy's calls cost less
+            before, own = (moments.map(_as_array) for moments in (self._features, found.features))
+            self._features = merge(before, own).map(torch.from_numpy)
+        else:
+            self._features = merge(self._features, found.features)
         return self._hold(found, choice)
 
     def keep(self, values: Tensor, choice: Choice) -> None:
@@ -95,21 +101,27 @@ class PlainSums:
         width = len(found.features.count)
         if width == 0 or choice.samples == 0:
             return Extremes(None, None)
+        if self._waits:
+            low, high = float(found.features.minimum.min()), float(found.features.maximum.max())
+            lower, higher = low < self._low, high > self._high
+            self._low, self._high = min(low, self._low), max(high, self._high)
+            return Extremes(
+                (low, *divmod(int(found.minimum_at), width)) if lower else None,
+                (high, *divmod(int(found.maximum_at), width)) if higher else None,
+            )
         values = torch.stack([found.features.minimum.min(), found.features.maximum.max()])
         at = torch.stack([found.minimum_at, found.maximum_at])
         sign = torch.tensor([1.0, -1.0], dtype=torch.float64).to(self._device, non_blocking=True)
         better = sign * values < sign * self._holders[:, 0]
         sample, feature = at.div(width, rounding_mode="floor"), at % width
-        if self._waits:
-            # Not in place: what was made in inference mode takes no writes outside it.
-            best = torch.where(better, values, self._holders[:, 0])
-            self._holders = torch.cat([best[:, None], self._holders[:, 1:]], 1)
-            low, high = zip(values.tolist(), sample.tolist(), feature.tolist(), strict=True)
-            return Extremes(low if bool(better[0]) else None, high if bool(better[1]) else None)
         who = [_sent(choice, name, self._device).index_select(0, sample) for name in ("example", "position")]
         here = torch.stack([values, *(column.to(torch.float64) for column in (*who, feature))], 1)
         self._holders = torch.where(better[:, None], here, self._holders)
         return Extremes(None, None)
+
+
+def _as_array(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.numpy()
 
 
 def _mask(choice: Choice) -> Tensor | None:
