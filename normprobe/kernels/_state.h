@@ -280,8 +280,9 @@ static int run(const Job *job, int threads, long long small, Found *found) {
 /* What a tensor holds; NULL with an error where memory runs out. */
 static Delta *measured(const Job *job, int threads, long long small) {
     Delta *delta = delta_of(job->features, job->kept);
-    if (delta != NULL) delta->met = job->met;
-    if (delta == NULL || run(job, threads, small, &delta->found)) return delta;
+    if (delta == NULL) return NULL;
+    delta->met = job->met;
+    if (run(job, threads, small, &delta->found)) return delta;
     Py_DECREF(delta);
     return NULL;
 }

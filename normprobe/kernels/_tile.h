@@ -18,8 +18,7 @@ typedef struct {
 #define ABSOLUTE(k) ABS(x##k)
 #define ZERO(k) (x##k == (T)0 ? (T)1 : (T)0)
 
-#define ROW(k) const T *restrict r##k = eight[k];
-#define KEPT(k) const T *APART r##k = eight[k];
+#define ROW(k) const T *APART r##k = eight[k];
 #define VALUE(k) const T x##k = r##k[c];
 #define NO_LANES(k) T t##k[STRIP] = {0};
 #define AHEAD(k) PREFETCH(r##k + next);
@@ -33,7 +32,7 @@ typedef struct {
  * is what takes longest. Whether one of them is zero. */
 CLONES static int NAME(strips)(const T *const *eight, int width, int64_t ahead, NAME(Tile) *APART tile,
                                int64_t from, double *sums) {
-    EIGHT(KEPT)
+    EIGHT(ROW)
     EIGHT(NO_LANES)
     T least[STRIP];
     for (int j = 0; j < STRIP; j++) least[j] = 1;

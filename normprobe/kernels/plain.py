@@ -32,8 +32,7 @@ class PlainSums:
         self._scalars = torch.zeros(3, dtype=torch.float64, device=device)
         self._kept = torch.zeros(0, _SAMPLE_FIELDS, dtype=torch.float64, device=device)
         self._raw = torch.zeros(0, features, device=device)
-        self._low, self._high = float("inf"), float("-inf")  # on the CPU
-        # Elsewhere: value, example, position and feature of the smallest, and of the largest.
+        # Value, example, position and feature of the smallest, and of the largest; on the CPU nobody asks.
         nobody = [[torch.inf, -1, -1, -1], [-torch.inf, -1, -1, -1]]
         self._holders = torch.tensor(nobody, dtype=torch.float64, device=device)
 
@@ -60,12 +59,13 @@ class PlainSums:
             self._kept = _put(self._kept, kept, choice.slots)
         scalars = (found.within_sum, found.within_count, found.nonfinite_masked)
         self._scalars = self._scalars + torch.stack(scalars)
+        extremes = self._hold(found, choice)
         if self._waits:  # numpy's calls cost less
-            before, own = (moments.map(_as_array) for moments in (self._features, found.features))
+            before, own = (moments.map(Tensor.numpy) for moments in (self._features, found.features))
             self._features = merge(before, own).map(torch.from_numpy)
         else:
             self._features = merge(self._features, found.features)
-        return self._hold(found, choice)
+        return extremes
 
     def keep(self, values: Tensor, choice: Choice) -> None:
         """Keep the raw rows chosen of ``values``, shape (samples, rows, features)."""
@@ -97,17 +97,16 @@ class PlainSums:
         return sum(tensor.nbytes for tensor in held)
 
     def _hold(self, found: Measured, choice: Choice) -> Extremes:
-        """Let the holders of the tensor's extremes replace those so far, where they beat them."""
+        """Let the holders of the tensor's extremes replace those so far; ahead of merging what it held."""
         width = len(found.features.count)
         if width == 0 or choice.samples == 0:
             return Extremes(None, None)
         if self._waits:
+            least, most = float(self._features.minimum.min()), float(self._features.maximum.max())
             low, high = float(found.features.minimum.min()), float(found.features.maximum.max())
-            lower, higher = low < self._low, high > self._high
-            self._low, self._high = min(low, self._low), max(high, self._high)
             return Extremes(
-                (low, *divmod(int(found.minimum_at), width)) if lower else None,
-                (high, *divmod(int(found.maximum_at), width)) if higher else None,
+                (low, *divmod(int(found.minimum_at), width)) if low < least else None,
+                (high, *divmod(int(found.maximum_at), width)) if high > most else None,
             )
         values = torch.stack([found.features.minimum.min(), found.features.maximum.max()])
         at = torch.stack([found.minimum_at, found.maximum_at])
@@ -118,10 +117,6 @@ class PlainSums:
         here = torch.stack([values, *(column.to(torch.float64) for column in (*who, feature))], 1)
         self._holders = torch.where(better[:, None], here, self._holders)
         return Extremes(None, None)
-
-
-def _as_array(tensor: Tensor) -> NDArray[np.float64]:
-    return tensor.numpy()
 
 
 def _mask(choice: Choice) -> Tensor | None:
