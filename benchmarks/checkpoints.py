@@ -15,7 +15,7 @@ import torch
 from checkpoint_models import CHECKPOINTS
 from survey_check import check
 
-from normprobe.layers import find_layers
+from normprobe.layers.find import find_layers
 
 COLUMNS = ("layers", "fired", "declared", "exact")
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normprobe.kernels import Choice, Reading, compiled, plain
+from normprobe.kernels import Choice, Reading, compiled, accumulator
 
 KEPT = 1024
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -98,7 +98,7 @@ def _compiled(tensor: Tensor, reading: Reading, *choices: Choice) -> dict[str, C
 
 def _plain(tensor: Tensor, reading: Reading, choice: Choice) -> Callable[[], object]:
     values = tensor.movedim(reading.axis, -1).reshape(choice.samples, choice.rows, -1)
-    sums = plain.PlainSums(values.shape[-1], tensor.device)
+    sums = accumulator.PlainSums(values.shape[-1], tensor.device)
     return lambda: sums.add(values, choice)
 
 

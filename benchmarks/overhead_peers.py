@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers import find_layers
+from normprobe.layers.find import find_layers
 
 
 def _hooked(model: nn.Module, seen: Callable[[Tensor], None]) -> AbstractContextManager[None]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.layers import find_layers
+from normprobe.layers.find import find_layers
 
 TESTS = Path(__file__).parent.parent / "tests"
 sys.path.insert(0, str(TESTS))

@@ -9,22 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from normprobe.comparison import Comparison, Divergence, compare
-    from normprobe.errors import (
-        DataError,
-        ModelError,
-        NoLayersError,
-        NormprobeError,
-        NoSamplesError,
-        RecordingError,
-        ViewError,
-    )
-    from normprobe.live import compare_live
+    from normprobe.divergence import Comparison, Divergence, compare
+    from normprobe.errors import DataError, ModelError, NoLayersError, NormprobeError, NoSamplesError, RecordingError, ViewError
+    from normprobe.live_comparison import compare_live
     from normprobe.probe import Probe
     from normprobe.recording import Recording, load, merge
-    from normprobe.runner import record
-    from normprobe.swap import swap_norms
-    from normprobe.views import register_view
+    from normprobe.runner_to_merge import record
+    from normprobe.layers.norms.swap import swap_norms
+    from normprobe.layers.view_registry import register_view
 
 __version__ = "0.1.0"
 

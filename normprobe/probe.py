@@ -9,16 +9,16 @@ from typing import Any, Literal, Self
 
 from torch import nn
 
-from normprobe.accumulators import nbytes
-from normprobe.context import describe
+from normprobe.capture.site_state import nbytes
+from normprobe.capture.run_info import describe
 from normprobe.errors import NormprobeError
-from normprobe.hooks import Hooks
-from normprobe.layers import LayerFilter, find_layers
-from normprobe.listening import Listener
-from normprobe.options import LabelsOf, MaskOption, check_options, shown
+from normprobe.capture.hooks.handles import Hooks
+from normprobe.layers.find import LayerFilter, find_layers
+from normprobe.capture.hook_callbacks import Listener
+from normprobe.capture.probe_options import LabelsOf, MaskOption, check_options, shown
 from normprobe.recording import Recording
 from normprobe.tables import build_tables
-from normprobe.unseen import Course, why_unseen
+from normprobe.capture.coverage import Course, why_unseen
 
 
 class Probe:

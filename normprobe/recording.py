@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import Tables
-from normprobe.tables.combine import merge_tables
+from normprobe.tables.merging import merge_tables
 from normprobe.tables.export import write_csv, write_parquet
 from normprobe.tables.storage import load_tables, save_tables
 

@@ -13,7 +13,7 @@ from oracle import RELATIVE, rows, tensors, two_pass, worst
 from torch import nn
 
 import normprobe
-from normprobe.layers import find_layers
+from normprobe.layers.find import find_layers
 
 CHANNELS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 

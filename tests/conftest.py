@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from hypothesis import HealthCheck, settings
 
 # Registers the views of its norms, before a test puts a copy of the registry in its place for a while.
-import normprobe.counterparts  # noqa: F401
+import normprobe.layers.norms.replacements  # noqa: F401
 
 # A shared machine may pause for longer than any deadline; the same examples every time keep a red run red.
 settings.register_profile(

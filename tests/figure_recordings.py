@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe import figures
-from normprobe.figures.palette import house_style
+from normprobe.figures.drawing.palette import house_style
 from normprobe.figures.rendering import Rendered
-from normprobe.figures.svg import quiet_fonts
+from normprobe.figures.drawing.svg import quiet_fonts
 
 
 class Block(nn.Module):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.moments import Moments
+from normprobe.kernels.moments import Moments
 from normprobe.recording import Recording
-from normprobe.records import Holder, Kept, LayerRecord, SiteRecord
-from normprobe.sampling import hashes
+from normprobe.tables.records import Holder, Kept, LayerRecord, SiteRecord
+from normprobe.samples.hashing import hashes
 from normprobe.tables import Tables, build_tables
 
 FRAMES = ("layers", "features", "samples", "ledger", "labels")

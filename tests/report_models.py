@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.findings.frame import COLUMNS
+from normprobe.findings.check import COLUMNS
 from normprobe.tables import Tables
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from normprobe import kernels
-from normprobe.kernels import accounts
+from normprobe.capture import counters
 
-WAYS = [accounts, *([kernels.compiled()] if kernels.compiled() else [])]
+WAYS = [counters, *([kernels.compiled()] if kernels.compiled() else [])]
 
 
 @pytest.fixture(params=WAYS, ids=["python", "extension"][: len(WAYS)])

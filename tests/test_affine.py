@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normprobe.affine import affines, vector
+from normprobe.layers.norms.affine import affines, vector
 
 
 class Holder(nn.Module):

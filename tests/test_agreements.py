@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe import agreements, kernels
-from normprobe.agreements import Agreements
+from normprobe.capture import plan_cache
+from normprobe import kernels
+from normprobe.capture.plan_cache import Agreements
 
 pytestmark = pytest.mark.skipif(kernels.compiled() is None, reason="only the C kernel's hooks agree")
 
@@ -52,7 +53,7 @@ def alike(batches: Iterable[dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch,
     """Hold recordings that agree ahead, forward by forward, and never again, against one another."""
     given = list(batches)
     ahead = normprobe.record(Decoder(), given, part="p", **options)
-    monkeypatch.setattr(agreements, "MOST_AHEAD", 1)
+    monkeypatch.setattr(plan_cache, "MOST_AHEAD", 1)
     singly = normprobe.record(Decoder(), given, part="p", **options)
     monkeypatch.setattr(Agreements, "renew", lambda self, forward: None)
     never = normprobe.record(Decoder(), given, part="p", **options)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normprobe.alignment import Grid, Layout, assign, decide, fits, ragged, time_axes
-from normprobe.masks import Padding
-from normprobe.sampling import hashes
+from normprobe.samples.layout import Grid, Layout, assign, decide, fits, ragged, time_axes
+from normprobe.samples.masks import Padding
+from normprobe.samples.hashing import hashes
 
 REAL = np.array([[1, 1, 0], [0, 1, 1]], bool)
 

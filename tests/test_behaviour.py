@@ -22,11 +22,11 @@ from norm_classes import (
 from torch import Tensor, nn
 
 import normprobe
-from normprobe import watch
-from normprobe.behaviour import NO_NORM, UNKNOWN, Verdict, judge
-from normprobe.layers import find_layers
-from normprobe.views import View
-from normprobe.watch import DOUBTS
+from normprobe.capture import layer_state
+from normprobe.layers.norms.identify import NO_NORM, UNKNOWN, Verdict, judge
+from normprobe.layers.find import find_layers
+from normprobe.layers.view_registry import View
+from normprobe.capture.layer_state import DOUBTS
 
 
 def data(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -259,7 +259,7 @@ def test_an_axis_is_found_by_the_first_call() -> None:
 
 def test_calls_that_cannot_tell_are_asked_only_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(watch, "judge", lambda *args, **kwargs: asked.append(1) or judge(*args, **kwargs))
+    monkeypatch.setattr(layer_state, "judge", lambda *args, **kwargs: asked.append(1) or judge(*args, **kwargs))
     model = Wrapped(UncentredLayerNorm())
     with normprobe.Probe(model) as probe, torch.no_grad():
         for _ in range(DOUBTS + 5):

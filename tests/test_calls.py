@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import normprobe
-from normprobe.calls import COMPOSITE, LOST, USES, with_linear
+from normprobe.capture.hooks.weight_functions import COMPOSITE, LOST, USES, with_linear
 
 
 def test_every_function_is_torchs_and_overridable() -> None:

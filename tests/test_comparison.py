@@ -18,7 +18,7 @@ from torch import nn
 
 import normprobe
 from normprobe import Comparison, NormprobeError, NoSamplesError, Recording, RecordingError, compare
-from normprobe.comparison import LAYERS, UNMATCHED
+from normprobe.divergence import LAYERS, UNMATCHED
 
 
 @cache

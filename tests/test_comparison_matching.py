@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from normprobe.comparison.fused import Shape
-from normprobe.comparison.matching import Fired, Matched, match
+from normprobe.divergence.fused_linears import Shape
+from normprobe.divergence.matching import Fired, Matched, match
 
 SQUARE, WIDE, NARROW = Shape(False, 8, 8), Shape(False, 8, 32), Shape(False, 32, 8)
 NORM, FUSED = Shape(True, 8, 8), Shape(False, 8, 24)

@@ -18,8 +18,8 @@ from torch import nn
 
 import normprobe
 from normprobe import Comparison, RecordingError, compare, figures
-from normprobe.comparison import LAYERS, UNMATCHED, Differences, sentences
-from normprobe.comparison.schema import shaped
+from normprobe.divergence import LAYERS, UNMATCHED, Differences, sentences
+from normprobe.divergence.columns import shaped
 from normprobe.report import comparison_text
 
 NONE = -np.inf

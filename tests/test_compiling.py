@@ -11,7 +11,7 @@ import torch._dynamo
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.compiling import UNCOMPILED
+from normprobe.capture.hooks.compiled import UNCOMPILED
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler's own
 BACKENDS = ["eager", "aot_eager"]

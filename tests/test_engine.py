@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import normprobe
 from normprobe import kernels
 from normprobe.kernels import Choice, Reading
-from normprobe.kernels.plain import PlainSums
+from normprobe.kernels.accumulator import PlainSums
 
 COMPILED = kernels.compiled() is not None
 compiled_only = pytest.mark.skipif(not COMPILED, reason="the C kernel is not built, or not asked for")

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.stats import rankdata
 from torch import nn
 
-from normprobe import views
+from normprobe.layers import view_registry
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 Run = Callable[..., str]
@@ -27,7 +27,7 @@ Run = Callable[..., str]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run an example in an empty folder as `python examples/NAME ARGUMENTS`; return what it printed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(views, "_REGISTRY", dict(views._REGISTRY))
+    monkeypatch.setattr(view_registry, "_REGISTRY", dict(view_registry._REGISTRY))
 
     def of(name: str, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *arguments])

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normprobe import figures
-from normprobe.figures import frames, linear, outliers, profile, running, stream
-from normprobe.figures.palette import AFTER, BEFORE
+from normprobe.figures.data import by_depth
+from normprobe.figures.plots import linear_by_role, outlier_map, depth_profile, running_statistics, samples_through_depth
+from normprobe.figures.drawing.palette import AFTER, BEFORE
 
 X = normal(6, 7, 16)
 
@@ -97,7 +98,7 @@ def test_no_setting_changes_and_no_figure_stays_open(deep):
 
 
 def test_the_profile_shows_medians_of_sample_variances(deep, activations):
-    found = profile.summarize(deep.tables)
+    found = depth_profile.summarize(deep.tables)
     for index, site in enumerate(("input", "output")):
         variances = [activations[layer][index].var(axis=1) for layer in found.depth.layers]
         rows = found.site(site)
@@ -108,7 +109,7 @@ def test_the_profile_shows_medians_of_sample_variances(deep, activations):
 
 
 def test_the_features_after_the_norm_are_compared_without_its_scale(deep, activations):
-    found, model = profile.summarize(deep.tables), dict(stack(6).named_modules())
+    found, model = depth_profile.summarize(deep.tables), dict(stack(6).named_modules())
     for layer, before, after, with_scale in zip(
         found.depth.layers,
         found.site("input")["spread"],
@@ -131,7 +132,7 @@ def test_hollow_blue_is_before_and_filled_orange_after(deep):
 
 
 def test_the_largest_value_is_named(deep, activations):
-    found = profile.summarize(deep.tables)
+    found = depth_profile.summarize(deep.tables)
     tops = {layer: np.abs(rows[0]).max(axis=0) for layer, rows in activations.items()}
     np.testing.assert_allclose(found.peaks["worst"], [tops[layer].max() for layer in found.depth.layers])
     np.testing.assert_allclose(found.peaks["typical"], [np.median(tops[name]) for name in found.depth.layers])
@@ -144,7 +145,7 @@ def test_the_outlier_map_divides_by_the_median_feature():
     model = stack(5)
     with torch.no_grad():
         model.layers[1].up.bias[7] = 300.0
-    found = outliers.summarize(record(model, X).tables)
+    found = outlier_map.summarize(record(model, X).tables)
     assert list(found.columns.index) == [7]
     assert found.columns.iloc[0] == 4  # the norms of blocks 2, 3, 4 and the final one
     assert found.ratios.loc["layers.0.norm"].median() == pytest.approx(1)
@@ -169,16 +170,16 @@ def test_samples_are_followed_by_identity(activations):
     big[4, 2] *= 400
     model = stack(6)
     recording = record(model, big, labels=lambda args, kwargs: labels)
-    found = stream.summarize(recording.tables)
+    found = samples_through_depth.summarize(recording.tables)
     assert next(iter(found.extreme.values())) == "“word4.2” example 4, position 2"
     assert (found.over, found.first) == (1, 0)
-    assert "**1 of 42** exceeds ten times the median somewhere" in stream.plan(recording.tables).caption
+    assert "**1 of 42** exceeds ten times the median somewhere" in samples_through_depth.plan(recording.tables).caption
     size = np.sqrt((activations["layers.0.norm"][0] ** 2).mean(axis=1))
     assert found.sizes["layers.0.norm"].min() == pytest.approx(size.min(), rel=1e-6)
 
 
 def test_running_variance_is_compared_with_the_unbiased_one(cnn):
-    found = running.summarize(cnn.tables)
+    found = running_statistics.summarize(cnn.tables)
     seen = torch.nn.functional.conv2d(normal(16, 1, 6, 6), images()[0].weight, images()[0].bias, padding=1)
     values = seen.detach().double().transpose(0, 1).reshape(8, -1).numpy()
     assert found.variances[0.5].iloc[0] == pytest.approx(np.median(values.var(axis=1, ddof=1)), rel=1e-5)
@@ -211,7 +212,7 @@ def test_linear_layers_that_read_the_same_tensor_share_a_line():
 
     torch.manual_seed(0)
     recording = record(torch.nn.Sequential(*(Attention() for _ in range(3))), X)
-    found = linear.summarize(recording.tables)
+    found = linear_by_role.summarize(recording.tables)
     assert found.joined == (("*.query", "*.key"),)
     left, right = figures.linear_by_role(recording)
     assert [text.get_text() for text in left.texts] == ["query", "key"]
@@ -242,7 +243,7 @@ def test_errors_say_what_there_is(deep):
 
 
 def test_quantiles_of_nothing_are_missing(deep):
-    empty = frames.quantiles(deep.samples.iloc[:0], (0.5,))
+    empty = by_depth.quantiles(deep.samples.iloc[:0], (0.5,))
     assert empty.empty
     assert list(empty.columns) == [0.5]
     assert norm_names(deep)[-1] == "norm"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from normprobe.figures.axes import foot, fraction, log_limits, log_ticks, push_apart, use_log
-from normprobe.figures.depth import DepthAxis, prepare
+from normprobe.figures.drawing.axes import foot, fraction, log_limits, log_ticks, push_apart, use_log
+from normprobe.figures.drawing.depth_axis import DepthAxis, prepare
 
 
 def test_ticks_are_1_2_5_under_two_decades_and_powers_of_ten_above():

@@ -12,8 +12,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.path import Path
 
 from normprobe import figures
-from normprobe.figures import profile
-from normprobe.figures.palette import ACCENT
+from normprobe.figures.plots import depth_profile
+from normprobe.figures.drawing.palette import ACCENT
 
 X = normal(6, 7, 16)
 NAN, INF = float("nan"), float("inf")
@@ -152,7 +152,7 @@ def test_one_sample_has_no_percentiles():
 
 def test_one_feature_shows_the_variance_of_the_feature():
     recording = record(stack(5, 1), normal(5, 4, 1))
-    found = profile.summarize(recording.tables)
+    found = depth_profile.summarize(recording.tables)
     expected = recording.features.query("site == 'input' and layer == 'layers.0.norm'")["variance"].iloc[0]
     assert found.site("input")["p50"].iloc[0] == expected > 0
     assert "6 norms of one feature: the variance shown is that of the feature over positions." in caption(

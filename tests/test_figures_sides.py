@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe import figures
-from normprobe.figures.pairs import change_with_batch, order_within_samples
-from normprobe.figures.plan import Plan, new_figure
+from normprobe.figures.data.row_pairs import change_with_batch, order_within_samples
+from normprobe.figures.drawing.canvas import Plan, new_figure
 
 
 def both() -> dict[str, normprobe.Recording]:

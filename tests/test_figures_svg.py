@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from normprobe import figures
-from normprobe.figures.palette import VARIABLES, house_style
-from normprobe.figures.svg import GEOMETRY, NUMBER, SVG_NAMESPACE, draw_svg
+from normprobe.figures.drawing.palette import VARIABLES, house_style
+from normprobe.figures.drawing.svg import GEOMETRY, NUMBER, SVG_NAMESPACE, draw_svg
 
 NASTY = ["</script>", '<b>bold & "quoted"</b>', "正規化層の名前", "x" * 90, "e"]
 

@@ -14,7 +14,7 @@ import normprobe
 from normprobe.errors import NormprobeError
 from normprobe.findings import CHECKS, COLUMNS, Finding, explain, find, page_of, series, thresholds
 from normprobe.findings.numerics import Fp16Overflow
-from normprobe.report.reading import reading_terms
+from normprobe.report.html.glossary import reading_terms
 
 
 def test_healthy_layers_have_no_findings_and_an_empty_table_has_all_columns() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 import normprobe
 from normprobe.findings import find
-from normprobe.findings.measures import made_by_few, norms_untrained
+from normprobe.tables.measures import made_by_few, norms_untrained
 
 
 def plain(weight: Any, bias: float = 0.0) -> FakeTables:

@@ -9,7 +9,7 @@ import pytest
 from findings_tables import FakeTables, Layer, normal, tables
 
 from normprobe.findings import find
-from normprobe.findings.running import RunningVarianceInvalid, StaleRunningStatistics
+from normprobe.findings.running_statistics import RunningVarianceInvalid, StaleRunningStatistics
 
 STALE = [StaleRunningStatistics()]
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 import normprobe
-from normprobe.functional import BIAS_APART
+from normprobe.capture.function_mode import BIAS_APART
 
 
 def modes() -> int:

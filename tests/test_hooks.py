@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from normprobe.hooks import Hook, Hooks
+from normprobe.capture.hooks.handles import Hook, Hooks
 
 
 def _hook_tables(module: nn.Module) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3 import Qwen3Config, Qwen3Model
 
 import normprobe
-from normprobe.digests import digest
-from normprobe.watch import LOOSE
+from normprobe.samples.fingerprint import digest
+from normprobe.capture.layer_state import LOOSE
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 

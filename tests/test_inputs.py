@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from normprobe.errors import DataError, ModelError
-from normprobe.inputs import Inputs, load_inputs
-from normprobe.models import LoadedModel, load_model
+from normprobe.loading.inputs import Inputs, load_inputs
+from normprobe.loading.models import LoadedModel, load_model
 
 TEXTS = ["the cat sat .", "a dog ran", "it was good and then it was not very good !", "the mat", "bad cat ."]
 TEMPLATE = "{% for m in messages %}</s>{{ m['role'] }} {{ m['content'] }} {% endfor %}"

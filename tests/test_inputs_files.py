@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from normprobe.errors import DataError
-from normprobe.inputs import check_data
-from normprobe.inputs.reading import read_source
-from normprobe.inputs.records import Arrays, Chunks, Images, Texts
+from normprobe.loading.inputs import check_data
+from normprobe.loading.inputs.readers import read_source
+from normprobe.loading.inputs.sources import Arrays, Chunks, Images, Texts
 
 ROWS = ["the cat", "a dog, and a cat", 'they said "no"']
 

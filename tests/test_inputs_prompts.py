@@ -15,9 +15,9 @@ from PIL import Image
 
 import normprobe
 from normprobe.errors import DataError
-from normprobe.inputs import load_inputs
-from normprobe.inputs.prompts import PROMPTS
-from normprobe.models import LoadedModel, load_model
+from normprobe.loading.inputs import load_inputs
+from normprobe.loading.inputs.image_prompts import PROMPTS
+from normprobe.loading.models import LoadedModel, load_model
 
 IMAGE = 25
 TEMPLATE = (

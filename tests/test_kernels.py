@@ -14,8 +14,8 @@ from oracle import RELATIVE, two_pass, worst
 from torch import Tensor
 
 from normprobe import kernels
-from normprobe.kernels import Measured, few, quick, reference
-from normprobe.moments import Moments
+from normprobe.kernels import Measured, few_rows, chunked, reference
+from normprobe.kernels.moments import Moments
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 COMPILED = kernels.compiled() is not None
@@ -34,12 +34,12 @@ class Kernel:
 
 def quickly(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measured:
     """Plain torch, as `normprobe.kernels.plain` chooses between two of its ways."""
-    return quick.measure(values, keep, real) or reference.measure(values, keep, real)
+    return chunked.measure(values, keep, real) or reference.measure(values, keep, real)
 
 
 def in_numpy(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measured:
     """The same of few rows, which here may be many."""
-    return few.measure(values, keep, real) or reference.measure(values, keep, real)
+    return few_rows.measure(values, keep, real) or reference.measure(values, keep, real)
 
 
 @pytest.fixture(
@@ -56,10 +56,10 @@ def in_numpy(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measur
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """Each kernel in turn; every test below holds it to the same contract."""
     if request.param.startswith("quick"):
-        monkeypatch.setattr(quick, "_BLOCK", 1 << 17 if request.param == "quick" else 24)
+        monkeypatch.setattr(chunked, "_BLOCK", 1 << 17 if request.param == "quick" else 24)
         return Kernel(quickly, RELATIVE)
     if request.param == "few":
-        monkeypatch.setattr(few, "_FEW", 1 << 20)
+        monkeypatch.setattr(few_rows, "_FEW", 1 << 20)
         return Kernel(in_numpy, 1e-9)
     if not request.param.startswith("compiled"):
         if request.param == "reference in small blocks":
@@ -400,9 +400,9 @@ def test_any_tensor(case: tuple[Tensor, Tensor | None], block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "_BLOCK", block)
         check(Kernel(reference.measure, 1e-9), *case)
-        patch.setattr(quick, "_BLOCK", block)
+        patch.setattr(chunked, "_BLOCK", block)
         check(Kernel(quickly, RELATIVE), *case)
-        patch.setattr(few, "_FEW", 1 << 20)
+        patch.setattr(few_rows, "_FEW", 1 << 20)
         check(Kernel(in_numpy, 1e-9), *case)
     if COMPILED:
         from normprobe.kernels import cpu
@@ -430,7 +430,7 @@ def test_whatever_the_quick_way_begins_near_it_is_exact_or_leaves_it_to_the_refe
     constant = rows[:, :, :1].expand(9, 1, 5).contiguous()
     for values in (rows, constant, rows[:1], torch.full((4, 1, 5), 0.1), rows.bfloat16()):
         keep = torch.arange(len(values))
-        found = quick.measure(values, keep, near=torch.full((5,), near, dtype=torch.float64))
+        found = chunked.measure(values, keep, near=torch.full((5,), near, dtype=torch.float64))
         expected = reference.measure(values, keep)
         if found is not None:
             told = (

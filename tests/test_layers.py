@@ -11,7 +11,7 @@ from transformers.models.levit import LevitConfig, LevitModel
 
 import normprobe
 from normprobe.errors import NoLayersError
-from normprobe.layers import Layer, find_layers
+from normprobe.layers.find import Layer, find_layers
 
 
 def kinds(model: nn.Module, **filters: object) -> dict[str, str]:

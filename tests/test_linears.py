@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 from transformers.pytorch_utils import Conv1D
 
 import normprobe
-from normprobe.layers import find_layers
+from normprobe.layers.find import find_layers
 
 
 class Holder(nn.Module):

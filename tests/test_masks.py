@@ -13,17 +13,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
-from normprobe.masks import (
-    Masks,
-    Padding,
-    Reader,
-    find_masks,
-    has_two_sides,
-    is_cross_source,
-    mask_sizes,
-    side_of,
-    to_real,
-)
+from normprobe.samples.masks import Masks, Padding, Reader, find_masks, has_two_sides, is_cross_source, mask_sizes, side_of, to_real
 
 REAL = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 1, 1]], dtype=torch.bool)
 RIGHT = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)

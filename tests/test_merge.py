@@ -21,7 +21,7 @@ import normprobe
 from normprobe.errors import RecordingError
 from normprobe.recording import Recording
 from normprobe.tables import Tables, build_tables
-from normprobe.tables.combine import merge_tables
+from normprobe.tables.merging import merge_tables
 
 PARTS = ("a", "b", "c")
 NOTES = ("", "a call is left out", "a call is left out (3 times)", "odd; a call is left out")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from normprobe.errors import ModelError
-from normprobe.models import is_reference, load_model, without_bars
+from normprobe.loading.models import is_reference, load_model, without_bars
 
 FACTORY = """
 from torch import nn

@@ -10,7 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 
-from normprobe.modes import put_below, take_out
+from normprobe.capture.hooks.torch_internals_modes import put_below, take_out
 
 
 class Quiet(TorchFunctionMode):

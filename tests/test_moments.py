@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import two_pass
 
-from normprobe.moments import Moments, merge, over, pool
+from normprobe.kernels.moments import Moments, merge, over, pool
 
 FIELDS = Moments.__match_args__
 EXACT = ("count", "minimum", "maximum", "zeros", "nonfinite")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normprobe.names import block_of, role_labels, role_of, shorten_name, spots, text_width
+from normprobe.formatting_names import block_of, role_labels, role_of, shorten_name, spots, text_width
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ import transformers
 from torch import nn
 
 import normprobe
-from normprobe.behaviour import NO_NORM, UNKNOWN
-from normprobe.layers import find_layers
+from normprobe.layers.norms.identify import NO_NORM, UNKNOWN
+from normprobe.layers.find import find_layers
 
 TABLE = pd.read_csv(Path(__file__).parent / "data" / "norm_classes.csv", keep_default_na=False)
 MADE_FOR = "5.24"

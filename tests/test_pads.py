@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.pads import Pad, count_padding, pad_token
+from normprobe.samples.pad_tokens import Pad, count_padding, pad_token
 
 
 class Texts(nn.Module):

@@ -10,8 +10,8 @@ from torch.nn import functional as F  # noqa: N812
 from transformers.models.mixtral import MixtralConfig, MixtralForCausalLM
 
 import normprobe
-from normprobe.layers import find_layers
-from normprobe.parameters import projection_part
+from normprobe.layers.find import find_layers
+from normprobe.layers.parameter_layers import projection_part
 
 
 class TopKRouter(nn.Module):

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from normprobe import views
+from normprobe.layers import view_registry
 from normprobe.cli import main
 from normprobe.findings import CHECKS, COLUMNS, thresholds
 from normprobe.tables.schema import TABLES, UNITS
@@ -83,7 +83,7 @@ def test_every_variance_names_its_divisor_or_is_torchs(table: str) -> None:
 
 def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(views, "_REGISTRY", dict(views._REGISTRY))
+    monkeypatch.setattr(view_registry, "_REGISTRY", dict(view_registry._REGISTRY))
     names: dict[str, object] = {"__name__": "readme"}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
@@ -92,7 +92,7 @@ def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     whole, recording = names["whole"], names["recording"]
     key = ["layer", "site", "mean", "variance", "min", "max"]
     pd.testing.assert_frame_equal(whole.layers[key], recording.layers[key], rtol=1e-6, atol=1e-6)
-    assert names["Loudness"] in views._REGISTRY
+    assert names["Loudness"] in view_registry._REGISTRY
     assert not plt.get_fignums()
 
 

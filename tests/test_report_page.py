@@ -11,7 +11,7 @@ from torch import nn
 
 from normprobe import NormprobeError, NoSamplesError, Probe, RecordingError, figures
 from normprobe.figures import rendering
-from normprobe.report import write_report, writing
+from normprobe.report import write_report, files
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 VOID = {
@@ -304,10 +304,10 @@ def test_no_folder_of_figures_is_left_empty(tables, tmp_path):
 
 
 def test_every_file_drawn_is_known_as_such(tables, tmp_path):
-    assert set(writing.SECTIONS) == set(rendering._SECTIONS)
+    assert set(files.SECTIONS) == set(rendering._SECTIONS)
     write_report(tables, NOTHING, tmp_path, panels="files")
     names = [p.name for p in (tmp_path / "figures").iterdir()]
-    assert [name for name in names if not writing._DRAWN.fullmatch(name)] == []
+    assert [name for name in names if not files._DRAWN.fullmatch(name)] == []
 
 
 def test_hostile_names_and_tokens_inside_real_figures(tmp_path):

@@ -8,19 +8,19 @@ import pytest
 from markupsafe import Markup
 from report_models import NOTHING, finding, findings_of, record, stack
 
-from normprobe.report import facts
-from normprobe.report.anchors import Anchors
-from normprobe.report.cards import extent, finding_cards
-from normprobe.report.environment import breakable, coded, polished
-from normprobe.report.facts import mode_words, ordinal
-from normprobe.report.layer_table import repeated_calls
-from normprobe.report.panels import panel_layers
-from normprobe.report.sections import caption_markup
-from normprobe.report.sparkline import sparkline
-from normprobe.report.strip import strip_cells
-from normprobe.report.summary import named_layers, standing_out, summarize
-from normprobe.report.terminal_lines import plain
-from normprobe.report.verdict import lower_first
+from normprobe.report import overview
+from normprobe.report.html.links import Anchors
+from normprobe.report.html.cards import extent, finding_cards
+from normprobe.report.html.templating import breakable, coded, polished
+from normprobe.report.overview import mode_words, ordinal
+from normprobe.report.html.layer_table import repeated_calls
+from normprobe.report.html.sections_panels import panel_layers
+from normprobe.report.html.sections import caption_markup
+from normprobe.report.html.sparkline import sparkline
+from normprobe.report.html.layer_strip import strip_cells
+from normprobe.report.layer_summary import named_layers, standing_out, summarize
+from normprobe.report.terminal.lines import plain
+from normprobe.report.html.headline import lower_first
 
 
 def series(*values):
@@ -267,4 +267,4 @@ def test_no_finding_names_nothing():
     ],
 )
 def test_a_path_gives_its_end_to_the_heading(name, heading):
-    assert facts.heading(name) == heading
+    assert overview.heading(name) == heading

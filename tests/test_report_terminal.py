@@ -9,7 +9,7 @@ from torch import nn
 
 from normprobe import NoSamplesError, Probe
 from normprobe.report import terminal_text
-from normprobe.wording import text_width
+from normprobe.formatting import text_width
 
 
 class Scaled(nn.Module):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import normprobe
-from normprobe.sampling import hashes, row_of, smallest
+from normprobe.samples.hashing import hashes, row_of, smallest
 
 IDENTITY = ["example", "position", "repeat"]
 

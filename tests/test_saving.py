@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import normprobe
-from normprobe.models import save_weights
+from normprobe.loading.models import save_weights
 
 
 def tied() -> nn.Module:

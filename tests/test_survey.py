@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe import layers, probe
+from normprobe.layers import find
+from normprobe import probe
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -94,9 +95,9 @@ def test_a_hook_that_stays_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_layer_that_is_not_found_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    every = layers.guessed_view, layers.registered_view
+    every = find.guessed_view, find.registered_view
     hidden = lambda module: (True, None) if isinstance(module, nn.LayerNorm) else every[1](module)  # noqa: E731
-    monkeypatch.setattr(layers, "registered_view", hidden)
+    monkeypatch.setattr(find, "registered_view", hidden)
     model = Model()
     assert "silent: norm is not in the ledger" in check(model, model).faults
 

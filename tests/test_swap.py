@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import normprobe
-from normprobe import counterparts
+from normprobe.layers.norms import replacements
 
 KINDS = ("layer_norm", "batch_norm", "group_norm", "rms_norm")
 EPS = 1e-3
@@ -153,7 +153,7 @@ def test_only_the_chosen_layers_are_exchanged() -> None:
     swapped = normprobe.swap_norms(
         nn.Sequential(*(nn.LayerNorm(8) for _ in range(3))), "rms_norm", layers="1"
     )
-    assert [type(module) for module in swapped] == [nn.LayerNorm, counterparts.FeatureRMSNorm, nn.LayerNorm]
+    assert [type(module) for module in swapped] == [nn.LayerNorm, replacements.FeatureRMSNorm, nn.LayerNorm]
 
 
 class GatedNorm(nn.RMSNorm):
@@ -252,7 +252,7 @@ def test_what_is_asked_wrongly_is_said() -> None:
     ("features", "most", "groups"), [(384, 32, 32), (50, 32, 10), (7, 32, 1), (16, 2, 2)]
 )
 def test_groups_divide_the_features(features: int, most: int, groups: int) -> None:
-    assert counterparts.groups_for(features, most) == groups
+    assert replacements.groups_for(features, most) == groups
 
 
 def test_a_channel_batch_norm_wants_a_channel_axis() -> None:

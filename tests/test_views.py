@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe import views
-from normprobe.arranging import arrange
-from normprobe.attributes import eps_of
+from normprobe.layers import view_registry
+from normprobe.layers.to_rows import arrange
+from normprobe.layers.module_attributes import eps_of
 from normprobe.errors import ViewError
-from normprobe.views import View, guessed_view, register_view, registered_view
+from normprobe.layers.view_registry import View, guessed_view, register_view, registered_view
 
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A registry whose changes end with the test."""
-    monkeypatch.setattr(views, "_REGISTRY", dict(views._REGISTRY))
+    monkeypatch.setattr(view_registry, "_REGISTRY", dict(view_registry._REGISTRY))
     return
 
 

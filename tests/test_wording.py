@@ -7,10 +7,10 @@ import doctest
 import pandas as pd
 import pytest
 
-from normprobe import names, wording
+from normprobe import formatting_names, formatting
 
 
-@pytest.mark.parametrize("module", [wording, names])
+@pytest.mark.parametrize("module", [formatting, formatting_names])
 def test_the_examples_of_the_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
@@ -47,7 +47,7 @@ def test_the_examples_of_the_docstrings_hold(module):
     ],
 )
 def test_numbers_have_three_significant_digits(value, text):
-    assert wording.format_number(value) == text
+    assert formatting.format_number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -66,21 +66,21 @@ def test_numbers_have_three_significant_digits(value, text):
     ],
 )
 def test_ticks(value, text):
-    assert wording.format_tick(value) == text
+    assert formatting.format_tick(value) == text
 
 
 def test_ranges():
-    assert wording.format_range(0.2, 31) == "0.2 to 31"
-    assert wording.format_range(1.0001, 1.0002) == "1"
-    assert wording.format_range(float("nan"), 1) == "undefined"
+    assert formatting.format_range(0.2, 31) == "0.2 to 31"
+    assert formatting.format_range(1.0001, 1.0002) == "1"
+    assert formatting.format_range(float("nan"), 1) == "undefined"
 
 
 def test_counts_agree_with_their_noun():
-    assert wording.format_count(1, "norm") == "1 norm"
-    assert wording.format_count(2110, "token") == "2,110 tokens"
-    assert wording.format_count(2, "batch") == "2 batches"
-    assert wording.format_count(37, "Linear") == "37 Linear"
-    assert wording.format_count(1234) == "1,234"
+    assert formatting.format_count(1, "norm") == "1 norm"
+    assert formatting.format_count(2110, "token") == "2,110 tokens"
+    assert formatting.format_count(2, "batch") == "2 batches"
+    assert formatting.format_count(37, "Linear") == "37 Linear"
+    assert formatting.format_count(1234) == "1,234"
 
 
 @pytest.mark.parametrize(
@@ -88,25 +88,25 @@ def test_counts_agree_with_their_noun():
     [("position", 1, "token"), ("position", 2, "tokens"), ("example", 0, "texts"), (None, 2, "samples")],
 )
 def test_sample_words(sample_unit, count, word):
-    assert wording.sample_word({"unit": "token", "example_unit": "text"}, sample_unit, count) == word
+    assert formatting.sample_word({"unit": "token", "example_unit": "text"}, sample_unit, count) == word
 
 
 def test_a_sample_is_named_by_its_text_and_place():
     meta = {"unit": "token", "example_unit": "text"}
-    assert wording.name_sample(meta, (35, 0), "position", "class") == "“class” text 35, token 0"
-    assert wording.name_sample(meta, (35, 0), "position") == "text 35, token 0"
-    assert wording.name_sample({"example_unit": "image"}, (3, 0), "example") == "image 3"
-    assert wording.name_sample(meta, (1, 2), "position", "\n") == "“␣” text 1, token 2"
+    assert formatting.name_sample(meta, (35, 0), "position", "class") == "“class” text 35, token 0"
+    assert formatting.name_sample(meta, (35, 0), "position") == "text 35, token 0"
+    assert formatting.name_sample({"example_unit": "image"}, (3, 0), "example") == "image 3"
+    assert formatting.name_sample(meta, (1, 2), "position", "\n") == "“␣” text 1, token 2"
 
 
 def test_a_sample_of_a_merged_recording_is_named_with_its_part():
     meta = {"unit": "token", "example_unit": "text", "parts": ["day", "night"]}
-    name = wording.name_sample
+    name = formatting.name_sample
     assert name(meta, (3, 0), "position", "class", "night") == "“class” text 3 of night, token 0"
     assert name(meta, (3, 0), "example", part="5f0c2a9e-6f7a-4f0e-9d0b-1c2d3e4f5a6b") == "text 3 of 5f0c2a9e"
     assert name({**meta, "parts": ["night"]}, (3, 0), "example", part="night") == "text 3"
 
 
 def test_long_texts_are_cut_at_the_end():
-    assert wording.shorten_text("a" * 40, 10) == "a" * 9 + "…"
-    assert wording.text_width(wording.shorten_text("標" * 40, 10)) <= 10
+    assert formatting.shorten_text("a" * 40, 10) == "a" * 9 + "…"
+    assert formatting.text_width(formatting.shorten_text("標" * 40, 10)) <= 10

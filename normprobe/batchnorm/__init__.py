@@ -7,6 +7,6 @@
 """
 
 from normprobe.batchnorm.distances import audit, channels, score
-from normprobe.batchnorm.population import recalibrate
+from normprobe.batchnorm.recalibration import recalibrate
 
 __all__ = ["audit", "channels", "recalibrate", "score"]

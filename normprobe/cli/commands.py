@@ -12,8 +12,8 @@ import click
 from normprobe import __version__
 from normprobe.cli import printing
 from normprobe.cli.comparing import compare
-from normprobe.cli.guard import guarded
-from normprobe.cli.measure import obtain
+from normprobe.cli.error_lines import guarded
+from normprobe.cli.load_or_measure import obtain
 from normprobe.cli.options import debug, measuring, request_of
 from normprobe.cli.outputs import check_file, check_folder
 from normprobe.cli.progress import waiting

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normprobe.cli import printing
-from normprobe.cli.guard import guarded
-from normprobe.cli.measure import is_recording, obtain
+from normprobe.cli.error_lines import guarded
+from normprobe.cli.load_or_measure import is_recording, obtain
 from normprobe.cli.options import DTYPES, Request, debug, measuring, request_of
 from normprobe.cli.outputs import check_folder
 from normprobe.cli.progress import waiting
@@ -46,7 +46,7 @@ def compare(a: str, b: str, out: Path, dtype_b: str | None, weights_b: str | Non
     request = request_of(options)
     first, second = _both(a, b, request, {"dtype": dtype_b, "weights": weights_b})
     with waiting("Comparing"):
-        from normprobe.comparison import compare as compared
+        from normprobe.divergence import compare as compared
 
         comparison = compared(first, second)
     printing.print_comparison(comparison)

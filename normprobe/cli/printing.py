@@ -18,7 +18,7 @@ import click
 if TYPE_CHECKING:
     import pandas as pd
 
-    from normprobe.comparison import Comparison
+    from normprobe.divergence import Comparison
     from normprobe.recording import Recording
 
 _NARROWEST, _WIDEST = 80, 120
@@ -74,7 +74,7 @@ def print_json(recording: Recording, findings: pd.DataFrame) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the answer of a comparison, and the layers it rests on."""
-    from normprobe.comparison import sentences
+    from normprobe.divergence import sentences
     from normprobe.report import comparison_text
 
     found = comparison.differences

@@ -11,7 +11,7 @@ from normprobe.cli.options import Request
 from normprobe.cli.progress import tracked
 
 if TYPE_CHECKING:
-    from normprobe.models import LoadedModel
+    from normprobe.loading.models import LoadedModel
 
 
 def check_weights(name: str, saved: bool, out: Path) -> None:
@@ -21,7 +21,7 @@ def check_weights(name: str, saved: bool, out: Path) -> None:
         UsageError: ``name`` is a saved recording, which holds no model.
         ModelError: There is a file already, or its ending says nothing.
     """
-    from normprobe.models import check_new_weights
+    from normprobe.loading.models import check_new_weights
 
     if saved:
         raise click.UsageError(f"{name} is a saved recording: --recalibrate needs the model")
@@ -35,8 +35,8 @@ def recalibrate_into(out: Path, model: LoadedModel, request: Request) -> None:
         NormprobeError: The model has no batch norm, or the data do not fit, or the file cannot be written.
     """
     from normprobe.batchnorm import recalibrate
-    from normprobe.inputs import load_inputs
-    from normprobe.models import save_weights
+    from normprobe.loading.inputs import load_inputs
+    from normprobe.loading.models import save_weights
 
     inputs = load_inputs(
         model, request.data, column=request.column, batch_size=request.batch_size, limit=request.limit

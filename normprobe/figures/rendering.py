@@ -8,27 +8,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normprobe.figures import divergence, frames, linear, outliers, panel, profile, running, stream
-from normprobe.figures.palette import SURFACE, house_style
-from normprobe.figures.plan import Plan, new_figure
-from normprobe.figures.svg import draw_svg, quiet_fonts, write_alone, write_inline
+from normprobe.figures.plots import divergence_profile, linear_by_role, outlier_map, norm_panel, depth_profile, running_statistics, samples_through_depth
+from normprobe.figures.data import by_depth
+from normprobe.figures.drawing.palette import SURFACE, house_style
+from normprobe.figures.drawing.canvas import Plan, new_figure
+from normprobe.figures.drawing.svg import draw_svg, quiet_fonts, write_alone, write_inline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from normprobe.comparison import Comparison, Differences
+    from normprobe.divergence import Comparison, Differences
     from normprobe.recording import Recording
     from normprobe.tables import Tables
 
 PNG_DPI = 150
 
 _SECTIONS: dict[str, tuple[Callable[[Tables], Plan], Callable[[Tables], bool]]] = {
-    "depth_profile": (profile.plan, profile.supported),
-    "outlier_map": (outliers.plan, outliers.supported),
-    "samples_through_depth": (stream.plan, stream.supported),
-    "running_statistics": (running.plan, running.supported),
-    "linear_by_role": (linear.plan, linear.supported),
+    "depth_profile": (depth_profile.plan, depth_profile.supported),
+    "outlier_map": (outlier_map.plan, outlier_map.supported),
+    "samples_through_depth": (samples_through_depth.plan, samples_through_depth.supported),
+    "running_statistics": (running_statistics.plan, running_statistics.supported),
+    "linear_by_role": (linear_by_role.plan, linear_by_role.supported),
 }
 
 
@@ -106,11 +107,11 @@ def render(tables: Tables | Recording, name: str, *, layer: str | None = None) -
     Raises:
         ValueError: there is no figure of this name, or the panel's layer is not named.
     """
-    source = frames.tables_of(tables)
+    source = by_depth.tables_of(tables)
     if name == "norm_panel":
         if layer is None:
             raise ValueError('render(tables, "norm_panel") needs layer=, the name of a norm')
-        plan = panel.plan(source, layer)
+        plan = norm_panel.plan(source, layer)
     elif name in _SECTIONS:
         plan = _SECTIONS[name][0](source)
     else:
@@ -146,7 +147,7 @@ def render_divergence(comparison: Comparison | Differences) -> Rendered:
     Returns:
         The figure and its words.
     """
-    return rendered(divergence.plan(comparison), "divergence_profile")
+    return rendered(divergence_profile.plan(comparison), "divergence_profile")
 
 
 def available(tables: Tables | Recording) -> list[str]:
@@ -158,7 +159,7 @@ def available(tables: Tables | Recording) -> list[str]:
     Returns:
         Names for `render`; without "norm_panel", which every norm supports.
     """
-    source = frames.tables_of(tables)
+    source = by_depth.tables_of(tables)
     return [name for name, (_, supported) in _SECTIONS.items() if supported(source)]
 
 

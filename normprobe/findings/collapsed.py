@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 
-from normprobe.findings.frame import Check, Finding, Severity
-from normprobe.findings.measures import at, layer_measures
-from normprobe.findings.origins import collapsed, example_measures
-from normprobe.wording import format_number
+from normprobe.findings.check import Check, Finding, Severity
+from normprobe.tables.measures import at, layer_measures
+from normprobe.findings.written_by import collapsed, example_measures
+from normprobe.formatting import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

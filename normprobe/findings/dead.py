@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 
-from normprobe.findings.frame import Check, Finding, Severity, named
-from normprobe.findings.measures import (
-    CONSTANT,
-    at,
-    feature_measures,
-    features_with_peaks,
-    layer_measures,
-    side,
-)
-from normprobe.findings.origins import collapsed
-from normprobe.names import role_of
+from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.tables.measures import CONSTANT, at, feature_measures, features_with_peaks, layer_measures, side
+from normprobe.findings.written_by import collapsed
+from normprobe.formatting_names import role_of
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.findings.frame import Check, Finding, Severity
-from normprobe.findings.measures import gain_measures, layer_measures, never_updated, sample_measures
-from normprobe.names import role_of
-from normprobe.wording import format_number
+from normprobe.findings.check import Check, Finding, Severity
+from normprobe.tables.measures import gain_measures, layer_measures, never_updated, sample_measures
+from normprobe.formatting_names import role_of
+from normprobe.formatting import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

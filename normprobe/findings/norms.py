@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.frame import Check, Finding, Severity, named
-from normprobe.findings.measures import layer_measures, norms_untrained, sample_measures, side
-from normprobe.names import role_of
-from normprobe.wording import format_number
+from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.tables.measures import layer_measures, norms_untrained, sample_measures, side
+from normprobe.formatting_names import role_of
+from normprobe.formatting import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

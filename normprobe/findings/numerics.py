@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from normprobe.findings.frame import Check, Finding, Severity, named
-from normprobe.findings.measures import at, layer_measures
-from normprobe.wording import format_number
+from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.tables.measures import at, layer_measures
+from normprobe.formatting import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

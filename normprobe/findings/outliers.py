@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from normprobe.findings.dead import inner
-from normprobe.findings.frame import Check, Finding, Severity, named
-from normprobe.findings.measures import KEY, features_with_peaks, ratio, side
-from normprobe.findings.origins import writer
-from normprobe.wording import format_number
+from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.tables.measures import KEY, features_with_peaks, ratio, side
+from normprobe.findings.written_by import writer
+from normprobe.formatting import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

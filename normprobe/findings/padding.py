@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.frame import Check, Finding, Severity, named
-from normprobe.findings.measures import layer_measures, side
-from normprobe.findings.origins import example_measures
-from normprobe.wording import format_number
+from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.tables.measures import layer_measures, side
+from normprobe.findings.written_by import example_measures
+from normprobe.formatting import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

@@ -11,20 +11,15 @@ from normprobe.errors import NormprobeError
 from normprobe.findings.collapsed import CollapsedSamples
 from normprobe.findings.dead import ConstantFeatures, DeadFeatures
 from normprobe.findings.depth import VarianceExplodes, VarianceVanishes
-from normprobe.findings.frame import Check
+from normprobe.findings.check import Check
 from normprobe.findings.norms import NearlyConstantRows, OutlierNormWeight, VarianceBelowEps
 from normprobe.findings.numerics import Fp16Overflow, Nonfinite
 from normprobe.findings.outliers import MassiveActivations, OutlierFeatures
 from normprobe.findings.padding import PaddingInNorm, PaddingUnmasked
-from normprobe.findings.running import RunningVarianceInvalid, StaleRunningStatistics
+from normprobe.findings.running_statistics import RunningVarianceInvalid, StaleRunningStatistics
 from normprobe.findings.samples import InputScale, OutlierSample
 from normprobe.findings.saturated import SaturatedInput
-from normprobe.findings.training import (
-    BatchnormTrainMode,
-    FrozenButUpdating,
-    SmallBatchStatistics,
-    UpdatedTwice,
-)
+from normprobe.findings.batchnorm_mode import BatchnormTrainMode, FrozenButUpdating, SmallBatchStatistics, UpdatedTwice
 
 CHECKS: tuple[Check, ...] = (
     Nonfinite(),

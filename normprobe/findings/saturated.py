@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from normprobe.findings.dead import inner
-from normprobe.findings.frame import Check, Finding, Severity
-from normprobe.findings.measures import CONSTANT, feature_measures
+from normprobe.findings.check import Check, Finding, Severity
+from normprobe.tables.measures import CONSTANT, feature_measures
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.kernels.accounts import Account, Inside
-from normprobe.moments import Moments
+from normprobe.capture.counters import Account, Inside
+from normprobe.kernels.moments import Moments
 
 if TYPE_CHECKING:
     import torch
@@ -222,6 +222,6 @@ def sums(features: int, reading: Reading, device: torch.device) -> Sums:
     if kernel is not None:
         found: Sums = kernel.CompiledSums(features, reading)
         return found
-    from normprobe.kernels.plain import PlainSums
+    from normprobe.kernels.accumulator import PlainSums
 
     return PlainSums(features, device)

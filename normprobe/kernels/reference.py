@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from normprobe.kernels import Measured, SampleMoments
-from normprobe.moments import Moments, merge
+from normprobe.kernels.moments import Moments, merge
 
 _BLOCK = 1 << 18
 """Numbers in a block, so that the float64 copies stay near 2 MB each whatever the tensor."""

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
-from normprobe.records import LayerRecord
+from normprobe.tables.records import LayerRecord
 from normprobe.tables import build, derive
 from normprobe.tables.schema import based
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.moments import Moments
-from normprobe.records import Holder, Kept, LayerRecord, SiteRecord
+from normprobe.kernels.moments import Moments
+from normprobe.tables.records import Holder, Kept, LayerRecord, SiteRecord
 
 MOMENTS = ("count", "mean", "m2", "min", "max", "abs_sum", "zeros", "nonfinite")
 SEEN = ("seen_count", "seen_mean", "seen_m2")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.moments import Moments, over, pool
+from normprobe.kernels.moments import Moments, over, pool
 from normprobe.tables.build import MOMENTS
 from normprobe.tables.schema import FEATURES, LAYERS, LEDGER, SAMPLES, shaped
 

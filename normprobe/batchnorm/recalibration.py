@@ -1,0 +1,168 @@
+"""Running statistics collected anew: those of a whole set of data, in place of a moving average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeGuard
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from normprobe.errors import NoLayersError, NormprobeError, NoSamplesError
+from normprobe.layers.find import find_layers
+from normprobe.probe import Probe
+from normprobe.recording import Recording
+from normprobe.runner_to_merge import run_batches
+from normprobe.layers.view_registry import is_lazy
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def recalibrate(
+    model: nn.Module,
+    batches: Any,
+    *,
+    layers: Any = None,
+    mask: Any = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Replace the running statistics of a model's batch norms by the moments of some data.
+
+    The model runs once over the data with its batch norms in train mode and everything else in evaluation
+    mode, without gradients. Each batch norm's running mean and variance become those of all the values it
+    read, in all batches and calls, merged exactly: no momentum, and no weight on the last batches. This is
+    PreciseBN (Wu and Johnson, arXiv:2105.07576). The variance is the one torch collects, with the divisor
+    n - 1, n being all values of the channel.
+
+    Everything else is as before: modes, gradients, hooks, random number generators, all other parameters and
+    buffers. ``num_batches_tracked`` stays too, except where ``momentum`` is None: there it becomes the number
+    of calls, since that is the weight of the statistics in a cumulative average that training goes on with.
+
+    >>> moved = normprobe.batchnorm.recalibrate(model, loader)
+
+    Args:
+        model: The model, changed in place. A compiled one runs uncompiled, with the same buffers.
+        batches: As `normprobe.record` takes them: data as in training, in batches of its size, without
+            labels. Augmentation is theirs to do.
+        layers: Which batch norms, as glob patterns or a predicate; all by default.
+        mask: Where the padding is, as `normprobe.Probe` takes it. Padding enters no statistic; with None it
+            does, as in torch's own training.
+        progress: Called with the number of batches done, after each.
+
+    Returns:
+        DataFrame, a row per batch norm that was recalibrated, in order of execution: ``layer``, ``calls``,
+        ``count`` (values per channel, the median), ``shift`` (median over channels of |new - old mean| ÷ old
+        standard deviation) and ``log_variance_ratio`` (median over channels of ln(new ÷ old variance)), with
+        the layer's eps added to variances.
+
+    Raises:
+        NoLayersError: The model has no batch norm with running statistics, or ``layers`` matches none.
+        NoSamplesError: No batch norm was called.
+        NormprobeError: A batch norm read NaN or Inf, or a single value per channel. The model is unchanged.
+    """
+    model = getattr(model, "_orig_mod", model)
+    norms = {layer.name: layer.module for layer in find_layers(model, layers, "batch_norm").layers}
+    tracked = {name: module for name, module in norms.items() if _tracks(module)}
+    if not tracked:
+        raise NoLayersError(
+            f"none of the {len(norms)} batch norms of {type(model).__name__} holds running statistics that "
+            "torch updates; recalibrate takes nn.BatchNorm1d to 3d and nn.SyncBatchNorm with "
+            "track_running_stats=True"
+        )
+    probe = Probe(
+        model, layers=lambda _, module: any(module is norm for norm in tracked.values()), mask=mask,
+        samples=0, values=0,
+    )  # fmt: skip
+    with _as_found(model, tracked.values()):
+        try:
+            with probe:
+                run_batches(model, batches, progress)
+        except ValueError as cause:
+            if "more than 1 value per channel" not in str(cause):
+                raise
+            raise NormprobeError(
+                f"a BatchNorm read a single value per channel ({cause}); use batches of more examples"
+            ) from cause
+    return _put(tracked, probe.recording)
+
+
+def _tracks(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a module is one of torch's batch norms and holds running statistics."""
+    if not isinstance(module, _BatchNorm) or module.running_mean is None:
+        return False
+    return not is_lazy(module.running_mean)
+
+
+@contextmanager
+def _as_found(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[None]:
+    """Run a block with some norms in train mode and the rest in evaluation mode; put all back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    held = [
+        (module, name, buffer, buffer.clone())
+        for module, _ in modes
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not is_lazy(buffer)
+    ]
+    cards = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
+    try:
+        for module, _ in modes:
+            module.training = False
+        for norm in norms:
+            norm.training = True
+        with torch.no_grad(), torch.random.fork_rng(cards):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for module, name, buffer, value in held:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def _put(norms: Mapping[str, _BatchNorm], recording: Recording) -> pd.DataFrame:
+    """Write the moments of a recording into batch norms, all or none, and say what moved."""
+    fired = recording.ledger[recording.ledger["calls"] > 0].set_index("layer")
+    if fired.empty:
+        raise NoSamplesError("no BatchNorm was called, so there is nothing to collect; are there batches?")
+    rows = recording.features[recording.features["site"] == "input"]
+    moments = {str(name): some.sort_values("feature") for name, some in rows.groupby("layer", sort=False)}
+    for name, some in moments.items():
+        if int(some["nonfinite"].sum()):
+            raise NormprobeError(
+                f"{name} ({fired['type'][name]}) read {int(some['nonfinite'].sum())} values that are NaN or "
+                "Inf, of which no moment can be taken; find them with recording.findings(). "
+                "The model is unchanged"
+            )
+    order = recording.layers.drop_duplicates("layer").sort_values("depth")["layer"]
+    return pd.DataFrame(
+        [{"layer": name, **_write(norms[name], moments[name], int(fired["calls"][name]))} for name in order]
+    ).astype({"layer": "string"})
+
+
+def _write(norm: _BatchNorm, moments: pd.DataFrame, calls: int) -> dict[str, float]:
+    """Set the running statistics of one batch norm, and return how far they moved."""
+    count = moments["count"].to_numpy()
+    mean = moments["mean"].to_numpy()
+    variance = moments["variance"].to_numpy() * count / np.maximum(count - 1, 1)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    old_mean, old_variance = (held.double().cpu().numpy() for held in (norm.running_mean, norm.running_var))
+    with torch.no_grad():
+        norm.running_mean.copy_(torch.tensor(mean))
+        norm.running_var.copy_(torch.tensor(variance))
+        if norm.momentum is None and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.fill_(calls)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shift = np.abs(mean - old_mean) / np.sqrt(old_variance + norm.eps)
+        factor = np.log((variance + norm.eps) / (old_variance + norm.eps))
+    return {
+        "calls": calls,
+        "count": int(np.median(count)),
+        "shift": float(np.median(shift)),
+        "log_variance_ratio": float(np.median(factor)),
+    }

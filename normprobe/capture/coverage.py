@@ -1,0 +1,118 @@
+"""What the ledger says of layers that no hook sees, or that hooks change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normprobe.capture.hooks.compiled import compiled_modules
+from normprobe.capture.forward import Forwards
+from normprobe.layers.layer import Layer
+
+NO_CALL = "no forward was measured: call the model inside the block (code compiled before it calls no hook)"
+SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bare model's only to rounding"
+
+
+def would_fuse(module: nn.Module) -> bool:
+    """Whether torch would run this `nn.TransformerEncoderLayer` as one fused kernel, had it no hooks."""
+    attention = getattr(module, "self_attn", None)
+    if not isinstance(attention, nn.MultiheadAttention) or module.training or not attention.batch_first:
+        return False
+    trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in module.parameters())
+    even = attention.num_heads % 2 == 0 and attention.in_proj_bias is not None
+    return even and not trained and not torch.is_autocast_enabled()
+
+
+def decides_by_mode(
+    module: nn.Module, around: nn.Module | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    """Whether a module computes otherwise when it meets a mode of torch's functions.
+
+    Attention leaves its fused kernel then, which alone reads NestedTensors; an encoder makes none of these.
+
+    Args:
+        module: the module that is called.
+        around: the module that holds layers and calls it. An encoder layer whose own fused kernel hooks have
+            switched off may as well lose that of its attention.
+        args: of the call.
+        kwargs: of the call.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if any(value.is_nested for value in given):
+            return True
+        left = isinstance(around, nn.TransformerEncoderLayer) and would_fuse(around)
+        return not left and _attends_fused(module)
+    return isinstance(module, nn.TransformerEncoder)
+
+
+def _attends_fused(attention: nn.MultiheadAttention) -> bool:
+    """Whether torch may run this attention as one fused kernel; it looks at more than this before it does."""
+    trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in attention.parameters())
+    even = attention.num_heads % 2 == 0 and attention.batch_first and not attention.training
+    return even and not trained and not torch.is_autocast_enabled()
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the forwards of a probe went.
+
+    Attributes:
+        model: the probed model.
+        parents: for each module (by id) the one that holds it.
+        entered: ids of the modules that were called and hold a layer.
+        forwards: how many there were.
+        measured: how many of them were measured.
+        apart: names of the layers whose parts were used apart.
+    """
+
+    model: nn.Module
+    parents: Mapping[int, nn.Module]
+    entered: Set[int]
+    forwards: int
+    measured: int
+    apart: Set[str]
+
+    @staticmethod
+    def of(model: nn.Module, entered: Set[int], forwards: Forwards, layers: Iterable[Layer]) -> Course:
+        """The course of a model's forwards, whose ``layers`` were found or heard."""
+        parents = {id(child): module for module in model.modules() for child in module.children()}
+        apart = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
+        return Course(model, parents, entered, forwards.calls, forwards.measured, apart)
+
+
+def why_unseen(course: Course, layer: Layer) -> tuple[str, str]:
+    """The status (never fired or bypassed) and reason of a layer, should it not have fired."""
+    if course.measured == 0:
+        return "never fired", "no forward was measured" if course.forwards else NO_CALL
+    parent = layer.module if layer.parameter else course.parents.get(id(layer.module))
+    entered = id(parent) in course.entered
+    bypassed = _why_bypassed(course, layer, parent) if entered else ""
+    if bypassed:
+        return "bypassed", bypassed
+    if next(compiled_modules(course.model), None) is not None:
+        return (
+            "never fired",
+            "the model was compiled before the probe was entered; probe it before torch.compile",
+        )
+    if parent is not None and not entered and parent is not course.model:
+        return "never fired", f"the {type(parent).__name__} that holds it was never called"
+    used = "no function was seen to use it" if layer.parameter else "its module was never called"
+    return "never fired", f"{used}, though the one that holds it was"
+
+
+def _why_bypassed(course: Course, layer: Layer, parent: nn.Module | None) -> str:
+    """Why a layer whose holder was called was not seen to be used, or ""."""
+    weight = layer.module._parameters.get(layer.parameter)
+    if weight is not None and weight.dim() > 2:
+        shape = tuple(weight.shape)
+        return f"one tensor of shape {shape} holds the weights of all experts; their products are not probed"
+    if layer.name in course.apart:
+        return "its parts for queries, keys and values are used apart and are layers of their own"
+    if isinstance(parent, nn.MultiheadAttention):
+        return "torch's attention reads its weight in a fused kernel and never calls the module"
+    return ""

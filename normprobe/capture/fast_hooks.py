@@ -1,0 +1,66 @@
+"""The hooks of layers, and of modules that hold some: the short way where the compiled kernel has one.
+
+Most calls are as those before: everything about them is decided. Of one decoded token they are all that a
+probe costs, so they are one function of the extension each: a look at whether the call is as agreed, and one
+pass. Whatever is not goes the long way, which is `Listener`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from normprobe import kernels
+from normprobe.capture.forward import Forward, Forwards
+from normprobe.kernels import Extremes
+from normprobe.capture.sample_numbers import hold
+from normprobe.capture.layer_state import Watch
+
+Call = Callable[..., None]
+
+
+@dataclass(frozen=True, eq=False)
+class Ears:
+    """Makes the hooks of one probe, and keeps them: what they know of a last call holds in the next block.
+
+    Attributes:
+        forwards: the forwards so far.
+        lock: what measuring holds.
+        snapshot: looks at the vectors of a layer, given (watch, module).
+        made: the hooks of layers, by their index, and of modules that hold some, by id.
+    """
+
+    forwards: Forwards
+    lock: Any
+    snapshot: Call
+    made: dict[tuple[str, int], tuple[Call, Call]] = field(default_factory=dict)
+
+    def layer(self, watch: Watch, before: Call, after: Call) -> tuple[Call, Call]:
+        """The hooks ahead of a layer and behind it, for which these are the long ways."""
+        compiled, sites = kernels.compiled(), watch.sites
+        if compiled is None or not isinstance(sites["input"].account, compiled.Account):
+            return before, after
+        key = ("layer", watch.index)
+        if key not in self.made:
+            shared = (self.forwards.inside, self.lock, _hold, self.snapshot)
+            ahead = compiled.Ear(before, watch, sites["input"], False, *shared)
+            self.made[key] = ahead, compiled.Ear(after, watch, sites["output"], True, *shared)
+        return self.made[key]
+
+    def container(self, module: nn.Module, model: nn.Module, before: Call, after: Call) -> tuple[Call, Call]:
+        """The hooks ahead of a module that holds layers of this model and behind it, likewise."""
+        compiled, inside = kernels.compiled(), self.forwards.inside
+        if compiled is None or not isinstance(inside, compiled.Inside):
+            return before, after
+        key = ("container", id(module))
+        if key not in self.made:
+            ahead = compiled.Gate(before, model, False, inside)
+            self.made[key] = ahead, compiled.Gate(after, model, True, inside)
+        return self.made[key]
+
+
+def _hold(site: Any, news: Any, placed: Any, forward: Forward) -> None:
+    hold(site, Extremes(*news), placed, forward)

@@ -1,0 +1,192 @@
+"""Layers whose modules are never called: found in torch's function calls by the identity of their weights.
+
+Attention hands its projections' weights to one function, routers call ``F.linear(x, self.weight)``, some
+models call ``layer.forward(x)`` or ``F.layer_norm``: no hook sees them. A `TorchFunctionMode` does.
+
+It is on by default, but not all the time. Heard through a mode every function and every ``x.shape`` costs
+1 to 2 microseconds: under 1 % of a forward of a batch, but 10 % of one decoded token. So a probe listens to
+the whole of the first forward of each kind (training or not, a prompt or one token, which arguments) and of
+the 4th, 16th, 64th, ...; in the others only inside the modules where it heard something, and for most models
+there are none.
+
+A mode changes what torch itself decides: attention leaves its fused kernel when it sees one, an encoder makes
+no NestedTensors. There the mode is taken out, outputs stay equal to the last bit, and the ledger says what
+was not seen. A mode belongs to one call of the model in one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from normprobe.samples.batch import in_backward
+from normprobe.capture.hooks.weight_functions import COMPOSITE, COPIES, LOST, USES, Use, lost_arguments, with_linear
+from normprobe.capture.hooks.compiled import is_cut
+from normprobe.capture.forward import Forward, Forwards
+from normprobe.layers.layer import Layer
+from normprobe.capture.hooks.torch_internals_frames import called
+from normprobe.capture.hooks.torch_internals_modes import put_below, take_out
+from normprobe.capture.function_session import Habit, Session, has_bias
+from normprobe.capture.coverage import decides_by_mode
+from normprobe.capture.layer_state import Watch
+
+BIAS_APART = "its bias was added apart from it, so its output is without"
+
+
+class Ears(Protocol):
+    """What is done about a call of a layer, whether a hook saw it or the mode."""
+
+    forwards: Forwards
+    lock: Any
+
+    def layers(self) -> Iterable[Layer]:
+        """All that may be heard."""
+
+    def watch_of(self, layer: Layer) -> Watch:
+        """The running state of a layer, fresh if it is new."""
+
+    def before(self, watch: Watch, forward: Forward, tensor: Tensor | None) -> None:
+        """Ahead of the call, with what the layer reads."""
+
+    def after(self, watch: Watch, forward: Forward, output: Tensor | None, given: tuple[Any, ...]) -> None:
+        """Behind the call with these arguments; no output if it raised."""
+
+
+class Functional:
+    """Listens for the layers of one probe.
+
+    A forward is opened, its modules are entered and left in turn; `close` ends all of it.
+
+    Attributes:
+        left_out: modules (by id) whose calls are not to be heard, though they use the weight of a layer.
+    """
+
+    def __init__(self, ears: Ears) -> None:
+        self._ears = ears
+        self.left_out: frozenset[int] = frozenset()
+        self._habits: dict[Any, Habit] = {}
+        self._mode = _Mode(self)
+
+    def open(self, module: nn.Module, forward: Forward, kwargs: dict[str, Any]) -> Session | None:
+        """Begin to listen to a forward that is measured; None if there is nothing to listen for."""
+        take_out(self._mode)  # if a KeyboardInterrupt left it behind
+        if is_cut():  # a mode would have the rest compiled again
+            return None
+        given = tuple(name for name, value in kwargs.items() if value is not None)
+        kind = (id(module), module.training, torch.is_grad_enabled(), forward.batch.time == 1, given)
+        with self._ears.lock:
+            habit = self._habits.setdefault(kind, Habit())
+            habit.forwards += 1
+            due = habit.forwards.bit_count() == 1 and habit.forwards.bit_length() % 2 == 1  # 1, 4, 16, ...
+            if due or not habit.told:
+                return Session.of(habit, self._ears.layers(), everywhere=True)
+            return Session.of(habit, habit.layers.values(), everywhere=False) if habit.places else None
+
+    def enter(
+        self, session: Session, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """A module that holds layers is called: put the mode in place if it is to be heard."""
+        around = session.inside[-1][0] if session.inside else None
+        session.inside.append((module, session.on))
+        wanted = session.everywhere or id(module) in session.habit.places
+        self._turn(session, wanted and not decides_by_mode(module, around, args, kwargs))
+        if session.on:
+            session.know_again(module)
+
+    def leave(self, forward: Forward | None, module: nn.Module, output: Any) -> None:
+        """The module's call is over: all is as it was around it."""
+        session: Session | None = None if forward is None else forward.now.session
+        if session is None:
+            return
+        while any(inside is module for inside, _ in session.inside):
+            last, on = session.inside.pop()
+            if last is module:
+                self._turn(session, on)
+                break
+        if not session.inside and session.everywhere and output is not None:
+            session.habit.told = True
+
+    def close(self) -> None:
+        """Stop listening in this thread, whatever was left behind."""
+        take_out(self._mode)
+
+    def _turn(self, session: Session, on: bool) -> None:
+        if on is not session.on:
+            session.on = on
+            if on:
+                put_below(self._mode)
+            else:
+                take_out(self._mode)
+
+    def session(self) -> Session | None:
+        """What is heard in this thread just now; a recomputation in backward is not."""
+        forward = self._ears.forwards.current
+        session: Session | None = None if forward is None or in_backward() else forward.now.session
+        return session
+
+    def linear(self, *args: Any, **kwargs: Any) -> Any:
+        """Call `torch.nn.functional.linear` from within a function that hides it from the mode."""
+        return self.call(USES[functional.linear], functional.linear, args, kwargs)
+
+    def call(self, use: Use, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function that may be a layer's, and measure what the layer reads and writes if it is one."""
+        forward, session = self._ears.forwards.current, self.session()
+        used = None if session is None else session.used_by(use, args, kwargs)
+        if forward is None or session is None or used is None:
+            return func(*args, **kwargs)
+        with self._ears.lock:
+            watch = self._ears.watch_of(used.layer)
+            twins = session.twins.get(used.owner.key, {}).values()
+            calling = {watch.index, *(self._ears.watch_of(twin).index for twin in twins)}
+        # Open: its module is being called, a hook sees it.
+        hooked = any(forward.now.is_open(index) for index in calling)
+        if watch.refused or hooked or (self.left_out and id(called()) in self.left_out):
+            return func(*args, **kwargs)
+        self._ears.before(watch, forward, use.reads.of(args, kwargs))
+        output = None
+        try:
+            output = func(*args, **kwargs)
+        finally:
+            self._ears.after(watch, forward, output, (*args, *kwargs.values()))
+        with self._ears.lock:
+            watch.heard += 1
+            if has_bias(used.layer) and (use.bias is None or use.bias.of(args, kwargs) is None):
+                watch.reasons[BIAS_APART] = 1
+            late = session.learn(used.owner)
+            if late:
+                watch.note(f"uses of its weight alone before forward {late + 1} of a kind may be missing")
+        return output
+
+
+class _Mode(TorchFunctionMode):
+    """Hands on every call as it is, and those that may be a layer's to `Functional.call`."""
+
+    def __init__(self, functional: Functional) -> None:
+        super().__init__()
+        self._functional = functional
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if is_dynamo_compiling():  # a function of the model's that compiles itself, whole perhaps
+            return func(*args, **kwargs)
+        use = USES.get(func)
+        if use is not None:
+            return self._functional.call(use, func, args, kwargs)
+        if func in LOST:
+            kwargs = {**kwargs, **lost_arguments(func)}
+        if func in COMPOSITE:
+            return with_linear(func, self._functional.linear)(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if func in COPIES:
+            session = self._functional.session()
+            if session is not None and isinstance(args[0], Tensor) and isinstance(result, Tensor):
+                session.note_copy(args[0], result)
+        return result

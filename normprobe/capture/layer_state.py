@@ -1,0 +1,232 @@
+"""What a probe keeps of one layer while it runs: how it is read, what it did, what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from normprobe.capture.site_state import Site
+from normprobe.layers.norms.affine import vector
+from normprobe.samples.layout import Layout
+from normprobe.layers.norms.identify import judge
+from normprobe.layers.layer import Layer
+from normprobe.samples.masks import Reader
+from normprobe.tables.records import LayerRecord
+from normprobe.samples.reservoir import Roster
+from normprobe.capture.buffer_changes import Moves, Running
+from normprobe.layers.view_registry import View
+
+SITES = ("input", "output")
+LOOSE = "its samples could not be numbered as the forward's and are numbered within the layer"
+DOUBTS = 8
+"""After so many calls that could not tell how a layer computes, its name is believed for good."""
+
+
+@dataclass(eq=False)
+class Watch:
+    """The running state of one layer.
+
+    Attributes:
+        index: its place among the probed layers.
+        layer: what was found on entry.
+        view: how its tensors read, corrected by the first call.
+        settled: whether a call has told how the layer computes.
+        doubts: how many calls were asked.
+        offset: what the layer adds to its stored weight before scaling; None where unknown.
+        sites: what was measured before and after.
+        layouts: per site how the leading sizes read, decided on the first call.
+        axes: per site which axis the mask runs along.
+        told: the sites where a call had only one such axis.
+        loose: per site how many leading entries were numbered within the layer.
+        modes: train and eval, as met.
+        grads: the gradient modes met.
+        masked_by: the masks applied.
+        reasons: what was left out and why, with how often.
+        refused: why the layer is not measured, or "".
+        depth: order of first execution.
+        vectors: weight, bias and running statistics at the last measured call.
+        running: how its running statistics move.
+        reader: which sequence of a forward it works on.
+        scaled: whether it may have vectors of its own to record.
+        heard: how many of these no hook saw, but the use of its weight showed.
+    """
+
+    index: int
+    layer: Layer
+    view: View
+    sites: dict[str, Site]
+    settled: bool = False
+    doubts: int = 0
+    offset: float | None = 0.0
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    axes: dict[str, int] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+    loose: dict[str, int] = field(default_factory=dict)
+    modes: dict[str, None] = field(default_factory=dict)
+    grads: dict[str, None] = field(default_factory=dict)
+    masked_by: dict[str, None] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    refused: str = ""
+    depth: int | None = None
+    vectors: dict[str, NDArray[Any]] = field(default_factory=dict)
+    running: Running = field(init=False)
+    reader: Reader = field(init=False)
+    scaled: bool = field(init=False)
+    heard: int = 0
+
+    def __post_init__(self) -> None:
+        self.running = Running(self.layer.module)
+        self.scaled = self.layer.view.kind != "linear"
+        self.reader = Reader.named(self.layer.name)
+        self._met: set[tuple[bool, bool, bool]] = set()
+        self._state: list[Any] | None = None
+
+    @staticmethod
+    def of(index: int, layer: Layer, samples: Roster, rows: Roster) -> Watch:
+        """A fresh state, with the rosters that all fresh ones share."""
+        sites = {site: Site.of(samples, rows) for site in SITES}
+        return Watch(index, layer, layer.view, sites, settled=layer.view.certain, refused=layer.refused)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether every measured call could be numbered as the forward's."""
+        return Layout.LOOSE not in self.layouts.values() and not self.loose
+
+    @property
+    def firings(self) -> int:
+        """How often it was called, measured or not, recomputations in backward aside."""
+        return self.sites["output"].account.firings
+
+    @firings.setter
+    def firings(self, count: int) -> None:
+        self.sites["output"].account.firings = count
+
+    def decide(self) -> None:
+        """Say whether nothing is left to decide at its calls."""
+        decided = self.settled and not self.refused and not self.reader.cross and self.view.weight is None
+        for site in self.sites.values():
+            site.account.decided = decided
+
+    def note(self, reason: str) -> None:
+        """Count a reason why something was left out."""
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+    def meet(self, training: bool) -> None:
+        """Note the modes the layer runs in."""
+        met = (training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        if met not in self._met:
+            self._met.add(met)
+            self.modes["train" if training else "eval"] = None
+            self.grads["grad" if met[1] else "inference" if met[2] else "no_grad"] = None
+
+    def settle(self, module: nn.Module, before: Tensor, after: Tensor, arguments: Sequence[Any] = ()) -> None:
+        """Correct the view by what a call shows: the first, or the first that can tell."""
+        if before.numel() != after.numel():
+            self.refused = (
+                f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
+            )
+            firings = self.firings
+            self.sites = {name: Site.of(Roster(0), Roster(0)) for name in SITES}
+            self.firings, self.settled = firings, True
+        elif before.numel():
+            recorded = any(site.account.calls for site in self.sites.values())
+            self.doubts += 1
+            self.settled = self.doubts == DOUBTS
+            verdict = judge(module, self.view, before, after, arguments, recorded=recorded)
+            self.view, self.offset = verdict.view, verdict.offset
+            self.settled = self.settled or verdict.decided
+            if verdict.reason:
+                self.reasons[verdict.reason] = 1
+
+    def snapshot_vectors(self, module: nn.Module) -> None:
+        """Copy the scale, shift and running statistics that the call just measured applied."""
+        width = self.sites["output"].width
+        if self.view.kind == "linear" or width is None:
+            return
+        given = self.view.weight(module) if self.view.weight is not None else None
+        weight = (
+            vector(module, "weight", width) if given is None else given.detach().to(torch.float64).reshape(-1)
+        )
+        bare = self.offset is not None and getattr(module, "weight", None) is None
+        if weight is not None:
+            self.vectors["weight"] = weight.cpu().numpy().copy() + (self.offset or 0.0)
+        elif bare:
+            self.vectors["weight"] = np.ones(width)
+        bias = vector(module, "bias", width)
+        self.vectors["bias"] = np.zeros(width) if bias is None else bias.cpu().numpy().copy()
+        for name in ("running_mean", "running_var"):
+            statistics = vector(module, name, width)
+            if statistics is not None:
+                self.vectors[name] = statistics.cpu().numpy().copy()
+
+    def unchanged(self, module: nn.Module) -> bool:
+        """Whether no tensor of the module's own was replaced or written to since the last snapshot."""
+        held = [*module._parameters.values(), *module._buffers.values()]
+        state: list[Any] = [self.offset]
+        try:
+            for tensor in held:
+                state.append(None if tensor is None else (id(tensor), tensor.data_ptr(), tensor._version))
+        except RuntimeError:  # one made in inference mode has no version, a fake one no data
+            return False
+        unchanged = state == self._state and self.view.weight is None
+        self._state = state
+        return unchanged
+
+    def record(self, never: tuple[str, str], unrun: Mapping[str, int] | None = None) -> LayerRecord:
+        """Freeze the state.
+
+        Args:
+            never: status and reason of a layer that did not fire.
+            unrun: why forwards were left out, with how often.
+        """
+        layer = self.layer
+        calls = max(site.account.calls for site in self.sites.values())
+        # A layer none of whose calls could be measured fired all the same; its notes say why.
+        met = calls > 0 or self.depth is not None
+        status, reason = ("refused", self.refused) if self.refused else ("fired", "") if met else never
+        reasons = {**self.reasons, **(unrun or {})}
+        notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
+        if met and not self.refused and not self.aligned:
+            notes.append(LOOSE)
+        moves = self.running.moves() if self.view.kind == "batch_norm" else Moves(None, None)
+        ledger = {
+            "layer": layer.name,
+            "aliases": "; ".join(layer.aliases),
+            "kind": self.view.kind,
+            "type": layer.type,
+            "n_features": self._n_features(),
+            "eps": layer.eps,
+            "affine": layer.affine,
+            "training": "; ".join(self.modes),
+            "grad": "; ".join(self.grads),
+            "calls": calls,
+            "status": status,
+            "via": self._via() if status == "fired" else "",
+            "masked_by": "; ".join(self.masked_by),
+            "sample_unit": self.view.sample,
+            "aligned": self.aligned if status == "fired" else None,
+            "reason": "; ".join([reason, *notes] if reason else notes),
+            "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
+            "moved": moves.moved,
+            "updates": moves.updates,
+            "firings": self.firings,
+        }
+        fired = status == "fired"
+        sites = [site.record(name) for name, site in self.sites.items() if site.account.calls]
+        return LayerRecord(
+            ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
+        )
+
+    def _via(self) -> str:
+        seen = {"functional": self.heard > 0, "hook": self.firings > self.heard or not self.heard}
+        return "; ".join(name for name, true in seen.items() if true)
+
+    def _n_features(self) -> int | None:
+        width = self.sites["input"].width
+        return self.layer.n_features if width is None else width

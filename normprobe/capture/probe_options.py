@@ -1,0 +1,100 @@
+"""What a user may ask of a probe: checked, resolved and written down."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from normprobe.errors import NormprobeError
+from normprobe.samples.masks import Masks, Padding, find_masks, mask_sizes, to_real
+
+MaskOf = Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
+MaskOption = Literal["auto"] | MaskOf | Mapping[str, Tensor] | None
+LabelsOf = Callable[[tuple[Any, ...], dict[str, Any]], list[list[str]]]
+
+
+def check_options(samples: Any, values: Any, every: Any, mask: Any) -> None:
+    """Refuse options out of range, in words."""
+    whole = {"values": (values, 0), "every": (every, 1)}
+    if samples != "all":
+        whole["samples"] = (samples, 0)
+    for name, (given, least) in whole.items():
+        if isinstance(given, bool) or not isinstance(given, int) or given < least:
+            also = ' or "all"' if name == "samples" else ""
+            raise NormprobeError(f"{name} must be a whole number of at least {least}{also}, got {given!r}")
+    if not (mask is None or mask == "auto" or callable(mask) or isinstance(mask, Mapping)):
+        raise NormprobeError(
+            f'mask must be "auto", None, a callable or a dict of tensors by layer, got {type(mask).__name__}'
+        )
+
+
+def given_padding(mask: Any, name: str) -> Padding | None:
+    """A user's mask as it is; True = real."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        got = f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise NormprobeError(
+            f"the mask {name!r} must be a bool tensor (batch, positions), True = real; got {got}"
+        )
+    real = to_real(mask.to(torch.bool))
+    return None if real is None else Padding(name, real)
+
+
+class GivenMasks:
+    """The padding masks of forwards as the user wants them.
+
+    Attributes:
+        by_layer: whether layers have masks of their own.
+    """
+
+    def __init__(self, mask: MaskOption) -> None:
+        self._mask = mask
+        self.by_layer = isinstance(mask, Mapping)
+
+    def masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
+        """All of a forward."""
+        if self._mask == "auto":
+            return find_masks(arguments)
+        if callable(self._mask):
+            own = given_padding(self._mask(args, kwargs), "mask")
+            return Masks(own, own, own)
+        return Masks()
+
+    def sizes(
+        self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """(batch, positions) of the mask of a forward that is not measured."""
+        if callable(self._mask):
+            mask = self._mask(args, kwargs)
+            return None if mask is None else tuple(mask.shape)
+        return mask_sizes(arguments) if self._mask == "auto" else None
+
+    def pattern_of(self, layer: str) -> str | None:
+        """Which of the patterns for masks by layer this layer's name matches first."""
+        if not isinstance(self._mask, Mapping):
+            return None
+        return next((pattern for pattern in self._mask if fnmatch.fnmatchcase(layer, pattern)), None)
+
+    def padding(self, pattern: str | None, found: Padding | None) -> Padding | None:
+        """The mask of a layer that matches this pattern, where the forward's own is the one found."""
+        if not isinstance(self._mask, Mapping):
+            return found
+        return None if pattern is None else given_padding(self._mask[pattern], pattern)
+
+
+def shown(option: Any) -> Any:
+    """An option as JSON holds it."""
+    if option is None or isinstance(option, (str, int)):
+        return option
+    if isinstance(option, Mapping):
+        return sorted(map(str, option))
+    return (
+        [str(entry) for entry in option]
+        if isinstance(option, (list, tuple, set))
+        else getattr(option, "__name__", "callable")
+    )

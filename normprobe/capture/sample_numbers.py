@@ -1,0 +1,216 @@
+"""Where the samples of one tensor lie in their forward, which of them are real, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
+from normprobe.layers.to_rows import Extent, extent_of
+from normprobe.capture.forward import Forward, Sequence
+from normprobe.kernels import Extremes
+from normprobe.samples.masks import Padding
+from normprobe.tables.records import Holder
+from normprobe.capture.layer_state import Watch
+
+
+class Numbered(Protocol):
+    """A forward, or one that is to come: what its samples are numbered and named by.
+
+    Attributes:
+        call: its running number.
+        first: running number of its first example.
+        labels: the text of each sample, if it has one.
+        sequences: what its layers work on, by what they read.
+        placed: where samples lie, for layers that place them alike.
+    """
+
+    call: int
+    first: int
+    labels: Any
+    sequences: dict[Any, Sequence]
+    placed: dict[Any, Any]
+
+
+class Sizes(NamedTuple):
+    """What samples of one sequence are placed by, their first number aside.
+
+    Attributes:
+        layout: how the leading sizes read.
+        leading: the sizes of the axes that number the samples.
+        inner: the sizes of the axes that number the rows within a sample.
+        axis: the axis the mask runs along.
+        sample: what a sample is.
+    """
+
+    layout: Layout
+    leading: tuple[int, ...]
+    inner: tuple[int, ...]
+    axis: int | None
+    sample: str
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The samples of one tensor, placed.
+
+    Attributes:
+        assignment: which example and position each sample is.
+        real: shape (samples, rows), True where a row is not padding; None if all are.
+        masked: how many rows are padding.
+        named: whether the forward's labels fit the samples one to one.
+        aligned: whether the samples are numbered as the forward's.
+        sizes: what of the tensor and its layer they were placed by.
+    """
+
+    assignment: Assignment
+    real: NDArray[np.bool_] | None
+    masked: int
+    named: bool
+    aligned: bool
+    sizes: Sizes
+
+    def text_of(self, forward: Numbered, sample: int) -> str:
+        """The label of a sample, or ""."""
+        if not self.named or forward.labels is None:
+            return ""
+        example = int(self.assignment.example[sample]) - forward.first
+        position = int(self.assignment.position[sample])
+        known = 0 <= example < len(forward.labels) and 0 <= position < len(forward.labels[example])
+        return forward.labels[example][position] if known else ""
+
+
+def place(
+    watch: Watch,
+    name: str,
+    extent: Extent,
+    forward: Forward,
+    sequence: Sequence,
+    *,
+    strides: tuple[int, ...],
+    seed: int,
+    k: int | None,
+) -> Placed:
+    """Number the samples of a tensor whose sizes and strides are given, and say which are padding."""
+    leading, inner = extent.leading, extent.inner
+    grid, padding = sequence.grid, sequence.padding
+    decided = watch.layouts.get(name)
+    if decided is None:
+        decided = watch.layouts[name] = decide(leading, grid)
+    layout = decided if fits(decided, leading, grid) else Layout.LOOSE
+    first = forward.first
+    if layout is Layout.LOOSE:
+        first = watch.loose.get(name, 0)
+        watch.loose[name] = first + (leading[0] if leading else 1)
+    axis = _time_axis(time_axes(layout, leading, grid, padding), watch, name, strides)
+    sizes = Sizes(layout, leading, inner, axis, watch.view.sample)
+    found: Placed | None = forward.placed.get((sequence, sizes, first))
+    if found is None:
+        assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
+        found = forward.placed[sequence, sizes, first] = _placed(
+            sizes, assignment, padding, spoken=sequence.spoken
+        )
+    return found
+
+
+def place_again(placed: Placed, forward: Numbered, examples: int) -> Placed:
+    """The samples of a tensor placed as in a forward that was alike and began so many examples earlier."""
+    key = (forward.sequences["own", None], placed.sizes, forward.first)
+    found: Placed | None = forward.placed.get(key)
+    if found is None:
+        old = placed.assignment
+        again = Assignment(old.example + examples, old.position, old.real, old.masked_by, old.seed, old.k)
+        found = Placed(again, placed.real, placed.masked, placed.named, placed.aligned, placed.sizes)
+        forward.placed[key] = found
+    return found
+
+
+def _time_axis(axes: list[int], watch: Watch, site: str, strides: tuple[int, ...]) -> int | None:
+    """The axis the mask runs along.
+
+    As many heads as positions read as on a call that told them apart, and until then by their strides: what a
+    position was split into lies closer together in memory, though the axes were swapped since.
+    """
+    if len(axes) == 1:
+        watch.axes[site] = axes[0]
+        watch.told.add(site)
+    elif axes and not (site in watch.told and watch.axes[site] in axes):
+        before = watch.axes.get("input") if site == "output" else None
+        lie = extent_of(watch.view, strides).leading
+        watch.axes[site] = before if before in axes else max(axes, key=lambda axis: lie[axis])
+    return watch.axes[site] if watch.axes.get(site) in axes else None
+
+
+def _placed(sizes: Sizes, assignment: Assignment, padding: Padding | None, *, spoken: bool) -> Placed:
+    layout, leading, inner = sizes.layout, sizes.leading, sizes.inner
+    aligned = layout is not Layout.LOOSE
+    rows = _row_mask(leading, inner, padding)
+    if rows is not None and padding is not None and padding.full:
+        return Placed(replace(assignment, masked_by=padding.name), None, 0, False, aligned, sizes)
+    if rows is not None and padding is not None:
+        assignment = replace(assignment, real=np.asarray(rows.any(axis=1)), masked_by=padding.name)
+        return Placed(assignment, rows, int((~rows).sum()), False, aligned, sizes)
+    one_axis = len(leading) == (1 if layout in (Layout.FLAT, Layout.PACKED) else 2)
+    named = spoken and aligned and one_axis and layout is not Layout.HEADS and not inner
+    if assignment.real is None:
+        return Placed(assignment, None, 0, named, aligned, sizes)
+    spread = np.repeat(assignment.real[:, None], int(np.prod(inner)), axis=1)
+    return Placed(assignment, spread, int((~spread).sum()), named, aligned, sizes)
+
+
+def _row_mask(
+    leading: tuple[int, ...], inner: tuple[int, ...], padding: Padding | None
+) -> NDArray[np.bool_] | None:
+    """The mask of a channel layer's rows: (batch, channels, time) has one row per position."""
+    if padding is None or len(leading) != 1 or len(inner) != 1:
+        return None
+    batch, time = padding.real.shape
+    fitting = time == inner[0] and batch in (1, leading[0])
+    return np.array(np.broadcast_to(padding.real, (leading[0], time))) if fitting else None
+
+
+def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | None) -> Placed:
+    """Number the rows of a NestedTensor's components."""
+    assignment = ragged(lengths, first=forward.first, seed=seed, k=k)
+    return Placed(assignment, None, 0, True, True, Sizes(Layout.BATCH, (len(lengths),), (), None, "position"))
+
+
+def named_labels(
+    labels: Callable[..., list[list[str]]] | None, forward: Forward, args: object, kwargs: object
+) -> list[list[str]] | None:
+    """The text of each real sample of a forward, as the user's callable gives it."""
+    if labels is None:
+        return None
+    given = labels(args, kwargs)
+    mask = forward.masks.own
+    if mask is None:
+        return given
+    return [
+        [text for text, real in zip(texts, row, strict=True) if real] if len(texts) == len(row) else texts
+        for texts, row in zip(given, mask.real, strict=False)
+    ]
+
+
+def unfit(extent: Extent, sequence: Sequence, placed: Placed) -> str:
+    """Why a mask was not applied, if that is worth a word: not at a pooler or the head of a last position."""
+    padding, leading, inner = sequence.padding, extent.leading, extent.inner
+    if placed.assignment.masked_by or padding is None:
+        return ""
+    if placed.aligned and len(inner) != 1 and leading[1:2] in ((), (1,)):
+        return ""
+    return f"its samples {leading + inner} do not fit {padding.name} {padding.real.shape}: unmasked"
+
+
+def hold(site: Any, extremes: Extremes, placed: Placed, forward: Forward) -> None:
+    """Note who holds a new extreme."""
+    for end, held in (("minimum", extremes.low), ("maximum", extremes.high)):
+        if held is not None and np.isfinite(held[0]):
+            value, sample, feature = held
+            example, position = (
+                int(numbers[sample]) for numbers in (placed.assignment.example, placed.assignment.position)
+            )
+            setattr(site, end, Holder(value, example, position, feature, placed.text_of(forward, sample)))

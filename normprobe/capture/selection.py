@@ -1,0 +1,157 @@
+"""Which samples of a tensor count and which are kept: decided once for all sites that agree on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normprobe.kernels import Choice
+from normprobe.capture.sample_numbers import Numbered, Placed
+from normprobe.samples.reservoir import Identities, Roster
+from normprobe.samples.hashing import row_of
+
+_NOBODY = Identities.none(), np.empty(0, np.intp)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What a tensor adds to a site.
+
+    Attributes:
+        placed: where its samples lie.
+        choice: which rows count and which samples are kept, for the kernel.
+        roster: the kept samples after it.
+        candidates: its samples that may be kept, in ascending order of hash, and their indices.
+        n_samples: how many of its samples are real.
+        masked: how many of its rows are padding.
+        masked_by: the mask applied, or "".
+        unfit: why the mask there is was not applied, or "".
+    """
+
+    placed: Placed
+    choice: Choice
+    roster: Roster
+    candidates: tuple[Identities, NDArray[np.intp]]
+    n_samples: int
+    masked: int
+    masked_by: str
+    unfit: str
+
+
+@dataclass(frozen=True, eq=False)
+class RawSelection:
+    """Which raw rows of a tensor a site keeps, and its kept rows after it; None: no further one."""
+
+    choice: Choice | None
+    roster: Roster
+
+
+class Chosen(Numbered, Protocol):
+    """A forward that holds what was chosen in it.
+
+    Attributes:
+        selections: which samples count and are kept, by where they lie.
+        rows: which raw rows are kept.
+    """
+
+    selections: dict[Any, Selection]
+    rows: dict[Any, RawSelection]
+
+
+def select(
+    placed: Placed,
+    forward: Chosen,
+    repeat: int,
+    roster: Roster,
+    *,
+    sizes: tuple[int, int],
+    unfit: str = "",
+) -> Selection:
+    """Choose the samples of a tensor (samples, rows, features) of these sizes for sites with this roster."""
+    key = (placed, roster, repeat)
+    found = forward.selections.get(key)
+    if found is None:
+        found = _selected(placed, forward, repeat, roster, sizes=sizes, unfit=unfit)
+        forward.selections[key] = found
+    return found
+
+
+def select_rows(selection: Selection, forward: Chosen, roster: Roster, seed: int) -> RawSelection:
+    """Choose the raw rows of a tensor that sites with this roster keep: one of each kept sample."""
+    found = forward.rows.get((selection, roster))
+    if found is None:
+        found = forward.rows[selection, roster] = _selected_rows(selection, roster, seed)
+    return found
+
+
+def _selected(
+    placed: Placed, forward: Numbered, repeat: int, roster: Roster, *, sizes: tuple[int, int], unfit: str
+) -> Selection:
+    candidates, order = _candidates(placed, forward, repeat, roster)
+    admission = roster.admit(candidates)
+    keep, slots = order[admission.chosen].astype(np.int64), admission.slots
+    if len(keep) > 1:
+        ascending = np.argsort(keep)
+        keep, slots = keep[ascending], slots[ascending]
+    assignment = placed.assignment
+    choice = Choice(
+        *sizes,
+        real=placed.real,
+        keep=keep,
+        slots=slots,
+        example=assignment.example,
+        position=assignment.position,
+    )
+    return Selection(
+        placed=placed,
+        choice=choice,
+        roster=admission.roster,
+        candidates=(candidates, order),
+        n_samples=assignment.n_samples,
+        masked=placed.masked,
+        masked_by=assignment.masked_by,
+        unfit=unfit,
+    )
+
+
+def _selected_rows(selection: Selection, roster: Roster, seed: int) -> RawSelection:
+    candidates, order = selection.candidates
+    count = roster.admits(candidates.hash) if selection.choice.rows else 0
+    if not count:
+        return RawSelection(None, roster)
+    admission = roster.admit(candidates.take(slice(count)))
+    if not len(admission.slots):
+        return RawSelection(None, roster)
+    keep = order[admission.chosen]
+    choice, placed = selection.choice, selection.placed
+    if choice.rows > 1:
+        real = np.ones((len(keep), choice.rows), bool) if placed.real is None else placed.real[keep]
+        drawn = row_of(seed, placed.assignment.example[keep], real.sum(1))
+        inner = np.array([np.flatnonzero(row)[index] for row, index in zip(real, drawn, strict=True)])
+        keep = keep * choice.rows + inner
+    raw = Choice(choice.samples, choice.rows, raw=keep.astype(np.int64), raw_slots=admission.slots)
+    return RawSelection(raw, admission.roster)
+
+
+def _candidates(
+    placed: Placed, forward: Numbered, repeat: int, roster: Roster
+) -> tuple[Identities, NDArray[np.intp]]:
+    """The samples that the roster may admit, in ascending order of hash, and their indices."""
+    assignment = placed.assignment
+    order, hashes = assignment.kept_below(roster.limit)
+    count = 0 if roster.k == 0 else len(order)
+    if not count:
+        return _NOBODY
+    texts = [placed.text_of(forward, int(sample)) for sample in order] if forward.labels else [""] * count
+    who = Identities(
+        hash=hashes,
+        example=assignment.example[order],
+        position=assignment.position[order],
+        repeat=np.array([repeat] * count, np.int64),
+        call=np.array([forward.call] * count, np.int64),
+        text=np.array(texts, dtype=object),
+    )
+    return who, order

@@ -1,0 +1,186 @@
+"""The hooks of a comparison of running models: what the first one gives is kept until the second has run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normprobe.samples.batch import Signatures, first_tensor, read_batch
+from normprobe.layers.to_rows import arrange
+from normprobe.errors import ViewError
+from normprobe.capture.hooks.handles import Hooks
+from normprobe.layers.find import Layer
+from normprobe.samples.masks import Masks, Reader, find_masks
+from normprobe.capture.power_sums import Local, Powers
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A layer of the first model and its counterpart in the second."""
+
+    a: Layer
+    b: Layer
+
+
+@dataclass(eq=False)
+class Found:
+    """What was summed of one pair of layers; ``local`` is None where the layer could not be called again."""
+
+    input: Powers = field(default_factory=Powers)
+    output: Powers = field(default_factory=Powers)
+    local: Local | None = field(default_factory=Local)
+
+
+class Sides:
+    """Keeps one batch's tensors of the first model, and sums what the second one's differ by.
+
+    Attributes:
+        examples: how many examples the first model has run on.
+    """
+
+    def __init__(self, model: nn.Module, pairs: list[Pair]) -> None:
+        self.examples = 0
+        self._model = model
+        self._pairs = pairs
+        self._found = [Found() for _ in pairs]
+        self._signatures = Signatures()
+        self._masks = Masks()
+        self._kept: dict[tuple[int, str, int], Tensor] = {}
+        self._calls: dict[tuple[int, str], int] = {}
+        self._latest: tuple[Tensor, int, Tensor] | None = None  # read last, and its copy
+
+    def found(self) -> dict[str, Found]:
+        """What was summed, by the first model's layer."""
+        return {pair.a.name: found for pair, found in zip(self._pairs, self._found, strict=True)}
+
+    @contextmanager
+    def keeping(self, batch: Any) -> Iterator[None]:
+        """Keep what the first model's layers read and give while the block runs."""
+        named = self._signatures.named(self._model, *_arguments(batch))
+        self._masks = find_masks(named)
+        own = self._masks.own
+        self.examples += read_batch(named, None if own is None else own.real.shape).size
+        self._kept = {}
+        with self._hooked("a", self._keep_input, self._keep_output):
+            yield
+        self._latest = None
+
+    @contextmanager
+    def comparing(self) -> Iterator[None]:
+        """Compare what the second model's layers read and give while the block runs, then keep nothing."""
+        try:
+            with self._hooked("b", self._compare_input, self._compare_output):
+                yield
+        finally:
+            self._kept = {}
+
+    @contextmanager
+    def _hooked(self, side: str, before: Callable[..., None], after: Callable[..., None]) -> Iterator[None]:
+        self._calls = {}
+        hooks = Hooks()
+        try:
+            for at, pair in enumerate(self._pairs):
+                module = getattr(pair, side).module
+                hooks.before(module, partial(before, at))
+                hooks.after(module, partial(after, at))
+            yield
+        finally:
+            hooks.remove()
+
+    def _keep_input(self, at: int, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._keep(at, "input", first_tensor([*args, *kwargs.values()]))
+
+    def _keep_output(self, at: int, module: nn.Module, *called: Any) -> None:
+        self._keep(at, "output", first_tensor(called[2:]))
+
+    def _compare_input(self, at: int, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._compare(at, "input", first_tensor([*args, *kwargs.values()]))
+
+    def _compare_output(self, at: int, module: nn.Module, *called: Any) -> None:
+        args, kwargs, output = called
+        gives = first_tensor([output])
+        call = self._compare(at, "output", gives)
+        read, gave = (self._kept.get((at, site, call)) for site in ("input", "output"))
+        local = self._found[at].local
+        if local is None or read is None or gave is None or gives is None:
+            return
+        again = _called_again(module, args, kwargs, read)
+        if again is None or not again.shape == gave.shape == gives.shape:
+            self._found[at].local = None
+        else:
+            self._add(at, local.add, gave, gives, again)
+
+    def _numbered(self, at: int, site: str) -> int:
+        """Which of the layer's calls in this batch it is."""
+        call = self._calls.get((at, site), 0)
+        self._calls[at, site] = call + 1
+        return call
+
+    def _keep(self, at: int, site: str, tensor: Tensor | None) -> None:
+        call = self._numbered(at, site)
+        if tensor is None:
+            return
+        if site == "output":
+            self._kept[at, site, call] = tensor.detach().clone()
+            return
+        version = -1 if tensor.is_inference() else tensor._version
+        # Layers that read one tensor, as query, key and value do, share a copy of it.
+        if self._latest is None or self._latest[0] is not tensor or self._latest[1] != version or version < 0:
+            self._latest = (tensor, version, tensor.detach().clone())
+        self._kept[at, site, call] = self._latest[2]
+
+    def _compare(self, at: int, site: str, tensor: Tensor | None) -> int:
+        call = self._numbered(at, site)
+        kept = self._kept.get((at, site, call))
+        if kept is not None and tensor is not None and kept.shape == tensor.shape:
+            powers: Powers = getattr(self._found[at], site)
+            self._add(at, powers.add, kept, tensor)
+        return call
+
+    def _add(self, at: int, add: Callable[..., None], *tensors: Tensor) -> None:
+        """Sum the real rows of tensors of one shape, as the first model's layer reads them."""
+        layer = self._pairs[at].a
+        try:
+            arranged = [arrange(layer.view, tensor.detach().to(tensors[0].device)) for tensor in tensors]
+        except ViewError:
+            return
+        rows = [one.values.flatten(0, 1) for one in arranged]
+        real = self._real(layer.name, (*arranged[0].leading, *arranged[0].inner))
+        add(*rows if real is None else (one[real.to(one.device)] for one in rows))
+
+    def _real(self, layer: str, sizes: tuple[int, ...]) -> Tensor | None:
+        """Which rows are no padding, where the mask has an entry for each; None if all count."""
+        reader = Reader.named(layer)
+        fired = reader.side == "decoder"
+        padding = self._masks.of(reader.reads(two_sided=self._masks.two_sided, decoder_fired=fired))
+        if padding is None or sizes not in (padding.real.shape, (padding.real.size,)):
+            return None
+        return torch.from_numpy(padding.real.reshape(-1))
+
+
+def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that a batch stands for."""
+    if isinstance(batch, Tensor):
+        return (batch,), {}
+    return ((), dict(batch)) if isinstance(batch, Mapping) else (tuple(batch), {})
+
+
+def _called_again(module: nn.Module, args: Any, kwargs: Any, tensor: Tensor) -> Tensor | None:
+    """What a layer's forward makes of another first tensor; None where it cannot take it."""
+    own = first_tensor([*args, *kwargs.values()])
+    if own is None or own.shape != tensor.shape:
+        return None
+    other = tensor.to(own.device, own.dtype, copy=True)
+    positional = [other if value is own else value for value in args]
+    named = {name: other if value is own else value for name, value in kwargs.items()}
+    try:
+        with torch.random.fork_rng([own.device] if own.is_cuda else []):
+            return first_tensor([module.forward(*positional, **named)])
+    except Exception:
+        return None

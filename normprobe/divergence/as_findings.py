@@ -1,0 +1,152 @@
+"""The findings of a comparison, as a table with the columns of a recording's findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from normprobe.divergence.differences import Differences
+from normprobe.divergence.verdict import first_divergence, sentences
+from normprobe.findings.check import COLUMNS, Finding
+
+_ROUNDING = "Higham, Accuracy and Stability of Numerical Algorithms, SIAM 2002, sections 2.2 and 3.1"
+_SAMPLING = "Westfall and Young, Resampling-Based Multiple Testing, Wiley 1993, section 2.3"
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a finding of a comparison is called, and what to do about it."""
+
+    check: str
+    title: str
+    severity: str
+    advice: str
+
+
+_FIRST = _Rule(
+    "first_divergence",
+    "The first layer that differs",
+    "error",
+    "Look at this layer first, in both models: what comes after it may differ only because it does.",
+)
+_DATA = replace(
+    _FIRST,
+    advice="Compare on the same data, or on data of one kind: what is read differs before any layer runs.",
+)
+_AGAIN = _Rule(
+    "introduces_error",
+    "More error arises later",
+    "warning",
+    "Mend the first divergence, compare again, and see whether this remains.",
+)
+_DTYPE = _Rule(
+    "dtype_differs",
+    "Layers compute in different dtypes",
+    "info",
+    "Compare in one dtype to see anything smaller than rounding of the coarser one.",
+)
+_ALONE = _Rule(
+    "not_compared",
+    "Layers without a counterpart",
+    "warning",
+    "Look them up in unmatched.csv; what happens in them shows only at the next layer compared.",
+)
+_ORDER = _Rule(
+    "order_differs",
+    "The layers run in another order",
+    "warning",
+    "Check which branch runs first; errors are listed in the first model's order.",
+)
+
+
+def findings_of(found: Differences) -> pd.DataFrame:
+    """Return a row per finding, errors first."""
+    return pd.DataFrame([_row(*pair) for pair in _found(found)], columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _row(rule: _Rule, finding: Finding, source: str) -> dict[str, Any]:
+    whole = asdict(finding) | {"check": rule.check, "title": rule.title, "severity": rule.severity}
+    whole |= {"advice": rule.advice, "source": source, "layers_affected": len(finding.affected)}
+    return whole | {"affected": "; ".join(finding.affected)}
+
+
+def _found(found: Differences) -> Iterator[tuple[_Rule, Finding, str]]:
+    layers, facts = found.layers, found.facts
+    source = _ROUNDING if facts["same_data"] else _SAMPLING
+    first = first_divergence(layers)
+    if first is not None:
+        read = not facts["same_data"] and first.after is None and first.site == "input"
+        yield _DATA if read else _FIRST, _first(found), source
+        own = layers[layers["introduces"] & (layers["layer"] != first.layer)]
+        if len(own):
+            yield (
+                _AGAIN,
+                _at(own, "error introduced, dB", "introduced_db", "Error arises here as well."),
+                source,
+            )
+    if len(found.unmatched):
+        fused = found.unmatched["reason"].str.startswith("fused").all()
+        yield replace(_ALONE, severity="info") if fused else _ALONE, _alone(found), ""
+    if facts["reordered"] is not None:
+        row = layers[layers["layer"] == facts["reordered"]]
+        yield (
+            _ORDER,
+            _at(row, "depth", "depth", "The second model runs this layer earlier than the first."),
+            "",
+        )
+    other = layers[layers["dtype"] != layers["dtype_b"]]
+    if len(other):
+        row = other.iloc[0]
+        words = f"{row['dtype']} in the first model, {row['dtype_b']} in the second."
+        yield _DTYPE, _at(other, "error, dB", "error_db", words), _ROUNDING
+
+
+def _first(found: Differences) -> Finding:
+    layers = found.layers
+    beyond = layers[layers["beyond"]]
+    if found.facts["same_data"]:
+        return _at(beyond, "error, dB", "error_db", sentences(found)[0])
+    row = beyond.iloc[0]
+    return Finding(
+        layer=row["layer"],
+        site=row["site"],
+        statistic="probability by chance",
+        value=row["likely"],
+        threshold=found.facts["level"],
+        message=sentences(found)[0],
+        evidence="",
+        affected=tuple(dict.fromkeys(map(str, beyond["layer"]))),
+    )
+
+
+def _at(rows: pd.DataFrame, statistic: str, column: str, message: str) -> Finding:
+    """A finding at the first of these rows."""
+    row = rows.iloc[0]
+    return Finding(
+        layer=row["layer"],
+        site=row["site"],
+        statistic=statistic,
+        value=float(row[column]),
+        threshold=float(row["noise_db"]) if column.endswith("_db") else np.nan,
+        message=message,
+        evidence="",
+        affected=tuple(dict.fromkeys(map(str, rows["layer"]))),
+    )
+
+
+def _alone(found: Differences) -> Finding:
+    row = found.unmatched.iloc[0]
+    return Finding(
+        layer=row["layer"],
+        site="",
+        statistic="layers not compared",
+        value=len(found.unmatched),
+        threshold=0.0,
+        message=f"{row['layer']}: {row['reason']}.",
+        evidence="",
+        affected=tuple(map(str, found.unmatched["layer"])),
+    )

@@ -1,0 +1,127 @@
+"""From the tables of two recordings to the table of their differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from normprobe.divergence.matching import Matched, match
+from normprobe.divergence.rounding import Precision, precision
+from normprobe.divergence.unpaired import other_columns
+from normprobe.divergence.same_data import Pairing, pair_data
+from normprobe.divergence.matched_sites import Place, described, dtypes_of, fired, shared_places
+from normprobe.divergence.kept_samples import Reader
+from normprobe.divergence.paired import same_columns
+from normprobe.divergence.columns import LAYERS, UNMATCHED, shaped
+from normprobe.errors import NormprobeError, NoSamplesError, RecordingError
+from normprobe.tables import Tables
+
+LEVEL = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """What a comparison found, as frames and facts.
+
+    Attributes:
+        layers: a row per matched layer and site, in the first model's order of execution.
+        unmatched: a row per layer that is not compared.
+        facts: names, data and precision of the two, as JSON holds them.
+    """
+
+    layers: pd.DataFrame
+    unmatched: pd.DataFrame
+    facts: Mapping[str, Any]
+
+
+def differences(a: Tables, b: Tables, *, same_data: bool | None = None, level: float = LEVEL) -> Differences:
+    """Compare two recordings.
+
+    Args:
+        a: tables of the first.
+        b: tables of the second.
+        same_data: whether they are of the same data; None asks the recordings.
+        level: for other data, how often a comparison of one model with itself may name any layer.
+
+    Raises:
+        NoSamplesError: nothing was measured in one of them.
+        NormprobeError: ``level`` is no probability.
+        RecordingError: no layer of the one can be matched with one of the other.
+    """
+    _check(a, b, level)
+    matched = matched_layers(a, b)
+    pairing = pair_data(a, b, same_data, [(pair.a, pair.b) for pair in matched.pairs])
+    readers = Reader(a), Reader(b, pairing.parts if pairing.same else None)
+    places = list(shared_places(readers, matched.pairs))
+    rounding = precision(*dtypes_of(readers, places))
+    examples = (int(a.facts["examples"]), int(b.facts["examples"]))
+    if pairing.same:
+        columns = same_columns(readers, places, rounding)
+    else:
+        columns, examples = other_columns(readers, places, level)
+    rows = [described(readers, place) | found for place, found in zip(places, columns, strict=True)]
+    facts = facts_of((a, b), matched, pairing, rounding, places) | {"examples": examples, "level": level}
+    unmatched = [layer._asdict() for layer in matched.unmatched]
+    return Differences(shaped(rows, LAYERS), shaped(unmatched, UNMATCHED), facts)
+
+
+def matched_layers(a: Tables, b: Tables) -> Matched:
+    """Match the layers of two recordings.
+
+    Raises:
+        RecordingError: no layer of the one can be matched with one of the other.
+    """
+    matched = match(fired(Reader(a)), fired(Reader(b)))
+    if not matched.pairs:
+        raise RecordingError(
+            f"no layer of {a.facts['model']} can be matched with one of {b.facts['model']}, by name or by "
+            "kind, width and order; compare models of one architecture"
+        )
+    return matched
+
+
+def _check(a: Tables, b: Tables, level: float) -> None:
+    if not 0 < level < 1:
+        raise NormprobeError(f"level is a probability between 0 and 1, got {level!r}")
+    for which, tables in (("first", a), ("second", b)):
+        if not len(tables.sites) or not tables.sites["n_samples"].sum():
+            raise NoSamplesError(
+                f"the {which} recording measured nothing, so there is nothing to compare; "
+                "run the model in the block"
+            )
+
+
+def facts_of(
+    tables: Sequence[Tables], matched: Matched, pairing: Pairing, rounding: Precision, places: Sequence[Place]
+) -> dict[str, Any]:
+    """What verdict and report say of the circumstances."""
+    meta = [t.facts for t in tables]
+    return {
+        "names": [str(facts["name"]) for facts in meta],
+        "models": [str(facts["model"]) for facts in meta],
+        "data": [facts.get("data") for facts in meta],
+        "created": [facts["created"] for facts in meta],
+        "parts": [len(facts["parts"]) for facts in meta],
+        "versions": [dict(facts["versions"]) for facts in meta],
+        "same_data": pairing.same,
+        "paired_by": pairing.how,
+        "dtypes": list(rounding.dtypes),
+        "precision_differs": rounding.throughout,
+        "precision_changes": [[places[at].match.a, places[at].site] for at in rounding.changed],
+        "matched": len(matched.pairs),
+        "reordered": _reordered(tables[1], matched),
+    }
+
+
+def _reordered(b: Tables, matched: Matched) -> str | None:
+    """The first layer that the second model executes earlier than one that comes before it in the first."""
+    depth = dict(zip(b.sites["layer"], b.sites["depth"], strict=True))
+    latest = -1
+    for pair in matched.pairs:
+        if depth[pair.b] < latest:
+            return pair.a
+        latest = max(latest, depth[pair.b])
+    return None

@@ -1,0 +1,133 @@
+"""The same data: errors sample by sample, what is rounding, and where each error comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normprobe.divergence.error_bounds import Errors, errors, feature_errors
+from normprobe.divergence.attribution import PASSES, Split, estimated, gain, of_norm
+from normprobe.divergence.rounding import GROWTH, MEASURED, WITHIN, Precision, beyond_rounding
+from normprobe.divergence.matched_sites import Place, Readers, moments_of, typical_size
+from normprobe.divergence.columns import decibels
+
+Numbers = NDArray[np.float64]
+
+_SUBUNIT = 16.0
+_TINY = 1e-150
+
+
+def same_columns(readers: Readers, places: Sequence[Place], precision: Precision) -> list[dict[str, Any]]:
+    """The columns of each place that rest on samples that pair.
+
+    Args:
+        readers: both recordings, parts known by the same numbers.
+        places: the places they share, in order of execution.
+        precision: the rounding to expect.
+    """
+    _, largest = _sizes(readers, places)
+    # Of a signal this far below those before it nothing but rounding is left.
+    tiny = precision.floors / _SUBUNIT * largest
+    found = [_errors(readers, place, least) for place, least in zip(places, tiny, strict=True)]
+    bounds = np.maximum(precision.floors, MEASURED)
+    known = np.array([e.known(bound) for e, bound in zip(found, bounds, strict=True)])
+    splits = split_errors(
+        places, known, [_of_norm(readers, *pair) for pair in zip(places, known, strict=True)]
+    )
+    rows = judged(readers, places, precision, known, splits)
+    for at, (place, row) in enumerate(zip(places, rows, strict=True)):
+        limit = max(10 ** (row["noise_db"] / 20), MEASURED)
+        row |= {
+            "pairs": found[at].pairs,
+            "sample_difference": found[at].typical,
+            "cosine": found[at].cosine,
+            "error_of": "rows" if known[at] == found[at].rows else "moments",
+            "features_beyond": _share_beyond(readers, place, tiny[at], limit),
+        }
+    return rows
+
+
+def _sizes(readers: Readers, places: Sequence[Place]) -> tuple[Numbers, Numbers]:
+    """The typical root mean square of a sample at each place, and the largest of all places up to it."""
+    sizes = np.array([typical_size(readers[0], place.at[0]) for place in places])
+    return sizes, np.maximum(np.maximum.accumulate(sizes), _TINY)
+
+
+def _errors(readers: Readers, place: Place, tiny: float) -> Errors:
+    a, b = readers
+    rows = (a.rows(place.at[0]), b.rows(place.at[1])) if place.aligned else None
+    samples = (a.samples(place.at[0]), b.samples(place.at[1])) if place.aligned else None
+    return errors(rows, samples, moments_of(readers, place) if place.alike else None, tiny)
+
+
+def _of_norm(readers: Readers, place: Place, error: float) -> Split | None:
+    """The error at an output, split by the norm's formula where that can be done."""
+    if place.site == "input" or not place.aligned or not np.isfinite(error):
+        return None
+    return of_norm(*readers, place.match)
+
+
+def _share_beyond(readers: Readers, place: Place, tiny: float, limit: float) -> float:
+    """The share of features whose mean or standard deviation moved beyond rounding; NaN over other rows."""
+    if not place.alike:
+        return np.nan
+    return float((feature_errors(*moments_of(readers, place), tiny) > limit).mean())
+
+
+def split_errors(places: Sequence[Place], known: Numbers, measured: Sequence[Split | None]) -> list[Split]:
+    """Where each error comes from: at an output from the input, at an input from all that ran before.
+
+    Args:
+        places: the places, in order of execution.
+        known: the error at each.
+        measured: the split of each where it need not be estimated.
+    """
+    splits: list[Split] = []
+    before = read = 0.0
+    for place, error, split in zip(places, known, measured, strict=True):
+        splits.append(split or estimated(error, before if place.site == "input" else read))
+        read = 0.0 if np.isnan(error) else float(error)
+        before = max(before, read)
+    return splits
+
+
+def judged(
+    readers: Readers, places: Sequence[Place], precision: Precision, known: Numbers, splits: Sequence[Split]
+) -> list[dict[str, Any]]:
+    """The columns that say how large each error is, where it comes from, and what of it is rounding.
+
+    Args:
+        readers: both recordings.
+        places: the places, in order of execution.
+        precision: the rounding to expect.
+        known: the error at each place.
+        splits: where each comes from.
+    """
+    sizes, largest = _sizes(readers, places)
+    gains = np.array([gain(readers[0], p.match.a) if p.site == "output" else 1.0 for p in places])
+    # What is small beside the tensors before it may be their difference, and holds the rounding of both.
+    gains *= np.maximum(largest / WITHIN / np.maximum(sizes, precision.floors / _SUBUNIT * largest), 1.0)
+    levels, beyond = beyond_rounding(known, precision.floors, gains)
+    own = precision.floors * gains
+    return [
+        {
+            "error_db": decibels(known[at]),
+            "noise_db": decibels(levels[at]),
+            "inherited_db": decibels(splits[at].inherited),
+            "introduced_db": decibels(splits[at].introduced),
+            "split": "measured" if splits[at].exact else "estimated",
+            "beyond": bool(beyond[at]),
+            "introduces": bool(beyond[at]) and _arises(place, splits[at], known[at], own[at]),
+        }
+        for at, place in enumerate(places)
+    ]
+
+
+def _arises(place: Place, split: Split, error: float, own: float) -> bool:
+    """Whether more arises at a place than its own rounding and what it inherits explain."""
+    if split.exact:
+        return split.introduced > own
+    return error > max(own, (GROWTH if place.site == "input" else PASSES) * split.inherited)

@@ -1,0 +1,203 @@
+"""What a comparison says in sentences: the first one is the answer, the others what it rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+import pandas as pd
+
+from normprobe.divergence.differences import Differences
+from normprobe.formatting import format_count, format_db
+
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first place where two models differ beyond the noise.
+
+    Attributes:
+        layer: its name in the first model.
+        site: `output`: it arises in the layer; `input`: between the layers before and this one.
+        layer_b: its name in the second model.
+        error_db: noise power over signal power there, dB.
+        noise_db: the error that rounding (same data) or sampling (other data) may give by itself, dB.
+        after: the layer compared that runs before it, or None if it is the first.
+    """
+
+    layer: str
+    site: str
+    layer_b: str
+    error_db: float
+    noise_db: float
+    after: str | None
+
+
+def first_divergence(layers: pd.DataFrame) -> Divergence | None:
+    """Return the first place in order of execution that differs beyond the noise, or None."""
+    beyond = np.flatnonzero(layers["beyond"].to_numpy(bool))
+    if not len(beyond):
+        return None
+    at = int(beyond[0])
+    row = layers.iloc[at]
+    before = layers["layer"].iloc[:at]
+    earlier = before[before != row["layer"]]
+    after = str(earlier.iloc[-1]) if len(earlier) else None
+    return Divergence(
+        str(row["layer"]),
+        str(row["site"]),
+        str(row["layer_b"]),
+        float(row["error_db"]),
+        float(row["noise_db"]),
+        after,
+    )
+
+
+def sentences(found: Differences) -> list[str]:
+    """Say what was found: the answer first."""
+    first = first_divergence(found.layers)
+    if not found.facts["same_data"]:
+        answer = _other(found, first)
+    elif first is None:
+        answer = _agreement(found)
+    else:
+        answer = [_where(found, first), *_extent(found.layers, first)]
+    return [*answer, *_precision(found), *_circumstances(found)]
+
+
+def shown_name(found: Differences, layer: str) -> str:
+    """The name to show for a layer: its own, or the class of a model that is itself a layer."""
+    return layer or str(found.facts["models"][0])
+
+
+def _where(found: Differences, first: Divergence) -> str:
+    name = shown_name(found, first.layer)
+    size = f"error {format_db(first.error_db)}"
+    if first.error_db == np.inf:
+        size = "NaN or infinite values in one of the two only"
+    start = f"The first layer that differs is {name} (its {first.site}): {size}"
+    if first.site == "output":
+        return f"{start}, introduced there; its input agrees to rounding."
+    if first.after is None:
+        return f"{start}, before any layer compared: the data, their preparation or the embedding differ."
+    before = shown_name(found, first.after)
+    return (
+        f"{start}, though every layer before it agrees to rounding: it arises between the layers, "
+        f"on the way to this one ({before} runs before it)."
+    )
+
+
+def _extent(layers: pd.DataFrame, first: Divergence) -> list[str]:
+    """How far it goes on, and whether more arises elsewhere."""
+    each = layers.groupby("layer", sort=False)[["beyond", "introduces"]].any()
+    later = each.loc[first.layer :].iloc[1:]
+    said = []
+    if later["beyond"].any():
+        reached = int(later["beyond"].sum())
+        worst = layers.iloc[int(layers["error_db"].argmax())]
+        who = f"After it {reached:,} of {len(later):,} layers differ too"
+        said.append(
+            f"{'The one layer after it differs too' if len(later) == 1 else who}; the largest error is "
+            f"{format_db(float(worst['error_db']))}, at {worst['layer']} (its {worst['site']})."
+        )
+    elif len(later):
+        said.append(f"Of the {format_count(len(later), 'layer')} after it none differs.")
+    own = [str(layer) for layer in later.index[later["introduces"]]]
+    if 2 * len(own) >= len(each) - 1 > 0:
+        said.append(
+            f"{len(own) + 1:,} of {format_count(len(each), 'layer')} introduce error of their own, "
+            "as a change of the whole model does: its precision, or all of its weights."
+        )
+    elif own:
+        said.append(f"More error arises at {_named(own)}.")
+    return said
+
+
+def _named(layers: list[str]) -> str:
+    more = len(layers) - _MOST_NAMED
+    return ", ".join(layers[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _agreement(found: Differences) -> list[str]:
+    layers, facts = found.layers, found.facts
+    count = format_count(int(facts["matched"]), "layer")
+    if (layers["error_db"] == -np.inf).all():
+        return [f"Equal: no difference at any of {count}."]
+    worst = layers.iloc[int(layers["error_db"].argmax())]
+    largest, where = format_db(float(worst["error_db"])), _at(found, worst)
+    if not facts["precision_differs"]:
+        return [
+            f"Equal up to rounding: none of {count} differs by more than rounding of {facts['dtypes'][0]}; "
+            f"the largest error is {largest}, at {where}."
+        ]
+    start = layers[layers["error_db"] > -np.inf].iloc[0]
+    return [
+        f"{facts['dtypes'][0]} against {facts['dtypes'][1]}: none of {count} differs by more than rounding. "
+        f"The error drifts from {format_db(float(start['error_db']))} at {_at(found, start)} "
+        f"to {largest} at {where}."
+    ]
+
+
+def _at(found: Differences, row: pd.Series) -> str:
+    return f"{shown_name(found, str(row['layer']))} (its {row['site']})"
+
+
+def _other(found: Differences, first: Divergence | None) -> list[str]:
+    """The answer where samples cannot be paired."""
+    sizes = found.facts["examples"]
+    level = f"{100 * found.facts['level']:g} %"
+    test = f"level {level}, {sizes[0]:,} against {format_count(sizes[1], 'example')}"
+    unpaired = "The two saw other data, so samples cannot be paired."
+    if sizes[0] == sizes[1] and found.facts["parts"][0] != found.facts["parts"][1]:
+        unpaired = (
+            "Samples cannot be paired, as the two saw other data, or the same cut into other parts: "
+            "then compare with same_data=True."
+        )
+    if first is None and 2 / comb(sum(sizes), sizes[0]) > found.facts["level"]:
+        return [
+            f"{sizes[0]:,} and {sizes[1]:,} examples are too few to tell at level {level}.",
+            unpaired,
+        ]
+    if first is None:
+        return [f"No layer differs by more than other examples give ({test}).", unpaired]
+    place = f"{shown_name(found, first.layer)} (its {first.site})"
+    start = f"The first layer that differs is {place}, beyond what other examples give ({test})."
+    if first.after is None and first.site == "input":
+        cause = "It is the first that runs: the data may be of another kind. Nothing follows for the layers."
+        return [start, cause, unpaired]
+    return [start, unpaired]
+
+
+def _precision(found: Differences) -> list[str]:
+    facts = found.facts
+    if facts["precision_differs"]:
+        coarse = facts["dtypes"][1] if facts["dtypes"][1] != facts["dtypes"][0] else "the coarser dtype"
+        return [
+            f"The first computes in {facts['dtypes'][0]}, the second in {coarse}: rounding is no difference."
+        ]
+    changed = list(dict.fromkeys(layer for layer, _ in facts["precision_changes"]))
+    if not changed:
+        return []
+    row = found.layers[found.layers["layer"] == changed[0]].iloc[0]
+    pairs = f"{row['dtype']} in the first and {row['dtype_b']} in the second"
+    return [f"{_named(changed)} computes in another dtype: {pairs}."]
+
+
+def _circumstances(found: Differences) -> list[str]:
+    """What limits the answer: order, layers left out."""
+    facts, said = found.facts, []
+    kinds = found.layers[found.layers["kind"] != found.layers["kind_b"]]
+    if len(kinds):
+        row = kinds.iloc[0]
+        said.append(f"{row['layer']} is a {row['kind']} in the first, a {row['kind_b']} in the second.")
+    if facts["reordered"] is not None:
+        said.append(f"The second runs its layers in another order, which shows at {facts['reordered']}.")
+    if len(found.unmatched):
+        alone = [f"{row.layer} ({row.of})" for row in found.unmatched.itertuples()]
+        said.append(
+            f"{format_count(len(alone), 'layer')} {'has' if len(alone) == 1 else 'have'} no counterpart and "
+            f"{'is' if len(alone) == 1 else 'are'} not compared: {_named(alone)}."
+        )
+    return said

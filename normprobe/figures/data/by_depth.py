@@ -1,0 +1,135 @@
+"""The tables as the figures need them: norms in order, quantiles over samples and over features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from normprobe.figures.drawing.depth_axis import DepthAxis
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+QUANTILES = (0.05, 0.5, 0.95)
+SITES = ("input", "output")
+NEAR_ZERO = 1e-6  # times the median feature's variance: less is 0 but for rounding
+KEYS = ["layer", "site"]
+
+
+def tables_of(source: Any) -> Tables:
+    """Return the tables of a recording, or the tables themselves."""
+    return cast("Tables", getattr(source, "tables", source))
+
+
+def norms(tables: Tables) -> pd.DataFrame:
+    """Return a row per norm that fired, in order of first execution, indexed by layer (its input site)."""
+    layers = tables.layers
+    chosen = layers[(layers["kind"] != "linear") & (layers["site"] == "input")]
+    return chosen.sort_values("depth", kind="stable").set_index("layer", drop=False).rename_axis(None)
+
+
+def depth_axis(chosen: pd.DataFrame) -> DepthAxis:
+    """Return the axis of depth of some rows of `norms`."""
+    return DepthAxis(tuple(map(str, chosen["layer"])), tuple(map(str, chosen["kind"])))
+
+
+def of_layers(frame: pd.DataFrame, layers: Sequence[str], site: str | None = None) -> pd.DataFrame:
+    """Return the rows of some layers, at one site if given."""
+    mask = frame["layer"] == layers[0] if len(layers) == 1 else frame["layer"].isin(list(layers))
+    return frame[mask & (frame["site"] == site)] if site else frame[mask]
+
+
+def sample_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
+    """Return quantiles over the kept samples of their variance, by (layer, site).
+
+    Args:
+        tables: the tables.
+        layers: which layers.
+
+    Returns:
+        Columns p5, p50, p95 of the kept samples (p5, p95 NaN of a single one); `ratio`, p95 ÷ p5 of those
+        with a variance above zero (NaN with fewer than two); `flat`, how many have variance 0; `kept`, how
+        many there are.
+    """
+    samples = of_layers(tables.samples, layers)[["layer", "site", "variance"]].dropna()
+    return _spread(samples, flat="flat", kept="kept")
+
+
+def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
+    """Return quantiles over the features of their variance, by (layer, site), without the layer's own scale.
+
+    Args:
+        tables: the tables.
+        layers: which layers.
+
+    Returns:
+        As `sample_quantiles`, at norm outputs of variance ÷ weight², what the normalization alone gives;
+        `scaled` is the ratio with the scale; `constant`, how many vary by no more than rounding and are left
+        out of the ratios. Features of fewer than two values have no variance: left out.
+    """
+    features = of_layers(tables.features, layers)
+    features = features[features["count"] > 1]
+    weight = features["weight"].astype(float).where(features["site"] == "output")
+    frame = features[["layer", "site", "variance"]].copy()
+    frame["scaled"] = frame["variance"]
+    frame["variance"] = frame["variance"] / weight.fillna(1.0).where(lambda w: w != 0) ** 2
+    varying = _varying(frame)
+    frame["variance"] = frame["variance"].where(varying | frame["variance"].isna(), 0.0)
+    frame["scaled"] = frame["scaled"].where(varying, 0.0)
+    spread = _spread(frame[["layer", "site", "variance"]].dropna(), flat="constant", kept="features")
+    scaled = frame.drop(columns="variance").rename(columns={"scaled": "variance"})
+    spread["scaled"] = _spread(scaled, flat="constant", kept="features")["ratio"]
+    return spread
+
+
+def _varying(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Return which features vary by more than rounding: not next to nothing beside the site's median one."""
+    positive = frame["variance"].where(frame["variance"] > 0)
+    typical = positive.groupby([frame["layer"], frame["site"]]).transform("median")
+    return frame["variance"] > NEAR_ZERO * typical
+
+
+def _spread(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.DataFrame:
+    """Return quantiles of `variance` by layer and site, and how far the positive ones are spread."""
+    result = quantiles(frame, QUANTILES)
+    result.columns = pd.Index(["p5", "p50", "p95"])
+    above = frame[frame["variance"] > 0]
+    ends, size = quantiles(above, (0.05, 0.95)), above.groupby(KEYS)["variance"].size()
+    result["ratio"] = (ends[0.95] / ends[0.05]).where(size > 1)
+    result[kept] = frame.groupby(KEYS)["variance"].size()
+    result[flat] = result[kept] - size.reindex(result.index, fill_value=0)
+    result[["p5", "p95"]] = result[["p5", "p95"]].where(result[kept] > 1)
+    return result
+
+
+def quantiles(frame: pd.DataFrame, shares: Sequence[float], column: str = "variance") -> pd.DataFrame:
+    """Return quantiles of a column by layer and site, a column each; without rows where there are no data."""
+    groups = frame.groupby(KEYS, observed=True)[column]
+    return groups.quantile(np.array(shares)).unstack().reindex(columns=list(shares)).astype(float)
+
+
+def largest_values(tables: Tables, layers: Sequence[str], site: str = "input") -> pd.DataFrame:
+    """Return the largest |value| of each feature: columns layer, feature, value."""
+    features = of_layers(tables.features, layers, site)
+    ends = features[["min", "max"]].abs().max(axis=1)
+    return features[["layer", "feature"]].assign(value=ends.astype(float))
+
+
+def peaks(tables: Tables, layers: Sequence[str], site: str = "input") -> pd.DataFrame:
+    """Return by layer the largest |value| (`worst`), its `feature`, and the median feature's (`typical`)."""
+    largest = largest_values(tables, layers, site).dropna()
+    at = largest.groupby("layer", observed=True)["value"].idxmax()
+    worst = largest.loc[at].set_index("layer")
+    typical = largest.groupby("layer", observed=True)["value"].median()
+    return pd.DataFrame({"worst": worst["value"], "feature": worst["feature"], "typical": typical}).reindex(
+        list(layers)
+    )
+
+
+def unit_of(chosen: pd.DataFrame) -> str | None:
+    """Return the sample unit that all chosen norms share, or None where they differ."""
+    units = set(map(str, chosen["sample_unit"]))
+    return units.pop() if len(units) == 1 else None

@@ -1,0 +1,125 @@
+"""One figure, decided before anything is drawn: its size, its words, and the function that draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from normprobe.figures.drawing.palette import SURFACE, house_style
+from normprobe.figures.drawing.svg import quiet_fonts
+
+WIDTH = 10.6  # inches, of every figure of the report
+_SCREEN_DPI = 100
+
+
+@dataclass(frozen=True)
+class Hit:
+    """The stretch of one layer along an axis of the first chart, and what hovering there says."""
+
+    layer: str
+    low: float
+    high: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a figure will be.
+
+    Attributes:
+        title: heading of its section in the report.
+        caption: what to look at, with **bold** runs.
+        aria_label: one sentence for those who do not see it.
+        draw: puts it on axes, one per chart.
+        heights: height of each row of charts, inches.
+        columns: charts per row.
+        margins: room left, right, below and above the charts, inches.
+        gaps: room between charts, across and down, inches.
+        hits: stretches of layers, along `hit_axis` over all charts.
+    """
+
+    title: str
+    caption: str
+    aria_label: str
+    draw: Callable[[Sequence[Axes]], None]
+    heights: tuple[float, ...]
+    columns: int = 1
+    margins: tuple[float, float, float, float] = (0.78, 2.15, 0.62, 0.34)
+    gaps: tuple[float, float] = (0.5, 0.52)
+    hits: tuple[Hit, ...] = ()
+    hit_axis: str = "x"
+
+    @property
+    def charts(self) -> int:
+        """How many axes it takes."""
+        return len(self.heights) * self.columns
+
+
+class Picture(Figure):
+    """A figure that a notebook shows although it lives outside pyplot, on paper of its own."""
+
+    def _repr_png_(self) -> bytes:
+        stream = BytesIO()
+        with house_style(), quiet_fonts():
+            self.savefig(stream, format="png", dpi=_SCREEN_DPI, facecolor=self.get_facecolor())
+        return stream.getvalue()
+
+
+def new_figure(plan: Plan) -> tuple[Figure, list[Axes]]:
+    """Make a figure of the plan's size with its axes, outside pyplot, so that nothing is left open.
+
+    Args:
+        plan: a plan.
+
+    Returns:
+        The figure and its axes, row by row. Call it, and draw, under `house_style`.
+    """
+    left, right, bottom, top = plan.margins
+    across, down = plan.gaps
+    height = sum(plan.heights) + down * (len(plan.heights) - 1) + top + bottom
+    width = (WIDTH - left - right - across * (plan.columns - 1)) / plan.columns
+    figure = Picture(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+    axes, y = [], height - top
+    for row in plan.heights:
+        y -= row
+        axes += [
+            figure.add_axes(
+                ((left + column * (width + across)) / WIDTH, y / height, width / WIDTH, row / height)
+            )
+            for column in range(plan.columns)
+        ]
+        y -= down
+    return figure, axes
+
+
+def place(plan: Plan, ax: Any = None) -> Any:
+    """Draw a plan on new axes, or on the caller's.
+
+    Args:
+        plan: a plan.
+        ax: an Axes, or an array of as many as the plan has charts.
+
+    Returns:
+        The Axes, or an array of them where there are several.
+
+    Raises:
+        ValueError: `ax` holds another number of axes.
+    """
+    with house_style():
+        if ax is None:
+            figure, axes = new_figure(plan)
+            figure.set_facecolor(SURFACE)
+        else:
+            axes = list(np.ravel(ax))
+        if len(axes) != plan.charts:
+            raise ValueError(f"this figure has {plan.charts} charts, but `ax` holds {len(axes)} axes")
+        plan.draw(axes)
+    return axes[0] if len(axes) == 1 else np.array(axes, dtype=object)

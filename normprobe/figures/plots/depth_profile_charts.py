@@ -1,0 +1,138 @@
+"""The four charts of the depth profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from normprobe.figures.drawing.axes import Label, label_ends, log_limits, note, title, use_log
+from normprobe.figures.drawing.annotate import beside
+from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, SITE_WORDS, SITES
+from normprobe.figures.plots.depth_profile_charts_marks import bars, end, finish, lines, series, shift
+from normprobe.formatting import format_number, plural
+
+if TYPE_CHECKING:
+    from normprobe.figures.plots.depth_profile import Profile
+
+FP16_LIMIT = 65504.0  # the largest finite number of IEEE 754 binary16
+
+
+def variances(ax: Axes, profile: Profile) -> None:
+    """Draw the variance of one sample's values: median and 5-95 % of the samples, before and after."""
+    sites, unit = profile.sites, profile.unit
+    pooled = profile.pooled
+    low, high = log_limits(np.append(sites[["p5", "p50", "p95"]].to_numpy(), pooled))
+    room = 0.09 if pooled.notna().any() else 0.0  # for the remark on top
+    use_log(ax.yaxis, (low, high * (high / low) ** room))
+    for site in SITES:
+        rows, aside = profile.site(site), shift(ax, profile, site)
+        bars(ax, profile, rows["p5"], rows["p95"], SITES[site], aside=aside)
+        series(ax, profile, rows["p50"], site, aside=aside)
+    if room:
+        ax.plot(sites["column"], pooled, "x", color=INK, markersize=3.6, markeredgewidth=0.9)
+        note(ax, f"× all values pooled: a few {plural(unit)} carry it", x=0.008, y=0.985, ha="left", va="top")
+    _label_roles(ax, profile)
+    single = len(profile.by_feature) == len(profile.depth.layers)
+    what = "each feature’s" if single else f"one {unit}’s"
+    percentiles = f": median and 5–95 % of {plural(unit)}" if sites["p95"].notna().any() else ""
+    title(ax, f"Variance of {what} values{percentiles}")
+    finish(ax, profile, sites["p50"])
+
+
+def sample_ratios(ax: Axes, profile: Profile) -> None:
+    """Draw how unequal the samples' variances are: the 95th percentile ÷ the 5th."""
+    _ratios(ax, profile, "ratio", f"How unequal the {plural(profile.unit)}’ variances are")
+
+
+def feature_ratios(ax: Axes, profile: Profile) -> None:
+    """Draw how unequal the features' variances are; after the norm without its scale, with it as ticks."""
+    faint = profile.scaled
+    _ratios(ax, profile, "spread", "How unequal the features’ variances are", extra=faint)
+    if faint.notna().any() and not profile.depth.many:
+        ax.plot(
+            faint.index,
+            faint,
+            linestyle="none",
+            marker="_",
+            markersize=5,
+            color=SITES["output"],
+            alpha=0.75,
+            markeredgewidth=1.0,
+        )
+
+
+def largest(ax: Axes, profile: Profile) -> None:
+    """Draw the largest |value| before the norm: of the worst feature and of the median one."""
+    peaks = profile.peaks
+    top = float(peaks["worst"].max())
+    near = top > FP16_LIMIT / 30
+    low, high = log_limits(
+        pd.concat([peaks["worst"], peaks["typical"], pd.Series([FP16_LIMIT] if near else [])])
+    )
+    use_log(ax.yaxis, (low, high * 1.6))
+    bars(ax, profile, peaks["typical"], peaks["worst"], BEFORE)
+    series(ax, profile, peaks["worst"], "input", fill=BEFORE)
+    series(ax, profile, peaks["typical"], "input", marker="_", joined=False)
+    if near:
+        ax.axhline(FP16_LIMIT, color=ACCENT, linewidth=0.9, linestyle=(0, (4, 2)))
+    title(ax, "Largest |value| before the norm: worst feature and median feature")
+    ends = {"worst feature": end(peaks["worst"]), "median feature": end(peaks["typical"])}
+    labels = [Label(text, at, BEFORE) for text, at in ends.items() if at is not None]
+    label_ends(ax, labels + ([Label("fp16 limit 65,504", FP16_LIMIT, ACCENT)] if near else []))
+    _name_worst(ax, profile)
+    finish(ax, profile, peaks["worst"])
+
+
+CHARTS: tuple[tuple[Callable[[Axes, Profile], None], str | None], ...] = (
+    (variances, None),
+    (sample_ratios, "ratio"),
+    (feature_ratios, "spread"),
+    (largest, None),
+)
+
+
+def _ratios(
+    ax: Axes, profile: Profile, column: str, heading: str, extra: pd.Series[float] | None = None
+) -> None:
+    """Draw one ratio per column and site, with a line where all are equal."""
+    shown = profile.sites[column]
+    low, high = log_limits(np.concatenate([shown, [1.0], [] if extra is None else extra]))
+    use_log(ax.yaxis, (max(low, 0.8), high))
+    ax.axhline(1, color=INK, linewidth=0.9)
+    for site in SITES:
+        series(ax, profile, profile.site(site)[column], site)
+    suffix = " (– with its scale)" if extra is not None and extra.notna().any() else ""
+    ends = {site: end(profile.site(site)[column]) for site in SITES}
+    words = {site: SITE_WORDS[site] + (suffix if site == "output" else "") for site in SITES}
+    label_ends(ax, [Label(words[site], at, SITES[site]) for site, at in ends.items() if at is not None])
+    title(ax, f"{heading}: 95th ÷ 5th percentile (1 = all equal)")
+    finish(ax, profile, shown)
+
+
+def _label_roles(ax: Axes, profile: Profile) -> None:
+    """Write at each line's right end which role and site it is."""
+    roles = lines(profile) or ("",)
+    names = profile.depth.labels(roles) if roles[0] else {}
+    labels: dict[str, Label] = {}
+    for site in SITES:
+        rows = profile.site(site)
+        for role in roles:
+            at = end(rows.loc[rows["role"] == role, "p50"] if role else rows["p50"])
+            text = f"{SITE_WORDS[site]} {names.get(role, '')}".strip()
+            if at is not None:
+                labels[text] = Label(text, at, SITES[site])
+    label_ends(ax, list(labels.values()))
+
+
+def _name_worst(ax: Axes, profile: Profile) -> None:
+    """Write the largest |value| of all and its feature beside its point, where it crosses nothing."""
+    worst = profile.peaks["worst"]
+    if not (worst > 0).any():
+        return
+    column = int(np.nanargmax(worst))
+    feature = int(profile.peaks["feature"].iloc[column])
+    beside(ax, f"{format_number(worst[column])} in feature {feature}", (column, float(worst[column])))

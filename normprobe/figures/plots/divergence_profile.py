@@ -1,0 +1,189 @@
+"""Where two models diverge: the error at every layer over depth, against what noise gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from normprobe.figures.plots import divergence_profile_words
+from normprobe.figures.drawing.axes import Label, foot, label_ends, title
+from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare, span
+from normprobe.figures.drawing.palette import ACCENT, INK, MUTED, SITES, SMALL, SURFACE
+from normprobe.figures.drawing.canvas import Hit, Plan, place
+from normprobe.formatting_names import shorten_name
+
+if TYPE_CHECKING:
+    from normprobe.divergence import Comparison, Differences
+
+_LOWEST = 30.0  # dB that the axis of errors spans at least
+_ASIDE = 0.16  # columns between a layer's input and its output
+
+
+def divergence_profile(comparison: Comparison | Differences, *, ax: Any = None) -> Any:
+    """Draw the error at the input and output of every layer in order of execution, and what arises there.
+
+    Errors are noise power over signal power in dB. There is a second chart where error beyond the noise
+    arises; never of other data, where nothing tells what a layer introduces.
+
+    Args:
+        comparison: what `compare` or `compare_live` returned.
+        ax: axes, as many as there are charts; new ones by default.
+
+    Returns:
+        The Axes, or an array of two: errors, what is introduced.
+
+    Raises:
+        ValueError: `ax` holds another number of axes.
+    """
+    return place(plan(comparison), ax)
+
+
+@dataclass(frozen=True)
+class Divergences:
+    """The numbers of the figure.
+
+    Attributes:
+        depth: the columns, one per layer.
+        rows: a row per place, in order, with `column` and `x`, beside the comparison's own columns.
+        same: whether samples pair.
+        first: the row of the first divergence, None without one.
+    """
+
+    depth: DepthAxis
+    rows: pd.DataFrame
+    same: bool
+    first: pd.Series | None
+
+
+def summarize(comparison: Comparison | Differences) -> Divergences:
+    """Take from a comparison what the figure shows."""
+    found = cast("Differences", getattr(comparison, "differences", comparison))
+    rows = found.layers
+    each = rows.drop_duplicates("layer")
+    depth = DepthAxis(tuple(map(str, each["layer"])), tuple(map(str, each["kind"])), noun="layer")
+    column = rows["layer"].map({layer: at for at, layer in enumerate(depth.layers)}).astype(int)
+    aside = np.where(rows["site"] == "input", -_ASIDE, _ASIDE)
+    rows = rows.assign(column=column, x=column + aside)
+    beyond = rows[rows["beyond"]]
+    return Divergences(depth, rows, bool(found.facts["same_data"]), None if beyond.empty else beyond.iloc[0])
+
+
+def plan(comparison: Comparison | Differences) -> Plan:
+    """Decide the figure."""
+    found = summarize(comparison)
+    charts = [_errors, _introduced] if found.same and found.rows["introduces"].any() else [_errors]
+
+    def draw(axes: Sequence[Axes]) -> None:
+        """Draw each chart on the same columns."""
+        for index, (ax, chart) in enumerate(zip(axes, charts, strict=True)):
+            span(ax, found.depth)
+            chart(ax, found)
+            prepare(ax, found.depth, last=index == len(charts) - 1)
+
+    return Plan(
+        title="Where they diverge",
+        caption=divergence_profile_words.caption(found),
+        aria_label=divergence_profile_words.aria_label(found),
+        draw=draw,
+        heights=(2.4, 1.5)[: len(charts)],
+        margins=margins(found.depth),
+        hits=tuple(
+            Hit(layer, column - 0.5, column + 0.5, text)
+            for column, (layer, text) in enumerate(divergence_profile_words.numbers(found))
+        ),
+    )
+
+
+def _errors(ax: Axes, found: Divergences) -> None:
+    """Draw errors of inputs and outputs, the noise, and where the first divergence is."""
+    rows = found.rows
+    _limit(ax, rows)
+    noise = rows.groupby("column")["noise_db"].max().replace([np.inf, -np.inf], np.nan)
+    ax.step(noise.index, noise, where="mid", color=ACCENT, linewidth=0.9, linestyle=(0, (4, 2)))
+    _points(ax, found, "error_db")
+    limit = noise.dropna()
+    words = "rounding: no divergence" if found.same else "typical of sampling"
+    _label(ax, found, "error_db", [Label(words, float(limit.iloc[-1]), ACCENT)] if len(limit) else [])
+    title(ax, "Error at the layer’s input and output, dB (noise power ÷ signal power)")
+    if found.first is not None:
+        _name_first(ax, found)
+
+
+def _introduced(ax: Axes, found: Divergences) -> None:
+    """Draw what arises at each place, where that is more than noise and what was inherited explain."""
+    _limit(ax, found.rows)
+    own = found.rows[found.rows["introduces"]]
+    for site, colour in SITES.items():
+        mine = own[own["site"] == site]
+        heights = mine["introduced_db"].clip(*ax.get_ylim())
+        ax.vlines(mine["x"], ax.get_ylim()[0], heights, color=colour, linewidth=1.4, alpha=0.8)
+    _points(ax, found, "introduced_db", own)
+    title(ax, "What arises there: between the layers (input) or in the layer (output), dB")
+
+
+def _limit(ax: Axes, rows: pd.DataFrame) -> None:
+    """Span the axis from the lowest finite error or noise to the highest, the same in both charts."""
+    finite = rows[["error_db", "noise_db"]].to_numpy(float).ravel()
+    finite = finite[np.isfinite(finite)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (-_LOWEST, 0.0)
+    high = max(high, low + _LOWEST)
+    room = 0.07 * (high - low)
+    ax.set_ylim(low - room, high + (2 if rows["beyond"].any() else 1) * room)  # on top, a line of text
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 4, 5, 10]))
+    ax.grid(True, axis="y")
+
+
+def _points(ax: Axes, found: Divergences, column: str, rows: pd.DataFrame | None = None) -> None:
+    """Draw a marker per place: hollow for an input, filled for an output; no error at the foot."""
+    shown = found.rows if rows is None else rows
+    size = 6.0 if found.depth.many else 17.0
+    for site, colour in SITES.items():
+        mine = shown[shown["site"] == site]
+        finite = mine[np.isfinite(mine[column])]
+        face = SURFACE if site == "input" else colour
+        sns.scatterplot(
+            x=finite["x"], y=finite[column], ax=ax, s=size, facecolor=face, edgecolor=colour,
+            linewidth=0.9, legend=False, zorder=4,
+        )  # fmt: skip
+        if not found.depth.many:
+            foot(ax, list(mine.loc[mine[column] == -np.inf, "x"]), colour, fill=face)
+        foot(ax, list(mine.loc[mine[column] == np.inf, "x"]), ACCENT, marker="X", fill=SURFACE)
+    ax.set(xlabel="", ylabel="")
+
+
+def _label(ax: Axes, found: Divergences, column: str, labels: list[Label]) -> None:
+    """Name both sites and the noise at the right end."""
+    for site, colour in SITES.items():
+        values = found.rows.loc[found.rows["site"] == site, column]
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            mark = "○" if site == "input" else "●"
+            labels = [Label(f"{mark} {site}", float(finite.iloc[-1]), colour), *labels]
+    label_ends(ax, labels)
+
+
+def _name_first(ax: Axes, found: Divergences) -> None:
+    """Mark the first divergence by a line over the chart, and write its name on the side with room."""
+    first = found.first
+    assert first is not None
+    x, columns = float(first["x"]), len(found.depth.layers)
+    ax.axvline(x, color=INK, linewidth=0.7, zorder=1)
+    left = x > columns / 2
+    ax.annotate(
+        f"first: {shorten_name(str(first['layer']), 40)} ({first['site']})",
+        (x, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4 if left else 4, -3),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        va="top",
+        fontsize=SMALL,
+        color=MUTED,
+    )

@@ -1,0 +1,199 @@
+"""Linear layers by role: what each projection writes, and how uneven what it reads is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from normprobe.figures.data import by_depth
+from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
+from normprobe.figures.drawing.palette import ACCENT, INK, MUTED, ROLE_COLOURS, ROLE_DASHES, SURFACE
+from normprobe.figures.drawing.canvas import Plan, place
+from normprobe.formatting import format_count, format_number, format_range, in_prose, role_labels, shorten_name, spots, text_width
+
+if TYPE_CHECKING:
+    from normprobe.recording import Recording
+    from normprobe.tables import Tables
+
+LEAST = 3  # Linear layers that make a role
+_ROOM = 25  # letters beside a line
+
+
+def linear_by_role(tables: Tables | Recording, *, ax: Any = None) -> Any:
+    """Draw over blocks, a line per role: the variance of the output, and how uneven the input's features are.
+
+    A role is a name with its first integer replaced by ``*``. Variances are population variances.
+
+    Args:
+        tables: a recording or its tables.
+        ax: an array of two axes; new ones by default.
+
+    Returns:
+        Array of two axes: variance of the output; worst ÷ median feature of the input's largest |value|.
+
+    Raises:
+        ValueError: `ax` holds another number of axes, or no role has three Linear layers.
+    """
+    return place(plan(by_depth.tables_of(tables)), ax)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The numbers of the figure.
+
+    Attributes:
+        lines: a row per Linear layer drawn: role, block, variance, ratio, nonfinite.
+        labels: short name of each role, in order of execution.
+        joined: roles that read the same tensor, as lists, in order.
+        left_out: how many further roles there are.
+    """
+
+    lines: pd.DataFrame
+    labels: dict[str, str]
+    joined: tuple[tuple[str, ...], ...]
+    left_out: int
+
+
+def supported(tables: Tables) -> bool:
+    """Return whether a role has three Linear layers."""
+    layers = tables.layers
+    names = layers.loc[(layers["kind"] == "linear") & (layers["site"] == "output"), "layer"]
+    places = spots(list(map(str, names)))
+    counts = Counter(spot.role for spot in places.values() if spot.block is not None)
+    return any(count >= LEAST for count in counts.values())
+
+
+def summarize(tables: Tables) -> Roles:
+    """Take from the tables what the figure shows."""
+    layers = tables.layers[tables.layers["kind"] == "linear"].sort_values("depth", kind="stable")
+    output = layers[layers["site"] == "output"].set_index("layer")
+    frame = pd.DataFrame({"variance": output["variance"], "nonfinite": output["nonfinite"]})
+    places = spots(list(map(str, frame.index)))
+    frame["role"] = [places[str(layer)].role for layer in frame.index]
+    frame["block"] = [places[str(layer)].block for layer in frame.index]
+    frame = frame[frame["block"].notna()]
+    counts = frame["role"].value_counts()
+    frame = frame[frame["role"].isin(counts.index[counts >= LEAST])]
+    if frame.empty:
+        raise ValueError(f"no role has {LEAST} Linear layers: nothing to draw over blocks")
+    logs = np.log(frame["variance"].where(frame["variance"] > 0)).groupby(frame["role"], sort=False)
+    spread = (logs.max() - logs.min()).fillna(0)
+    widest = spread.sort_values(ascending=False, kind="stable").index[: len(ROLE_COLOURS)]
+    drawn = frame[frame["role"].isin(widest)].sort_values(["role", "block"])
+    peaks = by_depth.peaks(tables, list(drawn.index))
+    drawn = drawn.assign(ratio=(peaks["worst"] / peaks["typical"].where(peaks["typical"] > 0)).to_numpy())
+    order = [role for role in dict.fromkeys(frame["role"]) if role in set(widest)]
+    return Roles(drawn, role_labels(order), _same_input(layers, drawn, order), len(spread) - len(widest))
+
+
+def _same_input(
+    layers: pd.DataFrame, drawn: pd.DataFrame, order: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """Group the roles whose inputs have equal moments in every block: they read the same tensor."""
+    read = layers[layers["site"] == "input"].set_index("layer")[["mean", "variance", "min", "max"]]
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for role in order:
+        mine = drawn[drawn["role"] == role]
+        key = (tuple(mine["block"]), tuple(read.loc[mine.index].to_numpy().round(12).ravel()))
+        groups.setdefault(key, []).append(role)
+    return tuple(tuple(group) for group in groups.values())
+
+
+def plan(tables: Tables) -> Plan:
+    """Decide the figure."""
+    found = summarize(tables)
+    return Plan(
+        title="Linear layers by role",
+        caption=_caption(found),
+        aria_label=_aria_label(found),
+        draw=lambda axes: _draw(axes, found),
+        heights=(2.7,),
+        columns=2,
+        margins=(0.62, 2.0, 0.5, 0.34),
+        gaps=(2.1, 0.5),
+    )
+
+
+def _draw(axes: Sequence[Axes], found: Roles) -> None:
+    """Draw the outputs' variance left, the inputs' outliers right."""
+    _chart(axes[0], found, "variance", [(role,) for role in found.labels])
+    title(axes[0], "Variance of the output")
+    _chart(axes[1], found, "ratio", found.joined)
+    title(axes[1], "Input: worst ÷ median feature, largest |value|")
+
+
+def _chart(ax: Axes, found: Roles, column: str, groups: Sequence[tuple[str, ...]]) -> None:
+    """Draw one line per group of roles over blocks, each named at its right end."""
+    order = list(found.labels)
+    use_log(ax.yaxis, log_limits(found.lines[column]))
+    ends = []
+    for group in groups:
+        style = order.index(group[0])
+        rows = found.lines[found.lines["role"] == group[0]]
+        x, y = rows["block"].astype(float), rows[column].where(rows[column] > 0)
+        dashes = (0.0, ROLE_DASHES[style]) if ROLE_DASHES[style] else "solid"
+        sns.lineplot(
+            x=x, y=y, ax=ax, color=ROLE_COLOURS[style], linestyle=dashes, linewidth=1.5, estimator=None
+        )
+        foot(ax, list(x[rows[column] == 0]), ROLE_COLOURS[style])
+        foot(ax, list(x[rows["nonfinite"] > 0]), ACCENT, marker="X", fill=SURFACE)
+        if y.notna().any():
+            at = float(y.dropna().iloc[-1])
+            ends.append(Label(_joined(found, group), at, INK, ROLE_COLOURS[style], dashes))
+    blocks = found.lines["block"].astype(float)
+    pad = max(0.5, 0.02 * (blocks.max() - blocks.min()))
+    ax.set_xlim(blocks.min() - pad, blocks.max() + pad)
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.set_xlabel("block", color=MUTED)
+    ax.set_ylabel("")
+    label_ends(ax, ends if order[1:] or order[0] != "*" else [])
+
+
+def _joined(found: Roles, group: tuple[str, ...]) -> str:
+    """Return the labels of roles that share a line, as many as there is room for."""
+    names = [found.labels[role] for role in group]
+    for count in range(len(names), 1, -1):
+        left = f" and {len(names) - count} more" if count < len(names) else ""
+        if text_width(text := ", ".join(names[:count]) + left) <= _ROOM:
+            return text
+    left = f" and {len(names) - 1} more" if names[1:] else ""
+    return shorten_name(names[0], _ROOM - len(left)) + left
+
+
+def _caption(found: Roles) -> str:
+    """Return what to look at, with the numbers filled in."""
+    layers = found.lines.index
+    writer, reader = found.lines["variance"].to_numpy(), found.lines["ratio"].to_numpy()
+    text = "Layers whose names differ only in the block number share a line."
+    text += " **Left:** a rising line writes ever more"
+    if np.isfinite(writer).any():
+        at = int(np.nanargmax(writer))
+        text += f"; most, variance {format_number(writer[at])}, comes out of {in_prose(layers[at])}"
+    text += ". **Right:** a high line is hard to quantize per tensor"
+    if np.isfinite(reader).any():
+        at = int(np.nanargmax(reader))
+        text += f"; highest, {format_number(reader[at])}×, is what {in_prose(layers[at])} reads"
+    text += "."
+    if any(len(group) > 1 for group in found.joined):
+        text += " Names on one line read the same tensor."
+    if found.left_out:
+        text += f" {format_count(found.left_out, 'further role')} whose variance changes less: see the table."
+    return text
+
+
+def _aria_label(found: Roles) -> str:
+    """Return one sentence for those who do not see the figure."""
+    variances = found.lines["variance"]
+    return (
+        f"Linear layers by role over blocks, {format_count(len(found.labels), 'role')}: "
+        f"variance of the output {format_range(variances.min(), variances.max())}; "
+        f"worst ÷ median input feature up to {format_number(found.lines['ratio'].max())}."
+    )

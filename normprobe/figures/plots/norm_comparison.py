@@ -1,0 +1,162 @@
+"""Recordings of one network with different norms, side by side: variances, and the order within a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from normprobe.figures.data import by_depth
+from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
+from normprobe.figures.drawing.depth_axis import prepare
+from normprobe.figures.data.row_pairs import order_within_samples
+from normprobe.figures.drawing.palette import INK, SITE_WORDS, SITES, SURFACE
+from normprobe.figures.drawing.canvas import Plan, place
+from normprobe.figures.plots.norm_comparison_several import BAND, lines, named, shared
+from normprobe.formatting import sample_word, shorten_name
+
+if TYPE_CHECKING:
+    from normprobe.recording import Recording
+    from normprobe.tables import Tables
+
+_SIDE = 0.16  # of a recording's room, from its middle to a box
+
+
+def norm_variances(
+    recordings: Mapping[str, Tables | Recording], layer: str | None = None, *, ax: Any = None
+) -> Any:
+    """Draw both variances of one norm before and after it, a pair of boxes for each recording.
+
+    Left the variances per feature, right those per kept sample: population variances (divided by n). Boxes
+    hold half of them, whiskers 90 %. LayerNorm and RMSNorm equalise the right ones, BatchNorm the left.
+
+    Args:
+        recordings: recordings of the same network with different norms, by what to call them.
+        layer: a norm that fired in all of them; by default their first.
+        ax: an array of two axes; new ones by default.
+
+    Returns:
+        Array of two axes: per feature, per sample.
+
+    Raises:
+        ValueError: `ax` holds another number of axes, or no norm fired in all recordings.
+    """
+    tables = named(recordings)
+    norm = shared(tables, layer)[0]
+    first = next(iter(tables.values()))
+    unit = sample_word(first.meta, by_depth.unit_of(by_depth.norms(first).loc[[norm]]))
+
+    def draw(axes: Sequence[Axes]) -> None:
+        """Draw features left, samples right."""
+        for chart, table, of in zip(axes, ("features", "samples"), ("feature", unit), strict=True):
+            _boxes(chart, tables, norm, table)
+            title(chart, f"Variance per {of}" + (f", norm {shorten_name(norm, 30)}" if norm else ""))
+
+    plan = Plan(
+        title="Both variances, before and after",
+        caption="",
+        aria_label=f"Variances per feature and per {unit} before and after {norm} in {', '.join(tables)}.",
+        draw=draw,
+        heights=(2.2,),
+        columns=2,
+        margins=(0.78, 0.7, 0.4, 0.34),
+        gaps=(0.9, 0.5),
+    )
+    return place(plan, ax)
+
+
+def order_kept(recordings: Mapping[str, Tables | Recording], *, ax: Axes | None = None) -> Axes:
+    """Draw how well each norm keeps the order of the features within a sample, a line for each recording.
+
+    Spearman's rank correlation of a row before and after the norm, without the norm's own scale and shift:
+    median and 5-95 % of the kept rows. 1 means that the order is kept.
+
+    Args:
+        recordings: recordings of the same network with different norms, by what to call them.
+        ax: where to draw; new axes by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: no norm fired in all recordings.
+        NoSamplesError: a recording keeps no raw rows.
+    """
+    tables = named(recordings)
+    common = shared(tables, None)
+    norms = by_depth.norms(next(iter(tables.values())))
+    depth = by_depth.depth_axis(norms[norms["layer"].isin(common)])
+    found = {
+        name: pd.DataFrame(
+            [order_within_samples(source, layer)["order"].quantile(list(BAND)) for layer in depth.layers]
+        ).reset_index(drop=True)
+        for name, source in tables.items()
+    }
+
+    def draw(axes: Sequence[Axes]) -> None:
+        """Draw a line per recording."""
+        chart = axes[0]
+        low = min([0.0, *(float(frame.min().min()) for frame in found.values())])
+        chart.set_ylim(1.05 * low - 0.04, 1.06)
+        lines(chart, found)
+        prepare(chart, depth, last=True)
+        title(chart, "Order of the features within a sample: rank correlation of before and after (1 = kept)")
+
+    plan = Plan(
+        title="The order within a sample",
+        caption="",
+        aria_label=f"Rank correlation of the features before and after each norm in {', '.join(tables)}.",
+        draw=draw,
+        heights=(2.0,),
+        margins=(0.78, 1.9, 0.62, 0.34),
+    )
+    drawn: Axes = place(plan, ax)
+    return drawn
+
+
+def _boxes(ax: Axes, tables: Mapping[str, Tables], layer: str, table: str) -> None:
+    """Draw per recording a hollow box before and a filled one after; the foot marks variances of 0."""
+    variances = {
+        site: [
+            by_depth.of_layers(getattr(source, table), [layer], site)["variance"].dropna().to_numpy(float)
+            for source in tables.values()
+        ]
+        for site in by_depth.SITES
+    }
+    use_log(ax.yaxis, log_limits([1.0, *(v for data in variances.values() for one in data for v in one)]))
+    ax.axhline(1, color=INK, linewidth=0.7, zorder=0)
+    labels = []
+    for side, (site, data) in zip((-_SIDE, _SIDE), variances.items(), strict=True):
+        x = np.arange(len(data)) + side
+        above = [one[one > 0] for one in data]
+        # Not seaborn's: it passes matplotlib an argument that 3.11 warns about and 3.13 will not take.
+        boxes = ax.boxplot(
+            above,
+            positions=x,
+            widths=0.26,
+            whis=(5, 95),
+            showfliers=False,
+            patch_artist=True,
+            manage_ticks=False,
+        )
+        _colour(boxes, site)
+        foot(ax, [at for at, one in zip(x, data, strict=True) if (one == 0).any()], SITES[site])
+        if above[-1].size:
+            labels.append(Label(SITE_WORDS[site], float(np.median(above[-1])), SITES[site]))
+    ax.set_xlim(-0.5, len(tables) - 0.5)
+    ax.set_xticks(range(len(tables)), [shorten_name(name, 24) for name in tables], color=INK)
+    label_ends(ax, labels)
+
+
+def _colour(boxes: dict[str, list[Any]], site: str) -> None:
+    """Colour boxes, whiskers and medians by site: hollow before the norm, filled after it."""
+    hollow = site == "input"
+    for box in boxes["boxes"]:
+        box.set(facecolor=SURFACE if hollow else SITES[site], edgecolor=SITES[site], linewidth=1.2)
+    for line in [*boxes["whiskers"], *boxes["caps"]]:
+        line.set(color=SITES[site], linewidth=1.1)
+    for line in boxes["medians"]:
+        line.set(color=SITES[site] if hollow else INK, linewidth=1.5)

@@ -1,0 +1,229 @@
+"""The six charts of one norm's panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis, YAxis
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from normprobe.figures.drawing.axes import foot, log_limits, note, positive, size_in_points, title, use_log
+from normprobe.figures.data.by_depth import NEAR_ZERO
+from normprobe.figures.drawing.palette import GRID, INK, MUTED, SITE_WORDS, SITES, SMALL, TEXT
+from normprobe.formatting import format_number, format_tick, plural
+
+if TYPE_CHECKING:
+    from normprobe.figures.plots.norm_panel import Panel
+
+BINS = 40
+MOST_BARS = 96  # features that get a bar each
+MOST_DOTS = 800  # features that get a dot in the chart of one sample
+SYMLOG = 20.0  # times the median |value|
+
+
+def values(ax: Axes, panel: Panel, site: str) -> None:
+    """Draw the histogram of one site's kept values, between the percentiles 0.5 and 99.5."""
+    moments = panel.moments[site]
+    word = SITE_WORDS[site]
+    title(ax, f"Values {word}: mean {panel.text(site, 'mean')}, var {panel.text(site, 'variance')}")
+    data = panel.values[site][np.isfinite(panel.values[site])]
+    if not data.size:
+        _empty(ax, "no finite values kept")
+        return
+    low, high = np.percentile(data, [0.5, 99.5])
+    if low == high:
+        _empty(ax, f"99 % of the values are {format_number(low)}")
+        return
+    counts, edges = np.histogram(data, BINS, (low, high))
+    _bare(ax)
+    sns.histplot(
+        x=(edges[1:] + edges[:-1]) / 2,
+        weights=counts * 100 / data.size,
+        bins=BINS,
+        binrange=(low, high),
+        element="step",
+        color=SITES[site],
+        alpha=0.8,
+        linewidth=0,
+        ax=ax,
+    )
+    ax.set_ylim(0, ax.get_ylim()[1] * 1.22)
+    _percent(ax)
+    _plain(ax.xaxis)
+    ends = f"1 % beyond: {format_number(moments['min'])} … {format_number(moments['max'])}"
+    note(ax, ends, x=0.995, y=0.985, ha="right", va="top")
+
+
+def one_sample(ax: Axes, panel: Panel) -> None:
+    """Draw one kept sample, a dot per feature: what it was before, what it became."""
+    before, after = panel.values["input"], panel.values["output"]
+    if not (before.size and after.size) or before.shape[1] != after.shape[1]:
+        title(ax, f"One {panel.unit}: before → after")
+        _empty(ax, "no kept row at both sites")
+        return
+    finite = (np.isfinite(before) & np.isfinite(after)).any(axis=1)
+    if not finite.any():
+        title(ax, f"One {panel.unit}: before → after")
+        _empty(ax, "no finite values kept")
+        return
+    first = int(finite.argmax())
+    x, y = before[first], after[first]
+    ok = _dots(x, y)
+    wide = [_symlog(axis, data[ok]) for axis, data in ((ax.xaxis, x), (ax.yaxis, y))]
+    sns.scatterplot(x=x[ok], y=y[ok], s=7, color=INK, alpha=0.6, linewidth=0, ax=ax)
+    for line in (ax.axhline, ax.axvline):
+        line(0, color=GRID, linewidth=0.8, zorder=0)
+    names = [name for name, symlog in zip(("before", "after"), wide, strict=True) if symlog]
+    note_text = "" if not names else " (symlog)" if len(names) == 2 else f" ({names[0]}: symlog)"
+    title(ax, f"One {panel.unit}: before → after{note_text}")
+
+
+def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return which features get a dot: all up to a limit; beyond it the extreme ones and every k-th."""
+    ok = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    if len(ok) <= MOST_DOTS:
+        return ok
+    reach = np.maximum(np.abs(x[ok]) / np.abs(x[ok]).max(), np.abs(y[ok]) / np.abs(y[ok]).max())
+    extreme = ok[np.argsort(-reach, kind="stable")[: MOST_DOTS // 4]]
+    return np.union1d(extreme, ok[:: -(-len(ok) * 4 // (MOST_DOTS * 3))])
+
+
+def features(axes: Sequence[Axes], panel: Panel) -> None:
+    """Draw the variance per feature before and after on one logarithmic axis."""
+    both = np.concatenate(list(panel.features.values()))
+    shown = positive(both)
+    median = float(np.median(shown)) if shown.size else 1.0
+    limits = log_limits(shown[shown >= NEAR_ZERO * median], room=10)
+    for ax, (site, data) in zip(axes, panel.features.items(), strict=True):
+        title(ax, f"Variance per feature, {SITE_WORDS[site]}")
+        if not panel.defined:
+            _empty(ax, f"1 {panel.unit}: variances\nacross {plural(panel.unit)} are undefined")
+            continue
+        if not np.isfinite(data).any():
+            _empty(ax, "no finite values")
+            continue
+        use_log(ax.yaxis, limits)
+        near = int((data < NEAR_ZERO * median).sum())
+        _feature_bars(ax, data, SITES[site], limits[0])
+        foot(ax, [float(i) for i in np.flatnonzero(data < NEAR_ZERO * median)][:MOST_BARS], SITES[site])
+        if near:
+            note(ax, f"{near} near 0", x=0.995, y=1.0, ha="right", va="top")
+        _plain(ax.xaxis, whole=True)
+
+
+def _feature_bars(ax: Axes, data: np.ndarray, colour: str, floor: float) -> None:
+    """Draw a bar per feature, or for many features the least and the largest of neighbours."""
+    count = len(data)
+    ax.set_xlim(-0.5 - 0.01 * count, count - 0.5 + 0.01 * count)
+    group = max(1, -(-count // MOST_BARS))
+    starts = np.arange(0, count, group)
+    safe = np.clip(np.nan_to_num(data, nan=floor), floor, None)
+    low, high = np.minimum.reduceat(safe, starts), np.maximum.reduceat(safe, starts)
+    edges = np.append(starts, count) - 0.5
+    if group > 1:
+        ax.stairs(high, edges, baseline=floor, fill=True, color=colour, alpha=0.45, linewidth=0)
+    ax.stairs(low, edges, baseline=floor, fill=True, color=colour, alpha=0.8, linewidth=0)
+
+
+def samples(ax: Axes, panel: Panel) -> None:
+    """Draw the variance per kept sample before and after as two histograms on one logarithmic axis."""
+    title(ax, f"Variance per {panel.unit}")
+    shown = {site: positive(data) for site, data in panel.samples.items()}
+    both = np.concatenate(list(shown.values()))
+    if len(panel.samples["input"]) < 2 or not both.size:
+        why = f"1 {panel.unit}: undefined" if len(panel.samples["input"]) < 2 else "all variances are 0"
+        _empty(ax, why)
+        return
+    limits = log_limits(both)
+    use_log(ax.xaxis, limits)
+    ax.grid(False)
+    edges = np.geomspace(*limits, BINS + 1)
+    for site, data in shown.items():
+        share = np.histogram(data, edges)[0] * 100 / max(1, len(panel.samples[site]))
+        ax.stairs(share, edges, fill=True, color=SITES[site], alpha=0.62, linewidth=0)
+        ax.stairs(share, edges, color=SITES[site], linewidth=0.8)
+        zeros = int((panel.samples[site] == 0).sum())
+        if zeros:
+            ax.plot(
+                [0], [0], marker="v", markersize=4, color=SITES[site], transform=ax.transAxes, clip_on=False
+            )
+    ax.set_ylim(0, max(ax.get_ylim()[1], 1) * 1.25)
+    _percent(ax)
+    place = 0.995
+    for site in reversed(shown):
+        zeros = int((panel.samples[site] == 0).sum())
+        text = SITE_WORDS[site] + (f" ({zeros} at 0)" if zeros else "")
+        ax.text(
+            place, 0.985, text, color=SITES[site], transform=ax.transAxes, ha="right", va="top", fontsize=TEXT
+        )
+        place -= 0.02 + 0.024 * len(text)
+
+
+def _bare(ax: Axes) -> None:
+    """Take the ticks off axes that get their own later: seaborn reads each one, a third of a panel's time."""
+    ax.xaxis.set_major_locator(NullLocator())
+    ax.yaxis.set_major_locator(NullLocator())
+
+
+def _percent(ax: Axes) -> None:
+    """Write the y axis as shares."""
+    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{format_tick(round(value, 6))} %"))
+    ax.grid(axis="y")
+    ax.set(xlabel="", ylabel="")
+
+
+def _plain(axis: Axis, *, whole: bool = False) -> None:
+    """Write an axis with round numbers."""
+    axis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_number(round(value, 10))))
+
+
+def _symlog(axis: Axis, data: np.ndarray) -> bool:
+    """Make one axis symmetric-logarithmic if its largest |value| exceeds twenty times the median one."""
+    sizes = np.abs(data)
+    typical = float(np.median(sizes)) if sizes.size else 0.0
+    top = float(sizes.max()) if sizes.size else 1.0
+    if not (typical > 0 and top > SYMLOG * typical):
+        _plain(axis)
+        pad = 0.06 * (np.ptp(data) or 1.0) if data.size else 1
+        if data.size:
+            _limits(axis, data.min() - pad, data.max() + pad)
+        return False
+    threshold = 10.0 ** np.floor(np.log10(typical))
+    (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("symlog", linthresh=threshold)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
+    _limits(axis, min(data.min() * 1.7, -threshold), max(data.max() * 1.7, threshold))
+    powers = [threshold * 10.0**e for e in range(int(np.ceil(np.log10(top / threshold))) + 1)]
+    axis.set_major_locator(FixedLocator(_roomy(axis, [0.0, *(sign * p for p in powers for sign in (1, -1))])))
+    return True
+
+
+def _roomy(axis: Axis, ticks: Sequence[float]) -> list[float]:
+    """Return those ticks, the first ones first, that leave room between one another."""
+    ax, along = axis.axes, int(isinstance(axis, YAxis))
+    least = 11 if along else 26
+    length = size_in_points(ax)[along]
+    kept: dict[float, float] = {}
+    for tick in ticks:
+        at = float(ax.transAxes.inverted().transform(ax.transData.transform((tick, tick)))[along]) * length
+        if 0 <= at <= length and all(abs(at - other) >= least for other in kept.values()):
+            kept[tick] = at
+    return sorted(kept)
+
+
+def _limits(axis: Axis, low: float, high: float) -> None:
+    """Set the limits of one axis."""
+    (axis.axes.set_xlim if isinstance(axis, XAxis) else axis.axes.set_ylim)(low, high)
+
+
+def _empty(ax: Axes, text: str) -> None:
+    """Say why a chart has nothing to show."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=SMALL, color=MUTED)

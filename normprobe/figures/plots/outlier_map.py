@@ -1,0 +1,222 @@
+"""The outlier map: which features hold large values, through all norms of one width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, to_rgba
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.transforms import Affine2D, Transform
+
+from normprobe.figures.data import by_depth
+from normprobe.figures.plots import outlier_map_words
+from normprobe.figures.drawing.axes import LABEL_GAP, note, push_apart, size_in_points
+from normprobe.figures.plots.outlier_map_words import OUTLIER
+from normprobe.figures.drawing.palette import ACCENT, GRID, INK, MUTED, SMALL
+from normprobe.figures.drawing.canvas import Hit, Plan, place
+from normprobe.formatting import role_labels, shorten_name, spots
+
+if TYPE_CHECKING:
+    from normprobe.recording import Recording
+    from normprobe.tables import Tables
+
+CLEAR, FULL = 3.0, 300.0  # times the median feature
+MOST_COLUMNS = 1000
+MOST_NUMBERED = 6
+MOST_LABELS = 31
+
+
+def outlier_map(tables: Tables | Recording, *, ax: Any = None) -> Axes:
+    """Draw the largest |value| of each feature ÷ the median feature's, before norms of the commonest width.
+
+    Args:
+        tables: a recording or its tables.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes; `ax.figure` is the whole figure.
+
+    Raises:
+        ValueError: no norm other than BatchNorm has a feature of finite values.
+    """
+    axes: Axes = place(plan(by_depth.tables_of(tables)), ax)
+    return axes
+
+
+@dataclass(frozen=True)
+class OutlierMap:
+    """The numbers of the map.
+
+    Attributes:
+        ratios: a row per norm (by name), a column per feature: largest |value| ÷ the row's median feature.
+        worst: by norm, the largest |value| and its feature.
+        columns: features above ten times the median, most norms first: in how many norms.
+        pooled: how many neighbouring features share a drawn column.
+    """
+
+    ratios: pd.DataFrame
+    worst: pd.DataFrame
+    columns: pd.Series
+    pooled: int
+
+
+def supported(tables: Tables) -> bool:
+    """Return whether there are four norms of one width, other than BatchNorms."""
+    return len(_chosen(tables)) >= 4
+
+
+def _chosen(tables: Tables) -> pd.DataFrame:
+    """Return the norms of the commonest width, the wider one of two equally common."""
+    norms = by_depth.norms(tables)
+    norms = norms[(norms["kind"] != "batch_norm") & (norms["n_features"] > 1)]
+    widths = norms["n_features"].value_counts()
+    if widths.empty:
+        return norms
+    commonest = max(widths.index, key=lambda width: (widths[width], width))
+    same_width: pd.DataFrame = norms[norms["n_features"] == commonest]
+    return same_width
+
+
+def summarize(tables: Tables) -> OutlierMap:
+    """Take from the tables what the map shows."""
+    chosen = _chosen(tables)
+    layers = list(chosen["layer"])
+    if not layers:
+        raise ValueError("the recording has no norm with features to compare (BatchNorms are left out)")
+    largest = by_depth.largest_values(tables, layers)
+    grid = largest.pivot(index="layer", columns="feature", values="value").reindex(layers)
+    typical = grid.median(axis=1)
+    ratios = grid.div(typical.where(typical > 0), axis=0)
+    above = (ratios > OUTLIER).sum()
+    order = pd.DataFrame({"n": above[above > 0], "peak": ratios.max()[above > 0]})
+    columns = order.sort_values(["n", "peak"], ascending=False)["n"]
+    return OutlierMap(
+        ratios, by_depth.peaks(tables, layers), columns, max(1, -(-grid.shape[1] // MOST_COLUMNS))
+    )
+
+
+def plan(tables: Tables) -> Plan:
+    """Decide the outlier map."""
+    found = summarize(tables)
+    rows = len(found.ratios)
+    most = 5.4 if (found.ratios > CLEAR).any(axis=None) else 1.9  # inches; less where all cells are clear
+    return Plan(
+        title="Which features stand out",
+        caption=outlier_map_words.caption(found),
+        aria_label=outlier_map_words.aria_label(found),
+        draw=lambda axes: _draw(axes[0], found),
+        heights=(float(np.clip(0.16 * rows, 1.3, most)),),
+        margins=(1.95, 1.15, 0.5, 0.78),
+        hits=tuple(
+            Hit(str(layer), row, row + 1, outlier_map_words.numbers(found, str(layer)))
+            for row, layer in enumerate(found.ratios.index)
+        ),
+        hit_axis="y",
+    )
+
+
+def _draw(ax: Axes, found: OutlierMap) -> None:
+    """Draw the cells, the names of rows, the numbers of the columns that stand out."""
+    values = found.ratios.to_numpy()
+    features = values.shape[1]
+    if found.pooled > 1:
+        values = np.fmax.reduceat(values, np.arange(0, features, found.pooled), axis=1)
+    hue = to_rgba(ACCENT)[:3]
+    shades: Colormap = LinearSegmentedColormap.from_list("outliers", [(*hue, 0.0), (*hue, 1.0)])
+    shades = shades.with_extremes(bad=(*hue, 0.0), under=(*hue, 0.0))
+    bar_ax = ax.inset_axes((1.03, 0, 0.018, 1))
+    sns.heatmap(
+        values,
+        ax=ax,
+        cmap=shades,
+        norm=LogNorm(CLEAR, FULL),
+        vmin=CLEAR,
+        vmax=FULL,
+        rasterized=True,
+        cbar_ax=bar_ax,
+        xticklabels=False,
+        yticklabels=False,
+    )
+    _scale(ax, bar_ax)
+    for spine in ax.spines.values():
+        spine.set(visible=True, color=GRID)
+    _rows(ax, list(map(str, found.ratios.index)))
+    per = found.pooled
+    ticks = _round_ticks(features)
+    ax.xaxis.set_major_locator(FixedLocator([(tick + 0.5) / per for tick in ticks]))
+    ax.xaxis.set_major_formatter(FixedFormatter([f"{tick:,}" for tick in ticks]))
+    ax.tick_params(axis="x", rotation=0)
+    pooled = f"; each column the largest of {per} neighbours" if per > 1 else ""
+    ax.set_xlabel(f"feature (0–{features - 1:,}{pooled})", labelpad=6)
+    _number_columns(ax, found)
+    if not (values > CLEAR).any():
+        finite = np.isfinite(values).any()
+        note(ax, f"no feature above {CLEAR:g}× the layer’s median" if finite else "no finite values")
+    ax.set_title(
+        "Largest |value| of each feature before the norm, ÷ the layer’s median feature", pad=34, loc="left"
+    )
+
+
+def _scale(ax: Axes, bar_ax: Axes) -> None:
+    """Write the scale of the opacity."""
+    bar = ax.collections[0].colorbar
+    if bar is None or bar.solids is None:
+        return
+    bar.solids.set_rasterized(True)
+    bar.outline.set(visible=True, edgecolor=GRID, linewidth=0.8)
+    bar_ax.yaxis.set_major_locator(FixedLocator([CLEAR, 10, 30, 100, FULL]))
+    bar_ax.yaxis.set_minor_locator(NullLocator())
+    bar_ax.yaxis.set_major_formatter(FixedFormatter(["≤ 3×", "10×", "30×", "100×", "≥ 300×"]))
+
+
+def _rows(ax: Axes, layers: Sequence[str]) -> None:
+    """Name the rows: block and role, every k-th where there are many."""
+    places = spots(layers)
+    names = role_labels(list(dict.fromkeys(spot.role for spot in places.values())))
+    step = -(-len(layers) // min(MOST_LABELS, int(size_in_points(ax)[1] / LABEL_GAP)))
+    step += step > 1 and step % 2 == 0  # odd, so that two roles in turn are both named
+    shown = [*range(0, len(layers) - step, step), len(layers) - 1]
+    texts = []
+    for row in shown:
+        _, block, role = places[layers[row]]
+        text = names[role] or "(the model)"
+        if "*" in text:  # labels that would not differ without the block's place
+            text, block = text.replace("*", str(block), 1), None
+        texts.append(shorten_name(text, 26) + (f"  {block}" if block is not None else ""))
+    ax.yaxis.set_major_locator(FixedLocator([row + 0.5 for row in shown]))
+    ax.yaxis.set_major_formatter(FixedFormatter(texts))
+    ax.tick_params(axis="y", rotation=0, labelsize=SMALL)
+
+
+def _round_ticks(features: int) -> list[int]:
+    """Return round feature numbers, at most eight."""
+    raw = max(1.0, features / 7)
+    power = 10 ** int(np.floor(np.log10(raw)))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
+    return list(range(0, features, int(step)))
+
+
+def _number_columns(ax: Axes, found: OutlierMap) -> None:
+    """Number up to six columns on top, with leaders."""
+    numbered = sorted(int(feature) for feature in found.columns.index[:MOST_NUMBERED])
+    if not numbered:
+        return
+    width = ax.get_xlim()[1]
+    points = size_in_points(ax)[0]
+    wanted = [(feature + 0.5) / found.pooled / width * points for feature in numbered]
+    gap = 6.0 * len(str(numbered[-1])) + 7
+    for feature, at, spot in zip(numbered, wanted, push_apart(wanted, gap, 4, points - 4), strict=True):
+        ax.plot([at, at, spot], [0, 3, 11], color=MUTED, linewidth=0.7, clip_on=False, transform=_above(ax))
+        ax.text(spot, 13.5, str(feature), color=INK, ha="center", va="bottom", transform=_above(ax))
+
+
+def _above(ax: Axes) -> Transform:
+    """Return the transform whose units are points, right and up from the chart's top left corner."""
+    width, height = size_in_points(ax)
+    return Affine2D().scale(1 / width, 1 / height).translate(0, 1) + ax.transAxes

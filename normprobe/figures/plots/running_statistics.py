@@ -1,0 +1,192 @@
+"""BatchNorm's running statistics against what the layer observed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from normprobe.figures.data import by_depth
+from normprobe.figures.plots import running_statistics_words
+from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title
+from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare
+from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, SURFACE
+from normprobe.figures.drawing.canvas import Hit, Plan, place
+from normprobe.formatting import format_number, format_tick
+
+if TYPE_CHECKING:
+    from normprobe.recording import Recording
+    from normprobe.tables import Tables
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def running_statistics(tables: Tables | Recording, *, ax: Any = None) -> Any:
+    """Draw how far BatchNorm's running mean and variance are from what the layer itself observed.
+
+    Observed variances are multiplied by n/(n - 1), as the running variance collects them.
+
+    Args:
+        tables: a recording or its tables.
+        ax: an array of two axes; new ones by default.
+
+    Returns:
+        Array of two axes: means, variances.
+
+    Raises:
+        ValueError: `ax` holds another number of axes, or no BatchNorm has running statistics.
+    """
+    return place(plan(by_depth.tables_of(tables)), ax)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The numbers of the figure.
+
+    Attributes:
+        depth: the columns.
+        means: a row per column: quantiles over channels of (observed - running) ÷ running standard deviation.
+        variances: the same of observed ÷ running variance.
+        constant: channels left out because a variance is 0 or undefined.
+        channels: how many channels there are.
+        nonfinite: columns that met NaN or Inf.
+        facts: sentences on how much was seen and in which mode.
+    """
+
+    depth: DepthAxis
+    means: pd.DataFrame
+    variances: pd.DataFrame
+    constant: int
+    channels: int
+    nonfinite: tuple[int, ...]
+    facts: str
+
+
+def supported(tables: Tables) -> bool:
+    """Return whether any BatchNorm has running statistics."""
+    return bool(_channels(tables)["running_var"].notna().any())
+
+
+def _channels(tables: Tables) -> pd.DataFrame:
+    """Return the channels of BatchNorm inputs that have running statistics."""
+    features = tables.features
+    mine = features[(features["kind"] == "batch_norm") & (features["site"] == "input")]
+    return mine[mine["running_var"].notna()]
+
+
+def summarize(tables: Tables) -> Audit:
+    """Take from the tables what the figure shows."""
+    channels = _channels(tables)
+    if channels.empty:
+        raise ValueError("no BatchNorm of this recording has running statistics")
+    norms = by_depth.norms(tables)
+    norms = norms[norms["layer"].isin(channels["layer"])]
+    count = channels["count"].astype(float)
+    mean = channels["seen_mean"].fillna(channels["mean"])
+    unbiased = channels["seen_variance"].fillna(channels["variance"]) * count / (count - 1).where(count > 1)
+    moving = (unbiased > 0) & (channels["running_var"] > 0)
+    mean = (mean - channels["running_mean"]) / np.sqrt(channels["running_var"])
+    order = list(norms["layer"])
+    frame = channels[by_depth.KEYS].assign(mean=mean, variance=unbiased / channels["running_var"])[moving]
+    means, variances = (
+        by_depth.quantiles(frame, QUANTILES, column).droplevel("site").reindex(order).reset_index(drop=True)
+        for column in ("mean", "variance")
+    )
+    return Audit(
+        depth=by_depth.depth_axis(norms),
+        means=means,
+        variances=variances,
+        constant=int((~moving).sum()),
+        channels=len(channels),
+        nonfinite=tuple(int(i) for i in np.flatnonzero(norms["nonfinite"].to_numpy() > 0)),
+        facts=running_statistics_words.facts(tables, norms, count),
+    )
+
+
+def plan(tables: Tables) -> Plan:
+    """Decide the figure."""
+    found = summarize(tables)
+
+    def draw(axes: Sequence[Axes]) -> None:
+        """Draw means above, variances below."""
+        _means(axes[0], found)
+        _variances(axes[1], found)
+        for ax in axes:
+            foot(ax, found.nonfinite, ACCENT, marker="X", fill=SURFACE)
+            prepare(ax, found.depth, last=ax is axes[1])
+
+    return Plan(
+        title="Do the running statistics fit this data?",
+        caption=running_statistics_words.caption(found),
+        aria_label=running_statistics_words.aria_label(found),
+        draw=draw,
+        heights=(1.75, 1.75),
+        margins=margins(found.depth, right=1.2),
+        hits=tuple(
+            Hit(layer, column - 0.5, column + 0.5, running_statistics_words.numbers(found, column))
+            for column, layer in enumerate(found.depth.layers)
+        ),
+    )
+
+
+def _means(ax: Axes, found: Audit) -> None:
+    """Draw the standardised differences of the means."""
+    finite = found.means.to_numpy()[np.isfinite(found.means.to_numpy())]
+    reach = max(0.5, float(np.abs(finite).max()) if finite.size else 0)
+    ax.set_ylim(-1.08 * reach, 1.08 * reach)
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_number(value)))
+    ax.grid(axis="y")
+    ax.axhline(0, color=INK, linewidth=0.9)
+    _boxes(ax, found, found.means)
+    label_ends(ax, [Label("agreement", 0, INK)])
+    title(ax, "Mean: (observed − running) ÷ running standard deviation")
+
+
+def _variances(ax: Axes, found: Audit) -> None:
+    """Draw the ratios of the variances."""
+    values = np.append(found.variances.to_numpy().ravel(), [1.0])
+    low, high = log_limits(values, room=16)
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
+    base = 4.0 if high / low < 4.0**8 else 10.0
+    powers = range(int(np.ceil(np.log(low) / np.log(base))), int(np.floor(np.log(high) / np.log(base))) + 1)
+    step = max(1, -(-len(powers) // 7))
+    ax.yaxis.set_major_locator(FixedLocator([base**p for p in powers if p % step == 0]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"×{format_tick(round(v))}" if v >= 1 else f"÷{format_tick(round(1 / v))}")
+    )
+    ax.grid(axis="y")
+    ax.axhline(1, color=INK, linewidth=0.9)
+    _boxes(ax, found, found.variances)
+    label_ends(ax, [Label("agreement", 1, INK)])
+    title(ax, "Variance: observed ÷ running")
+
+
+def _boxes(ax: Axes, found: Audit, rows: pd.DataFrame) -> None:
+    """Draw per column thin 5-95 %, thick 25-75 % and the median; bands and a line where there are many."""
+    x = rows.index[rows[0.5].notna()]
+    rows = rows.loc[x]
+    if found.depth.many:
+        ax.fill_between(x, rows[0.05], rows[0.95], color=BEFORE, alpha=0.2, linewidth=0)
+        ax.fill_between(x, rows[0.25], rows[0.75], color=BEFORE, alpha=0.4, linewidth=0)
+        ax.plot(x, rows[0.5], color=BEFORE)
+        return
+    thick = float(np.clip(250 / len(found.depth.layers), 2.5, 7))
+    ax.vlines(x, rows[0.05], rows[0.95], color=BEFORE, linewidth=1.1, alpha=0.7)
+    ax.vlines(x, rows[0.25], rows[0.75], color=BEFORE, linewidth=thick)
+    ax.plot(
+        x,
+        rows[0.5],
+        "o",
+        markersize=min(thick, 4.0) + 0.4,
+        markerfacecolor=SURFACE,
+        markeredgecolor=INK,
+        markeredgewidth=1.0,
+    )

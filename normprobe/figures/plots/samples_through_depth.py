@@ -1,0 +1,227 @@
+"""Samples through depth: the size of each sample before the norms of one role, and which ones are extreme."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from normprobe.figures.data import by_depth
+from normprobe.figures.plots import samples_through_depth_words
+from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
+from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare
+from normprobe.figures.drawing.palette import ACCENT, AFTER, BEFORE, SURFACE
+from normprobe.figures.drawing.canvas import Hit, Plan, place
+from normprobe.formatting import name_sample, sample_word, shorten_name
+
+if TYPE_CHECKING:
+    from normprobe.recording import Recording
+    from normprobe.tables import Tables
+
+IDENTITY = ["part", "call", "example", "position", "repeat"]
+MOST_EXTREME = 4
+EXTREME = 10.0  # times the median sample
+
+
+def samples_through_depth(tables: Tables | Recording, *, ax: Any = None) -> Axes:
+    """Draw the root mean square of the kept samples before the norms of one role.
+
+    Median, bands, extreme samples. The root mean square is sqrt(mean² + variance) over a sample's values; the
+    role is the one whose samples differ most.
+
+    Args:
+        tables: a recording or its tables.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes; `ax.figure` is the whole figure.
+
+    Raises:
+        ValueError: no norm fired whose samples are those of the batch.
+    """
+    axes: Axes = place(plan(by_depth.tables_of(tables)), ax)
+    return axes
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The numbers of the figure.
+
+    Attributes:
+        depth: the columns: the norms of one role.
+        sizes: root mean square, a row per sample, a column per norm.
+        bands: quantiles over samples, a row per norm: 0.01, 0.05, 0.5, 0.95, 0.99.
+        extreme: the samples drawn by name: row of `sizes` to name.
+        over: samples above ten times the median somewhere; `first` of those are at position 0.
+        top: the most any sample exceeds the median, a ratio.
+        unit: what one sample is called, singular.
+        example: what one example is called.
+        role: label of the role, empty where norms have none.
+        nonfinite: columns that met NaN or Inf.
+    """
+
+    depth: DepthAxis
+    sizes: pd.DataFrame
+    bands: pd.DataFrame
+    extreme: dict[Any, str]
+    over: int
+    top: float
+    first: int
+    unit: str
+    example: str
+    role: str
+    nonfinite: tuple[int, ...]
+
+
+def supported(tables: Tables) -> bool:
+    """Return whether there are four norms that number their samples alike, and eight samples."""
+    norms = _aligned(tables)
+    return len(norms) >= 4 and int(norms["n_samples"].max()) >= 8
+
+
+def _aligned(tables: Tables) -> pd.DataFrame:
+    """Return the norms whose samples are numbered by the model's batch, so that one can be followed."""
+    norms = by_depth.norms(tables)
+    aligned = tables.ledger.set_index("layer")["aligned"].reindex(norms.index)
+    return norms[aligned.astype("boolean").fillna(True).to_numpy(dtype=bool)]
+
+
+def summarize(tables: Tables) -> Stream:
+    """Take from the tables what the figure shows."""
+    norms = _aligned(tables)
+    if norms.empty:
+        raise ValueError("no norm of this recording numbers its samples by the batch: nothing to follow")
+    chosen, sizes, role = _widest(tables, norms)
+    depth = by_depth.depth_axis(chosen)
+    medians = sizes.median()
+    ratios = sizes.div(medians.where(medians > 0)).max(axis=1).sort_values(ascending=False)
+    over = ratios[ratios > EXTREME]
+    unit = str(chosen["sample_unit"].iloc[0])
+    position = sizes.index.names.index("position")
+    bands = sizes.quantile([0.01, 0.05, 0.5, 0.95, 0.99]).T.reset_index(drop=True)
+    return Stream(
+        depth=depth,
+        sizes=sizes,
+        bands=bands,
+        extreme=_name_extreme(tables, ratios[ratios > 2], unit),
+        over=len(over),
+        top=float(ratios.max()),
+        first=sum(int(identity[position] == 0) for identity in over.index) if unit == "position" else 0,
+        unit=sample_word(tables.meta, unit),
+        example=sample_word(tables.meta, "example"),
+        role=role,
+        nonfinite=tuple(int(i) for i in np.flatnonzero(chosen["nonfinite"].to_numpy() > 0)),
+    )
+
+
+def _widest(tables: Tables, norms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Return the norms of the role whose samples differ most, the sizes of their samples, the role's label.
+
+    Roles count with at least half as many norms as the commonest one; without a role of three norms all norms
+    of the commonest sample unit are taken.
+    """
+    unit = norms["sample_unit"].mode().iloc[0]
+    norms = norms[norms["sample_unit"] == unit]
+    depth = by_depth.depth_axis(norms)
+    roles = pd.Series(depth.roles, index=norms.index)
+    counts = roles.value_counts()
+    names = depth.labels(list(dict.fromkeys(roles)))
+    if counts.max() < 3:
+        return norms, _sizes(tables, list(norms["layer"])), ""
+    best: tuple[float, pd.DataFrame, pd.DataFrame, str] | None = None
+    for role in counts.index[counts >= max(3, counts.max() / 2)]:
+        mine = norms[roles == role]
+        sizes = _sizes(tables, list(mine["layer"]))
+        medians = sizes.median()
+        widest = float(sizes.max().div(medians.where(medians > 0)).max())
+        if best is None or widest > best[0]:
+            best = (widest, mine, sizes, names[role])
+    assert best is not None
+    return best[1:]
+
+
+def _sizes(tables: Tables, layers: list[str]) -> pd.DataFrame:
+    """Return the root mean square of each kept sample before each layer, a row per sample."""
+    samples = by_depth.of_layers(tables.samples, layers, "input")
+    size = np.sqrt(samples["mean"] ** 2 + samples["variance"])
+    frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=size)
+    frame[IDENTITY] = frame[IDENTITY].astype(object)
+    return frame.pivot_table(index=IDENTITY, columns="layer", values="size", aggfunc="first").reindex(
+        columns=layers
+    )
+
+
+def _name_extreme(tables: Tables, ratios: pd.Series, unit: str) -> dict[Any, str]:
+    """Name up to four samples, the most extreme first, each of another text."""
+    labels = tables.labels
+    identities = zip(labels["part"], labels["example"], labels["position"], strict=True)
+    texts = dict(zip(identities, labels["text"], strict=True))
+    chosen: dict[Any, str] = {}
+    seen = set()
+    for identity in ratios.index:
+        part, _, example, position, _ = identity
+        text: Any = texts.get((part, example, position))
+        key = text if text is not None else (part, example)
+        if key in seen:
+            continue
+        seen.add(key)
+        chosen[identity] = name_sample(tables.meta, (example, position), unit, text, part)
+        if len(chosen) == MOST_EXTREME:
+            break
+    return chosen
+
+
+def plan(tables: Tables) -> Plan:
+    """Decide the figure."""
+    found = summarize(tables)
+    return Plan(
+        title="Which samples stand out",
+        caption=samples_through_depth_words.caption(found),
+        aria_label=samples_through_depth_words.aria_label(found),
+        draw=lambda axes: _draw(axes[0], found),
+        heights=(2.5,),
+        margins=margins(found.depth),
+        hits=tuple(
+            Hit(layer, column - 0.5, column + 0.5, samples_through_depth_words.numbers(found, column))
+            for column, layer in enumerate(found.depth.layers)
+        ),
+    )
+
+
+def _draw(ax: Axes, found: Stream) -> None:
+    """Draw bands, the median, the extreme samples, and their names."""
+    x = np.arange(len(found.depth.layers))
+    bands, lines = found.bands, [found.sizes.loc[[key]].iloc[0] for key in found.extreme]
+    limits = log_limits(np.concatenate([bands.to_numpy().ravel(), *(line.to_numpy() for line in lines)]))
+    use_log(ax.yaxis, limits)
+    floor = limits[0]
+    for low, high, alpha in ((0.01, 0.99, 0.13), (0.05, 0.95, 0.2)):
+        ax.fill_between(
+            x,
+            bands[low].clip(lower=floor),
+            bands[high].clip(lower=floor),
+            color=BEFORE,
+            alpha=alpha,
+            linewidth=0,
+        )
+    ends = []
+    for name, line in zip(found.extreme.values(), lines, strict=True):
+        ax.plot(x, line, color=AFTER, linewidth=1.0)
+        shown = line[line > 0]
+        if len(shown):
+            ends.append(Label(shorten_name(name, 34), float(shown.iloc[-1]), AFTER))
+    median = bands[0.5].where(bands[0.5] > 0)
+    sns.lineplot(x=x, y=median, color=BEFORE, linewidth=1.9, ax=ax, estimator=None)
+    if median.notna().any():
+        ends.append(Label(f"median {found.unit}", float(median.dropna().iloc[-1]), BEFORE))
+    label_ends(ax, ends)
+    foot(ax, list(x[bands[0.5] == 0]), BEFORE)
+    foot(ax, found.nonfinite, ACCENT, marker="X", fill=SURFACE)
+    role = f" ({found.role})" if found.role else ""
+    ax.set(xlabel="", ylabel="")
+    title(ax, f"Root mean square of one {found.unit} before the norm{role}: median, 5–95 % and 1–99 %")
+    prepare(ax, found.depth, last=True)

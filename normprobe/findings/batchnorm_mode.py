@@ -1,0 +1,239 @@
+"""Checks of BatchNorm in train mode: whether it should be, on how many values, how often it is updated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.formatting import format_number
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+
+def batch_norms(tables: Tables) -> pd.DataFrame:
+    """Return the ledger of the batch norms that fired, by layer and in order of execution.
+
+    Added columns: ``trains`` and ``evaluates`` (whether it ran in that mode), ``grads`` (whether gradients
+    were on), ``values`` (values per channel and call) and ``examples`` (examples per call).
+    """
+    inputs = tables.layers[tables.layers["site"] == "input"].set_index("layer").sort_values("depth")
+    ledger = fired(tables)
+    count = tables.features[tables.features["site"] == "input"].groupby("layer")["count"].max()
+    ledger["values"] = count.reindex(ledger.index) / ledger["calls"]
+    ledger["examples"] = inputs["n_samples"].reindex(ledger.index) / ledger["calls"]
+    order = [name for name in inputs.index if name in ledger.index]
+    ordered = ledger.reindex(order)
+    return ordered[ordered["kind"] == "batch_norm"]
+
+
+def fired(tables: Tables) -> pd.DataFrame:
+    """Return the ledger of all layers that fired, by layer, with ``trains``, ``evaluates`` and ``grads``."""
+    ledger = tables.ledger_base[tables.ledger_base["calls"] > 0].set_index("layer")
+    training = ledger["training"].fillna("").str.split("; ")
+    grad = ledger["grad"].fillna("").str.split("; ")
+    return ledger.assign(
+        trains=[("train" in modes) for modes in training],
+        evaluates=[("eval" in modes) for modes in training],
+        grads=[("grad" in modes) for modes in grad],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchnormTrainMode(Check):
+    """A BatchNorm ran in train mode where the model was evaluated.
+
+    In train mode it normalizes with the moments of the batch: an example's result depends on its neighbours,
+    and every forward moves the running statistics. One such layer in a model that otherwise is in evaluation
+    mode is a warning; a whole model in train mode without gradients is a note, since measuring a training
+    batch is legitimate. With gradients on it is training, and no finding.
+
+    What to do: call model.eval() before evaluating, and look for code that calls train() on parts.
+
+    Figure: the BatchNorm section says which layers ran in train mode.
+    Source: PyTorch issues 4741 and 5406.
+    When it is wrong: test-time adaptation does this on purpose.
+    """
+
+    name: ClassVar[str] = "batchnorm_train_mode"
+    title: ClassVar[str] = "BatchNorm in train mode"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = "Call model.eval() before evaluating; look for code that calls train() on parts."
+    source: ClassVar[str] = "PyTorch issues 4741, 5406"
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first batch norm in train mode, if the model was evaluated."""
+        norms = batch_norms(tables)
+        wrong = norms[norms["trains"]]
+        odd = bool(fired(tables)["evaluates"].any())
+        if wrong.empty or (wrong["grads"].any() and not odd):
+            return []
+        names = tuple(wrong.index)
+        rest = "while the rest of the model is in evaluation mode" if odd else "with gradients switched off"
+        return [
+            Finding(
+                layer=names[0],
+                site="input",
+                statistic="batch norms in train mode",
+                value=len(names),
+                threshold=0,
+                message=f"{named(names, 'batch norm')} ran in train mode, {rest}.",
+                evidence="input:variance",
+                severity="warning" if odd else "info",
+                affected=names,
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallBatchStatistics(Check):
+    """A BatchNorm in train mode normalizes with the moments of very few values.
+
+    Mean and variance of a batch are estimates; with a handful of values, or of examples (the pixels of one
+    image are alike), they are noise, and differ from what the running statistics will apply later.
+
+    What to do: use larger batches, or GroupNorm or LayerNorm; freeze the BatchNorm in its running statistics.
+
+    Figure: the BatchNorm section, whose caption states the number of values.
+    Source: Singh and Shrivastava, EvalNorm, arXiv:1904.06031.
+    When it is wrong: statistics are synchronized over processes, of which this recording is one.
+
+    Attributes:
+        values: Least number of values per channel and call that is enough,
+        examples: and least number of examples per call.
+    """
+
+    name: ClassVar[str] = "small_batch_statistics"
+    title: ClassVar[str] = "BatchNorm over few values"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = (
+        "Use larger batches, or a GroupNorm or LayerNorm, or freeze the running statistics."
+    )
+    source: ClassVar[str] = "arXiv:1904.06031"
+    fitted: ClassVar[tuple[str, ...]] = ("values", "examples")
+
+    values: int = 16
+    examples: int = 4
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the batch norm in train mode with the fewest values per channel and call."""
+        norms = batch_norms(tables)
+        few = norms[norms["trains"] & ((norms["values"] < self.values) | (norms["examples"] < self.examples))]
+        if few.empty:
+            return []
+        by_values = bool((few["values"] < self.values).any())
+        layer = str(few["values" if by_values else "examples"].idxmin())
+        row: Any = few.loc[layer]
+        values, examples = float(row["values"]), float(row["examples"])
+        return [
+            Finding(
+                layer=layer,
+                site="input",
+                statistic=f"{'values per channel' if by_values else 'examples'} per call",
+                value=values if by_values else examples,
+                threshold=self.values if by_values else self.examples,
+                message=f"In train mode a call normalizes with {format_number(values)} "
+                f"{'value' if values == 1 else 'values'} per channel, from {format_number(examples)} "
+                f"{'example' if examples == 1 else 'examples'}; "
+                f"so it is at {named(tuple(few.index), 'batch norm')}.",
+                evidence="input:n_samples",
+                affected=tuple(few.index),
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenButUpdating(Check):
+    """A BatchNorm's scale and shift are frozen, but its running statistics go on moving.
+
+    ``requires_grad_(False)`` stops the optimizer, not the running statistics: these follow the new data in
+    every forward in train mode, and the frozen part is no longer what was trained.
+
+    What to do: put the frozen batch norms into evaluation mode after each model.train().
+
+    Figure: the BatchNorm section.
+    Source: PyTorch issues 66073 and 96136.
+    When it is wrong: a model frozen as a whole, to recalibrate it, is no finding.
+    """
+
+    name: ClassVar[str] = "frozen_but_updating"
+    title: ClassVar[str] = "Frozen BatchNorm goes on updating"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = "Put the frozen batch norms into evaluation mode after each model.train()."
+    source: ClassVar[str] = "PyTorch issues 66073, 96136"
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first batch norm whose running statistics move although its parameters are frozen."""
+        norms = batch_norms(tables)
+        if not {"trainable", "moved"} <= set(norms.columns):
+            return []
+        others = fired(tables)["trainable"].fillna(False).astype(bool)
+        frozen = norms[norms["trainable"].eq(False).fillna(False) & norms["moved"].fillna(False)]
+        if frozen.empty or not others.any():
+            return []
+        names = tuple(frozen.index)
+        return [
+            Finding(
+                layer=names[0],
+                site="input",
+                statistic="frozen batch norms whose running statistics moved",
+                value=len(names),
+                threshold=0,
+                message=f"{named(names, 'batch norm')} with frozen scale and shift moved the running "
+                f"statistics.",
+                evidence="input:mean",
+                affected=names,
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdatedTwice(Check):
+    """A BatchNorm updates its running statistics more often than the model runs forward.
+
+    Activation checkpointing runs the forward again inside backward, and BatchNorm updates again: its momentum
+    is in effect twice as large.
+
+    What to do: take the square root of (1 - momentum) for the checkpointed layers, or leave them out of the
+    checkpointed part.
+
+    Figure: the BatchNorm section.
+    Source: PyTorch issues 66073 and 96136.
+    When it is wrong: code that updates statistics on purpose, outside the forward that was measured.
+
+    Attributes:
+        ratio: Least number of updates per forward that is reported.
+    """
+
+    name: ClassVar[str] = "updated_twice"
+    title: ClassVar[str] = "Running statistics updated more than once per forward"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = "Leave batch norms out of what is checkpointed, or lower their momentum."
+    source: ClassVar[str] = "PyTorch issues 66073, 96136"
+
+    ratio: float = 1.5
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first batch norm with more updates than firings."""
+        norms = batch_norms(tables)
+        if not {"updates", "firings"} <= set(norms.columns):
+            return []
+        often = (norms["updates"] / norms["firings"]).astype("float64")
+        twice = often[often >= self.ratio]
+        if twice.empty:
+            return []
+        return [
+            Finding(
+                layer=str(twice.index[0]),
+                site="input",
+                statistic="updates of the running statistics per forward",
+                value=float(twice.iloc[0]),
+                threshold=self.ratio,
+                message=f"The running statistics moved {format_number(twice.iloc[0])} times per forward.",
+                evidence="input:mean",
+                affected=tuple(twice.index),
+            )
+        ]

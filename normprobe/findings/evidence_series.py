@@ -1,0 +1,68 @@
+"""The series over depth that shows a finding: one value per layer, named by a short string.
+
+The string is ``site:measure``, for example ``input:abs_max`` or ``output:variance``. A measure is a numeric
+column of ``tables.layers`` or one of the columns of `normprobe.findings.measures`.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from normprobe.errors import NormprobeError
+from normprobe.tables.measures import feature_measures, gain_measures, layer_measures, running_measures, sample_measures
+from normprobe.findings.written_by import example_measures
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+_HOME = {
+    **dict.fromkeys(
+        ("zero_features", "constant_features", "live_zeros", "silent_features", "high_features"),
+        feature_measures,
+    ),
+    **dict.fromkeys(("feature_ratio", "scale_ratio", "weight_ratio"), feature_measures),
+    "example_spread": example_measures,
+    **dict.fromkeys(("gain", "spread_gain"), gain_measures),
+    **dict.fromkeys(("running_shift", "running_ratio"), running_measures),
+    **dict.fromkeys(("sample_ratio", "sample_variance", "sample_square", "offset"), sample_measures),
+}
+
+
+def series(tables: Tables, evidence: str) -> pd.DataFrame:
+    """Return the series that ``evidence`` names.
+
+    >>> series(tables, "input:abs_max")  # doctest: +SKIP
+
+    Args:
+        tables: The tables the finding was made from.
+        evidence: ``site:measure``, as in the ``evidence`` column of findings.
+
+    Returns:
+        DataFrame (layers that have the site and the measure) with ``layer``, ``depth`` and ``value``, by
+        depth.
+
+    Raises:
+        NormprobeError: ``evidence`` names no site or no measure.
+    """
+    site, _, measure = evidence.partition(":")
+    layers = layer_measures(tables)
+    frame = _HOME[measure](tables) if measure in _HOME else layers
+    if site not in {"input", "output"} or measure not in frame.columns:
+        known = sorted({*_HOME, *layers.select_dtypes("number").columns})
+        close = ", ".join(get_close_matches(measure, known, n=3)) or ", ".join(known)
+        raise NormprobeError(
+            f"Evidence {evidence!r} is not 'input:' or 'output:' with a measure; measures near it: {close}."
+        )
+    here = layers.index.get_level_values("site") == site
+    value = frame[measure].reindex(layers.index[here]).astype("float64").to_numpy()
+    found = pd.DataFrame(
+        {
+            "layer": layers.index[here].get_level_values("layer").astype("string"),
+            "depth": layers.loc[here, "depth"].to_numpy(),
+            "value": value,
+        }
+    )
+    return found.dropna(subset="value").reset_index(drop=True)

@@ -1,0 +1,173 @@
+"""Checks of BatchNorm: its running statistics, its mode, its batches, its padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.tables.measures import made_by_few, never_updated, running_measures
+from normprobe.findings.batchnorm_mode import batch_norms
+from normprobe.formatting import format_number
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+DRIFT = "arXiv:2006.16971; arXiv:2105.07576; PyTorch issues 4741, 19902"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaleRunningStatistics(Check):
+    """A BatchNorm's running statistics do not describe the data it sees.
+
+    In evaluation mode BatchNorm normalizes with the running mean and variance it collected in training. Where
+    they are off, its output is shifted or scaled, and everything after it reads something it was not trained
+    on. The medians over channels are looked at: on small data single channels are four times off without
+    harm. Since a stale BatchNorm moves what every later one sees, the first in order of execution is named.
+    Where a few wild samples make up most of what that one sees, its moments are not held against it.
+
+    Running statistics of exactly 0 and 1 in every channel were never updated: an error, or a note where all
+    batch norms of the model have weight 1 and bias 0 too, that is, are not trained at all.
+
+    What to do: compare the preprocessing with that of training first; if that is right, recalibrate with
+    training data: normprobe.batchnorm.recalibrate(model, batches), or --recalibrate on the command line.
+
+    Figure: running against observed statistics, in the BatchNorm section.
+    Source: Schneider et al., arXiv:2006.16971; Wu and Johnson, arXiv:2105.07576; PyTorch issue 4741.
+    BatchNorm collects n/(n-1) times the variance it normalizes with (PyTorch issue 19902), which is taken
+    into account. When it is wrong: data that are meant to differ from those of training; a few examples.
+
+    Attributes:
+        factor: Least median factor between observed and running variance, either way, that is reported.
+        shift: Least median distance of the means in running standard deviations that is reported.
+        spread: Least ratio of the median log factor to its median absolute deviation over channels: other
+            data move the channels of deep layers in all directions, a stale BatchNorm all in one.
+        samples: Least number of examples; below it the medians say little.
+    """
+
+    name: ClassVar[str] = "stale_running_statistics"
+    title: ClassVar[str] = "Running statistics are stale"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = (
+        "Compare the preprocessing with that of training; if it is right, recalibrate the running statistics."
+    )
+    source: ClassVar[str] = DRIFT
+    fitted: ClassVar[tuple[str, ...]] = ("factor", "shift", "spread")
+
+    factor: float = 2.0
+    shift: float = 0.8
+    spread: float = 2.0
+    samples: int = 4
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first stale batch norm, and the first that was never updated."""
+        running = running_measures(tables).droplevel("site")
+        norms = batch_norms(tables)
+        enough = norms["examples"] * norms["calls"] >= self.samples
+        running = running.loc[
+            [name for name in norms.index[enough & ~norms["trains"]] if name in running.index]
+        ]
+        untouched = running["untouched"]
+        agree = np.log(running["running_ratio"]) > self.spread * running["running_noise"]
+        rescaled = (running["running_ratio"] > self.factor) & agree
+        stale = running.index[rescaled | (running["running_shift"] > self.shift)]
+        if len(stale) and not untouched[stale[0]] and made_by_few(tables, str(stale[0])):
+            stale = stale[:0]
+        found = []
+        if untouched.any():
+            severity: Severity = "info" if never_updated(tables) else "error"
+            found = [self._never_updated(running, tuple(running.index[untouched]), severity)]
+        if not stale.empty and not untouched[stale[0]]:
+            found.append(self._stale(running, tuple(stale)))
+        return found
+
+    def _stale(self, running: pd.DataFrame, stale: tuple[str, ...]) -> Finding:
+        layer = str(stale[0])
+        row: Any = running.loc[layer]
+        scaled = np.log(row["running_ratio"]) / np.log(self.factor) >= row["running_shift"] / self.shift
+        what = (
+            f"variance is {format_number(row['running_ratio'])} times off the running variance"
+            if scaled
+            else f"mean is {format_number(row['running_shift'])} running standard deviations off"
+        )
+        return Finding(
+            layer=layer,
+            site="input",
+            statistic="median factor between observed and running variance"
+            if scaled
+            else "median |observed mean - running mean| ÷ running standard deviation",
+            value=row["running_ratio" if scaled else "running_shift"],
+            threshold=self.factor if scaled else self.shift,
+            message=f"In the median channel the observed {what}; so it is at {named(stale, 'batch norm')} "
+            "from here on.",
+            evidence=f"input:{'running_ratio' if scaled else 'running_shift'}",
+            affected=stale,
+        )
+
+    def _never_updated(self, running: pd.DataFrame, layers: tuple[str, ...], severity: Severity) -> Finding:
+        return Finding(
+            layer=str(layers[0]),
+            site="input",
+            statistic="median factor between observed and running variance",
+            value=float(running["running_ratio"][layers[0]]),
+            threshold=self.factor,
+            message="The running mean is 0 and the running variance 1 in every channel: they were never "
+            "updated.",
+            advice="Load the buffers too (running_mean, running_var), or recalibrate the running statistics.",
+            evidence="input:running_ratio",
+            severity=severity,
+            title="Running statistics were never updated",
+            affected=layers,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningVarianceInvalid(Check):
+    """A running variance is negative, NaN or infinite, and so is the channel in evaluation mode.
+
+    What to do: find the batch that put NaN or Inf into it, or the step that averaged or edited the
+    checkpoint.
+
+    Figure: the BatchNorm section.
+    Source: PyTorch issue 66073; Ioffe and Szegedy, arXiv:1502.03167 for what it divides by.
+    When it is wrong: never.
+    """
+
+    name: ClassVar[str] = "running_variance_invalid"
+    title: ClassVar[str] = "Running variance is not a variance"
+    severity: ClassVar[Severity] = "warning"
+    advice: ClassVar[str] = (
+        "Find the batch or the edit that put it there, and recalibrate the running statistics."
+    )
+    source: ClassVar[str] = "PyTorch issue 66073; arXiv:1502.03167"
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Return the first batch norm with a running variance that is negative or not finite."""
+        rows = tables.features[
+            (tables.features["kind"] == "batch_norm") & (tables.features["site"] == "input")
+        ]
+        tracked = rows[rows.groupby("layer")["running_mean"].transform("count") > 0]
+        wrong = tracked[~(tracked["running_var"] >= 0) | ~np.isfinite(tracked["running_var"])]
+        if wrong.empty:
+            return []
+        depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
+        names = tuple(depth[depth.index.isin(wrong["layer"])].sort_values().index)
+        here = wrong[wrong["layer"] == names[0]]
+        value = float(here["running_var"].iloc[0])
+        return [
+            Finding(
+                layer=names[0],
+                site="input",
+                feature=int(here["feature"].iloc[0]),
+                statistic="running variance",
+                value=value,
+                threshold=0,
+                message=f"The running variance is {format_number(value)} in "
+                f"{named(tuple(here['layer']), 'channel')}.",
+                evidence="input:running_ratio",
+                affected=names,
+            )
+        ]

@@ -1,0 +1,141 @@
+"""What a site has met, added up by plain torch on the device where its tensors lie.
+
+Nothing here asks the device to wait, but on the CPU, where waiting costs nothing: numbers stay on the device
+until the recording is taken.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normprobe.kernels import Choice, Extremes, Measured, Met, SampleMoments, few_rows, chunked, reference
+from normprobe.kernels.moments import Moments, merge
+
+_SAMPLE_FIELDS = len(SampleMoments.__match_args__)
+
+
+class PlainSums:
+    """What one site has met, as tensors on its device.
+
+    Attributes:
+        state: None: only the compiled kernel has one.
+    """
+
+    state = None
+
+    def __init__(self, features: int, device: torch.device) -> None:
+        self._device, self._waits, self._begun = device, device.type == "cpu", False
+        self._features = Moments.empty(features).map(lambda field: torch.from_numpy(field).to(device))
+        self._scalars = torch.zeros(3, dtype=torch.float64, device=device)
+        self._kept = torch.zeros(0, _SAMPLE_FIELDS, dtype=torch.float64, device=device)
+        self._raw = torch.zeros(0, features, device=device)
+        # Value, example, position and feature of the smallest, and of the largest; on the CPU nobody asks.
+        nobody = [[torch.inf, -1, -1, -1], [-torch.inf, -1, -1, -1]]
+        self._holders = torch.tensor(nobody, dtype=torch.float64, device=device)
+
+    def add(self, values: Tensor, choice: Choice) -> Extremes:
+        """Measure ``values`` (samples, rows, features), keep the samples chosen, and add all of it."""
+        return self.take(self.measure(values, choice), choice)
+
+    def measure(self, values: Tensor, choice: Choice) -> Measured:
+        """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
+        given = values.to(self._device), torch.from_numpy(choice.keep), _mask(choice)
+        # An accelerator may not be asked what came out: it would have to be waited for.
+        found = few_rows.measure(*given) or chunked.measure(*given, near=self._near()) if self._waits else None
+        return found or reference.measure(*given)
+
+    def _near(self) -> Tensor | None:
+        """What the means of a tensor may be near: those of all before it, if there were any."""
+        return self._features.mean if self._begun else None
+
+    def take(self, found: Measured, choice: Choice) -> Extremes:
+        """Add what a tensor held."""
+        self._begun = True
+        if len(choice.slots):
+            kept = torch.stack([getattr(found.kept, name) for name in SampleMoments.__match_args__], 1)
+            self._kept = _put(self._kept, kept, choice.slots)
+        scalars = (found.within_sum, found.within_count, found.nonfinite_masked)
+        self._scalars = self._scalars + torch.stack(scalars)
+        extremes = self._hold(found, choice)
+        if self._waits:  # numpy's calls cost less
+            before, own = (moments.map(Tensor.numpy) for moments in (self._features, found.features))
+            self._features = merge(before, own).map(torch.from_numpy)
+        else:
+            self._features = merge(self._features, found.features)
+        return extremes
+
+    def keep(self, values: Tensor, choice: Choice) -> None:
+        """Keep the raw rows chosen of ``values``, shape (samples, rows, features)."""
+        rows = values.to(self._device).flatten(0, 1).index_select(0, _sent(choice, "raw", self._device))
+        if values.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            self._raw = self._raw.to(torch.float64)
+        self._raw = _put(self._raw, rows.to(self._raw.dtype), choice.raw_slots)
+
+    def met(self, slots: int, raw_slots: int) -> Met:
+        """Everything so far, read from the device."""
+        within_sum, within_count, hidden = self._scalars.tolist()
+        low, high = (
+            (value, int(example), int(position), int(feature))
+            for value, example, position, feature in self._holders.tolist()
+        )
+        return Met(
+            self._features.map(lambda field: field.cpu().numpy().copy()),
+            self._kept[:slots].cpu().numpy().copy(),
+            self._raw[:raw_slots].cpu().numpy().copy(),
+            within_sum,
+            int(within_count),
+            int(hidden),
+            None if self._waits else (low, high),
+        )
+
+    def nbytes(self) -> int:
+        """How much memory that takes."""
+        held = [*vars(self._features).values(), self._scalars, self._kept, self._raw, self._holders]
+        return sum(tensor.nbytes for tensor in held)
+
+    def _hold(self, found: Measured, choice: Choice) -> Extremes:
+        """Let the holders of the tensor's extremes replace those so far; ahead of merging what it held."""
+        width = len(found.features.count)
+        if width == 0 or choice.samples == 0:
+            return Extremes(None, None)
+        if self._waits:
+            least, most = float(self._features.minimum.min()), float(self._features.maximum.max())
+            low, high = float(found.features.minimum.min()), float(found.features.maximum.max())
+            return Extremes(
+                (low, *divmod(int(found.minimum_at), width)) if low < least else None,
+                (high, *divmod(int(found.maximum_at), width)) if high > most else None,
+            )
+        values = torch.stack([found.features.minimum.min(), found.features.maximum.max()])
+        at = torch.stack([found.minimum_at, found.maximum_at])
+        sign = torch.tensor([1.0, -1.0], dtype=torch.float64).to(self._device, non_blocking=True)
+        better = sign * values < sign * self._holders[:, 0]
+        sample, feature = at.div(width, rounding_mode="floor"), at % width
+        who = [_sent(choice, name, self._device).index_select(0, sample) for name in ("example", "position")]
+        here = torch.stack([values, *(column.to(torch.float64) for column in (*who, feature))], 1)
+        self._holders = torch.where(better[:, None], here, self._holders)
+        return Extremes(None, None)
+
+
+def _mask(choice: Choice) -> Tensor | None:
+    return None if choice.real is None else torch.from_numpy(np.ascontiguousarray(choice.real))
+
+
+def _sent(choice: Choice, name: str, device: torch.device) -> Tensor:
+    """An array of the choice on the device, sent once and without waiting."""
+    if name not in choice.sent:
+        choice.sent[name] = torch.from_numpy(getattr(choice, name)).to(device, non_blocking=True)
+    return choice.sent[name]
+
+
+def _put(held: Tensor, rows: Tensor, slots: NDArray[np.int64]) -> Tensor:
+    """The rows in their slots, in as much more room as that needs."""
+    if len(slots) == 0:
+        return held
+    size = int(slots.max()) + 1
+    if size > len(held):
+        room = torch.zeros(max(size, 2 * len(held)) - len(held), held.shape[1]).to(held)
+        held = torch.cat([held, room])
+    return held.index_copy(0, torch.from_numpy(slots).to(held.device, non_blocking=True), rows)

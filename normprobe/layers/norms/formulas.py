@@ -1,0 +1,148 @@
+"""The ways in which norms work: which numbers share their statistics, and how such a tensor reads.
+
+A reading says of a tensor arranged as (samples, rows, features) which numbers are normalized together:
+LayerNorm the features of a sample (Ba, Kiros, Hinton 2016), RMSNorm the same without centring (Zhang,
+Sennrich 2019), GroupNorm rows and a group of features of an example (Wu, He 2018), InstanceNorm the rows of
+one feature (Ulyanov, Vedaldi, Lempitsky 2016), BatchNorm those of all examples (Ioffe, Szegedy 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from normprobe.layers.norms.affine import vector
+from normprobe.layers.view_registry import SampleUnit, View
+
+Together = Literal["features", "example", "batch", "running", "past"]
+_MOST_GROUPS = 64
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way a norm may work.
+
+    Attributes:
+        kind: the kind of such a norm.
+        axis: the feature axis.
+        together: what is normalized together: the features of a position; the rows (and grouped features)
+            of an example; those of all examples; nothing, but running statistics applied; or the rows of
+            an example so far.
+        trailing: how many axes, ending at the last, make up the features.
+        groups: how many groups the features fall into.
+        centred: the mean is subtracted.
+        square: the divisor is the root of the mean square, not the standard deviation.
+    """
+
+    kind: str
+    axis: int
+    together: Together = "features"
+    trailing: int = 1
+    groups: int = 1
+    centred: bool = True
+    square: bool = True
+
+    @property
+    def sample(self) -> SampleUnit:
+        """What such a layer treats on its own."""
+        return "position" if self.together == "features" else "example"
+
+    def of(self, view: View) -> View:
+        """The view of a layer that works like this."""
+        return replace(view, kind=self.kind, axis=self.axis, sample=self.sample, trailing=self.trailing)
+
+
+def named(view: View, groups: int) -> tuple[Reading, ...]:
+    """The readings that agree with what a layer's class says of it."""
+    axis = view.axis
+    if view.sample == "position":
+        return over_features(axis, view.trailing, groups)
+    if view.kind == "batch_norm":
+        return (Reading("batch_norm", axis, "running"), Reading("batch_norm", axis, "batch"))
+    if view.kind == "instance_norm":
+        return (Reading("instance_norm", axis, "example", groups=0), Reading("batch_norm", axis, "running"))
+    return (Reading(view.kind, axis, "example", groups=groups),)
+
+
+def over_features(axis: int, trailing: int, groups: int) -> tuple[Reading, ...]:
+    """Those that normalize the features of each position."""
+    parts = (1,) if groups == 1 else (groups, 1)
+    return tuple(
+        Reading(kind, axis, trailing=trailing, groups=count, centred=kind == "layer_norm")
+        for count in parts
+        for kind in ("layer_norm", "rms_norm")
+    )
+
+
+def others(axes: Mapping[int, int], groups: int) -> Iterator[Reading]:
+    """Every other reading along these feature axes, the commonest first."""
+    for axis in axes:
+        yield from over_features(axis, 1, groups)
+    for axis in axes:
+        yield Reading("instance_norm", axis, "example", groups=0)
+        for count in {groups: None, 1: None}:
+            yield Reading("group_norm", axis, "example", groups=count)
+        yield Reading("group_norm", axis, "past")
+        yield Reading("batch_norm", axis, "running")
+        yield Reading("batch_norm", axis, "batch")
+    for axis in axes:
+        yield Reading("rms_norm", axis, centred=False, square=False)
+
+
+def grouped(axes: Mapping[int, int]) -> Iterator[Reading]:
+    """Those with any number of equal groups of at least two features, along axes of these sizes."""
+    for axis, features in axes.items():
+        for count in range(2, min(features // 2, _MOST_GROUPS) + 1):
+            if features % count == 0:
+                yield from over_features(axis, 1, count)[:2]
+                if axis == 1:
+                    yield Reading("group_norm", axis, "example", groups=count)
+
+
+def normalized(
+    reading: Reading, x: Tensor, eps: float, module: nn.Module, time: int | None = None
+) -> Tensor | None:
+    """What a norm that works like this makes of ``x`` (samples, rows, features) before scale and shift.
+
+    Args:
+        reading: how it works.
+        x: its input.
+        eps: added to the variance.
+        module: the norm, for its running statistics.
+        time: how many steps the rows consist of, for a norm over the steps so far.
+
+    Returns:
+        The same shape; None where the norm cannot work like this.
+    """
+    samples, rows, features = x.shape
+    if reading.together == "running":
+        mean, variance = (vector(module, name, features) for name in ("running_mean", "running_var"))
+        return None if mean is None or variance is None else (x - mean) / (variance + eps).sqrt()
+    if reading.together == "past":
+        return _over_past(x, eps, time)
+    groups = reading.groups or features
+    if features % groups:
+        return None
+    grouped = x.reshape(samples, rows, groups, features // groups)
+    axes = {"features": (3,), "example": (1, 3), "batch": (0, 1)}[reading.together]
+    if sum(grouped.shape[axis] > 1 for axis in axes) == 0:
+        return None
+    mean = grouped.mean(axes, keepdim=True)
+    d = grouped - mean if reading.centred else grouped
+    spread = (d if reading.square else grouped.var(axes, keepdim=True).sqrt()).square()
+    spread = spread.mean(axes, keepdim=True)
+    return (d / (spread + eps).sqrt()).reshape(x.shape)
+
+
+def _over_past(x: Tensor, eps: float, time: int | None) -> Tensor | None:
+    """Normalized over all features and the steps so far: deviations from the mean so far."""
+    if not time or time == 1 or x.shape[1] % time:
+        return None
+    steps = x.reshape(x.shape[0], time, -1)
+    count = torch.arange(1, time + 1, dtype=x.dtype)[:, None] * steps.shape[2]
+    d = steps - steps.sum(2, keepdim=True).cumsum(1) / count
+    return (d / (d.square().sum(2, keepdim=True).cumsum(1) / count + eps).sqrt()).reshape(x.shape)

@@ -1,0 +1,158 @@
+"""The norms that stand for one another: each kind over the last axis, and over axis 1 (channels)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normprobe.layers.view_registry import register_view
+
+_LEAST_IN_A_GROUP = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a new norm takes over from the one it stands for.
+
+    Attributes:
+        sizes: sizes of the axes that make up its features, `(features,)` but for norms over several axes.
+        channels: the features lie on axis 1, not on the last.
+        eps: the constant in the denominator.
+        weight: the scale as applied, float64 of shape (features,), or None.
+        bias: the shift as applied, likewise.
+        groups: for group normalization, how many.
+    """
+
+    sizes: tuple[int, ...]
+    channels: bool
+    eps: float
+    weight: Tensor | None
+    bias: Tensor | None
+    groups: int = 1
+
+    @property
+    def width(self) -> int:
+        """How many features there are."""
+        return math.prod(self.sizes)
+
+    @property
+    def affine(self) -> bool:
+        """Whether there is a scale or a shift."""
+        return self.weight is not None or self.bias is not None
+
+
+class FeatureBatchNorm(nn.BatchNorm1d):
+    """Batch normalization of (..., features): mean and variance over all leading axes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize each feature over every row."""
+        return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+
+class FeatureGroupNorm(nn.GroupNorm):
+    """Group normalization of (..., features): each row on its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize each row over each group of its features."""
+        return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+
+class FeatureRMSNorm(nn.RMSNorm):
+    """Root-mean-square normalization with a shift, which torch's own has not."""
+
+    def __init__(self, sizes: tuple[int, ...], eps: float) -> None:
+        super().__init__(sizes, eps=eps)
+        self.bias = nn.Parameter(torch.zeros(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale each row to root mean square 1; then the layer's own scale and shift."""
+        return super().forward(x) + self.bias
+
+
+class ChannelBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalization of (examples, channels, ...) with any number of axes behind."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() < 2:
+            raise ValueError(f"ChannelBatchNorm needs (examples, channels, ...), got {tuple(x.shape)}")
+
+
+class ChannelLayerNorm(nn.GroupNorm):
+    """Layer normalization of (examples, channels, ...) over all but the first axis: one group."""
+
+    def __init__(self, channels: int, eps: float, affine: bool) -> None:
+        super().__init__(1, channels, eps=eps, affine=affine)
+
+
+class ChannelRMSNorm(nn.Module):
+    """Root-mean-square normalization of (examples, channels, ...) over all but the first axis."""
+
+    def __init__(self, channels: int, eps: float, affine: bool) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale each example to root mean square 1; then each channel's scale and shift."""
+        values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        square = values.square().mean(dim=tuple(range(1, x.dim())), keepdim=True)
+        normalized = (values * torch.rsqrt(square + self.eps)).to(x.dtype)
+        if self.weight is None or self.bias is None:
+            return normalized
+        across = (-1,) + (1,) * (x.dim() - 2)
+        return normalized * self.weight.view(across) + self.bias.view(across)
+
+
+register_view(FeatureBatchNorm, kind="batch_norm", axis=-1, sample="example")
+register_view(FeatureGroupNorm, kind="group_norm", axis=-1)
+register_view(ChannelLayerNorm, kind="layer_norm", axis=1, sample="example")
+register_view(ChannelRMSNorm, kind="rms_norm", axis=1, sample="example")
+
+
+def counterpart(kind: str, shape: Shape) -> nn.Module:
+    """A new norm of a kind and shape, with the scale and shift given, in torch's default dtype.
+
+    Args:
+        kind: `layer_norm`, `batch_norm`, `group_norm` or `rms_norm`.
+        shape: what it takes over.
+    """
+    norm = _bare(kind, shape)
+    with torch.no_grad():
+        for name, value in (("weight", shape.weight), ("bias", shape.bias)):
+            parameter = getattr(norm, name, None)
+            if parameter is not None and value is not None:
+                parameter.copy_(value.reshape(parameter.shape))
+    return norm
+
+
+def _bare(kind: str, shape: Shape) -> nn.Module:
+    """A norm of this kind that has not learned anything."""
+    width, eps, affine = shape.width, shape.eps, shape.affine
+    settings: dict[str, Any] = {"eps": eps, "affine": affine}
+    if kind == "batch_norm":
+        return (ChannelBatchNorm if shape.channels else FeatureBatchNorm)(width, **settings)
+    if kind == "group_norm":
+        return (nn.GroupNorm if shape.channels else FeatureGroupNorm)(shape.groups, width, **settings)
+    if shape.channels:
+        return (ChannelLayerNorm if kind == "layer_norm" else ChannelRMSNorm)(width, **settings)
+    if kind == "layer_norm":
+        return nn.LayerNorm(shape.sizes, eps=eps, elementwise_affine=affine)
+    if shape.bias is None:
+        return nn.RMSNorm(shape.sizes, eps=eps, elementwise_affine=affine)
+    return FeatureRMSNorm(shape.sizes, eps)
+
+
+def groups_for(features: int, most: int) -> int:
+    """The largest divisor of the number of features up to `most` that leaves at least 4 to a group.
+
+    >>> groups_for(384, 32), groups_for(50, 32), groups_for(7, 32)
+    (32, 10, 1)
+    """
+    return max(
+        (n for n in range(1, min(most, features // _LEAST_IN_A_GROUP) + 1) if features % n == 0), default=1
+    )

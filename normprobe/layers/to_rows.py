@@ -1,0 +1,78 @@
+"""A tensor through a view: as samples, rows and features, or the sizes alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from normprobe.errors import ViewError
+from normprobe.layers.view_registry import View
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A tensor as a view reads it.
+
+    Attributes:
+        values: shape (samples, rows, features).
+        leading: the sizes of the axes that number the samples, product = samples.
+        inner: the sizes of the axes that number the rows within a sample, product = rows.
+    """
+
+    values: Tensor
+    leading: tuple[int, ...]
+    inner: tuple[int, ...]
+
+
+class Extent(NamedTuple):
+    """The sizes of a tensor as a view reads it: of the axes that number samples, rows and features."""
+
+    leading: tuple[int, ...]
+    inner: tuple[int, ...]
+    features: int
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are."""
+        return math.prod(self.leading)
+
+    @property
+    def rows(self) -> int:
+        """How many rows each of them has."""
+        return math.prod(self.inner)
+
+
+def extent_of(view: View, shape: Sequence[int]) -> Extent:
+    """The sizes that `arrange` would give for a tensor of this shape.
+
+    Raises:
+        ViewError: the tensor has too few axes for the view.
+    """
+    whole = (1, *shape) if view.unbatched == len(shape) else tuple(shape)
+    axis = view.axis if view.axis >= 0 else len(whole) + view.axis
+    if not 0 <= axis < len(whole) or len(whole) < view.trailing:
+        raise ViewError(
+            f"a tensor of shape {tuple(shape)} has no feature axis {view.axis} ({view.trailing} wanted)"
+        )
+    first, end = (len(whole) - view.trailing, len(whole)) if view.trailing > 1 else (axis, axis + 1)
+    rest = whole[:first] + whole[end:]
+    split = len(rest) if view.sample == "position" else min(1, len(rest))
+    return Extent(rest[:split], rest[split:], math.prod(whole[first:end]))
+
+
+def arrange(view: View, tensor: Tensor) -> Arranged:
+    """Read a tensor as (samples, rows, features).
+
+    Raises:
+        ViewError: the tensor has too few axes for the view.
+    """
+    extent = extent_of(view, tensor.shape)
+    if view.unbatched == tensor.dim():
+        tensor = tensor.unsqueeze(0)
+    tensor = tensor.flatten(-view.trailing) if view.trailing > 1 else tensor.movedim(view.axis, -1)
+    values = tensor.reshape(extent.samples, extent.rows, extent.features)
+    return Arranged(values, extent.leading, extent.inner)

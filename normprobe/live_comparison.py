@@ -1,0 +1,113 @@
+"""Two models side by side: exact errors of every layer, accumulated and local, without keeping tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normprobe.divergence import Comparison
+from normprobe.divergence.from_live_sums import live_differences, matched_layers
+from normprobe.errors import NormprobeError
+from normprobe.layers.find import find_layers
+from normprobe.runner_to_merge import record, run_batches
+from normprobe.capture.side_by_side import Pair, Sides
+
+
+def compare_live(
+    a: nn.Module, b: nn.Module, batches: Any, *, progress: Callable[[int], None] | None = None
+) -> Comparison:
+    """Run two models over the same batches and compare every row of every layer.
+
+    >>> comparison = normprobe.compare_live(model, quantized, batches)
+    >>> comparison.layers[["layer", "site", "error_db", "cosine", "introduced_db"]]
+
+    Signal and noise power are summed in float64: `error_db` (the negative of SQNR) is that of the two as they
+    run, what accumulated on the way included. At an output `introduced_db` is local: what the second model's
+    layer makes of the first one's input, against the first one's output; `inherited_db` is the rest, what the
+    layer makes of the difference of the inputs. Both are exact for any kind of layer. At an input, where the
+    error comes from all that ran before, they are estimated, as the column `split` says. No tensor outlives
+    its batch.
+
+    Both run in evaluation mode and without gradients, from the same random numbers; modes and random state
+    are as before afterwards. For the local error a layer's `forward` is called once more, without its hooks.
+
+    Args:
+        a: the first model, against which errors are measured.
+        b: the second. Batches are moved to its device, and floating tensors of ``a``'s dtype to its dtype.
+        batches: as `record` takes them.
+        progress: called with the number of batches done, after each.
+
+    Returns:
+        A comparison whose `error_of` is `all`. Layers that do not run on the first batch are not compared.
+
+    Raises:
+        NoLayersError: one of the models has no Linear or norm.
+        NormprobeError: there is no batch, or it is of no such form.
+        RecordingError: no layer can be matched.
+    """
+    for model in (a, b):
+        if not isinstance(model, nn.Module):
+            raise NormprobeError(
+                f"compare_live takes two models, got {type(model).__name__}; compare takes recordings"
+            )
+    every = iter([batches] if isinstance(batches, (Tensor, Mapping)) else batches)
+    first = next(every, None)
+    if first is None:
+        raise NormprobeError("compare_live needs a batch at least, got none")
+    suited = _suited(a, b)
+    with _undisturbed(a, b):
+        of_a = record(a, [first], samples=1, values=0).tables
+        of_b = record(b, [suited(first)], samples=1, values=0).tables
+        matched = matched_layers(of_a, of_b)
+        layers = [{layer.name: layer for layer in find_layers(model).layers} for model in (a, b)]
+        sides = Sides(a, [Pair(layers[0][match.a], layers[1][match.b]) for match in matched.pairs])
+        for done, batch in enumerate(chain([first], every), 1):
+            # The second begins with the random numbers that the first began with.
+            with _forked(a, b), sides.keeping(batch):
+                run_batches(a, [batch])
+            with sides.comparing():
+                run_batches(b, [suited(batch)])
+            if progress is not None:
+                progress(done)
+    return Comparison(live_differences(of_a, of_b, matched, sides.found(), sides.examples))
+
+
+@contextmanager
+def _undisturbed(*models: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; modes and random numbers as before afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        with _forked(*models), torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _forked(*models: nn.Module) -> Any:
+    """Random numbers as before afterwards, on the devices of these models."""
+    cuda = {tensor.device for model in models for tensor in model.parameters() if tensor.is_cuda}
+    return torch.random.fork_rng(list(cuda))
+
+
+def _suited(a: nn.Module, b: nn.Module) -> Callable[[Any], Any]:
+    """What makes a batch of the first model's one of the second's: its device, and its dtype."""
+    of_a, of_b = (next((p for p in model.parameters() if p.is_floating_point()), None) for model in (a, b))
+
+    def suit(value: Any) -> Any:
+        if isinstance(value, Tensor) and of_a is not None and of_b is not None:
+            return value.to(of_b.device, of_b.dtype if value.dtype == of_a.dtype else None)
+        if isinstance(value, Mapping):
+            return {name: suit(entry) for name, entry in value.items()}
+        if isinstance(value, (tuple, list)):
+            return tuple(suit(entry) for entry in value)
+        return value
+
+    return suit

@@ -1,0 +1,245 @@
+"""A transformers model from a folder, from the hub or from a GGUF file, with all of its trained weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+
+from normprobe.errors import ModelError
+from normprobe.loading.models.import_path import describe
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_COUNTS = re.compile("layer|block|depth|group|expert|label")
+_MOST = 100_000
+_WEIGHTS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model*.bin.index.json",
+)
+_OTHER_FORMATS = {
+    "adapter_config.json": "a PEFT adapter; merge it into its base model (merge_and_unload) and save that",
+    "model_index.json": "a diffusers pipeline; give one of its parts through module.py:callable",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was loaded: the module, what to call it, and where tokenizer and processor are."""
+
+    module: nn.Module
+    name: str
+    source: str | None
+    gguf: str | None
+    config: Any
+    warnings: tuple[str, ...] = ()
+
+
+def is_hub_id(text: str) -> bool:
+    """Tell whether ``text`` could be ``name`` or ``owner/name`` on the hub."""
+    return _HUB_ID.fullmatch(text) is not None and not text.endswith((".json", ".npy", ".txt"))
+
+
+def from_folder(path: Path, spec: str, dtype: Any, trust: bool) -> Checkpoint:
+    """Load the model of a local folder; nothing is fetched.
+
+    Raises:
+        ModelError: No or bad config.json, no weights, damaged or unfitting weights, an unknown architecture.
+    """
+    path = _inner_folder(path)
+    raw = _read_config(path / "config.json", spec)
+    if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
+        raise ModelError(f"{spec} has a config.json but no weights (*.safetensors or pytorch_model*.bin)")
+    return _load(raw, str(path), _folder_name(path, spec), dtype, trust)
+
+
+def from_hub(spec: str, dtype: Any, trust: bool) -> Checkpoint:
+    """Load a model by its hub id, from the local cache where it is there.
+
+    Raises:
+        ModelError: As for a folder; or the hub has no such model or cannot be reached.
+    """
+    from transformers.utils import cached_file
+
+    try:
+        config = cached_file(spec, "config.json")
+    except (OSError, ValueError) as cause:
+        raise ModelError(
+            f"{spec} is neither a folder here nor a model that the hub or its cache gives: {describe(cause)}"
+        ) from cause
+    if config is None:
+        raise ModelError(f"{spec} on the hub has no config.json, which says what to build")
+    return _load(_read_config(Path(config), spec), spec, spec, dtype, trust)
+
+
+def from_gguf(path: Path, spec: str, dtype: Any) -> Checkpoint:
+    """Load a GGUF file through transformers, dequantized.
+
+    Raises:
+        ModelError: The file is missing or damaged, or transformers cannot read its architecture.
+    """
+    if not path.is_file():
+        raise ModelError(f"{spec} is not a file")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"{spec} does not begin like a GGUF file")
+    source = str(path.parent)
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, gguf_file=path.name)
+        module = transformers.AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=path.name, config=config, local_files_only=True, **_dtype_argument(dtype)
+        )
+    except ImportError as cause:
+        raise ModelError(f"{spec} needs packages for GGUF: pip install gguf accelerate") from cause
+    except Exception as cause:
+        raise ModelError(f"{spec} cannot be read by transformers: {describe(cause)}") from cause
+    return Checkpoint(module, spec, source, path.name, config)
+
+
+def _inner_folder(path: Path) -> Path:
+    """Return the folder of the transformer inside an older sentence-transformers folder."""
+    inner = path / "0_Transformer"
+    return inner if not (path / "config.json").exists() and (inner / "config.json").exists() else path
+
+
+def _folder_name(path: Path, spec: str) -> str:
+    """Return ``spec``, or the last two parts of a long absolute path."""
+    return spec if not Path(spec).is_absolute() else "/".join(path.resolve().parts[-2:])
+
+
+def _read_config(file: Path, spec: str) -> dict[str, Any]:
+    if not file.is_file():
+        for name, what in _OTHER_FORMATS.items():
+            if (file.parent / name).exists():
+                raise ModelError(f"{spec} is {what}")
+        raise ModelError(f"{spec} has no config.json; a folder made by save_pretrained was needed")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as cause:
+        raise ModelError(f"config.json of {spec} is not JSON: {describe(cause)}") from cause
+    if not isinstance(raw, dict):
+        raise ModelError(f"config.json of {spec} holds a {type(raw).__name__}; an object was needed")
+    _check_counts(raw, spec)
+    return raw
+
+
+def _check_counts(raw: dict[str, Any], spec: str) -> None:
+    """Refuse a number of layers that no model has: building them would take forever."""
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            _check_counts(value, spec)
+        elif isinstance(value, int) and value > _MOST and _COUNTS.search(key):
+            raise ModelError(
+                f"config.json of {spec} says {key} {value:,}; is it damaged? At most {_MOST:,} is built"
+            )
+
+
+def _load(raw: dict[str, Any], source: str, name: str, dtype: Any, trust: bool) -> Checkpoint:
+    cls, warnings = _model_class(raw, source, name, trust)
+    try:
+        module, info = cls.from_pretrained(
+            source,
+            output_loading_info=True,
+            local_files_only=Path(source).is_dir(),
+            trust_remote_code=trust,
+            **_dtype_argument(dtype),
+        )
+    except Exception as cause:
+        raise ModelError(f"{name} cannot be loaded as {cls.__name__}: {_reason(cause)}") from cause
+    warnings = (*warnings, *_missing_weights(info, module, name))
+    return Checkpoint(module, name, source, None, module.config, warnings)
+
+
+def _model_class(raw: dict[str, Any], source: str, name: str, trust: bool) -> tuple[Any, tuple[str, ...]]:
+    """Return the class that config.json names, and what to tell about that."""
+    architectures = raw.get("architectures")
+    if not architectures:
+        return _class_of_type(raw, name)
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise ModelError(
+            f"config.json of {name} has architectures {architectures!r}; a list of names was needed"
+        )
+    wanted = architectures[0]
+    cls = getattr(transformers, wanted, None)
+    if isinstance(cls, type) and hasattr(cls, "from_pretrained") and issubclass(cls, nn.Module):
+        return cls, ()
+    remote = raw.get("auto_map")
+    own = (
+        [ref for ref in remote.values() if str(ref).endswith(f".{wanted}")]
+        if isinstance(remote, dict)
+        else []
+    )
+    if own and trust:
+        return _remote_class(own[0], source, name), ()
+    if own:
+        raise ModelError(
+            f"{name} brings the code of {wanted} with it; read it, and if you trust it, --trust-remote-code"
+        )
+    if isinstance(cls, type):
+        raise ModelError(
+            f"config.json of {name} names {wanted}, which is not a model that can be loaded here"
+        )
+    raise ModelError(
+        f"config.json of {name} names the architecture {wanted}, which transformers "
+        f"{transformers.__version__} does not have; update it, or build the model with module.py:callable"
+    )
+
+
+def _class_of_type(raw: dict[str, Any], name: str) -> tuple[Any, tuple[str, ...]]:
+    """Return the base class of ``model_type`` where config.json names no architecture."""
+    kind = raw.get("model_type")
+    configs = transformers.models.auto.configuration_auto.CONFIG_MAPPING
+    if isinstance(kind, str) and kind in configs:
+        cls = transformers.MODEL_MAPPING.get(configs[kind], None)
+        if isinstance(cls, type):
+            return cls, (
+                f"config.json names no architecture; taken as {cls.__name__} from model_type {kind}",
+            )
+    raise ModelError(
+        f"config.json of {name} names no architecture: it has architectures {raw.get('architectures')!r} and "
+        f"model_type {kind!r}; add the class to its architectures, or build the model with module.py:callable"
+    )
+
+
+def _remote_class(reference: str, source: str, name: str) -> Any:
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    try:
+        return get_class_from_dynamic_module(reference, source)
+    except Exception as cause:
+        raise ModelError(f"the code that {name} brings cannot be loaded: {describe(cause)}") from cause
+
+
+def _dtype_argument(dtype: Any) -> dict[str, Any]:
+    """Return the dtype under the name that the installed transformers takes."""
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    return {"dtype" if version >= (4, 56) else "torch_dtype": dtype}
+
+
+def _reason(cause: Exception) -> str:
+    if "ignore_mismatched_sizes" in str(cause):
+        return "the shapes of its weights do not fit its config.json"
+    if type(cause).__name__ == "SafetensorError":
+        return f"its weights are damaged or cut off ({describe(cause)}); fetch them again"
+    if type(cause).__name__ == "UnpicklingError":
+        return "its weights hold pickled objects, and loading those runs whatever code they hold"
+    return describe(cause)
+
+
+def _missing_weights(info: dict[str, Any], module: nn.Module, name: str) -> tuple[str, ...]:
+    """Refuse a model with weights left at random, but for a pooler, whose output nothing reads."""
+    missing = sorted(str(key) for key in info.get("missing_keys", ()))
+    serious = [key for key in missing if "pooler" not in key]
+    if serious:
+        some = ", ".join(serious[:3]) + (f" and {len(serious) - 3} more" if len(serious) > 3 else "")
+        raise ModelError(
+            f"{name} lacks weights of {type(module).__name__}, which would be left at random: {some}; "
+            "is architectures in its config.json right, and are all weight files there?"
+        )
+    return (f"{', '.join(missing)} not in the checkpoint: left at random",) if missing else ()

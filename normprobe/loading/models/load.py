@@ -1,0 +1,168 @@
+"""Which kind of model a name on the command line means, and the model it leads to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from normprobe.errors import ModelError
+from normprobe.loading.models import checkpoint
+from normprobe.loading.models.import_path import call_user_code, describe, is_reference, resolve
+from normprobe.loading.models.weights import load_weights
+
+_PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}
+_DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, and where its tokenizer or processor is found.
+
+    Attributes:
+        module: The model.
+        name: What to call it in headings, such as ``"./smollm2"``.
+        source: Folder or hub id that holds tokenizer and processor, or None.
+        gguf: Name of the GGUF file inside ``source``, or None.
+        config: The transformers config, or None for a model of the user's own.
+        device: Where its inputs belong.
+        trust_remote_code: Whether code of the checkpoint may run.
+        warnings: What the user should know, a sentence each.
+    """
+
+    module: nn.Module = field(repr=False)
+    name: str
+    source: str | None
+    gguf: str | None
+    config: Any = field(repr=False)
+    device: torch.device
+    trust_remote_code: bool
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first floating-point parameter or buffer; float32 without any."""
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+
+def load_model(
+    spec: str,
+    *,
+    weights: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a model and put it into evaluation mode.
+
+    Args:
+        spec: A Hugging Face folder, hub id or ``.gguf`` file; or ``module.py:callable`` or
+            ``package.module:callable``, which is an ``nn.Module`` or returns one.
+        weights: Safetensors file or state dict (read with ``weights_only=True``) for a callable's model.
+        dtype: ``"auto"`` (as stored), ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``.
+        device: ``"auto"`` (cuda where there is one, else cpu) or a name torch knows, such as ``"cuda:1"``.
+        trust_remote_code: Allow Python code that comes with a checkpoint to run.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be loaded.
+    """
+    where = _device(device)
+    kind = _dtype(dtype)
+    if is_reference(spec) and not Path(spec).exists():
+        found = _built(spec, weights)
+    else:
+        if weights is not None:
+            raise ModelError(
+                f"--weights {weights} goes with module.py:callable; {spec} has weights of its own"
+            )
+        found = _stored(spec, "auto" if kind is None else kind, trust_remote_code)
+    module = found.module.eval()
+    try:
+        module = module.to(where) if kind is None else module.to(where, kind)
+    except (RuntimeError, NotImplementedError, torch.OutOfMemoryError) as cause:
+        raise ModelError(
+            f"{spec} cannot be put on {where}: {describe(cause)}; try --device cpu or a smaller --dtype"
+        ) from cause
+    return LoadedModel(
+        module, found.name, found.source, found.gguf, found.config, where, trust_remote_code, found.warnings
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as cause:
+        raise ModelError(
+            f"--device {name} cannot be used here: {describe(cause)}; try --device cpu"
+        ) from cause
+    if device.type == "meta":
+        raise ModelError("--device meta holds no numbers, so there is nothing to measure; try --device cpu")
+    return device
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    if name not in _DTYPES:
+        raise ModelError(f"--dtype {name} is not one of {', '.join(_DTYPES)}")
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _stored(spec: str, dtype: Any, trust: bool) -> checkpoint.Checkpoint:
+    """Load a folder, a hub id or a GGUF file."""
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return checkpoint.from_folder(path, spec, dtype, trust)
+    if path.suffix.lower() == ".gguf":
+        return checkpoint.from_gguf(path, spec, dtype)
+    if path.is_file():
+        raise ModelError(_file_refusal(path, spec))
+    if checkpoint.is_hub_id(spec):
+        return checkpoint.from_hub(spec, dtype, trust)
+    raise ModelError(
+        f"{spec} does not exist; MODEL is a Hugging Face folder, a hub id, a .gguf file or module.py:callable"
+    )
+
+
+def _file_refusal(path: Path, spec: str) -> str:
+    suffix = path.suffix.lower()
+    if suffix in _PICKLES:
+        return (
+            f"{spec} is a pickle file: loading a pickled module runs whatever code it holds, and a state "
+            f"dict has no architecture; give module.py:callable that builds the model, and --weights {spec}"
+        )
+    if suffix == ".safetensors":
+        return (
+            f"{spec} holds weights without an architecture; give the folder with its config.json, "
+            f"or module.py:callable that builds the model, and --weights {spec}"
+        )
+    if suffix == ".py":
+        return f"{spec} is a Python file; say which callable of it builds the model: {spec}:callable"
+    return f"{spec} is no model; MODEL is a Hugging Face folder, a .gguf file or module.py:callable"
+
+
+def _built(spec: str, weights: str | None) -> checkpoint.Checkpoint:
+    """Call the user's factory and load its weights."""
+    made = resolve(spec, ModelError)
+    if not isinstance(made, nn.Module):
+        if not callable(made):
+            raise ModelError(f"{spec} is a {type(made).__name__}, not a callable that returns an nn.Module")
+        with call_user_code(spec, ModelError):
+            made = made()
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{spec} returned a {type(made).__name__}; an nn.Module was needed")
+    if weights is not None:
+        load_weights(made, weights)
+    config = getattr(made, "config", None)
+    origin = getattr(config, "name_or_path", "") if hasattr(config, "to_dict") else ""
+    source = origin if isinstance(origin, str) and Path(origin).is_dir() and origin else None
+    return checkpoint.Checkpoint(made, spec, source, None, config if _is_transformers(made) else None)
+
+
+def _is_transformers(module: nn.Module) -> bool:
+    return isinstance(getattr(type(module), "main_input_name", None), str)

@@ -1,0 +1,180 @@
+"""Findings as the page shows them: what, where, what to do, and the evidence as a small line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from normprobe.findings.evidence_series import series
+from normprobe.report.overview import SHAPES, WORDS
+from normprobe.report.html.sparkline import Sparkline, sparkline
+from normprobe.report.layer_summary import LINEAR
+from normprobe.formatting import format_count, format_number, name_sample, sample_word
+
+if TYPE_CHECKING:
+    from normprobe.report.html.links import Anchors
+    from normprobe.tables import Tables
+
+_REFERENCE = re.compile(r"(arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,}/[^\s;,]+|https?://[^\s;,]+)")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One finding, ready for the template; text that is not Markup is escaped there."""
+
+    severity: str
+    shape: str
+    word: str
+    title: str
+    extent: str
+    message: Markup
+    where: Markup
+    advice: str
+    measured: str
+    source: Markup
+    affected: list[Markup]
+    line: Sparkline | None
+    evidence: str
+
+
+def finding_cards(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> list[Card]:
+    """Turn findings into cards, in the order given."""
+    return [_card(tables, row, anchors) for _, row in findings.iterrows()]
+
+
+def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
+    severity, value = str(row["severity"]), float(row["value"])
+    affected = [name for name in _text(row["affected"]).split("; ") if name]
+    evidence = _text(row["evidence"])
+    line = _line(tables, row, affected) if evidence else None
+    return Card(
+        severity=severity,
+        shape=SHAPES[severity],
+        word=WORDS[severity],
+        title=str(row["title"]),
+        extent=extent(tables, row),
+        message=anchors.sentence(_text(row["message"]), _strong(row)),
+        where=_where(tables, row, anchors),
+        advice=_text(row["advice"]),
+        measured=measured(_text(row["statistic"]), value, float(row["threshold"])) + _rests_on(tables, row),
+        source=source_markup(_text(row["source"])),
+        affected=[anchors.name(name) for name in affected] if len(affected) > 1 else [],
+        line=line,
+        evidence=_text(row["statistic"]),
+    )
+
+
+def _line(tables: Tables, row: pd.Series, affected: list[str]) -> Sparkline | None:
+    """Draw the evidence over norms or Linear layers, as it concerns; the threshold where it has its unit."""
+    drawn, layer = series(tables, str(row["evidence"])), str(row["layer"])
+    linear = tables.ledger.loc[tables.ledger["kind"] == LINEAR, "layer"]
+    sorts = {name in set(linear) for name in [layer, *affected]}
+    if len(sorts) == 1:
+        drawn = drawn[drawn["layer"].isin(linear) == sorts.pop()]
+    here = drawn.loc[drawn["layer"] == layer, "value"].abs()
+    value = abs(float(row["value"]))
+    same = len(here) > 0 and abs(float(here.iloc[0]) - value) <= 0.01 * value
+    return sparkline(drawn, float(row["threshold"]) if same else float("nan"), layer)
+
+
+def extent(tables: Tables, row: pd.Series) -> str:
+    """Say how many layers share a finding: `36 of 61 norms`; empty where it is one layer or none."""
+    affected = int(row["layers_affected"])
+    if affected < 2:
+        return ""
+    ledger = tables.ledger[tables.ledger["status"] == "fired"]
+    linear = ledger["kind"] == LINEAR
+    named = ledger["layer"].isin([str(row["layer"]), *_text(row["affected"]).split("; ")])
+    if not named.any():
+        return f"{affected:,} layers"
+    if linear[named].nunique() > 1:
+        return f"{affected:,} of {len(ledger):,} layers"
+    same = linear == linear[named].iloc[0]
+    return f"{affected:,} of {same.sum():,} {'Linear' if linear[named].iloc[0] else 'norms'}"
+
+
+def measured(statistic: str, value: float, threshold: float) -> str:
+    """The small print of a finding: its statistic, value and threshold."""
+    words = f"{statistic}: {format_number(value)}" if statistic else format_number(value)
+    return words if pd.isna(threshold) else f"{words}; threshold {format_number(threshold)}"
+
+
+def _rests_on(tables: Tables, row: pd.Series) -> str:
+    """Say of how many samples a median |value| is, as it rests on the raw rows that were kept."""
+    if "median |value|" not in _text(row["message"]):
+        return ""
+    at = tables.layers[(tables.layers["layer"] == row["layer"]) & (tables.layers["site"] == row["site"])]
+    if at.empty:
+        return ""
+    kept = min(int(tables.meta["options"]["values"]), int(at["n_samples"].iloc[0]))
+    return f"; median from {format_count(kept, sample_word(tables.meta, str(at['sample_unit'].iloc[0])))}"
+
+
+def _strong(row: pd.Series) -> list[str]:
+    """Patterns of the words of the message to set in bold: the value, and the feature that holds it."""
+    value = rf"(?<![\w.,]){re.escape(format_number(float(row['value'])))}(?!\w|[.,]\d)"
+    if pd.isna(row["feature"]):
+        return [value]
+    return [value, rf"(?<=[Ff]eature ){int(row['feature'])}\b"]
+
+
+def _where(tables: Tables, row: pd.Series, anchors: Anchors) -> Markup:
+    """Say which layer and site, and what the message leaves out: feature, sample, the layer that wrote it."""
+    told = _text(row["message"])
+    pieces = [Markup("{} ({})").format(anchors.name(str(row["layer"])), _text(row["site"]) or "all sites")]
+    if not pd.isna(row["feature"]) and f"feature {int(row['feature'])}" not in told.lower():
+        pieces.append(escape(f"feature {int(row['feature'])}"))
+    if not pd.isna(row["example"]):
+        pieces.append(Markup("<bdi>{}</bdi>").format(_sample(tables, row)))
+    if (writer := _text(row["written_by"])) and writer not in told:
+        pieces.append(Markup("written by {}").format(anchors.name(writer)))
+    return Markup(", ").join(pieces)
+
+
+def _sample(tables: Tables, row: pd.Series) -> str:
+    """Name the sample that holds a finding's value, with its text where the recording knows it."""
+    example, position, part = int(row["example"]), row["position"], _part(tables, row)
+    if pd.isna(position):
+        return name_sample(tables.meta, (example, 0), "example", part=part)
+    labels = tables.labels
+    mine = labels[(labels["example"] == example) & (labels["position"] == int(position))]
+    texts = mine.loc[mine["part"] == part, "text"]
+    text = str(texts.iloc[0]) if len(texts) else None
+    units = tables.layers.loc[tables.layers["layer"] == row["layer"], "sample_unit"]
+    unit = str(units.iloc[0]) if len(units) else "position"
+    return name_sample(tables.meta, (example, int(position)), unit, text, part)
+
+
+def _part(tables: Tables, row: pd.Series) -> str | None:
+    """The part that a finding's sample is of; None where the recording has several that it may be of."""
+    parts = list(tables.meta["parts"])
+    if len(parts) == 1:
+        return str(parts[0])
+    sample, value = [row["example"], row["position"]], abs(float(row["value"]))
+    sites = tables.layers[(tables.layers["layer"] == row["layer"]) & (tables.layers["site"] == row["site"])]
+    for _, layer in sites.iterrows():
+        for end in sorted(("max", "min"), key=lambda end: abs(abs(layer[end]) - value)):
+            held = [layer[f"{end}_example"], layer[f"{end}_position"]]
+            if all(pd.isna(one) or one == other for one, other in zip(sample, held, strict=True)):
+                return _text(layer[f"{end}_part"]) or None
+    return None
+
+
+def source_markup(text: str) -> Markup:
+    """Escape a source and link the papers in it."""
+    pieces = _REFERENCE.split(text)
+    return Markup("").join(_reference(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
+
+
+def _reference(text: str) -> Markup:
+    scheme, _, rest = text.partition(":")
+    address = {"arXiv": f"https://arxiv.org/abs/{rest}", "doi": f"https://doi.org/{rest}"}.get(scheme, text)
+    return Markup('<a href="{}" rel="noreferrer">{}</a>').format(address, text)
+
+
+def _text(value: object) -> str:
+    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]

@@ -1,0 +1,86 @@
+"""The page's last section: terms, method and thresholds in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from normprobe.findings import page_of
+from normprobe.formatting import format_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from normprobe.tables import Tables
+
+_TERMS = [
+    (
+        "Before and after",
+        "The input and the output of a layer. “After” a norm includes its own scale and shift. "
+        "Blue with a hollow marker is before, orange with a filled marker is after.",
+    ),
+    (
+        "Variance",
+        "The population variance: divided by n, as LayerNorm and BatchNorm divide. Every mean and variance "
+        "is exact over all real rows, not over a choice of them.",
+    ),
+    (
+        "÷ median feature",
+        "The largest |value| of the worst feature divided by that of the median feature of the same tensor. "
+        "1 means that all features reach equally far; above 10 one feature stands out.",
+    ),
+    (
+        "Block and role",
+        "The first integer in a layer's name is its block; the name without it is its role. Layers of one "
+        "role share a line.",
+    ),
+]
+
+
+def reading_terms(tables: Tables, findings: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs of term and explanation, with this recording's units, choices and thresholds filled in."""
+    terms = [*_TERMS, _sample_term(tables), _kept_term(tables), *_threshold_term(findings)]
+    return [*terms, *_pages(findings)]
+
+
+def _pages(findings: pd.DataFrame) -> list[tuple[str, str]]:
+    """The page of each check that found something: what it means, its source, when it is wrong."""
+    used = dict.fromkeys(findings["check"])
+    return [(name.replace("_", " ").capitalize(), " ".join(page_of(name))) for name in used if page_of(name)]
+
+
+def _sample_term(tables: Tables) -> tuple[str, str]:
+    unit, example = tables.meta["unit"], tables.meta["example_unit"]
+    units = set(tables.layers["sample_unit"])
+    lines = []
+    if "position" in units:
+        lines.append(f"For layers that work on the last axes a sample is one {unit}.")
+    if "example" in units:
+        lines.append(
+            f"For layers with a channel axis it is one {example}, and the features are the channels."
+        )
+    lines.append("Padding enters no statistic.")
+    return "Sample", " ".join(lines)
+
+
+def _kept_term(tables: Tables) -> tuple[str, str]:
+    options = tables.meta["options"]
+    kept, rows = options["samples"], options["values"]
+    samples = (
+        "every sample" if kept == "all" else f"at most {kept:,}, chosen by a hash, the same in every layer"
+    )
+    return (
+        "What is kept",
+        f"Percentiles over samples come from samples.csv: {samples}. Histograms and the median |value| "
+        f"come from the raw rows of {rows} of them. Smallest and largest values are over everything.",
+    )
+
+
+def _threshold_term(findings: pd.DataFrame) -> list[tuple[str, str]]:
+    seen = findings.dropna(subset=["threshold"]).drop_duplicates("check")
+    if seen.empty:
+        return []
+    rows = zip(seen["title"], seen["statistic"], seen["threshold"], strict=True)
+    each = [f"{title} ({statistic}, {format_number(limit)})" for title, statistic, limit in rows]
+    below = f"What each means, and when it is wrong, is below; `normprobe explain {seen['check'].iloc[0]}`"
+    below += " prints it too." if len(seen) == 1 else " and so on print it too."
+    return [("Thresholds of the findings above", f"{'; '.join(each)}. {below}")]

@@ -1,0 +1,76 @@
+"""The sentence under the model's name: is it fine, and was every layer seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from normprobe.report.html.templating import polished
+from normprobe.report.overview import WORDS, severity_counts, unseen, unseen_reasons
+from normprobe.formatting import format_number
+
+if TYPE_CHECKING:
+    from normprobe.report.html.links import Anchors
+    from normprobe.tables import Tables
+
+_MOST_NAMED = 3
+
+
+def verdict(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> Markup:
+    """Say in one or two sentences whether anything is worth acting on; gaps come first.
+
+    Args:
+        tables: the tables of a recording.
+        findings: its findings, worst first.
+        anchors: the places of layers on the page.
+    """
+    total, missed = len(tables.ledger), len(unseen(tables.ledger))
+    judged = _judgement(findings, anchors)
+    if not missed:
+        seen = "The one layer was seen." if total == 1 else f"All {total:,} layers were seen."
+        return Markup("{} {}").format(judged, seen)
+    gap = Markup("{:,} of {:,} layers {} <strong>not</strong> seen ({}).").format(
+        missed, total, "was" if missed == 1 else "were", unseen_reasons(tables.ledger)
+    )
+    return Markup("{} {}").format(gap, judged)
+
+
+def _judgement(findings: pd.DataFrame, anchors: Anchors) -> Markup:
+    counts = severity_counts(findings)
+    if not counts:
+        return Markup("Nothing worth acting on.")
+    worst = next(iter(counts))
+    chosen = findings[findings["severity"] == worst]
+    return Markup("{}: {}.").format(_count_words(counts), _phrases(chosen, anchors))
+
+
+def _count_words(counts: dict[str, int]) -> Markup:
+    words = [
+        Markup("{} {}{}").format(n, WORDS[severity].lower(), "" if n == 1 else "s")
+        for severity, n in counts.items()
+    ]
+    if set(counts) == {"info"}:
+        return Markup("Nothing worth acting on; {}").format(words[0])
+    words[0] = Markup("<strong>{}</strong>").format(words[0])
+    last = words.pop()
+    return Markup("{} and {}").format(Markup(", ").join(words), last) if words else last
+
+
+def _phrases(findings: pd.DataFrame, anchors: Anchors) -> Markup:
+    """Name the findings: the first with its layer, at most three in all."""
+    titles = list(dict.fromkeys(map(str, findings["title"])))
+    shown: list[Markup] = [escape(polished(lower_first(title))) for title in titles[:_MOST_NAMED]]
+    worst = findings.iloc[0]
+    value = f", {format_number(worst['value'])}" if worst["statistic"] == "largest |value|" else ""
+    shown[0] = Markup("{}{} at {}").format(shown[0], value, anchors.name(str(worst["layer"])))
+    if len(titles) > _MOST_NAMED:
+        shown.append(Markup("and {} more").format(len(titles) - _MOST_NAMED))
+    return Markup("; ").join(shown)
+
+
+def lower_first(title: str) -> str:
+    """Start a title in lower case unless its first word is a name such as `BatchNorm` or `NaN`."""
+    word = title.split(" ", 1)[0]
+    return title if any(c.isupper() for c in word[1:]) else title[:1].lower() + title[1:]

@@ -1,0 +1,220 @@
+"""The report page: what the template is given, and the files beside it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from normprobe.report import overview
+from normprobe.report.html.links import Anchors, number_layers, shown_names
+from normprobe.report.html.cards import finding_cards
+from normprobe.report.html.templating import environment
+from normprobe.report.html.layer_table import MOST_ROWS, layer_rows
+from normprobe.report.html.sections_panels import check_choice
+from normprobe.report.html.glossary import reading_terms
+from normprobe.report.html.sections import chosen_panels, figure_sections, norm_panels, ordered_sections
+from normprobe.report.html.layer_strip import MOST_CELLS, strip_cells
+from normprobe.report.layer_summary import LINEAR, named_layers, standing_out, summarize
+from normprobe.report.html.headline import verdict
+from normprobe.report.files import FIGURES, write_atomically
+from normprobe.formatting import format_count
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from normprobe.tables import Tables
+
+_UNSEEN_HELP = {
+    "never fired": "Never fired: this data did not reach the layer. Run what calls it, or leave it out.",
+    "bypassed": "Bypassed: its weight was read without a call of the module, so no hook sees its tensors.",
+    "refused": "Refused: it does not read as rows and features; normprobe.register_view says how to.",
+}
+_RARELY = (100_000, 20, 100)  # keeps at most a few figures that nothing refers to
+_TABLES = ("layers", "features", "samples", "ledger", "findings")
+
+
+def write_report(
+    tables: Tables, findings: pd.DataFrame, directory: str | PathLike[str], *, panels: str | None = None
+) -> Path:
+    """Write `report.html` and the folder `figures/`.
+
+    Everything is built under another name in the same folder and moved into place at the end, the page
+    last, so that an existing report is never lost. Files of other names in the folder stay as they are.
+
+    Args:
+        tables: the tables of a recording.
+        findings: its findings, worst first.
+        directory: the folder, created with its parents if need be.
+        panels: None for a before/after panel of at most 64 norms, "all" for every norm, "files" for
+            the former and a PNG of each.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        NoSamplesError: nothing was measured; nothing is written.
+        NormprobeError: `panels` is not a choice; nothing is written.
+        RecordingError: the folder is a file or cannot be written.
+    """
+    check_choice(panels)
+    overview.check_measured(tables)
+    folder = Path(directory)
+    with _rare_collection():
+        return write_atomically(folder, partial(_render, tables, findings, panels, folder))
+
+
+@contextmanager
+def _rare_collection() -> Iterator[None]:
+    """Collect garbage less often: passes over the 20,000 objects of each figure took a fifth of the time."""
+    before = gc.get_threshold()
+    gc.set_threshold(*(max(usual, rare) for usual, rare in zip(before, _RARELY, strict=True)))
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _render(tables: Tables, findings: pd.DataFrame, panels: str | None, folder: Path, drawn: Path) -> str:
+    summary = summarize(tables)
+    ranked = standing_out(summary, named_layers(findings))
+    anchors = _anchors(tables, chosen_panels(summary, ranked, panels), frozenset(ranked[:MOST_ROWS]))
+    figures = figure_sections(tables, drawn, anchors)
+    each = norm_panels(tables, summary, anchors, drawn if panels == "files" else None)
+    rows = layer_rows(tables, summary, ranked)
+    template = environment().get_template("page.html")
+    return template.render(
+        what="report",
+        anchors=anchors,
+        sections=ordered_sections(tables, figures, each),
+        cards=finding_cards(tables, findings, anchors),
+        rows=rows,
+        rows_note=_rows_note(len(rows), len(summary)),
+        kinds=sorted({row.kind for row in rows}),
+        panels=each.shown,
+        panels_open=each.opened,
+        panels_note=each.note,
+        terms=reading_terms(tables, findings),
+        files=_files(folder, drawn),
+        **_header(tables, findings, anchors),
+        **_unseen(tables),
+        **assets(),
+    )
+
+
+def _anchors(tables: Tables, panels: frozenset[str], rows: frozenset[str]) -> Anchors:
+    number = number_layers(tables)
+    return Anchors(number, shown_names(tables, number), panels, rows)
+
+
+def assets() -> dict[str, Markup]:
+    """The style and script of a page."""
+    folder = Path(__file__).parent / "templates"
+    return {n: Markup((folder / f"page.{n}").read_text("utf-8")) for n in ("css", "js")}
+
+
+def _header(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> dict[str, Any]:
+    cells = strip_cells(tables, findings)
+    key = _key(tables, {cell.look for cell in cells})
+    whole = str(tables.meta["name"])
+    name = overview.heading(whole)
+    return {
+        "name": name,
+        "verdict": verdict(tables, findings, anchors),
+        "alert": _alert(tables, anchors),
+        "facts": [*overview.data_facts(tables.meta), *([] if name == whole else [f"read from {whole}"])],
+        "notes": _notes(tables),
+        "cells": cells,
+        "key": key,
+        "strip_label": "Layers: " + "; ".join(words for _, words in key),
+        "made": _made(tables),
+    }
+
+
+def _key(tables: Tables, looks: set[str]) -> list[tuple[str, str]]:
+    """The strip in words: pairs of the look of a cell (empty for none) and what it stands for."""
+    fired = tables.ledger[tables.ledger["status"] == "fired"]
+    counts = overview.kind_counts(fired)
+    key = [(LINEAR if kind == LINEAR else "norm", f"{n:,} {kind}") for kind, n in counts.items()]
+    if "flag" in looks:
+        key.append(("flag", "named by an error or a warning"))
+    missed = overview.unseen_reasons(tables.ledger)
+    order = "in order of execution; "
+    key.append(("unseen", f"{missed}, at the end") if missed else ("", order + "every one fired"))
+    if missed:
+        key.append(("", order.removesuffix("; ")))
+    if len(tables.ledger) > MOST_CELLS:
+        group = -(-len(tables.ledger) // MOST_CELLS)
+        key.append(("", f"{group} layers a cell: the worst shown, else a norm"))
+    return key
+
+
+def _alert(tables: Tables, anchors: Anchors) -> Markup | None:
+    found = overview.first_nonfinite(tables.layers)
+    if found is None:
+        return None
+    layer, site, count = found
+    what = "output of {} is the first with NaN or Inf ({}); its input has none."
+    if site == "input":
+        what = "input of {} already has NaN or Inf ({})."
+    text = Markup("<strong>NaN or Inf.</strong> The " + what + " All statistics are over the finite values.")
+    return text.format(anchors.name(layer), format_count(count, "value"))
+
+
+def _notes(tables: Tables) -> list[str]:
+    notes = []
+    if (tables.ledger["kind"] == LINEAR).all():
+        notes.append("No normalization layer: Linear layers only.")
+    if overview.single_sample(tables):
+        notes.append("1 sample: variances across samples are undefined.")
+    return notes + [str(warning) for warning in tables.meta["warnings"]]
+
+
+def _made(tables: Tables) -> str:
+    versions = [f"{name} {version}" for name, version in tables.meta["versions"].items() if version]
+    made = datetime.fromisoformat(tables.meta["created"]).astimezone(UTC)
+    return f"Recorded {made:%Y-%m-%d %H:%M} UTC with {', '.join(versions)}; measured by {_kernels(tables)}."
+
+
+def _kernels(tables: Tables) -> str:
+    """What added the numbers up: the C kernel, plain torch, or in a merged recording both."""
+    names = str(tables.meta["kernel"]).split("; ")
+    return " and ".join({"c": "the C kernel", "torch": "plain torch"}.get(name, name) for name in names)
+
+
+def _rows_note(shown: int, total: int) -> str:
+    if shown == total:
+        return ""
+    return f"The {shown:,} of {total:,} layers that stand out most; layers.csv has them all."
+
+
+def _unseen(tables: Tables) -> dict[str, Any]:
+    rows = [
+        {
+            "name": overview.display_name(tables, str(r.layer)),
+            "kind": r.kind,
+            "status": r.status,
+            "reason": r.reason,
+        }
+        for r in overview.unseen(tables.ledger).itertuples()
+    ]
+    return {
+        "unseen": rows,
+        "unseen_help": [
+            help_ for status, help_ in _UNSEEN_HELP.items() if status in {r["status"] for r in rows}
+        ],
+        "unseen_note": f"{overview.unseen_reasons(tables.ledger)}. They are in no figure and no statistic.",
+    }
+
+
+def _files(folder: Path, drawn: Path) -> list[str]:
+    """The files that stand beside the page: the tables that are there, and the folder of figures."""
+    written = [f"{name}.csv" for name in _TABLES if (folder / f"{name}.csv").is_file()]
+    return [*written, f"{FIGURES}/"] if any(drawn.iterdir()) else written

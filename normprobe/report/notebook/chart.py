@@ -1,0 +1,94 @@
+"""The notebook's chart: the median sample's variance before and after each norm, over depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from math import ceil, floor, log10
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from normprobe.report.layer_summary import LINEAR
+from normprobe.formatting import format_tick, role_of
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+_LEFT, _RIGHT, _TOP, _FOOT = 60.0, 624.0, 8.0, 142.0
+_FEWEST, _MOST_DOTS = 4, 150
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A line of the grid with its label; y in pixels."""
+
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """The norms of one role at one site: an SVG path, and their markers as one path."""
+
+    site: str
+    path: str
+    dots: str
+
+
+@dataclass(frozen=True)
+class SmallChart:
+    """What the template draws on 640 x 150 pixels."""
+
+    ticks: list[Tick]
+    lines: list[Line]
+
+
+def small_chart(tables: Tables) -> SmallChart | None:
+    """Lay out the chart.
+
+    Args:
+        tables: the tables of a recording.
+
+    Returns:
+        The chart, or None with fewer than four norms whose median sample has a variance above zero.
+    """
+    points = _points(tables)
+    if points["x"].nunique() < _FEWEST:
+        return None
+    low, high = floor(log10(points["value"].min())), ceil(log10(points["value"].max()))
+    high = max(high, low + 1)
+    points["y"] = [_height(value, low, high) for value in points["value"]]
+    dotted = points["x"].nunique() <= _MOST_DOTS
+    lines = [
+        _line(str(site), chosen, dotted) for (site, _), chosen in points.groupby(["site", "role"], sort=False)
+    ]
+    step = max(1, ceil((high - low) / 4))
+    ticks = [Tick(_height(10.0**e, low, high), format_tick(10.0**e)) for e in range(low, high + 1, step)]
+    return SmallChart(ticks, lines)
+
+
+def _points(tables: Tables) -> pd.DataFrame:
+    norms = tables.layers[tables.layers["kind"] != LINEAR]
+    order = norms.drop_duplicates("layer").sort_values("depth", kind="stable")["layer"]
+    samples = tables.samples[tables.samples["kind"] != LINEAR]
+    medians = samples.groupby(["site", "layer"], sort=False)["variance"].median()
+    points = medians.rename("value").reset_index()
+    points = points[np.isfinite(points["value"]) & (points["value"] > 0)]
+    place = {layer: i / max(1, len(order) - 1) for i, layer in enumerate(order)}
+    points["x"] = [round(_LEFT + place[layer] * (_RIGHT - _LEFT), 1) for layer in points["layer"]]
+    points["role"] = [role_of(str(layer)) for layer in points["layer"]]
+    ordered: pd.DataFrame = points.sort_values(["site", "x"], kind="stable")
+    return ordered
+
+
+def _height(value: float, low: int, high: int) -> float:
+    return round(_FOOT - (log10(value) - low) / (high - low) * (_FOOT - _TOP), 1)
+
+
+def _line(site: str, points: pd.DataFrame, dotted: bool) -> Line:
+    places = [place for place, _ in groupby(zip(points["x"], points["y"], strict=True))]
+    path = "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
+    dots = "".join(f"M{x - 2.5:g} {y:g}a2.5 2.5 0 1 0 5 0a2.5 2.5 0 1 0 -5 0" for x, y in places)
+    return Line(site, path, dots if dotted else "")

@@ -1,0 +1,88 @@
+"""A comparison as plain text for a terminal: the answer, what it rests on, and the layers that matter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from normprobe.report.html.comparison_table import Row, comparison_rows
+from normprobe.report.terminal.lines import NARROWEST, WIDEST, Terminal
+from normprobe.formatting import text_width
+
+if TYPE_CHECKING:
+    from normprobe.divergence import Differences
+
+_MOST_ROWS = 8
+_AROUND = 2  # layers shown before and after the first divergence
+
+
+def comparison_text(found: Differences, said: list[str], *, width: int, unicode: bool) -> str:
+    """Write the terminal's form of a comparison, without colour or control codes.
+
+    Args:
+        found: what the comparison found.
+        said: its sentences, the answer first.
+        width: columns of the terminal; fewer than 80 count as 80, more than 120 as 120.
+        unicode: whether the stream can show `÷ × … →`; if not, `/ x ... ->` stand for them.
+
+    Returns:
+        Lines joined by newlines, without one at the end.
+    """
+    terminal = Terminal(min(max(width, NARROWEST), WIDEST), unicode)
+    answer = terminal.wrap(said[0])
+    rest = [line for sentence in said[1:] for line in terminal.wrap(sentence)]
+    blocks = [answer, rest, _table(found, terminal), terminal.wrap(_data(found))]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _data(found: Differences) -> str:
+    """Which two were compared, on what."""
+    facts = found.facts
+    names = [f"{name} ({dtype})" for name, dtype in zip(facts["names"], facts["dtypes"], strict=True)]
+    sizes = facts["examples"]
+    data = (
+        f"the same {sizes[0]:,} examples" if facts["same_data"] else f"{sizes[0]:,} and {sizes[1]:,} examples"
+    )
+    return f"{names[0]} against {names[1]}, {facts['matched']:,} layers compared on {data}"
+
+
+def _table(found: Differences, terminal: Terminal) -> list[str]:
+    """The layers around the first divergence, those where more arises, and the one that differs most."""
+    every = comparison_rows(found)[0]
+    chosen = _chosen(found, every)
+    # Which of a row's values are shown, under which heading, in how many columns.
+    shown = [(0, "error in", 12), (1, "error out", 12), (3, "introduced", 13)]
+    if not found.facts["same_data"]:
+        shown[-1] = (2, "by chance", 13)
+    names = terminal.width - sum(width for _, _, width in shown) - len("  first")
+    heads = "".join(head.rjust(width) for _, head, width in shown)
+    if not chosen:
+        return []
+    lines = ["In order of execution, dB".ljust(names) + heads]
+    for row in chosen:
+        name = terminal.name(row.name, names - 1)
+        cells = "".join(terminal.show(row.values[at].shown).rjust(width) for at, _, width in shown)
+        mark = f"  {row.mark.split()[0]}" if row.mark else ""
+        lines.append(name + " " * (names - text_width(name)) + cells + mark)
+    more = len(every) - len(chosen)
+    return [*lines, f"and {more:,} more in comparison.csv"] if more > 0 else lines
+
+
+def _chosen(found: Differences, rows: list[Row]) -> list[Row]:
+    """At most eight rows, in order; of equal models those with an error, of other dtypes all depths."""
+    worst = found.layers.groupby("layer", sort=False)["error_db"].max()
+    by_error = [str(layer) for layer in worst.sort_values(ascending=False, kind="stable").index]
+    first = next((at for at, row in enumerate(rows) if row.mark == "first"), None)
+    if first is not None:
+        near = rows[max(0, first - _AROUND) : first + _AROUND + 1]
+        marked = [row for row in rows if row.mark]
+        wanted = [rows[first].layer, *(row.layer for row in near), by_error[0]]
+        wanted += [*(row.layer for row in marked), *by_error]
+    elif found.facts["precision_differs"]:
+        step = max(1, (len(rows) - 1) // (_MOST_ROWS - 1))
+        wanted = [row.layer for row in rows[::step]]
+    else:
+        wanted = [layer for layer in by_error if worst[layer] > -np.inf]
+    kept = set(list(dict.fromkeys(wanted))[:_MOST_ROWS])
+    return [row for row in rows if row.layer in kept]

@@ -1,0 +1,111 @@
+"""The terminal's table of the layers that stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from normprobe.report.overview import display_name
+from normprobe.report.layer_summary import LINEAR
+from normprobe.report.terminal.lines import WIDEST, Terminal
+from normprobe.formatting import format_number, role_of, sample_word, text_width
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+_MOST_ROWS = 8
+_STANDS_OUT = 10.0
+_SAME = 2.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers: heading, width, and what it shows of a layer's summary."""
+
+    heading: str
+    width: int
+    text: Callable[[pd.Series], str]
+
+
+def stand_out_table(
+    tables: Tables, summary: pd.DataFrame, ranked: list[str], named: list[str], terminal: Terminal
+) -> list[str]:
+    """Lay out at most 8 layers: those that findings name, then those far above their median.
+
+    Args:
+        tables: the tables of a recording.
+        summary: its frame of `summarize`.
+        ranked: layers in the order in which they stand out.
+        named: layers that findings name.
+        terminal: the room there is, 80 to 120 columns.
+
+    Returns:
+        The lines, or none where no layer stands out.
+    """
+    chosen = _distinct(summary, ranked, set(named))[:_MOST_ROWS]
+    if not chosen:
+        return []
+    columns = _columns(tables, wide=terminal.width >= WIDEST)
+    names = terminal.width - sum(column.width for column in columns)
+    lines = [
+        "Layers that stand out".ljust(names)
+        + "".join(terminal.show(c.heading).rjust(c.width) for c in columns)
+    ]
+    for layer, values in summary.loc[chosen].iterrows():
+        name = terminal.name(display_name(tables, str(layer)), names - 1)
+        cells = [terminal.show(column.text(values)).rjust(column.width) for column in columns]
+        lines.append(name + " " * (names - text_width(name)) + "".join(cells))
+    return [line.rstrip() for line in lines]
+
+
+def _distinct(summary: pd.DataFrame, ranked: list[str], named: set[str]) -> list[str]:
+    """Leave out layers that repeat a listed one of their role: the same feature, about as large."""
+    chosen: list[str] = []
+    seen: dict[tuple[str, int], list[float]] = {}
+    standing = summary.loc[summary.index.isin(named) | (summary["ratio"] >= _STANDS_OUT)]
+    peaks = standing["peak"].astype("Int64").fillna(-1).to_dict()
+    largest = standing["max_in"].astype("float64").to_dict()
+    for layer in ranked:
+        if layer not in peaks:
+            continue
+        sizes = seen.setdefault((role_of(layer), int(peaks[layer])), [])
+        known = any(size / _SAME <= largest[layer] <= size * _SAME for size in sizes)
+        if layer in named or not known:
+            chosen.append(layer)
+            sizes.append(largest[layer])
+    return chosen
+
+
+def _columns(tables: Tables, *, wide: bool) -> list[Column]:
+    before = Column("var in", 10, lambda row: format_number(row["variance_in"]))
+    after = Column("var out", 10, lambda row: format_number(row["variance_out"]))
+    largest = Column("max |in|", 12, lambda row: format_number(row["max_in"]))
+    ratio = Column("÷ median", 11, lambda row: _times(row["ratio"]))
+    if not wide:
+        return [before, after, largest, ratio]
+    kind = Column("kind", 15, lambda row: str(row["kind"]))
+    written = Column("max |out|", 12, lambda row: format_number(row["max_out"]))
+    return [
+        kind,
+        before,
+        after,
+        largest,
+        written,
+        ratio,
+        Column(f"{sample_word(tables.meta)} spread", 16, _spread),
+    ]
+
+
+def _times(ratio: float) -> str:
+    text = format_number(ratio)
+    return text if pd.isna(ratio) else f"{text}×"
+
+
+def _spread(row: pd.Series) -> str:
+    """The 95th ÷ 5th percentile of the samples' variances, before and after a norm."""
+    if row["kind"] == LINEAR or pd.isna(row["spread_in"]) or pd.isna(row["spread_out"]):
+        return "–"
+    return f"{format_number(row['spread_in'])} → {format_number(row['spread_out'])}"

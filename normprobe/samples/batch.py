@@ -1,0 +1,227 @@
+"""The arguments of a forward by name, and what they say of its batch and time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from normprobe.samples.masks import DECODER_INPUTS, side_of
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What the first tensor of a forward's arguments says of its batch.
+
+    Attributes:
+        lead: that tensor; of a packed sequence its data.
+        size: how many examples there are.
+        time: positions of each, where known.
+        swapped: whether the tensor is (time, batch, ...).
+        packed: of a packed sequence the example and the position of each row, shape (2, rows).
+    """
+
+    lead: Tensor | None
+    size: int
+    time: int | None
+    swapped: bool = False
+    packed: NDArray[np.int64] | None = None
+
+
+def read_batch(arguments: Mapping[str, Any], mask: tuple[int, ...] | None) -> Batch:
+    """The batch that named arguments hold.
+
+    Args:
+        arguments: by name in the order of the signature.
+        mask: (batch, positions) of the padding mask among them, if there is one.
+    """
+    packed = next((value for value in arguments.values() if isinstance(value, PackedSequence)), None)
+    if packed is not None:
+        return Batch(packed.data, int(packed.batch_sizes[0]), len(packed.batch_sizes), packed=_places(packed))
+    lead = next(_tensors(arguments.values()), None)
+    if lead is None:
+        return Batch(None, 1, None)
+    if lead.is_nested:
+        return Batch(lead, lead.size(0), None)
+    if lead.dim() == 0 or (lead.dim() == 1 and lead.is_floating_point()):
+        return Batch(lead, 1, None)
+    sizes = tuple(lead.shape)
+    if mask is not None and len(sizes) > 1 and mask == sizes[1::-1] != sizes[:2]:
+        return Batch(lead, sizes[1], sizes[0], swapped=True)
+    time = mask[1] if mask is not None else sizes[1] if len(sizes) > 1 else None
+    return Batch(lead, sizes[0], time)
+
+
+def first_tensor(values: Iterable[Any]) -> Tensor | None:
+    """The first tensor among values, looking into tuples, lists and mappings."""
+    for value in values:
+        if isinstance(value, Tensor):
+            return value
+        if isinstance(value, (tuple, list)):
+            found = first_tensor(value)
+        elif isinstance(value, dict):
+            found = first_tensor(value.values())
+        else:
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _places(packed: PackedSequence) -> NDArray[np.int64]:
+    """Packed data run through the examples, longest first, once for each position."""
+    sizes = packed.batch_sizes.tolist()
+    rank = np.concatenate([np.arange(size) for size in sizes])
+    order = packed.sorted_indices
+    example = rank if order is None else order.cpu().numpy()[rank]
+    return np.stack([example, np.repeat(np.arange(len(sizes)), sizes)]).astype(np.int64)
+
+
+def decoder_sizes(arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The sizes of the decoder's input in an encoder-decoder, if it is among the arguments."""
+    inputs = (arguments.get(name) for name in DECODER_INPUTS)
+    return next(
+        (tuple(value.shape) for value in inputs if isinstance(value, Tensor) and value.dim() > 1), None
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Signature:
+    """A forward's signature, and what of it names the arguments of an ordinary call.
+
+    Attributes:
+        whole: all of it.
+        names: the parameters that take positional arguments.
+        order: the parameters that have one value each.
+    """
+
+    whole: inspect.Signature
+    names: tuple[str, ...]
+    order: dict[str, None]
+
+    @staticmethod
+    def of(whole: inspect.Signature) -> _Signature:
+        """A signature."""
+        kinds = {name: parameter.kind for name, parameter in whole.parameters.items()}
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        names = tuple(name for name, kind in kinds.items() if kind in positional)
+        return _Signature(whole, names, {name: None for name, kind in kinds.items() if kind not in several})
+
+    def knows(self, kwargs: dict[str, Any]) -> bool:
+        """Whether each keyword argument is a parameter of its own."""
+        return all(name in self.order for name in kwargs)
+
+
+class Signatures:
+    """Names the arguments of modules' forwards."""
+
+    def __init__(self) -> None:
+        self._known: dict[type, _Signature | None] = {}
+
+    def named(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name in the order of the signature; a mapping's entries stand for themselves."""
+        arguments: dict[str, Any] = {}
+        for name, value in self._bound(module, args, kwargs).items():
+            if isinstance(value, Mapping):
+                arguments.update({str(key): entry for key, entry in value.items()})
+            elif value is not None:
+                arguments[name] = value
+        return arguments
+
+    def _bound(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        signature = self._signature(module)
+        if signature is not None and len(args) <= len(signature.names) and signature.knows(kwargs):
+            given = {**dict(zip(signature.names, args, strict=False)), **kwargs}
+            return {name: given[name] for name in signature.order if name in given}
+        return self._bound_at_length(module, args, kwargs)
+
+    def _bound_at_length(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The same of a call that torch itself may refuse, or of a signature that takes any arguments."""
+        known = self._signature(module)
+        try:
+            if known is None:
+                raise TypeError
+            bound = known.whole.bind_partial(*args, **kwargs).arguments
+        except TypeError:  # the call itself will tell the user
+            return {**{f"args{index}": value for index, value in enumerate(args)}, **kwargs}
+        flat: dict[str, Any] = {}
+        for name, value in bound.items():
+            kind = known.whole.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                flat.update({f"{name}{index}": entry for index, entry in enumerate(value)})
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                flat.update(value)
+            else:
+                flat[name] = value
+        return flat
+
+    def _signature(self, module: nn.Module) -> _Signature | None:
+        cls = type(module)
+        if cls not in self._known:
+            try:
+                self._known[cls] = _Signature.of(inspect.signature(module.forward))
+            except (TypeError, ValueError):
+                self._known[cls] = None
+        return self._known[cls]
+
+
+_TIME_FIRST = (
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)
+
+
+def takes_time_first(module: nn.Module) -> bool:
+    """Whether the module is one of torch's that read (time, batch, features)."""
+    if isinstance(module, _TIME_FIRST):  # of these only some say so themselves, but their attention does
+        return any(getattr(child, "batch_first", True) is False for child in module.modules())
+    torchs = isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) or type(module).__module__.startswith(
+        "torch."
+    )
+    return torchs and getattr(module, "batch_first", True) is False
+
+
+graph_task = torch._C._current_graph_task_id
+"""Which backward is running in this thread; -1: none."""
+
+
+def in_backward() -> bool:
+    """Whether autograd is running backward in this thread: a forward there is a recomputation."""
+    return bool(graph_task() != -1)
+
+
+def decoders(model: nn.Module) -> list[nn.Module]:
+    """The outermost callable modules on a path with `decoder`: once one is called, the decoder has begun."""
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module, name: str) -> None:
+        for part, child in module.named_children():
+            path = f"{name}.{part}"
+            if side_of(path) == "decoder" and not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+                found.append(child)
+            elif side_of(path) != "encoder":
+                look(child, path)
+
+    look(model, "")
+    return list(dict.fromkeys(found))

@@ -1,0 +1,211 @@
+"""Recordings of parts of the data become the recording of the whole, by merging moments only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from normprobe.errors import RecordingError
+from normprobe.kernels.moments import Moments, merge
+from normprobe.tables import Tables
+from normprobe.tables.build import HELD, MOMENTS, SEEN, VECTORS
+from normprobe.tables.merging_meta import merge_ledgers, merge_meta, pieces, with_every_layer
+from normprobe.tables.derive import moments_of, row_starts, starts
+from normprobe.tables.schema import based
+
+KEY = ["layer", "site"]
+_SUMS = ("calls", "n_samples", "masked", "nonfinite_masked", "within_sum", "within_count")
+_ALIKE = ("samples", "values", "every", "seed", "mask")
+
+
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """One part's tables and where its places, features and parts lie in the whole."""
+
+    tables: Tables
+    place: NDArray[np.int64]
+    feature: NDArray[np.int64]
+    part: NDArray[np.int64]
+
+
+def merge_tables(parts: Sequence[Tables]) -> Tables:
+    """Merge tables of different parts; the order of the parts does not matter.
+
+    Raises:
+        RecordingError: a part occurs twice, or models, options or layers differ.
+    """
+    # In one order whatever the caller's, so that even rounding does not depend on it.
+    parts = sorted(parts, key=lambda part: sorted(part.facts["parts"]))
+    ledgers = with_every_layer([part.ledger_base for part in parts])
+    parts = [replace(part, ledger_base=ledger) for part, ledger in zip(parts, ledgers, strict=True)]
+    _check(parts)
+    # A part that measured nothing has nothing to say of why a layer did not fire.
+    telling = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
+    ledger = based("ledger_base", merge_ledgers([part.ledger_base for part in telling]))
+    meta = merge_meta([part.meta for part in parts])
+    sites = based("sites", _sites([part.sites for part in parts], ledger))
+    shares = [_share(part, sites, meta["parts"]) for part in parts]
+    samples = meta["options"]["samples"]
+    most = np.full(len(sites), np.iinfo(np.int64).max if samples == "all" else samples)
+    sample_moments = _smallest([_moved(s, s.tables.sample_moments) for s in shares], most)
+    linear = sites["layer"].isin(set(ledger["layer"][ledger["kind"] == "linear"])).to_numpy(bool)
+    values = meta["options"]["values"]
+    rows = _smallest(
+        [_moved(s, s.tables.rows) for s in shares],
+        np.minimum(most, np.where(linear, min(8, values), values)),
+    )
+    merged = Tables(
+        ledger_base=ledger,
+        sites=sites,
+        feature_moments=based("feature_moments", _features(shares, int(sites["n_features"].sum()))),
+        sample_moments=based("sample_moments", sample_moments),
+        rows=based("rows", rows),
+        row_values=_values(shares, rows["_row"].to_numpy()),
+        labels_base=based("labels_base", pd.concat([part.labels_base for part in parts])),
+        facts=meta,
+    )
+    return _with_labels_in_use(merged)
+
+
+def _check(parts: Sequence[Tables]) -> None:
+    names = [name for part in parts for name in part.facts["parts"]]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecordingError(
+            f"part {twice[0]!r} occurs twice, so its data would count twice; merge each part once"
+        )
+    compared = {"models": [part.facts["model"] for part in parts]}
+    compared |= {f"option {name!r}": [part.facts["options"].get(name) for part in parts] for name in _ALIKE}
+    for what, values in compared.items():
+        if any(value != values[0] for value in values):
+            shown = ", ".join(sorted({repr(value) for value in values}))
+            raise RecordingError(
+                f"recordings of different {what} cannot be merged: {shown}; record them alike"
+            )
+    layers = [list(zip(part.ledger_base["layer"], part.ledger_base["type"], strict=True)) for part in parts]
+    for other in layers[1:]:
+        if other != layers[0]:
+            moved = [here for here, there in zip(layers[0], other, strict=False) if here != there]
+            name, kind = (sorted(set(layers[0]) ^ set(other)) or moved)[0]
+            raise RecordingError(
+                f"recordings of different layers cannot be merged: not all have {name!r} ({kind}) in the "
+                "same place; probe one model with the same layers= and kinds="
+            )
+    widths = pd.concat([part.sites for part in parts]).groupby(KEY, sort=False)["n_features"].nunique()
+    if (widths > 1).any():
+        layer, site = widths.index[widths > 1][0]
+        raise RecordingError(
+            f"{layer!r} has different numbers of features at its {site}; these are different models, "
+            "or inputs of different widths: merge those of one width"
+        )
+
+
+def _sites(frames: Sequence[pd.DataFrame], ledger: pd.DataFrame) -> pd.DataFrame:
+    """A row per place of any part, in order of depth, input before output."""
+    union = pd.concat(frames, ignore_index=True)
+    merged = union.groupby(KEY, sort=False).agg(
+        {**dict.fromkeys(_SUMS, "sum"), "n_features": "first", "dtype": pieces}
+    )
+    for end in ("min", "max"):
+        held = [f"{end}_{name}" for name in ("part", *HELD)]
+        order = union.sort_values([end, *held], ascending=[end == "min", True, True, True, True])
+        merged = merged.join(order.drop_duplicates(KEY).set_index(KEY)[[end, *held]])
+    merged = merged.reset_index()
+    merged["depth"] = merged["layer"].map(dict(zip(ledger["layer"], ledger["depth"], strict=True)))
+    return merged.sort_values(["depth", *KEY], kind="stable")
+
+
+def _share(tables: Tables, sites: pd.DataFrame, parts: list[str]) -> _Share:
+    """Find a part's places, features and parts among those of the whole."""
+    found = {key: at for at, key in enumerate(zip(sites["layer"], sites["site"], strict=True))}
+    own = tables.sites
+    place = np.array([found[key] for key in zip(own["layer"], own["site"], strict=True)], np.int64)
+    widths = own["n_features"].to_numpy()
+    shift = starts(sites["n_features"])[place] - starts(widths)[:-1]
+    feature = np.arange(widths.sum()) + np.repeat(shift, widths)
+    part = np.array([parts.index(name) for name in tables.facts["parts"]], np.int64)
+    return _Share(tables, place, feature, part)
+
+
+def _features(shares: Sequence[_Share], size: int) -> pd.DataFrame:
+    """Every feature's moments merged by the one formula; of vectors what all agree on."""
+    merged = reduce(merge, (_spread(moments_of(s.tables.feature_moments), s, size) for s in shares))
+    seen = reduce(merge, (_spread(_seen(s.tables.feature_moments), s, size) for s in shares))
+    columns: dict[str, Any] = dict(zip(MOMENTS, vars(merged).values(), strict=True))
+    columns |= dict(zip(SEEN, (seen.count, seen.mean, seen.m2), strict=True))
+    return pd.DataFrame(columns | {name: _agreed(name, shares, size) for name in VECTORS})
+
+
+def _spread(moments: Moments, share: _Share, size: int) -> Moments:
+    """A part's moments among empty ones, one per feature of the whole."""
+    whole = Moments.empty(size).map(np.copy)
+    for into, own in zip(vars(whole).values(), vars(moments).values(), strict=True):
+        into[share.feature] = own
+    return whole
+
+
+def _seen(frame: pd.DataFrame) -> Moments:
+    empty = Moments.empty(len(frame))
+    held = dict(zip(("count", "mean", "m2"), (frame[name].to_numpy() for name in SEEN), strict=True))
+    return Moments(**{**vars(empty), **held})
+
+
+def _agreed(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.float64]:
+    """A vector where all parts that have the feature agree on it, NaN elsewhere."""
+    agreed, known = np.full(size, np.nan), np.zeros(size, bool)
+    for share in shares:
+        at, own = share.feature, share.tables.feature_moments[name].to_numpy()
+        agreed[at] = np.where(~known[at] | (agreed[at] == own), own, np.nan)
+        known[at] = True
+    return agreed
+
+
+def _moved(share: _Share, frame: pd.DataFrame) -> pd.DataFrame:
+    """A part's samples or rows with places and parts as the whole numbers them."""
+    return frame.assign(place=share.place[frame["place"]], part=share.part[frame["part"]])
+
+
+def _smallest(frames: Sequence[pd.DataFrame], most: NDArray[np.int64]) -> pd.DataFrame:
+    """Of each place the samples of smallest hash, at most so many; ``_row`` says where they were."""
+    union = pd.concat(frames, ignore_index=True)
+    order = np.lexsort([union[name].to_numpy() for name in ("part", "repeat", "hash", "place")])
+    place = union["place"].to_numpy()[order]
+    rank = np.arange(len(order)) - np.searchsorted(place, place)
+    kept = order[rank < most[place]]
+    chosen: pd.DataFrame = union.iloc[kept].assign(_row=kept)
+    return chosen
+
+
+def _values(shares: Sequence[_Share], kept: NDArray[np.int64]) -> NDArray[Any]:
+    """The numbers of these rows of all parts' rows."""
+    every = [
+        share.tables.row_values[start:stop]
+        for share in shares
+        for bounds in [row_starts(share.tables.sites, share.tables.rows)]
+        for start, stop in pairwise(bounds)
+    ]
+    empty = [share.tables.row_values[:0] for share in shares]
+    return np.concatenate([*empty, *(every[row] for row in kept)])
+
+
+def _with_labels_in_use(merged: Tables) -> Tables:
+    """Without the texts of samples that are no longer kept."""
+    identity = ["part", "example", "position"]
+    samples, sites = merged.sample_moments, merged.sites
+    part = pd.array(merged.facts["parts"], dtype="string").take(samples["part"].to_numpy())
+    used = [samples.assign(part=part)[identity]]
+    used += [
+        sites[[f"{end}_{name}" for name in identity]].set_axis(identity, axis=1) for end in ("min", "max")
+    ]
+    index = pd.MultiIndex.from_frame(pd.concat(used).drop_duplicates().dropna())
+    labels = merged.labels_base
+    inside = pd.MultiIndex.from_frame(labels[identity]).isin(index)
+    labels = labels[inside].sort_values([*identity, "text"])
+    return replace(merged, labels_base=based("labels_base", labels))

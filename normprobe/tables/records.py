@@ -1,0 +1,82 @@
+"""What a probe hands over, as plain records of numbers and arrays; tables are built from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from normprobe.kernels.moments import Moments
+
+Numbers = NDArray[Any]
+
+
+class Holder(NamedTuple):
+    """Who holds an extreme."""
+
+    value: float
+    example: int
+    position: int
+    feature: int
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Kept samples of one layer and site, in ascending order of (hash, repeat); arrays of one length.
+
+    Attributes:
+        hash: of (seed, example, position), below 2**63.
+        example: running number of the example.
+        position: index among the real samples of the example.
+        repeat: which of the layer's calls within the forward.
+        call: running number of the forward.
+        data: what is kept of each: moments, shape (samples, 5), or a raw row, shape (samples, features).
+        text: its label, or "".
+    """
+
+    hash: Numbers
+    example: Numbers
+    position: Numbers
+    repeat: Numbers
+    call: Numbers
+    data: Numbers
+    text: Numbers
+
+    def __len__(self) -> int:
+        return len(self.hash)
+
+    def take(self, index: Any) -> Kept:
+        """The samples at these indices."""
+        return Kept(*(getattr(self, column.name)[index] for column in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class SiteRecord:
+    """One site of one layer: what `normprobe.accumulators.Site` holds, frozen."""
+
+    site: str
+    dtype: str
+    calls: int
+    n_samples: int
+    masked: int
+    nonfinite_masked: int
+    within_sum: float
+    within_count: int
+    features: Moments
+    seen: Moments | None
+    minimum: Holder | None
+    maximum: Holder | None
+    samples: Kept | None
+    rows: Kept | None
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRecord:
+    """One layer: its ledger row and, if it fired, its sites and the vectors it applied."""
+
+    ledger: dict[str, Any]
+    depth: int | None
+    sites: tuple[SiteRecord, ...]
+    vectors: dict[str, Numbers]

@@ -1,0 +1,113 @@
+"""What must hold in a recording that was read from a file, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from normprobe.tables.merging_meta import STATUSES
+from normprobe.tables.schema import BASE, WHOLE
+
+if TYPE_CHECKING:
+    from normprobe.tables import Tables
+
+KINDS = ("linear", "layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
+_MOST = 2**63
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _options(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("seed"), int):
+        return False
+    kept = value.get("samples") == "all" or _count(value.get("samples"))
+    return kept and _count(value.get("values")) and _count(value.get("every")) and value["every"] > 0
+
+
+_FACTS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("name", "model", "unit", "example_unit", "device", "dtype", "kernel", "created"), _text),
+    **dict.fromkeys(("forwards", "measured", "examples", "rows", "padding"), _count),
+    **dict.fromkeys(("training", "warnings"), _texts),
+    "parts": lambda value: _texts(value) and 0 < len(value) == len(set(value)),
+    "data": lambda value: value is None or _text(value),
+    "seconds": lambda value: value is None or isinstance(value, (int, float)),
+    "versions": lambda value: isinstance(value, dict) and all(v is None or _text(v) for v in value.values()),
+    "digests": lambda value: isinstance(value, dict),
+    "options": _options,
+}
+
+
+def check_meta(meta: Any) -> str:
+    """What is wrong with the metadata of a recording, or ""."""
+    if not isinstance(meta, dict):
+        return "no facts"
+    json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
+    wrong = [name for name, fits in _FACTS.items() if name not in meta or not fits(meta[name])]
+    return f"no usable {', '.join(wrong)}" if wrong else ""
+
+
+def check_tables(tables: Tables) -> str:
+    """What of a recording's tables does not belong together, or ""; the first thing found."""
+    return next(chain(_wrong_texts(tables), _wrong_wholes(tables), _wrong_places(tables)), "")
+
+
+def _wrong_texts(tables: Tables) -> Iterator[str]:
+    ledger, sites, parts = tables.ledger_base, tables.sites, set(tables.facts["parts"])
+    named: dict[str, tuple[pd.Series, set[str]]] = {
+        "status": (ledger["status"], set(STATUSES)),
+        "kind": (ledger["kind"], set(KINDS)),
+        "site": (sites["site"], {"input", "output"}),
+        "layer of a site": (sites["layer"], set(ledger["layer"])),
+        **{f"{end}_part": (sites[f"{end}_part"].dropna(), parts) for end in ("min", "max")},
+        "part of a label": (tables.labels_base["part"], parts),
+    }
+    for what, (found, known) in named.items():
+        yield from (f"unknown {what} {value!r}" for value in found.unique() if value not in known)
+    if ledger["layer"].duplicated().any() or sites.duplicated(["layer", "site"]).any():
+        yield "a layer occurs twice"
+    if ledger.select_dtypes("string").isna().to_numpy().any() or sites["dtype"].isna().any():
+        yield "texts are missing"
+
+
+def _wrong_wholes(tables: Tables) -> Iterator[str]:
+    """Whole numbers count or number something: none is negative."""
+    for name, columns in BASE.items():
+        frame = getattr(tables, name)
+        for column in (column for column, dtype in columns.items() if dtype == WHOLE):
+            if len(frame) and frame[column].min() < 0:
+                yield f"negative {column} in {name}"
+
+
+def _wrong_places(tables: Tables) -> Iterator[str]:
+    """Features, samples and rows are those of the sites; each thing rests on those before it."""
+    sites, features = tables.sites, len(tables.feature_moments)
+    if not sites["depth"].is_monotonic_increasing:
+        yield "sites out of order"
+    if (sites["n_features"] > features).any() or sites["n_features"].sum() != features:
+        yield "other features than its sites declare"
+    for name, frame in (("samples", tables.sample_moments), ("rows", tables.rows)):
+        if not frame["place"].is_monotonic_increasing:
+            yield f"{name} out of order"
+        if (frame["place"] >= len(sites)).any():
+            yield f"{name} of unknown sites"
+        if (frame["part"] >= len(tables.facts["parts"])).any():
+            yield f"{name} of unknown parts"
+    # In float64, where no sum of forged widths overflows.
+    declared = sites["n_features"].to_numpy(np.float64)[tables.rows["place"]].sum()
+    if declared != len(tables.row_values):
+        yield "other raw values than its rows declare"
