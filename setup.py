@@ -13,14 +13,16 @@ GCC = [
     "-fno-trapping-math",
     "-fno-math-errno",
 ]
-HEADERS = sorted(map(str, Path("normprobe/kernels").glob("_*.h")))
+SOURCES = Path("normprobe/kernels/csrc")
+HEADERS = sorted(map(str, SOURCES.rglob("*.h")))
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 setup(
     ext_modules=[
         Extension(
             "normprobe.kernels._cpu",
-            sources=["normprobe/kernels/_cpu.c"],
+            sources=[str(SOURCES / "module.c")],
+            include_dirs=[str(SOURCES)],
             depends=HEADERS,
             extra_compile_args=["/O2"] if sys.platform == "win32" else [*GCC, *OPENMP],
             extra_link_args=OPENMP,

@@ -9,14 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from normprobe.divergence import Comparison, Divergence, compare
-    from normprobe.errors import DataError, ModelError, NoLayersError, NormprobeError, NoSamplesError, RecordingError, ViewError
-    from normprobe.live_comparison import compare_live
-    from normprobe.probe import Probe
-    from normprobe.recording import Recording, load, merge
-    from normprobe.runner_to_merge import record
+    from normprobe.comparison import Comparison, compare
+    from normprobe.divergence import Divergence
+    from normprobe.errors import (
+        DataError,
+        ModelError,
+        NoLayersError,
+        NormprobeError,
+        NoSamplesError,
+        RecordingError,
+        ViewError,
+    )
     from normprobe.layers.norms.swap import swap_norms
     from normprobe.layers.view_registry import register_view
+    from normprobe.live_comparison import compare_live
+    from normprobe.probe import Probe, record
+    from normprobe.recording import Recording, load, merge
 
 __version__ = "0.1.0"
 
@@ -33,12 +41,12 @@ _HOME = {
     "RecordingError": "errors",
     "ViewError": "errors",
     "compare": "comparison",
-    "compare_live": "live",
+    "compare_live": "live_comparison",
     "load": "recording",
     "merge": "recording",
-    "record": "runner",
-    "register_view": "views",
-    "swap_norms": "swap",
+    "record": "probe",
+    "register_view": "layers.view_registry",
+    "swap_norms": "layers.norms.swap",
 }
 
 __all__ = [

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from normprobe.divergence.differences import LEVEL, Differences, differences
 from normprobe.divergence.as_findings import findings_of
+from normprobe.divergence.differences import LEVEL, Differences, differences
 from normprobe.divergence.verdict import Divergence, first_divergence, sentences
 from normprobe.errors import RecordingError
 from normprobe.tables.export import write_csv
@@ -36,7 +36,7 @@ class Comparison:
     def layers(self) -> pd.DataFrame:
         """A row per matched layer and site, in the first model's order of execution.
 
-        Columns: see `normprobe.comparison.LAYERS`. `error_db` is noise power over signal power, the negative
+        Columns: see `normprobe.divergence.LAYERS`. `error_db` is noise power over signal power, the negative
         of SQNR; `inherited_db` and `introduced_db` say how much of it comes in and how much arises there.
         """
         return self._found.layers.copy()

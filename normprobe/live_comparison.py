@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.divergence import Comparison
+from normprobe.capture.side_by_side import Pair, Sides
+from normprobe.comparison import Comparison
 from normprobe.divergence.from_live_sums import live_differences, matched_layers
 from normprobe.errors import NormprobeError
 from normprobe.layers.find import find_layers
-from normprobe.runner_to_merge import record, run_batches
-from normprobe.capture.side_by_side import Pair, Sides
+from normprobe.probe import record, run_batches
 
 
 def compare_live(

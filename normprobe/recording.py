@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import Tables
-from normprobe.tables.merging import merge_tables
 from normprobe.tables.export import write_csv, write_parquet
+from normprobe.tables.merging import merge_tables
 from normprobe.tables.storage import load_tables, save_tables
 
 __all__ = ["Recording", "load", "merge"]

@@ -13,10 +13,9 @@ from torch import nn
 
 from normprobe.errors import NoLayersError, NormprobeError, NoSamplesError
 from normprobe.layers.find import find_layers
-from normprobe.probe import Probe
-from normprobe.recording import Recording
-from normprobe.runner_to_merge import run_batches
 from normprobe.layers.view_registry import is_lazy
+from normprobe.probe import Probe, run_batches
+from normprobe.recording import Recording
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.capture.hooks.compiled import compiled_modules
 from normprobe.capture.forward import Forwards
+from normprobe.capture.hooks.compiled import compiled_modules
 from normprobe.layers.layer import Layer
 
 NO_CALL = "no forward was measured: call the model inside the block (code compiled before it calls no hook)"

@@ -15,9 +15,9 @@ from torch import nn
 
 from normprobe import kernels
 from normprobe.capture.forward import Forward, Forwards
-from normprobe.kernels import Extremes
-from normprobe.capture.sample_numbers import hold
 from normprobe.capture.layer_state import Watch
+from normprobe.capture.sample_numbers import hold
+from normprobe.kernels import Extremes
 
 Call = Callable[..., None]
 

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from normprobe import kernels
-from normprobe.samples.layout import Grid
-from normprobe.samples.batch import Batch, Signatures, decoder_sizes, read_batch
-from normprobe.capture.hooks.torch_internals_frames import calling, is_over
 from normprobe.capture.counters import Pass
+from normprobe.capture.hooks.torch_internals import calling, is_over
+from normprobe.samples.batch import Batch, Signatures, decoder_sizes, read_batch
+from normprobe.samples.layout import Grid
 from normprobe.samples.masks import Masks, Padding, Reads, has_two_sides
 
 

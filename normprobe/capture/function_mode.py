@@ -25,16 +25,23 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from normprobe.samples.batch import in_backward
-from normprobe.capture.hooks.weight_functions import COMPOSITE, COPIES, LOST, USES, Use, lost_arguments, with_linear
-from normprobe.capture.hooks.compiled import is_cut
-from normprobe.capture.forward import Forward, Forwards
-from normprobe.layers.layer import Layer
-from normprobe.capture.hooks.torch_internals_frames import called
-from normprobe.capture.hooks.torch_internals_modes import put_below, take_out
-from normprobe.capture.function_session import Habit, Session, has_bias
 from normprobe.capture.coverage import decides_by_mode
+from normprobe.capture.forward import Forward, Forwards
+from normprobe.capture.function_session import Habit, Session, has_bias
+from normprobe.capture.hooks.compiled import is_cut
+from normprobe.capture.hooks.torch_internals import called, put_below, take_out
+from normprobe.capture.hooks.weight_functions import (
+    COMPOSITE,
+    COPIES,
+    LOST,
+    USES,
+    Use,
+    lost_arguments,
+    with_linear,
+)
 from normprobe.capture.layer_state import Watch
+from normprobe.layers.layer import Layer
+from normprobe.samples.batch import in_backward
 
 BIAS_APART = "its bias was added apart from it, so its output is without"
 

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from normprobe import kernels
-from normprobe.samples.batch import decoders, first_tensor, in_backward, takes_time_first
-from normprobe.capture.hooks.compiled import Uncompiled
-from normprobe.capture.run_info import Tally
+from normprobe.capture.coverage import SLOWED, would_fuse
 from normprobe.capture.fast_hooks import Ears
 from normprobe.capture.forward import Forward, Forwards, Sequence
-from normprobe.layers.layer import Found, Layer
 from normprobe.capture.function_mode import Functional
+from normprobe.capture.hooks.compiled import Uncompiled
 from normprobe.capture.hooks.handles import Hooks
+from normprobe.capture.hooks.torch_internals import why_not_run
+from normprobe.capture.layer_state import Watch
 from normprobe.capture.measure import Measurer
 from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption
+from normprobe.capture.run_info import Tally
 from normprobe.capture.sample_numbers import named_labels
+from normprobe.layers.layer import Found, Layer
+from normprobe.samples.batch import decoders, first_tensor, in_backward, takes_time_first
 from normprobe.samples.reservoir import Rosters
-from normprobe.capture.hooks.torch_internals import why_not_run
-from normprobe.capture.coverage import SLOWED, would_fuse
-from normprobe.capture.layer_state import Watch
 
 
 class Listener:

@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normprobe.capture.site_state import Site
-from normprobe.layers.norms.affine import vector
-from normprobe.samples.layout import Layout
-from normprobe.layers.norms.identify import judge
-from normprobe.layers.layer import Layer
-from normprobe.samples.masks import Reader
-from normprobe.tables.records import LayerRecord
-from normprobe.samples.reservoir import Roster
 from normprobe.capture.buffer_changes import Moves, Running
+from normprobe.capture.site_state import Site
+from normprobe.layers.layer import Layer
+from normprobe.layers.norms.affine import vector
+from normprobe.layers.norms.identify import judge
 from normprobe.layers.view_registry import View
+from normprobe.samples.layout import Layout
+from normprobe.samples.masks import Reader
+from normprobe.samples.reservoir import Roster
+from normprobe.tables.records import LayerRecord
 
 SITES = ("input", "output")
 LOOSE = "its samples could not be numbered as the forward's and are numbered within the layer"

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from normprobe import kernels
-from normprobe.capture.site_state import Site
-from normprobe.capture.plan_cache import Agreements
-from normprobe.layers.to_rows import Extent, arrange, extent_of
-from normprobe.capture.selection import RawSelection, Selection, select, select_rows
 from normprobe.capture.forward import Forward, Sequence
-from normprobe.kernels import Choice, Extremes, Reading, Sums
-from normprobe.capture.sample_numbers import hold, place, place_nested, unfit
 from normprobe.capture.hooks.torch_internals import unmeasurable
 from normprobe.capture.layer_state import Watch
+from normprobe.capture.plan_cache import Agreements
+from normprobe.capture.sample_numbers import hold, place, place_nested, unfit
+from normprobe.capture.selection import RawSelection, Selection, select, select_rows
+from normprobe.capture.site_state import Site
+from normprobe.kernels import Choice, Extremes, Reading, Sums
+from normprobe.layers.to_rows import Extent, arrange, extent_of
 
 REMEMBERED = 8
 """Of how many tensors a forward knows what they hold, for other layers that read them."""

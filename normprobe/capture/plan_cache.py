@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from normprobe import kernels
-from normprobe.capture.selection import RawSelection, Selection, select, select_rows
 from normprobe.capture.forward import Forward, Sequence
-from normprobe.capture.sample_numbers import Placed, place_again
-from normprobe.samples.reservoir import Roster
 from normprobe.capture.layer_state import Watch
+from normprobe.capture.sample_numbers import Placed, place_again
+from normprobe.capture.selection import RawSelection, Selection, select, select_rows
+from normprobe.samples.reservoir import Roster
 
 
 class Kin(NamedTuple):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe import kernels
-from normprobe.samples.fingerprint import digest
 from normprobe.capture.forward import Forward
+from normprobe.samples.fingerprint import digest
 from normprobe.samples.pad_tokens import Pad, count_padding, pad_token
 
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
-from normprobe.layers.to_rows import Extent, extent_of
 from normprobe.capture.forward import Forward, Sequence
+from normprobe.capture.layer_state import Watch
 from normprobe.kernels import Extremes
+from normprobe.layers.to_rows import Extent, extent_of
+from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
 from normprobe.samples.masks import Padding
 from normprobe.tables.records import Holder
-from normprobe.capture.layer_state import Watch
 
 
 class Numbered(Protocol):

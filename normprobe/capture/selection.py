@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.kernels import Choice
 from normprobe.capture.sample_numbers import Numbered, Placed
-from normprobe.samples.reservoir import Identities, Roster
+from normprobe.kernels import Choice
 from normprobe.samples.hashing import row_of
+from normprobe.samples.reservoir import Identities, Roster
 
 _NOBODY = Identities.none(), np.empty(0, np.intp)
 

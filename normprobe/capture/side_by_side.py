@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.samples.batch import Signatures, first_tensor, read_batch
-from normprobe.layers.to_rows import arrange
-from normprobe.errors import ViewError
 from normprobe.capture.hooks.handles import Hooks
-from normprobe.layers.find import Layer
-from normprobe.samples.masks import Masks, Reader, find_masks
 from normprobe.capture.power_sums import Local, Powers
+from normprobe.errors import ViewError
+from normprobe.layers.find import Layer
+from normprobe.layers.to_rows import arrange
+from normprobe.samples.batch import Signatures, first_tensor, read_batch
+from normprobe.samples.masks import Masks, Reader, find_masks
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from normprobe.kernels import Met, Sums, account
 from normprobe.capture.counters import Account
+from normprobe.kernels import Met, Sums, account
 from normprobe.kernels.moments import Moments, merge
-from normprobe.tables.records import Holder, Kept, SiteRecord
 from normprobe.samples.reservoir import Roster
+from normprobe.tables.records import Holder, Kept, SiteRecord
 
 
 @dataclass(eq=False, slots=True)

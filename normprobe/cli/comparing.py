@@ -46,7 +46,7 @@ def compare(a: str, b: str, out: Path, dtype_b: str | None, weights_b: str | Non
     request = request_of(options)
     first, second = _both(a, b, request, {"dtype": dtype_b, "weights": weights_b})
     with waiting("Comparing"):
-        from normprobe.divergence import compare as compared
+        from normprobe.comparison import compare as compared
 
         comparison = compared(first, second)
     printing.print_comparison(comparison)

@@ -112,7 +112,7 @@ def measure(
 
 
 def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | None) -> Recording:
-    from normprobe.runner_to_merge import record
+    from normprobe.probe import record
 
     started = time.perf_counter()
     total = inputs.total if forwards is None else forwards
@@ -181,11 +181,11 @@ def _is_memory(cause: Exception) -> bool:
 def _raised_by_model(cause: Exception) -> bool:
     """Tell whether torch called the model after the last line of normprobe's own in the traceback.
 
-    `normprobe.functional` only hands on the calls that the model makes.
+    `normprobe.capture.function_mode` only hands on the calls that the model makes.
     """
     files = [Path(frame.filename) for frame in traceback.extract_tb(cause.__traceback__)]
     own = max(
-        (i for i, file in enumerate(files) if _PACKAGE in file.parents and file.name != "functional.py"),
+        (i for i, file in enumerate(files) if _PACKAGE in file.parents and file.name != "function_mode.py"),
         default=-1,
     )
     return any(file.parts[-4:] == _CALLING for file in files[own:])

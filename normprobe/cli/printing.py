@@ -18,7 +18,7 @@ import click
 if TYPE_CHECKING:
     import pandas as pd
 
-    from normprobe.divergence import Comparison
+    from normprobe.comparison import Comparison
     from normprobe.recording import Recording
 
 _NARROWEST, _WIDEST = 80, 120

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.divergence.error_bounds import relative
-from normprobe.divergence.matching import Match
 from normprobe.divergence.kept_samples import Reader, paired
+from normprobe.divergence.matching import Match
 
 Numbers = NDArray[np.float64]
 

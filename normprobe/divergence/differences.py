@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from normprobe.divergence.matching import Matched, match
-from normprobe.divergence.rounding import Precision, precision
-from normprobe.divergence.unpaired import other_columns
-from normprobe.divergence.same_data import Pairing, pair_data
-from normprobe.divergence.matched_sites import Place, described, dtypes_of, fired, shared_places
-from normprobe.divergence.kept_samples import Reader
-from normprobe.divergence.paired import same_columns
 from normprobe.divergence.columns import LAYERS, UNMATCHED, shaped
+from normprobe.divergence.kept_samples import Reader
+from normprobe.divergence.matched_sites import Place, described, dtypes_of, fired, shared_places
+from normprobe.divergence.matching import Matched, match
+from normprobe.divergence.paired import same_columns
+from normprobe.divergence.rounding import Precision, precision
+from normprobe.divergence.same_data import Pairing, pair_data
+from normprobe.divergence.unpaired import other_columns
 from normprobe.errors import NormprobeError, NoSamplesError, RecordingError
 from normprobe.tables import Tables
 

@@ -8,15 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.divergence.differences import LEVEL, Differences, facts_of, matched_layers
 from normprobe.divergence.attribution import Split
+from normprobe.divergence.columns import LAYERS, UNMATCHED, shaped
+from normprobe.divergence.differences import LEVEL, Differences, facts_of, matched_layers
+from normprobe.divergence.kept_samples import Reader
+from normprobe.divergence.matched_sites import Place, described, dtypes_of, shared_places
 from normprobe.divergence.matching import Matched, Unmatched
+from normprobe.divergence.paired import judged, split_errors
 from normprobe.divergence.rounding import precision
 from normprobe.divergence.same_data import Pairing
-from normprobe.divergence.matched_sites import Place, described, dtypes_of, shared_places
-from normprobe.divergence.kept_samples import Reader
-from normprobe.divergence.paired import judged, split_errors
-from normprobe.divergence.columns import LAYERS, UNMATCHED, shaped
 from normprobe.tables import Tables
 
 __all__ = ["live_differences", "matched_layers"]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.divergence.fused_linears import Shape
-from normprobe.divergence.matching import Fired, Match
 from normprobe.divergence.kept_samples import Reader
+from normprobe.divergence.matching import Fired, Match
 from normprobe.kernels.moments import Moments
 
 SITES = ("input", "output")

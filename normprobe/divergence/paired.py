@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.divergence.error_bounds import Errors, errors, feature_errors
 from normprobe.divergence.attribution import PASSES, Split, estimated, gain, of_norm
-from normprobe.divergence.rounding import GROWTH, MEASURED, WITHIN, Precision, beyond_rounding
-from normprobe.divergence.matched_sites import Place, Readers, moments_of, typical_size
 from normprobe.divergence.columns import decibels
+from normprobe.divergence.error_bounds import Errors, errors, feature_errors
+from normprobe.divergence.matched_sites import Place, Readers, moments_of, typical_size
+from normprobe.divergence.rounding import GROWTH, MEASURED, WITHIN, Precision, beyond_rounding
 
 Numbers = NDArray[np.float64]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normprobe.formatting_names import spots
+from normprobe.formatting import spots
 
 # The words by which projections are known; what else a name says differs from one implementation to another.
 _WORDS = {

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from normprobe.divergence.permutation_test import chances
+from normprobe.divergence.columns import decibels
 from normprobe.divergence.error_bounds import errors
 from normprobe.divergence.matched_sites import Place, Readers, moments_of
-from normprobe.divergence.columns import decibels
+from normprobe.divergence.permutation_test import chances
 from normprobe.kernels.moments import Moments
 
 

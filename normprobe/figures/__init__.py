@@ -4,16 +4,15 @@ They live outside pyplot: nothing stays open and no setting of matplotlib change
 ``figures.depth_profile(recording)[0].figure`` shows one.
 """
 
-from normprobe.figures.plots.norm_comparison_batches import batch_sensitivity
+from normprobe.figures.plots.depth_profile import depth_profile
 from normprobe.figures.plots.divergence_profile import divergence_profile
 from normprobe.figures.plots.linear_by_role import linear_by_role
-from normprobe.figures.plots.outlier_map import outlier_map
+from normprobe.figures.plots.norm_comparison import batch_sensitivity, norm_variances, order_kept
 from normprobe.figures.plots.norm_panel import norm_panel
-from normprobe.figures.plots.depth_profile import depth_profile
-from normprobe.figures.rendering import Rendered, available, render, render_divergence
+from normprobe.figures.plots.outlier_map import outlier_map
 from normprobe.figures.plots.running_statistics import running_statistics
-from normprobe.figures.plots.norm_comparison import norm_variances, order_kept
 from normprobe.figures.plots.samples_through_depth import samples_through_depth
+from normprobe.figures.rendering import Rendered, available, render, render_divergence
 
 __all__ = [
     "Rendered",

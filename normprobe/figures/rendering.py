@@ -8,17 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normprobe.figures.plots import divergence_profile, linear_by_role, outlier_map, norm_panel, depth_profile, running_statistics, samples_through_depth
 from normprobe.figures.data import by_depth
-from normprobe.figures.drawing.palette import SURFACE, house_style
 from normprobe.figures.drawing.canvas import Plan, new_figure
+from normprobe.figures.drawing.palette import SURFACE, house_style
 from normprobe.figures.drawing.svg import draw_svg, quiet_fonts, write_alone, write_inline
+from normprobe.figures.plots import (
+    depth_profile,
+    divergence_profile,
+    linear_by_role,
+    norm_panel,
+    outlier_map,
+    running_statistics,
+    samples_through_depth,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from normprobe.divergence import Comparison, Differences
+    from normprobe.comparison import Comparison
+    from normprobe.divergence import Differences
     from normprobe.recording import Recording
     from normprobe.tables import Tables
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from normprobe.findings.json_document import to_json
-from normprobe.findings.evidence_series import series
 from normprobe.findings.check import COLUMNS, Check, Finding, Severity, to_frame
+from normprobe.findings.evidence_series import series
+from normprobe.findings.json_document import to_json
 from normprobe.findings.registry import CHECKS, chosen, explain, page_of, thresholds
 
 if TYPE_CHECKING:

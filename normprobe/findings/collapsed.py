@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.tables.measures import at, layer_measures
 from normprobe.findings.written_by import collapsed, example_measures
 from normprobe.formatting import format_number
+from normprobe.tables.measures import at, layer_measures
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

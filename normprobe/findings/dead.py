@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.tables.measures import CONSTANT, at, feature_measures, features_with_peaks, layer_measures, side
 from normprobe.findings.written_by import collapsed
-from normprobe.formatting_names import role_of
+from normprobe.formatting import role_of
+from normprobe.tables.measures import (
+    CONSTANT,
+    at,
+    feature_measures,
+    features_with_peaks,
+    layer_measures,
+    side,
+)
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

@@ -10,9 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.findings.check import Check, Finding, Severity
+from normprobe.formatting import format_number, role_of
 from normprobe.tables.measures import gain_measures, layer_measures, never_updated, sample_measures
-from normprobe.formatting_names import role_of
-from normprobe.formatting import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

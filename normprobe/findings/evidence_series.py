@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from normprobe.errors import NormprobeError
-from normprobe.tables.measures import feature_measures, gain_measures, layer_measures, running_measures, sample_measures
 from normprobe.findings.written_by import example_measures
+from normprobe.tables.measures import (
+    feature_measures,
+    gain_measures,
+    layer_measures,
+    running_measures,
+    sample_measures,
+)
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

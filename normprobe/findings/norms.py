@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.formatting import format_number, role_of
 from normprobe.tables.measures import layer_measures, norms_untrained, sample_measures, side
-from normprobe.formatting_names import role_of
-from normprobe.formatting import format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

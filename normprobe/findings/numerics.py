@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.tables.measures import at, layer_measures
 from normprobe.formatting import format_number
+from normprobe.tables.measures import at, layer_measures
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

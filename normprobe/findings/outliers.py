@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.dead import inner
 from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.tables.measures import KEY, features_with_peaks, ratio, side
+from normprobe.findings.dead import inner
 from normprobe.findings.written_by import writer
 from normprobe.formatting import format_number
+from normprobe.tables.measures import KEY, features_with_peaks, ratio, side
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

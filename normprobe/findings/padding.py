@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.tables.measures import layer_measures, side
 from normprobe.findings.written_by import example_measures
 from normprobe.formatting import format_number
+from normprobe.tables.measures import layer_measures, side
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

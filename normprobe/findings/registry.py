@@ -8,10 +8,16 @@ from dataclasses import fields
 from difflib import get_close_matches
 
 from normprobe.errors import NormprobeError
+from normprobe.findings.batchnorm_mode import (
+    BatchnormTrainMode,
+    FrozenButUpdating,
+    SmallBatchStatistics,
+    UpdatedTwice,
+)
+from normprobe.findings.check import Check
 from normprobe.findings.collapsed import CollapsedSamples
 from normprobe.findings.dead import ConstantFeatures, DeadFeatures
 from normprobe.findings.depth import VarianceExplodes, VarianceVanishes
-from normprobe.findings.check import Check
 from normprobe.findings.norms import NearlyConstantRows, OutlierNormWeight, VarianceBelowEps
 from normprobe.findings.numerics import Fp16Overflow, Nonfinite
 from normprobe.findings.outliers import MassiveActivations, OutlierFeatures
@@ -19,7 +25,6 @@ from normprobe.findings.padding import PaddingInNorm, PaddingUnmasked
 from normprobe.findings.running_statistics import RunningVarianceInvalid, StaleRunningStatistics
 from normprobe.findings.samples import InputScale, OutlierSample
 from normprobe.findings.saturated import SaturatedInput
-from normprobe.findings.batchnorm_mode import BatchnormTrainMode, FrozenButUpdating, SmallBatchStatistics, UpdatedTwice
 
 CHECKS: tuple[Check, ...] = (
     Nonfinite(),

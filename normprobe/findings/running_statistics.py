@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.tables.measures import made_by_few, never_updated, running_measures
 from normprobe.findings.batchnorm_mode import batch_norms
+from normprobe.findings.check import Check, Finding, Severity, named
 from normprobe.formatting import format_number
+from normprobe.tables.measures import made_by_few, never_updated, running_measures
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

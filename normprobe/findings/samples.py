@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.tables.measures import at, feature_measures, layer_measures, made_by_few
 from normprobe.formatting import format_number
+from normprobe.tables.measures import at, feature_measures, layer_measures, made_by_few
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from normprobe.findings.dead import inner
 from normprobe.findings.check import Check, Finding, Severity
+from normprobe.findings.dead import inner
 from normprobe.tables.measures import CONSTANT, feature_measures
 
 if TYPE_CHECKING:

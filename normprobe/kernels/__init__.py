@@ -26,7 +26,7 @@ def _none() -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class SampleMoments:
-    """Moments of samples, float64 tensors of shape (samples,), as `normprobe.moments.Moments` has them.
+    """Moments of samples, float64 tensors of shape (samples,), as `normprobe.kernels.moments.Moments` has them.
 
     Attributes:
         count: how many finite numbers.
@@ -68,7 +68,7 @@ class Measured:
 
 
 class Reading(NamedTuple):
-    """How the axes of a tensor read as (samples, rows, features); see `normprobe.views.View`."""
+    """How the axes of a tensor read as (samples, rows, features); see `normprobe.layers.view_registry.View`."""
 
     axis: int = -1
     trailing: int = 1

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normprobe.kernels import Choice, Extremes, Measured, Met, SampleMoments, few_rows, chunked, reference
+from normprobe.kernels import Choice, Extremes, Measured, Met, SampleMoments, chunked, few_rows, reference
 from normprobe.kernels.moments import Moments, merge
 
 _SAMPLE_FIELDS = len(SampleMoments.__match_args__)
@@ -44,7 +44,9 @@ class PlainSums:
         """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
         given = values.to(self._device), torch.from_numpy(choice.keep), _mask(choice)
         # An accelerator may not be asked what came out: it would have to be waited for.
-        found = few_rows.measure(*given) or chunked.measure(*given, near=self._near()) if self._waits else None
+        found = (
+            few_rows.measure(*given) or chunked.measure(*given, near=self._near()) if self._waits else None
+        )
         return found or reference.measure(*given)
 
     def _near(self) -> Tensor | None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from normprobe.kernels import Measured, SampleMoments
-from normprobe.kernels.reference import two_pass
 from normprobe.kernels.moments import Moments
+from normprobe.kernels.reference import two_pass
 
 _BLOCK = 1 << 17
 """Numbers in a block: it and a copy of it stay in the cache."""

@@ -10,7 +10,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.kernels import Choice, Extremes, Measured, Met, Reading, SampleMoments
-from normprobe.kernels._cpu import Account, Agreed, Cell, Delta, Ear, Gate, Inside, Lock, Memory, Pass, Plan, State, hashes, learn
+from normprobe.kernels._cpu import (
+    Account,
+    Agreed,
+    Cell,
+    Delta,
+    Ear,
+    Gate,
+    Inside,
+    Lock,
+    Memory,
+    Pass,
+    Plan,
+    State,
+    hashes,
+    learn,
+)
 from normprobe.kernels.moments import Moments
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

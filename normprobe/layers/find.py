@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.module_attributes import eps_of, stored
 from normprobe.errors import NoLayersError
 from normprobe.layers.layer import Called, Found, Layer, modules_of, under
+from normprobe.layers.module_attributes import eps_of, stored
 from normprobe.layers.parameter_layers import parameter_layers, strays
 from normprobe.layers.view_registry import KINDS, View, guessed_view, is_lazy, registered_view
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from normprobe.layers.module_attributes import EPS_NAMES, stored
 from normprobe.errors import ViewError
+from normprobe.layers.module_attributes import EPS_NAMES, stored
 
 SampleUnit = Literal["position", "example"]
 WeightOf = Callable[[nn.Module], Tensor | None]

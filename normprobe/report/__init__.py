@@ -1,11 +1,11 @@
 """A recording for people: an HTML page, a notebook cell, a line, and text for the terminal."""
 
 from normprobe.report.html.comparison_page import write_comparison
-from normprobe.report.notebook.cell import notebook_html, one_line
 from normprobe.report.html.page import write_report
-from normprobe.report.html.sections_panels import check_choice
-from normprobe.report.terminal.recording import terminal_text
+from normprobe.report.html.sections import check_choice
+from normprobe.report.notebook.cell import notebook_html, one_line
 from normprobe.report.terminal.comparison import comparison_text
+from normprobe.report.terminal.recording import terminal_text
 
 __all__ = [
     "check_choice",

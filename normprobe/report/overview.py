@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from normprobe.errors import NoSamplesError
-from normprobe.report.layer_summary import LINEAR
 from normprobe.formatting import format_count
+from normprobe.report.layer_summary import LINEAR
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

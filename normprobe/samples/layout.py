@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.samples.masks import Padding
 from normprobe.samples.hashing import Hashes, Whole, hashes, smallest
+from normprobe.samples.masks import Padding
 
 
 class Layout(Enum):

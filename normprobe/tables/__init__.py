@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
-from normprobe.tables.records import LayerRecord
 from normprobe.tables import build, derive
+from normprobe.tables.records import LayerRecord
 from normprobe.tables.schema import based
 
 __all__ = ["Tables", "build_tables"]

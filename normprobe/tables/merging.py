@@ -16,8 +16,8 @@ from normprobe.errors import RecordingError
 from normprobe.kernels.moments import Moments, merge
 from normprobe.tables import Tables
 from normprobe.tables.build import HELD, MOMENTS, SEEN, VECTORS
-from normprobe.tables.merging_meta import merge_ledgers, merge_meta, pieces, with_every_layer
 from normprobe.tables.derive import moments_of, row_starts, starts
+from normprobe.tables.merging_meta import merge_ledgers, merge_meta, pieces, with_every_layer
 from normprobe.tables.schema import based
 
 KEY = ["layer", "site"]

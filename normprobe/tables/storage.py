@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 from normprobe.errors import RecordingError
 from normprobe.tables import Tables
-from normprobe.tables.validate import check_meta, check_tables
 from normprobe.tables.export import atomically
 from normprobe.tables.schema import BASE
+from normprobe.tables.validate import check_meta, check_tables
 
 FORMAT = 1
 _MAGIC = "normprobe recording"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as _calls
+from torch.overrides import TorchFunctionMode
 
 _MODES = torch._C._TorchDispatchModeKey
 
@@ -48,3 +52,68 @@ def unmeasurable(tensor: Tensor) -> str:
     if tensor.layout not in (torch.strided, torch.jagged):
         return f"a call on a tensor of layout {tensor.layout} is left out"
     return ""
+
+
+_FILE = _calls.__file__
+
+
+def calling() -> FrameType | None:
+    """The innermost call of a module that this code is part of; to be let go of when the call ends.
+
+    The frame itself must be held: of one that is gone, Python gives the address to the next.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename != _FILE:
+        frame = frame.f_back
+    return frame
+
+
+def called() -> Any:
+    """The module whose call is the innermost one, or None."""
+    frame = calling()
+    return None if frame is None else frame.f_locals.get("self")
+
+
+def is_over(call: FrameType | None) -> bool:
+    """Whether the call has ended, however it did; False where nothing is known of it.
+
+    Torch runs no hook when a KeyboardInterrupt ends a call. Python clears the local variables of a call that
+    has ended and refuses to clear those of one under way, at the same small price at any depth.
+    """
+    if call is None:
+        return False
+    try:
+        call.clear()
+    except RuntimeError:
+        return False
+    return True
+
+
+def put_below(mode: TorchFunctionMode) -> None:
+    """Let a mode hear the calls of this thread, below every other mode.
+
+    Leaving a `with` block takes away whichever mode is on top. Below all others a mode can be left behind by
+    a KeyboardInterrupt, which runs no hook, and still everyone takes away their own. Only the mode that
+    `torch.set_default_device` puts in place must stay the lowest of all; torch checks that.
+    """
+    above = _lifted()
+    default = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    if above and above[-1] is default:
+        _put_back([above.pop()])
+    _put_back([*above, mode])
+
+
+def take_out(mode: TorchFunctionMode) -> None:
+    """Take a mode away from this thread, wherever it stands, if it is there."""
+    if torch._C._len_torch_function_stack():
+        _put_back([other for other in _lifted() if other is not mode])
+
+
+def _lifted() -> list[TorchFunctionMode]:
+    """All modes of this thread, the highest first, taken away for a moment."""
+    return [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+
+
+def _put_back(above: list[TorchFunctionMode]) -> None:
+    for mode in reversed(above):
+        torch._C._push_on_torch_function_stack(mode)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from normprobe.figures.drawing.axes import size_in_points
 from normprobe.figures.drawing.palette import INK, SMALL
-from normprobe.formatting_names import text_width
+from normprobe.formatting import text_width
 
 _LETTER = 4.4  # points an average letter of the small size takes
 _HEIGHT = 8.5

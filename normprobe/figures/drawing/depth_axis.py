@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from normprobe.figures.drawing.axes import size_in_points
 from normprobe.figures.drawing.palette import BAND, MUTED, SMALL
-from normprobe.formatting_names import Spot, role_labels, shorten_name, spots, text_width
+from normprobe.formatting import Spot, role_labels, shorten_name, spots, text_width
 
 MANY = 150  # norms from which markers are left off and bars become bands
 MOST_TICKS = 24

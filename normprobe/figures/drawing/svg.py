@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from matplotlib.figure import Figure
 
-from normprobe.figures.drawing.svg_paths import join_paths, join_uses
 from normprobe.figures.drawing.palette import ACCENT, SURFACE, VARIABLES
+from normprobe.figures.drawing.svg_paths import join_paths, join_uses
 
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"

@@ -15,9 +15,18 @@ from matplotlib.ticker import MaxNLocator
 
 from normprobe.figures.data import by_depth
 from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
-from normprobe.figures.drawing.palette import ACCENT, INK, MUTED, ROLE_COLOURS, ROLE_DASHES, SURFACE
 from normprobe.figures.drawing.canvas import Plan, place
-from normprobe.formatting import format_count, format_number, format_range, in_prose, role_labels, shorten_name, spots, text_width
+from normprobe.figures.drawing.palette import ACCENT, INK, MUTED, ROLE_COLOURS, ROLE_DASHES, SURFACE
+from normprobe.formatting import (
+    format_count,
+    format_number,
+    format_range,
+    in_prose,
+    role_labels,
+    shorten_name,
+    spots,
+    text_width,
+)
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording

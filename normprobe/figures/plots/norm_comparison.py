@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from normprobe.figures.data import by_depth
-from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
-from normprobe.figures.drawing.depth_axis import prepare
-from normprobe.figures.data.row_pairs import order_within_samples
-from normprobe.figures.drawing.palette import INK, SITE_WORDS, SITES, SURFACE
+from normprobe.figures.data.row_pairs import change_with_batch, order_within_samples
+from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, note, title, use_log
 from normprobe.figures.drawing.canvas import Plan, place
-from normprobe.figures.plots.norm_comparison_several import BAND, lines, named, shared
+from normprobe.figures.drawing.depth_axis import prepare
+from normprobe.figures.drawing.palette import INK, ROLE_COLOURS, ROLE_DASHES, SITE_WORDS, SITES, SURFACE
 from normprobe.formatting import sample_word, shorten_name
+
+if TYPE_CHECKING:
+    from normprobe.recording import Recording
+    from normprobe.tables import Tables
+
+
+if TYPE_CHECKING:
+    from normprobe.recording import Recording
+    from normprobe.tables import Tables
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
@@ -160,3 +170,119 @@ def _colour(boxes: dict[str, list[Any]], site: str) -> None:
         line.set(color=SITES[site], linewidth=1.1)
     for line in boxes["medians"]:
         line.set(color=SITES[site] if hollow else INK, linewidth=1.5)
+
+
+def batch_sensitivity(
+    recordings: Mapping[str, Mapping[int, Tables | Recording]],
+    layer: str | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how far a norm's output for one sample depends on the size of the batch that it is in.
+
+    The distance of a kept row after the norm from the same row in the largest batches, ÷ the latter's length:
+    median and 5-95 %. 0 means that the others in the batch do not matter.
+
+    Args:
+        recordings: for each name, recordings of the same data in the same order by batch size, run in
+            training mode where that matters. A size that a norm cannot take may be missing.
+        layer: a norm that fired in all of them; by default their first.
+        ax: where to draw; new axes by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: no norm fired in all recordings.
+        NoSamplesError: a recording keeps no raw rows, or shares none with the largest batches.
+    """
+    by_name = {name: named(sizes) for name, sizes in recordings.items()}
+    every = {f"{name} {size}": source for name, sizes in by_name.items() for size, source in sizes.items()}
+    norm = shared(every, layer)[0]
+    sizes = sorted({size for found in by_name.values() for size in found})
+    found = {name: _changes(sources, norm, sizes) for name, sources in by_name.items()}
+    gaps = [
+        f"{name}: not run with {size:,}" for name in by_name for size in sizes if size not in by_name[name]
+    ]
+
+    def draw(axes: Sequence[Axes]) -> None:
+        """Draw a line per name."""
+        chart = axes[0]
+        chart.set_ylim(-0.02, 1.08 * max([0.1, *(float(frame.max().max()) for frame in found.values())]))
+        chart.set_xlim(-0.4, len(sizes) - 0.6)
+        lines(chart, found)
+        chart.xaxis.set_major_locator(FixedLocator(list(range(len(sizes)))))
+        chart.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{sizes[int(x)]:,}"))
+        chart.set_xlabel("batch size")
+        note(chart, "\n".join(gaps), x=0.98, y=0.96, ha="right", va="top")
+        title(chart, f"How far one sample's output is from that in batches of {sizes[-1]:,}, ÷ its length")
+
+    plan = Plan(
+        title="Sensitivity to the batch size",
+        caption="",
+        aria_label=f"Change of the output after {norm} with batches of {', '.join(map(str, sizes))}.",
+        draw=draw,
+        heights=(2.0,),
+        margins=(0.78, 1.9, 0.5, 0.34),
+    )
+    drawn: Axes = place(plan, ax)
+    return drawn
+
+
+def _changes(sources: Mapping[int, Tables], norm: str, sizes: list[int]) -> pd.DataFrame:
+    """Quantiles over the kept rows of how far they move, a row per batch size."""
+    changes = change_with_batch(sources, norm).groupby("batch")["change"]
+    return changes.quantile(np.array(BAND)).unstack().reindex(sizes).reset_index(drop=True)
+
+
+BAND = (0.05, 0.5, 0.95)
+_SHIFT = 0.06  # of a column, between the bars of neighbouring recordings
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def named(recordings: Mapping[Name, Tables | Recording]) -> dict[Name, Tables]:
+    """Return the tables of recordings by name, refusing none at all."""
+    if not recordings:
+        raise ValueError("there is no recording to draw; give at least one, by what to call it")
+    return {name: by_depth.tables_of(source) for name, source in recordings.items()}
+
+
+def shared(tables: Mapping[str, Tables], layer: str | None) -> list[str]:
+    """Return the norms that fired in all recordings, in the order of the first; only `layer` if given.
+
+    Raises:
+        ValueError: there is none, or `layer` is not one.
+    """
+    fired = {name: list(map(str, by_depth.norms(source)["layer"])) for name, source in tables.items()}
+    common = [norm for norm in next(iter(fired.values())) if all(norm in norms for norms in fired.values())]
+    if layer is None and common:
+        return common
+    if layer is not None and layer in common:
+        return [layer]
+    wanted = "a norm" if layer is None else f"the norm {layer!r}"
+    told = "; ".join(f"{name}: {', '.join(map(repr, norms[:3])) or 'none'}" for name, norms in fired.items())
+    raise ValueError(f"{wanted} must have fired in all {len(tables)} recordings; norms of {told}")
+
+
+def lines(ax: Axes, found: Mapping[str, pd.DataFrame]) -> None:
+    """Draw a median and a bar from 5 to 95 % per column of the axis, a line for each recording.
+
+    Args:
+        ax: where.
+        found: by recording, a row per column of the axis with quantiles 0.05, 0.5 and 0.95.
+    """
+    labels = []
+    for index, (name, rows) in enumerate(found.items()):
+        colour, dashes = ROLE_COLOURS[index % len(ROLE_COLOURS)], ROLE_DASHES[index % len(ROLE_DASHES)]
+        low, middle, high = (rows[share].dropna() for share in BAND)
+        if middle.empty:
+            continue
+        x = middle.index + _SHIFT * (index - (len(found) - 1) / 2)
+        ax.vlines(x, low, high, color=colour, linewidth=1.4, alpha=0.6)
+        sns.lineplot(x=x, y=middle, color=colour, dashes=False, estimator=None, legend=False, ax=ax)
+        ax.lines[-1].set(linestyle=(0, dashes) if dashes else "solid", marker="o", markersize=4)
+        labels.append(Label(name, float(middle.iloc[-1]), colour, colour, (0, dashes) if dashes else "solid"))
+    ax.set(xlabel="", ylabel="")
+    ax.grid(axis="y")
+    label_ends(ax, labels)

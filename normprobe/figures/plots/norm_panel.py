@@ -11,8 +11,8 @@ import pandas as pd
 
 from normprobe.errors import NoSamplesError
 from normprobe.figures.data import by_depth
-from normprobe.figures.plots import norm_panel_charts
 from normprobe.figures.drawing.canvas import Plan, place
+from normprobe.figures.plots import norm_panel_charts
 from normprobe.formatting import format_count, format_number, sample_word, shorten_name
 
 if TYPE_CHECKING:

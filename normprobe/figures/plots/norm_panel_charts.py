@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis, YAxis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from normprobe.figures.drawing.axes import foot, log_limits, note, positive, size_in_points, title, use_log
 from normprobe.figures.data.by_depth import NEAR_ZERO
+from normprobe.figures.drawing.axes import foot, log_limits, note, positive, size_in_points, title, use_log
 from normprobe.figures.drawing.palette import GRID, INK, MUTED, SITE_WORDS, SITES, SMALL, TEXT
 from normprobe.formatting import format_number, format_tick, plural
 

@@ -15,16 +15,17 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import Affine2D, Transform
 
 from normprobe.figures.data import by_depth
-from normprobe.figures.plots import outlier_map_words
 from normprobe.figures.drawing.axes import LABEL_GAP, note, push_apart, size_in_points
-from normprobe.figures.plots.outlier_map_words import OUTLIER
-from normprobe.figures.drawing.palette import ACCENT, GRID, INK, MUTED, SMALL
 from normprobe.figures.drawing.canvas import Hit, Plan, place
-from normprobe.formatting import role_labels, shorten_name, spots
+from normprobe.figures.drawing.palette import ACCENT, GRID, INK, MUTED, SMALL
+from normprobe.formatting import format_count, format_number, role_labels, shorten_name, spots
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
     from normprobe.tables import Tables
+
+if TYPE_CHECKING:
+    pass
 
 CLEAR, FULL = 3.0, 300.0  # times the median feature
 MOST_COLUMNS = 1000
@@ -108,13 +109,13 @@ def plan(tables: Tables) -> Plan:
     most = 5.4 if (found.ratios > CLEAR).any(axis=None) else 1.9  # inches; less where all cells are clear
     return Plan(
         title="Which features stand out",
-        caption=outlier_map_words.caption(found),
-        aria_label=outlier_map_words.aria_label(found),
+        caption=caption(found),
+        aria_label=aria_label(found),
         draw=lambda axes: _draw(axes[0], found),
         heights=(float(np.clip(0.16 * rows, 1.3, most)),),
         margins=(1.95, 1.15, 0.5, 0.78),
         hits=tuple(
-            Hit(str(layer), row, row + 1, outlier_map_words.numbers(found, str(layer)))
+            Hit(str(layer), row, row + 1, numbers(found, str(layer)))
             for row, layer in enumerate(found.ratios.index)
         ),
         hit_axis="y",
@@ -220,3 +221,52 @@ def _above(ax: Axes) -> Transform:
     """Return the transform whose units are points, right and up from the chart's top left corner."""
     width, height = size_in_points(ax)
     return Affine2D().scale(1 / width, 1 / height).translate(0, 1) + ax.transAxes
+
+
+OUTLIER = 10.0  # times the median feature
+
+
+def numbers(found: OutlierMap, layer: str) -> str:
+    """Return what hovering over a row says."""
+    peak = found.worst.loc[layer]
+    if pd.isna(peak["feature"]):
+        return f"{layer}\nno finite values"
+    ratio = found.ratios.loc[layer].max()
+    over = int((found.ratios.loc[layer] > OUTLIER).sum())
+    return (
+        f"{layer}\nlargest |value|: {format_number(peak['worst'])} in feature {int(peak['feature'])}, "
+        f"{format_number(ratio)}× the median feature\nfeatures above 10×: {format_count(over)}"
+    )
+
+
+def caption(found: OutlierMap) -> str:
+    """Return what to look at, with the numbers filled in."""
+    rows = len(found.ratios)
+    facts = [
+        f"**Feature {feature}** exceeds 10× the median feature in {count} of {format_count(rows, 'norm')}."
+        for feature, count in found.columns.head(3).items()
+    ]
+    if len(found.columns) > 3:
+        others = len(found.columns) - 3
+        verb = "exceeds" if others == 1 else "exceed"
+        facts.append(f"{format_count(others, 'other feature')} {verb} it somewhere.")
+    if not facts:
+        top = format_number(found.ratios.max().max())
+        facts = [f"No feature exceeds 10× the median feature; the largest reaches {top}×."]
+    if found.ratios.isna().all(axis=None):
+        facts = ["No feature has a finite value above 0 here."]
+    ending = (
+        "A lone column is an outlier feature; a full row is a layer where many features differ "
+        "from the typical one."
+    )
+    return " ".join(["A column is one feature through all depth.", *facts, ending])
+
+
+def aria_label(found: OutlierMap) -> str:
+    """Return one sentence for those who do not see the map."""
+    rows, columns = found.ratios.shape
+    text = f"Outlier map of {format_count(rows, 'norm')} and {format_count(columns, 'feature')}:"
+    if found.columns.empty:
+        return f"{text} no feature exceeds 10 times the median feature."
+    feature, count = found.columns.index[0], found.columns.iloc[0]
+    return f"{text} feature {feature} exceeds 10 times the median feature in {count} of the norms."

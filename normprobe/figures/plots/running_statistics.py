@@ -12,15 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from normprobe.figures.data import by_depth
-from normprobe.figures.plots import running_statistics_words
 from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title
+from normprobe.figures.drawing.canvas import Hit, Plan, place
 from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare
 from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, SURFACE
-from normprobe.figures.drawing.canvas import Hit, Plan, place
-from normprobe.formatting import format_number, format_tick
+from normprobe.formatting import format_count, format_number, format_range, format_tick, sample_word
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
+    from normprobe.tables import Tables
+
+if TYPE_CHECKING:
+    pass
     from normprobe.tables import Tables
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -104,7 +107,7 @@ def summarize(tables: Tables) -> Audit:
         constant=int((~moving).sum()),
         channels=len(channels),
         nonfinite=tuple(int(i) for i in np.flatnonzero(norms["nonfinite"].to_numpy() > 0)),
-        facts=running_statistics_words.facts(tables, norms, count),
+        facts=facts(tables, norms, count),
     )
 
 
@@ -122,13 +125,13 @@ def plan(tables: Tables) -> Plan:
 
     return Plan(
         title="Do the running statistics fit this data?",
-        caption=running_statistics_words.caption(found),
-        aria_label=running_statistics_words.aria_label(found),
+        caption=caption(found),
+        aria_label=aria_label(found),
         draw=draw,
         heights=(1.75, 1.75),
         margins=margins(found.depth, right=1.2),
         hits=tuple(
-            Hit(layer, column - 0.5, column + 0.5, running_statistics_words.numbers(found, column))
+            Hit(layer, column - 0.5, column + 0.5, numbers(found, column))
             for column, layer in enumerate(found.depth.layers)
         ),
     )
@@ -190,3 +193,71 @@ def _boxes(ax: Axes, found: Audit, rows: pd.DataFrame) -> None:
         markeredgecolor=INK,
         markeredgewidth=1.0,
     )
+
+
+FEW = 1000  # values per channel; the standard error of a variance is √(2/n) of it, 4 % here
+
+
+def facts(tables: Tables, norms: pd.DataFrame, count: pd.Series[float]) -> str:
+    """Say in which mode the layers ran, and how much they saw.
+
+    Args:
+        tables: the tables.
+        norms: the BatchNorms' rows of `frames.norms`.
+        count: values seen per channel.
+
+    Returns:
+        Two sentences.
+    """
+    training = tables.ledger.set_index("layer")["training"].reindex(norms["layer"])
+    trained = int(training.astype("string").str.contains("train").fillna(False).sum())
+    if trained:
+        mode = (
+            f"{trained} of {format_count(len(norms), 'layer')} ran in train mode, where the batch’s own "
+            "statistics normalize and the running ones are not used"
+        )
+    else:
+        mode = (
+            "In evaluation mode the layer normalizes with the running numbers, so what lies off the line "
+            "comes out neither centred nor of unit variance"
+        )
+    low, high = int(count.min()), int(count.max())
+    values = (
+        format_count(low, "value") if low == high else f"{format_count(low)} to {format_count(high)} values"
+    )
+    examples = int(norms["n_samples"].max())
+    seen = f"{format_count(examples)} {sample_word(tables.meta, 'example', examples)}"
+    noise = "; so few carry sampling error of their own" if low < FEW else ""
+    return f"{mode}. {seen} and {values} per channel were seen{noise}."
+
+
+def caption(found: Audit) -> str:
+    """Return what to look at, with the numbers filled in."""
+    text = "Each bar is one BatchNorm: **thick** half of its channels, **thin** 90 %, **circle** the median."
+    text = f"{text} {found.facts}"
+    if found.constant:
+        channels = format_count(found.channels, "channel")
+        text += f" {format_count(found.constant)} of {channels} do not vary and are left out."
+    return text
+
+
+def aria_label(found: Audit) -> str:
+    """Return one sentence for those who do not see the figure."""
+    middle = found.variances[0.5]
+    return (
+        f"Running against observed statistics of {format_count(len(middle), 'BatchNorm')}: the median "
+        f"channel’s observed variance ÷ the running one is {format_range(middle.min(), middle.max())}."
+    )
+
+
+def numbers(found: Audit, column: int) -> str:
+    """Return what hovering over a layer says."""
+    lines = [found.depth.layers[column]]
+    for word, frame in (
+        ("mean, running standard deviations off", found.means),
+        ("variance, observed ÷ running", found.variances),
+    ):
+        row = frame.iloc[column]
+        low, middle, high = (format_number(row[q]) for q in (0.05, 0.5, 0.95))
+        lines.append(f"{word}: median {middle}, 90 % {low} to {high}")
+    return "\n".join(lines)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.layers.norms.affine import Affine, affines
-from normprobe.layers.to_rows import arrange
 from normprobe.layers.norms.formulas import Reading
+from normprobe.layers.to_rows import arrange
 from normprobe.layers.view_registry import View
 
 AGREES = 0.02

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from normprobe.layers.norms.affine import Affine
 from normprobe.layers.module_attributes import eps_of
+from normprobe.layers.norms.affine import Affine
 from normprobe.layers.norms.call import AGREES, Arrays, Call
 from normprobe.layers.norms.formulas import Reading, normalized
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.norms.fitting import Evidence, Fit
 from normprobe.layers.norms.call import AGREES, Call
+from normprobe.layers.norms.fitting import Evidence, Fit
 from normprobe.layers.norms.formulas import grouped, named, others
 from normprobe.layers.view_registry import View
 

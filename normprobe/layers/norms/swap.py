@@ -12,12 +12,12 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import nn
 
+from normprobe.errors import NormprobeError
+from normprobe.layers.find import Layer, LayerFilter, find_layers
 from normprobe.layers.norms import replacements
 from normprobe.layers.norms.affine import vector
 from normprobe.layers.norms.identify import judge
 from normprobe.layers.norms.replacements import Shape, counterpart, groups_for
-from normprobe.errors import NormprobeError
-from normprobe.layers.find import Layer, LayerFilter, find_layers
 from normprobe.layers.view_registry import NORM_KINDS
 
 Norm = Literal["layer_norm", "batch_norm", "group_norm", "rms_norm"]

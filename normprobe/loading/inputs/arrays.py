@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.errors import DataError
-from normprobe.loading.inputs import images, image_prompts, audio
-from normprobe.loading.inputs.to_model import fit, to_tensor
-from normprobe.loading.inputs.sources import Arrays, Batch, Chunks, Images, Inputs, count_of
+from normprobe.loading.inputs import audio, image_prompts, images
 from normprobe.loading.inputs.modality import Wants, arguments, known_tokens, takes_any_keyword, wants
+from normprobe.loading.inputs.sources import Arrays, Batch, Chunks, Images, Inputs, count_of
+from normprobe.loading.inputs.to_model import fit, to_tensor
 from normprobe.loading.models import LoadedModel
 
 

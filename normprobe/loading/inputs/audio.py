@@ -9,9 +9,9 @@ import numpy as np
 
 from normprobe.errors import DataError
 from normprobe.loading.inputs.decoder_inputs import start_tokens
-from normprobe.loading.inputs.to_model import keywords, to_tensor
 from normprobe.loading.inputs.processors import feature_extractor
 from normprobe.loading.inputs.sources import Arrays, Batch, Chunks, Inputs, count_of
+from normprobe.loading.inputs.to_model import keywords, to_tensor
 from normprobe.loading.models import LoadedModel
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from normprobe.loading.inputs.sources import Images, Texts
 
-_DATA = files("normprobe") / "data"
+_DATA = files("normprobe.loading.inputs") / "bundled_data"
 _WHERE = "the set that ships with normprobe"
 
 

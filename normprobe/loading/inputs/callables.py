@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from normprobe.errors import DataError
-from normprobe.loading.inputs.to_model import move
 from normprobe.loading.inputs.sources import Batch, Inputs, Reference
+from normprobe.loading.inputs.to_model import move
 from normprobe.loading.models import LoadedModel, call_user_code, resolve
 
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from normprobe.errors import DataError
+from normprobe.loading.inputs.modality import Wants, wants
 from normprobe.loading.inputs.processors import whole_processor
 from normprobe.loading.inputs.sources import Texts
-from normprobe.loading.inputs.modality import Wants, wants
 from normprobe.loading.models import LoadedModel
 from normprobe.loading.models.import_path import describe
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from normprobe.errors import DataError
-from normprobe.loading.inputs.to_model import keywords
 from normprobe.loading.inputs.images import channels, open_image
+from normprobe.loading.inputs.modality import image_token
 from normprobe.loading.inputs.processors import whole_processor
 from normprobe.loading.inputs.sources import Batch, Chunks, Images, Inputs, count_of
 from normprobe.loading.inputs.texts import labels_of
-from normprobe.loading.inputs.modality import image_token
+from normprobe.loading.inputs.to_model import keywords
 from normprobe.loading.models import LoadedModel
 from normprobe.loading.models.import_path import describe
 

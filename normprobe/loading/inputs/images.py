@@ -12,9 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from normprobe.errors import DataError
 from normprobe.loading.inputs.decoder_inputs import start_tokens
-from normprobe.loading.inputs.to_model import keywords
 from normprobe.loading.inputs.processors import image_processor
 from normprobe.loading.inputs.sources import Batch, Chunks, Images, Inputs, count_of
+from normprobe.loading.inputs.to_model import keywords
 from normprobe.loading.models import LoadedModel
 from normprobe.loading.models.import_path import describe
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from normprobe.errors import DataError
-from normprobe.loading.inputs import arrays, callables, images, text_image, image_prompts, texts
-from normprobe.loading.inputs.readers import read_source, require
-from normprobe.loading.inputs.sources import Arrays, Images, Inputs, Reference, Source, Texts, count_of
+from normprobe.loading.inputs import arrays, callables, image_prompts, images, text_image, texts
 from normprobe.loading.inputs.bundled import shipped_images, shipped_texts
 from normprobe.loading.inputs.modality import Wants, wants
+from normprobe.loading.inputs.readers import read_source, require
+from normprobe.loading.inputs.sources import Arrays, Images, Inputs, Reference, Source, Texts, count_of
 from normprobe.loading.models import LoadedModel, is_reference
 
 

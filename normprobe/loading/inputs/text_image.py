@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from normprobe.loading.inputs import images, texts
+from normprobe.loading.inputs.bundled import shipped_images, shipped_texts
 from normprobe.loading.inputs.processors import tokenizer
 from normprobe.loading.inputs.sources import Chunks, Images, Inputs, Texts, count_of
-from normprobe.loading.inputs.bundled import shipped_images, shipped_texts
 from normprobe.loading.models import LoadedModel
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from normprobe.errors import DataError
 from normprobe.loading.inputs.chat_templates import name_row, through_template
 from normprobe.loading.inputs.decoder_inputs import needs_decoder_tokens, shifted
-from normprobe.loading.inputs.to_model import keywords
+from normprobe.loading.inputs.modality import arguments, known_tokens
 from normprobe.loading.inputs.processors import tokenizer
 from normprobe.loading.inputs.sources import Batch, Chunks, Inputs, Labels, Texts, count_of
-from normprobe.loading.inputs.modality import arguments, known_tokens
+from normprobe.loading.inputs.to_model import keywords
 from normprobe.loading.models import LoadedModel
 
 _NO_MAXIMUM = 10**9  # tokenizers without a maximum say 1e30

@@ -10,10 +10,10 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from normprobe.findings.evidence_series import series
-from normprobe.report.overview import SHAPES, WORDS
+from normprobe.formatting import format_count, format_number, name_sample, sample_word
 from normprobe.report.html.sparkline import Sparkline, sparkline
 from normprobe.report.layer_summary import LINEAR
-from normprobe.formatting import format_count, format_number, name_sample, sample_word
+from normprobe.report.overview import SHAPES, WORDS
 
 if TYPE_CHECKING:
     from normprobe.report.html.links import Anchors

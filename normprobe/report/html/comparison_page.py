@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup, escape
 
-from normprobe.report.html.links import Anchors
+from normprobe.formatting import format_count
+from normprobe.report.files import FIGURES, write_atomically
 from normprobe.report.html.cards import Card, measured, source_markup
-from normprobe.report.html.comparison_table import comparison_rows, heads
 from normprobe.report.html.comparison_glossary import comparison_terms
-from normprobe.report.html.templating import environment
-from normprobe.report.overview import SHAPES, WORDS
+from normprobe.report.html.comparison_table import comparison_rows, heads
+from normprobe.report.html.links import Anchors
 from normprobe.report.html.page import assets
 from normprobe.report.html.sections import Figure, Section, caption_markup
-from normprobe.report.files import FIGURES, write_atomically
-from normprobe.formatting import format_count
+from normprobe.report.html.templating import environment
+from normprobe.report.overview import SHAPES, WORDS
 
 if TYPE_CHECKING:
     from normprobe.divergence import Differences

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from normprobe.report.html.layer_table import Value
 from normprobe.formatting import format_number
+from normprobe.report.html.layer_table import Value
 
 if TYPE_CHECKING:
     from normprobe.divergence import Differences

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from markupsafe import Markup, escape
 
+from normprobe.formatting import format_number
 from normprobe.report.html.templating import polished
 from normprobe.report.overview import WORDS, severity_counts, unseen, unseen_reasons
-from normprobe.formatting import format_number
 
 if TYPE_CHECKING:
     from normprobe.report.html.links import Anchors

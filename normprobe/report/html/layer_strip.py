@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from normprobe.report.overview import display_name, unseen
 from normprobe.report.layer_summary import LINEAR
+from normprobe.report.overview import display_name, unseen
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normprobe.report.overview import display_name
 from normprobe.formatting import format_number
+from normprobe.report.overview import display_name
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

@@ -13,19 +13,24 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup
 
-from normprobe.report import overview
-from normprobe.report.html.links import Anchors, number_layers, shown_names
-from normprobe.report.html.cards import finding_cards
-from normprobe.report.html.templating import environment
-from normprobe.report.html.layer_table import MOST_ROWS, layer_rows
-from normprobe.report.html.sections_panels import check_choice
-from normprobe.report.html.glossary import reading_terms
-from normprobe.report.html.sections import chosen_panels, figure_sections, norm_panels, ordered_sections
-from normprobe.report.html.layer_strip import MOST_CELLS, strip_cells
-from normprobe.report.layer_summary import LINEAR, named_layers, standing_out, summarize
-from normprobe.report.html.headline import verdict
-from normprobe.report.files import FIGURES, write_atomically
 from normprobe.formatting import format_count
+from normprobe.report import overview
+from normprobe.report.files import FIGURES, write_atomically
+from normprobe.report.html.cards import finding_cards
+from normprobe.report.html.glossary import reading_terms
+from normprobe.report.html.headline import verdict
+from normprobe.report.html.layer_strip import MOST_CELLS, strip_cells
+from normprobe.report.html.layer_table import MOST_ROWS, layer_rows
+from normprobe.report.html.links import Anchors, number_layers, shown_names
+from normprobe.report.html.sections import (
+    check_choice,
+    chosen_panels,
+    figure_sections,
+    norm_panels,
+    ordered_sections,
+)
+from normprobe.report.html.templating import environment
+from normprobe.report.layer_summary import LINEAR, named_layers, standing_out, summarize
 
 if TYPE_CHECKING:
     from os import PathLike

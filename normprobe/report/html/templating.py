@@ -15,7 +15,9 @@ from normprobe.formatting import format_number
 def environment() -> jinja2.Environment:
     """The templates' environment: everything that is not Markup is escaped, a missing name is an error."""
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("normprobe.report"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("normprobe.report.html"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     made.filters["number"] = format_number
     made.filters["breakable"] = breakable

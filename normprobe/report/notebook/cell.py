@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup
 
+from normprobe.formatting import format_count, sample_word, shorten_name
 from normprobe.report import overview
 from normprobe.report.html.cards import extent
-from normprobe.report.html.templating import environment
-from normprobe.report.notebook.chart import small_chart
 from normprobe.report.html.layer_strip import Cell, strip_cells
+from normprobe.report.html.templating import environment
 from normprobe.report.layer_summary import LINEAR
-from normprobe.formatting import format_count, sample_word, shorten_name
+from normprobe.report.notebook.chart import small_chart
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -60,7 +60,9 @@ def notebook_html(tables: Tables, findings: pd.DataFrame) -> str:
         environment()
         .get_template("notebook.html")
         .render(
-            css=Markup((Path(__file__).parent / "templates" / "notebook.css").read_text("utf-8")),
+            css=Markup(
+                (Path(__file__).parent.parent / "html" / "templates" / "notebook.css").read_text("utf-8")
+            ),
             name=str(tables.meta["name"])[:_LONGEST],
             summary=_summary(tables),
             strip=_paths(cells),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normprobe.report.layer_summary import LINEAR
 from normprobe.formatting import format_tick, role_of
+from normprobe.report.layer_summary import LINEAR
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from normprobe.formatting import text_width
 from normprobe.report.html.comparison_table import Row, comparison_rows
 from normprobe.report.terminal.lines import NARROWEST, WIDEST, Terminal
-from normprobe.formatting import text_width
 
 if TYPE_CHECKING:
     from normprobe.divergence import Differences

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from normprobe.formatting import format_count, format_number
 from normprobe.report import overview
 from normprobe.report.html.cards import extent
 from normprobe.report.layer_summary import named_layers, standing_out, summarize
 from normprobe.report.terminal.lines import NARROWEST, WIDEST, Terminal
 from normprobe.report.terminal.table import stand_out_table
-from normprobe.formatting import format_count, format_number
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables
@@ -102,7 +102,9 @@ def _finding(tables: Tables, row: pd.Series, terminal: Terminal) -> list[str]:
     heading = terminal.show(f"{tag}{row['title']}{f' ({shared})' if shared else ''}")
     wheres = [what]
     if writer := _text(row["written_by"]):
-        wheres.append(f"written by {terminal.name(overview.display_name(tables, writer), terminal.width - 22)}")
+        wheres.append(
+            f"written by {terminal.name(overview.display_name(tables, writer), terminal.width - 22)}"
+        )
     limit = f"threshold {format_number(row['threshold'])}" if pd.notna(row["threshold"]) else ""
     measured = ", ".join(filter(None, [statistic, limit]))
     return [heading, *_joined(wheres, ",", terminal), *_joined([measured, source], ";", terminal)]

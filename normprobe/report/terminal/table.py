@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from normprobe.report.overview import display_name
-from normprobe.report.layer_summary import LINEAR
-from normprobe.report.terminal.lines import WIDEST, Terminal
 from normprobe.formatting import format_number, role_of, sample_word, text_width
+from normprobe.report.layer_summary import LINEAR
+from normprobe.report.overview import display_name
+from normprobe.report.terminal.lines import WIDEST, Terminal
 
 if TYPE_CHECKING:
     from normprobe.tables import Tables

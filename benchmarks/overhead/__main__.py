@@ -1,0 +1,139 @@
+"""What a probe costs: the time of a probed forward over that of the bare one, beside what peers cost.
+
+    python benchmarks/overhead.py [--rounds 30] [--peer-rounds 8] [--threads 2] [--only bert,llama]
+
+Each way is timed beside a bare forward of its own, in random order, after one that is not timed: what a
+peer left behind in caches and allocator falls on nobody. The bare forward is also timed against itself
+(A/A): a row whose A/A is off by more than 2 % was disturbed and says nothing. Figures are medians of the
+ratios of each pair. "fallback" is the probe without the compiled kernel; "one thread" both the probed and
+the bare forward on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+import torch
+
+import normprobe
+from benchmarks.overhead.models import MODELS, Case
+from benchmarks.overhead.peers import PEERS
+from normprobe import kernels
+
+Way = Callable[[], AbstractContextManager[object]]
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(f"{machine}, torch {torch.__version__} on {arguments.threads} threads")
+    names = [name for name in MODELS if not arguments.only or name in arguments.only.split(",")]
+    header = ["model", "bare ms", "A/A", "probe", "every=100", "samples=0", "fallback", *PEERS, "one thread"]
+    print(" | ".join(header))
+    for name in names:
+        case = MODELS[name]()
+        ways: dict[str, Way] = {
+            "A/A": nullcontext,
+            "probe": _probed(case),
+            "every=100": _probed(case, every=100),
+        }
+        beside: dict[str, Way] = {
+            "samples=0": _probed(case, samples=0, values=0),
+            "fallback": _without_kernel(case),
+            **{peer: partial(make, case.model) for peer, make in PEERS.items()},
+        }
+        if name == "training" or name.endswith(
+            "token"
+        ):  # TorchLens gives its record, not the output; and is slow
+            beside.pop("TorchLens", None)
+        bare, ratios = measure(case, ways, arguments.rounds)
+        ratios["one thread"] = _on_one_thread(case, arguments)
+        ratios |= measure(case, beside, arguments.peer_rounds)[1]
+        ratios.setdefault("TorchLens", float("nan"))
+        print(
+            " | ".join([name, f"{bare * 1e3:.1f}", *(f"{ratios[way]:.3f}" for way in header[2:])]), flush=True
+        )
+
+
+def measure(case: Case, ways: dict[str, Way], rounds: int) -> tuple[float, dict[str, float]]:
+    """Median seconds of the bare forward, and of each way the median ratio to one just before or after."""
+    for make in (nullcontext, *ways.values()):
+        for _ in range(3):
+            _timed(case, make)
+    bare: list[float] = []
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, make in random.sample(list(ways.items()), len(ways)):
+            pair: list[Way] = [nullcontext, make]
+            order = random.sample((0, 1), 2)
+            _timed(case, nullcontext)
+            seconds = dict(zip(order, [_timed(case, pair[way]) for way in order], strict=True))
+            bare.append(seconds[0])
+            ratios[name].append(seconds[1] / seconds[0])
+    return statistics.median(bare), {name: statistics.median(found) for name, found in ratios.items()}
+
+
+def _timed(case: Case, make: Way) -> float:
+    with make() as other:
+        call = other if callable(other) else case.model
+        start = time.perf_counter()
+        for _ in range(case.repeats):
+            case.run(call)
+        return (time.perf_counter() - start) / case.repeats
+
+
+def _probed(case: Case, **options: int) -> Way:
+    """One probe that goes on counting, as a user's does; its first forwards are not timed."""
+    probe = normprobe.Probe(case.model, **options)  # type: ignore[arg-type]
+    return lambda: probe
+
+
+def _without_kernel(case: Case) -> Way:
+    """The same measured by plain torch, as where no compiler built the kernel."""
+    made: list[normprobe.Probe] = []
+
+    @contextmanager
+    def way() -> Iterator[None]:
+        kernels.compiled.cache_clear()
+        os.environ["NORMPROBE_KERNEL"] = "torch"
+        try:
+            if not made:
+                made.append(normprobe.Probe(case.model))
+            with made[0]:
+                yield
+        finally:
+            os.environ.pop("NORMPROBE_KERNEL")
+            kernels.compiled.cache_clear()
+
+    return way
+
+
+def _on_one_thread(case: Case, arguments: argparse.Namespace) -> float:
+    """The ratio of a probed forward to the bare one where torch has one thread."""
+    torch.set_num_threads(1)
+    _, ratios = measure(case, {"probe": _probed(case)}, arguments.rounds)
+    torch.set_num_threads(arguments.threads)
+    return ratios["probe"]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--peer-rounds", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", default="")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+/* A Plan: which samples of a forward count, which are kept, and of which the raw row is. */
+#ifndef NORMPROBE_PLAN_H
+#define NORMPROBE_PLAN_H
+
+#include "interned.h"
+
+typedef struct {
+    PyObject_HEAD
+    int64_t outer, inner;
+    unsigned char *real;
+    int64_t kept, *keep, *slots;
+    int64_t raw_kept, *raw_rows, *raw_slots;
+} Plan;
+
+/* A copy of a buffer of int64 numbers within [0, limit), or NULL with an error. */
+static int64_t *numbers_of(PyObject *source, int64_t limit, int64_t *count) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(source, &view, PyBUF_C_CONTIGUOUS) < 0) return NULL;
+    *count = view.len / (int64_t)sizeof(int64_t);
+    int64_t *copy = view.itemsize == sizeof(int64_t) ? malloc((size_t)view.len + 1) : NULL;
+    if (copy == NULL) PyErr_SetString(PyExc_ValueError, "a list of int64 numbers is needed");
+    else if (view.len > 0) memcpy(copy, view.buf, (size_t)view.len);
+    PyBuffer_Release(&view);
+    for (int64_t i = 0; copy != NULL && i < *count; i++)
+        if (copy[i] < 0 || copy[i] >= limit) {
+            PyErr_SetString(PyExc_IndexError, "an index is out of range");
+            free(copy);
+            return NULL;
+        }
+    return copy;
+}
+
+static void plan_free(PyObject *object) {
+    Plan *plan = (Plan *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    free(plan->real);
+    free(plan->keep);
+    free(plan->slots);
+    free(plan->raw_rows);
+    free(plan->raw_slots);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+static int ascending(const int64_t *numbers, int64_t count) {
+    for (int64_t i = 1; i < count; i++)
+        if (numbers[i] <= numbers[i - 1]) return 0;
+    return 1;
+}
+
+/* Plan(samples, rows, real, keep, slots, raw_rows, raw_slots) */
+static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    long long outer, inner;
+    PyObject *real, *keep, *slots, *raw_rows, *raw_slots;
+    if (!PyArg_ParseTuple(args, "LLOOOOO", &outer, &inner, &real, &keep, &slots, &raw_rows, &raw_slots))
+        return NULL;
+    const long long most = 1LL << 40;
+    if (outer < 0 || inner < 0 || outer > most || inner > most || (inner > 0 && outer > most / inner)) {
+        PyErr_SetString(PyExc_ValueError, "a plan needs sizes from 0 on");
+        return NULL;
+    }
+    Plan *plan = (Plan *)PyType_GenericAlloc(type, 0);
+    if (plan == NULL) return NULL;
+    int64_t slots_count = 0, raw_slots_count = 0;
+    plan->outer = outer;
+    plan->inner = inner;
+    const int64_t rows = outer * inner, any = INT64_MAX;
+    if (real != Py_None) {
+        Py_buffer view;
+        if (PyObject_GetBuffer(real, &view, PyBUF_C_CONTIGUOUS) < 0) goto fail;
+        if (view.itemsize == 1 && view.len == rows) plan->real = malloc((size_t)rows + 1);
+        if (plan->real != NULL) memcpy(plan->real, view.buf, (size_t)rows);
+        PyBuffer_Release(&view);
+        if (plan->real == NULL) {
+            PyErr_SetString(PyExc_ValueError, "a mask needs one byte per row");
+            goto fail;
+        }
+    }
+    if ((plan->keep = numbers_of(keep, outer, &plan->kept)) == NULL) goto fail;
+    if ((plan->slots = numbers_of(slots, any, &slots_count)) == NULL) goto fail;
+    if ((plan->raw_rows = numbers_of(raw_rows, rows, &plan->raw_kept)) == NULL) goto fail;
+    if ((plan->raw_slots = numbers_of(raw_slots, any, &raw_slots_count)) == NULL) goto fail;
+    if (slots_count != plan->kept || raw_slots_count != plan->raw_kept || !ascending(plan->keep, plan->kept)) {
+        PyErr_SetString(PyExc_ValueError, "a plan needs a slot for each kept sample, and those in ascending order");
+        goto fail;
+    }
+    return (PyObject *)plan;
+fail:
+    Py_DECREF(plan);
+    return NULL;
+}
+
+static PyType_Slot plan_slots[] = {{Py_tp_new, (void *)plan_new}, {Py_tp_dealloc, (void *)plan_free}, {0, NULL}};
+static PyType_Spec plan_spec = {"normprobe.kernels._cpu.Plan", sizeof(Plan), 0, Py_TPFLAGS_DEFAULT, plan_slots};
+
+#endif
