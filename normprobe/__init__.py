@@ -5,7 +5,7 @@ The names below load on first use (PEP 562), so that ``import normprobe`` is che
 
 from __future__ import annotations
 
-import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from normprobe.probe import Probe, record
     from normprobe.recording import Recording, load, merge
 
-__version__ = "0.1.0"
-
 _HOME = {
     "Comparison": "comparison",
     "DataError": "errors",
-    "Divergence": "comparison",
+    "Divergence": "divergence",
     "ModelError": "errors",
     "NoLayersError": "errors",
     "NoSamplesError": "errors",
@@ -76,6 +74,8 @@ def __getattr__(name: str) -> Any:
     """Import the module that holds ``name`` and return it."""
     if name in _HOME:
         return getattr(importlib.import_module(f"normprobe.{_HOME[name]}"), name)
+    if name == "__version__":
+        return importlib.metadata.version("normprobe")
     if name in {"batchnorm", "figures", "findings"}:
         return importlib.import_module(f"normprobe.{name}")
     raise AttributeError(f"module 'normprobe' has no attribute {name!r}")

@@ -19,7 +19,7 @@ from normprobe.capture.site_state import nbytes
 from normprobe.errors import NormprobeError
 from normprobe.layers.find import LayerFilter, find_layers
 from normprobe.recording import Recording
-from normprobe.tables import build_tables
+from normprobe.tables.frames import build_tables
 
 
 class Probe:

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
-from normprobe.tables import Tables
 from normprobe.tables.export import write_csv, write_parquet
+from normprobe.tables.frames import Tables
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.storage import load_tables, save_tables
 

@@ -26,7 +26,7 @@ import torch
 import normprobe
 from benchmarks.overhead.models import MODELS, Case
 from benchmarks.overhead.peers import PEERS
-from normprobe import kernels
+from normprobe.kernels import dispatch
 
 Way = Callable[[], AbstractContextManager[object]]
 
@@ -104,7 +104,7 @@ def _without_kernel(case: Case) -> Way:
 
     @contextmanager
     def way() -> Iterator[None]:
-        kernels.compiled.cache_clear()
+        dispatch.compiled.cache_clear()
         os.environ["NORMPROBE_KERNEL"] = "torch"
         try:
             if not made:
@@ -113,7 +113,7 @@ def _without_kernel(case: Case) -> Way:
                 yield
         finally:
             os.environ.pop("NORMPROBE_KERNEL")
-            kernels.compiled.cache_clear()
+            dispatch.compiled.cache_clear()
 
     return way
 

@@ -15,12 +15,16 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from normprobe.kernels import Choice, Reading, accumulator, compiled
+from normprobe.kernels import accumulator
+from normprobe.kernels.choice import Choice
+from normprobe.kernels.dispatch import compiled
+from normprobe.kernels.types import Reading
 
 KEPT = 1024
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -88,12 +92,13 @@ def _compiled(tensor: Tensor, reading: Reading, *choices: Choice) -> dict[str, C
         return {name: lambda: None for name in names}
     state = kernel.CompiledSums(tensor.shape[reading.axis], reading).state
     # A fresh memory each time, or the tensor would be known from the time before.
-    return {
-        name: lambda plan=choice.plan: state.hear(  # type: ignore[misc]
-            tensor, plan, None, kernel.Memory(), kernel.threads(), kernel.SMALL
+
+    def measure(choice: Choice) -> object:
+        return state.hear(
+            tensor, kernel.plan_of(choice), None, kernel.Memory(), kernel.threads(), kernel.SMALL
         )
-        for name, choice in zip(names, choices, strict=True)
-    }
+
+    return {name: partial(measure, choice) for name, choice in zip(names, choices, strict=True)}
 
 
 def _plain(tensor: Tensor, reading: Reading, choice: Choice) -> Callable[[], object]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, islice, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import nn
 
-from normprobe import kernels
 from normprobe.capture.forward import Forward, Forwards
 from normprobe.capture.layer_state import Watch
 from normprobe.capture.sample_numbers import hold
-from normprobe.kernels import Extremes
+from normprobe.kernels import dispatch
+from normprobe.kernels.types import Extremes
 
 Call = Callable[..., None]
 
@@ -40,7 +40,7 @@ class Ears:
 
     def layer(self, watch: Watch, before: Call, after: Call) -> tuple[Call, Call]:
         """The hooks ahead of a layer and behind it, for which these are the long ways."""
-        compiled, sites = kernels.compiled(), watch.sites
+        compiled, sites = dispatch.compiled(), watch.sites
         if compiled is None or not isinstance(sites["input"].account, compiled.Account):
             return before, after
         key = ("layer", watch.index)
@@ -52,7 +52,7 @@ class Ears:
 
     def container(self, module: nn.Module, model: nn.Module, before: Call, after: Call) -> tuple[Call, Call]:
         """The hooks ahead of a module that holds layers of this model and behind it, likewise."""
-        compiled, inside = kernels.compiled(), self.forwards.inside
+        compiled, inside = dispatch.compiled(), self.forwards.inside
         if compiled is None or not isinstance(inside, compiled.Inside):
             return before, after
         key = ("container", id(module))

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from normprobe import kernels
-from normprobe.capture.counters import Pass
+from normprobe.capture import current_forward
+from normprobe.capture.current_forward import Pass
 from normprobe.capture.hooks.torch_internals import calling, is_over
 from normprobe.samples.batch import Batch, Signatures, decoder_sizes, read_batch
 from normprobe.samples.layout import Grid
@@ -123,7 +123,7 @@ class Forwards:
         self.examples = 0
         self.unrun: dict[str, int] = {}
         self._lock = threading.Lock()
-        self.inside = kernels.inside()
+        self.inside = current_forward.inside()
         self._signatures = Signatures()
         self._two_sided: dict[int, bool] = {}
 

@@ -29,7 +29,7 @@ from normprobe.capture.coverage import decides_by_mode
 from normprobe.capture.forward import Forward, Forwards
 from normprobe.capture.function_session import Habit, Session, has_bias
 from normprobe.capture.hooks.compiled import is_cut
-from normprobe.capture.hooks.torch_internals import called, put_below, take_out
+from normprobe.capture.hooks.torch_internals import called, in_backward, put_below, take_out
 from normprobe.capture.hooks.weight_functions import (
     COMPOSITE,
     COPIES,
@@ -41,7 +41,6 @@ from normprobe.capture.hooks.weight_functions import (
 )
 from normprobe.capture.layer_state import Watch
 from normprobe.layers.layer import Layer
-from normprobe.samples.batch import in_backward
 
 BIAS_APART = "its bias was added apart from it, so its output is without"
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from normprobe.capture.hooks.weight_functions import Use
+from normprobe.layers.candidates import is_lazy
 from normprobe.layers.layer import Layer
 from normprobe.layers.parameter_layers import projection_part
-from normprobe.layers.view_registry import is_lazy
 
 
 class Owner(NamedTuple):

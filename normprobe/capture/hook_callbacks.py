@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe import kernels
+from normprobe.capture import current_forward
 from normprobe.capture.coverage import SLOWED, would_fuse
 from normprobe.capture.fast_hooks import Ears
 from normprobe.capture.forward import Forward, Forwards, Sequence
 from normprobe.capture.function_mode import Functional
-from normprobe.capture.hooks.compiled import Uncompiled
+from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks
-from normprobe.capture.hooks.torch_internals import why_not_run
+from normprobe.capture.hooks.torch_internals import in_backward, why_not_run
 from normprobe.capture.layer_state import Watch
 from normprobe.capture.measure import Measurer
 from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption
 from normprobe.capture.run_info import Tally
 from normprobe.capture.sample_numbers import named_labels
 from normprobe.layers.layer import Found, Layer
-from normprobe.samples.batch import decoders, first_tensor, in_backward, takes_time_first
+from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.reservoir import Rosters
 
 
@@ -57,7 +57,7 @@ class Listener:
         self.watches: dict[tuple[int, str], Watch] = {}
         self.forwards, self.tally = Forwards(every), Tally()
         self.entered: set[int] = set()
-        self.lock = kernels.lock()
+        self.lock = current_forward.lock()
         self.model: nn.Module | None = None
         self.functional, self._uncompiled = Functional(self), Uncompiled()
         self._ears = Ears(self.forwards, self.lock, self._snapshot)
@@ -87,7 +87,10 @@ class Listener:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
         watches = self.watch(found)
-        self._uncompiled.enter(model, watches)
+        as_written = self._uncompiled.enter(model)
+        for watch in watches:
+            if id(watch.layer.module) in as_written:
+                watch.reasons[UNCOMPILED] = 1
         ways, outer = (self._enter_container, self._leave_container), {model, *model.children()}
         for module in found.containers:
             hooks.around(module, *self._ears.container(module, model, *ways), inner=module not in outer)

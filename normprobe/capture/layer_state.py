@@ -16,7 +16,7 @@ from normprobe.capture.site_state import Site
 from normprobe.layers.layer import Layer
 from normprobe.layers.norms.affine import vector
 from normprobe.layers.norms.identify import judge
-from normprobe.layers.view_registry import View
+from normprobe.layers.view import View
 from normprobe.samples.layout import Layout
 from normprobe.samples.masks import Reader
 from normprobe.samples.reservoir import Roster

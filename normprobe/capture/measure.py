@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normprobe import kernels
 from normprobe.capture.forward import Forward, Sequence
 from normprobe.capture.hooks.torch_internals import unmeasurable
 from normprobe.capture.layer_state import Watch
@@ -21,7 +20,9 @@ from normprobe.capture.plan_cache import Agreements
 from normprobe.capture.sample_numbers import hold, place, place_nested, unfit
 from normprobe.capture.selection import RawSelection, Selection, select, select_rows
 from normprobe.capture.site_state import Site
-from normprobe.kernels import Choice, Extremes, Reading, Sums
+from normprobe.kernels import dispatch
+from normprobe.kernels.choice import Choice
+from normprobe.kernels.types import Extremes, Reading, Sums
 from normprobe.layers.to_rows import Extent, arrange, extent_of
 
 REMEMBERED = 8
@@ -64,7 +65,7 @@ class Measurer:
 
     def __init__(self, seed: int, k: int | None) -> None:
         self.seed, self.k = seed, k
-        self._compiled = kernels.compiled()
+        self._compiled = dispatch.compiled()
         self._small = 0 if self._compiled is None else self._compiled.SMALL
         self._agreements = Agreements(seed)
 
@@ -139,11 +140,10 @@ class Measurer:
         site, forward = firing.site, firing.forward
         if site.account.state is None:
             return False
-        raw_plan = None if raw.choice is None else raw.choice.plan
-        now = forward.now
-        news = site.account.state.hear(
-            firing.tensor, selection.choice.plan, raw_plan, now.memory, now.threads, self._small
-        )
+        assert self._compiled is not None
+        plan_of, now = self._compiled.plan_of, forward.now
+        plan, raw_plan = plan_of(selection.choice), None if raw.choice is None else plan_of(raw.choice)
+        news = site.account.state.hear(firing.tensor, plan, raw_plan, now.memory, now.threads, self._small)
         if news is False:
             return False
         if news is not None:
@@ -156,7 +156,7 @@ def _fits(firing: Firing, width: int) -> bool:
     site, view = firing.site, firing.watch.view
     if site.width is None:
         reading = Reading(view.axis, view.trailing, view.unbatched, view.sample == "example")
-        site.width, site.sums = width, kernels.sums(width, reading, firing.tensor.device)
+        site.width, site.sums = width, dispatch.sums(width, reading, firing.tensor.device)
         site.account.state = site.sums.state
     if width == site.width:
         return True
@@ -206,7 +206,7 @@ def _add_padded(
         before = site.met().features
     _add_arranged(firing, values, selection, raw)
     if site.seen is None:
-        site.unpadded, site.seen = before, kernels.sums(values.shape[2], Reading(), values.device)
+        site.unpadded, site.seen = before, dispatch.sums(values.shape[2], Reading(), values.device)
         site.account.state = None
     site.seen.add(values, Choice(selection.choice.samples, selection.choice.rows))
 

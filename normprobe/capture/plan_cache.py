@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from normprobe import kernels
 from normprobe.capture.forward import Forward, Sequence
 from normprobe.capture.layer_state import Watch
 from normprobe.capture.sample_numbers import Placed, place_again
 from normprobe.capture.selection import RawSelection, Selection, select, select_rows
+from normprobe.kernels import dispatch
 from normprobe.samples.reservoir import Roster
 
 
@@ -99,7 +99,7 @@ class Agreements:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._compiled = kernels.compiled()
+        self._compiled = dispatch.compiled()
         self._cells: dict[Any, Any] = {}
         self._kin: Kin | None = None
         self._last: Ahead | None = None
@@ -193,8 +193,8 @@ class Agreements:
             rows=rows,
             samples_after=selection.roster,
             rows_after=raw.roster,
-            plan=selection.choice.plan,
-            raw_plan=None if raw.choice is None else raw.choice.plan,
+            plan=compiled.plan_of(selection.choice),
+            raw_plan=None if raw.choice is None else compiled.plan_of(raw.choice),
             small=compiled.SMALL,
             placed=selection.placed,
             n_samples=selection.n_samples,

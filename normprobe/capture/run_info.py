@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import normprobe
-from normprobe import kernels
 from normprobe.capture.forward import Forward
+from normprobe.kernels import dispatch
 from normprobe.samples.fingerprint import digest
 from normprobe.samples.pad_tokens import Pad, count_padding, pad_token
 
@@ -31,9 +31,9 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "device": "; ".join(dict.fromkeys(str(tensor.device) for tensor in tensors)) or "cpu",
         "dtype": "; ".join(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors)),
         "meant_dtype": _meant(inner),
-        "kernel": kernels.name(),
+        "kernel": dispatch.name(),
         "versions": {
-            "normprobe": normprobe.__version__,
+            "normprobe": metadata.version("normprobe"),
             "torch": str(torch.__version__),
             "transformers": getattr(transformers, "__version__", None),
             "python": platform.python_version(),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from normprobe.capture.forward import Forward, Sequence
 from normprobe.capture.layer_state import Watch
-from normprobe.kernels import Extremes
+from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
 from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
 from normprobe.samples.masks import Padding

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.capture.sample_numbers import Numbered, Placed
-from normprobe.kernels import Choice
+from normprobe.kernels.choice import Choice
 from normprobe.samples.hashing import row_of
 from normprobe.samples.reservoir import Identities, Roster
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from normprobe.capture.counters import Account
-from normprobe.kernels import Met, Sums, account
+from normprobe.capture.counters import Account, account
 from normprobe.kernels.moments import Moments, merge
+from normprobe.kernels.types import Met, Sums
 from normprobe.samples.reservoir import Roster
 from normprobe.tables.records import Holder, Kept, SiteRecord
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normprobe import __version__
 from normprobe.cli import printing
 from normprobe.cli.comparing import compare
 from normprobe.cli.error_lines import guarded
@@ -44,7 +43,7 @@ _FAIL_ON = click.option(
 
 
 @click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, "--version", prog_name="normprobe")
+@click.version_option(None, "--version", package_name="normprobe", prog_name="normprobe")
 def main() -> None:
     """What normalization does inside a network, from a terminal."""
     printing.forgive_encodings()

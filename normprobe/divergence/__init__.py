@@ -1,8 +1,8 @@
 """Where two sets of tables differ first: the engine of `compare` and `compare_live`.
 
-In: the tables of two recordings, or the power sums of two models run side by side. Out: `Differences`, a row per
-matched layer and site, with the noise that rounding or sampling explains already judged. Here: matching of
-layers and samples, the error and what of it is inherited, the verdict in words, and its findings.
+In: the tables of two recordings, or the power sums of two models run side by side. Out: `Differences`, a row
+per matched layer and site, with the noise that rounding or sampling explains already judged. Here: matching
+of layers and samples, the error and what of it is inherited, the verdict in words, and its findings.
 """
 
 from normprobe.divergence.columns import LAYERS, UNMATCHED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from normprobe.divergence.rounding import Precision, precision
 from normprobe.divergence.same_data import Pairing, pair_data
 from normprobe.divergence.unpaired import other_columns
 from normprobe.errors import NormprobeError, NoSamplesError, RecordingError
-from normprobe.tables import Tables
+from normprobe.tables.frames import Tables
 
 LEVEL = 0.01
 
@@ -35,6 +35,14 @@ class Differences:
     layers: pd.DataFrame
     unmatched: pd.DataFrame
     facts: Mapping[str, Any]
+
+
+class HasDifferences(Protocol):
+    """What holds differences: a comparison."""
+
+    @property
+    def differences(self) -> Differences:
+        """The frames behind it."""
 
 
 def differences(a: Tables, b: Tables, *, same_data: bool | None = None, level: float = LEVEL) -> Differences:

@@ -17,7 +17,7 @@ from normprobe.divergence.matching import Matched, Unmatched
 from normprobe.divergence.paired import judged, split_errors
 from normprobe.divergence.rounding import precision
 from normprobe.divergence.same_data import Pairing
-from normprobe.tables import Tables
+from normprobe.tables.frames import Tables
 
 __all__ = ["live_differences", "matched_layers"]
 

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.moments import Moments
-from normprobe.tables import Tables
 from normprobe.tables.derive import moments_of, row_starts, starts
+from normprobe.tables.frames import Tables
 
 Numbers = NDArray[np.float64]
 Whole = NDArray[np.int64]

@@ -8,7 +8,7 @@ import numpy as np
 
 from normprobe.divergence.kept_samples import Reader, paired
 from normprobe.errors import RecordingError
-from normprobe.tables import Tables
+from normprobe.tables.frames import Tables
 
 _CLOSE = 0.05
 """Data that differ by their dtype alone agree to 2**-8 and better; other data do not agree at all."""

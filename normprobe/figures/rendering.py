@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from normprobe.comparison import Comparison
     from normprobe.divergence import Differences
-    from normprobe.recording import Recording
-    from normprobe.tables import Tables
+    from normprobe.divergence.differences import HasDifferences
+    from normprobe.tables.frames import HasTables, Tables
 
 PNG_DPI = 150
 
@@ -102,7 +101,7 @@ class Rendered:
         return written
 
 
-def render(tables: Tables | Recording, name: str, *, layer: str | None = None) -> Rendered:
+def render(tables: Tables | HasTables, name: str, *, layer: str | None = None) -> Rendered:
     """Draw one figure of the report.
 
     Args:
@@ -147,7 +146,7 @@ def rendered(plan: Plan, name: str) -> Rendered:
     )
 
 
-def render_divergence(comparison: Comparison | Differences) -> Rendered:
+def render_divergence(comparison: HasDifferences | Differences) -> Rendered:
     """Draw the figure of a comparison.
 
     Args:
@@ -159,7 +158,7 @@ def render_divergence(comparison: Comparison | Differences) -> Rendered:
     return rendered(divergence_profile.plan(comparison), "divergence_profile")
 
 
-def available(tables: Tables | Recording) -> list[str]:
+def available(tables: Tables | HasTables) -> list[str]:
     """Return the names of the section figures this recording supports, in the report's order.
 
     Args:

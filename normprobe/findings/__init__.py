@@ -13,7 +13,7 @@ from normprobe.findings.registry import CHECKS, chosen, explain, page_of, thresh
 if TYPE_CHECKING:
     import pandas as pd
 
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 __all__ = [
     "CHECKS",

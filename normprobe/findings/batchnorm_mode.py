@@ -11,7 +11,7 @@ from normprobe.findings.check import Check, Finding, Severity, named
 from normprobe.formatting import format_number
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 
 def batch_norms(tables: Tables) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import pandas as pd
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")

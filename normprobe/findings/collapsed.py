@@ -13,7 +13,7 @@ from normprobe.formatting import format_number
 from normprobe.tables.measures import at, layer_measures
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 
 @dataclass(frozen=True, kw_only=True)

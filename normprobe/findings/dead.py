@@ -20,7 +20,7 @@ from normprobe.tables.measures import (
 )
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 
 def inner(tables: Tables, rows: int) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from normprobe.formatting import format_number, role_of
 from normprobe.tables.measures import gain_measures, layer_measures, never_updated, sample_measures
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 SLOPE_SOURCE = "arXiv:1803.01719; arXiv:2502.05795"
 

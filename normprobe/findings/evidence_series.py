@@ -22,7 +22,7 @@ from normprobe.tables.measures import (
 )
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 _HOME = {
     **dict.fromkeys(

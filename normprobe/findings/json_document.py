@@ -11,7 +11,7 @@ import pandas as pd
 from normprobe.findings.check import SEVERITIES
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 FORMAT = 1
 """Rises when a name of the document goes away or changes its meaning; new names may come at any time."""

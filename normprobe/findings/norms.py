@@ -13,7 +13,7 @@ from normprobe.formatting import format_number, role_of
 from normprobe.tables.measures import layer_measures, norms_untrained, sample_measures, side
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 
 @dataclass(frozen=True, kw_only=True)

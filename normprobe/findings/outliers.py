@@ -15,7 +15,7 @@ from normprobe.formatting import format_number
 from normprobe.tables.measures import KEY, features_with_peaks, ratio, side
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from normprobe.formatting import format_number
 from normprobe.tables.measures import layer_measures, side
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 
 VECTOR = ["mean", "variance", "min", "max"]

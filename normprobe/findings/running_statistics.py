@@ -14,7 +14,7 @@ from normprobe.formatting import format_number
 from normprobe.tables.measures import made_by_few, never_updated, running_measures
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 DRIFT = "arXiv:2006.16971; arXiv:2105.07576; PyTorch issues 4741, 19902"
 

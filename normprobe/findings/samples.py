@@ -12,7 +12,7 @@ from normprobe.formatting import format_number
 from normprobe.tables.measures import at, feature_measures, layer_measures, made_by_few
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 
 @dataclass(frozen=True, kw_only=True)

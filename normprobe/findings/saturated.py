@@ -10,7 +10,7 @@ from normprobe.findings.dead import inner
 from normprobe.tables.measures import CONSTANT, feature_measures
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 
 @dataclass(frozen=True, kw_only=True)

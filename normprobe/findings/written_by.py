@@ -10,7 +10,7 @@ import pandas as pd
 from normprobe.tables.measures import KEY, at, layer_measures, ratio, remembered, side
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 
 def writer(tables: Tables, layer: str, feature: int, value: float) -> str:

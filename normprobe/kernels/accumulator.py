@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normprobe.kernels import Choice, Extremes, Measured, Met, SampleMoments, chunked, few_rows, reference
+from normprobe.kernels import chunked, few_rows, reference
+from normprobe.kernels.choice import Choice
 from normprobe.kernels.moments import Moments, merge
+from normprobe.kernels.types import Extremes, Measured, Met, SampleMoments
 
 _SAMPLE_FIELDS = len(SampleMoments.__match_args__)
 
@@ -127,9 +129,10 @@ def _mask(choice: Choice) -> Tensor | None:
 
 def _sent(choice: Choice, name: str, device: torch.device) -> Tensor:
     """An array of the choice on the device, sent once and without waiting."""
-    if name not in choice.sent:
-        choice.sent[name] = torch.from_numpy(getattr(choice, name)).to(device, non_blocking=True)
-    return choice.sent[name]
+    if name not in choice.prepared:
+        choice.prepared[name] = torch.from_numpy(getattr(choice, name)).to(device, non_blocking=True)
+    sent: Tensor = choice.prepared[name]
+    return sent
 
 
 def _put(held: Tensor, rows: Tensor, slots: NDArray[np.int64]) -> Tensor:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from normprobe.kernels import Measured, SampleMoments
 from normprobe.kernels.moments import Moments
 from normprobe.kernels.reference import two_pass
+from normprobe.kernels.types import Measured, SampleMoments
 
 _BLOCK = 1 << 17
 """Numbers in a block: it and a copy of it stay in the cache."""

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normprobe.kernels import Choice, Extremes, Measured, Met, Reading, SampleMoments
 from normprobe.kernels._cpu import (
     Account,
     Agreed,
@@ -26,7 +25,9 @@ from normprobe.kernels._cpu import (
     hashes,
     learn,
 )
+from normprobe.kernels.choice import Choice
 from normprobe.kernels.moments import Moments
+from normprobe.kernels.types import Extremes, Measured, Met, Reading, SampleMoments
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 __all__ = [
@@ -79,10 +80,13 @@ def threads() -> int:
 
 
 def plan_of(choice: Choice) -> Plan:
-    """A choice as the extension takes it."""
-    given = choice
-    real = None if given.real is None else np.ascontiguousarray(given.real)
-    return Plan(given.samples, given.rows, real, given.keep, given.slots, given.raw, given.raw_slots)
+    """A choice as the extension takes it, made once."""
+    plan: Plan | None = choice.prepared.get("plan")
+    if plan is None:
+        real = None if choice.real is None else np.ascontiguousarray(choice.real)
+        kept = (choice.keep, choice.slots, choice.raw, choice.raw_slots)
+        plan = choice.prepared["plan"] = Plan(choice.samples, choice.rows, real, *kept)
+    return plan
 
 
 class CompiledSums:
@@ -104,14 +108,14 @@ class CompiledSums:
 
     def take(self, found: Delta, choice: Choice) -> Extremes:
         """Add what was measured with this choice."""
-        return Extremes(*(self.state.add(found, choice.plan) or (None, None)))
+        return Extremes(*(self.state.add(found, plan_of(choice)) or (None, None)))
 
     def keep(self, values: Tensor, choice: Choice) -> None:
         """Keep the raw rows chosen of ``values``, shape (samples, rows, features)."""
         rows = values.flatten(0, 1)[torch.from_numpy(choice.raw)]
         everyone = np.arange(len(choice.raw))
         copied = Choice(len(rows), 1, raw=everyone, raw_slots=choice.raw_slots)
-        self.state.keep(_plain(rows), copied.plan)
+        self.state.keep(_plain(rows), plan_of(copied))
 
     def met(self, slots: int, raw_slots: int) -> Met:
         """Everything so far."""
@@ -136,7 +140,7 @@ class CompiledSums:
         found = self.measure(values, choice)
         at = [
             0 if held is None else held[1] * self._features + held[2]
-            for held in self.state.add(found, choice.plan) or (None, None)
+            for held in self.state.add(found, plan_of(choice)) or (None, None)
         ]
         met = self.met(len(choice.slots), 0)
         return Measured(
@@ -152,9 +156,9 @@ class CompiledSums:
     def measure(self, values: Tensor, choice: Choice) -> Delta:
         """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
         plain = _plain(values)
-        found = self._reader.measure(plain, choice.plan, threads(), SMALL)
+        found = self._reader.measure(plain, plan_of(choice), threads(), SMALL)
         if found is None:
-            found = self._reader.measure(plain.contiguous(), choice.plan, threads(), SMALL)
+            found = self._reader.measure(plain.contiguous(), plan_of(choice), threads(), SMALL)
         assert found is not None
         return found
 

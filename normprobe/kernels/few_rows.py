@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normprobe.kernels import Measured, SampleMoments
 from normprobe.kernels.moments import Moments
+from normprobe.kernels.types import Measured, SampleMoments
 
 _FEW = 16
 """Of more rows the numbers cost more than the calls."""

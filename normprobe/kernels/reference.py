@@ -14,8 +14,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from normprobe.kernels import Measured, SampleMoments
 from normprobe.kernels.moments import Moments, merge
+from normprobe.kernels.types import Measured, SampleMoments
 
 _BLOCK = 1 << 18
 """Numbers in a block, so that the float64 copies stay near 2 MB each whatever the tensor."""

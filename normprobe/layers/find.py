@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
+from normprobe.layers.candidates import guessed_view, is_lazy
 from normprobe.layers.layer import Called, Found, Layer, modules_of, under
 from normprobe.layers.module_attributes import eps_of, stored
 from normprobe.layers.parameter_layers import parameter_layers, strays
-from normprobe.layers.view_registry import KINDS, View, guessed_view, is_lazy, registered_view
+from normprobe.layers.view import KINDS, View
+from normprobe.layers.view_registry import registered_view
 
 __all__ = ["Found", "Layer", "LayerFilter", "find_layers"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from normprobe.layers.view_registry import View
+from normprobe.layers.view import View
 
 _INSIDE = (
     "_orig_mod",  # torch.compile

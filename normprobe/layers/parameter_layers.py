@@ -9,8 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from normprobe.layers.candidates import is_lazy
 from normprobe.layers.layer import Called, Layer, under
-from normprobe.layers.view_registry import View, is_lazy, registered_view
+from normprobe.layers.view import View
+from normprobe.layers.view_registry import registered_view
 
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _ROUTER = re.compile(r"router|gate(?!d)|gating", re.IGNORECASE)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from normprobe.errors import ViewError
-from normprobe.layers.view_registry import View
+from normprobe.layers.view import View
 
 
 @dataclass(frozen=True)

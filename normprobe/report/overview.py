@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,7 +14,16 @@ from normprobe.formatting import format_count
 from normprobe.report.layer_summary import LINEAR
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
 
 _PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
 _ANY_MODEL = re.compile(r"models?|weights|final|best|checkpoints?([-_]\d+)?|[0-9a-f]{40}")
@@ -136,3 +146,32 @@ def first_nonfinite(layers: pd.DataFrame) -> tuple[str, str, int] | None:
         return None
     site = "input" if dirty["input"].iloc[0] else "output"
     return str(dirty.index[0]), site, int(dirty[site].iloc[0])
+
+
+def extent(tables: Tables, row: pd.Series) -> str:
+    """Say how many layers share a finding: `36 of 61 norms`; empty where it is one layer or none."""
+    affected = int(row["layers_affected"])
+    if affected < 2:
+        return ""
+    ledger = tables.ledger[tables.ledger["status"] == "fired"]
+    linear = ledger["kind"] == LINEAR
+    named = ledger["layer"].isin([str(row["layer"]), *text_or_empty(row["affected"]).split("; ")])
+    if not named.any():
+        return f"{affected:,} layers"
+    if linear[named].nunique() > 1:
+        return f"{affected:,} of {len(ledger):,} layers"
+    same = linear == linear[named].iloc[0]
+    return f"{affected:,} of {same.sum():,} {'Linear' if linear[named].iloc[0] else 'norms'}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number of the table: as shown, and as sorted (empty where the shown text sorts by itself)."""
+
+    shown: str
+    key: str
+
+
+def text_or_empty(value: object) -> str:
+    """The text of a cell of a frame; empty where it is missing."""
+    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]

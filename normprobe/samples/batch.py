@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -200,15 +199,6 @@ def takes_time_first(module: nn.Module) -> bool:
         "torch."
     )
     return torchs and getattr(module, "batch_first", True) is False
-
-
-graph_task = torch._C._current_graph_task_id
-"""Which backward is running in this thread; -1: none."""
-
-
-def in_backward() -> bool:
-    """Whether autograd is running backward in this thread: a forward there is a recomputation."""
-    return bool(graph_task() != -1)
 
 
 def decoders(model: nn.Module) -> list[nn.Module]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe import kernels
+from normprobe.kernels import dispatch
 
 Hashes = NDArray[np.uint64]
 Whole = NDArray[np.int64]
@@ -30,7 +30,7 @@ def hashes(seed: int, example: Whole, position: Whole) -> Hashes:
     """Hash of each (seed, example, position): uint64 below 2**63, broadcast over the inputs."""
     if example.shape == position.shape == (1,):  # a decoded token: Python's numbers are faster than arrays
         return np.array([_hash(seed, int(example[0]), int(position[0]))], np.uint64)
-    kernel = kernels.compiled()
+    kernel = dispatch.compiled()
     if kernel is not None and example.shape == position.shape:
         given = (np.ascontiguousarray(numbers, np.int64) for numbers in (example, position))
         return np.frombuffer(kernel.hashes(seed & _WORD, *given), np.uint64)

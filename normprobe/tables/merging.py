@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from normprobe.errors import RecordingError
 from normprobe.kernels.moments import Moments, merge
-from normprobe.tables import Tables
 from normprobe.tables.build import HELD, MOMENTS, SEEN, VECTORS
 from normprobe.tables.derive import moments_of, row_starts, starts
+from normprobe.tables.frames import Tables
 from normprobe.tables.merging_meta import merge_ledgers, merge_meta, pieces, with_every_layer
 from normprobe.tables.schema import based
 

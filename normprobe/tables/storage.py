@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normprobe.errors import RecordingError
-from normprobe.tables import Tables
 from normprobe.tables.export import atomically
+from normprobe.tables.frames import Tables
 from normprobe.tables.schema import BASE
 from normprobe.tables.validate import check_meta, check_tables
 

@@ -14,7 +14,7 @@ from normprobe.tables.merging_meta import STATUSES
 from normprobe.tables.schema import BASE, WHOLE
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 KINDS = ("linear", "layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
 _MOST = 2**63

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from normprobe import kernels
-from normprobe.capture import counters
+from normprobe.capture import counters, current_forward
+from normprobe.kernels import dispatch
 
-WAYS = [counters, *([kernels.compiled()] if kernels.compiled() else [])]
+WAYS = [counters, *([dispatch.compiled()] if dispatch.compiled() else [])]
 
 
 @pytest.fixture(params=WAYS, ids=["python", "extension"][: len(WAYS)])
@@ -106,7 +106,7 @@ class TestInside:
 
 class TestLock:
     def test_a_thread_may_hold_it_twice_and_others_wait(self) -> None:
-        lock, told = kernels.lock(), []
+        lock, told = current_forward.lock(), []
 
         def elsewhere() -> None:
             with lock:
@@ -121,7 +121,7 @@ class TestLock:
         assert told == ["I", "they"]
 
     def test_it_is_given_up_after_an_error(self) -> None:
-        lock = kernels.lock()
+        lock = current_forward.lock()
         with pytest.raises(ValueError, match="no"), lock:
             raise ValueError("no")
         other = threading.Thread(target=lambda: lock.__enter__() and lock.__exit__(None, None, None))
@@ -130,7 +130,7 @@ class TestLock:
         assert not other.is_alive()
 
     def test_nobody_is_inside_with_another(self) -> None:
-        lock, counts = kernels.lock(), [0, 0]
+        lock, counts = current_forward.lock(), [0, 0]
 
         def elsewhere() -> None:
             for _ in range(300):

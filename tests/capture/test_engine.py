@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe import kernels
-from normprobe.kernels import Choice, Reading
+from normprobe.kernels import dispatch
 from normprobe.kernels.accumulator import PlainSums
+from normprobe.kernels.choice import Choice
+from normprobe.kernels.types import Reading
 from tests.helpers.oracle import two_pass
 
-COMPILED = kernels.compiled() is not None
+COMPILED = dispatch.compiled() is not None
 compiled_only = pytest.mark.skipif(not COMPILED, reason="the C kernel is not built, or not asked for")
 
 
@@ -212,18 +213,18 @@ class TestOneTensorReadByTwo:
 
     @compiled_only
     def test_it_is_measured_once(self) -> None:
-        from normprobe.kernels.cpu import SMALL, Memory
+        from normprobe.kernels.cpu import SMALL, Memory, plan_of
 
         choice, tensor, memory = Choice(50, 1), data(50, 6), Memory()
-        one, other = (kernels.sums(6, Reading(by_example=False), tensor.device) for _ in range(2))
-        one.state.hear(tensor, choice.plan, None, memory, 1, SMALL)
+        one, other = (dispatch.sums(6, Reading(by_example=False), tensor.device) for _ in range(2))
+        one.state.hear(tensor, plan_of(choice), None, memory, 1, SMALL)
         np.asarray(tensor)[:] = (
             0  # behind torch's back: the version stays, so what was measured is used again
         )
-        other.state.hear(tensor, choice.plan, None, memory, 1, SMALL)
+        other.state.hear(tensor, plan_of(choice), None, memory, 1, SMALL)
         assert (one.met(0, 0).features.mean == other.met(0, 0).features.mean).all()
         tensor.zero_()
-        other.state.hear(tensor, choice.plan, None, memory, 1, SMALL)
+        other.state.hear(tensor, plan_of(choice), None, memory, 1, SMALL)
         assert (other.met(0, 0).features.zeros == 50).all()
 
 
@@ -275,8 +276,8 @@ def test_loading_the_kernel_leaves_denormals_alone() -> None:
     said = run_alone(
         """
         import numpy, torch
-        from normprobe import kernels
-        kernels.compiled()
+        from normprobe.kernels import dispatch
+        dispatch.compiled()
         print(float(torch.tensor(1e-39) * 0.5) > 0, float(numpy.float32(1e-39) * numpy.float32(0.5)) > 0)
         """
     )
@@ -490,7 +491,7 @@ class TestLooks:
         tensor = self.TENSORS[name]()
         from normprobe.kernels import cpu
 
-        state, plan = cpu.State(5, -1, 1, -1, False), Choice(6, 1).plan
+        state, plan = cpu.State(5, -1, 1, -1, False), cpu.plan_of(Choice(6, 1))
         news = state.hear(tensor, plan, None, cpu.Memory(), 1, 0)
         if name not in self.READ:
             assert news is False

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe import kernels
 from normprobe.capture import plan_cache
 from normprobe.capture.plan_cache import Agreements
+from normprobe.kernels import dispatch
 
-pytestmark = pytest.mark.skipif(kernels.compiled() is None, reason="only the C kernel's hooks agree")
+pytestmark = pytest.mark.skipif(dispatch.compiled() is None, reason="only the C kernel's hooks agree")
 
 
 class Decoder(nn.Module):

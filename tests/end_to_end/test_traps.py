@@ -445,8 +445,8 @@ assert float(torch.tensor([1e-39]) * 0.5) > 0, "torch"
 assert float(torch.full((4096,), 1e-39).mul(0.5).max()) > 0, "torch, many at once"
 assert numpy.float32(1e-39) * numpy.float32(0.5) > 0, "numpy"
 assert (numpy.full(4096, 1e-39, numpy.float32) * numpy.float32(0.5)).max() > 0, "numpy, many at once"
-from normprobe import kernels
-print(kernels.name())
+from normprobe.kernels import dispatch
+print(dispatch.name())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

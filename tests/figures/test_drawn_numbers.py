@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from normprobe import figures
 from normprobe.figures.data import by_depth
+from normprobe.figures.data.depth_profile import summarize
 from normprobe.figures.drawing.palette import AFTER, BEFORE
 from normprobe.figures.plots import (
-    depth_profile,
     linear_by_role,
     outlier_map,
     running_statistics,
@@ -104,7 +104,7 @@ def test_no_setting_changes_and_no_figure_stays_open(deep):
 
 
 def test_the_profile_shows_medians_of_sample_variances(deep, activations):
-    found = depth_profile.summarize(deep.tables)
+    found = summarize(deep.tables)
     for index, site in enumerate(("input", "output")):
         variances = [activations[layer][index].var(axis=1) for layer in found.depth.layers]
         rows = found.site(site)
@@ -115,7 +115,7 @@ def test_the_profile_shows_medians_of_sample_variances(deep, activations):
 
 
 def test_the_features_after_the_norm_are_compared_without_its_scale(deep, activations):
-    found, model = depth_profile.summarize(deep.tables), dict(stack(6).named_modules())
+    found, model = summarize(deep.tables), dict(stack(6).named_modules())
     for layer, before, after, with_scale in zip(
         found.depth.layers,
         found.site("input")["spread"],
@@ -138,7 +138,7 @@ def test_hollow_blue_is_before_and_filled_orange_after(deep):
 
 
 def test_the_largest_value_is_named(deep, activations):
-    found = depth_profile.summarize(deep.tables)
+    found = summarize(deep.tables)
     tops = {layer: np.abs(rows[0]).max(axis=0) for layer, rows in activations.items()}
     np.testing.assert_allclose(found.peaks["worst"], [tops[layer].max() for layer in found.depth.layers])
     np.testing.assert_allclose(found.peaks["typical"], [np.median(tops[name]) for name in found.depth.layers])

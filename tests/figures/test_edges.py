@@ -11,8 +11,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.path import Path
 
 from normprobe import figures
+from normprobe.figures.data.depth_profile import summarize
 from normprobe.figures.drawing.palette import ACCENT
-from normprobe.figures.plots import depth_profile
 from tests.helpers.figure_recordings import Chain, every_figure, images, normal, record, stack, text_boxes
 
 X = normal(6, 7, 16)
@@ -152,7 +152,7 @@ def test_one_sample_has_no_percentiles():
 
 def test_one_feature_shows_the_variance_of_the_feature():
     recording = record(stack(5, 1), normal(5, 4, 1))
-    found = depth_profile.summarize(recording.tables)
+    found = summarize(recording.tables)
     expected = recording.features.query("site == 'input' and layer == 'layers.0.norm'")["variance"].iloc[0]
     assert found.site("input")["p50"].iloc[0] == expected > 0
     assert "6 norms of one feature: the variance shown is that of the feature over positions." in caption(

@@ -13,9 +13,9 @@ from torch import nn
 
 from normprobe import figures
 from normprobe.figures.data import by_depth
+from normprobe.figures.data.depth_profile import Profile
 from normprobe.figures.drawing.depth_axis import DepthAxis
 from normprobe.figures.drawing.palette import ACCENT, BEFORE, ROLE_COLOURS, ROLE_DASHES
-from normprobe.figures.plots import depth_profile
 from normprobe.figures.plots.norm_panel_charts import MOST_BARS, MOST_DOTS
 from tests.helpers.figure_recordings import images, normal, record, stack
 from tests.report.html.test_colours import contrast, themes
@@ -52,7 +52,7 @@ def test_a_pooled_variance_is_marked_only_where_a_few_samples_carry_it() -> None
 def test_a_pooled_variance_is_shown_above_five_times_the_median_ones() -> None:
     sites = pd.DataFrame({"p50": [2.0, 2.0, 0.0], "pooled": [9.99, 10.01, 1.0]})
     depth = DepthAxis(("a", "b", "c"), ("layer_norm",) * 3)
-    shown = depth_profile.Profile(depth, sites, pd.DataFrame(), "token", (), single=False).pooled
+    shown = Profile(depth, sites, pd.DataFrame(), "token", (), single=False).pooled
     assert list(shown.fillna(0)) == [0, 10.01, 1.0]
 
 

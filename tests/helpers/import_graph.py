@@ -1,4 +1,4 @@
-"""Who imports whom in the package: every import counts, at the top, inside functions, and for type checkers only."""
+"""Who imports whom in the package: imports at the top, inside functions, and for type checkers only."""
 
 from __future__ import annotations
 

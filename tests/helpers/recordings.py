@@ -14,7 +14,7 @@ import normprobe
 from normprobe.kernels.moments import Moments
 from normprobe.recording import Recording
 from normprobe.samples.hashing import hashes
-from normprobe.tables import Tables, build_tables
+from normprobe.tables.frames import Tables, build_tables
 from normprobe.tables.records import Holder, Kept, LayerRecord, SiteRecord
 
 FRAMES = ("layers", "features", "samples", "ledger", "labels")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe.findings.check import COLUMNS
-from normprobe.tables import Tables
+from normprobe.tables.frames import Tables
 
 
 class Block(nn.Module):

@@ -1,174 +1,122 @@
-"""The module table of DESIGN, held against the imports: one direction, one border per library."""
+"""The folders' table, held against every import: one direction, no circle, one border per library."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Callable
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2] / "normprobe"
+from tests.helpers.import_graph import (
+    ROOT,
+    cycles,
+    files,
+    folder_of,
+    handed_on,
+    imports,
+    module_of,
+    modules,
+    place_of,
+    targets,
+)
 
-# Each module or package of the top level: its own imports, then those of others. `+` marks an import made
-# inside a function, when it is needed, so that `import normprobe` stays cheap.
+# Each folder or loose file, lowest first: the folders whose modules it may import, for types and inside
+# functions, too; then the libraries.
 MAY_IMPORT: dict[str, tuple[str, str]] = {
     "errors": ("", ""),
-    "wording": ("names", "numpy pandas"),
-    "names": ("", ""),
-    "attributes": ("", "torch"),
-    "views": ("attributes errors", "torch"),
-    "found": ("views", "torch"),
-    "parameters": ("found views", "torch"),
-    "layers": ("attributes errors found parameters views", "torch"),
-    "arranging": ("errors views", "torch"),
-    "masks": ("errors", "torch numpy"),
-    "moments": ("errors", "numpy"),
-    "kernels": ("moments", "torch numpy"),
-    "sampling": ("kernels", "numpy"),
-    "compiling": ("watch", "torch"),
-    "hooks": ("compiling", "torch"),
-    "records": ("moments", "numpy"),
-    "roster": ("sampling", "numpy"),
-    "accumulators": ("kernels moments records roster", "numpy"),
-    "affine": ("", "torch"),
-    "readings": ("affine views", "torch"),
-    "normcall": ("affine arranging readings views", "torch"),
-    "evidence": ("affine attributes normcall readings", "torch"),
-    "behaviour": ("evidence normcall readings views", "torch"),
-    "alignment": ("masks sampling", "numpy"),
-    "digests": ("", "torch numpy"),
-    "arguments": ("masks", "torch numpy"),
-    "forwards": ("alignment arguments frames kernels masks", "torch"),
-    "running": ("", "torch"),
-    "watch": (
-        "accumulators affine alignment behaviour found masks records roster running views",
-        "torch numpy",
-    ),
-    "placing": ("alignment arranging forwards kernels masks records watch", "numpy"),
-    "choosing": ("forwards kernels placing roster sampling", "numpy"),
-    "agreements": ("choosing forwards kernels placing roster watch", "torch"),
-    "measuring": (
-        "accumulators agreements arranging choosing forwards kernels moments placing records tracing watch",
-        "torch numpy",
-    ),
-    "ears": ("forwards kernels placing watch", "torch"),
-    "unseen": ("compiling forwards found", "torch"),
-    "frames": ("", "torch"),
-    "modes": ("", "torch"),
-    "tracing": ("", "torch"),
-    "calls": ("", "torch"),
-    "sessions": ("calls found parameters views", "torch"),
-    "functional": ("arguments calls compiling forwards found frames modes sessions unseen watch", "torch"),
-    "options": ("errors masks", "torch"),
-    "context": ("kernels digests forwards pads", "torch numpy"),
-    "pads": ("", "torch numpy"),
-    "listening": (
-        "arguments compiling context ears forwards found functional hooks kernels masks measuring options "
-        "placing roster tracing unseen watch",
-        "torch",
-    ),
-    "tables": ("moments errors records", "pandas pyarrow numpy"),
-    "findings": ("tables errors names wording", "pandas numpy"),
-    "comparison": ("tables findings moments wording names errors report+", "pandas numpy"),
-    "figures": ("tables wording errors names", "seaborn matplotlib pandas numpy"),
-    "report": ("tables findings figures wording errors names", "jinja2 pandas numpy markupsafe"),
-    "recording": ("tables errors findings+ report+", "pandas numpy"),
-    "probe": ("accumulators context errors hooks layers listening options recording tables unseen", "torch"),
-    "runner": ("errors probe recording", "torch"),
-    "powers": ("", "torch numpy"),
-    "sides": ("arguments arranging errors hooks layers masks powers", "torch"),
-    "live": ("comparison errors layers runner sides", "torch"),
-    "counterparts": ("views", "torch"),
-    "swap": ("affine behaviour counterparts errors layers views", "torch"),
-    "batchnorm": ("errors layers probe recording runner views", "torch pandas numpy"),
-    "models": ("errors", "torch transformers safetensors"),
-    "inputs": ("errors models", "torch transformers pandas numpy PIL safetensors pyarrow"),
-    "__main__": ("cli", ""),
+    "formatting": ("", "numpy pandas"),
+    "kernels": ("", "torch numpy"),
+    "layers": ("errors", "torch"),
+    "counterparts": ("layers", ""),
+    "samples": ("kernels", "torch numpy"),
+    "tables": ("errors kernels", "pandas pyarrow numpy"),
+    "capture": ("errors kernels layers samples tables", "torch numpy"),
+    "findings": ("errors formatting tables", "pandas numpy"),
+    "divergence": ("errors findings formatting kernels tables", "pandas numpy"),
+    "figures": ("divergence errors formatting tables", "seaborn matplotlib pandas numpy"),
+    "report": ("divergence errors figures findings formatting tables", "jinja2 pandas numpy markupsafe"),
+    "recording": ("errors findings report tables", "pandas numpy"),
+    "probe": ("capture errors layers recording tables", "torch"),
+    "comparison": ("divergence errors recording report tables", "pandas"),
+    "live_comparison": ("capture comparison divergence errors layers probe", "torch"),
+    "batchnorm": ("errors layers probe recording", "torch pandas numpy"),
+    "loading": ("errors", "torch transformers pandas numpy PIL safetensors pyarrow"),
     "cli": (
-        "batchnorm+ comparison+ errors findings+ inputs+ models+ recording+ report+ runner+ wording+",
-        "click rich",
+        "batchnorm comparison divergence errors findings loading probe recording report",
+        "click pandas rich",
     ),
+    "__init__": ("comparison divergence errors layers live_comparison probe recording", ""),
+    "__main__": ("cli", ""),
 }
-HEAVY = {
-    "torch",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "seaborn",
-    "matplotlib",
-    "jinja2",
-    "transformers",
-    "click",
-    "rich",
-}
-HEAVY |= {"PIL", "safetensors", "markupsafe", "scipy"}
+LIBRARIES = {name for _, names in MAY_IMPORT.values() for name in names.split()} | {"scipy"}
 
 
-def room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def graph_by(place: Callable[[str], str]) -> dict[str, set[str]]:
+    """Who imports whom, of folders, subfolders or files."""
+    graph: dict[str, set[str]] = defaultdict(set)
+    for path in files():
+        here = place(module_of(path))
+        graph[here] |= {place(target) for target in targets(path)} - {here}
+    return graph
 
 
-def imports(path: Path) -> set[tuple[str, bool]]:
-    """Every module a file imports, and whether at its top level and not only for type checkers."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        for child in ast.iter_child_nodes(node):
-            child.parent = node  # type: ignore[attr-defined]
-    found = set()
-    for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names = [node.module]
-            if node.module == "normprobe":
-                names = [f"normprobe.{alias.name}" for alias in node.names]
-        if names and not _for_types(node):
-            found |= {(name, isinstance(node.parent, ast.Module)) for name in names}  # type: ignore[attr-defined]
-    return found
+def test_imports_between_folders_are_those_of_the_table_and_no_fewer() -> None:
+    allowed = {(here, there) for here, (own, _) in MAY_IMPORT.items() for there in own.split()}
+    made = {(here, there) for here, others in graph_by(folder_of).items() for there in others}
+    assert made - allowed == set(), "not in the table"
+    assert allowed - made == set(), "allowed, but no longer made"
 
 
-def _for_types(node: ast.AST) -> bool:
-    while (node := getattr(node, "parent", None)) is not None:  # type: ignore[assignment]
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            return True
-    return False
+def test_imports_of_libraries_are_those_of_the_table_and_no_fewer() -> None:
+    allowed = {(here, name) for here, (_, others) in MAY_IMPORT.items() for name in others.split()}
+    made = {
+        (folder_of(module_of(path)), entry.module.split(".")[0])
+        for path in files()
+        for entry in imports(path)
+    }
+    made = {(here, name) for here, name in made if name in LIBRARIES}
+    assert made - allowed == set(), "not in the table"
+    assert allowed - made == set(), "allowed, but no longer made"
 
 
-FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or path.name != "__init__.py"]
+def test_the_table_runs_one_way_and_names_every_folder() -> None:
+    own = {here: set(names.split()) for here, (names, _) in MAY_IMPORT.items()}
+    order = list(MAY_IMPORT)
+    assert list(TopologicalSorter(own).static_order())
+    assert [(a, b) for a, others in own.items() for b in others if order.index(b) > order.index(a)] == []
+    assert {folder_of(module) for module in modules()} == set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_follow_the_table(path: Path) -> None:
-    here = room(path)
-    assert here in MAY_IMPORT, f"{here} is not in the table"
-    own, others = (set(names.split()) for names in MAY_IMPORT[here])
-    for name, at_top in imports(path):
-        first, *rest = name.split(".")
-        if first == "normprobe":
-            there = rest[0] if rest else "__init__"
-            if there in (here, "__version__", "__init__"):
-                continue
-            assert there in own or (f"{there}+" in own and not at_top), f"{here} must not import {there}"
-        elif first in HEAVY:
-            assert first in others, f"{here} must not import {first}"
+@pytest.mark.parametrize("place", [folder_of, place_of, str], ids=["folders", "subfolders", "files"])
+def test_there_is_no_circle(place: Callable[[str], str]) -> None:
+    assert cycles(graph_by(place)) == []
 
 
-def test_the_table_has_no_cycle_and_no_empty_room() -> None:
-    graph = {here: {name.rstrip("+") for name in own.split()} for here, (own, _) in MAY_IMPORT.items()}
-    assert list(TopologicalSorter(graph).static_order())
-    rooms = {room(path) for path in FILES}
-    assert rooms == set(MAY_IMPORT)
+def test_a_circle_would_be_found() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
-def test_no_module_has_the_name_of_a_public_function() -> None:
+def test_few_files_lie_loose_and_few_folders_side_by_side() -> None:
+    assert len(list(ROOT.glob("*.py"))) <= 10
+    assert len([path for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"]) <= 12
+
+
+def test_no_file_has_the_name_of_what_its_package_hands_on() -> None:
+    """Importing such a file would hide the function of its name."""
     import normprobe
 
+    hidden = [
+        f"{package}.{name}"
+        for package in modules()
+        for name, home in handed_on(package).items()
+        if f"{package}.{name}" in modules() and home != f"{package}.{name}"
+    ]
+    assert hidden == []
     functions = {name for name in normprobe.__all__ if name[0].islower()}
-    assert not functions & {room(path) for path in FILES}
+    assert not functions & {folder_of(module) for module in modules()}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_mypy_strict_passes() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_is_short_and_says_what_lives_there(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= 250
+    assert len(text.splitlines()) <= 400
     tree = ast.parse(text)
     assert ast.get_docstring(tree), "a module opens with one sentence"
     for node in ast.walk(tree):

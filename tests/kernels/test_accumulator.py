@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from normprobe import kernels
-from normprobe.kernels import Choice
+from normprobe.kernels import dispatch
+from normprobe.kernels.choice import Choice
 from tests.helpers.oracle import RELATIVE, two_pass, worst
 
 pytestmark = pytest.mark.skipif(
-    kernels.compiled() is None, reason="the C kernel is not built here, or not asked for"
+    dispatch.compiled() is None, reason="the C kernel is not built here, or not asked for"
 )
 
 WIDTHS = (1, 5, 16, 70, 520, 1030)
@@ -46,7 +46,7 @@ class TestAddedUp:
     @pytest.mark.parametrize("threads", [1, 3])
     @pytest.mark.parametrize("readers", [1, 2])
     def test_every_batch_after_every_other(self, seed: int, threads: int, readers: int) -> None:
-        from normprobe.kernels.cpu import Memory, State
+        from normprobe.kernels.cpu import Memory, State, plan_of
 
         rng = np.random.default_rng(seed)
         width = int(rng.choice(WIDTHS))
@@ -56,7 +56,7 @@ class TestAddedUp:
             values = batch(rng, width)
             rows, memory = len(values), Memory()
             keep = np.flatnonzero(rng.random(rows) < 0.2)
-            plan = Choice(rows, 1, None, keep, np.arange(slots, slots + len(keep))).plan
+            plan = plan_of(Choice(rows, 1, None, keep, np.arange(slots, slots + len(keep))))
             slots += len(keep)
             exact = values.to(torch.float64).numpy()
             finite = exact[np.isfinite(exact)]
@@ -88,13 +88,13 @@ class TestAddedUp:
 
     def test_what_one_found_is_no_use_to_another_that_met_less(self) -> None:
         """Far from the mean of many numbers a sum loses digits that these do not need, but few numbers do."""
-        from normprobe.kernels.cpu import Memory, State
+        from normprobe.kernels.cpu import Memory, State, plan_of
 
         torch.manual_seed(0)
         first, far = torch.randn(2000, 16), torch.randn(200, 16) + 3e4 * torch.randn(16)
         old, twin, young = (State(16, -1, 1, -1, False) for _ in range(3))
         for values, states in ((first, [old, twin]), (far, [old, young])):
-            plan, memory = Choice(len(values), 1).plan, Memory()
+            plan, memory = plan_of(Choice(len(values), 1)), Memory()
             for state in states:
                 state.hear(values, plan, None, memory, 1, 0)
         for state, met in ((old, [first, far]), (young, [far])):
@@ -105,7 +105,7 @@ class TestAddedUp:
     @pytest.mark.parametrize("inner", [3, 200])
     def test_channels(self, seed: int, inner: int) -> None:
         """Planes (examples, channels, positions), of which an example's numbers are one sample."""
-        from normprobe.kernels.cpu import Memory, State
+        from normprobe.kernels.cpu import Memory, State, plan_of
 
         rng = np.random.default_rng(seed)
         width = int(rng.choice([1, 4, 70]))
@@ -115,7 +115,9 @@ class TestAddedUp:
             values = values + 0.25 * torch.arange(len(values), dtype=values.dtype)[:, None] % 7
             values = values.reshape(-1, inner, width).transpose(1, 2).contiguous()
             examples = len(values)
-            plan = Choice(examples, inner, None, np.arange(examples), np.arange(slots, slots + examples)).plan
+            plan = plan_of(
+                Choice(examples, inner, None, np.arange(examples), np.arange(slots, slots + examples))
+            )
             slots += examples
             state.hear(values, plan, None, Memory(), 3, 0)
             met.append(values.to(torch.float64).numpy())

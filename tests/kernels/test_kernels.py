@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from normprobe import kernels
-from normprobe.kernels import Measured, chunked, few_rows, reference
+from normprobe.kernels import choice, chunked, dispatch, few_rows, reference, types
 from normprobe.kernels.moments import Moments
+from normprobe.kernels.types import Measured
 from tests.helpers.oracle import RELATIVE, two_pass, worst
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-COMPILED = kernels.compiled() is not None
+COMPILED = dispatch.compiled() is not None
 BUILT = importlib.util.find_spec("normprobe.kernels._cpu") is not None
 
 
@@ -413,14 +413,14 @@ def test_any_tensor(case: tuple[Tensor, Tensor | None], block: int) -> None:
 @pytest.mark.parametrize(("asked", "name"), [("torch", "torch"), ("", "c" if BUILT else "torch")])
 def test_the_name_of_the_kernel_in_use(asked: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMPROBE_KERNEL", asked)
-    kernels.compiled.cache_clear()
+    dispatch.compiled.cache_clear()
     try:
-        assert kernels.name() == name
-        sums = kernels.sums(2, kernels.Reading(), torch.device("cpu"))
-        sums.add(torch.ones(3, 1, 2), kernels.Choice(3, 1))
+        assert dispatch.name() == name
+        sums = dispatch.sums(2, types.Reading(), torch.device("cpu"))
+        sums.add(torch.ones(3, 1, 2), choice.Choice(3, 1))
         assert sums.met(0, 0).features.count.tolist() == [3, 3]
     finally:
-        kernels.compiled.cache_clear()
+        dispatch.compiled.cache_clear()
 
 
 @pytest.mark.parametrize("near", [0.0, 1.0, -30.0, 1e6, float("nan")])

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 import normprobe
 from normprobe.errors import ViewError
 from normprobe.layers import view_registry
+from normprobe.layers.candidates import guessed_view
 from normprobe.layers.module_attributes import eps_of
 from normprobe.layers.to_rows import arrange
-from normprobe.layers.view_registry import View, guessed_view, register_view, registered_view
+from normprobe.layers.view import View
+from normprobe.layers.view_registry import register_view, registered_view
 
 
 @pytest.fixture

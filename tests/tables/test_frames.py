@@ -13,7 +13,7 @@ from torch import nn
 
 import normprobe
 from normprobe.errors import NoSamplesError, RecordingError
-from normprobe.tables import build_tables
+from normprobe.tables.frames import build_tables
 from tests.helpers.oracle import tensors, two_pass
 from tests.helpers.recordings import FRAMES, batches, layer, made, meta, net, recorded, site
 

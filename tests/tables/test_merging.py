@@ -18,7 +18,7 @@ from torch import nn
 import normprobe
 from normprobe.errors import RecordingError
 from normprobe.recording import Recording
-from normprobe.tables import Tables, build_tables
+from normprobe.tables.frames import Tables, build_tables
 from normprobe.tables.merging import merge_tables
 from tests.helpers.oracle import two_pass, worst
 from tests.helpers.recordings import assert_same, batches, layer, made, meta, net, recorded, site

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
-
-from normprobe.capture.layer_state import Watch
 
 UNCOMPILED = "compiled, but run as written while probed: outputs equal the compiled model's only to rounding"
 
@@ -54,16 +52,14 @@ class Uncompiled:
     def __init__(self) -> None:
         self._asked = False
 
-    def enter(self, model: nn.Module, watches: Iterable[Watch]) -> None:
-        """Begin, if the model or a part of it is compiled, and have the ledger say so."""
+    def enter(self, model: nn.Module) -> set[int]:
+        """Begin, if the model or a part of it is compiled; ids of the modules that now run as written."""
         inside = {id(child) for module in compiled_modules(model) for child in module.modules()}
         if not inside or not hasattr(torch.compiler, "set_stance"):
-            return
+            return set()
         _STANCE.ask()
         self._asked = True
-        for watch in watches:
-            if id(watch.layer.module) in inside:
-                watch.reasons[UNCOMPILED] = 1
+        return inside
 
     def leave(self) -> None:
         """Let compiled code run again."""

@@ -117,3 +117,12 @@ def _lifted() -> list[TorchFunctionMode]:
 def _put_back(above: list[TorchFunctionMode]) -> None:
     for mode in reversed(above):
         torch._C._push_on_torch_function_stack(mode)
+
+
+def in_backward() -> bool:
+    """Whether autograd is running backward in this thread: a forward there is a recomputation."""
+    return bool(graph_task() != -1)
+
+
+graph_task = torch._C._current_graph_task_id
+"""Which backward is running in this thread; -1: none."""

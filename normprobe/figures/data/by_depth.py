@@ -11,7 +11,7 @@ import pandas as pd
 from normprobe.figures.drawing.depth_axis import DepthAxis
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 QUANTILES = (0.05, 0.5, 0.95)
 SITES = ("input", "output")

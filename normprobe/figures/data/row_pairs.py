@@ -12,13 +12,12 @@ from normprobe.errors import NoSamplesError
 from normprobe.figures.data import by_depth
 
 if TYPE_CHECKING:
-    from normprobe.recording import Recording
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import HasTables, Tables
 
 IDENTITY = ["example", "position", "repeat"]
 
 
-def order_within_samples(tables: Tables | Recording, layer: str) -> pd.DataFrame:
+def order_within_samples(tables: Tables | HasTables, layer: str) -> pd.DataFrame:
     """How well a norm keeps the order of the features within each kept row: Spearman's rank correlation.
 
     The norm's own scale and shift are taken out (features scaled by 0 left out), so that 1 means that the
@@ -44,7 +43,7 @@ def order_within_samples(tables: Tables | Recording, layer: str) -> pd.DataFrame
     return _identities(source, layer, len(order)).assign(order=order)
 
 
-def change_with_batch(recordings: Mapping[int, Tables | Recording], layer: str) -> pd.DataFrame:
+def change_with_batch(recordings: Mapping[int, Tables | HasTables], layer: str) -> pd.DataFrame:
     """How far the output of a norm for one and the same row depends on the batch that it is in.
 
     Args:

@@ -26,10 +26,10 @@ from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, ROLE_DASHES, 
 from normprobe.formatting import format_number, plural
 
 if TYPE_CHECKING:
-    from normprobe.figures.plots.depth_profile import Profile
+    from normprobe.figures.data.depth_profile import Profile
 
 if TYPE_CHECKING:
-    from normprobe.figures.plots.depth_profile import Profile
+    from normprobe.figures.data.depth_profile import Profile
 
 FP16_LIMIT = 65504.0  # the largest finite number of IEEE 754 binary16
 

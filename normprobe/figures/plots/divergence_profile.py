@@ -19,8 +19,8 @@ from normprobe.figures.drawing.palette import ACCENT, INK, MUTED, SITES, SMALL, 
 from normprobe.formatting import format_count, format_db, format_number, shorten_name
 
 if TYPE_CHECKING:
-    from normprobe.comparison import Comparison
     from normprobe.divergence import Differences
+    from normprobe.divergence.differences import HasDifferences
 
 if TYPE_CHECKING:
     pass
@@ -29,7 +29,7 @@ _LOWEST = 30.0  # dB that the axis of errors spans at least
 _ASIDE = 0.16  # columns between a layer's input and its output
 
 
-def divergence_profile(comparison: Comparison | Differences, *, ax: Any = None) -> Any:
+def divergence_profile(comparison: HasDifferences | Differences, *, ax: Any = None) -> Any:
     """Draw the error at the input and output of every layer in order of execution, and what arises there.
 
     Errors are noise power over signal power in dB. There is a second chart where error beyond the noise
@@ -65,7 +65,7 @@ class Divergences:
     first: pd.Series | None
 
 
-def summarize(comparison: Comparison | Differences) -> Divergences:
+def summarize(comparison: HasDifferences | Differences) -> Divergences:
     """Take from a comparison what the figure shows."""
     found = cast("Differences", getattr(comparison, "differences", comparison))
     rows = found.layers
@@ -78,7 +78,7 @@ def summarize(comparison: Comparison | Differences) -> Divergences:
     return Divergences(depth, rows, bool(found.facts["same_data"]), None if beyond.empty else beyond.iloc[0])
 
 
-def plan(comparison: Comparison | Differences) -> Plan:
+def plan(comparison: HasDifferences | Differences) -> Plan:
     """Decide the figure."""
     found = summarize(comparison)
     charts = [_errors, _introduced] if found.same and found.rows["introduces"].any() else [_errors]

@@ -29,14 +29,13 @@ from normprobe.formatting import (
 )
 
 if TYPE_CHECKING:
-    from normprobe.recording import Recording
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import HasTables, Tables
 
 LEAST = 3  # Linear layers that make a role
 _ROOM = 25  # letters beside a line
 
 
-def linear_by_role(tables: Tables | Recording, *, ax: Any = None) -> Any:
+def linear_by_role(tables: Tables | HasTables, *, ax: Any = None) -> Any:
     """Draw over blocks, a line per role: the variance of the output, and how uneven the input's features are.
 
     A role is a name with its first integer replaced by ``*``. Variances are population variances.

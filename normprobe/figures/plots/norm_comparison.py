@@ -20,23 +20,20 @@ from normprobe.figures.drawing.palette import INK, ROLE_COLOURS, ROLE_DASHES, SI
 from normprobe.formatting import sample_word, shorten_name
 
 if TYPE_CHECKING:
-    from normprobe.recording import Recording
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import HasTables, Tables
 
 
 if TYPE_CHECKING:
-    from normprobe.recording import Recording
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import HasTables, Tables
 
 if TYPE_CHECKING:
-    from normprobe.recording import Recording
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import HasTables, Tables
 
 _SIDE = 0.16  # of a recording's room, from its middle to a box
 
 
 def norm_variances(
-    recordings: Mapping[str, Tables | Recording], layer: str | None = None, *, ax: Any = None
+    recordings: Mapping[str, Tables | HasTables], layer: str | None = None, *, ax: Any = None
 ) -> Any:
     """Draw both variances of one norm before and after it, a pair of boxes for each recording.
 
@@ -78,7 +75,7 @@ def norm_variances(
     return place(plan, ax)
 
 
-def order_kept(recordings: Mapping[str, Tables | Recording], *, ax: Axes | None = None) -> Axes:
+def order_kept(recordings: Mapping[str, Tables | HasTables], *, ax: Axes | None = None) -> Axes:
     """Draw how well each norm keeps the order of the features within a sample, a line for each recording.
 
     Spearman's rank correlation of a row before and after the norm, without the norm's own scale and shift:
@@ -173,7 +170,7 @@ def _colour(boxes: dict[str, list[Any]], site: str) -> None:
 
 
 def batch_sensitivity(
-    recordings: Mapping[str, Mapping[int, Tables | Recording]],
+    recordings: Mapping[str, Mapping[int, Tables | HasTables]],
     layer: str | None = None,
     *,
     ax: Axes | None = None,
@@ -241,7 +238,7 @@ _SHIFT = 0.06  # of a column, between the bars of neighbouring recordings
 Name = TypeVar("Name", bound=Hashable)
 
 
-def named(recordings: Mapping[Name, Tables | Recording]) -> dict[Name, Tables]:
+def named(recordings: Mapping[Name, Tables | HasTables]) -> dict[Name, Tables]:
     """Return the tables of recordings by name, refusing none at all."""
     if not recordings:
         raise ValueError("there is no recording to draw; give at least one, by what to call it")

@@ -17,7 +17,7 @@ from normprobe.figures.drawing.palette import GRID, INK, MUTED, SITE_WORDS, SITE
 from normprobe.formatting import format_number, format_tick, plural
 
 if TYPE_CHECKING:
-    from normprobe.figures.plots.norm_panel import Panel
+    from normprobe.figures.data.norm_panel import Panel
 
 BINS = 40
 MOST_BARS = 96  # features that get a bar each

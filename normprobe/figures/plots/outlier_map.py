@@ -21,8 +21,7 @@ from normprobe.figures.drawing.palette import ACCENT, GRID, INK, MUTED, SMALL
 from normprobe.formatting import format_count, format_number, role_labels, shorten_name, spots
 
 if TYPE_CHECKING:
-    from normprobe.recording import Recording
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import HasTables, Tables
 
 if TYPE_CHECKING:
     pass
@@ -33,7 +32,7 @@ MOST_NUMBERED = 6
 MOST_LABELS = 31
 
 
-def outlier_map(tables: Tables | Recording, *, ax: Any = None) -> Axes:
+def outlier_map(tables: Tables | HasTables, *, ax: Any = None) -> Axes:
     """Draw the largest |value| of each feature ÷ the median feature's, before norms of the commonest width.
 
     Args:

@@ -19,17 +19,16 @@ from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, SURFACE
 from normprobe.formatting import format_count, format_number, format_range, format_tick, sample_word
 
 if TYPE_CHECKING:
-    from normprobe.recording import Recording
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import HasTables, Tables
 
 if TYPE_CHECKING:
     pass
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def running_statistics(tables: Tables | Recording, *, ax: Any = None) -> Any:
+def running_statistics(tables: Tables | HasTables, *, ax: Any = None) -> Any:
     """Draw how far BatchNorm's running mean and variance are from what the layer itself observed.
 
     Observed variances are multiplied by n/(n - 1), as the running variance collects them.

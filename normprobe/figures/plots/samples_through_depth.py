@@ -18,8 +18,7 @@ from normprobe.figures.drawing.palette import ACCENT, AFTER, BEFORE, SURFACE
 from normprobe.formatting import format_count, format_number, name_sample, plural, sample_word, shorten_name
 
 if TYPE_CHECKING:
-    from normprobe.recording import Recording
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import HasTables, Tables
 
 if TYPE_CHECKING:
     pass
@@ -29,7 +28,7 @@ MOST_EXTREME = 4
 EXTREME = 10.0  # times the median sample
 
 
-def samples_through_depth(tables: Tables | Recording, *, ax: Any = None) -> Axes:
+def samples_through_depth(tables: Tables | HasTables, *, ax: Any = None) -> Axes:
     """Draw the root mean square of the kept samples before the norms of one role.
 
     Median, bands, extreme samples. The root mean square is sqrt(mean² + variance) over a sample's values; the

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from normprobe.layers.norms.affine import Affine, affines
 from normprobe.layers.norms.formulas import Reading
 from normprobe.layers.to_rows import arrange
-from normprobe.layers.view_registry import View
+from normprobe.layers.view import View
 
 AGREES = 0.02
 """Largest relative error of a formula that counts as reproducing a call; bfloat16 rounds by 0.004."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.layers.norms.affine import vector
-from normprobe.layers.view_registry import SampleUnit, View
+from normprobe.layers.view import SampleUnit, View
 
 Together = Literal["features", "example", "batch", "running", "past"]
 _MOST_GROUPS = 64

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from normprobe.layers.norms.call import AGREES, Call
 from normprobe.layers.norms.fitting import Evidence, Fit
 from normprobe.layers.norms.formulas import grouped, named, others
-from normprobe.layers.view_registry import View
+from normprobe.layers.view import View
 
 NO_NORM = "its output is its input, scaled and shifted by numbers that do not depend on it: not normalized"
 UNKNOWN = "what it computes is no known normalization, so it is read as its class says"

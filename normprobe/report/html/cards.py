@@ -13,11 +13,11 @@ from normprobe.findings.evidence_series import series
 from normprobe.formatting import format_count, format_number, name_sample, sample_word
 from normprobe.report.html.sparkline import Sparkline, sparkline
 from normprobe.report.layer_summary import LINEAR
-from normprobe.report.overview import SHAPES, WORDS
+from normprobe.report.overview import SHAPES, WORDS, extent, text_or_empty
 
 if TYPE_CHECKING:
     from normprobe.report.html.links import Anchors
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 _REFERENCE = re.compile(r"(arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,}/[^\s;,]+|https?://[^\s;,]+)")
 
@@ -48,8 +48,8 @@ def finding_cards(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> l
 
 def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
     severity, value = str(row["severity"]), float(row["value"])
-    affected = [name for name in _text(row["affected"]).split("; ") if name]
-    evidence = _text(row["evidence"])
+    affected = [name for name in text_or_empty(row["affected"]).split("; ") if name]
+    evidence = text_or_empty(row["evidence"])
     line = _line(tables, row, affected) if evidence else None
     return Card(
         severity=severity,
@@ -57,14 +57,15 @@ def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
         word=WORDS[severity],
         title=str(row["title"]),
         extent=extent(tables, row),
-        message=anchors.sentence(_text(row["message"]), _strong(row)),
+        message=anchors.sentence(text_or_empty(row["message"]), _strong(row)),
         where=_where(tables, row, anchors),
-        advice=_text(row["advice"]),
-        measured=measured(_text(row["statistic"]), value, float(row["threshold"])) + _rests_on(tables, row),
-        source=source_markup(_text(row["source"])),
+        advice=text_or_empty(row["advice"]),
+        measured=measured(text_or_empty(row["statistic"]), value, float(row["threshold"]))
+        + _rests_on(tables, row),
+        source=source_markup(text_or_empty(row["source"])),
         affected=[anchors.name(name) for name in affected] if len(affected) > 1 else [],
         line=line,
-        evidence=_text(row["statistic"]),
+        evidence=text_or_empty(row["statistic"]),
     )
 
 
@@ -81,22 +82,6 @@ def _line(tables: Tables, row: pd.Series, affected: list[str]) -> Sparkline | No
     return sparkline(drawn, float(row["threshold"]) if same else float("nan"), layer)
 
 
-def extent(tables: Tables, row: pd.Series) -> str:
-    """Say how many layers share a finding: `36 of 61 norms`; empty where it is one layer or none."""
-    affected = int(row["layers_affected"])
-    if affected < 2:
-        return ""
-    ledger = tables.ledger[tables.ledger["status"] == "fired"]
-    linear = ledger["kind"] == LINEAR
-    named = ledger["layer"].isin([str(row["layer"]), *_text(row["affected"]).split("; ")])
-    if not named.any():
-        return f"{affected:,} layers"
-    if linear[named].nunique() > 1:
-        return f"{affected:,} of {len(ledger):,} layers"
-    same = linear == linear[named].iloc[0]
-    return f"{affected:,} of {same.sum():,} {'Linear' if linear[named].iloc[0] else 'norms'}"
-
-
 def measured(statistic: str, value: float, threshold: float) -> str:
     """The small print of a finding: its statistic, value and threshold."""
     words = f"{statistic}: {format_number(value)}" if statistic else format_number(value)
@@ -105,7 +90,7 @@ def measured(statistic: str, value: float, threshold: float) -> str:
 
 def _rests_on(tables: Tables, row: pd.Series) -> str:
     """Say of how many samples a median |value| is, as it rests on the raw rows that were kept."""
-    if "median |value|" not in _text(row["message"]):
+    if "median |value|" not in text_or_empty(row["message"]):
         return ""
     at = tables.layers[(tables.layers["layer"] == row["layer"]) & (tables.layers["site"] == row["site"])]
     if at.empty:
@@ -124,13 +109,15 @@ def _strong(row: pd.Series) -> list[str]:
 
 def _where(tables: Tables, row: pd.Series, anchors: Anchors) -> Markup:
     """Say which layer and site, and what the message leaves out: feature, sample, the layer that wrote it."""
-    told = _text(row["message"])
-    pieces = [Markup("{} ({})").format(anchors.name(str(row["layer"])), _text(row["site"]) or "all sites")]
+    told = text_or_empty(row["message"])
+    pieces = [
+        Markup("{} ({})").format(anchors.name(str(row["layer"])), text_or_empty(row["site"]) or "all sites")
+    ]
     if not pd.isna(row["feature"]) and f"feature {int(row['feature'])}" not in told.lower():
         pieces.append(escape(f"feature {int(row['feature'])}"))
     if not pd.isna(row["example"]):
         pieces.append(Markup("<bdi>{}</bdi>").format(_sample(tables, row)))
-    if (writer := _text(row["written_by"])) and writer not in told:
+    if (writer := text_or_empty(row["written_by"])) and writer not in told:
         pieces.append(Markup("written by {}").format(anchors.name(writer)))
     return Markup(", ").join(pieces)
 
@@ -160,7 +147,7 @@ def _part(tables: Tables, row: pd.Series) -> str | None:
         for end in sorted(("max", "min"), key=lambda end: abs(abs(layer[end]) - value)):
             held = [layer[f"{end}_example"], layer[f"{end}_position"]]
             if all(pd.isna(one) or one == other for one, other in zip(sample, held, strict=True)):
-                return _text(layer[f"{end}_part"]) or None
+                return text_or_empty(layer[f"{end}_part"]) or None
     return None
 
 
@@ -174,7 +161,3 @@ def _reference(text: str) -> Markup:
     scheme, _, rest = text.partition(":")
     address = {"arXiv": f"https://arxiv.org/abs/{rest}", "doi": f"https://doi.org/{rest}"}.get(scheme, text)
     return Markup('<a href="{}" rel="noreferrer">{}</a>').format(address, text)
-
-
-def _text(value: object) -> str:
-    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]

@@ -11,10 +11,10 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from normprobe.formatting import format_count
+from normprobe.report.comparison_rows import comparison_rows, heads
 from normprobe.report.files import FIGURES, write_atomically
 from normprobe.report.html.cards import Card, measured, source_markup
 from normprobe.report.html.comparison_glossary import comparison_terms
-from normprobe.report.html.comparison_table import comparison_rows, heads
 from normprobe.report.html.links import Anchors
 from normprobe.report.html.page import assets
 from normprobe.report.html.sections import Figure, Section, caption_markup

@@ -10,7 +10,7 @@ from normprobe.formatting import format_number
 if TYPE_CHECKING:
     import pandas as pd
 
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 _TERMS = [
     (

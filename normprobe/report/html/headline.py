@@ -13,7 +13,7 @@ from normprobe.report.overview import WORDS, severity_counts, unseen, unseen_rea
 
 if TYPE_CHECKING:
     from normprobe.report.html.links import Anchors
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 _MOST_NAMED = 3
 

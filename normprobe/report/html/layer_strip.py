@@ -12,7 +12,7 @@ from normprobe.report.layer_summary import LINEAR
 from normprobe.report.overview import display_name, unseen
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 MOST_CELLS = 400
 WIDTH, HEIGHT, LOW, WIDEST = 1000.0, 28, 8, 40.0

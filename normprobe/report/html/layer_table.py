@@ -9,21 +9,13 @@ import numpy as np
 import pandas as pd
 
 from normprobe.formatting import format_number
-from normprobe.report.overview import display_name
+from normprobe.report.overview import Value, display_name
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 MOST_ROWS = 1500
 _WIDTH, _PAD = 72.0, 5.0
-
-
-@dataclass(frozen=True)
-class Value:
-    """A number of the table: as shown, and as sorted (empty where the shown text sorts by itself)."""
-
-    shown: str
-    key: str
 
 
 @dataclass(frozen=True)

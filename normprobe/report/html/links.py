@@ -15,7 +15,7 @@ from normprobe.report.overview import display_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from normprobe.report.layer_summary import LINEAR, named_layers, standing_out, s
 if TYPE_CHECKING:
     from os import PathLike
 
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 _UNSEEN_HELP = {
     "never fired": "Never fired: this data did not reach the layer. Run what calls it, or leave it out.",

@@ -19,7 +19,7 @@ from normprobe.report.overview import display_name, unseen
 if TYPE_CHECKING:
     from normprobe.figures import Rendered
     from normprobe.report.html.links import Anchors
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 _FEW_NORMS = 4
 _IDS = {

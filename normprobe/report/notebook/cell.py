@@ -10,14 +10,14 @@ from markupsafe import Markup
 
 from normprobe.formatting import format_count, sample_word, shorten_name
 from normprobe.report import overview
-from normprobe.report.html.cards import extent
 from normprobe.report.html.layer_strip import Cell, strip_cells
 from normprobe.report.html.templating import environment
 from normprobe.report.layer_summary import LINEAR
 from normprobe.report.notebook.chart import small_chart
+from normprobe.report.overview import extent
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 _MOST_FINDINGS = 3
 _LONGEST = 300

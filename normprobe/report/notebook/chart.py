@@ -14,7 +14,7 @@ from normprobe.formatting import format_tick, role_of
 from normprobe.report.layer_summary import LINEAR
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 _LEFT, _RIGHT, _TOP, _FOOT = 60.0, 624.0, 8.0, 142.0
 _FEWEST, _MOST_DOTS = 4, 150

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normprobe.formatting import text_width
-from normprobe.report.html.comparison_table import Row, comparison_rows
+from normprobe.report.comparison_rows import Row, comparison_rows
 from normprobe.report.terminal.lines import NARROWEST, WIDEST, Terminal
 
 if TYPE_CHECKING:

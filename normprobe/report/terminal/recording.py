@@ -8,13 +8,13 @@ import pandas as pd
 
 from normprobe.formatting import format_count, format_number
 from normprobe.report import overview
-from normprobe.report.html.cards import extent
 from normprobe.report.layer_summary import named_layers, standing_out, summarize
+from normprobe.report.overview import extent
 from normprobe.report.terminal.lines import NARROWEST, WIDEST, Terminal
 from normprobe.report.terminal.table import stand_out_table
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 _MOST_FINDINGS, _MOST_NAMES = 5, 8
 _INDENT = " " * 9

@@ -14,7 +14,7 @@ from normprobe.report.overview import display_name
 from normprobe.report.terminal.lines import WIDEST, Terminal
 
 if TYPE_CHECKING:
-    from normprobe.tables import Tables
+    from normprobe.tables.frames import Tables
 
 _MOST_ROWS = 8
 _STANDS_OUT = 10.0

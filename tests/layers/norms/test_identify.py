@@ -11,7 +11,7 @@ from normprobe.capture import layer_state
 from normprobe.capture.layer_state import DOUBTS
 from normprobe.layers.find import find_layers
 from normprobe.layers.norms.identify import NO_NORM, UNKNOWN, Verdict, judge
-from normprobe.layers.view_registry import View
+from normprobe.layers.view import View
 from tests.helpers.handwritten_norms import (
     CASES,
     TIME,

@@ -8,7 +8,7 @@ import pytest
 from markupsafe import Markup
 
 from normprobe.report import overview
-from normprobe.report.html.cards import extent, finding_cards
+from normprobe.report.html.cards import finding_cards
 from normprobe.report.html.headline import lower_first
 from normprobe.report.html.layer_strip import strip_cells
 from normprobe.report.html.layer_table import repeated_calls
@@ -17,7 +17,7 @@ from normprobe.report.html.sections import caption_markup, panel_layers
 from normprobe.report.html.sparkline import sparkline
 from normprobe.report.html.templating import breakable, coded, polished
 from normprobe.report.layer_summary import named_layers, standing_out, summarize
-from normprobe.report.overview import mode_words, ordinal
+from normprobe.report.overview import extent, mode_words, ordinal
 from normprobe.report.terminal.lines import plain
 from tests.helpers.report_models import NOTHING, finding, findings_of, record, stack
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.formatting import format_number
-from normprobe.report.html.layer_table import Value
+from normprobe.report.overview import Value
 
 if TYPE_CHECKING:
     from normprobe.divergence import Differences

@@ -1,0 +1,96 @@
+"""The forward that each thread is in; the extension has the same as plain memory, for its hooks."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from normprobe.kernels.dispatch import compiled
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(eq=False, slots=True)
+class Pass:
+    """What hooks ask of a forward.
+
+    Attributes:
+        owner: the module that was called.
+        measured: whether the forward is measured.
+        session: what listens to torch's functions in it, if anything does.
+        memory: what tensors held that were just measured, for the compiled kernel.
+        threads: how many threads may measure one tensor.
+    """
+
+    owner: Any
+    measured: bool
+    session: Any = None
+    memory: Any = None
+    threads: int = 1
+    _open: set[int] = field(default_factory=set)
+    _met: dict[tuple[int, bool], int] = field(default_factory=dict)
+
+    def enter(self, layer: int) -> None:
+        """Note that a call of a layer, by its index, is under way."""
+        self._open.add(layer)
+
+    def leave(self, layer: int) -> None:
+        """Note that none is."""
+        self._open.discard(layer)
+
+    def is_open(self, layer: int) -> bool:
+        """Whether a call of a layer is under way."""
+        return layer in self._open
+
+    def take_turn(self, layer: int, behind: bool) -> int:
+        """Count a tensor that a layer writes, or reads; how many there were before in this forward."""
+        before = self._met.get((layer, behind), 0)
+        self._met[layer, behind] = before + 1
+        return before
+
+
+class _Place(threading.local):
+    forward: Any = None
+
+
+class Inside:
+    """The forward that each thread is in."""
+
+    def __init__(self) -> None:
+        self._place = _Place()
+
+    @property
+    def forward(self) -> Any:
+        """The forward that this thread is in, or None."""
+        return self._place.forward
+
+    def begin(self, owner: Any, measured: bool) -> Pass:
+        """What hooks ask of a forward that begins with a call of this module."""
+        return Pass(owner, measured)
+
+    def enter(self, forward: Any) -> None:
+        """Be in this forward from now on."""
+        self._place.forward = forward
+
+    def leave(self) -> None:
+        """Be in none."""
+        self._place.forward = None
+
+    def clear(self) -> None:
+        """Have no thread be in any forward."""
+        self._place = _Place()
+
+
+def inside() -> Inside:
+    """What knows which forward each thread is in."""
+    kernel = compiled()
+    made: Inside = Inside() if kernel is None else kernel.Inside()
+    return made
+
+
+def lock() -> Any:
+    """A reentrant lock, to be used as a context."""
+    kernel = compiled()
+    return threading.RLock() if kernel is None else kernel.Lock()

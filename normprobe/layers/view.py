@@ -1,0 +1,39 @@
+"""A view: how the tensors at a layer read as rows x features, and rows as samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+SampleUnit = Literal["position", "example"]
+WeightOf = Callable[[nn.Module], Tensor | None]
+
+NORM_KINDS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
+KINDS = ("linear", *NORM_KINDS)
+
+
+@dataclass(frozen=True)
+class View:
+    """How the tensors at a layer read.
+
+    Attributes:
+        kind: one of `KINDS`.
+        axis: the feature axis.
+        sample: what the layer treats on its own: a `position` (one vector of features), or an `example`
+            (one element of the batch, whose rows are its pixels).
+        trailing: how many axes, ending at the last, make up the features; counts only for axis -1.
+        unbatched: number of axes of an input without a batch axis, for layers that accept one.
+        weight: the scale as applied, of shape (features,), where it is not the module's ``weight``.
+        certain: the kind and axis follow from the class itself; otherwise the first call may correct them.
+    """
+
+    kind: str
+    axis: int = -1
+    sample: SampleUnit = "position"
+    trailing: int = 1
+    unbatched: int | None = None
+    weight: WeightOf | None = None
+    certain: bool = False

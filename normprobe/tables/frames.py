@@ -1,0 +1,182 @@
+"""The frozen frames: built from moments, saved, loaded, merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from normprobe.errors import NoSamplesError, RecordingError
+from normprobe.tables import build, derive
+from normprobe.tables.records import LayerRecord
+from normprobe.tables.schema import based
+
+_COPIES_ON_WRITE = int(pd.__version__.split(".", maxsplit=1)[0]) >= 3
+_STRUCTURE = ("parts", "digests", "options")
+"""What of ``meta`` merging rests on."""
+
+
+class HasTables(Protocol):
+    """What holds tables: a recording."""
+
+    @property
+    def tables(self) -> Tables:
+        """The frames behind it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Everything one probe measured: base frames, which hold moments, and the public tables made from them.
+
+    Attributes:
+        ledger_base: a row per layer.
+        sites: a row per place, that is, per layer and site that fired, in order of first execution.
+        feature_moments: a row per place and feature.
+        sample_moments: a row per place and kept sample.
+        rows: a row per place and kept raw row.
+        row_values: the numbers of these rows, one row after the other, float32 or float64.
+        labels_base: part, example, position and text of kept samples, where the text is known.
+        facts: model, data, counts, options and versions, as JSON holds them.
+    """
+
+    ledger_base: pd.DataFrame
+    sites: pd.DataFrame
+    feature_moments: pd.DataFrame
+    sample_moments: pd.DataFrame
+    rows: pd.DataFrame
+    row_values: NDArray[Any]
+    labels_base: pd.DataFrame
+    facts: Mapping[str, Any]
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """A row per layer and site; only layers that fired, in order of first execution."""
+        return _handed_out(self._layers)
+
+    @property
+    def features(self) -> pd.DataFrame:
+        """A row per layer, site and feature."""
+        return _handed_out(self._features)
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """A row per layer, site and kept sample."""
+        return _handed_out(self._samples)
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """A row per layer in order of definition, fired or not."""
+        return _handed_out(self._ledger)
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """A row per labelled sample: part, example, position, text."""
+        return _handed_out(self.labels_base)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Model, data, counts, options and versions."""
+        return deepcopy(dict(self.facts))
+
+    @cached_property
+    def _layers(self) -> pd.DataFrame:
+        values = [self._values_at(place) for place in range(len(self.sites))]
+        return derive.layer_table(self.sites, self.feature_moments, values, self.ledger_base)
+
+    @cached_property
+    def _features(self) -> pd.DataFrame:
+        return derive.feature_table(self.feature_moments, self.sites, self.ledger_base)
+
+    @cached_property
+    def _samples(self) -> pd.DataFrame:
+        return derive.sample_table(self.sample_moments, self.sites, self.ledger_base, self.facts["parts"])
+
+    @cached_property
+    def _ledger(self) -> pd.DataFrame:
+        return derive.ledger_table(self.ledger_base)
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, str], int]:
+        return {key: at for at, key in enumerate(zip(self.sites["layer"], self.sites["site"], strict=True))}
+
+    @cached_property
+    def _bounds(self) -> NDArray[np.int64]:
+        """Where the raw numbers of each place begin, and where the last end."""
+        edges = np.searchsorted(self.rows["place"], np.arange(len(self.sites) + 1))
+        return derive.row_starts(self.sites, self.rows)[edges]
+
+    def _values_at(self, place: int) -> NDArray[Any]:
+        return self.row_values[self._bounds[place] : self._bounds[place + 1]]
+
+    def values(self, layer: str, site: str) -> NDArray[np.float64]:
+        """The kept raw rows of one layer and site, in order of hash.
+
+        Returns:
+            float64, shape (rows, features).
+
+        Raises:
+            NoSamplesError: nothing is kept under these names.
+        """
+        place = self._places.get((layer, site))
+        kept = self.row_values[:0] if place is None else self._values_at(place)
+        if place is None or not len(kept):
+            raise NoSamplesError(self._nothing_kept(layer, site))
+        return kept.astype(np.float64).reshape(-1, self.sites["n_features"].iloc[place])
+
+    def _nothing_kept(self, layer: str, site: str) -> str:
+        known = dict(zip(self.ledger_base["layer"], self.ledger_base["status"], strict=True))
+        if site not in ("input", "output"):
+            return f"site {site!r} is unknown; ask for 'input' or 'output'"
+        if layer not in known:
+            return f"layer {layer!r} is not in this recording; its ledger names {len(known)} layers"
+        if known[layer] != "fired":
+            return f"layer {layer!r} has no values: {known[layer]}; see the ledger's reason"
+        return f"no raw rows of {layer!r} {site} are kept; probe with values > 0 and give the layer data"
+
+    def annotate(self, facts: Mapping[str, Any]) -> Tables:
+        """The same tables with these facts in ``meta``.
+
+        Raises:
+            RecordingError: JSON cannot hold a fact, or merging rests on it.
+        """
+        fixed = sorted(set(facts) & set(_STRUCTURE))
+        if fixed:
+            raise RecordingError(
+                f"{fixed[0]!r} cannot be annotated: merging rests on it; annotate other facts"
+            )
+        for name, fact in facts.items():
+            try:
+                json.dumps(fact, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise RecordingError(
+                    f"annotate takes what JSON holds, got {name}={fact!r}; convert it to text or a number"
+                ) from error
+        return replace(self, facts=deepcopy({**self.facts, **facts}))
+
+
+def _handed_out(frame: pd.DataFrame) -> pd.DataFrame:
+    """A copy whose changes do not reach the frame; pandas 3 makes it when, and if, the caller writes."""
+    return frame.copy(deep=not _COPIES_ON_WRITE)
+
+
+def build_tables(records: Sequence[LayerRecord], meta: Mapping[str, Any], part: str) -> Tables:
+    """Build the frames from what a probe measured."""
+    every = build.places(records)
+    rows, values = build.row_frame(every)
+    return Tables(
+        ledger_base=based("ledger_base", build.ledger_frame(records)),
+        sites=based("sites", build.site_frame(every, part)),
+        feature_moments=based("feature_moments", build.feature_frame(every)),
+        sample_moments=based("sample_moments", build.sample_frame(every)),
+        rows=based("rows", rows),
+        row_values=values,
+        labels_base=based("labels_base", build.label_frame(every, part)),
+        facts=deepcopy(dict(meta)),
+    )
