@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.capture.side_by_side import Pair, Sides
+from normprobe.capture.side_by_side import Pair, SideBySide
 from normprobe.comparison import Comparison
 from normprobe.divergence.from_live_sums import live_differences, matched_layers
 from normprobe.errors import NormprobeError
@@ -65,16 +65,18 @@ def compare_live(
         of_b = record(b, [suited(first)], samples=1, values=0).tables
         matched = matched_layers(of_a, of_b)
         layers = [{layer.name: layer for layer in find_layers(model).layers} for model in (a, b)]
-        sides = Sides(a, [Pair(layers[0][match.a], layers[1][match.b]) for match in matched.pairs])
+        side_by_side = SideBySide(
+            a, [Pair(layers[0][match.a], layers[1][match.b]) for match in matched.pairs]
+        )
         for done, batch in enumerate(chain([first], every), 1):
             # The second begins with the random numbers that the first began with.
-            with _forked(a, b), sides.keeping(batch):
+            with _forked(a, b), side_by_side.keeping(batch):
                 run_batches(a, [batch])
-            with sides.comparing():
+            with side_by_side.comparing():
                 run_batches(b, [suited(batch)])
             if progress is not None:
                 progress(done)
-    return Comparison(live_differences(of_a, of_b, matched, sides.found(), sides.examples))
+    return Comparison(live_differences(of_a, of_b, matched, side_by_side.found(), side_by_side.examples))
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from normprobe.capture.coverage import Course, why_unseen
-from normprobe.capture.hook_callbacks import Listener
+from normprobe.capture.coverage import RunCoverage, why_unseen
+from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.probe_options import LabelsOf, MaskOption, check_options, shown
 from normprobe.capture.run_info import describe
@@ -78,7 +78,7 @@ class Probe:
         self._mask = mask
         self._hooks: Hooks | None = None
         self._final: Recording | None = None
-        self._listener = Listener(
+        self._listener = HookCallbacks(
             mask=mask,
             labels=labels,
             samples=None if samples == "all" else samples,
@@ -86,7 +86,7 @@ class Probe:
             every=every,
             seed=seed,
         )
-        self._listener.watch(find_layers(model, *self._filter))
+        self._listener.state(find_layers(model, *self._filter))
 
     def __enter__(self) -> Self:
         """Attach the hooks.
@@ -118,13 +118,18 @@ class Probe:
         """A frozen snapshot of what was measured so far; also inside the block."""
         if self._final is not None:
             return self._final
-        heard = self._listener
-        with heard.lock:
-            course = Course.of(self.model, heard.entered, heard.forwards, heard.layers())
+        functional_calls = self._listener
+        with functional_calls.lock:
+            coverage = RunCoverage.of(
+                self.model, functional_calls.entered, functional_calls.forwards, functional_calls.layers()
+            )
             # In order of definition; what only its use made a layer comes last, by name.
-            ordered = sorted(heard.watches.values(), key=lambda w: w.layer.name if w.layer.stray else "")
+            ordered = sorted(
+                functional_calls.states.values(), key=lambda w: w.layer.name if w.layer.by_use else ""
+            )
             records = [
-                watch.record(why_unseen(course, watch.layer), heard.forwards.unrun) for watch in ordered
+                state.record(why_unseen(coverage, state.layer), functional_calls.forwards.skipped)
+                for state in ordered
             ]
             recording = Recording(build_tables(records, self._meta(), self.part))
         if self._hooks is None:
@@ -139,24 +144,26 @@ class Probe:
 
     def _meta(self) -> dict[str, Any]:
         """What the recording says of its circumstances."""
-        heard = self._listener
+        functional_calls = self._listener
         options = {
             "layers": shown(self._filter[0]),
             "kinds": shown(self._filter[1]),
             "mask": shown(self._mask),
-            "samples": "all" if heard.samples is None else heard.samples,
-            "values": heard.values,
-            "every": heard.forwards.every,
-            "seed": heard.seed,
+            "samples": "all" if functional_calls.samples is None else functional_calls.samples,
+            "values": functional_calls.values,
+            "every": functional_calls.forwards.every,
+            "seed": functional_calls.seed,
         }
-        modes = {mode: None for watch in heard.watches.values() for mode in watch.modes}
+        modes = {mode: None for state in functional_calls.states.values() for mode in state.modes}
         return {
             **describe(self.model),
-            "forwards": heard.forwards.calls,
-            "measured": heard.forwards.measured,
-            **heard.tally.facts(self.part),
+            "forwards": functional_calls.forwards.calls,
+            "measured": functional_calls.forwards.measured,
+            **functional_calls.run_info.facts(self.part),
             "training": list(modes),
-            "nbytes": nbytes(site for watch in heard.watches.values() for site in watch.sites.values()),
+            "nbytes": nbytes(
+                site for state in functional_calls.states.values() for site in state.sites.values()
+            ),
             "parts": [self.part],
             "options": options,
         }

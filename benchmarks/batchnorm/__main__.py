@@ -1,6 +1,6 @@
 """Does the BatchNorm score follow the accuracy lost, and what does recalibration win back?
 
-``python benchmarks/batchnorm.py [--seeds N]`` trains CNNs with BatchNorm on two thirds of scikit-learn's
+``python -m benchmarks.batchnorm [--seeds N]`` trains CNNs with BatchNorm on two thirds of scikit-learn's
 digits and corrupts the rest in 26 ways, at three strengths. It prints Spearman's rank correlation of the
 score with the accuracy lost, beside that of plain averages of the distances over channels, and which share of
 the accuracy lost recalibration on the corrupted images, without labels, wins back.

@@ -1,6 +1,6 @@
 """How often a comparison names the right layer, and how often it names one where nothing differs.
 
-``python benchmarks/compare.py [--only MODEL] [--times N]`` puts faults of one layer into a trained MiniLM and
+``python -m benchmarks.compare [--only MODEL] [--times N]`` puts faults of one layer into a trained MiniLM and
 random GPT-2 and Llama models, compares each with the sound model, and prints which layer is named first. Then
 it compares each sound model with itself: run again, in other batches, on another number of threads, in
 bfloat16, and N times on other data.

@@ -1,6 +1,6 @@
 """How often findings are right: recall on injected faults, false warnings on healthy models.
 
-``python benchmarks/findings.py [--set first|second] [--only NAME] [--folds]`` prints a line per healthy model
+``python -m benchmarks.findings [--set first|second] [--only NAME] [--folds]`` prints a line per healthy model
 and per fault, then the totals of each set. Thresholds were fitted to the first set. The second was written
 afterwards, and measured before anything was changed for it. ``--folds`` fits each threshold anew with one
 model left out, and says how that model then fares. Models of packages that are not installed are skipped.

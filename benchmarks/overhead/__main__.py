@@ -1,6 +1,6 @@
 """What a probe costs: the time of a probed forward over that of the bare one, beside what peers cost.
 
-    python benchmarks/overhead.py [--rounds 30] [--peer-rounds 8] [--threads 2] [--only bert,llama]
+    python -m benchmarks.overhead [--rounds 30] [--peer-rounds 8] [--threads 2] [--only bert,llama]
 
 Each way is timed beside a bare forward of its own, in random order, after one that is not timed: what a
 peer left behind in caches and allocator falls on nobody. The bare forward is also timed against itself

@@ -1,6 +1,6 @@
 """How fast tensors are measured: GB/s of the kernels beside `memcpy` and `torch.var_mean`.
 
-    python benchmarks/kernel.py [--threads 1] [--seconds 0.3]
+    python -m benchmarks.overhead.kernel [--threads 1] [--seconds 0.3]
 
 A row is a shape, how its tensor lies and its dtype. `features`: the moments, extremes and zeros of each
 feature and the variance within each sample. `+ kept`: also the moments of 1,024 kept samples. `+ padding`: a
@@ -24,12 +24,12 @@ from torch import Tensor
 from normprobe.kernels import accumulator
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.dispatch import compiled
-from normprobe.kernels.types import Reading
+from normprobe.kernels.types import AxisRoles
 
 KEPT = 1024
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-ROWS = Reading(-1, 1, None, by_example=True)
-PLANES = Reading(1, 1, None, by_example=True)
+ROWS = AxisRoles(-1, 1, None, by_example=True)
+PLANES = AxisRoles(1, 1, None, by_example=True)
 
 
 def main() -> None:
@@ -51,22 +51,22 @@ def main() -> None:
         show("channels last", channels_last, PLANES, arguments.seconds)
 
 
-def show(lies: str, tensor: Tensor, reading: Reading, seconds: float) -> None:
+def show(lies: str, tensor: Tensor, axis_roles: AxisRoles, seconds: float) -> None:
     """Print the row of one tensor."""
-    samples, rows = tensor.shape[0], tensor[0].numel() // tensor.shape[reading.axis]
+    samples, rows = tensor.shape[0], tensor[0].numel() // tensor.shape[axis_roles.axis]
     keep = np.sort(np.random.default_rng(0).permutation(samples)[:KEPT]).astype(np.int64)
     some = Choice(samples, rows, keep=keep, slots=np.arange(len(keep)))
     real = np.random.default_rng(0).random((samples, rows)) > 0.25
     padded = Choice(samples, rows, real=real)
     copy, over = (
         torch.empty_like(tensor),
-        [axis for axis in range(tensor.dim()) if axis != reading.axis % tensor.dim()],
+        [axis for axis in range(tensor.dim()) if axis != axis_roles.axis % tensor.dim()],
     )
     ways: dict[str, Callable[[], object]] = {
         "memcpy": lambda: copy.copy_(tensor),
         "var_mean": lambda: torch.var_mean(tensor, over),
-        **_compiled(tensor, reading, Choice(samples, rows), some, padded),
-        "torch": _plain(tensor, reading, some),
+        **_compiled(tensor, axis_roles, Choice(samples, rows), some, padded),
+        "torch": _plain(tensor, axis_roles, some),
     }
     fast = measure(ways, tensor.nbytes, seconds)
     figures = (f"{fast[way]:.1f}" for way in ways)
@@ -85,25 +85,30 @@ def measure(ways: dict[str, Callable[[], object]], size: int, seconds: float) ->
     return {name: size / statistics.median(found) / 1e9 for name, found in spent.items()}
 
 
-def _compiled(tensor: Tensor, reading: Reading, *choices: Choice) -> dict[str, Callable[[], object]]:
+def _compiled(tensor: Tensor, axis_roles: AxisRoles, *choices: Choice) -> dict[str, Callable[[], object]]:
     kernel = compiled()
     names = ("features", "+ kept", "+ padding")
     if kernel is None:
         return {name: lambda: None for name in names}
-    state = kernel.CompiledSums(tensor.shape[reading.axis], reading).state
+    state = kernel.CompiledAccumulator(tensor.shape[axis_roles.axis], axis_roles).state
     # A fresh memory each time, or the tensor would be known from the time before.
 
     def measure(choice: Choice) -> object:
-        return state.hear(
-            tensor, kernel.plan_of(choice), None, kernel.Memory(), kernel.threads(), kernel.SMALL
+        return state.observe(
+            tensor,
+            kernel.compiled_choice(choice),
+            None,
+            kernel.RecentMoments(),
+            kernel.threads(),
+            kernel.SMALL,
         )
 
     return {name: partial(measure, choice) for name, choice in zip(names, choices, strict=True)}
 
 
-def _plain(tensor: Tensor, reading: Reading, choice: Choice) -> Callable[[], object]:
-    values = tensor.movedim(reading.axis, -1).reshape(choice.samples, choice.rows, -1)
-    sums = accumulator.PlainSums(values.shape[-1], tensor.device)
+def _plain(tensor: Tensor, axis_roles: AxisRoles, choice: Choice) -> Callable[[], object]:
+    values = tensor.movedim(axis_roles.axis, -1).reshape(choice.samples, choice.rows, -1)
+    sums = accumulator.TorchAccumulator(values.shape[-1], tensor.device)
     return lambda: sums.add(values, choice)
 
 

@@ -1,6 +1,6 @@
 """How long a report takes and how large its page is, for networks of 2 to 500 norms; twice, as a control.
 
-python benchmarks/report.py [FILE.gguf]
+python -m benchmarks.report [FILE.gguf]
 
 Seconds are processor time of this process on one thread, findings included. FILE.gguf is a language model
 to be measured too, such as SmolLM2-135M (61 norms, 211 Linear), which the goal of 20 s and 3 MB is about.

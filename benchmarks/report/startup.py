@@ -1,6 +1,6 @@
 """How long a user waits before anything happens: each command in a new process, median of several runs.
 
-python benchmarks/startup.py [RUNS]
+python -m benchmarks.report.startup [RUNS]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Attach a probe to tiny random models of every kind, and hold what it says to a float64 reference.
 
-``python benchmarks/survey.py [--only GLOB ...] [--verbose]`` builds models of every transformers model type
+``python -m benchmarks.survey [--only GLOB ...] [--verbose]`` builds models of every transformers model type
 from the defaults of its config class, made tiny, and of torch's own modules; runs each three times bare,
 under hooks of the reference's own, and probed; prints a table by family and the totals. What cannot be built
 here (a missing package, sizes that depend on one another) is counted apart.

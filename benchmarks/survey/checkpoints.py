@@ -1,6 +1,6 @@
 """Trained checkpoints from packages, every layer held to a float64 two-pass reference.
 
-``python benchmarks/checkpoints.py [NAME ...]`` prints a line per checkpoint that is installed; the others are
+``python -m benchmarks.survey.checkpoints [NAME ...]`` prints a line per checkpoint that is installed; the others are
 named with what they want.
 """
 

@@ -1,4 +1,4 @@
-"""Running statistics collected anew: those of a whole set of data, in place of a moving average."""
+"""BufferTracker statistics collected anew: those of a whole set of data, in place of a moving average."""
 
 from __future__ import annotations
 

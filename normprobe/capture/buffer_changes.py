@@ -10,14 +10,14 @@ from torch import Tensor, nn
 _STATISTICS = ("running_mean", "running_var")
 
 
-class Moves(NamedTuple):
+class BufferChanges(NamedTuple):
     """Whether running statistics changed, and how often the module counted an update; None: it has none."""
 
     moved: bool | None
     updates: int | None
 
 
-class Running:
+class BufferTracker:
     """Compares a module's running statistics with those on entry, over all entries of a probe."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -31,11 +31,11 @@ class Running:
 
     def leave(self) -> None:
         """Add up what happened since entry."""
-        moves = self.moves()
-        self._moved, self._updates = bool(moves.moved), moves.updates or 0
+        changes = self.changes()
+        self._moved, self._updates = bool(changes.moved), changes.updates or 0
         self._entry = None
 
-    def moves(self) -> Moves:
+    def changes(self) -> BufferChanges:
         """What happened in all entries so far."""
         held, entry = self._held(), self._entry or {}
         moved = any(
@@ -45,7 +45,7 @@ class Running:
         if "num_batches_tracked" in held and "num_batches_tracked" in entry:
             updates += int(held["num_batches_tracked"]) - int(entry["num_batches_tracked"])
         has = any(name in held for name in _STATISTICS)
-        return Moves(
+        return BufferChanges(
             self._moved or moved if has else None, updates if "num_batches_tracked" in held else None
         )
 

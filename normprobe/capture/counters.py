@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from normprobe.kernels.dispatch import compiled
+from normprobe.kernels import dispatch
 
 if TYPE_CHECKING:
     pass
 
 
 @dataclass(eq=False, slots=True)
-class Account:
+class SiteCounters:
     """What a site keeps, what it met and how much.
 
     Attributes:
@@ -32,7 +32,7 @@ class Account:
     rows: Any
     dtype: Any = None
     state: Any = None
-    cell: Any = None
+    plan_slot: Any = None
     calls: int = 0
     n_samples: int = 0
     masked: int = 0
@@ -40,8 +40,8 @@ class Account:
     decided: bool = False
 
 
-def account(samples: Any, rows: Any) -> Account:
+def counters(samples: Any, rows: Any) -> SiteCounters:
     """A fresh account of a site that keeps these."""
-    kernel = compiled()
-    made: Account = Account(samples, rows) if kernel is None else kernel.Account(samples, rows)
+    kernel = dispatch.compiled()
+    made: SiteCounters = SiteCounters(samples, rows) if kernel is None else kernel.SiteCounters(samples, rows)
     return made

@@ -58,7 +58,7 @@ def _attends_fused(attention: nn.MultiheadAttention) -> bool:
 
 
 @dataclass(frozen=True)
-class Course:
+class RunCoverage:
     """How the forwards of a probe went.
 
     Attributes:
@@ -78,40 +78,40 @@ class Course:
     apart: Set[str]
 
     @staticmethod
-    def of(model: nn.Module, entered: Set[int], forwards: Forwards, layers: Iterable[Layer]) -> Course:
+    def of(model: nn.Module, entered: Set[int], forwards: Forwards, layers: Iterable[Layer]) -> RunCoverage:
         """The course of a model's forwards, whose ``layers`` were found or heard."""
         parents = {id(child): module for module in model.modules() for child in module.children()}
         apart = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
-        return Course(model, parents, entered, forwards.calls, forwards.measured, apart)
+        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, apart)
 
 
-def why_unseen(course: Course, layer: Layer) -> tuple[str, str]:
+def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
     """The status (never fired or bypassed) and reason of a layer, should it not have fired."""
-    if course.measured == 0:
-        return "never fired", "no forward was measured" if course.forwards else NO_CALL
-    parent = layer.module if layer.parameter else course.parents.get(id(layer.module))
-    entered = id(parent) in course.entered
-    bypassed = _why_bypassed(course, layer, parent) if entered else ""
+    if coverage.measured == 0:
+        return "never fired", "no forward was measured" if coverage.forwards else NO_CALL
+    parent = layer.module if layer.parameter else coverage.parents.get(id(layer.module))
+    entered = id(parent) in coverage.entered
+    bypassed = _why_bypassed(coverage, layer, parent) if entered else ""
     if bypassed:
         return "bypassed", bypassed
-    if next(compiled_modules(course.model), None) is not None:
+    if next(compiled_modules(coverage.model), None) is not None:
         return (
             "never fired",
             "the model was compiled before the probe was entered; probe it before torch.compile",
         )
-    if parent is not None and not entered and parent is not course.model:
+    if parent is not None and not entered and parent is not coverage.model:
         return "never fired", f"the {type(parent).__name__} that holds it was never called"
     used = "no function was seen to use it" if layer.parameter else "its module was never called"
     return "never fired", f"{used}, though the one that holds it was"
 
 
-def _why_bypassed(course: Course, layer: Layer, parent: nn.Module | None) -> str:
+def _why_bypassed(coverage: RunCoverage, layer: Layer, parent: nn.Module | None) -> str:
     """Why a layer whose holder was called was not seen to be used, or ""."""
     weight = layer.module._parameters.get(layer.parameter)
     if weight is not None and weight.dim() > 2:
         shape = tuple(weight.shape)
         return f"one tensor of shape {shape} holds the weights of all experts; their products are not probed"
-    if layer.name in course.apart:
+    if layer.name in coverage.apart:
         return "its parts for queries, keys and values are used apart and are layers of their own"
     if isinstance(parent, nn.MultiheadAttention):
         return "torch's attention reads its weight in a fused kernel and never calls the module"

@@ -6,14 +6,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from normprobe.kernels.dispatch import compiled
+from normprobe.kernels import dispatch
 
 if TYPE_CHECKING:
     pass
 
 
 @dataclass(eq=False, slots=True)
-class Pass:
+class ForwardState:
     """What hooks ask of a forward.
 
     Attributes:
@@ -27,7 +27,7 @@ class Pass:
     owner: Any
     measured: bool
     session: Any = None
-    memory: Any = None
+    recent: Any = None
     threads: int = 1
     _open: set[int] = field(default_factory=set)
     _met: dict[tuple[int, bool], int] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class _Place(threading.local):
     forward: Any = None
 
 
-class Inside:
+class CurrentForward:
     """The forward that each thread is in."""
 
     def __init__(self) -> None:
@@ -66,9 +66,9 @@ class Inside:
         """The forward that this thread is in, or None."""
         return self._place.forward
 
-    def begin(self, owner: Any, measured: bool) -> Pass:
+    def begin(self, owner: Any, measured: bool) -> ForwardState:
         """What hooks ask of a forward that begins with a call of this module."""
-        return Pass(owner, measured)
+        return ForwardState(owner, measured)
 
     def enter(self, forward: Any) -> None:
         """Be in this forward from now on."""
@@ -83,14 +83,14 @@ class Inside:
         self._place = _Place()
 
 
-def inside() -> Inside:
+def inside() -> CurrentForward:
     """What knows which forward each thread is in."""
-    kernel = compiled()
-    made: Inside = Inside() if kernel is None else kernel.Inside()
+    kernel = dispatch.compiled()
+    made: CurrentForward = CurrentForward() if kernel is None else kernel.CurrentForward()
     return made
 
 
 def lock() -> Any:
     """A reentrant lock, to be used as a context."""
-    kernel = compiled()
+    kernel = dispatch.compiled()
     return threading.RLock() if kernel is None else kernel.Lock()

@@ -2,7 +2,7 @@
 
 Most calls are as those before: everything about them is decided. Of one decoded token they are all that a
 probe costs, so they are one function of the extension each: a look at whether the call is as agreed, and one
-pass. Whatever is not goes the long way, which is `Listener`'s.
+pass. Whatever is not goes the long way, which is `HookCallbacks`'s.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 from torch import nn
 
 from normprobe.capture.forward import Forward, Forwards
-from normprobe.capture.layer_state import Watch
-from normprobe.capture.sample_numbers import hold
+from normprobe.capture.layer_state import LayerState
+from normprobe.capture.sample_numbers import record_extremes
 from normprobe.kernels import dispatch
 from normprobe.kernels.types import Extremes
 
-Call = Callable[..., None]
+Callback = Callable[..., None]
 
 
 @dataclass(frozen=True, eq=False)
-class Ears:
+class FastHooks:
     """Makes the hooks of one probe, and keeps them: what they know of a last call holds in the next block.
 
     Attributes:
@@ -35,32 +35,34 @@ class Ears:
 
     forwards: Forwards
     lock: Any
-    snapshot: Call
-    made: dict[tuple[str, int], tuple[Call, Call]] = field(default_factory=dict)
+    snapshot: Callback
+    made: dict[tuple[str, int], tuple[Callback, Callback]] = field(default_factory=dict)
 
-    def layer(self, watch: Watch, before: Call, after: Call) -> tuple[Call, Call]:
+    def layer(self, state: LayerState, before: Callback, after: Callback) -> tuple[Callback, Callback]:
         """The hooks ahead of a layer and behind it, for which these are the long ways."""
-        compiled, sites = dispatch.compiled(), watch.sites
-        if compiled is None or not isinstance(sites["input"].account, compiled.Account):
+        compiled, sites = dispatch.compiled(), state.sites
+        if compiled is None or not isinstance(sites["input"].counters, compiled.SiteCounters):
             return before, after
-        key = ("layer", watch.index)
+        key = ("layer", state.index)
         if key not in self.made:
-            shared = (self.forwards.inside, self.lock, _hold, self.snapshot)
-            ahead = compiled.Ear(before, watch, sites["input"], False, *shared)
-            self.made[key] = ahead, compiled.Ear(after, watch, sites["output"], True, *shared)
+            shared = (self.forwards.inside, self.lock, _record_extremes, self.snapshot)
+            ahead = compiled.LayerHook(before, state, sites["input"], False, *shared)
+            self.made[key] = ahead, compiled.LayerHook(after, state, sites["output"], True, *shared)
         return self.made[key]
 
-    def container(self, module: nn.Module, model: nn.Module, before: Call, after: Call) -> tuple[Call, Call]:
+    def container(
+        self, module: nn.Module, model: nn.Module, before: Callback, after: Callback
+    ) -> tuple[Callback, Callback]:
         """The hooks ahead of a module that holds layers of this model and behind it, likewise."""
         compiled, inside = dispatch.compiled(), self.forwards.inside
-        if compiled is None or not isinstance(inside, compiled.Inside):
+        if compiled is None or not isinstance(inside, compiled.CurrentForward):
             return before, after
         key = ("container", id(module))
         if key not in self.made:
-            ahead = compiled.Gate(before, model, False, inside)
-            self.made[key] = ahead, compiled.Gate(after, model, True, inside)
+            ahead = compiled.ContainerHook(before, model, False, inside)
+            self.made[key] = ahead, compiled.ContainerHook(after, model, True, inside)
         return self.made[key]
 
 
-def _hold(site: Any, news: Any, placed: Any, forward: Forward) -> None:
-    hold(site, Extremes(*news), placed, forward)
+def _record_extremes(site: Any, news: Any, placement: Any, forward: Forward) -> None:
+    record_extremes(site, Extremes(*news), placement, forward)

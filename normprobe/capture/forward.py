@@ -10,11 +10,11 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from normprobe.capture import current_forward
-from normprobe.capture.current_forward import Pass
+from normprobe.capture.current_forward import ForwardState
 from normprobe.capture.hooks.torch_internals import calling, is_over
 from normprobe.samples.batch import Batch, Signatures, decoder_sizes, read_batch
 from normprobe.samples.layout import Grid
-from normprobe.samples.masks import Masks, Padding, Reads, has_two_sides
+from normprobe.samples.masks import Masks, Padding, SequenceName, has_two_sides
 
 
 class MaskFinder(Protocol):
@@ -41,7 +41,7 @@ class Sequence:
 
     padding: Padding | None
     grid: Grid
-    spoken: bool
+    labelled: bool
 
 
 @dataclass(eq=False)
@@ -49,7 +49,7 @@ class Forward:
     """One outermost call of the model, or of a module of it that contains probed layers.
 
     Attributes:
-        now: what hooks ask of it at each call: the module that was called, and whether it is measured.
+        state: what hooks ask of it at each call: the module that was called, and whether it is measured.
         call: running number of the forward.
         first: running number of its first example.
         batch: its batch, as the arguments say.
@@ -59,7 +59,7 @@ class Forward:
         decoder_fired: whether a layer on a path with `decoder` has fired.
         stash: inputs of layers whose first call is under way.
         sequences: what its layers work on, by what they read.
-        placed: where samples lie, for layers that place them alike.
+        placements: where samples lie, for layers that place them alike.
         plain: whether all layers work on one sequence, whatever fired before them.
         selections: which samples count and are kept, by where they lie.
         rows: which raw rows are kept.
@@ -67,7 +67,7 @@ class Forward:
         frame: the call of its owner, as Python runs it.
     """
 
-    now: Pass
+    state: ForwardState
     call: int
     first: int
     batch: Batch
@@ -77,19 +77,19 @@ class Forward:
     decoder_fired: bool = False
     stash: dict[int, Tensor] = field(default_factory=dict)
     sequences: dict[Any, Sequence] = field(default_factory=dict)
-    placed: dict[Any, Any] = field(default_factory=dict)
-    plain: bool = False
+    placements: dict[Any, Any] = field(default_factory=dict)
+    single_sequence: bool = False
     selections: dict[Any, Any] = field(default_factory=dict)
     rows: dict[Any, Any] = field(default_factory=dict)
     found: dict[Any, Any] = field(default_factory=dict)
     frame: FrameType | None = None
 
-    def sequence(self, reads: Reads, padding: Padding | None) -> Sequence:
+    def sequence(self, reads: SequenceName, padding: Padding | None) -> Sequence:
         """What a layer works on that reads this sequence, with the padding mask that it has."""
         # Labels are those of the first tensor's sequence, which a decoder does not work on.
-        return Sequence(padding, self._grid(reads, padding), spoken=reads != "decoder")
+        return Sequence(padding, self._grid(reads, padding), labelled=reads != "decoder")
 
-    def _grid(self, reads: Reads, padding: Padding | None) -> Grid:
+    def _grid(self, reads: SequenceName, padding: Padding | None) -> Grid:
         batch = self.batch
         if padding is not None:
             sizes = padding.real.shape
@@ -121,7 +121,7 @@ class Forwards:
         self.calls = 0
         self.measured = 0
         self.examples = 0
-        self.unrun: dict[str, int] = {}
+        self.skipped: dict[str, int] = {}
         self._lock = threading.Lock()
         self.inside = current_forward.inside()
         self._signatures = Signatures()
@@ -140,14 +140,14 @@ class Forwards:
         a forward that was cut short.
         """
         forward = self.current
-        if forward is None or module is model or module is forward.now.owner or is_over(forward.frame):
+        if forward is None or module is model or module is forward.state.owner or is_over(forward.frame):
             return None
         return forward
 
     def end(self, module: nn.Module) -> None:
         """Leave the forward if it is this module's."""
         forward = self.current
-        if forward is not None and forward.now.owner is module:
+        if forward is not None and forward.state.owner is module:
             self.inside.leave()
             forward.frame = None
 
@@ -155,13 +155,13 @@ class Forwards:
         """Forget any forward that was cut short."""
         self.inside.clear()
 
-    def begin_unrun(self, module: nn.Module, why: str) -> Forward:
+    def begin_skipped(self, module: nn.Module, why: str) -> Forward:
         """Start a forward that is no run of the module: its arguments are not looked at."""
         with self._lock:
             call, self.calls = self.calls, self.calls + 1
-            self.unrun[why] = self.unrun.get(why, 0) + 1
-        now = self.inside.begin(module, False)
-        forward = Forward(now, call, self.examples, Batch(None, 0, None), Masks(), frame=calling())
+            self.skipped[why] = self.skipped.get(why, 0) + 1
+        state = self.inside.begin(module, False)
+        forward = Forward(state, call, self.examples, Batch(None, 0, None), Masks(), frame=calling())
         self.inside.enter(forward)
         return forward
 
@@ -184,8 +184,8 @@ class Forwards:
             first = self.examples
             self.examples += batch.size
         decoder = decoder_sizes(arguments)
-        now = self.inside.begin(module, measured)
-        forward = Forward(now, call, first, batch, masks, decoder, frame=calling())
+        state = self.inside.begin(module, measured)
+        forward = Forward(state, call, first, batch, masks, decoder, frame=calling())
         self.inside.enter(forward)
         return forward
 

@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from normprobe.capture.coverage import decides_by_mode
 from normprobe.capture.forward import Forward, Forwards
-from normprobe.capture.function_session import Habit, Session, has_bias
+from normprobe.capture.function_session import FunctionSession, ListeningSchedule, has_bias
 from normprobe.capture.hooks.compiled import is_cut
 from normprobe.capture.hooks.torch_internals import called, in_backward, put_below, take_out
 from normprobe.capture.hooks.weight_functions import (
@@ -35,17 +35,17 @@ from normprobe.capture.hooks.weight_functions import (
     COPIES,
     LOST,
     USES,
-    Use,
+    WeightUse,
     lost_arguments,
     with_linear,
 )
-from normprobe.capture.layer_state import Watch
+from normprobe.capture.layer_state import LayerState
 from normprobe.layers.layer import Layer
 
 BIAS_APART = "its bias was added apart from it, so its output is without"
 
 
-class Ears(Protocol):
+class LayerCallbacks(Protocol):
     """What is done about a call of a layer, whether a hook saw it or the mode."""
 
     forwards: Forwards
@@ -54,17 +54,19 @@ class Ears(Protocol):
     def layers(self) -> Iterable[Layer]:
         """All that may be heard."""
 
-    def watch_of(self, layer: Layer) -> Watch:
+    def state_of(self, layer: Layer) -> LayerState:
         """The running state of a layer, fresh if it is new."""
 
-    def before(self, watch: Watch, forward: Forward, tensor: Tensor | None) -> None:
-        """Ahead of the call, with what the layer reads."""
+    def before(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
+        """Note what a layer reads, before its call."""
 
-    def after(self, watch: Watch, forward: Forward, output: Tensor | None, given: tuple[Any, ...]) -> None:
+    def after(
+        self, state: LayerState, forward: Forward, output: Tensor | None, given: tuple[Any, ...]
+    ) -> None:
         """Behind the call with these arguments; no output if it raised."""
 
 
-class Functional:
+class FunctionCapture:
     """Listens for the layers of one probe.
 
     A forward is opened, its modules are entered and left in turn; `close` ends all of it.
@@ -73,41 +75,47 @@ class Functional:
         left_out: modules (by id) whose calls are not to be heard, though they use the weight of a layer.
     """
 
-    def __init__(self, ears: Ears) -> None:
-        self._ears = ears
+    def __init__(self, callbacks: LayerCallbacks) -> None:
+        self._callbacks = callbacks
         self.left_out: frozenset[int] = frozenset()
-        self._habits: dict[Any, Habit] = {}
+        self._schedules: dict[Any, ListeningSchedule] = {}
         self._mode = _Mode(self)
 
-    def open(self, module: nn.Module, forward: Forward, kwargs: dict[str, Any]) -> Session | None:
+    def open(self, module: nn.Module, forward: Forward, kwargs: dict[str, Any]) -> FunctionSession | None:
         """Begin to listen to a forward that is measured; None if there is nothing to listen for."""
         take_out(self._mode)  # if a KeyboardInterrupt left it behind
         if is_cut():  # a mode would have the rest compiled again
             return None
         given = tuple(name for name, value in kwargs.items() if value is not None)
         kind = (id(module), module.training, torch.is_grad_enabled(), forward.batch.time == 1, given)
-        with self._ears.lock:
-            habit = self._habits.setdefault(kind, Habit())
-            habit.forwards += 1
-            due = habit.forwards.bit_count() == 1 and habit.forwards.bit_length() % 2 == 1  # 1, 4, 16, ...
-            if due or not habit.told:
-                return Session.of(habit, self._ears.layers(), everywhere=True)
-            return Session.of(habit, habit.layers.values(), everywhere=False) if habit.places else None
+        with self._callbacks.lock:
+            schedule = self._schedules.setdefault(kind, ListeningSchedule())
+            schedule.forwards += 1
+            due = (
+                schedule.forwards.bit_count() == 1 and schedule.forwards.bit_length() % 2 == 1
+            )  # 1, 4, 16, ...
+            if due or not schedule.told:
+                return FunctionSession.of(schedule, self._callbacks.layers(), everywhere=True)
+            return (
+                FunctionSession.of(schedule, schedule.layers.values(), everywhere=False)
+                if schedule.places
+                else None
+            )
 
     def enter(
-        self, session: Session, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, session: FunctionSession, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """A module that holds layers is called: put the mode in place if it is to be heard."""
         around = session.inside[-1][0] if session.inside else None
         session.inside.append((module, session.on))
-        wanted = session.everywhere or id(module) in session.habit.places
+        wanted = session.everywhere or id(module) in session.schedule.places
         self._turn(session, wanted and not decides_by_mode(module, around, args, kwargs))
         if session.on:
             session.know_again(module)
 
     def leave(self, forward: Forward | None, module: nn.Module, output: Any) -> None:
         """The module's call is over: all is as it was around it."""
-        session: Session | None = None if forward is None else forward.now.session
+        session: FunctionSession | None = None if forward is None else forward.state.session
         if session is None:
             return
         while any(inside is module for inside, _ in session.inside):
@@ -116,13 +124,13 @@ class Functional:
                 self._turn(session, on)
                 break
         if not session.inside and session.everywhere and output is not None:
-            session.habit.told = True
+            session.schedule.told = True
 
     def close(self) -> None:
         """Stop listening in this thread, whatever was left behind."""
         take_out(self._mode)
 
-    def _turn(self, session: Session, on: bool) -> None:
+    def _turn(self, session: FunctionSession, on: bool) -> None:
         if on is not session.on:
             session.on = on
             if on:
@@ -130,50 +138,52 @@ class Functional:
             else:
                 take_out(self._mode)
 
-    def session(self) -> Session | None:
+    def session(self) -> FunctionSession | None:
         """What is heard in this thread just now; a recomputation in backward is not."""
-        forward = self._ears.forwards.current
-        session: Session | None = None if forward is None or in_backward() else forward.now.session
+        forward = self._callbacks.forwards.current
+        session: FunctionSession | None = None if forward is None or in_backward() else forward.state.session
         return session
 
     def linear(self, *args: Any, **kwargs: Any) -> Any:
         """Call `torch.nn.functional.linear` from within a function that hides it from the mode."""
         return self.call(USES[functional.linear], functional.linear, args, kwargs)
 
-    def call(self, use: Use, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(
+        self, use: WeightUse, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Call a function that may be a layer's, and measure what the layer reads and writes if it is one."""
-        forward, session = self._ears.forwards.current, self.session()
+        forward, session = self._callbacks.forwards.current, self.session()
         used = None if session is None else session.used_by(use, args, kwargs)
         if forward is None or session is None or used is None:
             return func(*args, **kwargs)
-        with self._ears.lock:
-            watch = self._ears.watch_of(used.layer)
+        with self._callbacks.lock:
+            state = self._callbacks.state_of(used.layer)
             twins = session.twins.get(used.owner.key, {}).values()
-            calling = {watch.index, *(self._ears.watch_of(twin).index for twin in twins)}
+            calling = {state.index, *(self._callbacks.state_of(twin).index for twin in twins)}
         # Open: its module is being called, a hook sees it.
-        hooked = any(forward.now.is_open(index) for index in calling)
-        if watch.refused or hooked or (self.left_out and id(called()) in self.left_out):
+        hooked = any(forward.state.is_open(index) for index in calling)
+        if state.refused or hooked or (self.left_out and id(called()) in self.left_out):
             return func(*args, **kwargs)
-        self._ears.before(watch, forward, use.reads.of(args, kwargs))
+        self._callbacks.before(state, forward, use.reads.of(args, kwargs))
         output = None
         try:
             output = func(*args, **kwargs)
         finally:
-            self._ears.after(watch, forward, output, (*args, *kwargs.values()))
-        with self._ears.lock:
-            watch.heard += 1
+            self._callbacks.after(state, forward, output, (*args, *kwargs.values()))
+        with self._callbacks.lock:
+            state.functional_calls += 1
             if has_bias(used.layer) and (use.bias is None or use.bias.of(args, kwargs) is None):
-                watch.reasons[BIAS_APART] = 1
+                state.reasons[BIAS_APART] = 1
             late = session.learn(used.owner)
             if late:
-                watch.note(f"uses of its weight alone before forward {late + 1} of a kind may be missing")
+                state.note(f"uses of its weight alone before forward {late + 1} of a kind may be missing")
         return output
 
 
 class _Mode(TorchFunctionMode):
-    """Hands on every call as it is, and those that may be a layer's to `Functional.call`."""
+    """Hands on every call as it is, and those that may be a layer's to `FunctionCapture.call`."""
 
-    def __init__(self, functional: Functional) -> None:
+    def __init__(self, functional: FunctionCapture) -> None:
         super().__init__()
         self._functional = functional
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from normprobe.capture.hooks.weight_functions import Use
+from normprobe.capture.hooks.weight_functions import WeightUse
 from normprobe.layers.candidates import is_lazy
 from normprobe.layers.layer import Layer
 from normprobe.layers.parameter_layers import projection_part
@@ -30,7 +30,7 @@ class Used(NamedTuple):
 
 
 @dataclass(eq=False)
-class Habit:
+class ListeningSchedule:
     """What was heard in forwards of one kind.
 
     Attributes:
@@ -47,7 +47,7 @@ class Habit:
 
 
 @dataclass(eq=False)
-class Session:
+class FunctionSession:
     """The mode during one forward.
 
     Attributes:
@@ -60,7 +60,7 @@ class Session:
         inside: the modules entered, and whether the mode was in place around each.
     """
 
-    habit: Habit
+    schedule: ListeningSchedule
     everywhere: bool
     layers: dict[int, list[Layer]]
     owners: dict[int, Owner] = field(default_factory=dict)
@@ -69,13 +69,13 @@ class Session:
     inside: list[tuple[nn.Module, bool]] = field(default_factory=list)
 
     @staticmethod
-    def of(habit: Habit, layers: Iterable[Layer], *, everywhere: bool) -> Session:
+    def of(schedule: ListeningSchedule, layers: Iterable[Layer], *, everywhere: bool) -> FunctionSession:
         """A session that may hear these layers."""
         by_module: dict[int, list[Layer]] = {}
         for layer in layers:
             if not layer.refused:
                 by_module.setdefault(id(layer.module), []).append(layer)
-        session = Session(habit, everywhere, by_module)
+        session = FunctionSession(schedule, everywhere, by_module)
         session.know(layer for held in by_module.values() for layer in held)
         return session
 
@@ -98,10 +98,10 @@ class Session:
 
     def learn(self, layer: Layer) -> int:
         """Remember where a layer was heard, to listen there; how many forwards may have gone by without."""
-        habit = self.habit
-        late = habit.forwards - 1 if habit.told and layer.key not in habit.layers else 0
-        habit.layers[layer.key] = layer
-        habit.places.add(id(self.inside[-1][0]))
+        schedule = self.schedule
+        late = schedule.forwards - 1 if schedule.told and layer.key not in schedule.layers else 0
+        schedule.layers[layer.key] = layer
+        schedule.places.add(id(self.inside[-1][0]))
         return late
 
     def note_copy(self, weight: Tensor, copy: Tensor) -> None:
@@ -110,7 +110,7 @@ class Session:
         if owner is not None and copy is not weight:
             self.owners[id(copy)] = Owner(owner.layer, weakref.ref(copy))
 
-    def used_by(self, use: Use, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Used | None:
+    def used_by(self, use: WeightUse, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Used | None:
         """The layer whose own computation a call is, if it is one's."""
         for argument in use.weights:
             tensor = argument.of(args, kwargs)
@@ -143,7 +143,7 @@ def _held(module: nn.Module, name: str) -> Tensor | None:
     return None
 
 
-def _used(owner: Owner, tensor: Tensor, use: Use) -> Layer | None:
+def _used(owner: Owner, tensor: Tensor, use: WeightUse) -> Layer | None:
     """The layer that computes what this use of the tensor does: with all of its weight, or a named part."""
     layer, weight = owner.layer, owner.weight()
     if weight is None:

@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 from normprobe.capture import current_forward
 from normprobe.capture.coverage import SLOWED, would_fuse
-from normprobe.capture.fast_hooks import Ears
+from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forward import Forward, Forwards, Sequence
-from normprobe.capture.function_mode import Functional
+from normprobe.capture.function_mode import FunctionCapture
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks
-from normprobe.capture.hooks.torch_internals import in_backward, why_not_run
-from normprobe.capture.layer_state import Watch
+from normprobe.capture.hooks.torch_internals import in_backward, why_skipped
+from normprobe.capture.layer_state import LayerState
 from normprobe.capture.measure import Measurer
 from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption
-from normprobe.capture.run_info import Tally
+from normprobe.capture.run_info import RunInfo
 from normprobe.capture.sample_numbers import named_labels
-from normprobe.layers.layer import Found, Layer
+from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
-from normprobe.samples.reservoir import Rosters
+from normprobe.samples.reservoir import EmptyReservoirs
 
 
-class Listener:
+class HookCallbacks:
     """Follows the forwards of a model and measures what its layers read and write.
 
     Attributes:
@@ -54,51 +54,54 @@ class Listener:
     ) -> None:
         self._masks, self._labels = GivenMasks(mask), labels
         self.samples, self.values, self.seed = samples, values, seed
-        self.watches: dict[tuple[int, str], Watch] = {}
-        self.forwards, self.tally = Forwards(every), Tally()
+        self.states: dict[tuple[int, str], LayerState] = {}
+        self.forwards, self.run_info = Forwards(every), RunInfo()
         self.entered: set[int] = set()
         self.lock = current_forward.lock()
         self.model: nn.Module | None = None
-        self.functional, self._uncompiled = Functional(self), Uncompiled()
-        self._ears = Ears(self.forwards, self.lock, self._snapshot)
+        self.function_capture, self._uncompiled = FunctionCapture(self), Uncompiled()
+        self._fast_hooks = FastHooks(self.forwards, self.lock, self._snapshot)
         self._hooks = Hooks()
-        self._strays: tuple[Layer, ...] = ()
+        self._parameter_candidates: tuple[Layer, ...] = ()
         self._depth = 0
-        self._measurer, self._rosters = Measurer(seed, samples), Rosters(samples)
+        self._measurer, self._reservoirs = Measurer(seed, samples), EmptyReservoirs(samples)
 
-    def watch(self, found: Found) -> list[Watch]:
+    def state(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; layers met before go on counting."""
-        self._strays, self.functional.left_out = found.strays, found.left_out
-        return [self.watch_of(layer) for layer in found.layers]
+        self._parameter_candidates, self.function_capture.left_out = (
+            found.parameter_candidates,
+            found.left_out,
+        )
+        return [self.state_of(layer) for layer in found.layers]
 
-    def watch_of(self, layer: Layer) -> Watch:
+    def state_of(self, layer: Layer) -> LayerState:
         """The running state of a layer, fresh if it is new."""
-        if layer.key not in self.watches:
+        if layer.key not in self.states:
             rows = min(8, self.values) if layer.view.kind == "linear" else self.values
-            rosters = self._rosters.of(self.samples), self._rosters.of(rows)
-            self.watches[layer.key] = Watch.of(len(self.watches), layer, *rosters)
-        return self.watches[layer.key]
+            reservoirs = self._reservoirs.of(self.samples), self._reservoirs.of(rows)
+            self.states[layer.key] = LayerState.of(len(self.states), layer, *reservoirs)
+        return self.states[layer.key]
 
     def layers(self) -> list[Layer]:
         """All layers, and the parameters that may turn out to be one."""
-        return [*(watch.layer for watch in self.watches.values()), *self._strays]
+        return [*(state.layer for state in self.states.values()), *self._parameter_candidates]
 
-    def attach(self, model: nn.Module, found: Found, hooks: Hooks) -> None:
+    def attach(self, model: nn.Module, found: LayerSet, hooks: Hooks) -> None:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
-        watches = self.watch(found)
+        states = self.state(found)
         as_written = self._uncompiled.enter(model)
-        for watch in watches:
-            if id(watch.layer.module) in as_written:
-                watch.reasons[UNCOMPILED] = 1
+        for state in states:
+            if id(state.layer.module) in as_written:
+                state.reasons[UNCOMPILED] = 1
         ways, outer = (self._enter_container, self._leave_container), {model, *model.children()}
         for module in found.containers:
-            hooks.around(module, *self._ears.container(module, model, *ways), inner=module not in outer)
-        for watch in watches:
-            watch.running.enter()
-            if not watch.refused and not watch.layer.parameter:
-                before, after = partial(self._before, watch), partial(self._after, watch)
-                hooks.around(watch.layer.module, *self._ears.layer(watch, before, after))
+            hooks.around(module, *self._fast_hooks.container(module, model, *ways), inner=module not in outer)
+        for state in states:
+            state.buffers.enter()
+            if not state.refused and not state.layer.parameter:
+                before, after = partial(self._before, state), partial(self._after, state)
+                hooks.around(state.layer.module, *self._fast_hooks.layer(state, before, after))
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._claim_time_first)
@@ -109,23 +112,23 @@ class Listener:
 
     def leave(self) -> None:
         """Forget forwards that were cut short, and add up what moved."""
-        self.functional.close()
+        self.function_capture.close()
         self._uncompiled.leave()
         self.forwards.clear()
-        for watch in self.watches.values():
-            watch.running.leave()
+        for state in self.states.values():
+            state.buffers.leave()
 
     def _enter_container(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_backward():
             return
         self.entered.add(id(module))
         forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
-        if forward.now.session is not None:
-            self.functional.enter(forward.now.session, module, args, kwargs)
+        if forward.state.session is not None:
+            self.function_capture.enter(forward.state.session, module, args, kwargs)
 
     def _leave_container(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not in_backward():
-            self.functional.leave(self.forwards.current, module, output)
+            self.function_capture.leave(self.forwards.current, module, output)
             self.forwards.end(module)
             if module is self.model:
                 self._hooks.put_back()
@@ -137,9 +140,9 @@ class Listener:
     def _enter_fused(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if would_fuse(module):
             inside = {id(child) for child in module.modules()}
-            for (layer, _), watch in self.watches.items():
+            for (layer, _), state in self.states.items():
                 if layer in inside:
-                    watch.reasons[SLOWED] = 1
+                    state.reasons[SLOWED] = 1
 
     def _claim_time_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         forward = self.forwards.current
@@ -148,106 +151,112 @@ class Listener:
             return
         with self.lock, torch.no_grad():
             before = replace(forward)
-            if self.forwards.swap(forward) and forward.now.measured:
-                self.tally.withdraw(before)
-                self.tally.add(forward)
+            if self.forwards.swap(forward) and forward.state.measured:
+                self.run_info.withdraw(before)
+                self.run_info.add(forward)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
         self._hooks.put_back()  # if a KeyboardInterrupt left them aside
-        if why := why_not_run((*args, *kwargs.values())):
-            return self.forwards.begin_unrun(module, why)
+        if why := why_skipped((*args, *kwargs.values())):
+            return self.forwards.begin_skipped(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
-        if forward.now.measured:
-            forward.plain = not forward.masks.two_sided and not self._masks.by_layer
+        if forward.state.measured:
+            forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
             forward.labels = named_labels(self._labels, forward, args, kwargs)
             with self.lock, torch.no_grad():
                 self._measurer.begin(forward)
-                self.tally.add(forward)
-            forward.now.session = self.functional.open(module, forward, kwargs)
-        if module is self.model and forward.now.session is None:
+                self.run_info.add(forward)
+            forward.state.session = self.function_capture.open(module, forward, kwargs)
+        if module is self.model and forward.state.session is None:
             self._hooks.put_aside(self.entered)  # which have nothing to do inside a call of the model
         return forward
 
-    def _sequence(self, watch: Watch, forward: Forward) -> Sequence:
+    def _sequence(self, state: LayerState, forward: Forward) -> Sequence:
         """What the layer works on in this forward."""
-        reads = watch.reader.reads(two_sided=forward.masks.two_sided, decoder_fired=forward.decoder_fired)
-        pattern = self._masks.pattern_of(watch.layer.name)
+        reads = state.sequence_rule.reads(
+            two_sided=forward.masks.two_sided, decoder_fired=forward.decoder_fired
+        )
+        pattern = self._masks.pattern_of(state.layer.name)
         sequence = forward.sequences.get((reads, pattern))
         if sequence is None:
             padding = self._masks.padding(pattern, forward.masks.of(reads))
             sequence = forward.sequences[reads, pattern] = forward.sequence(reads, padding)
         return sequence
 
-    def _before(self, watch: Watch, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(
+        self, state: LayerState, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         if in_backward():
             return
         forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
-        if forward.now.measured and not watch.refused:
+        if forward.state.measured and not state.refused:
             tensor = first_tensor(args)
-            self.before(watch, forward, first_tensor(kwargs.values()) if tensor is None else tensor)
+            self.before(state, forward, first_tensor(kwargs.values()) if tensor is None else tensor)
 
-    def before(self, watch: Watch, forward: Forward, tensor: Tensor | None) -> None:
-        """Ahead of a call of a layer in a forward that is measured, with what it reads."""
+    def before(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
+        """Measure what a layer reads, before its call, in a forward that is measured."""
         with self.lock:
-            forward.now.enter(watch.index)
-            if watch.depth is None:
-                watch.depth, self._depth = self._depth, self._depth + 1
-            if forward.masks.two_sided and watch.reader.side == "decoder":
+            forward.state.enter(state.index)
+            if state.depth is None:
+                state.depth, self._depth = self._depth, self._depth + 1
+            if forward.masks.two_sided and state.sequence_rule.side == "decoder":
                 forward.decoder_fired = True
             if tensor is None:
-                watch.note("a call without a tensor among its arguments is left out")
-            elif watch.settled:
-                self._take(watch, "input", tensor, forward)
+                state.note("a call without a tensor among its arguments is left out")
+            elif state.settled:
+                self._observe(state, "input", tensor, forward)
             else:
                 # The output decides how the input reads, and the layer may overwrite its input.
-                forward.stash[watch.index] = tensor.detach().clone()
+                forward.stash[state.index] = tensor.detach().clone()
 
-    def _after(self, watch: Watch, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _after(self, state: LayerState, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         forward = self.forwards.current
         if not in_backward() and forward is not None:
-            self.after(watch, forward, first_tensor([output]), (*args, *kwargs.values()))
+            self.after(state, forward, first_tensor([output]), (*args, *kwargs.values()))
             self.forwards.end(module)
 
-    def after(self, watch: Watch, forward: Forward, output: Tensor | None, given: tuple[Any, ...]) -> None:
+    def after(
+        self, state: LayerState, forward: Forward, output: Tensor | None, given: tuple[Any, ...]
+    ) -> None:
         """Behind a call of a layer with these arguments; no output if it raised, or gave no tensor."""
-        forward.now.leave(watch.index)
+        forward.state.leave(state.index)
         if output is None:
-            forward.stash.pop(watch.index, None)
+            forward.stash.pop(state.index, None)
         else:
             with self.lock:
-                watch.firings += 1
-                if forward.now.measured and not watch.refused:
-                    self._finish(watch, forward, output, given)
+                state.firings += 1
+                if forward.state.measured and not state.refused:
+                    self._finish(state, forward, output, given)
 
-    def _finish(self, watch: Watch, forward: Forward, output: Tensor, given: tuple[Any, ...]) -> None:
+    def _finish(self, state: LayerState, forward: Forward, output: Tensor, given: tuple[Any, ...]) -> None:
         """After the call: let a first call correct the view, then measure what is left to measure."""
-        module, stashed = watch.layer.module, forward.stash.pop(watch.index, None)
+        module, stashed = state.layer.module, forward.stash.pop(state.index, None)
         if stashed is not None:
-            if not watch.settled:  # another thread may have been first
-                settle = partial(watch.settle, module, stashed, output.detach(), given)
-                self._guard(watch, "its first call", settle)
-            if not watch.refused:
-                self._take(watch, "input", stashed, forward)
-        if not watch.refused:
-            self._take(watch, "output", output, forward)
-            watch.meet(module.training)
-            self._snapshot(watch, module)
-            watch.decide()
+            if not state.settled:  # another thread may have been first
+                settle = partial(state.settle, module, stashed, output.detach(), given)
+                self._guard(state, "its first call", settle)
+            if not state.refused:
+                self._observe(state, "input", stashed, forward)
+        if not state.refused:
+            self._observe(state, "output", output, forward)
+            state.note_mode(module.training)
+            self._snapshot(state, module)
+            state.decide()
 
-    def _snapshot(self, watch: Watch, module: nn.Module) -> None:
-        if not watch.unchanged(module):
-            self._guard(watch, "its scale", partial(watch.snapshot_vectors, module))
+    def _snapshot(self, state: LayerState, module: nn.Module) -> None:
+        if not state.unchanged(module):
+            self._guard(state, "its scale", partial(state.snapshot_vectors, module))
 
-    def _take(self, watch: Watch, site: str, tensor: Tensor, forward: Forward) -> None:
-        sequence = self._sequence(watch, forward)
-        measure = partial(self._measurer.take, watch, site, tensor, forward, sequence)
-        self._guard(watch, f"a call at its {site}", measure)
+    def _observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
+        sequence = self._sequence(state, forward)
+        measure = partial(self._measurer.observe, state, site, tensor, forward, sequence)
+        self._guard(state, f"a call at its {site}", measure)
 
-    def _guard(self, watch: Watch, what: str, call: Callable[[], None]) -> None:
+    def _guard(self, state: LayerState, what: str, call: Callable[[], None]) -> None:
         """Look, and if that fails say so in the ledger: never let the user's forward fail on it."""
         with torch.no_grad():
             try:
                 call()
             except Exception as error:
                 said = str(error).splitlines()[0] if str(error) else "no message"
-                watch.note(f"{what} is left out: {type(error).__name__}: {said}")
+                state.note(f"{what} is left out: {type(error).__name__}: {said}")

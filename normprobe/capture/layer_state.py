@@ -11,25 +11,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normprobe.capture.buffer_changes import Moves, Running
-from normprobe.capture.site_state import Site
+from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
+from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
 from normprobe.layers.norms.affine import vector
-from normprobe.layers.norms.identify import judge
+from normprobe.layers.norms.identify import identify
 from normprobe.layers.view import View
 from normprobe.samples.layout import Layout
-from normprobe.samples.masks import Reader
-from normprobe.samples.reservoir import Roster
+from normprobe.samples.masks import SequenceRule
+from normprobe.samples.reservoir import Reservoir
 from normprobe.tables.records import LayerRecord
 
 SITES = ("input", "output")
-LOOSE = "its samples could not be numbered as the forward's and are numbered within the layer"
-DOUBTS = 8
+UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
+MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
 
 
 @dataclass(eq=False)
-class Watch:
+class LayerState:
     """The running state of one layer.
 
     Attributes:
@@ -60,14 +60,14 @@ class Watch:
     index: int
     layer: Layer
     view: View
-    sites: dict[str, Site]
+    sites: dict[str, SiteState]
     settled: bool = False
-    doubts: int = 0
+    undecided_calls: int = 0
     offset: float | None = 0.0
     layouts: dict[str, Layout] = field(default_factory=dict)
     axes: dict[str, int] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
-    loose: dict[str, int] = field(default_factory=dict)
+    unaligned: dict[str, int] = field(default_factory=dict)
     modes: dict[str, None] = field(default_factory=dict)
     grads: dict[str, None] = field(default_factory=dict)
     masked_by: dict[str, None] = field(default_factory=dict)
@@ -75,55 +75,57 @@ class Watch:
     refused: str = ""
     depth: int | None = None
     vectors: dict[str, NDArray[Any]] = field(default_factory=dict)
-    running: Running = field(init=False)
-    reader: Reader = field(init=False)
+    buffers: BufferTracker = field(init=False)
+    sequence_rule: SequenceRule = field(init=False)
     scaled: bool = field(init=False)
-    heard: int = 0
+    functional_calls: int = 0
 
     def __post_init__(self) -> None:
-        self.running = Running(self.layer.module)
+        self.buffers = BufferTracker(self.layer.module)
         self.scaled = self.layer.view.kind != "linear"
-        self.reader = Reader.named(self.layer.name)
+        self.sequence_rule = SequenceRule.named(self.layer.name)
         self._met: set[tuple[bool, bool, bool]] = set()
         self._state: list[Any] | None = None
 
     @staticmethod
-    def of(index: int, layer: Layer, samples: Roster, rows: Roster) -> Watch:
+    def of(index: int, layer: Layer, samples: Reservoir, rows: Reservoir) -> LayerState:
         """A fresh state, with the rosters that all fresh ones share."""
-        sites = {site: Site.of(samples, rows) for site in SITES}
-        return Watch(index, layer, layer.view, sites, settled=layer.view.certain, refused=layer.refused)
+        sites = {site: SiteState.of(samples, rows) for site in SITES}
+        return LayerState(index, layer, layer.view, sites, settled=layer.view.certain, refused=layer.refused)
 
     @property
     def aligned(self) -> bool:
         """Whether every measured call could be numbered as the forward's."""
-        return Layout.LOOSE not in self.layouts.values() and not self.loose
+        return Layout.UNALIGNED not in self.layouts.values() and not self.unaligned
 
     @property
     def firings(self) -> int:
         """How often it was called, measured or not, recomputations in backward aside."""
-        return self.sites["output"].account.firings
+        return self.sites["output"].counters.firings
 
     @firings.setter
     def firings(self, count: int) -> None:
-        self.sites["output"].account.firings = count
+        self.sites["output"].counters.firings = count
 
     def decide(self) -> None:
         """Say whether nothing is left to decide at its calls."""
-        decided = self.settled and not self.refused and not self.reader.cross and self.view.weight is None
+        decided = (
+            self.settled and not self.refused and not self.sequence_rule.cross and self.view.weight is None
+        )
         for site in self.sites.values():
-            site.account.decided = decided
+            site.counters.decided = decided
 
     def note(self, reason: str) -> None:
         """Count a reason why something was left out."""
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
-    def meet(self, training: bool) -> None:
+    def note_mode(self, training: bool) -> None:
         """Note the modes the layer runs in."""
-        met = (training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        if met not in self._met:
-            self._met.add(met)
+        totals = (training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        if totals not in self._met:
+            self._met.add(totals)
             self.modes["train" if training else "eval"] = None
-            self.grads["grad" if met[1] else "inference" if met[2] else "no_grad"] = None
+            self.grads["grad" if totals[1] else "inference" if totals[2] else "no_grad"] = None
 
     def settle(self, module: nn.Module, before: Tensor, after: Tensor, arguments: Sequence[Any] = ()) -> None:
         """Correct the view by what a call shows: the first, or the first that can tell."""
@@ -132,17 +134,17 @@ class Watch:
                 f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
             )
             firings = self.firings
-            self.sites = {name: Site.of(Roster(0), Roster(0)) for name in SITES}
+            self.sites = {name: SiteState.of(Reservoir(0), Reservoir(0)) for name in SITES}
             self.firings, self.settled = firings, True
         elif before.numel():
-            recorded = any(site.account.calls for site in self.sites.values())
-            self.doubts += 1
-            self.settled = self.doubts == DOUBTS
-            verdict = judge(module, self.view, before, after, arguments, recorded=recorded)
-            self.view, self.offset = verdict.view, verdict.offset
-            self.settled = self.settled or verdict.decided
-            if verdict.reason:
-                self.reasons[verdict.reason] = 1
+            recorded = any(site.counters.calls for site in self.sites.values())
+            self.undecided_calls += 1
+            self.settled = self.undecided_calls == MOST_UNDECIDED
+            identification = identify(module, self.view, before, after, arguments, recorded=recorded)
+            self.view, self.offset = identification.view, identification.offset
+            self.settled = self.settled or identification.decided
+            if identification.reason:
+                self.reasons[identification.reason] = 1
 
     def snapshot_vectors(self, module: nn.Module) -> None:
         """Copy the scale, shift and running statistics that the call just measured applied."""
@@ -178,23 +180,23 @@ class Watch:
         self._state = state
         return unchanged
 
-    def record(self, never: tuple[str, str], unrun: Mapping[str, int] | None = None) -> LayerRecord:
+    def record(self, never: tuple[str, str], skipped: Mapping[str, int] | None = None) -> LayerRecord:
         """Freeze the state.
 
         Args:
             never: status and reason of a layer that did not fire.
-            unrun: why forwards were left out, with how often.
+            skipped: why forwards were left out, with how often.
         """
         layer = self.layer
-        calls = max(site.account.calls for site in self.sites.values())
+        calls = max(site.counters.calls for site in self.sites.values())
         # A layer none of whose calls could be measured fired all the same; its notes say why.
-        met = calls > 0 or self.depth is not None
-        status, reason = ("refused", self.refused) if self.refused else ("fired", "") if met else never
-        reasons = {**self.reasons, **(unrun or {})}
+        totals = calls > 0 or self.depth is not None
+        status, reason = ("refused", self.refused) if self.refused else ("fired", "") if totals else never
+        reasons = {**self.reasons, **(skipped or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
-        if met and not self.refused and not self.aligned:
-            notes.append(LOOSE)
-        moves = self.running.moves() if self.view.kind == "batch_norm" else Moves(None, None)
+        if totals and not self.refused and not self.aligned:
+            notes.append(UNALIGNED)
+        changes = self.buffers.changes() if self.view.kind == "batch_norm" else BufferChanges(None, None)
         ledger = {
             "layer": layer.name,
             "aliases": "; ".join(layer.aliases),
@@ -213,18 +215,21 @@ class Watch:
             "aligned": self.aligned if status == "fired" else None,
             "reason": "; ".join([reason, *notes] if reason else notes),
             "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
-            "moved": moves.moved,
-            "updates": moves.updates,
+            "moved": changes.moved,
+            "updates": changes.updates,
             "firings": self.firings,
         }
         fired = status == "fired"
-        sites = [site.record(name) for name, site in self.sites.items() if site.account.calls]
+        sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
         return LayerRecord(
             ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
         )
 
     def _via(self) -> str:
-        seen = {"functional": self.heard > 0, "hook": self.firings > self.heard or not self.heard}
+        seen = {
+            "functional": self.functional_calls > 0,
+            "hook": self.firings > self.functional_calls or not self.functional_calls,
+        }
         return "; ".join(name for name, true in seen.items() if true)
 
     def _n_features(self) -> int | None:

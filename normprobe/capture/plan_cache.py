@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from normprobe.capture.forward import Forward, Sequence
-from normprobe.capture.layer_state import Watch
-from normprobe.capture.sample_numbers import Placed, place_again
+from normprobe.capture.layer_state import LayerState
+from normprobe.capture.sample_numbers import Placement, place_shifted
 from normprobe.capture.selection import RawSelection, Selection, select, select_rows
 from normprobe.kernels import dispatch
-from normprobe.samples.reservoir import Roster
+from normprobe.samples.reservoir import Reservoir
 
 
-class Kin(NamedTuple):
+class ForwardKey(NamedTuple):
     """What forwards have in common that place their samples alike.
 
     Attributes:
@@ -36,19 +36,24 @@ class Kin(NamedTuple):
     mask: tuple[str, tuple[int, ...]] | None
 
     @staticmethod
-    def of(forward: Forward) -> Kin | None:
+    def of(forward: Forward) -> ForwardKey | None:
         """That of a forward; None if it has samples that another one's may not be like."""
         batch, mask = forward.batch, forward.masks.own
-        if not forward.plain or forward.labels is not None or batch.swapped or batch.packed is not None:
+        if (
+            not forward.single_sequence
+            or forward.labels is not None
+            or batch.swapped
+            or batch.packed is not None
+        ):
             return None
         if batch.lead is None or batch.lead.is_nested or (mask is not None and not mask.full):
             return None
         known = None if mask is None else (mask.name, mask.real.shape)
-        return Kin(id(forward.now.owner), batch.size, batch.time, known)
+        return ForwardKey(id(forward.state.owner), batch.size, batch.time, known)
 
 
 @dataclass(frozen=True, eq=False)
-class Terms:
+class SitePlan:
     """What alike sites agreed on.
 
     Attributes:
@@ -61,11 +66,11 @@ class Terms:
     shape: tuple[int, ...]
     selection: Selection
     raw: RawSelection
-    agreed: Any
+    cached: Any
 
 
 @dataclass(eq=False)
-class Ahead:
+class PlannedForward:
     """What is agreed for a forward, before it begins if it is like others.
 
     Attributes:
@@ -73,24 +78,24 @@ class Ahead:
         first: running number of its first example.
         sequences: what its layers work on, as a forward has it; likewise the next three.
         labels: none, or it would not be like others.
-        terms: what was agreed on, by who is alike.
+        plans: what was agreed on, by who is alike.
     """
 
     call: int
     first: int
     sequences: dict[Any, Sequence]
-    placed: dict[Any, Placed] = field(default_factory=dict)
+    placements: dict[Any, Placement] = field(default_factory=dict)
     selections: dict[Any, Selection] = field(default_factory=dict)
     rows: dict[Any, RawSelection] = field(default_factory=dict)
     labels: None = None
-    terms: dict[Any, Terms] = field(default_factory=dict)
+    plans: dict[Any, SitePlan] = field(default_factory=dict)
 
 
 MOST_AHEAD, MOST_ROWS_AHEAD = 16, 1 << 15
 """For how many forwards, and for how many samples, is agreed at once: after the first the code is at hand."""
 
 
-class Agreements:
+class PlanCache:
     """The agreements of one probe.
 
     Attributes:
@@ -100,15 +105,15 @@ class Agreements:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._compiled = dispatch.compiled()
-        self._cells: dict[Any, Any] = {}
-        self._kin: Kin | None = None
-        self._last: Ahead | None = None
-        self._ahead: list[Ahead] = []
-        self._reach = 1
+        self._slots: dict[Any, Any] = {}
+        self._key: ForwardKey | None = None
+        self._last: PlannedForward | None = None
+        self._planned: list[PlannedForward] = []
+        self._lookahead = 1
 
     def make(
         self,
-        watch: Watch,
+        state: LayerState,
         name: str,
         tensor: Tensor,
         *,
@@ -117,88 +122,95 @@ class Agreements:
         raw: RawSelection,
     ) -> None:
         """Let other sites that are alike go the short way with their tensors in this forward."""
-        compiled, now = self._compiled, forward.now
-        if compiled is None or not isinstance(now, compiled.Pass):
+        compiled = self._compiled
+        if compiled is None or not isinstance(forward.state, compiled.ForwardState):
             return
         if not selection.n_samples or selection.unfit:
             return
-        site, view = watch.sites[name], watch.view
-        account = site.account
-        reading = (view.axis, view.trailing, view.unbatched, view.sample)
-        placing = (watch.layouts[name], watch.axes.get(name))
-        last = reading[:2] == (-1, 1)  # where features come last, how many there are changes nothing
+        site, view = state.sites[name], state.view
+        counters = site.counters
+        axis_roles = (view.axis, view.trailing, view.unbatched, view.sample)
+        placing = (state.layouts[name], state.axes.get(name))
+        last = axis_roles[:2] == (-1, 1)  # where features come last, how many there are changes nothing
         size = None if last else site.width
-        alike = (*reading, *placing, tensor.dim(), size, tensor.dtype, account.rows.k)
-        account.cell = self._cells.setdefault(alike, compiled.Cell())
+        site_key = (*axis_roles, *placing, tensor.dim(), size, tensor.dtype, counters.rows.k)
+        counters.plan_slot = self._slots.setdefault(site_key, compiled.PlanSlot())
         shape = (*tensor.shape[:-1], -1) if last else tuple(tensor.shape)
-        terms = self._terms(shape, selection, raw, account.samples, account.rows)
-        account.cell.settle(terms.agreed, now)
-        self._note(alike, terms, forward)
+        plan = self._plan_for(shape, selection, raw, counters.samples, counters.rows)
+        counters.plan_slot.store(plan.cached, forward.state)
+        self._note(site_key, plan, forward)
 
-    def _note(self, alike: Any, terms: Terms, forward: Forward) -> None:
+    def _note(self, site_key: Any, plan: SitePlan, forward: Forward) -> None:
         """Remember what was agreed, for forwards that are like this one."""
-        kin, last = Kin.of(forward), self._last
-        if kin != self._kin or last is None or last.call != forward.call:
-            last = self._last = Ahead(forward.call, forward.first, {})
-            self._kin = kin
-        last.terms[alike] = terms
-        self._ahead, self._reach = [], 1
+        key, last = ForwardKey.of(forward), self._last
+        if key != self._key or last is None or last.call != forward.call:
+            last = self._last = PlannedForward(forward.call, forward.first, {})
+            self._key = key
+        last.plans[site_key] = plan
+        self._planned, self._lookahead = [], 1
 
-    def renew(self, forward: Forward) -> None:
+    def prepare(self, forward: Forward) -> None:
         """Let all go the short way who agreed in the forward before, if this one is like it."""
         last = self._last
-        if last is None or self._kin is None or Kin.of(forward) != self._kin:
+        if last is None or self._key is None or ForwardKey.of(forward) != self._key:
             return
-        foreseen = self._ahead[0] if self._ahead else last
+        foreseen = self._planned[0] if self._planned else last
         if (foreseen.call, foreseen.first) != (forward.call, forward.first):
-            self._look_ahead(last, forward)
-        now = self._last = self._ahead.pop(0)
-        forward.sequences, forward.placed = now.sequences, now.placed
-        forward.selections, forward.rows = now.selections, now.rows
-        for alike, terms in now.terms.items():
-            self._cells[alike].settle(terms.agreed, forward.now)
+            self._plan_ahead(last, forward)
+        planned = self._last = self._planned.pop(0)
+        forward.sequences, forward.placements = planned.sequences, planned.placements
+        forward.selections, forward.rows = planned.selections, planned.rows
+        for site_key, plan in planned.plans.items():
+            self._slots[site_key].store(plan.cached, forward.state)
 
-    def _look_ahead(self, last: Ahead, forward: Forward) -> None:
+    def _plan_ahead(self, last: PlannedForward, forward: Forward) -> None:
         """Agree for this forward, and, if those before it came as foreseen, for some that are to come."""
-        rows = max(len(terms.selection.placed.assignment.example) for terms in last.terms.values())
-        self._reach = 1 if self._ahead else min(2 * self._reach, MOST_AHEAD)
-        count = max(1, min(self._reach, MOST_ROWS_AHEAD // max(1, rows)))
+        rows = max(len(plan.selection.placement.assignment.example) for plan in last.plans.values())
+        self._lookahead = 1 if self._planned else min(2 * self._lookahead, MOST_AHEAD)
+        count = max(1, min(self._lookahead, MOST_ROWS_AHEAD // max(1, rows)))
         calls, examples = forward.call - last.call, forward.first - last.first
         sequences: dict[Any, Sequence] = {("own", None): forward.sequence("own", forward.masks.own)}
-        self._ahead = []
+        self._planned = []
         for step in range(count):
-            coming = Ahead(forward.call + step * calls, forward.first + step * examples, sequences)
-            coming.terms = {alike: self._again(old, examples, coming) for alike, old in last.terms.items()}
-            self._ahead.append(coming)
+            coming = PlannedForward(forward.call + step * calls, forward.first + step * examples, sequences)
+            coming.plans = {
+                site_key: self._again(old, examples, coming) for site_key, old in last.plans.items()
+            }
+            self._planned.append(coming)
             last = coming
 
-    def _again(self, old: Terms, examples: int, forward: Ahead) -> Terms:
+    def _again(self, old: SitePlan, examples: int, forward: PlannedForward) -> SitePlan:
         """Agree on the same for a forward that begins so many examples after the one before it."""
-        before, rows = old.selection, old.raw.roster
-        placed = place_again(before.placed, forward, examples)
+        before, rows = old.selection, old.raw.reservoir
+        placement = place_shifted(before.placement, forward, examples)
         sizes = (before.choice.samples, before.choice.rows)
-        selection = select(placed, forward, 0, before.roster, sizes=sizes)
+        selection = select(placement, forward, 0, before.reservoir, sizes=sizes)
         raw = select_rows(selection, forward, rows, self.seed)
-        return self._terms(old.shape, selection, raw, before.roster, rows)
+        return self._plan_for(old.shape, selection, raw, before.reservoir, rows)
 
-    def _terms(
-        self, shape: tuple[int, ...], selection: Selection, raw: RawSelection, samples: Roster, rows: Roster
-    ) -> Terms:
+    def _plan_for(
+        self,
+        shape: tuple[int, ...],
+        selection: Selection,
+        raw: RawSelection,
+        samples: Reservoir,
+        rows: Reservoir,
+    ) -> SitePlan:
         """What sites agree on that keep these samples and rows so far."""
         compiled = self._compiled
         assert compiled is not None
-        agreed = compiled.Agreed(
+        cached = compiled.CachedPlan(
             shape=shape,
             samples=samples,
             rows=rows,
-            samples_after=selection.roster,
-            rows_after=raw.roster,
-            plan=compiled.plan_of(selection.choice),
-            raw_plan=None if raw.choice is None else compiled.plan_of(raw.choice),
+            samples_after=selection.reservoir,
+            rows_after=raw.reservoir,
+            choice=compiled.compiled_choice(selection.choice),
+            raw_choice=None if raw.choice is None else compiled.compiled_choice(raw.choice),
             small=compiled.SMALL,
-            placed=selection.placed,
+            placement=selection.placement,
             n_samples=selection.n_samples,
             masked=selection.masked,
             masked_by=selection.masked_by,
         )
-        return Terms(shape, selection, raw, agreed)
+        return SitePlan(shape, selection, raw, cached)

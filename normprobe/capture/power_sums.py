@@ -12,7 +12,7 @@ from torch import Tensor
 Numbers = NDArray[np.float64]
 
 
-class Powers:
+class PowerSums:
     """Sums over the rows of two models at one site, per feature; nothing else is kept.
 
     Attributes:
@@ -69,7 +69,7 @@ class Powers:
         return each, means, variances
 
 
-class Local:
+class LocalPowerSums:
     """How much of a layer's error its input brings and how much the layer itself, over all rows."""
 
     def __init__(self) -> None:

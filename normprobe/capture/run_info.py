@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from normprobe.capture.forward import Forward
 from normprobe.kernels import dispatch
 from normprobe.samples.fingerprint import digest
-from normprobe.samples.pad_tokens import Pad, count_padding, pad_token
+from normprobe.samples.pad_tokens import PadToken, count_padding, pad_token
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _meant(model: nn.Module) -> str | None:
     return str(meant).removeprefix("torch.") if isinstance(meant, torch.dtype | str) else None
 
 
-class Tally:
+class RunInfo:
     """Counts and fingerprints the data of the measured forwards."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Tally:
         self._units = {"unit": "position", "example_unit": "example"}
         self._digest = torch.zeros((), dtype=torch.int64)
         self._pads: dict[torch.device, Tensor] = {}
-        self._pad_of: dict[int, Pad | None] = {}
+        self._pad_of: dict[int, PadToken | None] = {}
 
     def add(self, forward: Forward) -> None:
         """Count the examples and positions of a forward, and fingerprint its first tensor."""
@@ -113,14 +113,14 @@ class Tally:
             return
         real = None if mask is None or batch.packed is not None or mask.full else mask.real
         if times == 1 and not batch.swapped and _is_small(lead):
-            self._waiting.append(_Few(forward.now.owner, lead.detach().clone(), forward.first, real))
+            self._waiting.append(_Few(forward.state.owner, lead.detach().clone(), forward.first, real))
             self._numbers_waiting += max(lead.numel(), _MOST_WAITING >> 8)
             if self._numbers_waiting >= _MOST_WAITING:
                 self._settle()
         else:
             found = digest(lead, forward.first, time_first=batch.swapped, real=real)
             self._digest = self._digest + times * found.cpu()
-            self._count_pads(forward.now.owner, lead, real, times)
+            self._count_pads(forward.state.owner, lead, real, times)
 
     def _settle(self) -> None:
         """Fingerprint what waits: tokens by the ten thousand, not forward by forward."""

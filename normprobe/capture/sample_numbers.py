@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.capture.forward import Forward, Sequence
-from normprobe.capture.layer_state import Watch
+from normprobe.capture.layer_state import LayerState
 from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
 from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
@@ -18,7 +18,7 @@ from normprobe.samples.masks import Padding
 from normprobe.tables.records import Holder
 
 
-class Numbered(Protocol):
+class NumberedForward(Protocol):
     """A forward, or one that is to come: what its samples are numbered and named by.
 
     Attributes:
@@ -26,14 +26,14 @@ class Numbered(Protocol):
         first: running number of its first example.
         labels: the text of each sample, if it has one.
         sequences: what its layers work on, by what they read.
-        placed: where samples lie, for layers that place them alike.
+        placements: where samples lie, for layers that place them alike.
     """
 
     call: int
     first: int
     labels: Any
     sequences: dict[Any, Sequence]
-    placed: dict[Any, Any]
+    placements: dict[Any, Any]
 
 
 class Sizes(NamedTuple):
@@ -55,7 +55,7 @@ class Sizes(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class Placement:
     """The samples of one tensor, placed.
 
     Attributes:
@@ -74,7 +74,7 @@ class Placed:
     aligned: bool
     sizes: Sizes
 
-    def text_of(self, forward: Numbered, sample: int) -> str:
+    def text_of(self, forward: NumberedForward, sample: int) -> str:
         """The label of a sample, or ""."""
         if not self.named or forward.labels is None:
             return ""
@@ -85,7 +85,7 @@ class Placed:
 
 
 def place(
-    watch: Watch,
+    state: LayerState,
     name: str,
     extent: Extent,
     forward: Forward,
@@ -94,72 +94,74 @@ def place(
     strides: tuple[int, ...],
     seed: int,
     k: int | None,
-) -> Placed:
+) -> Placement:
     """Number the samples of a tensor whose sizes and strides are given, and say which are padding."""
     leading, inner = extent.leading, extent.inner
     grid, padding = sequence.grid, sequence.padding
-    decided = watch.layouts.get(name)
+    decided = state.layouts.get(name)
     if decided is None:
-        decided = watch.layouts[name] = decide(leading, grid)
-    layout = decided if fits(decided, leading, grid) else Layout.LOOSE
+        decided = state.layouts[name] = decide(leading, grid)
+    layout = decided if fits(decided, leading, grid) else Layout.UNALIGNED
     first = forward.first
-    if layout is Layout.LOOSE:
-        first = watch.loose.get(name, 0)
-        watch.loose[name] = first + (leading[0] if leading else 1)
-    axis = _time_axis(time_axes(layout, leading, grid, padding), watch, name, strides)
-    sizes = Sizes(layout, leading, inner, axis, watch.view.sample)
-    found: Placed | None = forward.placed.get((sequence, sizes, first))
+    if layout is Layout.UNALIGNED:
+        first = state.unaligned.get(name, 0)
+        state.unaligned[name] = first + (leading[0] if leading else 1)
+    axis = _time_axis(time_axes(layout, leading, grid, padding), state, name, strides)
+    sizes = Sizes(layout, leading, inner, axis, state.view.sample)
+    found: Placement | None = forward.placements.get((sequence, sizes, first))
     if found is None:
         assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
-        found = forward.placed[sequence, sizes, first] = _placed(
-            sizes, assignment, padding, spoken=sequence.spoken
+        found = forward.placements[sequence, sizes, first] = _placed(
+            sizes, assignment, padding, labelled=sequence.labelled
         )
     return found
 
 
-def place_again(placed: Placed, forward: Numbered, examples: int) -> Placed:
+def place_shifted(placement: Placement, forward: NumberedForward, examples: int) -> Placement:
     """The samples of a tensor placed as in a forward that was alike and began so many examples earlier."""
-    key = (forward.sequences["own", None], placed.sizes, forward.first)
-    found: Placed | None = forward.placed.get(key)
+    key = (forward.sequences["own", None], placement.sizes, forward.first)
+    found: Placement | None = forward.placements.get(key)
     if found is None:
-        old = placed.assignment
+        old = placement.assignment
         again = Assignment(old.example + examples, old.position, old.real, old.masked_by, old.seed, old.k)
-        found = Placed(again, placed.real, placed.masked, placed.named, placed.aligned, placed.sizes)
-        forward.placed[key] = found
+        found = Placement(
+            again, placement.real, placement.masked, placement.named, placement.aligned, placement.sizes
+        )
+        forward.placements[key] = found
     return found
 
 
-def _time_axis(axes: list[int], watch: Watch, site: str, strides: tuple[int, ...]) -> int | None:
+def _time_axis(axes: list[int], state: LayerState, site: str, strides: tuple[int, ...]) -> int | None:
     """The axis the mask runs along.
 
     As many heads as positions read as on a call that told them apart, and until then by their strides: what a
     position was split into lies closer together in memory, though the axes were swapped since.
     """
     if len(axes) == 1:
-        watch.axes[site] = axes[0]
-        watch.told.add(site)
-    elif axes and not (site in watch.told and watch.axes[site] in axes):
-        before = watch.axes.get("input") if site == "output" else None
-        lie = extent_of(watch.view, strides).leading
-        watch.axes[site] = before if before in axes else max(axes, key=lambda axis: lie[axis])
-    return watch.axes[site] if watch.axes.get(site) in axes else None
+        state.axes[site] = axes[0]
+        state.told.add(site)
+    elif axes and not (site in state.told and state.axes[site] in axes):
+        before = state.axes.get("input") if site == "output" else None
+        lie = extent_of(state.view, strides).leading
+        state.axes[site] = before if before in axes else max(axes, key=lambda axis: lie[axis])
+    return state.axes[site] if state.axes.get(site) in axes else None
 
 
-def _placed(sizes: Sizes, assignment: Assignment, padding: Padding | None, *, spoken: bool) -> Placed:
+def _placed(sizes: Sizes, assignment: Assignment, padding: Padding | None, *, labelled: bool) -> Placement:
     layout, leading, inner = sizes.layout, sizes.leading, sizes.inner
-    aligned = layout is not Layout.LOOSE
+    aligned = layout is not Layout.UNALIGNED
     rows = _row_mask(leading, inner, padding)
     if rows is not None and padding is not None and padding.full:
-        return Placed(replace(assignment, masked_by=padding.name), None, 0, False, aligned, sizes)
+        return Placement(replace(assignment, masked_by=padding.name), None, 0, False, aligned, sizes)
     if rows is not None and padding is not None:
         assignment = replace(assignment, real=np.asarray(rows.any(axis=1)), masked_by=padding.name)
-        return Placed(assignment, rows, int((~rows).sum()), False, aligned, sizes)
+        return Placement(assignment, rows, int((~rows).sum()), False, aligned, sizes)
     one_axis = len(leading) == (1 if layout in (Layout.FLAT, Layout.PACKED) else 2)
-    named = spoken and aligned and one_axis and layout is not Layout.HEADS and not inner
+    named = labelled and aligned and one_axis and layout is not Layout.HEADS and not inner
     if assignment.real is None:
-        return Placed(assignment, None, 0, named, aligned, sizes)
+        return Placement(assignment, None, 0, named, aligned, sizes)
     spread = np.repeat(assignment.real[:, None], int(np.prod(inner)), axis=1)
-    return Placed(assignment, spread, int((~spread).sum()), named, aligned, sizes)
+    return Placement(assignment, spread, int((~spread).sum()), named, aligned, sizes)
 
 
 def _row_mask(
@@ -173,10 +175,12 @@ def _row_mask(
     return np.array(np.broadcast_to(padding.real, (leading[0], time))) if fitting else None
 
 
-def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | None) -> Placed:
+def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | None) -> Placement:
     """Number the rows of a NestedTensor's components."""
     assignment = ragged(lengths, first=forward.first, seed=seed, k=k)
-    return Placed(assignment, None, 0, True, True, Sizes(Layout.BATCH, (len(lengths),), (), None, "position"))
+    return Placement(
+        assignment, None, 0, True, True, Sizes(Layout.BATCH, (len(lengths),), (), None, "position")
+    )
 
 
 def named_labels(
@@ -195,22 +199,23 @@ def named_labels(
     ]
 
 
-def unfit(extent: Extent, sequence: Sequence, placed: Placed) -> str:
+def unfit(extent: Extent, sequence: Sequence, placement: Placement) -> str:
     """Why a mask was not applied, if that is worth a word: not at a pooler or the head of a last position."""
     padding, leading, inner = sequence.padding, extent.leading, extent.inner
-    if placed.assignment.masked_by or padding is None:
+    if placement.assignment.masked_by or padding is None:
         return ""
-    if placed.aligned and len(inner) != 1 and leading[1:2] in ((), (1,)):
+    if placement.aligned and len(inner) != 1 and leading[1:2] in ((), (1,)):
         return ""
     return f"its samples {leading + inner} do not fit {padding.name} {padding.real.shape}: unmasked"
 
 
-def hold(site: Any, extremes: Extremes, placed: Placed, forward: Forward) -> None:
+def record_extremes(site: Any, extremes: Extremes, placement: Placement, forward: Forward) -> None:
     """Note who holds a new extreme."""
     for end, held in (("minimum", extremes.low), ("maximum", extremes.high)):
         if held is not None and np.isfinite(held[0]):
             value, sample, feature = held
             example, position = (
-                int(numbers[sample]) for numbers in (placed.assignment.example, placed.assignment.position)
+                int(numbers[sample])
+                for numbers in (placement.assignment.example, placement.assignment.position)
             )
-            setattr(site, end, Holder(value, example, position, feature, placed.text_of(forward, sample)))
+            setattr(site, end, Holder(value, example, position, feature, placement.text_of(forward, sample)))

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.capture.sample_numbers import Numbered, Placed
+from normprobe.capture.sample_numbers import NumberedForward, Placement
 from normprobe.kernels.choice import Choice
 from normprobe.samples.hashing import row_of
-from normprobe.samples.reservoir import Identities, Roster
+from normprobe.samples.reservoir import Identities, Reservoir
 
-_NOBODY = Identities.none(), np.empty(0, np.intp)
+_NO_CANDIDATES = Identities.none(), np.empty(0, np.intp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +31,9 @@ class Selection:
         unfit: why the mask there is was not applied, or "".
     """
 
-    placed: Placed
+    placement: Placement
     choice: Choice
-    roster: Roster
+    reservoir: Reservoir
     candidates: tuple[Identities, NDArray[np.intp]]
     n_samples: int
     masked: int
@@ -46,10 +46,10 @@ class RawSelection:
     """Which raw rows of a tensor a site keeps, and its kept rows after it; None: no further one."""
 
     choice: Choice | None
-    roster: Roster
+    reservoir: Reservoir
 
 
-class Chosen(Numbered, Protocol):
+class SelectingForward(NumberedForward, Protocol):
     """A forward that holds what was chosen in it.
 
     Attributes:
@@ -62,90 +62,98 @@ class Chosen(Numbered, Protocol):
 
 
 def select(
-    placed: Placed,
-    forward: Chosen,
+    placement: Placement,
+    forward: SelectingForward,
     repeat: int,
-    roster: Roster,
+    reservoir: Reservoir,
     *,
     sizes: tuple[int, int],
     unfit: str = "",
 ) -> Selection:
     """Choose the samples of a tensor (samples, rows, features) of these sizes for sites with this roster."""
-    key = (placed, roster, repeat)
+    key = (placement, reservoir, repeat)
     found = forward.selections.get(key)
     if found is None:
-        found = _selected(placed, forward, repeat, roster, sizes=sizes, unfit=unfit)
+        found = _selected(placement, forward, repeat, reservoir, sizes=sizes, unfit=unfit)
         forward.selections[key] = found
     return found
 
 
-def select_rows(selection: Selection, forward: Chosen, roster: Roster, seed: int) -> RawSelection:
+def select_rows(
+    selection: Selection, forward: SelectingForward, reservoir: Reservoir, seed: int
+) -> RawSelection:
     """Choose the raw rows of a tensor that sites with this roster keep: one of each kept sample."""
-    found = forward.rows.get((selection, roster))
+    found = forward.rows.get((selection, reservoir))
     if found is None:
-        found = forward.rows[selection, roster] = _selected_rows(selection, roster, seed)
+        found = forward.rows[selection, reservoir] = _selected_rows(selection, reservoir, seed)
     return found
 
 
 def _selected(
-    placed: Placed, forward: Numbered, repeat: int, roster: Roster, *, sizes: tuple[int, int], unfit: str
+    placement: Placement,
+    forward: NumberedForward,
+    repeat: int,
+    reservoir: Reservoir,
+    *,
+    sizes: tuple[int, int],
+    unfit: str,
 ) -> Selection:
-    candidates, order = _candidates(placed, forward, repeat, roster)
-    admission = roster.admit(candidates)
-    keep, slots = order[admission.chosen].astype(np.int64), admission.slots
+    candidates, order = _candidates(placement, forward, repeat, reservoir)
+    update = reservoir.offer(candidates)
+    keep, slots = order[update.chosen].astype(np.int64), update.slots
     if len(keep) > 1:
         ascending = np.argsort(keep)
         keep, slots = keep[ascending], slots[ascending]
-    assignment = placed.assignment
+    assignment = placement.assignment
     choice = Choice(
         *sizes,
-        real=placed.real,
+        real=placement.real,
         keep=keep,
         slots=slots,
         example=assignment.example,
         position=assignment.position,
     )
     return Selection(
-        placed=placed,
+        placement=placement,
         choice=choice,
-        roster=admission.roster,
+        reservoir=update.reservoir,
         candidates=(candidates, order),
         n_samples=assignment.n_samples,
-        masked=placed.masked,
+        masked=placement.masked,
         masked_by=assignment.masked_by,
         unfit=unfit,
     )
 
 
-def _selected_rows(selection: Selection, roster: Roster, seed: int) -> RawSelection:
+def _selected_rows(selection: Selection, reservoir: Reservoir, seed: int) -> RawSelection:
     candidates, order = selection.candidates
-    count = roster.admits(candidates.hash) if selection.choice.rows else 0
+    count = reservoir.count_admissible(candidates.hash) if selection.choice.rows else 0
     if not count:
-        return RawSelection(None, roster)
-    admission = roster.admit(candidates.take(slice(count)))
-    if not len(admission.slots):
-        return RawSelection(None, roster)
-    keep = order[admission.chosen]
-    choice, placed = selection.choice, selection.placed
+        return RawSelection(None, reservoir)
+    update = reservoir.offer(candidates.take(slice(count)))
+    if not len(update.slots):
+        return RawSelection(None, reservoir)
+    keep = order[update.chosen]
+    choice, placement = selection.choice, selection.placement
     if choice.rows > 1:
-        real = np.ones((len(keep), choice.rows), bool) if placed.real is None else placed.real[keep]
-        drawn = row_of(seed, placed.assignment.example[keep], real.sum(1))
+        real = np.ones((len(keep), choice.rows), bool) if placement.real is None else placement.real[keep]
+        drawn = row_of(seed, placement.assignment.example[keep], real.sum(1))
         inner = np.array([np.flatnonzero(row)[index] for row, index in zip(real, drawn, strict=True)])
         keep = keep * choice.rows + inner
-    raw = Choice(choice.samples, choice.rows, raw=keep.astype(np.int64), raw_slots=admission.slots)
-    return RawSelection(raw, admission.roster)
+    raw = Choice(choice.samples, choice.rows, raw=keep.astype(np.int64), raw_slots=update.slots)
+    return RawSelection(raw, update.reservoir)
 
 
 def _candidates(
-    placed: Placed, forward: Numbered, repeat: int, roster: Roster
+    placement: Placement, forward: NumberedForward, repeat: int, reservoir: Reservoir
 ) -> tuple[Identities, NDArray[np.intp]]:
     """The samples that the roster may admit, in ascending order of hash, and their indices."""
-    assignment = placed.assignment
-    order, hashes = assignment.kept_below(roster.limit)
-    count = 0 if roster.k == 0 else len(order)
+    assignment = placement.assignment
+    order, hashes = assignment.kept_below(reservoir.limit)
+    count = 0 if reservoir.k == 0 else len(order)
     if not count:
-        return _NOBODY
-    texts = [placed.text_of(forward, int(sample)) for sample in order] if forward.labels else [""] * count
+        return _NO_CANDIDATES
+    texts = [placement.text_of(forward, int(sample)) for sample in order] if forward.labels else [""] * count
     who = Identities(
         hash=hashes,
         example=assignment.example[order],

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.capture.hooks.handles import Hooks
-from normprobe.capture.power_sums import Local, Powers
+from normprobe.capture.power_sums import LocalPowerSums, PowerSums
 from normprobe.errors import ViewError
 from normprobe.layers.find import Layer
 from normprobe.layers.to_rows import arrange
 from normprobe.samples.batch import Signatures, first_tensor, read_batch
-from normprobe.samples.masks import Masks, Reader, find_masks
+from normprobe.samples.masks import Masks, SequenceRule, find_masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +29,15 @@ class Pair:
 
 
 @dataclass(eq=False)
-class Found:
+class LayerPowerSums:
     """What was summed of one pair of layers; ``local`` is None where the layer could not be called again."""
 
-    input: Powers = field(default_factory=Powers)
-    output: Powers = field(default_factory=Powers)
-    local: Local | None = field(default_factory=Local)
+    input: PowerSums = field(default_factory=PowerSums)
+    output: PowerSums = field(default_factory=PowerSums)
+    local: LocalPowerSums | None = field(default_factory=LocalPowerSums)
 
 
-class Sides:
+class SideBySide:
     """Keeps one batch's tensors of the first model, and sums what the second one's differ by.
 
     Attributes:
@@ -48,14 +48,14 @@ class Sides:
         self.examples = 0
         self._model = model
         self._pairs = pairs
-        self._found = [Found() for _ in pairs]
+        self._found = [LayerPowerSums() for _ in pairs]
         self._signatures = Signatures()
         self._masks = Masks()
         self._kept: dict[tuple[int, str, int], Tensor] = {}
         self._calls: dict[tuple[int, str], int] = {}
         self._latest: tuple[Tensor, int, Tensor] | None = None  # read last, and its copy
 
-    def found(self) -> dict[str, Found]:
+    def found(self) -> dict[str, LayerPowerSums]:
         """What was summed, by the first model's layer."""
         return {pair.a.name: found for pair, found in zip(self._pairs, self._found, strict=True)}
 
@@ -139,7 +139,7 @@ class Sides:
         call = self._numbered(at, site)
         kept = self._kept.get((at, site, call))
         if kept is not None and tensor is not None and kept.shape == tensor.shape:
-            powers: Powers = getattr(self._found[at], site)
+            powers: PowerSums = getattr(self._found[at], site)
             self._add(at, powers.add, kept, tensor)
         return call
 
@@ -156,7 +156,7 @@ class Sides:
 
     def _real(self, layer: str, sizes: tuple[int, ...]) -> Tensor | None:
         """Which rows are no padding, where the mask has an entry for each; None if all count."""
-        reader = Reader.named(layer)
+        reader = SequenceRule.named(layer)
         fired = reader.side == "decoder"
         padding = self._masks.of(reader.reads(two_sided=self._masks.two_sided, decoder_fired=fired))
         if padding is None or sizes not in (padding.real.shape, (padding.real.size,)):

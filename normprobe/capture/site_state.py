@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from normprobe.capture.counters import Account, account
+from normprobe.capture.counters import SiteCounters, counters
 from normprobe.kernels.moments import Moments, merge
-from normprobe.kernels.types import Met, Sums
-from normprobe.samples.reservoir import Roster
+from normprobe.kernels.types import Accumulator, Totals
+from normprobe.samples.reservoir import Reservoir
 from normprobe.tables.records import Holder, Kept, SiteRecord
 
 
 @dataclass(eq=False, slots=True)
-class Site:
+class SiteState:
     """Everything measured at one site of one layer.
 
     Attributes:
@@ -30,59 +30,59 @@ class Site:
         maximum: who holds the largest.
     """
 
-    account: Account
+    counters: SiteCounters
     width: int | None = None
-    sums: Sums | None = None
-    seen: Sums | None = None
+    accumulator: Accumulator | None = None
+    seen: Accumulator | None = None
     unpadded: Moments | None = None
     dtypes: dict[str, None] = field(default_factory=dict)
     minimum: Holder | None = None
     maximum: Holder | None = None
 
     @staticmethod
-    def of(samples: Roster, rows: Roster) -> Site:
+    def of(samples: Reservoir, rows: Reservoir) -> SiteState:
         """A fresh site that keeps the moments of these samples and the raw rows of those."""
-        return Site(account(samples, rows))
+        return SiteState(counters(samples, rows))
 
-    def meet(self, dtype: Any) -> None:
+    def note_dtype(self, dtype: Any) -> None:
         """Note a dtype."""
-        if dtype is self.account.dtype:
+        if dtype is self.counters.dtype:
             return
-        self.account.dtype = dtype
+        self.counters.dtype = dtype
         self.dtypes[str(dtype).removeprefix("torch.")] = None
 
-    def met(self) -> Met:
+    def totals(self) -> Totals:
         """What was measured so far."""
-        assert self.sums is not None
-        return self.sums.met(self.account.samples.size, self.account.rows.size)
+        assert self.accumulator is not None
+        return self.accumulator.totals(self.counters.samples.size, self.counters.rows.size)
 
     def record(self, name: str) -> SiteRecord:
         """Freeze it."""
-        met, account = self.met(), self.account
+        totals, counters = self.totals(), self.counters
         low, high = self.minimum, self.maximum
-        if met.holders is not None:
-            low, high = (_holder(*held) for held in met.holders)
+        if totals.holders is not None:
+            low, high = (_holder(*held) for held in totals.holders)
         return SiteRecord(
             site=name,
             dtype="; ".join(self.dtypes),
-            calls=account.calls,
-            n_samples=account.n_samples,
-            masked=account.masked,
-            nonfinite_masked=met.nonfinite_masked,
-            within_sum=met.within_sum,
-            within_count=met.within_count,
-            features=met.features,
+            calls=counters.calls,
+            n_samples=counters.n_samples,
+            masked=counters.masked,
+            nonfinite_masked=totals.nonfinite_masked,
+            within_sum=totals.within_sum,
+            within_count=totals.within_count,
+            features=totals.features,
             seen=self._all_rows(),
             minimum=low,
             maximum=high,
-            samples=_kept(account.samples, met.kept),
-            rows=_kept(account.rows, met.raw),
+            samples=_kept(counters.samples, totals.kept),
+            rows=_kept(counters.rows, totals.raw),
         )
 
     def _all_rows(self) -> Moments | None:
         if self.seen is None:
             return None
-        since = self.seen.met(0, 0).features
+        since = self.seen.totals(0, 0).features
         return since if self.unpadded is None else merge(self.unpadded, since)
 
 
@@ -90,21 +90,25 @@ def _holder(value: float, example: int, position: int, feature: int) -> Holder |
     return Holder(value, example, position, feature, "") if example >= 0 else None
 
 
-def _kept(roster: Roster, data: Any) -> Kept | None:
+def _kept(reservoir: Reservoir, data: Any) -> Kept | None:
     """The kept samples in ascending order of hash and repeat; None if there are none."""
-    if roster.size == 0:
+    if reservoir.size == 0:
         return None
-    who = roster.identities()
+    who = reservoir.identities()
     order = np.lexsort((who.repeat, who.hash))
     who = who.take(order)
     return Kept(who.hash, who.example, who.position, who.repeat, who.call, data[order], who.text)
 
 
-def nbytes(sites: Iterable[Site]) -> int:
+def nbytes(sites: Iterable[SiteState]) -> int:
     """How much memory sites take with their rosters, each of which many of them share."""
     every = list(sites)
-    rosters: dict[int, Roster] = {
-        id(roster): roster for site in every for roster in (site.account.samples, site.account.rows)
+    reservoirs: dict[int, Reservoir] = {
+        id(reservoir): reservoir
+        for site in every
+        for reservoir in (site.counters.samples, site.counters.rows)
     }
-    sums = [held for site in every for held in (site.sums, site.seen) if held is not None]
-    return sum(held.nbytes() for held in sums) + sum(roster.nbytes for roster in rosters.values())
+    accumulator = [held for site in every for held in (site.accumulator, site.seen) if held is not None]
+    return sum(held.nbytes() for held in accumulator) + sum(
+        reservoir.nbytes for reservoir in reservoirs.values()
+    )

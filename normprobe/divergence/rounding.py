@@ -9,7 +9,7 @@ is small beside the tensors before it, as a difference of two holds the rounding
 Measured on 30 models (transformers to 272 layers, MLPs, CNNs) in other batches, on another number of threads,
 with another form of attention, and in bfloat16 and float16 against float32: in one dtype errors of at most 15
 units of float32, 16 dB below the level; against bfloat16 0.4 units in the first layer, then growing from all
-layers before to the next by at most 4 times (benchmarks/compare.py measures it anew).
+layers before to the next by at most 4 times (`benchmarks.compare` measures it anew).
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Check(ABC):
         severity: ``error``, ``warning`` or ``info``.
         advice: One sentence of what to do.
         source: The paper, standard or thread that the rule rests on.
-        fitted: The thresholds among its fields that were fitted over many models, by benchmarks/findings.py;
+        fitted: The thresholds among its fields that were fitted over many models, by `benchmarks.findings`;
             the others follow from the source, from a definition, or only say how much data is enough.
     """
 

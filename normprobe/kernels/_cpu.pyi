@@ -9,7 +9,7 @@ _News = tuple[_Held | None, _Held | None] | None
 
 def hashes(seed: int, example: NDArray[Any], position: NDArray[Any], /) -> bytes: ...
 
-class Plan:
+class CompiledChoice:
     def __new__(
         cls,
         samples: int,
@@ -20,60 +20,64 @@ class Plan:
         raw_rows: NDArray[Any],
         raw_slots: NDArray[Any],
         /,
-    ) -> Plan: ...
+    ) -> CompiledChoice: ...
 
-class Delta: ...
+class BatchMoments: ...
 
-class Memory:
-    def __new__(cls) -> Memory: ...
+class RecentMoments:
+    def __new__(cls) -> RecentMoments: ...
 
-class State:
-    def __new__(cls, features: int, axis: int, trailing: int, unbatched: int, by_outer: bool, /) -> State: ...
-    def measure(self, tensor: torch.Tensor, plan: Plan, threads: int, small: int, /) -> Delta | None: ...
-    def add(self, delta: Delta, plan: Plan, /) -> _News: ...
-    def hear(
+class AccumulatorState:
+    def __new__(
+        cls, features: int, axis: int, trailing: int, unbatched: int, by_outer: bool, /
+    ) -> AccumulatorState: ...
+    def measure(
+        self, tensor: torch.Tensor, choice: CompiledChoice, threads: int, small: int, /
+    ) -> BatchMoments | None: ...
+    def add(self, delta: BatchMoments, choice: CompiledChoice, /) -> _News: ...
+    def observe(
         self,
         tensor: torch.Tensor,
-        plan: Plan,
-        raw: Plan | None,
-        memory: Memory,
+        choice: CompiledChoice,
+        raw: CompiledChoice | None,
+        recent: RecentMoments,
         threads: int,
         small: int,
         /,
     ) -> Literal[False] | _News: ...
-    def keep(self, tensor: torch.Tensor, plan: Plan, /) -> bool: ...
+    def keep(self, tensor: torch.Tensor, choice: CompiledChoice, /) -> bool: ...
     def nbytes(self) -> int: ...
     def fields(self, slots: int, raw: int, /) -> tuple[bytes, bytes, float, float, float, bytes, int]: ...
 
-class Account:
+class SiteCounters:
     samples: Any
     rows: Any
     dtype: Any
     state: Any
-    cell: Any
+    plan_slot: Any
     calls: int
     n_samples: int
     masked: int
     firings: int
     decided: bool
-    def __new__(cls, samples: Any, rows: Any, /) -> Account: ...
+    def __new__(cls, samples: Any, rows: Any, /) -> SiteCounters: ...
 
-class Pass:
+class ForwardState:
     owner: Any
     session: Any
-    memory: Any
+    recent: Any
     threads: int
     measured: bool
-    def __new__(cls, owner: Any, measured: bool, /) -> Pass: ...
+    def __new__(cls, owner: Any, measured: bool, /) -> ForwardState: ...
     def enter(self, layer: int, /) -> None: ...
     def leave(self, layer: int, /) -> None: ...
     def is_open(self, layer: int, /) -> bool: ...
     def take_turn(self, layer: int, behind: bool, /) -> int: ...
 
-class Inside:
+class CurrentForward:
     @property
     def forward(self) -> Any: ...
-    def begin(self, owner: Any, measured: bool, /) -> Pass: ...
+    def begin(self, owner: Any, measured: bool, /) -> ForwardState: ...
     def enter(self, forward: Any, /) -> None: ...
     def leave(self) -> None: ...
     def clear(self) -> None: ...
@@ -82,11 +86,11 @@ class Lock:
     def __enter__(self) -> Lock: ...
     def __exit__(self, *error: object) -> None: ...
 
-class Cell:
-    def __new__(cls) -> Cell: ...
-    def settle(self, agreed: Agreed, now: Pass, /) -> None: ...
+class PlanSlot:
+    def __new__(cls) -> PlanSlot: ...
+    def store(self, cached: CachedPlan, now: ForwardState, /) -> None: ...
 
-class Agreed:
+class CachedPlan:
     def __new__(
         cls,
         *,
@@ -95,35 +99,37 @@ class Agreed:
         rows: Any,
         samples_after: Any,
         rows_after: Any,
-        plan: Plan,
-        raw_plan: Plan | None,
+        choice: CompiledChoice,
+        raw_choice: CompiledChoice | None,
         small: int,
-        placed: Any,
+        placement: Any,
         n_samples: int,
         masked: int,
         masked_by: str,
-    ) -> Agreed: ...
+    ) -> CachedPlan: ...
 
-class Ear:
+class LayerHook:
     def __new__(
         cls,
         long_way: Callable[..., None],
-        watch: Any,
+        state: Any,
         site: Any,
         behind: bool,
-        inside: Inside,
+        current: CurrentForward,
         lock: Lock,
-        hold: Callable[..., None],
+        record_extremes: Callable[..., None],
         snapshot: Callable[..., None],
         /,
-    ) -> Ear: ...
+    ) -> LayerHook: ...
     def __call__(self, *args: Any) -> None: ...
 
-class Gate:
-    def __new__(cls, long_way: Callable[..., None], model: Any, behind: bool, inside: Inside, /) -> Gate: ...
+class ContainerHook:
+    def __new__(
+        cls, long_way: Callable[..., None], model: Any, behind: bool, current: CurrentForward, /
+    ) -> ContainerHook: ...
     def __call__(self, *args: Any) -> None: ...
 
-def learn(
+def configure(
     dtypes: tuple[torch.dtype, ...],
     plain: tuple[type, ...],
     modes: tuple[Callable[[], int], Callable[[], bool], Callable[[], bool]],

@@ -14,12 +14,12 @@ from torch import Tensor
 from normprobe.kernels import chunked, few_rows, reference
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.moments import Moments, merge
-from normprobe.kernels.types import Extremes, Measured, Met, SampleMoments
+from normprobe.kernels.types import Extremes, Measured, SampleMoments, Totals
 
 _SAMPLE_FIELDS = len(SampleMoments.__match_args__)
 
 
-class PlainSums:
+class TorchAccumulator:
     """What one site has met, as tensors on its device.
 
     Attributes:
@@ -40,7 +40,7 @@ class PlainSums:
 
     def add(self, values: Tensor, choice: Choice) -> Extremes:
         """Measure ``values`` (samples, rows, features), keep the samples chosen, and add all of it."""
-        return self.take(self.measure(values, choice), choice)
+        return self.merge(self.measure(values, choice), choice)
 
     def measure(self, values: Tensor, choice: Choice) -> Measured:
         """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
@@ -55,7 +55,7 @@ class PlainSums:
         """What the means of a tensor may be near: those of all before it, if there were any."""
         return self._features.mean if self._begun else None
 
-    def take(self, found: Measured, choice: Choice) -> Extremes:
+    def merge(self, found: Measured, choice: Choice) -> Extremes:
         """Add what a tensor held."""
         self._begun = True
         if len(choice.slots):
@@ -78,14 +78,14 @@ class PlainSums:
             self._raw = self._raw.to(torch.float64)
         self._raw = _put(self._raw, rows.to(self._raw.dtype), choice.raw_slots)
 
-    def met(self, slots: int, raw_slots: int) -> Met:
+    def totals(self, slots: int, raw_slots: int) -> Totals:
         """Everything so far, read from the device."""
         within_sum, within_count, hidden = self._scalars.tolist()
         low, high = (
             (value, int(example), int(position), int(feature))
             for value, example, position, feature in self._holders.tolist()
         )
-        return Met(
+        return Totals(
             self._features.map(lambda field: field.cpu().numpy().copy()),
             self._kept[:slots].cpu().numpy().copy(),
             self._raw[:raw_slots].cpu().numpy().copy(),

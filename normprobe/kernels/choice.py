@@ -30,8 +30,8 @@ class Choice:
         raw_slots: where those are kept.
         example: which example each sample is, for accelerators: they cannot say at once who holds an extreme.
         position: likewise its position.
-        prepared: what kernels made of it for their own use, by name: the compiled kernel's form of it, tensors
-            on an accelerator.
+        prepared: what kernels made of it for their own use, by name: the compiled kernel's form of it,
+            tensors on an accelerator.
     """
 
     samples: int

@@ -10,41 +10,41 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.kernels._cpu import (
-    Account,
-    Agreed,
-    Cell,
-    Delta,
-    Ear,
-    Gate,
-    Inside,
+    AccumulatorState,
+    BatchMoments,
+    CachedPlan,
+    CompiledChoice,
+    ContainerHook,
+    CurrentForward,
+    ForwardState,
+    LayerHook,
     Lock,
-    Memory,
-    Pass,
-    Plan,
-    State,
+    PlanSlot,
+    RecentMoments,
+    SiteCounters,
+    configure,
     hashes,
-    learn,
 )
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.moments import Moments
-from normprobe.kernels.types import Extremes, Measured, Met, Reading, SampleMoments
+from normprobe.kernels.types import AxisRoles, Extremes, Measured, SampleMoments, Totals
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 __all__ = [
     "SMALL",
-    "Account",
-    "Agreed",
-    "Cell",
-    "CompiledSums",
-    "Ear",
-    "Gate",
-    "Inside",
+    "CachedPlan",
+    "CompiledAccumulator",
+    "ContainerHook",
+    "CurrentForward",
+    "ForwardState",
+    "LayerHook",
     "Lock",
-    "Memory",
-    "Pass",
+    "PlanSlot",
+    "RecentMoments",
+    "SiteCounters",
+    "compiled_choice",
     "hashes",
     "measure",
-    "plan_of",
     "threads",
 ]
 
@@ -54,14 +54,14 @@ SMALL = 1 << 14
 
 _forked = False
 
-told = (
+TORCH_HANDLES = (
     _TYPES,
     (Tensor, nn.Parameter),
     (torch._C._current_graph_task_id, torch.is_grad_enabled, torch.is_inference_mode_enabled),
     getattr(Tensor, "__dlpack_c_exchange_api__", None),
 )
 """What of torch's the extension was told."""
-learn(*told)
+configure(*TORCH_HANDLES)
 
 
 def _one_thread_from_now_on() -> None:
@@ -79,48 +79,50 @@ def threads() -> int:
     return 1 if _forked else torch.get_num_threads()
 
 
-def plan_of(choice: Choice) -> Plan:
+def compiled_choice(choice: Choice) -> CompiledChoice:
     """A choice as the extension takes it, made once."""
-    plan: Plan | None = choice.prepared.get("plan")
-    if plan is None:
+    made: CompiledChoice | None = choice.prepared.get("compiled")
+    if made is None:
         real = None if choice.real is None else np.ascontiguousarray(choice.real)
         kept = (choice.keep, choice.slots, choice.raw, choice.raw_slots)
-        plan = choice.prepared["plan"] = Plan(choice.samples, choice.rows, real, *kept)
-    return plan
+        made = choice.prepared["compiled"] = CompiledChoice(choice.samples, choice.rows, real, *kept)
+    return made
 
 
-class CompiledSums:
+class CompiledAccumulator:
     """What one site has met, in the extension.
 
     Attributes:
         state: the extension's account, which also reads tensors as they lie.
     """
 
-    def __init__(self, features: int, reading: Reading) -> None:
-        unbatched = -1 if reading.unbatched is None else reading.unbatched
-        self.state = State(features, reading.axis, reading.trailing, unbatched, reading.by_example)
+    def __init__(self, features: int, axis_roles: AxisRoles) -> None:
+        unbatched = -1 if axis_roles.unbatched is None else axis_roles.unbatched
+        self.state = AccumulatorState(
+            features, axis_roles.axis, axis_roles.trailing, unbatched, axis_roles.by_example
+        )
         self._features = features
-        self._reader = State(features, -1, 1, -1, True)
+        self._reader = AccumulatorState(features, -1, 1, -1, True)
 
     def add(self, values: Tensor, choice: Choice) -> Extremes:
         """Measure ``values`` (samples, rows, features), keep the samples chosen, and add all of it."""
-        return self.take(self.measure(values, choice), choice)
+        return self.merge(self.measure(values, choice), choice)
 
-    def take(self, found: Delta, choice: Choice) -> Extremes:
+    def merge(self, found: BatchMoments, choice: Choice) -> Extremes:
         """Add what was measured with this choice."""
-        return Extremes(*(self.state.add(found, plan_of(choice)) or (None, None)))
+        return Extremes(*(self.state.add(found, compiled_choice(choice)) or (None, None)))
 
     def keep(self, values: Tensor, choice: Choice) -> None:
         """Keep the raw rows chosen of ``values``, shape (samples, rows, features)."""
         rows = values.flatten(0, 1)[torch.from_numpy(choice.raw)]
         everyone = np.arange(len(choice.raw))
         copied = Choice(len(rows), 1, raw=everyone, raw_slots=choice.raw_slots)
-        self.state.keep(_plain(rows), plan_of(copied))
+        self.state.keep(_plain(rows), compiled_choice(copied))
 
-    def met(self, slots: int, raw_slots: int) -> Met:
+    def totals(self, slots: int, raw_slots: int) -> Totals:
         """Everything so far."""
         columns, kept, within_sum, within_count, hidden, raw, size = self.state.fields(slots, raw_slots)
-        return Met(
+        return Totals(
             Moments(*np.frombuffer(columns).reshape(_FIELDS, self._features).copy()),
             np.frombuffer(kept).reshape(slots, _SAMPLE_FIELDS).copy(),
             np.frombuffer(raw, np.float32 if size == 4 else np.float64)
@@ -140,25 +142,25 @@ class CompiledSums:
         found = self.measure(values, choice)
         at = [
             0 if held is None else held[1] * self._features + held[2]
-            for held in self.state.add(found, plan_of(choice)) or (None, None)
+            for held in self.state.add(found, compiled_choice(choice)) or (None, None)
         ]
-        met = self.met(len(choice.slots), 0)
+        totals = self.totals(len(choice.slots), 0)
         return Measured(
-            features=met.features.map(torch.from_numpy),
-            kept=SampleMoments(*torch.from_numpy(met.kept).unbind(1)),
-            within_sum=torch.tensor(met.within_sum, dtype=torch.float64),
-            within_count=torch.tensor(met.within_count, dtype=torch.float64),
+            features=totals.features.map(torch.from_numpy),
+            kept=SampleMoments(*torch.from_numpy(totals.kept).unbind(1)),
+            within_sum=torch.tensor(totals.within_sum, dtype=torch.float64),
+            within_count=torch.tensor(totals.within_count, dtype=torch.float64),
             minimum_at=torch.tensor(at[0]),
             maximum_at=torch.tensor(at[1]),
-            nonfinite_masked=torch.tensor(met.nonfinite_masked, dtype=torch.float64),
+            nonfinite_masked=torch.tensor(totals.nonfinite_masked, dtype=torch.float64),
         )
 
-    def measure(self, values: Tensor, choice: Choice) -> Delta:
+    def measure(self, values: Tensor, choice: Choice) -> BatchMoments:
         """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
         plain = _plain(values)
-        found = self._reader.measure(plain, plan_of(choice), threads(), SMALL)
+        found = self._reader.measure(plain, compiled_choice(choice), threads(), SMALL)
         if found is None:
-            found = self._reader.measure(plain.contiguous(), plan_of(choice), threads(), SMALL)
+            found = self._reader.measure(plain.contiguous(), compiled_choice(choice), threads(), SMALL)
         assert found is not None
         return found
 
@@ -183,4 +185,4 @@ def measure(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measure
     mask = None if real is None else real.numpy()
     samples, rows, features = values.shape
     choice = Choice(samples, rows, mask, keep.numpy()[order], order)
-    return CompiledSums(features, Reading()).measured(values, choice)
+    return CompiledAccumulator(features, AxisRoles()).measured(values, choice)

@@ -1,4 +1,4 @@
-"""Which kernel measures: the compiled one where it was built and the tensor lies on a CPU, else plain torch."""
+"""Which kernel measures: the compiled one if it was built and the tensor lies on a CPU, else plain torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from normprobe.kernels.types import Reading, Sums
+from normprobe.kernels.types import Accumulator, AxisRoles
 
 if TYPE_CHECKING:
     import torch
@@ -30,18 +30,18 @@ def name() -> str:
     return "torch" if compiled() is None else "c"
 
 
-def sums(features: int, reading: Reading, device: torch.device) -> Sums:
+def accumulator(features: int, axis_roles: AxisRoles, device: torch.device) -> Accumulator:
     """A fresh account of a site whose tensors lie on this device, with the fastest kernel there is for it.
 
     Args:
         features: how many features its tensors have.
-        reading: how their axes read.
+        axis_roles: how their axes read.
         device: where they lie.
     """
     kernel = compiled() if device.type == "cpu" else None
     if kernel is not None:
-        found: Sums = kernel.CompiledSums(features, reading)
+        found: Accumulator = kernel.CompiledAccumulator(features, axis_roles)
         return found
-    from normprobe.kernels.accumulator import PlainSums
+    from normprobe.kernels.accumulator import TorchAccumulator
 
-    return PlainSums(features, device)
+    return TorchAccumulator(features, device)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SampleMoments:
-    """Moments of samples, float64 tensors of shape (samples,), as `normprobe.kernels.moments.Moments` has them.
+    """Moments of samples, float64 tensors of shape (samples,), named as in `kernels.moments.Moments`.
 
     Attributes:
         count: how many finite numbers.
@@ -58,8 +58,8 @@ class Measured:
     nonfinite_masked: torch.Tensor
 
 
-class Reading(NamedTuple):
-    """How the axes of a tensor read as (samples, rows, features); see `normprobe.layers.view_registry.View`."""
+class AxisRoles(NamedTuple):
+    """How the axes of a tensor read as (samples, rows, features); see `normprobe.layers.view.View`."""
 
     axis: int = -1
     trailing: int = 1
@@ -78,7 +78,7 @@ class Extremes(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Met:
+class Totals:
     """What a site has met, as numpy arrays.
 
     Attributes:
@@ -101,7 +101,7 @@ class Met:
     holders: tuple[tuple[float, int, int, int], tuple[float, int, int, int]] | None = None
 
 
-class Sums(Protocol):
+class Accumulator(Protocol):
     """What one site of one layer has met so far, wherever it is added up.
 
     Attributes:
@@ -113,7 +113,7 @@ class Sums(Protocol):
     def measure(self, values: torch.Tensor, choice: Choice) -> Any:
         """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
 
-    def take(self, found: Any, choice: Choice) -> Extremes:
+    def merge(self, found: Any, choice: Choice) -> Extremes:
         """Add what was measured with this choice."""
 
     def add(self, values: torch.Tensor, choice: Choice) -> Extremes:
@@ -122,7 +122,7 @@ class Sums(Protocol):
     def keep(self, values: torch.Tensor, choice: Choice) -> None:
         """Keep the raw rows chosen of ``values``."""
 
-    def met(self, slots: int, raw_slots: int) -> Met:
+    def totals(self, slots: int, raw_slots: int) -> Totals:
         """Everything so far."""
 
     def nbytes(self) -> int:

@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
 from normprobe.layers.candidates import guessed_view, is_lazy
-from normprobe.layers.layer import Called, Found, Layer, modules_of, under
+from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, under
 from normprobe.layers.module_attributes import eps_of, stored
-from normprobe.layers.parameter_layers import parameter_layers, strays
+from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
 from normprobe.layers.view import KINDS, View
 from normprobe.layers.view_registry import registered_view
 
-__all__ = ["Found", "Layer", "LayerFilter", "find_layers"]
+__all__ = ["Layer", "LayerFilter", "LayerSet", "find_layers"]
 
 LayerFilter = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
 def find_layers(
     model: nn.Module, layers: LayerFilter | None = None, kinds: str | Iterable[str] | None = None
-) -> Found:
+) -> LayerSet:
     """Find every Linear and norm of a model that the filters let through.
 
     Args:
@@ -53,11 +53,11 @@ def find_layers(
     chosen = let_through(every)
     if not chosen:
         raise NoLayersError(_nothing_matched(layers, kinds, every))
-    more = let_through(strays(modules, every))
-    return Found(chosen, _containers(model, chosen), more, _left_out(every, chosen))
+    more = let_through(parameter_candidates(modules, every))
+    return LayerSet(chosen, _containers(model, chosen), more, _left_out(every, chosen))
 
 
-def _every_layer(model: nn.Module, modules: list[Called]) -> tuple[Layer, ...]:
+def _every_layer(model: nn.Module, modules: list[NamedModule]) -> tuple[Layer, ...]:
     """Every Linear and norm, innermost decided first: what contains one is a container, not a norm."""
     called = {id(one.module): one for one in modules}
     found: dict[int, Layer] = {}
@@ -86,7 +86,7 @@ def _innermost_first(module: nn.Module, met: set[int]) -> Iterator[nn.Module]:
         yield module
 
 
-def _layer(called: Called, found: dict[int, Layer]) -> Layer | None:
+def _layer(called: NamedModule, found: dict[int, Layer]) -> Layer | None:
     """The layer that a module is, or None."""
     module, names = called.module, called.names
     registered, view = registered_view(module)

@@ -47,7 +47,7 @@ class Layer:
     affine: bool
     refused: str = ""
     parameter: str = ""
-    stray: bool = False
+    by_use: bool = False
 
     @property
     def key(self) -> tuple[int, str]:
@@ -56,7 +56,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Found:
+class LayerSet:
     """The layers of a model.
 
     Attributes:
@@ -69,12 +69,12 @@ class Found:
 
     layers: tuple[Layer, ...]
     containers: tuple[nn.Module, ...]
-    strays: tuple[Layer, ...] = ()
+    parameter_candidates: tuple[Layer, ...] = ()
     left_out: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
-class Called:
+class NamedModule:
     """A module of a model and what it is called there.
 
     Attributes:
@@ -88,11 +88,11 @@ class Called:
     full: str
 
 
-def modules_of(model: nn.Module) -> list[Called]:
+def modules_of(model: nn.Module) -> list[NamedModule]:
     """Every module with all its names, in order of definition."""
-    found: dict[int, Called] = {}
+    found: dict[int, NamedModule] = {}
     for module, name, full in _named(model, "", "", outermost=True):
-        found.setdefault(id(module), Called(module, [], full)).names.append(name)
+        found.setdefault(id(module), NamedModule(module, [], full)).names.append(name)
     return list(found.values())
 
 

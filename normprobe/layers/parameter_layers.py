@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.layers.candidates import is_lazy
-from normprobe.layers.layer import Called, Layer, under
+from normprobe.layers.layer import Layer, NamedModule, under
 from normprobe.layers.view import View
 from normprobe.layers.view_registry import registered_view
 
@@ -19,7 +19,7 @@ _ROUTER = re.compile(r"router|gate(?!d)|gating", re.IGNORECASE)
 _EXPERTS = re.compile(r"expert|moe|mixture|linear", re.IGNORECASE)
 
 
-def parameter_layers(called: Called) -> Iterator[Layer]:
+def parameter_layers(called: NamedModule) -> Iterator[Layer]:
     """The layers that a module has as parameters and uses in functions: by rule, from the module alone.
 
     Torch's attention projects its inputs with `in_proj_weight`; a router (or gate) without children has a
@@ -40,12 +40,12 @@ def parameter_layers(called: Called) -> Iterator[Layer]:
             yield parameter_layer(called, parameter, weight)
 
 
-def strays(modules: Iterable[Called], known: Iterable[Layer]) -> tuple[Layer, ...]:
+def parameter_candidates(modules: Iterable[NamedModule], known: Iterable[Layer]) -> tuple[Layer, ...]:
     """The matrices of a model that no layer owns: a tied decoder multiplies by its embedding, for example."""
     taken = {layer.key for layer in known}
     owned = {id(parameter) for layer in known for parameter in layer.module.parameters(recurse=False)}
     return tuple(
-        replace(parameter_layer(one, parameter, weight), stray=True)
+        replace(parameter_layer(one, parameter, weight), by_use=True)
         for one in modules
         for parameter, weight in _matrices(one.module, (2,))
         if id(weight) not in owned and (id(one.module), parameter) not in taken and _may_be_probed(one.module)
@@ -67,11 +67,11 @@ def projection_part(layer: Layer, weight: Tensor, part: Tensor) -> Layer | None:
         name=f"{layer.name}.{name}",
         aliases=tuple(f"{alias}.{name}" for alias in layer.aliases),
         parameter=f"{layer.parameter}.{name}",
-        stray=True,
+        by_use=True,
     )
 
 
-def parameter_layer(called: Called, parameter: str, weight: Tensor) -> Layer:
+def parameter_layer(called: NamedModule, parameter: str, weight: Tensor) -> Layer:
     """A Linear that is no module, but a parameter of one."""
     names = [under(name, parameter) for name in called.names]
     return Layer(

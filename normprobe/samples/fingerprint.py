@@ -2,7 +2,7 @@
 
 Per example a weighted sum of the bits of the forward's first tensor, in wrapping 64-bit integers, so that
 neither the order of summation nor the batch size nor padding changes it; summed over the examples after
-mixing in their running number. Memory is constant, and nothing is read back to the host.
+mixing in their running number. RecentMoments is constant, and nothing is read back to the host.
 """
 
 from __future__ import annotations

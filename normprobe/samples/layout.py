@@ -25,7 +25,7 @@ class Layout(Enum):
     FLAT = "(batch x time, ...)"
     HEADS = "(batch x heads, time, ...)"
     PACKED = "(rows of a packed sequence, ...)"
-    LOOSE = "not recognised"
+    UNALIGNED = "not recognised"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
             return heads and leading[:2] != grid.own
         case Layout.PACKED:
             return grid.packed is not None and leading[:1] == grid.packed.shape[1:]
-        case Layout.LOOSE:
+        case Layout.UNALIGNED:
             return True
 
 
@@ -212,7 +212,7 @@ def time_axes(layout: Layout, leading: tuple[int, ...], grid: Grid, padding: Pad
     sizes, order = by_example(layout, leading, grid)
     shape = tuple(sizes[axis] for axis in order)
     batch, time = padding.real.shape
-    if shape[0] != batch and (batch != 1 or layout is Layout.LOOSE):
+    if shape[0] != batch and (batch != 1 or layout is Layout.UNALIGNED):
         return []
     axes = (
         [2]

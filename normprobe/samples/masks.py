@@ -32,7 +32,7 @@ _KEY_OR_VALUE = re.compile(
 )
 
 
-Reads = Literal["own", "decoder", "cross"]
+SequenceName = Literal["own", "decoder", "cross"]
 """The sequences of a forward that a layer may work on."""
 
 
@@ -70,13 +70,13 @@ class Masks:
     cross: Padding | None = None
     two_sided: bool = False
 
-    def of(self, reads: Reads) -> Padding | None:
+    def of(self, reads: SequenceName) -> Padding | None:
         """The mask of a sequence."""
         return {"own": self.own, "decoder": self.decoder, "cross": self.cross}[reads]
 
 
 @dataclass(frozen=True)
-class Reader:
+class SequenceRule:
     """Which sequence a layer works on, as far as its name says.
 
     Attributes:
@@ -90,11 +90,11 @@ class Reader:
     side: str
 
     @staticmethod
-    def named(name: str) -> Reader:
+    def named(name: str) -> SequenceRule:
         """The layer of this name."""
-        return Reader(is_cross_source(name), bool(_TORCH_CROSS.search(name)), side_of(name))
+        return SequenceRule(is_cross_source(name), bool(_TORCH_CROSS.search(name)), side_of(name))
 
-    def reads(self, *, two_sided: bool, decoder_fired: bool) -> Reads:
+    def reads(self, *, two_sided: bool, decoder_fired: bool) -> SequenceName:
         """The sequence it works on, given whether a decoder layer of an encoder-decoder fired before it."""
         if self.cross or (self.torchs and two_sided and self.side == "decoder"):
             return "cross"

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 _MARKS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
-class Pad(NamedTuple):
+class PadToken(NamedTuple):
     """The id of the padding token, and whether the same token also begins or ends a text."""
 
     token: int
     mark: bool
 
 
-def pad_token(model: nn.Module) -> Pad | None:
+def pad_token(model: nn.Module) -> PadToken | None:
     """Return the padding token of a model, or None if nothing tells.
 
     It is the ``pad_token_id`` of a transformers config, or the ``padding_idx`` that all embeddings of the
@@ -29,10 +29,10 @@ def pad_token(model: nn.Module) -> Pad | None:
     for source in (config, getattr(config, "text_config", None)):
         token = getattr(source, "pad_token_id", None)
         if isinstance(token, int) and token >= 0:
-            return Pad(token, token in _marks(source))
+            return PadToken(token, token in _marks(source))
     tables = [module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)]
     own = {token for token in tables if token is not None}
-    return Pad(own.pop(), False) if len(own) == 1 else None
+    return PadToken(own.pop(), False) if len(own) == 1 else None
 
 
 def _marks(config: Any) -> set[Any]:
@@ -44,7 +44,7 @@ def _marks(config: Any) -> set[Any]:
     return found
 
 
-def count_padding(ids: Tensor, pad: Pad, real: NDArray[np.bool_] | None = None) -> Tensor:
+def count_padding(ids: Tensor, pad: PadToken, real: NDArray[np.bool_] | None = None) -> Tensor:
     """Return how many tokens are padding: the runs of the padding token at either end of each text.
 
     Where the padding token also begins or ends a text, the first of each run is taken for that.

@@ -69,15 +69,15 @@ class Identities:
 _COLUMNS = tuple(field.name for field in fields(Identities))
 
 
-class Admission(NamedTuple):
+class ReservoirUpdate(NamedTuple):
     """What a forward adds: the roster after it, which of the candidates are kept, and in which slots."""
 
-    roster: Roster
+    reservoir: Reservoir
     chosen: NDArray[np.intp]
     slots: Slots
 
 
-class Roster:
+class Reservoir:
     """The k samples of smallest hash met so far, ties by repeat; or all of them."""
 
     def __init__(self, k: int | None, limit: np.uint64 | None = None) -> None:
@@ -86,7 +86,7 @@ class Roster:
         self.size = 0
         self._parts: list[Identities] = []
 
-    def admits(self, hashes: Hashes) -> int:
+    def count_admissible(self, hashes: Hashes) -> int:
         """How many of these ascending hashes may still be kept."""
         if self.k == 0:
             return 0
@@ -94,11 +94,11 @@ class Roster:
             return len(hashes)
         return int(np.searchsorted(hashes, self.limit, side="right"))
 
-    def admit(self, candidates: Identities) -> Admission:
+    def offer(self, candidates: Identities) -> ReservoirUpdate:
         """The roster with those of the candidates that belong to it."""
         count = len(candidates)
         if count == 0 or self.k == 0:
-            return Admission(self, _NONE, _NONE)
+            return ReservoirUpdate(self, _NONE, _NONE)
         if self.k is None or self.size + count <= self.k:
             return self._append(candidates)
         return self._replace(candidates)
@@ -116,17 +116,17 @@ class Roster:
         """How much memory its arrays take."""
         return sum(getattr(part, name).nbytes for part in self._parts for name in _COLUMNS)
 
-    def _append(self, candidates: Identities) -> Admission:
-        after = Roster(self.k)
+    def _append(self, candidates: Identities) -> ReservoirUpdate:
+        after = Reservoir(self.k)
         after.size = self.size + len(candidates)
         # Joined late: only the list of parts is copied, whatever it holds.
         after._parts = [*self._parts, candidates]
         if after.size == self.k:
             after.limit = after.identities().hash.max()
         index = np.arange(len(candidates))
-        return Admission(after, index, index + self.size)
+        return ReservoirUpdate(after, index, index + self.size)
 
-    def _replace(self, candidates: Identities) -> Admission:
+    def _replace(self, candidates: Identities) -> ReservoirUpdate:
         kept, size = self.identities(), self.size
         assert self.k is not None
         hashes = np.concatenate([kept.hash, candidates.hash])
@@ -138,16 +138,16 @@ class Roster:
         stays[last] = True
         chosen = np.flatnonzero(stays[size:])
         if not len(chosen):
-            return Admission(self, _NONE, _NONE)
+            return ReservoirUpdate(self, _NONE, _NONE)
         free = np.flatnonzero(~stays[:size])
         slots = np.concatenate([free, np.arange(size, size + len(chosen) - len(free))])
-        after = Roster(self.k, limit)
+        after = Reservoir(self.k, limit)
         after.size = size + len(chosen) - len(free)
         after._parts = [kept.with_others(slots, candidates.take(chosen), after.size)]
-        return Admission(after, chosen, slots)
+        return ReservoirUpdate(after, chosen, slots)
 
 
-class Rosters:
+class EmptyReservoirs:
     """Empty rosters: sites that begin with the same one, and meet the same samples, go on sharing one.
 
     Args:
@@ -156,10 +156,10 @@ class Rosters:
 
     def __init__(self, most: int | None) -> None:
         self._most = most
-        self._empty: dict[int | None, Roster] = {}
+        self._empty: dict[int | None, Reservoir] = {}
 
-    def of(self, k: int | None) -> Roster:
+    def of(self, k: int | None) -> Reservoir:
         """The empty roster of the k smallest, or of as many as any roster keeps."""
         known = [count for count in (k, self._most) if count is not None]
         k = min(known, default=None)
-        return self._empty.setdefault(k, Roster(k))
+        return self._empty.setdefault(k, Reservoir(k))

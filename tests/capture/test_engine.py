@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe.kernels import dispatch
-from normprobe.kernels.accumulator import PlainSums
+from normprobe.kernels.accumulator import TorchAccumulator
 from normprobe.kernels.choice import Choice
-from normprobe.kernels.types import Reading
+from normprobe.kernels.types import AxisRoles
 from tests.helpers.oracle import two_pass
 
 COMPILED = dispatch.compiled() is not None
@@ -213,19 +213,19 @@ class TestOneTensorReadByTwo:
 
     @compiled_only
     def test_it_is_measured_once(self) -> None:
-        from normprobe.kernels.cpu import SMALL, Memory, plan_of
+        from normprobe.kernels.cpu import SMALL, RecentMoments, compiled_choice
 
-        choice, tensor, memory = Choice(50, 1), data(50, 6), Memory()
-        one, other = (dispatch.sums(6, Reading(by_example=False), tensor.device) for _ in range(2))
-        one.state.hear(tensor, plan_of(choice), None, memory, 1, SMALL)
+        choice, tensor, memory = Choice(50, 1), data(50, 6), RecentMoments()
+        one, other = (dispatch.accumulator(6, AxisRoles(by_example=False), tensor.device) for _ in range(2))
+        one.state.observe(tensor, compiled_choice(choice), None, memory, 1, SMALL)
         np.asarray(tensor)[:] = (
             0  # behind torch's back: the version stays, so what was measured is used again
         )
-        other.state.hear(tensor, plan_of(choice), None, memory, 1, SMALL)
-        assert (one.met(0, 0).features.mean == other.met(0, 0).features.mean).all()
+        other.state.observe(tensor, compiled_choice(choice), None, memory, 1, SMALL)
+        assert (one.totals(0, 0).features.mean == other.totals(0, 0).features.mean).all()
         tensor.zero_()
-        other.state.hear(tensor, plan_of(choice), None, memory, 1, SMALL)
-        assert (other.met(0, 0).features.zeros == 50).all()
+        other.state.observe(tensor, compiled_choice(choice), None, memory, 1, SMALL)
+        assert (other.totals(0, 0).features.zeros == 50).all()
 
 
 @compiled_only
@@ -339,13 +339,13 @@ class TestAccelerators:
 
     @pytest.mark.parametrize("masked", [False, True])
     def test_nothing_is_asked_of_the_device(self, masked: bool) -> None:
-        sums, choice = PlainSums(4, torch.device("meta")), self.choice(masked)
+        sums, choice = TorchAccumulator(4, torch.device("meta")), self.choice(masked)
         for _ in range(3):
             news = sums.add(torch.empty(20, 2, 4, device="meta"), choice)
             sums.keep(torch.empty(20, 2, 4, device="meta"), choice)
             assert news == (None, None)
         with pytest.raises((RuntimeError, NotImplementedError)):
-            sums.met(3, 2)  # only the recording reads it back
+            sums.totals(3, 2)  # only the recording reads it back
 
     @pytest.mark.parametrize("masked", [False, True])
     def test_what_is_kept_there_is_what_the_cpu_says_at_once(
@@ -353,11 +353,11 @@ class TestAccelerators:
     ) -> None:
         # Of float64, which both measure alike; the CPU alone may try float32 first.
         values, choice = data(20, 2, 4).double(), self.choice(masked)
-        here, there = PlainSums(4, torch.device("cpu")), PlainSums(4, torch.device("cpu"))
+        here, there = TorchAccumulator(4, torch.device("cpu")), TorchAccumulator(4, torch.device("cpu"))
         monkeypatch.setattr(there, "_waits", False)
         news = here.add(values, choice)
         there.add(values, choice)
-        holders = there.met(3, 0).holders
+        holders = there.totals(3, 0).holders
         assert holders is not None
         assert news.low is not None
         assert news.high is not None
@@ -365,7 +365,7 @@ class TestAccelerators:
             assert held == (value, example, feature)
             assert position == example
         for name in ("mean", "m2", "count"):
-            mine, other = (getattr(sums.met(3, 0).features, name) for sums in (here, there))
+            mine, other = (getattr(sums.totals(3, 0).features, name) for sums in (here, there))
             np.testing.assert_array_equal(mine, other)
 
 
@@ -412,18 +412,18 @@ def test_strides_beyond_32_bits(tmp_path: Path) -> None:
 
 @compiled_only
 def test_strides_that_torch_has_not_are_refused() -> None:
-    from normprobe.kernels._cpu import Plan, State
+    from normprobe.kernels._cpu import AccumulatorState, CompiledChoice
 
     nobody = np.empty(0, np.int64)
-    plan = Plan(2, 1, None, nobody, nobody, nobody, nobody)
-    state = State(3, -1, 1, -1, True)
+    plan = CompiledChoice(2, 1, None, nobody, nobody, nobody, nobody)
+    state = AccumulatorState(3, -1, 1, -1, True)
     held = data(2, 3)
     given = {"shape": (2, 3), "dtype": held.dtype, "data_ptr": held.data_ptr}
     backwards = SimpleNamespace(stride=lambda: (-3, 1), **given)
     assert state.measure(backwards, plan, 1, 0) is None  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="rows and features of the plan"):
+    with pytest.raises(ValueError, match="rows and features of the choice"):
         state.measure(data(2, 4), plan, 1, 0)
-    with pytest.raises(ValueError, match="rows and features of the plan"):
+    with pytest.raises(ValueError, match="rows and features of the choice"):
         state.measure(data(3, 3), plan, 1, 0)
     assert state.measure(held, plan, 1, 0) is not None
 
@@ -433,7 +433,7 @@ def test_calls_of_forwards_left_out_are_counted() -> None:
     with torch.no_grad(), normprobe.Probe(model, every=3) as probe:
         for seed in range(7):
             model(data(5, 6, seed=seed))
-    assert [watch.firings for watch in probe._listener.watches.values()] == [7, 7]
+    assert [state.firings for state in probe._listener.states.values()] == [7, 7]
     assert set(probe.recording.ledger["calls"]) == {3}
 
 
@@ -474,15 +474,15 @@ class TestLooks:
     def looking(self, request: pytest.FixtureRequest) -> Any:
         from normprobe.kernels import cpu
 
-        table = cpu.told[-1]
+        table = cpu.TORCH_HANDLES[-1]
         if request.param == "at once":
             if table is None:
                 pytest.skip("this torch has no such table")
             yield
             return
-        cpu.learn(*cpu.told[:-1], None)
+        cpu.configure(*cpu.TORCH_HANDLES[:-1], None)
         yield
-        cpu.learn(*cpu.told)
+        cpu.configure(*cpu.TORCH_HANDLES)
 
     @pytest.mark.filterwarnings("ignore")  # torch's own, of quantized tensors
     @pytest.mark.parametrize("name", TENSORS)
@@ -491,8 +491,8 @@ class TestLooks:
         tensor = self.TENSORS[name]()
         from normprobe.kernels import cpu
 
-        state, plan = cpu.State(5, -1, 1, -1, False), cpu.plan_of(Choice(6, 1))
-        news = state.hear(tensor, plan, None, cpu.Memory(), 1, 0)
+        state, plan = cpu.AccumulatorState(5, -1, 1, -1, False), cpu.compiled_choice(Choice(6, 1))
+        news = state.observe(tensor, plan, None, cpu.RecentMoments(), 1, 0)
         if name not in self.READ:
             assert news is False
             return

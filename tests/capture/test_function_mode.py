@@ -323,10 +323,10 @@ class Counting(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard = 0
+        self.linear_calls = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.heard += func is F.linear
+        self.linear_calls += func is F.linear
         return func(*args, **(kwargs or {}))
 
 
@@ -370,7 +370,7 @@ class TestTheModeLeavesNoTrace:
             with pytest.raises(error):
                 run()
         assert modes() == 0
-        assert own.heard == (around in ("a mode", "both", "inside the block"))
+        assert own.linear_calls == (around in ("a mode", "both", "inside the block"))
 
     def test_between_calls_in_the_block(self) -> None:
         model = Failing()
@@ -390,9 +390,9 @@ class TestTheModeLeavesNoTrace:
         with normprobe.Probe(model):
             with pytest.raises(KeyboardInterrupt), own:
                 model(torch.randn(2, 4), KeyboardInterrupt)
-            before = own.heard
+            before = own.linear_calls
             F.linear(torch.randn(2, 4), torch.randn(3, 4))
-            assert own.heard == before
+            assert own.linear_calls == before
         assert modes() == 0
 
     def test_two_probes_left_in_any_order(self) -> None:
@@ -435,9 +435,9 @@ class Late(nn.Module):
 class TestWhenItListens:
     def test_in_the_modules_where_something_was_heard(self) -> None:
         model = nn.Sequential(nn.MultiheadAttention(4, 2), nn.LayerNorm(4))
-        heard: list[int] = []
-        model[0].register_forward_pre_hook(lambda *_: heard.append(modes()))
-        model[1].register_forward_pre_hook(lambda *_: heard.append(modes()))
+        modes_on: list[int] = []
+        model[0].register_forward_pre_hook(lambda *_: modes_on.append(modes()))
+        model[1].register_forward_pre_hook(lambda *_: modes_on.append(modes()))
 
         def run() -> Tensor:
             x = torch.randn(3, 2, 4)
@@ -456,16 +456,16 @@ class TestWhenItListens:
             for _ in range(5):
                 whole()
         # The attention's own hook runs ahead of the probe's, which puts the mode in place there alone.
-        assert heard == [1, 1, 0, 0, 0, 0, 1, 1, 0, 0]
+        assert modes_on == [1, 1, 0, 0, 0, 0, 1, 1, 0, 0]
         assert set(ledger(probe.recording)["calls"]) == {5}
 
     def test_never_where_hooks_see_everything(self) -> None:
-        model, heard = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), []
-        model[1].register_forward_pre_hook(lambda *_: heard.append(modes()))
+        model, modes_on = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), []
+        model[1].register_forward_pre_hook(lambda *_: modes_on.append(modes()))
         with normprobe.Probe(model):
             for _ in range(17):
                 model(torch.randn(2, 4))
-        assert [index for index, on in enumerate(heard, 1) if on] == [1, 4, 16]
+        assert [index for index, on in enumerate(modes_on, 1) if on] == [1, 4, 16]
 
     def test_anew_for_another_kind_of_forward(self) -> None:
         model = Late(first=2)
@@ -485,14 +485,17 @@ class TestWhenItListens:
         assert row["reason"] == "uses of its weight alone before forward 4 of a kind may be missing"
 
     def test_not_in_forwards_that_are_not_measured(self) -> None:
-        model, heard = Failing(), []
+        model, modes_on = Failing(), []
         model.register_forward_pre_hook(lambda *_: None)
         with normprobe.Probe(model, every=2) as probe:
-            model.linear.forward = lambda x: (heard.append(modes()), nn.Linear.forward(model.linear, x))[1]
+            model.linear.forward = lambda x: (
+                modes_on.append(modes()),
+                nn.Linear.forward(model.linear, x),
+            )[1]
             for _ in range(4):
                 model(torch.randn(2, 4))
             del model.linear.forward
-        assert heard == [1, 0, 1, 0]
+        assert modes_on == [1, 0, 1, 0]
         assert ledger(probe.recording).loc["linear", "calls"] == 2
 
 

@@ -19,7 +19,7 @@ from transformers.models.bart import BartConfig, BartForConditionalGeneration
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
 import normprobe
-from normprobe import kernels
+from normprobe.kernels import dispatch
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 50}
 
@@ -218,7 +218,7 @@ class TestInferenceMode:
         self, net: Net, compiled: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         if not compiled:
-            monkeypatch.setattr(kernels, "compiled", lambda: None)
+            monkeypatch.setattr(dispatch, "compiled", lambda: None)
         net.eval()
         with normprobe.Probe(net) as probe:
             for mode, batch in zip((torch.inference_mode, torch.no_grad), _batches(2), strict=True):

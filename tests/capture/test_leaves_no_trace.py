@@ -443,14 +443,14 @@ class TestMemory:
     def test_no_activation_is_kept_alive(self, model: nn.Module, calls: int, options: dict[str, Any]) -> None:
         alive: list[weakref.ref[Any]] = []
 
-        def watch(module: nn.Module, args: Any, output: Any) -> None:
+        def spy(module: nn.Module, args: Any, output: Any) -> None:
             tensors = [*args, *(output if isinstance(output, tuple) else [output])]
             for tensor in tensors:
                 if isinstance(tensor, Tensor):
                     alive.append(weakref.ref(tensor))
                     alive.append(weakref.ref(tensor.untyped_storage()))
 
-        handles = [module.register_forward_hook(watch) for module in model.modules()]
+        handles = [module.register_forward_hook(spy) for module in model.modules()]
         gc.collect()
         gc.disable()
         try:
@@ -583,7 +583,7 @@ def test_a_layer_that_fails_to_be_measured_never_fails_the_forward(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no memory left\nfor statistics")
 
-    monkeypatch.setattr("normprobe.capture.measure.Measurer.take", broken)
+    monkeypatch.setattr("normprobe.capture.measure.Measurer.observe", broken)
     with normprobe.Probe(model) as probe:
         assert torch.equal(model(_data()), expected)
     row = probe.recording.ledger.set_index("layer").loc["linear"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe.capture import plan_cache
-from normprobe.capture.plan_cache import Agreements
+from normprobe.capture.plan_cache import PlanCache
 from normprobe.kernels import dispatch
 
 pytestmark = pytest.mark.skipif(dispatch.compiled() is None, reason="only the C kernel's hooks agree")
@@ -55,7 +55,7 @@ def alike(batches: Iterable[dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch,
     ahead = normprobe.record(Decoder(), given, part="p", **options)
     monkeypatch.setattr(plan_cache, "MOST_AHEAD", 1)
     singly = normprobe.record(Decoder(), given, part="p", **options)
-    monkeypatch.setattr(Agreements, "renew", lambda self, forward: None)
+    monkeypatch.setattr(PlanCache, "prepare", lambda self, forward: None)
     never = normprobe.record(Decoder(), given, part="p", **options)
     for other in (singly, never):
         for found, expected in zip(frames(ahead), frames(other), strict=True):

@@ -1,6 +1,6 @@
 """The example notebook runs, and its stored outputs are those of a run.
 
-``python tests/test_notebook.py`` runs it and stores the outputs anew.
+``python -m tests.documentation.test_notebook`` runs it and stores the outputs anew.
 """
 
 from __future__ import annotations

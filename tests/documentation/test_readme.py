@@ -1,6 +1,6 @@
 """The README holds: its Python runs, its tables are the schema's, its commands exist.
 
-``python tests/test_readme.py`` writes the tables of columns and of checks anew.
+``python -m tests.documentation.test_readme`` writes the tables of columns and of checks anew.
 """
 
 from __future__ import annotations
@@ -58,14 +58,17 @@ def checks() -> str:
 
 
 def test_each_benchmark_is_named_with_its_command() -> None:
-    scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if '"__main__"' in path.read_text()]
+    scripts = [path for path in (ROOT / "benchmarks").rglob("*.py") if '"__main__"' in path.read_text()]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in scripts]
     text = README.read_text()
     assert len(scripts) > 5
-    assert [path.name for path in scripts if f"`python benchmarks/{path.name}" not in text] == []
+    assert [name for name in names if f"`python -m {name.removesuffix('.__main__')}" not in text] == []
 
 
 def test_the_tables_of_columns_and_checks_equal_the_code() -> None:
-    assert README.read_text() == with_tables(README.read_text()), "run: python tests/test_readme.py"
+    assert README.read_text() == with_tables(README.read_text()), (
+        "run: python -m tests.documentation.test_readme"
+    )
 
 
 def test_every_column_of_numbers_has_a_unit() -> None:

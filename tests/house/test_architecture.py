@@ -27,7 +27,7 @@ from tests.helpers.import_graph import (
 # functions, too; then the libraries.
 MAY_IMPORT: dict[str, tuple[str, str]] = {
     "errors": ("", ""),
-    "formatting": ("", "numpy pandas"),
+    "formatting": ("", "numpy"),
     "kernels": ("", "torch numpy"),
     "layers": ("errors", "torch"),
     "counterparts": ("layers", ""),
@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "comparison": ("divergence errors recording report tables", "pandas"),
     "live_comparison": ("capture comparison divergence errors layers probe", "torch"),
     "batchnorm": ("errors layers probe recording", "torch pandas numpy"),
-    "loading": ("errors", "torch transformers pandas numpy PIL safetensors pyarrow"),
+    "loading": ("errors", "torch transformers numpy PIL safetensors pyarrow"),
     "cli": (
         "batchnorm comparison divergence errors findings loading probe recording report",
         "click pandas rich",

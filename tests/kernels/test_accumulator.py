@@ -46,23 +46,23 @@ class TestAddedUp:
     @pytest.mark.parametrize("threads", [1, 3])
     @pytest.mark.parametrize("readers", [1, 2])
     def test_every_batch_after_every_other(self, seed: int, threads: int, readers: int) -> None:
-        from normprobe.kernels.cpu import Memory, State, plan_of
+        from normprobe.kernels.cpu import AccumulatorState, RecentMoments, compiled_choice
 
         rng = np.random.default_rng(seed)
         width = int(rng.choice(WIDTHS))
-        states = [State(width, -1, 1, -1, False) for _ in range(readers)]
-        met, slots, low, high = [], 0, np.inf, -np.inf
+        states = [AccumulatorState(width, -1, 1, -1, False) for _ in range(readers)]
+        totals, slots, low, high = [], 0, np.inf, -np.inf
         for _ in range(6):
             values = batch(rng, width)
-            rows, memory = len(values), Memory()
+            rows, memory = len(values), RecentMoments()
             keep = np.flatnonzero(rng.random(rows) < 0.2)
-            plan = plan_of(Choice(rows, 1, None, keep, np.arange(slots, slots + len(keep))))
+            plan = compiled_choice(Choice(rows, 1, None, keep, np.arange(slots, slots + len(keep))))
             slots += len(keep)
             exact = values.to(torch.float64).numpy()
             finite = exact[np.isfinite(exact)]
-            met.append((exact, exact[keep]))
+            totals.append((exact, exact[keep]))
             for state in states:
-                news = state.hear(values, plan, None, memory, threads, 0)
+                news = state.observe(values, plan, None, memory, threads, 0)
                 held = news or (None, None)
                 assert (held[0] is not None) == (finite.min(initial=np.inf) < low)
                 assert (held[1] is not None) == (finite.max(initial=-np.inf) > high)
@@ -76,55 +76,56 @@ class TestAddedUp:
         for state in states:
             columns, kept, within_sum, within_count, *_ = state.fields(slots, 0)
             self.check(
-                np.frombuffer(columns).reshape(8, width), two_pass(np.concatenate([rows for rows, _ in met]))
+                np.frombuffer(columns).reshape(8, width),
+                two_pass(np.concatenate([rows for rows, _ in totals])),
             )
-            every = two_pass(np.concatenate([rows for rows, _ in met]), 1)
+            every = two_pass(np.concatenate([rows for rows, _ in totals]), 1)
             self.check(
                 np.frombuffer(kept).reshape(slots, 5).T,
-                two_pass(np.concatenate([rows for _, rows in met]), 1),
+                two_pass(np.concatenate([rows for _, rows in totals]), 1),
             )
             assert within_count == (every["count"] > 0).sum()
             np.testing.assert_allclose(within_sum, np.nansum(every["variance"]), rtol=RELATIVE)
 
     def test_what_one_found_is_no_use_to_another_that_met_less(self) -> None:
         """Far from the mean of many numbers a sum loses digits that these do not need, but few numbers do."""
-        from normprobe.kernels.cpu import Memory, State, plan_of
+        from normprobe.kernels.cpu import AccumulatorState, RecentMoments, compiled_choice
 
         torch.manual_seed(0)
         first, far = torch.randn(2000, 16), torch.randn(200, 16) + 3e4 * torch.randn(16)
-        old, twin, young = (State(16, -1, 1, -1, False) for _ in range(3))
+        old, twin, young = (AccumulatorState(16, -1, 1, -1, False) for _ in range(3))
         for values, states in ((first, [old, twin]), (far, [old, young])):
-            plan, memory = plan_of(Choice(len(values), 1)), Memory()
+            plan, memory = compiled_choice(Choice(len(values), 1)), RecentMoments()
             for state in states:
-                state.hear(values, plan, None, memory, 1, 0)
-        for state, met in ((old, [first, far]), (young, [far])):
+                state.observe(values, plan, None, memory, 1, 0)
+        for state, totals in ((old, [first, far]), (young, [far])):
             columns = np.frombuffer(state.fields(0, 0)[0]).reshape(8, 16)
-            self.check(columns, two_pass(torch.cat(met).to(torch.float64).numpy()))
+            self.check(columns, two_pass(torch.cat(totals).to(torch.float64).numpy()))
 
     @pytest.mark.parametrize("seed", range(20))
     @pytest.mark.parametrize("inner", [3, 200])
     def test_channels(self, seed: int, inner: int) -> None:
         """Planes (examples, channels, positions), of which an example's numbers are one sample."""
-        from normprobe.kernels.cpu import Memory, State, plan_of
+        from normprobe.kernels.cpu import AccumulatorState, RecentMoments, compiled_choice
 
         rng = np.random.default_rng(seed)
         width = int(rng.choice([1, 4, 70]))
-        state, met, slots = State(width, 1, 1, -1, True), [], 0
+        state, totals, slots = AccumulatorState(width, 1, 1, -1, True), [], 0
         for _ in range(4):
             values = batch(rng, width)[:60].repeat_interleave(inner, 0)
             values = values + 0.25 * torch.arange(len(values), dtype=values.dtype)[:, None] % 7
             values = values.reshape(-1, inner, width).transpose(1, 2).contiguous()
             examples = len(values)
-            plan = plan_of(
+            plan = compiled_choice(
                 Choice(examples, inner, None, np.arange(examples), np.arange(slots, slots + examples))
             )
             slots += examples
-            state.hear(values, plan, None, Memory(), 3, 0)
-            met.append(values.to(torch.float64).numpy())
+            state.observe(values, plan, None, RecentMoments(), 3, 0)
+            totals.append(values.to(torch.float64).numpy())
         columns, kept, *_ = state.fields(slots, 0)
-        rows = np.concatenate([part.transpose(0, 2, 1).reshape(-1, width) for part in met])
+        rows = np.concatenate([part.transpose(0, 2, 1).reshape(-1, width) for part in totals])
         self.check(np.frombuffer(columns).reshape(8, width), two_pass(rows))
-        examples_of = np.concatenate([part.reshape(len(part), -1) for part in met])
+        examples_of = np.concatenate([part.reshape(len(part), -1) for part in totals])
         self.check(np.frombuffer(kept).reshape(slots, 5).T, two_pass(examples_of, 1))
 
     def check(self, found: np.ndarray, expected: dict[str, np.ndarray]) -> None:

@@ -416,9 +416,9 @@ def test_the_name_of_the_kernel_in_use(asked: str, name: str, monkeypatch: pytes
     dispatch.compiled.cache_clear()
     try:
         assert dispatch.name() == name
-        sums = dispatch.sums(2, types.Reading(), torch.device("cpu"))
+        sums = dispatch.accumulator(2, types.AxisRoles(), torch.device("cpu"))
         sums.add(torch.ones(3, 1, 2), choice.Choice(3, 1))
-        assert sums.met(0, 0).features.count.tolist() == [3, 3]
+        assert sums.totals(0, 0).features.count.tolist() == [3, 3]
     finally:
         dispatch.compiled.cache_clear()
 

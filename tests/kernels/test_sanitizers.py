@@ -57,7 +57,7 @@ def test_the_kernel_tests_pass_under_sanitizers(tmp_path: Path) -> None:
         "ASAN_OPTIONS": "detect_leaks=0",
     }
     environment.pop("NORMPROBE_KERNEL", None)
-    where = "import normprobe.kernels.cpu as c; print(c.State.__module__, c.__file__)"
+    where = "import normprobe.kernels.cpu as c; print(c.AccumulatorState.__module__, c.__file__)"
     found = subprocess.check_output([sys.executable, "-c", where], text=True, env=environment, cwd=tmp_path)
     assert str(copied) in found
     # The sanitizer never hands out an address again, which that one test needs.

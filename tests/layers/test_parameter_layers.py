@@ -150,7 +150,7 @@ def test_parts_of_a_projection() -> None:
     for name, part in slices.items():
         found = projection_part(layer, weight, part)
         assert found is not None
-        assert (found.name, found.stray) == (f"in_proj.{name}", True)
+        assert (found.name, found.by_use) == (f"in_proj.{name}", True)
         assert found.key != layer.key
     for other in (weight[:8], weight[1:5], weight[:, :2], weight[:4].clone()[:, :4].t()):
         assert projection_part(layer, weight, other) is None

@@ -204,15 +204,15 @@ def test_memory_is_constant_in_the_number_of_batches() -> None:
             for _ in range(batches):
                 model(data)
             gc.collect()
-            watches = probe._listener.watches.values()
-            sites = [site for watch in watches for site in watch.sites.values()]
+            states = probe._listener.states.values()
+            sites = [site for state in states for site in state.sites.values()]
             arrays = [
                 a
                 for s in sites
-                for r in (s.account.samples, s.account.rows)
+                for r in (s.counters.samples, s.counters.rows)
                 for a in vars(r.identities()).values()
             ]
-            arrays += [array for s in sites for array in (s.met().kept, s.met().raw)]
+            arrays += [array for s in sites for array in (s.totals().kept, s.totals().raw)]
             # What views hold on to counts as much as what they show.
             return sum((array if array.base is None else array.base).nbytes for array in arrays)
 

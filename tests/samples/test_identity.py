@@ -16,7 +16,7 @@ from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3 import Qwen3Config, Qwen3Model
 
 import normprobe
-from normprobe.capture.layer_state import LOOSE
+from normprobe.capture.layer_state import UNALIGNED
 from normprobe.samples.fingerprint import digest
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -445,7 +445,7 @@ class TestAlignment:
         recording = normprobe.record(Windows(), [torch.randn(2, 6, 4), torch.randn(1, 9, 4)])
         assert _pairs(recording, "window") == _grid(7, 3)
         assert _aligned(recording) == {"norm": True, "window": False}
-        assert recording.ledger["reason"].tolist() == ["", LOOSE]
+        assert recording.ledger["reason"].tolist() == ["", UNALIGNED]
 
     def test_a_later_call_that_does_not_fit_is_numbered_within_the_layer(self) -> None:
         model = nn.Sequential(nn.LayerNorm(4))

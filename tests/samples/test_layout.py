@@ -41,10 +41,10 @@ def _pairs(assignment: Any) -> list[tuple[int, int]]:
         ((6, 4), Grid(2, 3), Layout.FLAT),
         ((8, 3), Grid(2, 3), Layout.HEADS),
         ((8, 3, 3), Grid(2, 3), Layout.HEADS),
-        ((7, 3), Grid(2, 3), Layout.LOOSE),
-        ((3,), Grid(2, 3), Layout.LOOSE),
-        ((5, 9), Grid(2, 3), Layout.LOOSE),
-        ((6,), Grid(2, None), Layout.LOOSE),
+        ((7, 3), Grid(2, 3), Layout.UNALIGNED),
+        ((3,), Grid(2, 3), Layout.UNALIGNED),
+        ((5, 9), Grid(2, 3), Layout.UNALIGNED),
+        ((6,), Grid(2, None), Layout.UNALIGNED),
         ((), Grid(4, 3), Layout.BATCH),
         # A batch of one: whatever has the time second reads as heads, what has it first as flattened.
         ((1, 3), Grid(1, 3), Layout.BATCH),
@@ -58,7 +58,7 @@ def _pairs(assignment: Any) -> list[tuple[int, int]]:
         # Six is 2 x 3 positions, so (6, 3) could be heads; flattened is tried first.
         ((6, 3), Grid(2, 3), Layout.FLAT),
         # The sizes of a mask that has a batch of its own are no heads of this one.
-        ((8, 3), Grid(2, 3, own=(8, 3)), Layout.LOOSE),
+        ((8, 3), Grid(2, 3, own=(8, 3)), Layout.UNALIGNED),
         ((4,), Grid(2, 3, packed=np.zeros((2, 4), np.int64)), Layout.PACKED),
         ((2,), Grid(2, 3, packed=np.zeros((2, 4), np.int64)), Layout.BATCH),
         ((2,), Grid(2, 1, packed=np.zeros((2, 2), np.int64)), Layout.PACKED),
@@ -79,7 +79,7 @@ def test_layouts_in_the_order_tried(leading: tuple[int, ...], grid: Grid, layout
         (Layout.FLAT, (23,), False),
         (Layout.HEADS, (8, 6), True),
         (Layout.HEADS, (9, 6), False),
-        (Layout.LOOSE, (1, 2, 3), True),
+        (Layout.UNALIGNED, (1, 2, 3), True),
     ],
 )
 def test_what_was_decided_is_only_checked_later(
@@ -116,7 +116,7 @@ class TestNumbers:
         assert found.position.tolist() == [0, 1, 2, 3, 4, 5] * 2
 
     def test_loose_counts_its_leading_axis(self) -> None:
-        found = _assign(Layout.LOOSE, (3, 2), Grid(2, 7), first=10)
+        found = _assign(Layout.UNALIGNED, (3, 2), Grid(2, 7), first=10)
         assert _pairs(found) == [(10, 0), (10, 1), (11, 0), (11, 1), (12, 0), (12, 1)]
 
     def test_ragged(self) -> None:
@@ -156,11 +156,11 @@ class TestPadding:
             (Layout.FLAT, (6, 3), [1]),
             (Layout.HEADS, (8, 3), [2]),
             (Layout.HEADS, (6, 3), [2]),
-            (Layout.LOOSE, (2, 3), [1]),
+            (Layout.UNALIGNED, (2, 3), [1]),
             (Layout.BATCH, (2,), []),
             (Layout.BATCH, (2, 1), []),
             (Layout.BATCH, (2, 2), []),
-            (Layout.LOOSE, (5, 3), []),
+            (Layout.UNALIGNED, (5, 3), []),
         ],
     )
     def test_runs_along(self, layout: Layout, leading: tuple[int, ...], axes: list[int]) -> None:
@@ -170,7 +170,7 @@ class TestPadding:
         one = Padding("attention_mask", REAL[:1])
         found = _assign(Layout.BATCH, (4, 3), Grid(4, 3), padding=one)
         assert found.real.tolist() == [True, True, False] * 4
-        assert time_axes(Layout.LOOSE, (4, 3), Grid(2, 3), one) == []
+        assert time_axes(Layout.UNALIGNED, (4, 3), Grid(2, 3), one) == []
 
     @pytest.mark.parametrize(
         ("layout", "leading"),
@@ -223,7 +223,7 @@ def test_every_real_sample_gets_one_number(batch: int, time: int, heads: int, da
     real = np.array(data.draw(st.lists(st.booleans(), min_size=batch * time, max_size=batch * time)))
     grid = Grid(batch, time)
     layout = decide(leading, grid)
-    assert layout is not Layout.LOOSE
+    assert layout is not Layout.UNALIGNED
     padding = data.draw(st.sampled_from([None, Padding("mask", real.reshape(batch, time))]))
     found = _assign(layout, leading, grid, padding=padding)
     kept = [pair for pair, held in zip(_pairs(found), _held(found), strict=True) if held]

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 from normprobe.samples.masks import (
     Masks,
     Padding,
-    Reader,
+    SequenceRule,
     find_masks,
     has_two_sides,
     is_cross_source,
@@ -265,7 +265,7 @@ class TestFind:
 
 
 def _mask_of(masks: Masks, name: str, fired: bool) -> Padding | None:
-    return masks.of(Reader.named(name).reads(two_sided=masks.two_sided, decoder_fired=fired))
+    return masks.of(SequenceRule.named(name).reads(two_sided=masks.two_sided, decoder_fired=fired))
 
 
 class TestWhichMaskALayerReads:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.samples.pad_tokens import Pad, count_padding, pad_token
+from normprobe.samples.pad_tokens import PadToken, count_padding, pad_token
 
 
 class Texts(nn.Module):
@@ -33,17 +33,17 @@ def config(**ids: Any) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("model", "pad"),
     [
-        (Texts(config(pad_token_id=3)), Pad(3, False)),
-        (Texts(config(pad_token_id=3, eos_token_id=3)), Pad(3, True)),
-        (Texts(config(pad_token_id=3, eos_token_id=[2, 3])), Pad(3, True)),
-        (Texts(config(pad_token_id=None, text_config=config(pad_token_id=0))), Pad(0, False)),
-        (Texts(config(pad_token_id=-1), 5, 5), Pad(5, False)),
-        (Texts(None, 5, None), Pad(5, False)),
+        (Texts(config(pad_token_id=3)), PadToken(3, False)),
+        (Texts(config(pad_token_id=3, eos_token_id=3)), PadToken(3, True)),
+        (Texts(config(pad_token_id=3, eos_token_id=[2, 3])), PadToken(3, True)),
+        (Texts(config(pad_token_id=None, text_config=config(pad_token_id=0))), PadToken(0, False)),
+        (Texts(config(pad_token_id=-1), 5, 5), PadToken(5, False)),
+        (Texts(None, 5, None), PadToken(5, False)),
         (Texts(None, 5, 6), None),
         (Texts(), None),
     ],
 )
-def test_the_padding_token_is_the_configs_or_the_embeddings(model: nn.Module, pad: Pad | None) -> None:
+def test_the_padding_token_is_the_configs_or_the_embeddings(model: nn.Module, pad: PadToken | None) -> None:
     assert pad_token(model) == pad
 
 
@@ -61,8 +61,8 @@ def test_the_padding_token_is_the_configs_or_the_embeddings(model: nn.Module, pa
 def test_runs_at_either_end_count_less_the_mark_that_ends_a_text(
     ids: list[list[int]], count: int, after_marks: int
 ) -> None:
-    assert int(count_padding(torch.tensor(ids), Pad(1, False))) == count
-    assert int(count_padding(torch.tensor(ids), Pad(1, True))) == after_marks
+    assert int(count_padding(torch.tensor(ids), PadToken(1, False))) == count
+    assert int(count_padding(torch.tensor(ids), PadToken(1, True))) == after_marks
 
 
 IDS = torch.tensor([[5, 6, 7, 8], [5, 6, 1, 1], [1, 1, 1, 7], [4, 1, 4, 1]])

@@ -23,7 +23,7 @@ from transformers.models.qwen3 import Qwen3Config, Qwen3Model
 from transformers.models.t5 import T5Config, T5ForConditionalGeneration
 
 import normprobe
-from normprobe.capture.layer_state import LOOSE
+from normprobe.capture.layer_state import UNALIGNED
 
 SHARED = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 TEXTS = [
@@ -611,7 +611,7 @@ class TestShapes:
         assert not row["aligned"]
         assert row["masked_by"] == ""
         said = "its samples (7,) do not fit attention_mask (3, 6): unmasked (2 times)"
-        assert row["reason"] == f"{said}; {LOOSE}"
+        assert row["reason"] == f"{said}; {UNALIGNED}"
         samples = recording.samples.query("site == 'input'")
         assert sorted(samples["example"]) == list(range(14))
 

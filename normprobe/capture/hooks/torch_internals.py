@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 _MODES = torch._C._TorchDispatchModeKey
 
 
-def why_not_run(values: Iterable[Any]) -> str:
+def why_skipped(values: Iterable[Any]) -> str:
     """Why a forward with these arguments is no run of the model, or "".
 
     What a probe computed there would become part of the graph, or read numbers that do not exist.

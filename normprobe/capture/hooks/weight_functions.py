@@ -29,7 +29,7 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class Use:
+class WeightUse:
     """How a function uses a weight.
 
     Attributes:
@@ -45,26 +45,30 @@ class Use:
     transposed: bool = False
 
 
-def _norm(weight: int, *statistics: str) -> Use:
+def _norm(weight: int, *statistics: str) -> WeightUse:
     """A norm: its weight, or where it has none its bias or its running statistics."""
     known = (Argument(weight, ("weight",)), Argument(weight + 1, ("bias",)))
     running = (Argument(1 + index, (name,)) for index, name in enumerate(statistics))
-    return Use(Argument(0, ("input",)), (*known, *running), Argument(weight + 1, ("bias",)))
+    return WeightUse(Argument(0, ("input",)), (*known, *running), Argument(weight + 1, ("bias",)))
 
 
-_LINEAR = Use(Argument(0, ("input",)), (Argument(1, ("weight",)),), Argument(2, ("bias",)))
-_PRODUCT = Use(Argument(0, ("input", "self")), (Argument(1, ("other", "mat2", "tensor2")),), transposed=True)
-_SUM = Use(Argument(1, ("mat1",)), (Argument(2, ("mat2",)),), Argument(0, ("input", "self")), transposed=True)
+_LINEAR = WeightUse(Argument(0, ("input",)), (Argument(1, ("weight",)),), Argument(2, ("bias",)))
+_PRODUCT = WeightUse(
+    Argument(0, ("input", "self")), (Argument(1, ("other", "mat2", "tensor2")),), transposed=True
+)
+_SUM = WeightUse(
+    Argument(1, ("mat1",)), (Argument(2, ("mat2",)),), Argument(0, ("input", "self")), transposed=True
+)
 
 _OF_NORM = (functional.layer_norm, torch.layer_norm, functional.group_norm, torch.group_norm)
 _OF_CHANNELS = (functional.instance_norm, functional.batch_norm)
-_OF_TORCH = Use(
+_OF_TORCH = WeightUse(
     Argument(0, ("input",)),
     (Argument(1, ("weight",)), Argument(2, ("bias",)), Argument(3, ("running_mean",))),
     Argument(2, ("bias",)),
 )
 
-USES: dict[Callable[..., Any], Use] = {
+USES: dict[Callable[..., Any], WeightUse] = {
     functional.linear: _LINEAR,
     **dict.fromkeys(_OF_NORM, _norm(2)),
     **dict.fromkeys(_OF_CHANNELS, _norm(3, "running_mean", "running_var")),
@@ -76,7 +80,7 @@ USES: dict[Callable[..., Any], Use] = {
 
 for _owner in (functional, torch):
     if hasattr(_owner, "rms_norm"):
-        USES[_owner.rms_norm] = Use(Argument(0, ("input",)), (Argument(2, ("weight",)),))
+        USES[_owner.rms_norm] = WeightUse(Argument(0, ("input",)), (Argument(2, ("weight",)),))
 
 COPIES = frozenset(
     {Tensor.to, Tensor.type, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double, Tensor.detach}

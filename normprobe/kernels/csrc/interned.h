@@ -1,6 +1,6 @@
 /* What of Python's the extension looks up by name, interned once, and what it was told of torch. */
-#ifndef NORMPROBE_NAMES_H
-#define NORMPROBE_NAMES_H
+#ifndef NORMPROBE_INTERNED_H
+#define NORMPROBE_INTERNED_H
 
 #include <Python.h>
 #include <stdint.h>
@@ -11,16 +11,16 @@
 #define ATTRIBUTES(X)                                                                                              \
     X(shape) X(stride) X(dtype) X(data_ptr) X(_version) X(is_cpu) X(is_nested) X(is_neg) X(is_inference) /* tensors */ \
     X(training) X(_parameters) X(_buffers)                                                               /* modules */ \
-    X(now)                                                                                              /* forwards */ \
-    X(scaled) X(index) X(meet) X(masked_by) X(account)                                          /* layers and sites */
+    X(state)                                                                                              /* forwards */ \
+    X(scaled) X(index) X(note_mode) X(masked_by) X(counters)                                          /* layers and sites */
 
 #define FIELD(name) PyObject *name;
 static struct { ATTRIBUTES(FIELD) } names;
 
 /* What `learn` was given. */
 static PyObject *dtypes, *plain_types, *graph_task, *grad_enabled, *inference_enabled;
-static PyTypeObject *plan_type, *state_type, *delta_type, *memory_type;
-static PyTypeObject *account_type, *cell_type, *agreed_type, *pass_type;
+static PyTypeObject *choice_type, *state_type, *batch_moments_type, *recent_moments_type;
+static PyTypeObject *counters_type, *plan_slot_type, *cached_plan_type, *forward_state_type;
 
 /* What each type that holds objects needs, which are HELD(X): to be looked through, emptied and freed, AT_LAST with what
  * else it has. */

@@ -6,12 +6,12 @@
  * done in double. Parts of the rows have moments of their own, merged in order: the result depends on the number of
  * threads, never on which thread did what.
  *
- * Python sees twelve types. A Plan says which samples of a forward count and which are kept. A State is what one site
+ * Python sees twelve types. A CompiledChoice says which samples of a forward count and which are kept. A AccumulatorState is what one site
  * has met; it reads a tensor as (outer, inner, features) by its own rule and from the tensor's own shape and strides,
- * and adds up in place what no other site reads. A Delta is what one tensor holds that several read, so that it is
- * measured once, and a Memory holds those of a forward. An Ear is the hook of a layer, a Gate that of a module that
- * holds layers; they look up the Account of a site, the Pass of the forward that a thread is Inside, and in a Cell what
- * alike sites Agreed on, under a Lock.
+ * and adds up in place what no other site reads. A BatchMoments is what one tensor holds that several read, so that it is
+ * measured once, and a RecentMoments holds those of a forward. An LayerHook is the hook of a layer, a ContainerHook that of a module that
+ * holds layers; they look up the SiteCounters of a site, the ForwardState of the forward that a thread is Inside, and in a PlanSlot what
+ * alike sites CachedPlan on, under a Lock.
  */
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
@@ -29,7 +29,7 @@ static void hold_on(PyObject **to, PyObject *given) {
 /* learn((float32, float64, bfloat16, float16), plain tensor types, (which backward runs, whether gradients are taken,
  * whether this is inference mode), table of functions or None): the dtypes in the order of the types here, three
  * functions of torch, and what fills a DLPack tensor from one of torch's */
-static PyObject *learn(PyObject *module, PyObject *args) {
+static PyObject *configure(PyObject *module, PyObject *args) {
     PyObject *types, *plain_ones, *modes[3], *table;
     (void)module;
     if (!PyArg_ParseTuple(args, "O!O!(OOO)O", &PyTuple_Type, &types, &PyTuple_Type, &plain_ones, &modes[0], &modes[1],
@@ -51,7 +51,7 @@ static PyObject *learn(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef functions[] = {
-    {"learn", learn, METH_VARARGS, "Say what of torch's the extension reads and asks."},
+    {"configure", configure, METH_VARARGS, "Say what of torch's the extension reads and asks."},
     {"hashes", hashes, METH_VARARGS, "The hash of each (seed, example, position)."},
     {NULL, NULL, 0, NULL},
 };
@@ -66,20 +66,20 @@ static PyTypeObject *type_of(PyObject *module, PyType_Spec *spec, const char *na
 PyMODINIT_FUNC PyInit__cpu(void) {
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL) return NULL;
-    plan_type = type_of(module, &plan_spec, "Plan");
-    delta_type = type_of(module, &delta_spec, "Delta");
-    state_type = type_of(module, &state_spec, "State");
-    memory_type = type_of(module, &memory_spec, "Memory");
-    pass_type = type_of(module, &pass_spec, "Pass");
-    account_type = type_of(module, &account_spec, "Account");
-    cell_type = type_of(module, &cell_spec, "Cell");
-    agreed_type = type_of(module, &agreed_spec, "Agreed");
-    inside_type = type_of(module, &inside_spec, "Inside");
+    choice_type = type_of(module, &choice_spec, "CompiledChoice");
+    batch_moments_type = type_of(module, &batch_moments_spec, "BatchMoments");
+    state_type = type_of(module, &state_spec, "AccumulatorState");
+    recent_moments_type = type_of(module, &recent_moments_spec, "RecentMoments");
+    forward_state_type = type_of(module, &forward_state_spec, "ForwardState");
+    counters_type = type_of(module, &counters_spec, "SiteCounters");
+    plan_slot_type = type_of(module, &plan_slot_spec, "PlanSlot");
+    cached_plan_type = type_of(module, &cached_plan_spec, "CachedPlan");
+    current_forward_type = type_of(module, &current_forward_spec, "CurrentForward");
     lock_type = type_of(module, &lock_spec, "Lock");
-    const int known = plan_type != NULL && delta_type != NULL && state_type != NULL && memory_type != NULL &&
-                      inside_type != NULL && lock_type != NULL && pass_type != NULL && account_type != NULL &&
-                      cell_type != NULL && agreed_type != NULL &&
-                      type_of(module, &ear_spec, "Ear") != NULL && type_of(module, &gate_spec, "Gate") != NULL &&
+    const int known = choice_type != NULL && batch_moments_type != NULL && state_type != NULL && recent_moments_type != NULL &&
+                      current_forward_type != NULL && lock_type != NULL && forward_state_type != NULL && counters_type != NULL &&
+                      plan_slot_type != NULL && cached_plan_type != NULL &&
+                      type_of(module, &layer_hook_spec, "LayerHook") != NULL && type_of(module, &container_hook_spec, "ContainerHook") != NULL &&
                       intern_names();
     dtypes = PyTuple_New(0);
     plain_types = PyTuple_New(0);

@@ -1,10 +1,10 @@
-/* A Look at a tensor: its type, sizes, strides and address, if its numbers lie in memory as those say.
+/* A TensorInfo at a tensor: its type, sizes, strides and address, if its numbers lie in memory as those say.
  *
  * Torch from 2.10 on fills a DLPack tensor from its own at once, through a table of functions whose layout DLPack
  * promises to keep (https://dmlc.github.io/dlpack/latest/c_api.html); of an older torch each is an attribute.
  */
-#ifndef NORMPROBE_LOOK_H
-#define NORMPROBE_LOOK_H
+#ifndef NORMPROBE_TENSOR_INFO_H
+#define NORMPROBE_TENSOR_INFO_H
 
 #include "numerics/moments.h"
 #include "interned.h"
@@ -35,7 +35,7 @@ typedef struct {
     int64_t shape[MOST_AXES], strides[MOST_AXES];
     const PyObject *dtype; /* not a reference: torch's dtypes live as long as it does */
     void *data;
-} Look;
+} TensorInfo;
 
 /* A tuple of whole numbers; their count, or -1 with an error. */
 static int read_sizes(PyObject *tuple, int64_t *to) {
@@ -62,11 +62,11 @@ static int plain(PyObject *tensor) {
     return negated < 0 ? -1 : !negated;
 }
 
-/* Look at a plain tensor attribute by attribute. What `look` gives. */
-static int look_up(PyObject *tensor, Look *to) {
-    const int here = is_true(tensor, names.is_cpu, 0);
-    const int nested = here <= 0 ? here : is_true(tensor, names.is_nested, 0);
-    if (here <= 0 || nested != 0) return here < 0 || nested < 0 ? -1 : 0;
+/* Look at a plain tensor attribute by attribute. What `read_info` gives. */
+static int info_up(PyObject *tensor, TensorInfo *to) {
+    const int entry_here = is_true(tensor, names.is_cpu, 0);
+    const int nested = entry_here <= 0 ? entry_here : is_true(tensor, names.is_nested, 0);
+    if (entry_here <= 0 || nested != 0) return entry_here < 0 || nested < 0 ? -1 : 0;
     PyObject *sizes = PyObject_GetAttr(tensor, names.shape);
     to->count = read_sizes(sizes, to->shape);
     Py_XDECREF(sizes);
@@ -87,7 +87,7 @@ static int look_up(PyObject *tensor, Look *to) {
 }
 
 /* The same at once. */
-static int look_through(PyObject *tensor, Look *to) {
+static int info_through(PyObject *tensor, TensorInfo *to) {
     DLPackTensor seen;
     if (exchange->fill(tensor, &seen) != 0) return -1;
     if (seen.device.type != DLPACK_CPU || seen.axes >= MOST_AXES || seen.dtype.lanes != 1) return 0;
@@ -110,9 +110,9 @@ static int look_through(PyObject *tensor, Look *to) {
 }
 
 /* Look at a tensor. 1: done; 0: its numbers do not lie in memory, or are of no type that is read here; -1: an error. */
-static int look(PyObject *tensor, Look *to) {
+static int read_info(PyObject *tensor, TensorInfo *to) {
     int seen = plain(tensor);
-    if (seen > 0) seen = exchange == NULL ? look_up(tensor, to) : look_through(tensor, to);
+    if (seen > 0) seen = exchange == NULL ? info_up(tensor, to) : info_through(tensor, to);
     if (seen >= 0 || !PyErr_ExceptionMatches(PyExc_Exception)) return seen;
     PyErr_Clear(); /* a tensor of which torch or DLPack cannot say where its numbers lie */
     return 0;

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.layers.norms.affine import Affine, affines
-from normprobe.layers.norms.formulas import Reading
+from normprobe.layers.norms.formulas import Formula
 from normprobe.layers.to_rows import arrange
 from normprobe.layers.view import View
 
@@ -41,7 +41,7 @@ class Arrays:
     affines: tuple[Affine, ...]
 
 
-class Call:
+class NormCall:
     """One call of a norm.
 
     Attributes:
@@ -92,28 +92,28 @@ class Call:
         widths = [tensor.numel() for tensor in self.module.buffers(recurse=False) if tensor.dim() == 1]
         return any(widths.count(size) > 1 for size in self.axes.values())
 
-    def arrays(self, reading: Reading) -> Arrays | None:
+    def arrays(self, formula: Formula) -> Arrays | None:
         """The numbers of the call that can tell about a reading; None if there are none."""
-        how = "example" if reading.together == "past" else reading.together
-        key = (reading.axis, reading.trailing, how)
+        how = "example" if formula.together == "past" else formula.together
+        key = (formula.axis, formula.trailing, how)
         if key not in self._known:
-            self._known[key] = self._arranged(reading)
+            self._known[key] = self._arranged(formula)
         return self._known[key]
 
-    def _arranged(self, reading: Reading) -> Arrays | None:
-        view = reading.of(View("norm"))
+    def _arranged(self, formula: Formula) -> Arrays | None:
+        view = formula.of(View("norm"))
         whole = [arrange(view, tensor) for tensor in (self.before, self.after, *self._gates)]
-        picked = _picked(reading, whole[0].values)
+        picked = _picked(formula, whole[0].values)
         if picked is None:
             return None
         parts = [
-            _rows(reading, arranged.values)[picked].detach().cpu().to(torch.float64) for arranged in whole
+            _rows(formula, arranged.values)[picked].detach().cpu().to(torch.float64) for arranged in whole
         ]
         x, y = parts[0].flatten(1), parts[1].flatten(1)
         telling = x.isfinite().all(1) & y.isfinite().all(1)
-        if reading.together not in ("running", "batch"):
+        if formula.together not in ("running", "batch"):
             telling &= x.amax(1) - x.amin(1) > self._blur * x.abs().amax(1)
-        if not telling.any() or (reading.together == "batch" and not telling.all()):
+        if not telling.any() or (formula.together == "batch" and not telling.all()):
             return None
         x, y, *gates = (part[telling] for part in parts)
         inner = whole[0].inner
@@ -130,21 +130,21 @@ class Call:
         return tuple(affine if heads == 1 else affine.of_heads(heads, index) for affine in found)
 
 
-def _rows(reading: Reading, values: Tensor) -> Tensor:
+def _rows(formula: Formula, values: Tensor) -> Tensor:
     """Samples of one row each where a row is all that counts."""
-    return values.flatten(0, 1)[:, None] if reading.together in ("features", "running") else values
+    return values.flatten(0, 1)[:, None] if formula.together in ("features", "running") else values
 
 
-def _picked(reading: Reading, values: Tensor) -> slice | None:
+def _picked(formula: Formula, values: Tensor) -> slice | None:
     """Which samples are needed to see the reading: rows spread over all, a few examples, or everything."""
-    count = len(_rows(reading, values))
+    count = len(_rows(formula, values))
     if not values.numel():
         return None
-    if reading.together in ("features", "running"):
+    if formula.together in ("features", "running"):
         rows = max(min(_ROWS, _IN_ROWS // values.shape[2]), 32)
         return slice(0, count, -(-count // rows))
     each = values[0].numel()
-    if reading.together == "batch":
+    if formula.together == "batch":
         return slice(0, count, 1) if count * each <= _IN_BATCH else None
     count = min(count, _EXAMPLES, max(_IN_EXAMPLES // each, 1))
     return slice(0, count, 1) if each <= _IN_EXAMPLE else None

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from normprobe.layers.module_attributes import eps_of
 from normprobe.layers.norms.affine import Affine
-from normprobe.layers.norms.call import AGREES, Arrays, Call
-from normprobe.layers.norms.formulas import Reading, normalized
+from normprobe.layers.norms.call import AGREES, Arrays, NormCall
+from normprobe.layers.norms.formulas import Formula, normalized
 
 _ROWS_TO_FIT = 16
 _GATES: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -36,13 +36,13 @@ class Fit:
         unscaled: the stored weight scales the input, not what is normalized.
     """
 
-    reading: Reading
+    formula: Formula
     offset: float | None
     error: float
     unscaled: bool = False
 
 
-class Evidence:
+class FormulaFits:
     """One call of a norm.
 
     Attributes:
@@ -51,94 +51,94 @@ class Evidence:
         short: there were too few rows to fit any scale and shift.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: NormCall) -> None:
         self.call = call
         given = eps_of(call.module)
         self._eps = 1e-6 if given is None else given
         self._rounding = torch.finfo(call.after.dtype).eps / 4
-        self.mute, self.short = True, True
+        self.uninformative, self.short = True, True
 
-    def _arrays(self, reading: Reading) -> Arrays | None:
-        found = self.call.arrays(reading)
-        self.mute = self.mute and found is None
+    def _arrays(self, formula: Formula) -> Arrays | None:
+        found = self.call.arrays(formula)
+        self.uninformative = self.uninformative and found is None
         return found
 
-    def _made(self, reading: Reading, x: Tensor, arrays: Arrays, eps: float | None = None) -> Tensor | None:
-        return normalized(reading, x, self._eps if eps is None else eps, self.call.module, arrays.time)
+    def _made(self, formula: Formula, x: Tensor, arrays: Arrays, eps: float | None = None) -> Tensor | None:
+        return normalized(formula, x, self._eps if eps is None else eps, self.call.module, arrays.time)
 
-    def plain(self, readings: Iterable[Reading]) -> Iterator[Fit]:
+    def plain(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Normalized, scaled and shifted by what the module stores."""
-        for reading, arrays, values in self._normalized(readings):
+        for formula, arrays, values in self._normalized(formulas):
             for affine in arrays.affines:
-                yield Fit(reading, affine.offset, self._error(affine.apply(values), arrays.y, affine))
+                yield Fit(formula, affine.offset, self._error(affine.apply(values), arrays.y, affine))
 
-    def gated(self, readings: Iterable[Reading]) -> Iterator[Fit]:
+    def gated(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """The same with another tensor of the call: multiplied before or after, or added before."""
-        for reading in readings:
-            arrays = self._arrays(reading)
+        for formula in formulas:
+            arrays = self._arrays(formula)
             for gate in () if arrays is None else arrays.gates:
-                yield from self._gated(reading, arrays, gate)
+                yield from self._gated(formula, arrays, gate)
 
-    def _gated(self, reading: Reading, arrays: Arrays | None, gate: Tensor) -> Iterator[Fit]:
+    def _gated(self, formula: Formula, arrays: Arrays | None, gate: Tensor) -> Iterator[Fit]:
         assert arrays is not None
         for act in (*_GATES, None):
             moved = arrays.x + gate if act is None else arrays.x * act(gate)
-            inside = self._made(reading, moved, arrays)
-            outside = self._made(reading, arrays.x, arrays)
+            inside = self._made(formula, moved, arrays)
+            outside = self._made(formula, arrays.x, arrays)
             if inside is None or outside is None:
                 return
             for affine in arrays.affines:
-                yield Fit(reading, affine.offset, self._error(affine.apply(inside), arrays.y, affine))
+                yield Fit(formula, affine.offset, self._error(affine.apply(inside), arrays.y, affine))
                 if act is not None:
                     scaled = affine.apply(outside) + (0.0 if affine.shift is None else affine.shift)
-                    yield Fit(reading, affine.offset, self._error(scaled * act(gate), arrays.y, _BARE))
+                    yield Fit(formula, affine.offset, self._error(scaled * act(gate), arrays.y, _BARE))
 
-    def scaled_first(self, readings: Iterable[Reading]) -> Iterator[Fit]:
+    def scaled_first(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """The input scaled by the weight, then normalized."""
-        for reading in readings:
-            arrays = self._arrays(reading)
+        for formula in formulas:
+            arrays = self._arrays(formula)
             for affine in () if arrays is None else arrays.affines:
                 assert arrays is not None
-                made = self._made(reading, affine.apply(arrays.x), arrays)
+                made = self._made(formula, affine.apply(arrays.x), arrays)
                 if made is not None and affine.scale is not None:
-                    yield Fit(reading, 0.0, self._error(made, arrays.y, affine), unscaled=True)
+                    yield Fit(formula, 0.0, self._error(made, arrays.y, affine), unscaled=True)
 
-    def fitted(self, readings: Iterable[Reading]) -> Iterator[Fit]:
+    def fitted(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Normalized, then scaled and shifted by any numbers, one pair per feature (least squares)."""
-        for reading, arrays, values in self._normalized(readings):
+        for formula, arrays, values in self._normalized(formulas):
             n, y = values.flatten(0, 1), arrays.y.flatten(0, 1)
             self.short = self.short and len(n) < _ROWS_TO_FIT
             if len(n) >= _ROWS_TO_FIT:
-                yield Fit(reading, None, _residual(n, y))
+                yield Fit(formula, None, _residual(n, y))
 
-    def moments(self, readings: Iterable[Reading]) -> Iterator[Fit]:
+    def moments(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Whatever becomes of the input: the output, unscaled, has unit second moment where it should."""
-        readings = (reading for reading in readings if reading.together != "running")
-        for reading, arrays, _ in self._normalized(readings):
+        formulas = (formula for formula in formulas if formula.together != "running")
+        for formula, arrays, _ in self._normalized(formulas):
             for affine in arrays.affines:
                 y = arrays.y if affine.shift is None else arrays.y - affine.shift
                 y = y if affine.scale is None else y / affine.scale
-                again = self._made(reading, y, arrays, eps=0.0)
+                again = self._made(formula, y, arrays, eps=0.0)
                 if len(y) > 1 and again is not None and bool(y.isfinite().all()):
-                    yield Fit(reading, affine.offset, self._error(again, y, _BARE))
+                    yield Fit(formula, affine.offset, self._error(again, y, _BARE))
 
     def passed(self) -> float:
         """The least error of the input scaled and shifted by what the module stores, or left as it is."""
         errors = [1.0]
         for axis in self.call.axes:
-            arrays = self._arrays(Reading("norm", axis))
+            arrays = self._arrays(Formula("norm", axis))
             for affine in () if arrays is None else arrays.affines:
                 assert arrays is not None
                 errors.append(self._error(affine.apply(arrays.x), arrays.y, affine))
         return min(errors)
 
-    def _normalized(self, readings: Iterable[Reading]) -> Iterator[tuple[Reading, Arrays, Tensor]]:
-        for reading in readings:
-            arrays = self._arrays(reading)
+    def _normalized(self, formulas: Iterable[Formula]) -> Iterator[tuple[Formula, Arrays, Tensor]]:
+        for formula in formulas:
+            arrays = self._arrays(formula)
             if arrays is not None:
-                values = self._made(reading, arrays.x, arrays)
+                values = self._made(formula, arrays.x, arrays)
                 if values is not None:
-                    yield reading, arrays, values
+                    yield formula, arrays, values
 
     def _error(self, made: Tensor, y: Tensor, affine: Affine) -> float:
         """The relative error of ``made``, before the shift; 0 where rounding hides what it should make."""

@@ -23,7 +23,7 @@ _MOST_GROUPS = 64
 
 
 @dataclass(frozen=True)
-class Reading:
+class Formula:
     """One way a norm may work.
 
     Attributes:
@@ -56,60 +56,60 @@ class Reading:
         return replace(view, kind=self.kind, axis=self.axis, sample=self.sample, trailing=self.trailing)
 
 
-def named(view: View, groups: int) -> tuple[Reading, ...]:
+def named(view: View, groups: int) -> tuple[Formula, ...]:
     """The readings that agree with what a layer's class says of it."""
     axis = view.axis
     if view.sample == "position":
         return over_features(axis, view.trailing, groups)
     if view.kind == "batch_norm":
-        return (Reading("batch_norm", axis, "running"), Reading("batch_norm", axis, "batch"))
+        return (Formula("batch_norm", axis, "running"), Formula("batch_norm", axis, "batch"))
     if view.kind == "instance_norm":
-        return (Reading("instance_norm", axis, "example", groups=0), Reading("batch_norm", axis, "running"))
-    return (Reading(view.kind, axis, "example", groups=groups),)
+        return (Formula("instance_norm", axis, "example", groups=0), Formula("batch_norm", axis, "running"))
+    return (Formula(view.kind, axis, "example", groups=groups),)
 
 
-def over_features(axis: int, trailing: int, groups: int) -> tuple[Reading, ...]:
+def over_features(axis: int, trailing: int, groups: int) -> tuple[Formula, ...]:
     """Those that normalize the features of each position."""
     parts = (1,) if groups == 1 else (groups, 1)
     return tuple(
-        Reading(kind, axis, trailing=trailing, groups=count, centred=kind == "layer_norm")
+        Formula(kind, axis, trailing=trailing, groups=count, centred=kind == "layer_norm")
         for count in parts
         for kind in ("layer_norm", "rms_norm")
     )
 
 
-def others(axes: Mapping[int, int], groups: int) -> Iterator[Reading]:
+def others(axes: Mapping[int, int], groups: int) -> Iterator[Formula]:
     """Every other reading along these feature axes, the commonest first."""
     for axis in axes:
         yield from over_features(axis, 1, groups)
     for axis in axes:
-        yield Reading("instance_norm", axis, "example", groups=0)
+        yield Formula("instance_norm", axis, "example", groups=0)
         for count in {groups: None, 1: None}:
-            yield Reading("group_norm", axis, "example", groups=count)
-        yield Reading("group_norm", axis, "past")
-        yield Reading("batch_norm", axis, "running")
-        yield Reading("batch_norm", axis, "batch")
+            yield Formula("group_norm", axis, "example", groups=count)
+        yield Formula("group_norm", axis, "past")
+        yield Formula("batch_norm", axis, "running")
+        yield Formula("batch_norm", axis, "batch")
     for axis in axes:
-        yield Reading("rms_norm", axis, centred=False, square=False)
+        yield Formula("rms_norm", axis, centred=False, square=False)
 
 
-def grouped(axes: Mapping[int, int]) -> Iterator[Reading]:
+def grouped(axes: Mapping[int, int]) -> Iterator[Formula]:
     """Those with any number of equal groups of at least two features, along axes of these sizes."""
     for axis, features in axes.items():
         for count in range(2, min(features // 2, _MOST_GROUPS) + 1):
             if features % count == 0:
                 yield from over_features(axis, 1, count)[:2]
                 if axis == 1:
-                    yield Reading("group_norm", axis, "example", groups=count)
+                    yield Formula("group_norm", axis, "example", groups=count)
 
 
 def normalized(
-    reading: Reading, x: Tensor, eps: float, module: nn.Module, time: int | None = None
+    formula: Formula, x: Tensor, eps: float, module: nn.Module, time: int | None = None
 ) -> Tensor | None:
     """What a norm that works like this makes of ``x`` (samples, rows, features) before scale and shift.
 
     Args:
-        reading: how it works.
+        formula: how it works.
         x: its input.
         eps: added to the variance.
         module: the norm, for its running statistics.
@@ -119,21 +119,21 @@ def normalized(
         The same shape; None where the norm cannot work like this.
     """
     samples, rows, features = x.shape
-    if reading.together == "running":
+    if formula.together == "running":
         mean, variance = (vector(module, name, features) for name in ("running_mean", "running_var"))
         return None if mean is None or variance is None else (x - mean) / (variance + eps).sqrt()
-    if reading.together == "past":
+    if formula.together == "past":
         return _over_past(x, eps, time)
-    groups = reading.groups or features
+    groups = formula.groups or features
     if features % groups:
         return None
     grouped = x.reshape(samples, rows, groups, features // groups)
-    axes = {"features": (3,), "example": (1, 3), "batch": (0, 1)}[reading.together]
+    axes = {"features": (3,), "example": (1, 3), "batch": (0, 1)}[formula.together]
     if sum(grouped.shape[axis] > 1 for axis in axes) == 0:
         return None
     mean = grouped.mean(axes, keepdim=True)
-    d = grouped - mean if reading.centred else grouped
-    spread = (d if reading.square else grouped.var(axes, keepdim=True).sqrt()).square()
+    d = grouped - mean if formula.centred else grouped
+    spread = (d if formula.square else grouped.var(axes, keepdim=True).sqrt()).square()
     spread = spread.mean(axes, keepdim=True)
     return (d / (spread + eps).sqrt()).reshape(x.shape)
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.norms.call import AGREES, Call
-from normprobe.layers.norms.fitting import Evidence, Fit
+from normprobe.layers.norms.call import AGREES, NormCall
+from normprobe.layers.norms.fitting import Fit, FormulaFits
 from normprobe.layers.norms.formulas import grouped, named, others
 from normprobe.layers.view import View
 
@@ -24,7 +24,7 @@ LATE = "what it computes shows {}, but calls that could not tell were read as {}
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Identification:
     """How a layer is to be read from now on.
 
     Attributes:
@@ -40,7 +40,7 @@ class Verdict:
     reason: str = ""
 
 
-def judge(
+def identify(
     module: nn.Module,
     view: View,
     before: Tensor,
@@ -48,7 +48,7 @@ def judge(
     arguments: Sequence[Any] = (),
     *,
     recorded: bool = False,
-) -> Verdict:
+) -> Identification:
     """Decide from one call of a layer how it is to be read.
 
     A call that cannot tell (constant or all-zero input, weights of zero, too few rows) leaves the view as it
@@ -64,39 +64,39 @@ def judge(
         recorded: calls were measured already.
     """
     if view.kind == "linear" or not (before.dtype.is_floating_point and after.dtype.is_floating_point):
-        return Verdict(view, 0.0, decided=True)
+        return Identification(view, 0.0, decided=True)
     if before.is_meta or before.is_nested != after.is_nested:
-        return Verdict(view, 0.0, decided=False)
+        return Identification(view, 0.0, decided=False)
     if before.is_nested:
         before, after = torch.cat(before.unbind()), torch.cat(after.unbind())
-    evidence = Evidence(Call(module, before, after, arguments))
-    fits = _fitting(evidence, view)
+    formula_fits = FormulaFits(NormCall(module, before, after, arguments))
+    fits = _fitting(formula_fits, view)
     if not fits:
-        return _without_fit(evidence, view)
-    best = min(fits, key=lambda fit: (fit.reading.kind != view.kind, fit.error))
-    if len({(fit.reading.of(view), fit.offset) for fit in fits}) > 1:
+        return _without_fit(formula_fits, view)
+    best = min(fits, key=lambda fit: (fit.formula.kind != view.kind, fit.error))
+    if len({(fit.formula.of(view), fit.offset) for fit in fits}) > 1:
         return _agreed(view, fits, best, recorded)
-    return _corrected(evidence, view, best, recorded)
+    return _corrected(formula_fits, view, best, recorded)
 
 
-def _fitting(evidence: Evidence, view: View) -> list[Fit]:
+def _fitting(formula_fits: FormulaFits, view: View) -> list[Fit]:
     """The ways of working that agree with the call: those of the name if any does, else the simplest."""
-    mine = named(view, evidence.call.groups)
-    found = _agreeing(evidence.plain(mine), view.sample)
-    if found or evidence.mute:
+    mine = named(view, formula_fits.call.groups)
+    found = _agreeing(formula_fits.plain(mine), view.sample)
+    if found or formula_fits.uninformative:
         return found
-    every = [*mine, *others(evidence.call.axes, evidence.call.groups)]
-    rowwise = [reading for reading in every if reading.together == "features"]
-    wide = [*every, *grouped(evidence.call.axes)]
-    found = _agreeing(evidence.plain(every), view.sample)
-    if found or evidence.passed() <= AGREES:
+    every = [*mine, *others(formula_fits.call.axes, formula_fits.call.groups)]
+    rowwise = [formula for formula in every if formula.together == "features"]
+    wide = [*every, *grouped(formula_fits.call.axes)]
+    found = _agreeing(formula_fits.plain(every), view.sample)
+    if found or formula_fits.passed() <= AGREES:
         return found
     tries: tuple[Callable[[], list[Fit]], ...] = (
-        lambda: _agreeing(evidence.gated(rowwise), view.sample),
-        lambda: _agreeing(evidence.scaled_first(rowwise), view.sample),
-        lambda: _agreeing(evidence.plain(wide), view.sample),
-        lambda: _agreeing(evidence.fitted(wide), view.sample),
-        lambda: _first(evidence.moments(wide), view.kind),
+        lambda: _agreeing(formula_fits.gated(rowwise), view.sample),
+        lambda: _agreeing(formula_fits.scaled_first(rowwise), view.sample),
+        lambda: _agreeing(formula_fits.plain(wide), view.sample),
+        lambda: _agreeing(formula_fits.fitted(wide), view.sample),
+        lambda: _first(formula_fits.moments(wide), view.kind),
     )
     return next(filter(None, (ask() for ask in tries)), [])
 
@@ -110,52 +110,52 @@ def _agreeing(fits: Iterable[Fit], sample: str) -> list[Fit]:
     found = [fit for fit in fits if fit.error <= AGREES]
     best = min((fit.error for fit in found), default=0.0)
     found = [fit for fit in found if fit.error <= 3 * best + 1e-6]
-    return [fit for fit in found if fit.reading.sample == sample] or found
+    return [fit for fit in found if fit.formula.sample == sample] or found
 
 
 def _first(fits: Iterable[Fit], kind: str) -> list[Fit]:
     """The one of the name, else the first: what has unit moments in parts has them in the whole."""
     found = [fit for fit in fits if fit.error <= AGREES]
-    mine = [fit for fit in found if fit.reading.kind == kind != "rms_norm"]
+    mine = [fit for fit in found if fit.formula.kind == kind != "rms_norm"]
     return (mine or found)[:1]
 
 
-def _agreed(view: View, fits: list[Fit], best: Fit, recorded: bool) -> Verdict:
+def _agreed(view: View, fits: list[Fit], best: Fit, recorded: bool) -> Identification:
     """What fits agree on that differ: where the features lie, while that can still be corrected."""
-    found = {replace(fit.reading.of(view), kind=view.kind) for fit in fits}
+    found = {replace(fit.formula.of(view), kind=view.kind) for fit in fits}
     if recorded or len(found) > 1 or found == {view}:
-        return Verdict(view, best.offset, decided=False)
+        return Identification(view, best.offset, decided=False)
     (place,) = found
-    return Verdict(place, best.offset, decided=False, reason=f"what it computes shows {_place(place)}")
+    return Identification(place, best.offset, decided=False, reason=f"what it computes shows {_place(place)}")
 
 
-def _corrected(evidence: Evidence, view: View, fit: Fit, recorded: bool) -> Verdict:
+def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) -> Identification:
     """The view that a fit stands for, and what it contradicts."""
-    if fit.offset is None and fit.reading.together == "batch" and view.kind != "batch_norm":
-        return _without_fit(evidence, replace(view, axis=fit.reading.axis))
-    found = fit.reading.of(view)
+    if fit.offset is None and fit.formula.together == "batch" and view.kind != "batch_norm":
+        return _without_fit(formula_fits, replace(view, axis=fit.formula.axis))
+    found = fit.formula.of(view)
     if fit.unscaled:
         found = replace(found, weight=_ones)
     moved = (found.axis, found.sample, found.trailing) != (view.axis, view.sample, view.trailing)
     if moved and recorded:
         reason = LATE.format(_place(found), _place(view))
-        return Verdict(replace(view, kind=found.kind), fit.offset, decided=True, reason=reason)
+        return Identification(replace(view, kind=found.kind), fit.offset, decided=True, reason=reason)
     said = []
     if view.kind not in ("norm", found.kind):
         said.append(f"its class says {view.kind}, what it computes is {found.kind}")
     if moved:
         said.append(f"what it computes shows {_place(found)}")
-    return Verdict(found, fit.offset, decided=True, reason="; ".join(said))
+    return Identification(found, fit.offset, decided=True, reason="; ".join(said))
 
 
-def _without_fit(evidence: Evidence, view: View) -> Verdict:
+def _without_fit(formula_fits: FormulaFits, view: View) -> Identification:
     """No normalization by this call's numbers: by stored ones, none at all, or one that is not known."""
-    passed = not evidence.mute and evidence.passed() <= AGREES
-    if evidence.mute or (evidence.short and not passed):
-        return Verdict(view, 0.0, decided=False)
-    if evidence.call.stored_statistics:
-        return Verdict(view, 0.0, decided=True)
-    return Verdict(view, None, decided=True, reason=NO_NORM if passed else UNKNOWN)
+    passed = not formula_fits.uninformative and formula_fits.passed() <= AGREES
+    if formula_fits.uninformative or (formula_fits.short and not passed):
+        return Identification(view, 0.0, decided=False)
+    if formula_fits.call.stored_statistics:
+        return Identification(view, 0.0, decided=True)
+    return Identification(view, None, decided=True, reason=NO_NORM if passed else UNKNOWN)
 
 
 def _place(view: View) -> str:

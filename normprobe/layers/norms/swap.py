@@ -16,7 +16,7 @@ from normprobe.errors import NormprobeError
 from normprobe.layers.find import Layer, LayerFilter, find_layers
 from normprobe.layers.norms import replacements
 from normprobe.layers.norms.affine import vector
-from normprobe.layers.norms.identify import judge
+from normprobe.layers.norms.identify import identify
 from normprobe.layers.norms.replacements import Shape, counterpart, groups_for
 from normprobe.layers.view import NORM_KINDS
 
@@ -146,7 +146,7 @@ def _tried(layer: Layer, width: int) -> tuple[str, float]:
         ) from error
     finally:
         module.training = mode
-    found = judge(module, layer.view, before, after)
+    found = identify(module, layer.view, before, after)
     kind, offset = found.view.kind, found.offset
     if offset is None or not found.decided or kind not in ("layer_norm", "rms_norm"):
         raise _StaysError("what it computes is no normalization of a sample's features, scaled and shifted")

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe.capture import layer_state
-from normprobe.capture.layer_state import DOUBTS
+from normprobe.capture.layer_state import MOST_UNDECIDED
 from normprobe.layers.find import find_layers
-from normprobe.layers.norms.identify import NO_NORM, UNKNOWN, Verdict, judge
+from normprobe.layers.norms.identify import NO_NORM, UNKNOWN, Identification, identify
 from normprobe.layers.view import View
 from tests.helpers.handwritten_norms import (
     CASES,
@@ -37,19 +37,19 @@ def data(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     )
 
 
-def called(module: nn.Module, x: Tensor, **options: bool) -> Verdict:
+def called(module: nn.Module, x: Tensor, **options: bool) -> Identification:
     """The verdict on a module from one call, with a second tensor where its forward takes one."""
     view = find_layers(module).layers[0].view
     more = () if module.forward.__code__.co_argcount < 3 else (data(*x.shape).flip(0) - 1,)
     with torch.no_grad():
         output = module(x.clone(), *more)
     after = output[0] if isinstance(output, tuple) else output
-    return judge(module, view, x, after, (x, *more), **options)
+    return identify(module, view, x, after, (x, *more), **options)
 
 
-def shown(verdict: Verdict) -> tuple[str, int, str, float | None]:
-    view = verdict.view
-    return view.kind, view.axis, view.sample, verdict.offset
+def shown(identification: Identification) -> tuple[str, int, str, float | None]:
+    view = identification.view
+    return view.kind, view.axis, view.sample, identification.offset
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_the_way_of_working_is_found(
     cls: type[nn.Module], shape: tuple[int, ...], told: tuple[str, int, str, float | None]
 ) -> None:
     module = (cls(12) if issubclass(cls, nn.modules.batchnorm._NormBase | nn.LayerNorm) else cls()).eval()
-    verdict = called(module, data(*shape))
-    assert shown(verdict) == told
-    assert verdict.decided
+    identification = called(module, data(*shape))
+    assert shown(identification) == told
+    assert identification.decided
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
@@ -88,9 +88,9 @@ def test_what_contradicts_the_class_is_said() -> None:
     ids=["NoNorm", "identity", "gate"],
 )
 def test_what_does_not_normalize_is_said(module: nn.Module, reason: str) -> None:
-    verdict = called(module, data(3, 30, 12) * 2)
-    assert (verdict.decided, verdict.reason, verdict.offset) == (True, reason, None)
-    assert (verdict.view.kind, verdict.view.axis) == ("norm", -1)
+    identification = called(module, data(3, 30, 12) * 2)
+    assert (identification.decided, identification.reason, identification.offset) == (True, reason, None)
+    assert (identification.view.kind, identification.view.axis) == ("norm", -1)
 
 
 class SineNorm(Base):
@@ -102,7 +102,7 @@ def test_what_no_formula_reproduces() -> None:
     assert called(SineNorm(), data(3, 30, 12)).reason == UNKNOWN
 
 
-def mute(name: str) -> Tensor:
+def uninformative(name: str) -> Tensor:
     """A call that cannot tell."""
     x = torch.zeros(*TIME)
     return {
@@ -117,10 +117,10 @@ def mute(name: str) -> Tensor:
 @pytest.mark.parametrize("name", ["zeros", "constant", "constant rows", "nan", "large constant"])
 @pytest.mark.parametrize("cls", [UncentredLayerNorm, CentredRMSNorm, PlainLayerNorm, UnitOffsetRMSNorm])
 def test_a_call_that_cannot_tell_decides_nothing(cls: type[nn.Module], name: str) -> None:
-    verdict = called(cls(), mute(name))
-    assert not verdict.decided
-    assert verdict.view == find_layers(cls()).layers[0].view
-    assert verdict.reason == ""
+    identification = called(cls(), uninformative(name))
+    assert not identification.decided
+    assert identification.view == find_layers(cls()).layers[0].view
+    assert identification.reason == ""
 
 
 def test_weights_of_zero_cannot_tell() -> None:
@@ -131,17 +131,25 @@ def test_weights_of_zero_cannot_tell() -> None:
 
 def test_zero_mean_data_cannot_tell_whether_it_is_subtracted() -> None:
     x = data(*TIME, dtype=torch.float64)
-    verdict = called(UncentredLayerNorm().double(), x - x.mean(-1, keepdim=True))
-    assert (verdict.decided, verdict.view.kind, verdict.offset) == (False, "layer_norm", 0.0)
+    identification = called(UncentredLayerNorm().double(), x - x.mean(-1, keepdim=True))
+    assert (identification.decided, identification.view.kind, identification.offset) == (
+        False,
+        "layer_norm",
+        0.0,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_axis_is_found_where_rounding_hides_the_kind(dtype: torch.dtype) -> None:
     x = data(3, 12, 7)
     x = (x - x.mean(1, keepdim=True)).to(dtype)
-    verdict = called(MiddleLayerNorm(12).to(dtype), x)
-    assert (verdict.decided, verdict.view.kind, verdict.view.axis) == (False, "layer_norm", 1)
-    assert verdict.reason == "what it computes shows features along axis 1, samples of one position"
+    identification = called(MiddleLayerNorm(12).to(dtype), x)
+    assert (identification.decided, identification.view.kind, identification.view.axis) == (
+        False,
+        "layer_norm",
+        1,
+    )
+    assert identification.reason == "what it computes shows features along axis 1, samples of one position"
     again = called(MiddleLayerNorm(12).to(dtype), x, recorded=True)
     assert (again.decided, again.view.axis, again.reason) == (False, -1, "")
 
@@ -163,7 +171,7 @@ def test_rows_are_taken_from_the_whole_of_a_long_tensor() -> None:
 
     norm = Half()
     x = data(511, 12)
-    assert judge(norm, View("layer_norm"), x, norm(x)).reason == UNKNOWN
+    assert identify(norm, View("layer_norm"), x, norm(x)).reason == UNKNOWN
 
 
 def test_a_large_shift_hides_a_call_in_bfloat16() -> None:
@@ -173,18 +181,26 @@ def test_a_large_shift_hides_a_call_in_bfloat16() -> None:
 
 
 def test_an_axis_already_recorded_stays_and_that_is_said() -> None:
-    verdict = called(MiddleLayerNorm(12), data(3, 12, 12), recorded=True)
-    assert (verdict.view.kind, verdict.view.axis, verdict.decided) == ("layer_norm", -1, True)
-    assert "were read as features along the last axis" in verdict.reason
-    verdict = called(UncentredLayerNorm(), data(*TIME), recorded=True)
-    assert (verdict.view.kind, verdict.decided) == ("rms_norm", True)
+    identification = called(MiddleLayerNorm(12), data(3, 12, 12), recorded=True)
+    assert (identification.view.kind, identification.view.axis, identification.decided) == (
+        "layer_norm",
+        -1,
+        True,
+    )
+    assert "were read as features along the last axis" in identification.reason
+    identification = called(UncentredLayerNorm(), data(*TIME), recorded=True)
+    assert (identification.view.kind, identification.decided) == ("rms_norm", True)
 
 
 def test_numbers_that_are_no_floats_are_left_to_the_name() -> None:
     x = torch.arange(24).reshape(2, 12)
-    assert judge(PlainLayerNorm(), View("layer_norm"), x, x) == Verdict(View("layer_norm"), 0.0, True)
+    assert identify(PlainLayerNorm(), View("layer_norm"), x, x) == Identification(
+        View("layer_norm"), 0.0, True
+    )
     meta = torch.empty(2, 12, device="meta")
-    assert judge(PlainLayerNorm(), View("layer_norm"), meta, meta) == Verdict(View("layer_norm"), 0.0, False)
+    assert identify(PlainLayerNorm(), View("layer_norm"), meta, meta) == Identification(
+        View("layer_norm"), 0.0, False
+    )
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -192,7 +208,7 @@ def test_the_components_of_a_nested_tensor_are_its_rows() -> None:
     module = UncentredLayerNorm()
     parts = [data(n, 12) for n in (3, 5)]
     x, y = (torch.nested.nested_tensor(list(values)) for values in (parts, map(module, parts)))
-    assert shown(judge(module, View("layer_norm"), x, y.detach())) == ("rms_norm", -1, "position", 0.0)
+    assert shown(identify(module, View("layer_norm"), x, y.detach())) == ("rms_norm", -1, "position", 0.0)
 
 
 def test_the_random_numbers_of_torch_are_left_alone() -> None:
@@ -260,12 +276,12 @@ def test_an_axis_is_found_by_the_first_call() -> None:
 def test_calls_that_cannot_tell_are_asked_only_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(
-        layer_state, "judge", lambda *args, **kwargs: asked.append(1) or judge(*args, **kwargs)
+        layer_state, "identify", lambda *args, **kwargs: asked.append(1) or identify(*args, **kwargs)
     )
     model = Wrapped(UncentredLayerNorm())
     with normprobe.Probe(model) as probe, torch.no_grad():
-        for _ in range(DOUBTS + 5):
+        for _ in range(MOST_UNDECIDED + 5):
             model(torch.zeros(*TIME))
-    assert len(asked) == DOUBTS
-    assert probe.recording.ledger["calls"].tolist() == [DOUBTS + 5]
+    assert len(asked) == MOST_UNDECIDED
+    assert probe.recording.ledger["calls"].tolist() == [MOST_UNDECIDED + 5]
     assert probe.recording.ledger["kind"].tolist() == ["layer_norm"]

@@ -1,232 +1,232 @@
-/* What hooks look up at every call, as plain memory: an Account of each site, a Pass of each forward, and what sites
- * that are alike agreed on, which they find in a Cell. */
-#ifndef NORMPROBE_ACCOUNT_H
-#define NORMPROBE_ACCOUNT_H
+/* What hooks look up at every call, as plain memory: an SiteCounters of each site, a ForwardState of each forward, and what sites
+ * that are alike agreed on, which they find in a PlanSlot. */
+#ifndef NORMPROBE_COUNTERS_H
+#define NORMPROBE_COUNTERS_H
 
 #include <stddef.h>
 #include <structmember.h>
 
 #include "numerics/accumulator.h"
 
-#define PASS_HELD(X) X(owner) X(session) X(memory)
-#define ACCOUNT_HELD(X) X(samples) X(rows) X(dtype) X(state) X(cell)
-#define CELL_HELD(X) X(agreed)
-#define AGREED_HELD(X) X(samples) X(rows) X(samples_after) X(rows_after) X(plan) X(raw_plan) X(placed) X(masked_by)
+#define FORWARD_STATE_HELD(X) X(owner) X(session) X(recent)
+#define COUNTERS_HELD(X) X(samples) X(rows) X(dtype) X(state) X(plan_slot)
+#define PLAN_SLOT_HELD(X) X(cached)
+#define CACHED_PLAN_HELD(X) X(samples) X(rows) X(samples_after) X(rows_after) X(choice) X(raw_choice) X(placement) X(masked_by)
 
 /* A layer in a forward: whether a call of it is under way, and how often its input and its output were met. */
 typedef struct {
-    unsigned int met[2];
+    unsigned int counts[2];
     int open;
-} Course;
+} LayerProgress;
 
 /* Of a forward: the module it began with, what listens in it, and how it went with each layer. */
 typedef struct {
     PyObject_HEAD
-    PASS_HELD(FIELD)
+    FORWARD_STATE_HELD(FIELD)
     long long serial; /* no other forward's of this process */
     int threads;
     char measured;
     long long open, room; /* how many layers are under way; of how many there is a course */
-    Course *courses;
-} Pass;
+    LayerProgress *progress_of_layers;
+} ForwardState;
 
 /* Of a site: what it keeps, what it met, how much, and whether its layer's calls leave nothing to decide. */
 typedef struct {
     PyObject_HEAD
-    ACCOUNT_HELD(FIELD)
+    COUNTERS_HELD(FIELD)
     long long calls, n_samples, masked, firings;
     char decided;
-} Account;
+} SiteCounters;
 
 typedef struct {
     PyObject_HEAD
-    CELL_HELD(FIELD)
+    PLAN_SLOT_HELD(FIELD)
     long long serial; /* of the forward that it was agreed in */
-} Cell;
+} PlanSlot;
 
 /* What sites that are alike do with the first tensor of one shape in a forward; -1 stands for any size. */
 typedef struct {
     PyObject_HEAD
-    AGREED_HELD(FIELD)
+    CACHED_PLAN_HELD(FIELD)
     int axes;
     int64_t shape[MOST_AXES];
     long long small, n_samples, masked; /* numbers below which one thread measures */
-} Agreed;
+} CachedPlan;
 
-COLLECTED(Pass, PASS_HELD, free(self->courses);)
-COLLECTED(Account, ACCOUNT_HELD, )
-COLLECTED(Cell, CELL_HELD, )
-COLLECTED(Agreed, AGREED_HELD, )
+COLLECTED(ForwardState, FORWARD_STATE_HELD, free(self->progress_of_layers);)
+COLLECTED(SiteCounters, COUNTERS_HELD, )
+COLLECTED(PlanSlot, PLAN_SLOT_HELD, )
+COLLECTED(CachedPlan, CACHED_PLAN_HELD, )
 
 /* How it went with a layer; NULL where memory runs out. */
-static Course *course_of(Pass *pass, long long layer) {
-    if (layer < pass->room) return &pass->courses[layer];
-    long long room = pass->room < 64 ? 64 : pass->room;
+static LayerProgress *progress_of(ForwardState *forward_state, long long layer) {
+    if (layer < forward_state->room) return &forward_state->progress_of_layers[layer];
+    long long room = forward_state->room < 64 ? 64 : forward_state->room;
     while (room <= layer) room *= 2;
-    Course *larger = realloc(pass->courses, sizeof(Course) * (size_t)room);
+    LayerProgress *larger = realloc(forward_state->progress_of_layers, sizeof(LayerProgress) * (size_t)room);
     if (larger == NULL) return NULL;
-    memset(larger + pass->room, 0, sizeof(Course) * (size_t)(room - pass->room));
-    pass->courses = larger;
-    pass->room = room;
+    memset(larger + forward_state->room, 0, sizeof(LayerProgress) * (size_t)(room - forward_state->room));
+    forward_state->progress_of_layers = larger;
+    forward_state->room = room;
     return &larger[layer];
 }
 
 /* Say whether a call of a layer is under way. */
-static void set_open(Pass *pass, Course *course, int open) {
-    pass->open += open - course->open;
-    course->open = open;
+static void set_open(ForwardState *forward_state, LayerProgress *progress, int open) {
+    forward_state->open += open - progress->open;
+    progress->open = open;
 }
 
 /* The course of the layer whose index is the first of the arguments; NULL with an error. */
-static Course *course_in(PyObject *pass, PyObject *index) {
+static LayerProgress *progress_at(PyObject *forward_state, PyObject *index) {
     const long long layer = PyLong_AsLongLong(index);
     if (PyErr_Occurred()) return NULL;
-    Course *course = layer < 0 || layer > 1LL << 32 ? NULL : course_of((Pass *)pass, layer);
-    if (course == NULL) PyErr_SetString(PyExc_IndexError, "so many layers cannot be followed");
-    return course;
+    LayerProgress *progress = layer < 0 || layer > 1LL << 32 ? NULL : progress_of((ForwardState *)forward_state, layer);
+    if (progress == NULL) PyErr_SetString(PyExc_IndexError, "so many layers cannot be followed");
+    return progress;
 }
 
 /* enter(layer): a call of it is under way */
-static PyObject *pass_enter(PyObject *object, PyObject *index) {
-    Course *course = course_in(object, index);
-    if (course == NULL) return NULL;
-    set_open((Pass *)object, course, 1);
+static PyObject *forward_state_enter(PyObject *object, PyObject *index) {
+    LayerProgress *progress = progress_at(object, index);
+    if (progress == NULL) return NULL;
+    set_open((ForwardState *)object, progress, 1);
     Py_RETURN_NONE;
 }
 
 /* leave(layer): no call of it is */
-static PyObject *pass_leave(PyObject *object, PyObject *index) {
-    Course *course = course_in(object, index);
-    if (course == NULL) return NULL;
-    set_open((Pass *)object, course, 0);
+static PyObject *forward_state_leave(PyObject *object, PyObject *index) {
+    LayerProgress *progress = progress_at(object, index);
+    if (progress == NULL) return NULL;
+    set_open((ForwardState *)object, progress, 0);
     Py_RETURN_NONE;
 }
 
 /* is_open(layer) -> whether a call of it is under way */
-static PyObject *pass_is_open(PyObject *object, PyObject *index) {
-    const Course *course = course_in(object, index);
-    return course == NULL ? NULL : PyBool_FromLong(course->open);
+static PyObject *forward_state_is_open(PyObject *object, PyObject *index) {
+    const LayerProgress *progress = progress_at(object, index);
+    return progress == NULL ? NULL : PyBool_FromLong(progress->open);
 }
 
 /* take_turn(layer, behind) -> how often its output, or its input, was met before this time */
-static PyObject *pass_take_turn(PyObject *object, PyObject *args) {
+static PyObject *forward_state_take_turn(PyObject *object, PyObject *args) {
     PyObject *index;
     int behind;
     if (!PyArg_ParseTuple(args, "Op", &index, &behind)) return NULL;
-    Course *course = course_in(object, index);
-    return course == NULL ? NULL : PyLong_FromUnsignedLong(course->met[behind]++);
+    LayerProgress *progress = progress_at(object, index);
+    return progress == NULL ? NULL : PyLong_FromUnsignedLong(progress->counts[behind]++);
 }
 
 /* Pass(owner, measured): everything else is None, empty or 1 thread. */
-static PyObject *pass_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+static PyObject *forward_state_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     PyObject *owner;
     int measured;
     if (!PyArg_ParseTuple(args, "Op", &owner, &measured)) return NULL;
-    Pass *pass = (Pass *)PyType_GenericAlloc(type, 0);
-    if (pass == NULL) return NULL;
-    pass->owner = Py_NewRef(owner);
+    ForwardState *forward_state = (ForwardState *)PyType_GenericAlloc(type, 0);
+    if (forward_state == NULL) return NULL;
+    forward_state->owner = Py_NewRef(owner);
     static long long serials = 0;
-    pass->serial = ++serials;
-    pass->measured = (char)measured;
-    pass->threads = 1;
-    return (PyObject *)pass;
+    forward_state->serial = ++serials;
+    forward_state->measured = (char)measured;
+    forward_state->threads = 1;
+    return (PyObject *)forward_state;
 }
 
-/* Account(samples, rows): nothing met yet */
-static PyObject *account_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+/* SiteCounters(samples, rows): nothing met yet */
+static PyObject *counters_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     PyObject *samples, *rows;
     if (!PyArg_ParseTuple(args, "OO", &samples, &rows)) return NULL;
-    Account *account = (Account *)PyType_GenericAlloc(type, 0);
-    if (account == NULL) return NULL;
-    account->samples = Py_NewRef(samples);
-    account->rows = Py_NewRef(rows);
-    return (PyObject *)account;
+    SiteCounters *counters = (SiteCounters *)PyType_GenericAlloc(type, 0);
+    if (counters == NULL) return NULL;
+    counters->samples = Py_NewRef(samples);
+    counters->rows = Py_NewRef(rows);
+    return (PyObject *)counters;
 }
 
-static PyObject *cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+static PyObject *plan_slot_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     return PyArg_ParseTuple(args, "") ? PyType_GenericAlloc(type, 0) : NULL;
 }
 
 /* settle(agreed, pass): it holds in the forward of this pass, and no other */
-static PyObject *cell_settle(PyObject *object, PyObject *args) {
-    PyObject *agreed, *pass;
-    if (!PyArg_ParseTuple(args, "O!O!", agreed_type, &agreed, pass_type, &pass)) return NULL;
-    Cell *cell = (Cell *)object;
-    PyObject *before = cell->agreed;
-    cell->agreed = Py_NewRef(agreed);
-    cell->serial = ((const Pass *)pass)->serial;
+static PyObject *plan_slot_store(PyObject *object, PyObject *args) {
+    PyObject *cached, *forward_state;
+    if (!PyArg_ParseTuple(args, "O!O!", cached_plan_type, &cached, forward_state_type, &forward_state)) return NULL;
+    PlanSlot *plan_slot = (PlanSlot *)object;
+    PyObject *before = plan_slot->cached;
+    plan_slot->cached = Py_NewRef(cached);
+    plan_slot->serial = ((const ForwardState *)forward_state)->serial;
     Py_XDECREF(before);
     Py_RETURN_NONE;
 }
 
-/* Agreed(*, shape, samples, rows, samples_after, rows_after, plan, raw_plan, small, placed, n_samples, masked,
+/* CachedPlan(*, shape, samples, rows, samples_after, rows_after, plan, raw_plan, small, placed, n_samples, masked,
  * masked_by) */
-static PyObject *agreed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *keywords[] = {"shape", "samples", "rows",      "samples_after", "rows_after", "plan", "raw_plan",
-                               "small", "placed",  "n_samples", "masked",        "masked_by",  NULL};
-    PyObject *shape, *samples, *rows, *samples_after, *rows_after, *plan, *raw, *placed, *masked_by;
+static PyObject *cached_plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *keywords[] = {"shape", "samples", "rows",      "samples_after", "rows_after", "choice", "raw_choice",
+                               "small", "placement",  "n_samples", "masked",        "masked_by",  NULL};
+    PyObject *shape, *samples, *rows, *samples_after, *rows_after, *choice, *raw, *placement, *masked_by;
     long long small, n_samples, masked;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!OOOOOOLOLLO", keywords, &PyTuple_Type, &shape, &samples, &rows,
-                                     &samples_after, &rows_after, &plan, &raw, &small, &placed, &n_samples, &masked,
+                                     &samples_after, &rows_after, &choice, &raw, &small, &placement, &n_samples, &masked,
                                      &masked_by))
         return NULL;
-    if (!checked(plan, plan_type, "Plan") ||
-        (raw != Py_None && !checked(raw, plan_type, "Plan")))
+    if (!checked(choice, choice_type, "CompiledChoice") ||
+        (raw != Py_None && !checked(raw, choice_type, "CompiledChoice")))
         return NULL;
-    Agreed *agreed = (Agreed *)PyType_GenericAlloc(type, 0);
-    if (agreed == NULL) return NULL;
-    agreed->axes = read_sizes(shape, agreed->shape);
-    agreed->samples = Py_NewRef(samples);
-    agreed->rows = Py_NewRef(rows);
-    agreed->samples_after = Py_NewRef(samples_after);
-    agreed->rows_after = Py_NewRef(rows_after);
-    agreed->plan = Py_NewRef(plan);
-    agreed->raw_plan = Py_NewRef(raw);
-    agreed->placed = Py_NewRef(placed);
-    agreed->masked_by = Py_NewRef(masked_by);
-    agreed->small = small;
-    agreed->n_samples = n_samples;
-    agreed->masked = masked;
-    if (agreed->axes >= 0) return (PyObject *)agreed;
-    Py_DECREF(agreed);
+    CachedPlan *cached = (CachedPlan *)PyType_GenericAlloc(type, 0);
+    if (cached == NULL) return NULL;
+    cached->axes = read_sizes(shape, cached->shape);
+    cached->samples = Py_NewRef(samples);
+    cached->rows = Py_NewRef(rows);
+    cached->samples_after = Py_NewRef(samples_after);
+    cached->rows_after = Py_NewRef(rows_after);
+    cached->choice = Py_NewRef(choice);
+    cached->raw_choice = Py_NewRef(raw);
+    cached->placement = Py_NewRef(placement);
+    cached->masked_by = Py_NewRef(masked_by);
+    cached->small = small;
+    cached->n_samples = n_samples;
+    cached->masked = masked;
+    if (cached->axes >= 0) return (PyObject *)cached;
+    Py_DECREF(cached);
     return NULL;
 }
 
 #define OBJECT_OF(Type, name) {#name, T_OBJECT, offsetof(Type, name), 0, NULL},
 #define COUNT_OF(Type, name) {#name, T_LONGLONG, offsetof(Type, name), 0, NULL},
-#define OF_PASS(name) OBJECT_OF(Pass, name)
-#define OF_ACCOUNT(name) OBJECT_OF(Account, name)
-static PyMemberDef pass_members[] = {PASS_HELD(OF_PASS){"threads", T_INT, offsetof(Pass, threads), 0, NULL},
-                                     {"measured", T_BOOL, offsetof(Pass, measured), 0, NULL},
+#define OF_FORWARD_STATE(name) OBJECT_OF(ForwardState, name)
+#define OF_COUNTERS(name) OBJECT_OF(SiteCounters, name)
+static PyMemberDef forward_state_members[] = {FORWARD_STATE_HELD(OF_FORWARD_STATE){"threads", T_INT, offsetof(ForwardState, threads), 0, NULL},
+                                     {"measured", T_BOOL, offsetof(ForwardState, measured), 0, NULL},
                                      {NULL, 0, 0, 0, NULL}};
-static PyMethodDef pass_methods[] = {{"enter", pass_enter, METH_O, "Note that a call of a layer is under way."},
-                                     {"leave", pass_leave, METH_O, "Note that none is."},
-                                     {"is_open", pass_is_open, METH_O, "Whether a call of a layer is under way."},
-                                     {"take_turn", pass_take_turn, METH_VARARGS, "Count a tensor of a layer."},
+static PyMethodDef forward_state_methods[] = {{"enter", forward_state_enter, METH_O, "Note that a call of a layer is under way."},
+                                     {"leave", forward_state_leave, METH_O, "Note that none is."},
+                                     {"is_open", forward_state_is_open, METH_O, "Whether a call of a layer is under way."},
+                                     {"take_turn", forward_state_take_turn, METH_VARARGS, "Count a tensor of a layer."},
                                      {NULL, NULL, 0, NULL}};
-static PyMemberDef account_members[] = {ACCOUNT_HELD(OF_ACCOUNT) COUNT_OF(Account, calls) COUNT_OF(Account, n_samples)
-                                            COUNT_OF(Account, masked) COUNT_OF(Account, firings){
-                                                "decided", T_BOOL, offsetof(Account, decided), 0, NULL},
+static PyMemberDef counters_members[] = {COUNTERS_HELD(OF_COUNTERS) COUNT_OF(SiteCounters, calls) COUNT_OF(SiteCounters, n_samples)
+                                            COUNT_OF(SiteCounters, masked) COUNT_OF(SiteCounters, firings){
+                                                "decided", T_BOOL, offsetof(SiteCounters, decided), 0, NULL},
                                         {NULL, 0, 0, 0, NULL}};
-static PyMethodDef cell_methods[] = {{"settle", cell_settle, METH_VARARGS, "Hold what was agreed on in a forward."},
+static PyMethodDef plan_slot_methods[] = {{"store", plan_slot_store, METH_VARARGS, "Hold what was cached on in a forward."},
                                      {NULL, NULL, 0, NULL}};
 
-static PyType_Slot pass_slots[] = {
-    {Py_tp_new, (void *)pass_new}, {Py_tp_members, pass_members}, {Py_tp_methods, pass_methods}, COLLECTED_SLOTS(Pass),
+static PyType_Slot forward_state_slots[] = {
+    {Py_tp_new, (void *)forward_state_new}, {Py_tp_members, forward_state_members}, {Py_tp_methods, forward_state_methods}, COLLECTED_SLOTS(ForwardState),
     {0, NULL}};
-static PyType_Slot account_slots[] = {
-    {Py_tp_new, (void *)account_new}, {Py_tp_members, account_members}, COLLECTED_SLOTS(Account), {0, NULL}};
-static PyType_Slot cell_slots[] = {
-    {Py_tp_new, (void *)cell_new}, {Py_tp_methods, cell_methods}, COLLECTED_SLOTS(Cell), {0, NULL}};
-static PyType_Slot agreed_slots[] = {{Py_tp_new, (void *)agreed_new}, COLLECTED_SLOTS(Agreed), {0, NULL}};
+static PyType_Slot counters_slots[] = {
+    {Py_tp_new, (void *)counters_new}, {Py_tp_members, counters_members}, COLLECTED_SLOTS(SiteCounters), {0, NULL}};
+static PyType_Slot plan_slot_slots[] = {
+    {Py_tp_new, (void *)plan_slot_new}, {Py_tp_methods, plan_slot_methods}, COLLECTED_SLOTS(PlanSlot), {0, NULL}};
+static PyType_Slot cached_plan_slots[] = {{Py_tp_new, (void *)cached_plan_new}, COLLECTED_SLOTS(CachedPlan), {0, NULL}};
 
 enum { RECORD = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC };
-static PyType_Spec pass_spec = {"normprobe.kernels._cpu.Pass", sizeof(Pass), 0, RECORD, pass_slots};
-static PyType_Spec account_spec = {"normprobe.kernels._cpu.Account", sizeof(Account), 0, RECORD, account_slots};
-static PyType_Spec cell_spec = {"normprobe.kernels._cpu.Cell", sizeof(Cell), 0, RECORD, cell_slots};
-static PyType_Spec agreed_spec = {"normprobe.kernels._cpu.Agreed", sizeof(Agreed), 0, RECORD, agreed_slots};
+static PyType_Spec forward_state_spec = {"normprobe.kernels._cpu.ForwardState", sizeof(ForwardState), 0, RECORD, forward_state_slots};
+static PyType_Spec counters_spec = {"normprobe.kernels._cpu.SiteCounters", sizeof(SiteCounters), 0, RECORD, counters_slots};
+static PyType_Spec plan_slot_spec = {"normprobe.kernels._cpu.PlanSlot", sizeof(PlanSlot), 0, RECORD, plan_slot_slots};
+static PyType_Spec cached_plan_spec = {"normprobe.kernels._cpu.CachedPlan", sizeof(CachedPlan), 0, RECORD, cached_plan_slots};
 
 #endif

@@ -1,6 +1,6 @@
 /* Which forward each thread is inside, and a Lock for what threads share; both are touched at every call of a layer. */
-#ifndef NORMPROBE_INSIDE_H
-#define NORMPROBE_INSIDE_H
+#ifndef NORMPROBE_CURRENT_FORWARD_H
+#define NORMPROBE_CURRENT_FORWARD_H
 
 #include "hooks/counters.h"
 
@@ -8,14 +8,14 @@
 typedef struct {
     unsigned long thread;
     PyObject *forward;
-    Pass *now;
-} Place;
+    ForwardState *state;
+} ThreadEntry;
 
 typedef struct {
     PyObject_HEAD
     Py_ssize_t count, room;
-    Place *places;
-} Inside;
+    ThreadEntry *entries;
+} CurrentForward;
 
 /* Reentrant; who waits for it lets the interpreter go on. */
 typedef struct {
@@ -25,97 +25,97 @@ typedef struct {
     int depth;
 } Lock;
 
-static PyTypeObject *inside_type, *lock_type;
+static PyTypeObject *current_forward_type, *lock_type;
 
 /* Where this thread is; NULL: in no forward. */
-static Place *here(const Inside *inside) {
+static ThreadEntry *entry_here(const CurrentForward *current) {
     const unsigned long thread = PyThread_get_thread_ident();
-    for (Py_ssize_t i = 0; i < inside->count; i++)
-        if (inside->places[i].thread == thread) return &inside->places[i];
+    for (Py_ssize_t i = 0; i < current->count; i++)
+        if (current->entries[i].thread == thread) return &current->entries[i];
     return NULL;
 }
 
-static int inside_traverse(PyObject *object, visitproc visit, void *arg) {
-    const Inside *inside = (const Inside *)object;
+static int current_forward_traverse(PyObject *object, visitproc visit, void *arg) {
+    const CurrentForward *current = (const CurrentForward *)object;
     Py_VISIT(Py_TYPE(object));
-    for (Py_ssize_t i = 0; i < inside->count; i++) {
-        Py_VISIT(inside->places[i].forward);
-        Py_VISIT(inside->places[i].now);
+    for (Py_ssize_t i = 0; i < current->count; i++) {
+        Py_VISIT(current->entries[i].forward);
+        Py_VISIT(current->entries[i].state);
     }
     return 0;
 }
 
-static int inside_clear(PyObject *object) {
-    Inside *inside = (Inside *)object;
-    while (inside->count > 0) {
-        const Place last = inside->places[--inside->count];
+static int current_forward_clear(PyObject *object) {
+    CurrentForward *current = (CurrentForward *)object;
+    while (current->count > 0) {
+        const ThreadEntry last = current->entries[--current->count];
         Py_DECREF(last.forward);
-        Py_DECREF((PyObject *)last.now);
+        Py_DECREF((PyObject *)last.state);
     }
     return 0;
 }
 
-static void inside_free(PyObject *object) {
+static void current_forward_free(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    inside_clear(object);
-    free(((Inside *)object)->places);
+    current_forward_clear(object);
+    free(((CurrentForward *)object)->entries);
     PyObject_GC_Del(object);
     Py_DECREF(type);
 }
 
 /* leave(): this thread is in no forward */
-static PyObject *inside_leave(PyObject *object, PyObject *none) {
+static PyObject *current_forward_leave(PyObject *object, PyObject *none) {
     (void)none;
-    Inside *inside = (Inside *)object;
-    Place *place = here(inside);
-    if (place == NULL) Py_RETURN_NONE;
-    const Place left = *place;
-    *place = inside->places[--inside->count];
+    CurrentForward *current = (CurrentForward *)object;
+    ThreadEntry *entry = entry_here(current);
+    if (entry == NULL) Py_RETURN_NONE;
+    const ThreadEntry left = *entry;
+    *entry = current->entries[--current->count];
     Py_DECREF(left.forward);
-    Py_DECREF((PyObject *)left.now);
+    Py_DECREF((PyObject *)left.state);
     Py_RETURN_NONE;
 }
 
 /* clear(): no thread is in any forward */
-static PyObject *inside_empty(PyObject *object, PyObject *none) {
+static PyObject *current_forward_empty(PyObject *object, PyObject *none) {
     (void)none;
-    inside_clear(object);
+    current_forward_clear(object);
     Py_RETURN_NONE;
 }
 
 /* begin(owner, measured) -> the pass of a forward that begins with a call of this module */
-static PyObject *inside_begin(PyObject *object, PyObject *args) {
+static PyObject *current_forward_begin(PyObject *object, PyObject *args) {
     (void)object;
-    return pass_new(pass_type, args, NULL);
+    return forward_state_new(forward_state_type, args, NULL);
 }
 
 /* enter(forward): this thread is in it from now on */
-static PyObject *inside_enter(PyObject *object, PyObject *forward) {
-    Inside *inside = (Inside *)object;
-    PyObject *now = PyObject_GetAttr(forward, names.now);
-    if (now == NULL || !checked(now, pass_type, "Pass")) {
-        Py_XDECREF(now);
+static PyObject *current_forward_enter(PyObject *object, PyObject *forward) {
+    CurrentForward *current = (CurrentForward *)object;
+    PyObject *state = PyObject_GetAttr(forward, names.state);
+    if (state == NULL || !checked(state, forward_state_type, "ForwardState")) {
+        Py_XDECREF(state);
         return NULL;
     }
-    Py_XDECREF(inside_leave(object, NULL));
-    if (inside->count == inside->room) {
-        Place *larger = realloc(inside->places, sizeof(Place) * (size_t)(2 * inside->room + 4));
+    Py_XDECREF(current_forward_leave(object, NULL));
+    if (current->count == current->room) {
+        ThreadEntry *larger = realloc(current->entries, sizeof(ThreadEntry) * (size_t)(2 * current->room + 4));
         if (larger == NULL) {
-            Py_DECREF(now);
+            Py_DECREF(state);
             return PyErr_NoMemory();
         }
-        inside->places = larger;
-        inside->room = 2 * inside->room + 4;
+        current->entries = larger;
+        current->room = 2 * current->room + 4;
     }
-    inside->places[inside->count++] = (Place){PyThread_get_thread_ident(), Py_NewRef(forward), (Pass *)now};
+    current->entries[current->count++] = (ThreadEntry){PyThread_get_thread_ident(), Py_NewRef(forward), (ForwardState *)state};
     Py_RETURN_NONE;
 }
 
-static PyObject *inside_forward(PyObject *object, void *none) {
+static PyObject *current_forward_forward(PyObject *object, void *none) {
     (void)none;
-    const Place *place = here((const Inside *)object);
-    return Py_NewRef(place == NULL ? Py_None : place->forward);
+    const ThreadEntry *entry = entry_here((const CurrentForward *)object);
+    return Py_NewRef(entry == NULL ? Py_None : entry->forward);
 }
 
 static int acquire(Lock *lock) {
@@ -162,18 +162,18 @@ static PyObject *lock_exit(PyObject *object, PyObject *error) {
     Py_RETURN_NONE;
 }
 
-static PyMethodDef inside_methods[] = {{"begin", inside_begin, METH_VARARGS, "What hooks ask of a new forward."},
-                                       {"clear", inside_empty, METH_NOARGS, "Have no thread be in any forward."},
-                                       {"enter", inside_enter, METH_O, "Be in this forward from now on."},
-                                       {"leave", inside_leave, METH_NOARGS, "Be in none."},
+static PyMethodDef current_forward_methods[] = {{"begin", current_forward_begin, METH_VARARGS, "What hooks ask of a new forward."},
+                                       {"clear", current_forward_empty, METH_NOARGS, "Have no thread be in any forward."},
+                                       {"enter", current_forward_enter, METH_O, "Be in this forward from state on."},
+                                       {"leave", current_forward_leave, METH_NOARGS, "Be in none."},
                                        {NULL, NULL, 0, NULL}};
-static PyGetSetDef inside_getters[] = {{"forward", inside_forward, NULL, "The forward that this thread is in.", NULL},
+static PyGetSetDef current_forward_getters[] = {{"forward", current_forward_forward, NULL, "The forward that this thread is in.", NULL},
                                        {NULL, NULL, NULL, NULL, NULL}};
-static PyType_Slot inside_slots[] = {{Py_tp_methods, inside_methods},
-                                     {Py_tp_getset, inside_getters},
-                                     {Py_tp_traverse, (void *)inside_traverse},
-                                     {Py_tp_clear, (void *)inside_clear},
-                                     {Py_tp_dealloc, (void *)inside_free},
+static PyType_Slot current_forward_slots[] = {{Py_tp_methods, current_forward_methods},
+                                     {Py_tp_getset, current_forward_getters},
+                                     {Py_tp_traverse, (void *)current_forward_traverse},
+                                     {Py_tp_clear, (void *)current_forward_clear},
+                                     {Py_tp_dealloc, (void *)current_forward_free},
                                      {0, NULL}};
 static PyMethodDef lock_methods[] = {{"__enter__", lock_enter, METH_NOARGS, "Wait for it."},
                                      {"__exit__", lock_exit, METH_VARARGS, "Give it up."},
@@ -182,7 +182,7 @@ static PyType_Slot lock_slots[] = {{Py_tp_new, (void *)lock_new},
                                    {Py_tp_dealloc, (void *)lock_free},
                                    {Py_tp_methods, lock_methods},
                                    {0, NULL}};
-static PyType_Spec inside_spec = {"normprobe.kernels._cpu.Inside", sizeof(Inside), 0, RECORD, inside_slots};
+static PyType_Spec current_forward_spec = {"normprobe.kernels._cpu.CurrentForward", sizeof(CurrentForward), 0, RECORD, current_forward_slots};
 static PyType_Spec lock_spec = {"normprobe.kernels._cpu.Lock", sizeof(Lock), 0, Py_TPFLAGS_DEFAULT, lock_slots};
 
 #endif

@@ -1,6 +1,6 @@
-/* A State: what one site has met; it reads tensors by its own rule and from their own shape and strides. */
-#ifndef NORMPROBE_STATE_H
-#define NORMPROBE_STATE_H
+/* A AccumulatorState: what one site has met; it reads tensors by its own rule and from their own shape and strides. */
+#ifndef NORMPROBE_ACCUMULATOR_H
+#define NORMPROBE_ACCUMULATOR_H
 
 #include "numerics/batch_moments.h"
 #include "tensor_info.h"
@@ -13,7 +13,7 @@ typedef struct {
     PyObject_HEAD
     int64_t features;
     int axis, trailing, unbatched, by_outer, readers;
-    double *memory; /* the columns */
+    double *recent; /* the columns */
     Columns columns;
     double within_sum, within_count, hidden, low, high;
     int64_t slots, raw_slots;
@@ -22,12 +22,12 @@ typedef struct {
     char *raw;
     int waiting, waiting_double; /* rows not yet merged */
     char *queue;
-} State;
+} AccumulatorState;
 
 static void state_free(PyObject *object) {
-    State *state = (State *)object;
+    AccumulatorState *state = (AccumulatorState *)object;
     PyTypeObject *type = Py_TYPE(object);
-    free(state->memory);
+    free(state->recent);
     free(state->kept);
     free(state->raw);
     free(state->queue);
@@ -45,7 +45,7 @@ static PyObject *state_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "a state needs a number of features");
         return NULL;
     }
-    State *state = (State *)PyType_GenericAlloc(type, 0);
+    AccumulatorState *state = (AccumulatorState *)PyType_GenericAlloc(type, 0);
     if (state == NULL) return NULL;
     state->features = features;
     state->axis = axis;
@@ -54,12 +54,12 @@ static PyObject *state_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     state->by_outer = by_outer;
     state->low = INFINITY;
     state->high = -INFINITY;
-    state->memory = malloc(FIELDS * (size_t)features * sizeof(double) + 1);
-    if (state->memory == NULL) {
+    state->recent = malloc(FIELDS * (size_t)features * sizeof(double) + 1);
+    if (state->recent == NULL) {
         Py_DECREF(state);
         return PyErr_NoMemory();
     }
-    state->columns = columns_at(state->memory, features);
+    state->columns = columns_at(state->recent, features);
     clear(&state->columns, features);
     return (PyObject *)state;
 }
@@ -81,7 +81,7 @@ static int join(Axis *list, int count, Axis next) {
 }
 
 /* Read shape and strides by the state's rule. Returns 0, or the reason why the tensor cannot be read as it lies. */
-static const char *fold(const State *state, const Axis *given, int count, Job *job) {
+static const char *fold(const AccumulatorState *state, const Axis *given, int count, Job *job) {
     Axis axes[MOST_AXES + 1], rest[MOST_AXES + 1], features[MOST_AXES + 1];
     int shift = 0, all = 0, wide = 0;
     if (state->unbatched == count) {
@@ -129,7 +129,7 @@ static const char *fold(const State *state, const Axis *given, int count, Job *j
 }
 
 /* Fill a job from a tensor that was looked at. 1: done; 0: it cannot be read as it lies; -1: an error. */
-static int read_tensor(const State *state, const Plan *plan, const Look *seen, Job *job) {
+static int read_tensor(const AccumulatorState *state, const CompiledChoice *choice, const TensorInfo *seen, Job *job) {
     Axis axes[MOST_AXES];
     int64_t numbers = 1;
     for (int i = 0; i < seen->count; i++) {
@@ -141,17 +141,17 @@ static int read_tensor(const State *state, const Plan *plan, const Look *seen, J
     job->type = seen->type;
     job->size = job->type == FLOAT32 ? 4 : job->type == FLOAT64 ? 8 : 2;
     if (fold(state, axes, seen->count, job) != NULL) return 0;
-    if (job->features != state->features || job->outer * job->inner != plan->outer * plan->inner ||
-        (state->by_outer && job->outer != plan->outer)) {
-        PyErr_SetString(PyExc_ValueError, "the tensor does not have the rows and features of the plan and the state");
+    if (job->features != state->features || job->outer * job->inner != choice->outer * choice->inner ||
+        (state->by_outer && job->outer != choice->outer)) {
+        PyErr_SetString(PyExc_ValueError, "the tensor does not have the rows and features of the choice and the state");
         return -1;
     }
     job->data = seen->data;
     if (job->data == NULL && numbers > 0) return 0;
     job->by_outer = state->by_outer && job->inner != 1;
-    job->real = plan->real;
-    job->keep = plan->keep;
-    job->kept = plan->kept;
+    job->real = choice->real;
+    job->keep = choice->keep;
+    job->kept = choice->kept;
     job->near = state->features > 0 && state->columns.count[0] > 0 ? state->columns.mean : NULL;
     return 1;
 }
@@ -170,14 +170,14 @@ static int make_room(void **array, int64_t *slots, int64_t slot, size_t each) {
 }
 
 /* Room for all samples that a plan keeps; 0 where memory runs out. */
-static int make_room_for(State *state, const Plan *plan) {
+static int make_room_for(AccumulatorState *state, const CompiledChoice *choice) {
     int64_t largest = -1;
-    for (int64_t i = 0; i < plan->kept; i++) largest = plan->slots[i] > largest ? plan->slots[i] : largest;
+    for (int64_t i = 0; i < choice->kept; i++) largest = choice->slots[i] > largest ? choice->slots[i] : largest;
     return largest < 0 || make_room((void **)&state->kept, &state->slots, largest, sizeof(Moments));
 }
 
 /* Merge the rows that wait. The work space is shared: only who holds the interpreter's lock comes here. */
-static void settle_queue(State *state) {
+static void settle_queue(AccumulatorState *state) {
     static Work work;
     const size_t each = (state->waiting_double ? sizeof(double) : sizeof(float)) * (size_t)state->features;
     for (int r = 0; r < state->waiting; r++) work.rows[r] = state->queue + each * (size_t)r;
@@ -192,7 +192,7 @@ static void settle_queue(State *state) {
 }
 
 /* Room for a few rows more to wait until there are enough to merge at once; 0 where memory runs out. */
-static int make_queue(State *state, int64_t rows, int wide) {
+static int make_queue(AccumulatorState *state, int64_t rows, int wide) {
     if (state->waiting_double != wide || state->waiting + rows > QUEUE) settle_queue(state);
     if (state->queue != NULL && state->waiting_double == wide) return 1;
     char *fresh = realloc(state->queue, (wide ? sizeof(double) : sizeof(float)) * (size_t)state->features * QUEUE);
@@ -217,16 +217,16 @@ static void copy_row(const Job *job, const char *from, char *to, int wide) {
 
 /* Take a few rows (decoding token by token) as they are, to be merged later, with their own moments. What `added`
  * gives. */
-static int take_few(State *state, const Job *job, const Plan *plan, Holder *low, Holder *high) {
+static int take_few(AccumulatorState *state, const Job *job, const CompiledChoice *choice, Holder *low, Holder *high) {
     const int wide = job->type == FLOAT64;
     const int64_t rows = job->outer * job->inner, features = job->features;
     const size_t each = (wide ? sizeof(double) : sizeof(float)) * (size_t)features;
-    if (!make_room_for(state, plan) || !make_queue(state, rows, wide)) {
+    if (!make_room_for(state, choice) || !make_queue(state, rows, wide)) {
         PyErr_NoMemory();
         return -1;
     }
     int changed = 0;
-    for (int64_t i = 0; i < plan->kept; i++) state->kept[plan->slots[i]] = EMPTY;
+    for (int64_t i = 0; i < choice->kept; i++) state->kept[choice->slots[i]] = EMPTY;
     for (int64_t row = 0, next = 0; row < rows; row++) {
         const char *from = row_at(job, row / job->inner, row % job->inner);
         if (job->real != NULL && !job->real[row]) {
@@ -250,13 +250,13 @@ static int take_few(State *state, const Job *job, const Plan *plan, Holder *low,
             state->high = own.high;
             changed |= 2;
         }
-        if (next < plan->kept && plan->keep[next] == row) state->kept[plan->slots[next++]] = own;
+        if (next < choice->kept && choice->keep[next] == row) state->kept[choice->slots[next++]] = own;
     }
     return changed;
 }
 
 /* How many numbers of each feature were met, at least. */
-CLONES static double least_met(const State *state) {
+CLONES static double least_met(const AccumulatorState *state) {
     const double *restrict count = state->columns.count;
     double least = state->features > 0 ? count[0] : 0;
 #pragma omp simd reduction(min : least)
@@ -278,8 +278,8 @@ static int run(const Job *job, int threads, long long small, Found *found) {
 }
 
 /* What a tensor holds; NULL with an error where memory runs out. */
-static Delta *measured(const Job *job, int threads, long long small) {
-    Delta *delta = delta_of(job->features, job->kept);
+static BatchMoments *measured(const Job *job, int threads, long long small) {
+    BatchMoments *delta = batch_moments_of(job->features, job->kept);
     if (delta == NULL) return NULL;
     delta->met = job->met;
     if (run(job, threads, small, &delta->found)) return delta;
@@ -288,7 +288,7 @@ static Delta *measured(const Job *job, int threads, long long small) {
 }
 
 /* Add what was found beside columns and samples. 1 if that has a new smallest value, + 2 if a new largest. */
-static int add_totals(State *state, const Found *found) {
+static int add_totals(AccumulatorState *state, const Found *found) {
     state->within_sum += found->within_sum;
     state->within_count += found->within_count;
     state->hidden += found->hidden;
@@ -299,64 +299,64 @@ static int add_totals(State *state, const Found *found) {
 }
 
 /* Add what a tensor holds straight to the state. What `added` gives. */
-static int measure_into(State *state, Job *job, const Plan *plan, int threads, long long small, Holder *low,
+static int measure_into(AccumulatorState *state, Job *job, const CompiledChoice *choice, int threads, long long small, Holder *low,
                         Holder *high) {
-    if (!make_room_for(state, plan)) {
+    if (!make_room_for(state, choice)) {
         PyErr_NoMemory();
         return -1;
     }
-    for (int64_t i = 0; i < plan->kept; i++) state->kept[plan->slots[i]] = EMPTY;
+    for (int64_t i = 0; i < choice->kept; i++) state->kept[choice->slots[i]] = EMPTY;
     Found found = {.columns = state->columns, .low = {state->low, -1, 0}, .high = {state->high, -1, 0}};
     found.kept = state->kept;
-    job->slots = plan->slots;
+    job->slots = choice->slots;
     if (!run(job, threads, small, &found)) return -1;
     *low = found.low;
     *high = found.high;
     return add_totals(state, &found);
 }
 
-/* measure(tensor, plan, threads, small) -> Delta, or None where the tensor cannot be read as it lies; below `small`
+/* measure(tensor, plan, threads, small) -> BatchMoments, or None where the tensor cannot be read as it lies; below `small`
  * numbers on one thread */
 static PyObject *state_measure(PyObject *object, PyObject *args) {
-    PyObject *tensor, *plan;
+    PyObject *tensor, *choice;
     int threads;
     long long small;
-    if (!PyArg_ParseTuple(args, "OOiL", &tensor, &plan, &threads, &small) || !checked(plan, plan_type, "Plan"))
+    if (!PyArg_ParseTuple(args, "OOiL", &tensor, &choice, &threads, &small) || !checked(choice, choice_type, "CompiledChoice"))
         return NULL;
-    Look seen;
+    TensorInfo seen;
     Job job = {0};
-    int readable = look(tensor, &seen);
-    if (readable > 0) readable = read_tensor((const State *)object, (const Plan *)plan, &seen, &job);
+    int readable = read_info(tensor, &seen);
+    if (readable > 0) readable = read_tensor((const AccumulatorState *)object, (const CompiledChoice *)choice, &seen, &job);
     if (readable == 0) Py_RETURN_NONE;
     return readable < 0 ? NULL : (PyObject *)measured(&job, threads, small);
 }
 
 /* Add what a tensor held. 1 if that has a new smallest value, + 2 if a new largest; -1 with an error. */
-static int added(State *state, const Delta *delta, const Plan *plan) {
-    if (delta->features != state->features || delta->kept != plan->kept) {
-        PyErr_SetString(PyExc_ValueError, "the delta is of another plan or width");
+static int added(AccumulatorState *state, const BatchMoments *delta, const CompiledChoice *choice) {
+    if (delta->features != state->features || delta->kept != choice->kept) {
+        PyErr_SetString(PyExc_ValueError, "the delta is of another choice or width");
         return -1;
     }
-    if (!make_room_for(state, plan)) {
+    if (!make_room_for(state, choice)) {
         PyErr_NoMemory();
         return -1;
     }
-    for (int64_t i = 0; i < plan->kept; i++) state->kept[plan->slots[i]] = delta->found.kept[i];
+    for (int64_t i = 0; i < choice->kept; i++) state->kept[choice->slots[i]] = delta->found.kept[i];
     merge_columns(&state->columns, &delta->found.columns, state->features);
     return add_totals(state, &delta->found);
 }
 
 /* add(delta, plan) -> who holds new extremes */
 static PyObject *state_add(PyObject *object, PyObject *args) {
-    PyObject *delta, *plan;
-    if (!PyArg_ParseTuple(args, "OO", &delta, &plan) || !checked(delta, delta_type, "Delta") ||
-        !checked(plan, plan_type, "Plan"))
+    PyObject *delta, *choice;
+    if (!PyArg_ParseTuple(args, "OO", &delta, &choice) || !checked(delta, batch_moments_type, "BatchMoments") ||
+        !checked(choice, choice_type, "CompiledChoice"))
         return NULL;
-    const Found *found = &((const Delta *)delta)->found;
-    return news(added((State *)object, (const Delta *)delta, (const Plan *)plan), &found->low, &found->high);
+    const Found *found = &((const BatchMoments *)delta)->found;
+    return news(added((AccumulatorState *)object, (const BatchMoments *)delta, (const CompiledChoice *)choice), &found->low, &found->high);
 }
 
-static int widen_raw(State *state) {
+static int widen_raw(AccumulatorState *state) {
     const int64_t numbers = state->raw_slots * state->features;
     double *larger = malloc(sizeof(double) * (size_t)numbers + 1);
     if (larger == NULL) return 0;
@@ -368,9 +368,9 @@ static int widen_raw(State *state) {
 }
 
 /* Copy the plan's raw rows; 0 with an error. */
-static int kept_rows(State *state, const Job *job, const Plan *plan) {
-    if (job->outer * job->inner != plan->outer * plan->inner) {
-        PyErr_SetString(PyExc_ValueError, "the tensor does not have the rows of the plan");
+static int kept_rows(AccumulatorState *state, const Job *job, const CompiledChoice *choice) {
+    if (job->outer * job->inner != choice->outer * choice->inner) {
+        PyErr_SetString(PyExc_ValueError, "the tensor does not have the rows of the choice");
         return 0;
     }
     if (job->type == FLOAT64 && !state->raw_double && !widen_raw(state)) {
@@ -378,27 +378,27 @@ static int kept_rows(State *state, const Job *job, const Plan *plan) {
         return 0;
     }
     const size_t number = state->raw_double ? sizeof(double) : sizeof(float), each = number * (size_t)state->features;
-    for (int64_t i = 0; i < plan->raw_kept; i++) {
-        if (!make_room((void **)&state->raw, &state->raw_slots, plan->raw_slots[i], each)) {
+    for (int64_t i = 0; i < choice->raw_kept; i++) {
+        if (!make_room((void **)&state->raw, &state->raw_slots, choice->raw_slots[i], each)) {
             PyErr_NoMemory();
             return 0;
         }
-        const int64_t row = plan->raw_rows[i];
+        const int64_t row = choice->raw_rows[i];
         const char *from = row_at(job, row / job->inner, row % job->inner);
-        copy_row(job, from, state->raw + (size_t)plan->raw_slots[i] * each, state->raw_double);
+        copy_row(job, from, state->raw + (size_t)choice->raw_slots[i] * each, state->raw_double);
     }
     return 1;
 }
 
 /* keep(tensor, plan) -> whether the plan's raw rows could be copied from the tensor as it lies */
 static PyObject *state_keep(PyObject *object, PyObject *args) {
-    PyObject *tensor, *plan;
-    if (!PyArg_ParseTuple(args, "OO", &tensor, &plan) || !checked(plan, plan_type, "Plan")) return NULL;
-    Look seen;
+    PyObject *tensor, *choice;
+    if (!PyArg_ParseTuple(args, "OO", &tensor, &choice) || !checked(choice, choice_type, "CompiledChoice")) return NULL;
+    TensorInfo seen;
     Job job = {0};
-    int readable = look(tensor, &seen);
-    if (readable > 0) readable = read_tensor((State *)object, (const Plan *)plan, &seen, &job);
-    if (readable < 0 || (readable > 0 && !kept_rows((State *)object, &job, (const Plan *)plan))) return NULL;
+    int readable = read_info(tensor, &seen);
+    if (readable > 0) readable = read_tensor((AccumulatorState *)object, (const CompiledChoice *)choice, &seen, &job);
+    if (readable < 0 || (readable > 0 && !kept_rows((AccumulatorState *)object, &job, (const CompiledChoice *)choice))) return NULL;
     return PyBool_FromLong(readable);
 }
 
@@ -416,59 +416,59 @@ static long long version_of(PyObject *tensor) {
 /* What a tensor of some version holds, as another state that read it found, or as this one finds; a new reference. Who
  * met no other reader at the first tensor looks for none from then on, nor measures apart what the others may use: were
  * one to come later, it would measure for itself. */
-static Delta *heard(State *state, const Job *job, PyObject *tensor, long long version, Plan *plan, Memory *memory,
+static BatchMoments *observed(AccumulatorState *state, const Job *job, PyObject *tensor, long long version, CompiledChoice *choice, RecentMoments *recent,
                     int threads, long long small) {
-    const Entry *known = recall(memory, tensor, version, plan);
+    const Entry *known = recall(recent, tensor, version, choice);
     if (known != NULL && known->delta->met <= job->met) {
-        state->readers = ((State *)known->state)->readers = SHARED;
-        return (Delta *)Py_NewRef((PyObject *)known->delta);
+        state->readers = ((AccumulatorState *)known->state)->readers = SHARED;
+        return (BatchMoments *)Py_NewRef((PyObject *)known->delta);
     }
-    Delta *delta = measured(job, threads, small);
-    if (delta != NULL && !remember(memory, tensor, version, plan, delta, (PyObject *)state)) Py_CLEAR(delta);
+    BatchMoments *delta = measured(job, threads, small);
+    if (delta != NULL && !remember(recent, tensor, version, choice, delta, (PyObject *)state)) Py_CLEAR(delta);
     if (state->readers == NOT_KNOWN) state->readers = ALONE;
     return delta;
 }
 
 /* Measure a tensor that was looked at, unless it was just measured, and add what it held. What `added` gives;
  * UNREADABLE: it cannot be read as it lies. */
-static int hear(State *state, PyObject *tensor, const Look *seen, Plan *plan, const Plan *raw, Memory *memory,
+static int observe(AccumulatorState *state, PyObject *tensor, const TensorInfo *seen, CompiledChoice *choice, const CompiledChoice *raw, RecentMoments *recent,
                 int threads, long long small, Holder *low, Holder *high) {
     Job job = {0};
-    const int readable = read_tensor(state, plan, seen, &job);
+    const int readable = read_tensor(state, choice, seen, &job);
     if (readable <= 0) return readable < 0 ? -1 : UNREADABLE;
     const int64_t rows = job.outer * job.inner;
     if (raw != NULL && !kept_rows(state, &job, raw)) return -1;
-    if (rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer) return take_few(state, &job, plan, low, high);
+    if (rows > 0 && rows <= FEW && job.features > 0 && !job.by_outer) return take_few(state, &job, choice, low, high);
     job.met = least_met(state);
     const long long version = state->readers == ALONE ? -1 : version_of(tensor);
     if (version == -2) return -1;
-    if (version == -1) return measure_into(state, &job, plan, threads, small, low, high);
-    Delta *delta = heard(state, &job, tensor, version, plan, memory, threads, small);
+    if (version == -1) return measure_into(state, &job, choice, threads, small, low, high);
+    BatchMoments *delta = observed(state, &job, tensor, version, choice, recent, threads, small);
     if (delta == NULL) return -1;
     *low = delta->found.low;
     *high = delta->found.high;
-    const int changed = added(state, delta, plan);
+    const int changed = added(state, delta, choice);
     Py_DECREF(delta);
     return changed;
 }
 
 /* hear(tensor, plan, raw plan or None, memory, threads, small) -> what `add` gives; False: the tensor cannot be read
  * as it lies */
-static PyObject *state_hear(PyObject *object, PyObject *args) {
-    PyObject *tensor, *plan, *raw, *memory;
+static PyObject *state_observe(PyObject *object, PyObject *args) {
+    PyObject *tensor, *choice, *raw, *recent;
     int threads;
     long long small;
-    if (!PyArg_ParseTuple(args, "OOOOiL", &tensor, &plan, &raw, &memory, &threads, &small)) return NULL;
-    if (!checked(plan, plan_type, "Plan") || !checked(memory, memory_type, "Memory") ||
-        (raw != Py_None && !checked(raw, plan_type, "Plan")))
+    if (!PyArg_ParseTuple(args, "OOOOiL", &tensor, &choice, &raw, &recent, &threads, &small)) return NULL;
+    if (!checked(choice, choice_type, "CompiledChoice") || !checked(recent, recent_moments_type, "RecentMoments") ||
+        (raw != Py_None && !checked(raw, choice_type, "CompiledChoice")))
         return NULL;
-    Look seen;
+    TensorInfo seen;
     Holder low, high;
-    const int readable = look(tensor, &seen);
+    const int readable = read_info(tensor, &seen);
     if (readable == 0) Py_RETURN_FALSE;
     if (readable < 0) return NULL;
-    const int changed = hear((State *)object, tensor, &seen, (Plan *)plan, raw == Py_None ? NULL : (Plan *)raw,
-                             (Memory *)memory, threads, small, &low, &high);
+    const int changed = observe((AccumulatorState *)object, tensor, &seen, (CompiledChoice *)choice, raw == Py_None ? NULL : (CompiledChoice *)raw,
+                             (RecentMoments *)recent, threads, small, &low, &high);
     if (changed == UNREADABLE) Py_RETURN_FALSE;
     return news(changed, &low, &high);
 }
@@ -490,7 +490,7 @@ static PyObject *kept_bytes(const Moments *kept, int64_t count) {
 
 /* fields(slots, raw slots) -> columns, kept samples, within_sum, within_count, hidden, raw rows, bytes of a number */
 static PyObject *state_fields(PyObject *object, PyObject *args) {
-    State *state = (State *)object;
+    AccumulatorState *state = (AccumulatorState *)object;
     long long slots, raw;
     if (!PyArg_ParseTuple(args, "LL", &slots, &raw)) return NULL;
     if (slots < 0 || raw < 0 || slots > state->slots || raw > state->raw_slots) {
@@ -499,7 +499,7 @@ static PyObject *state_fields(PyObject *object, PyObject *args) {
     }
     settle_queue(state);
     const Py_ssize_t number = state->raw_double ? sizeof(double) : sizeof(float);
-    return Py_BuildValue("NNdddNn", bytes_of(state->memory, FIELDS * state->features), kept_bytes(state->kept, slots),
+    return Py_BuildValue("NNdddNn", bytes_of(state->recent, FIELDS * state->features), kept_bytes(state->kept, slots),
                          state->within_sum, state->within_count, state->hidden,
                          PyBytes_FromStringAndSize(state->raw, (Py_ssize_t)(raw * state->features) * number), number);
 }
@@ -507,7 +507,7 @@ static PyObject *state_fields(PyObject *object, PyObject *args) {
 /* nbytes() -> how much memory the state takes, itself aside */
 static PyObject *state_nbytes(PyObject *object, PyObject *none) {
     (void)none;
-    const State *state = (const State *)object;
+    const AccumulatorState *state = (const AccumulatorState *)object;
     const int64_t raw = state->raw_double ? sizeof(double) : sizeof(float);
     const int64_t queue = state->queue == NULL ? 0 : state->waiting_double ? sizeof(double) : sizeof(float);
     return PyLong_FromLongLong((long long)(FIELDS * state->features * (int64_t)sizeof(double) +
@@ -518,9 +518,9 @@ static PyObject *state_nbytes(PyObject *object, PyObject *none) {
 static PyMethodDef state_methods[] = {
     {"measure", state_measure, METH_VARARGS, "Measure a tensor."},
     {"add", state_add, METH_VARARGS, "Add what was measured."},
-    {"hear", state_hear, METH_VARARGS, "Measure a tensor, unless it was just measured, and add what it held."},
-    {"keep", state_keep, METH_VARARGS, "Copy the raw rows that a plan asks for."},
-    {"nbytes", state_nbytes, METH_NOARGS, "How much memory it takes."},
+    {"observe", state_observe, METH_VARARGS, "Measure a tensor, unless it was just measured, and add what it held."},
+    {"keep", state_keep, METH_VARARGS, "Copy the raw rows that a choice asks for."},
+    {"nbytes", state_nbytes, METH_NOARGS, "How much recent it takes."},
     {"fields", state_fields, METH_VARARGS, "Everything met so far."},
     {NULL, NULL, 0, NULL},
 };
@@ -528,6 +528,6 @@ static PyType_Slot state_slots[] = {{Py_tp_new, (void *)state_new},
                                     {Py_tp_dealloc, (void *)state_free},
                                     {Py_tp_methods, state_methods},
                                     {0, NULL}};
-static PyType_Spec state_spec = {"normprobe.kernels._cpu.State", sizeof(State), 0, Py_TPFLAGS_DEFAULT, state_slots};
+static PyType_Spec state_spec = {"normprobe.kernels._cpu.AccumulatorState", sizeof(AccumulatorState), 0, Py_TPFLAGS_DEFAULT, state_slots};
 
 #endif

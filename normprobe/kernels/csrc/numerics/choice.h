@@ -1,6 +1,6 @@
-/* A Plan: which samples of a forward count, which are kept, and of which the raw row is. */
-#ifndef NORMPROBE_PLAN_H
-#define NORMPROBE_PLAN_H
+/* A CompiledChoice: which samples of a forward count, which are kept, and of which the raw row is. */
+#ifndef NORMPROBE_CHOICE_H
+#define NORMPROBE_CHOICE_H
 
 #include "interned.h"
 
@@ -10,7 +10,7 @@ typedef struct {
     unsigned char *real;
     int64_t kept, *keep, *slots;
     int64_t raw_kept, *raw_rows, *raw_slots;
-} Plan;
+} CompiledChoice;
 
 /* A copy of a buffer of int64 numbers within [0, limit), or NULL with an error. */
 static int64_t *numbers_of(PyObject *source, int64_t limit, int64_t *count) {
@@ -30,14 +30,14 @@ static int64_t *numbers_of(PyObject *source, int64_t limit, int64_t *count) {
     return copy;
 }
 
-static void plan_free(PyObject *object) {
-    Plan *plan = (Plan *)object;
+static void choice_free(PyObject *object) {
+    CompiledChoice *choice = (CompiledChoice *)object;
     PyTypeObject *type = Py_TYPE(object);
-    free(plan->real);
-    free(plan->keep);
-    free(plan->slots);
-    free(plan->raw_rows);
-    free(plan->raw_slots);
+    free(choice->real);
+    free(choice->keep);
+    free(choice->slots);
+    free(choice->raw_rows);
+    free(choice->raw_slots);
     PyObject_Free(object);
     Py_DECREF(type);
 }
@@ -49,7 +49,7 @@ static int ascending(const int64_t *numbers, int64_t count) {
 }
 
 /* Plan(samples, rows, real, keep, slots, raw_rows, raw_slots) */
-static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+static PyObject *choice_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     long long outer, inner;
     PyObject *real, *keep, *slots, *raw_rows, *raw_slots;
@@ -57,41 +57,41 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         return NULL;
     const long long most = 1LL << 40;
     if (outer < 0 || inner < 0 || outer > most || inner > most || (inner > 0 && outer > most / inner)) {
-        PyErr_SetString(PyExc_ValueError, "a plan needs sizes from 0 on");
+        PyErr_SetString(PyExc_ValueError, "a choice needs sizes from 0 on");
         return NULL;
     }
-    Plan *plan = (Plan *)PyType_GenericAlloc(type, 0);
-    if (plan == NULL) return NULL;
+    CompiledChoice *choice = (CompiledChoice *)PyType_GenericAlloc(type, 0);
+    if (choice == NULL) return NULL;
     int64_t slots_count = 0, raw_slots_count = 0;
-    plan->outer = outer;
-    plan->inner = inner;
+    choice->outer = outer;
+    choice->inner = inner;
     const int64_t rows = outer * inner, any = INT64_MAX;
     if (real != Py_None) {
         Py_buffer view;
         if (PyObject_GetBuffer(real, &view, PyBUF_C_CONTIGUOUS) < 0) goto fail;
-        if (view.itemsize == 1 && view.len == rows) plan->real = malloc((size_t)rows + 1);
-        if (plan->real != NULL) memcpy(plan->real, view.buf, (size_t)rows);
+        if (view.itemsize == 1 && view.len == rows) choice->real = malloc((size_t)rows + 1);
+        if (choice->real != NULL) memcpy(choice->real, view.buf, (size_t)rows);
         PyBuffer_Release(&view);
-        if (plan->real == NULL) {
+        if (choice->real == NULL) {
             PyErr_SetString(PyExc_ValueError, "a mask needs one byte per row");
             goto fail;
         }
     }
-    if ((plan->keep = numbers_of(keep, outer, &plan->kept)) == NULL) goto fail;
-    if ((plan->slots = numbers_of(slots, any, &slots_count)) == NULL) goto fail;
-    if ((plan->raw_rows = numbers_of(raw_rows, rows, &plan->raw_kept)) == NULL) goto fail;
-    if ((plan->raw_slots = numbers_of(raw_slots, any, &raw_slots_count)) == NULL) goto fail;
-    if (slots_count != plan->kept || raw_slots_count != plan->raw_kept || !ascending(plan->keep, plan->kept)) {
-        PyErr_SetString(PyExc_ValueError, "a plan needs a slot for each kept sample, and those in ascending order");
+    if ((choice->keep = numbers_of(keep, outer, &choice->kept)) == NULL) goto fail;
+    if ((choice->slots = numbers_of(slots, any, &slots_count)) == NULL) goto fail;
+    if ((choice->raw_rows = numbers_of(raw_rows, rows, &choice->raw_kept)) == NULL) goto fail;
+    if ((choice->raw_slots = numbers_of(raw_slots, any, &raw_slots_count)) == NULL) goto fail;
+    if (slots_count != choice->kept || raw_slots_count != choice->raw_kept || !ascending(choice->keep, choice->kept)) {
+        PyErr_SetString(PyExc_ValueError, "a choice needs a slot for each kept sample, and those in ascending order");
         goto fail;
     }
-    return (PyObject *)plan;
+    return (PyObject *)choice;
 fail:
-    Py_DECREF(plan);
+    Py_DECREF(choice);
     return NULL;
 }
 
-static PyType_Slot plan_slots[] = {{Py_tp_new, (void *)plan_new}, {Py_tp_dealloc, (void *)plan_free}, {0, NULL}};
-static PyType_Spec plan_spec = {"normprobe.kernels._cpu.Plan", sizeof(Plan), 0, Py_TPFLAGS_DEFAULT, plan_slots};
+static PyType_Slot choice_slots[] = {{Py_tp_new, (void *)choice_new}, {Py_tp_dealloc, (void *)choice_free}, {0, NULL}};
+static PyType_Spec choice_spec = {"normprobe.kernels._cpu.CompiledChoice", sizeof(CompiledChoice), 0, Py_TPFLAGS_DEFAULT, choice_slots};
 
 #endif

@@ -54,15 +54,15 @@ static int before(const Holder *a, const Holder *b) {
     return a->sample < b->sample || (a->sample == b->sample && a->feature < b->feature);
 }
 
-static Columns columns_at(double *memory, int64_t features) {
-    const Columns c = {memory,
-                       memory + features,
-                       memory + 2 * features,
-                       memory + 3 * features,
-                       memory + 4 * features,
-                       memory + 5 * features,
-                       memory + 6 * features,
-                       memory + 7 * features};
+static Columns columns_at(double *recent, int64_t features) {
+    const Columns c = {recent,
+                       recent + features,
+                       recent + 2 * features,
+                       recent + 3 * features,
+                       recent + 4 * features,
+                       recent + 5 * features,
+                       recent + 6 * features,
+                       recent + 7 * features};
     return c;
 }
 

@@ -1,6 +1,6 @@
 /* The hash by which samples are kept, as `normprobe.samples.hashing` has it: splitmix64 (Steele, Lea, Flood 2014). */
-#ifndef NORMPROBE_DRAW_H
-#define NORMPROBE_DRAW_H
+#ifndef NORMPROBE_SPLITMIX64_H
+#define NORMPROBE_SPLITMIX64_H
 
 #include <Python.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* One pass over a strided tensor (outer, inner, features): block by block, in parts that threads share. */
-#ifndef NORMPROBE_WALK_H
-#define NORMPROBE_WALK_H
+#ifndef NORMPROBE_TRAVERSE_H
+#define NORMPROBE_TRAVERSE_H
 
 #include <float.h>
 #include <stdlib.h>
@@ -397,9 +397,9 @@ static int walk(const Job *job, int parts, Found *found) {
     const size_t samples = job->by_outer ? sizeof(Moments) * (size_t)job->outer : 0;
     const size_t own_columns = parts > 1 ? columns : 0; /* the first part adds up straight into what is found */
     const size_t each = ((sizeof(Work) + own_columns + wide + samples + 255) / 256) * 256;
-    char *memory = malloc(each * (size_t)parts + 256 + sizeof(double) * features);
-    if (memory == NULL) return 0;
-    char *base = memory + (256 - (uintptr_t)memory % 256);
+    char *recent = malloc(each * (size_t)parts + 256 + sizeof(double) * features);
+    if (recent == NULL) return 0;
+    char *base = recent + (256 - (uintptr_t)recent % 256);
     double *near = (double *)(void *)(base + each * (size_t)parts); /* a copy: the first part may write the means */
     if (job->near != NULL) memcpy(near, job->near, sizeof(double) * features);
     Part part[MOST_PARTS];
@@ -429,7 +429,7 @@ static int walk(const Job *job, int parts, Found *found) {
         hold_first(&found->high, &part[p].high, 1);
     }
     if (job->by_outer) settle_samples(job, part, parts, found);
-    free(memory);
+    free(recent);
     return 1;
 }
 

@@ -1,4 +1,4 @@
-"""What hooks look up at every call: the same in Python and in the extension."""
+"""The current forward of each thread and its state: the same in Python and in the extension."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from normprobe.capture import counters, current_forward
+from normprobe.capture import current_forward
 from normprobe.kernels import dispatch
 
-WAYS = [counters, *([dispatch.compiled()] if dispatch.compiled() else [])]
+WAYS = [current_forward, *([dispatch.compiled()] if dispatch.compiled() else [])]
 
 
 @pytest.fixture(params=WAYS, ids=["python", "extension"][: len(WAYS)])
@@ -21,41 +21,41 @@ def way(request: pytest.FixtureRequest) -> Any:
 
 
 def forward(way: ModuleType, name: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, now=way.Inside().begin(name, True))
+    return SimpleNamespace(name=name, state=way.CurrentForward().begin(name, True))
 
 
-class TestPass:
+class TestForwardState:
     def test_it_begins_with_nothing(self, way: ModuleType) -> None:
-        now = way.Inside().begin("owner", False)
-        assert (now.owner, now.measured, now.session, now.memory, now.threads) == (
+        state = way.CurrentForward().begin("owner", False)
+        assert (state.owner, state.measured, state.session, state.recent, state.threads) == (
             "owner",
             False,
             None,
             None,
             1,
         )
-        assert not now.is_open(0)
+        assert not state.is_open(0)
 
     def test_layers_are_open_until_they_are_left(self, way: ModuleType) -> None:
-        now = way.Inside().begin(None, True)
+        state = way.CurrentForward().begin(None, True)
         for layer in (3, 700, 3):
-            now.enter(layer)
-        assert [layer for layer in range(1000) if now.is_open(layer)] == [3, 700]
-        now.leave(3)
-        now.leave(3)
-        assert [layer for layer in range(1000) if now.is_open(layer)] == [700]
+            state.enter(layer)
+        assert [layer for layer in range(1000) if state.is_open(layer)] == [3, 700]
+        state.leave(3)
+        state.leave(3)
+        assert [layer for layer in range(1000) if state.is_open(layer)] == [700]
 
     def test_turns_are_counted_by_layer_and_site(self, way: ModuleType) -> None:
-        now = way.Inside().begin(None, True)
+        state = way.CurrentForward().begin(None, True)
         turns = [
-            now.take_turn(*site) for site in [(5, False), (5, True), (5, False), (900, True), (5, False)]
+            state.take_turn(*site) for site in [(5, False), (5, True), (5, False), (900, True), (5, False)]
         ]
         assert turns == [0, 0, 1, 0, 2]
 
 
-class TestInside:
+class TestCurrentForward:
     def test_each_thread_has_its_own(self, way: ModuleType) -> None:
-        inside, seen = way.Inside(), {}
+        inside, seen = way.CurrentForward(), {}
         mine = forward(way, "mine")
         inside.enter(mine)
 
@@ -73,7 +73,7 @@ class TestInside:
         assert inside.forward is mine
 
     def test_the_last_one_entered_counts_until_it_is_left_or_all_are(self, way: ModuleType) -> None:
-        inside = way.Inside()
+        inside = way.CurrentForward()
         for name in "abc":
             inside.enter(forward(way, name))
         assert inside.forward.name == "c"
@@ -85,7 +85,7 @@ class TestInside:
         assert inside.forward is None
 
     def test_many_threads_at_once(self, way: ModuleType) -> None:
-        inside, wrong = way.Inside(), []
+        inside, wrong = way.CurrentForward(), []
         gate = threading.Barrier(12)
 
         def elsewhere(name: str) -> None:
