@@ -1,7 +1,7 @@
 """Trained checkpoints from packages, every layer held to a float64 two-pass reference.
 
-``python -m benchmarks.survey.checkpoints [NAME ...]`` prints a line per checkpoint that is installed; the others are
-named with what they want.
+``python -m benchmarks.survey.checkpoints [NAME ...]`` prints a line per checkpoint that is installed; the
+others are named with what they want.
 """
 
 from __future__ import annotations

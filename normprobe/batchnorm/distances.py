@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from normprobe.vocabulary import INPUT, OUTPUT
+
 if TYPE_CHECKING:
     from normprobe.recording import Recording
 
@@ -29,7 +31,7 @@ def channels(recording: Recording) -> pd.DataFrame:
         for the same distribution to 1). Layers without running statistics have no rows.
     """
     features, layers = recording.features, recording.layers
-    rows = features[(features["site"] == "input") & features["running_var"].notna()]
+    rows = features[(features["site"] == INPUT) & features["running_var"].notna()]
     rows = rows[rows["seen_variance"].notna() & (rows["count"] > 0)]
     eps = rows["layer"].map(recording.ledger.set_index("layer")["eps"]).astype("float64").fillna(0.0)
     unbiased = rows["seen_variance"] * rows["count"] / (rows["count"] - 1).clip(lower=1)
@@ -119,7 +121,7 @@ def score(recording: Recording) -> float:
     moved = float(rows.loc[rows["depth"] == last, "hellinger"].mean())
     layers = recording.layers
     heads = layers[
-        (layers["kind"] == "linear") & (layers["site"] == "output") & (layers["depth"] > rows["depth"].min())
+        (layers["kind"] == "linear") & (layers["site"] == OUTPUT) & (layers["depth"] > rows["depth"].min())
     ]
     if heads.empty:
         return moved

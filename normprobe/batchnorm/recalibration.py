@@ -16,6 +16,7 @@ from normprobe.layers.candidates import is_lazy
 from normprobe.layers.find import find_layers
 from normprobe.probe import Probe, run_batches
 from normprobe.recording import Recording
+from normprobe.vocabulary import INPUT
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -128,7 +129,7 @@ def _put(norms: Mapping[str, _BatchNorm], recording: Recording) -> pd.DataFrame:
     fired = recording.ledger[recording.ledger["calls"] > 0].set_index("layer")
     if fired.empty:
         raise NoSamplesError("no BatchNorm was called, so there is nothing to collect; are there batches?")
-    rows = recording.features[recording.features["site"] == "input"]
+    rows = recording.features[recording.features["site"] == INPUT]
     moments = {str(name): some.sort_values("feature") for name, some in rows.groupby("layer", sort=False)}
     for name, some in moments.items():
         if int(some["nonfinite"].sum()):

@@ -1,1 +1,1 @@
-"""TO BE WRITTEN."""
+"""While the model runs: hooks, forwards, and what each layer reads and writes."""

@@ -18,6 +18,7 @@ from normprobe.capture.layer_state import LayerState
 from normprobe.capture.sample_numbers import record_extremes
 from normprobe.kernels import dispatch
 from normprobe.kernels.types import Extremes
+from normprobe.vocabulary import INPUT, OUTPUT
 
 Callback = Callable[..., None]
 
@@ -41,13 +42,13 @@ class FastHooks:
     def layer(self, state: LayerState, before: Callback, after: Callback) -> tuple[Callback, Callback]:
         """The hooks ahead of a layer and behind it, for which these are the long ways."""
         compiled, sites = dispatch.compiled(), state.sites
-        if compiled is None or not isinstance(sites["input"].counters, compiled.SiteCounters):
+        if compiled is None or not isinstance(sites[INPUT].counters, compiled.SiteCounters):
             return before, after
         key = ("layer", state.index)
         if key not in self.made:
             shared = (self.forwards.inside, self.lock, _record_extremes, self.snapshot)
-            ahead = compiled.LayerHook(before, state, sites["input"], False, *shared)
-            self.made[key] = ahead, compiled.LayerHook(after, state, sites["output"], True, *shared)
+            ahead = compiled.LayerHook(before, state, sites[INPUT], False, *shared)
+            self.made[key] = ahead, compiled.LayerHook(after, state, sites[OUTPUT], True, *shared)
         return self.made[key]
 
     def container(

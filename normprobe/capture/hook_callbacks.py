@@ -26,6 +26,7 @@ from normprobe.capture.sample_numbers import named_labels
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.reservoir import EmptyReservoirs
+from normprobe.vocabulary import INPUT, OUTPUT
 
 
 class HookCallbacks:
@@ -204,7 +205,7 @@ class HookCallbacks:
             if tensor is None:
                 state.note("a call without a tensor among its arguments is left out")
             elif state.settled:
-                self._observe(state, "input", tensor, forward)
+                self._observe(state, INPUT, tensor, forward)
             else:
                 # The output decides how the input reads, and the layer may overwrite its input.
                 forward.stash[state.index] = tensor.detach().clone()
@@ -236,9 +237,9 @@ class HookCallbacks:
                 settle = partial(state.settle, module, stashed, output.detach(), given)
                 self._guard(state, "its first call", settle)
             if not state.refused:
-                self._observe(state, "input", stashed, forward)
+                self._observe(state, INPUT, stashed, forward)
         if not state.refused:
-            self._observe(state, "output", output, forward)
+            self._observe(state, OUTPUT, output, forward)
             state.note_mode(module.training)
             self._snapshot(state, module)
             state.decide()

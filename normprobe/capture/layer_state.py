@@ -21,8 +21,9 @@ from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
 from normprobe.samples.reservoir import Reservoir
 from normprobe.tables.records import LayerRecord
+from normprobe.vocabulary import INPUT, OUTPUT
 
-SITES = ("input", "output")
+SITES = (INPUT, OUTPUT)
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
 MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
@@ -101,11 +102,11 @@ class LayerState:
     @property
     def firings(self) -> int:
         """How often it was called, measured or not, recomputations in backward aside."""
-        return self.sites["output"].counters.firings
+        return self.sites[OUTPUT].counters.firings
 
     @firings.setter
     def firings(self, count: int) -> None:
-        self.sites["output"].counters.firings = count
+        self.sites[OUTPUT].counters.firings = count
 
     def decide(self) -> None:
         """Say whether nothing is left to decide at its calls."""
@@ -148,7 +149,7 @@ class LayerState:
 
     def snapshot_vectors(self, module: nn.Module) -> None:
         """Copy the scale, shift and running statistics that the call just measured applied."""
-        width = self.sites["output"].width
+        width = self.sites[OUTPUT].width
         if self.view.kind == "linear" or width is None:
             return
         given = self.view.weight(module) if self.view.weight is not None else None
@@ -233,5 +234,5 @@ class LayerState:
         return "; ".join(name for name, true in seen.items() if true)
 
     def _n_features(self) -> int | None:
-        width = self.sites["input"].width
+        width = self.sites[INPUT].width
         return self.layer.n_features if width is None else width

@@ -24,6 +24,7 @@ from normprobe.kernels import dispatch
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.types import Accumulator, AxisRoles, Extremes
 from normprobe.layers.to_rows import Extent, arrange, extent_of
+from normprobe.vocabulary import INPUT, OUTPUT
 
 MOST_REMEMBERED = 8
 """Of how many tensors a forward knows what they hold, for other layers that read them."""
@@ -80,7 +81,7 @@ class Measurer:
         self, state: LayerState, name: str, tensor: Tensor, forward: Forward, sequence: Sequence
     ) -> None:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
-        turn = forward.state.take_turn(state.index, name == "output")
+        turn = forward.state.take_turn(state.index, name == OUTPUT)
         observation = Observation(state, name, tensor, forward, sequence, turn)
         why = unmeasurable(tensor)
         if why:
@@ -243,7 +244,7 @@ def _count(observation: Observation, selection: Selection, raw: RawSelection) ->
     site.note_dtype(observation.tensor.dtype)
     if selection.masked_by:
         state.masked_by[selection.masked_by] = None
-    if selection.unfit and observation.name == "input":
+    if selection.unfit and observation.name == INPUT:
         state.note(selection.unfit)
     if not selection.n_samples:
         state.note(f"a call without a sample at its {observation.name}")

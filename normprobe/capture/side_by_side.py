@@ -18,6 +18,7 @@ from normprobe.layers.find import Layer
 from normprobe.layers.to_rows import arrange
 from normprobe.samples.batch import Signatures, first_tensor, read_batch
 from normprobe.samples.masks import Masks, SequenceRule, find_masks
+from normprobe.vocabulary import INPUT, OUTPUT
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +95,19 @@ class SideBySide:
             hooks.remove()
 
     def _keep_input(self, at: int, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self._keep(at, "input", first_tensor([*args, *kwargs.values()]))
+        self._keep(at, INPUT, first_tensor([*args, *kwargs.values()]))
 
     def _keep_output(self, at: int, module: nn.Module, *called: Any) -> None:
-        self._keep(at, "output", first_tensor(called[2:]))
+        self._keep(at, OUTPUT, first_tensor(called[2:]))
 
     def _compare_input(self, at: int, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self._compare(at, "input", first_tensor([*args, *kwargs.values()]))
+        self._compare(at, INPUT, first_tensor([*args, *kwargs.values()]))
 
     def _compare_output(self, at: int, module: nn.Module, *called: Any) -> None:
         args, kwargs, output = called
         gives = first_tensor([output])
-        call = self._compare(at, "output", gives)
-        read, gave = (self._kept.get((at, site, call)) for site in ("input", "output"))
+        call = self._compare(at, OUTPUT, gives)
+        read, gave = (self._kept.get((at, site, call)) for site in (INPUT, OUTPUT))
         local = self._found[at].local
         if local is None or read is None or gave is None or gives is None:
             return
@@ -126,7 +127,7 @@ class SideBySide:
         call = self._numbered(at, site)
         if tensor is None:
             return
-        if site == "output":
+        if site == OUTPUT:
             self._kept[at, site, call] = tensor.detach().clone()
             return
         version = -1 if tensor.is_inference() else tensor._version

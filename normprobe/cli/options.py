@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-_KINDS = ("linear", "layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
+from normprobe.vocabulary import KINDS
+
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -55,8 +56,8 @@ class Kinds(click.ParamType[tuple[str, ...]]):
             return value
         kinds = tuple(part.strip() for part in value.split(",") if part.strip())
         for kind in kinds:
-            if kind not in _KINDS:
-                self.fail(f"{kind!r} is not one of {', '.join(_KINDS)}", param, ctx)
+            if kind not in KINDS:
+                self.fail(f"{kind!r} is not one of {', '.join(KINDS)}", param, ctx)
         return kinds
 
 
@@ -95,7 +96,7 @@ _MEASURING = [
     click.option(
         "--layers", multiple=True, metavar="GLOB", help="Only layers of such names; may be repeated."
     ),
-    click.option("--kinds", multiple=True, type=Kinds(), help=f"Only these kinds: {', '.join(_KINDS)}."),
+    click.option("--kinds", multiple=True, type=Kinds(), help=f"Only these kinds: {', '.join(KINDS)}."),
     click.option("--samples", default=1024, type=Samples(), show_default=True, help="Samples kept a layer."),
     click.option("--weights", metavar="FILE", help="Safetensors or state dict for module.py:callable."),
     click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the checkpoint."),

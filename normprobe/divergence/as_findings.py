@@ -12,6 +12,7 @@ import pandas as pd
 from normprobe.divergence.differences import Differences
 from normprobe.divergence.verdict import first_divergence, sentences
 from normprobe.findings.check import COLUMNS, Finding
+from normprobe.vocabulary import INPUT
 
 _ROUNDING = "Higham, Accuracy and Stability of Numerical Algorithms, SIAM 2002, sections 2.2 and 3.1"
 _SAMPLING = "Westfall and Young, Resampling-Based Multiple Testing, Wiley 1993, section 2.3"
@@ -79,7 +80,7 @@ def _found(found: Differences) -> Iterator[tuple[_Rule, Finding, str]]:
     source = _ROUNDING if facts["same_data"] else _SAMPLING
     first = first_divergence(layers)
     if first is not None:
-        read = not facts["same_data"] and first.after is None and first.site == "input"
+        read = not facts["same_data"] and first.after is None and first.site == INPUT
         yield _DATA if read else _FIRST, _first(found), source
         own = layers[layers["introduces"] & (layers["layer"] != first.layer)]
         if len(own):

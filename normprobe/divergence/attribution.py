@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from normprobe.divergence.error_bounds import relative
 from normprobe.divergence.kept_samples import Reader, paired
 from normprobe.divergence.matching import Match
+from normprobe.vocabulary import INPUT, OUTPUT
 
 Numbers = NDArray[np.float64]
 
@@ -58,7 +59,7 @@ def of_norm(a: Reader, b: Reader, match: Match) -> Split | None:
         match: the norm and its counterpart.
     """
     (in_a, out_a), (in_b, out_b) = (
-        [reader.places[layer, site] for site in ("input", "output")]
+        [reader.places[layer, site] for site in (INPUT, OUTPUT)]
         for reader, layer in ((a, match.a), (b, match.b))
     )
     x_a, x_b = paired(a.rows(in_a), b.rows(in_b))
@@ -78,11 +79,11 @@ def of_norm(a: Reader, b: Reader, match: Match) -> Split | None:
 def _applied(reader: Reader, layer: str, rows: Numbers) -> Numbers | None:
     """What a norm makes of rows, shape (rows, features); None for a kind that sees more than a row."""
     kind, eps = _facts(reader, layer)
-    place = reader.places[layer, "output"]
+    place = reader.places[layer, OUTPUT]
     weight, bias = _known(reader.vector("weight", place), 1.0), _known(reader.vector("bias", place), 0.0)
     if kind == "batch_norm":
         centre, scale = (
-            reader.vector(name, reader.places[layer, "input"]) for name in ("running_mean", "running_var")
+            reader.vector(name, reader.places[layer, INPUT]) for name in ("running_mean", "running_var")
         )
         if np.isnan(centre).any() or np.isnan(scale).any():
             return None
@@ -107,7 +108,7 @@ def _known(vector: Numbers, otherwise: float) -> Numbers:
 def gain(reader: Reader, layer: str) -> float:
     """How many times a norm enlarges the relative error of its input: 1 unless it takes away a large mean."""
     kind, eps = _facts(reader, layer)
-    place = reader.places[layer, "input"]
+    place = reader.places[layer, INPUT]
     moments = reader.features(place)
     variance = np.nan_to_num(moments.variance)
     square = np.square(moments.mean) + variance

@@ -18,6 +18,7 @@ from normprobe.divergence.paired import judged, split_errors
 from normprobe.divergence.rounding import precision
 from normprobe.divergence.same_data import Pairing
 from normprobe.tables.frames import Tables
+from normprobe.vocabulary import INPUT
 
 __all__ = ["live_differences", "matched_layers"]
 
@@ -106,7 +107,7 @@ def live_differences(
 
 
 def _split(place: Place, found: SummedLayer) -> Split | None:
-    if place.site == "input" or found.local is None or not np.isfinite(found.output.error):
+    if place.site == INPUT or found.local is None or not np.isfinite(found.output.error):
         return None
     return Split(found.local.inherited, found.local.introduced, exact=True)
 

@@ -13,8 +13,9 @@ from normprobe.divergence.fused_linears import Shape
 from normprobe.divergence.kept_samples import Reader
 from normprobe.divergence.matching import Fired, Match
 from normprobe.kernels.moments import Moments
+from normprobe.vocabulary import INPUT, OUTPUT
 
-SITES = ("input", "output")
+SITES = (INPUT, OUTPUT)
 Readers = tuple[Reader, Reader]
 Numbers = NDArray[np.float64]
 

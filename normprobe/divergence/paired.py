@@ -13,6 +13,7 @@ from normprobe.divergence.columns import decibels
 from normprobe.divergence.error_bounds import Errors, errors, feature_errors
 from normprobe.divergence.matched_sites import Place, Readers, moments_of, typical_size
 from normprobe.divergence.rounding import GROWTH, MEASURED, WITHIN, Precision, beyond_rounding
+from normprobe.vocabulary import INPUT, OUTPUT
 
 Numbers = NDArray[np.float64]
 
@@ -65,7 +66,7 @@ def _errors(readers: Readers, place: Place, tiny: float) -> Errors:
 
 def _of_norm(readers: Readers, place: Place, error: float) -> Split | None:
     """The error at an output, split by the norm's formula where that can be done."""
-    if place.site == "input" or not place.aligned or not np.isfinite(error):
+    if place.site == INPUT or not place.aligned or not np.isfinite(error):
         return None
     return of_norm(*readers, place.match)
 
@@ -88,7 +89,7 @@ def split_errors(places: Sequence[Place], known: Numbers, measured: Sequence[Spl
     splits: list[Split] = []
     before = read = 0.0
     for place, error, split in zip(places, known, measured, strict=True):
-        splits.append(split or estimated(error, before if place.site == "input" else read))
+        splits.append(split or estimated(error, before if place.site == INPUT else read))
         read = 0.0 if np.isnan(error) else float(error)
         before = max(before, read)
     return splits
@@ -107,7 +108,7 @@ def judged(
         splits: where each comes from.
     """
     sizes, largest = _sizes(readers, places)
-    gains = np.array([gain(readers[0], p.match.a) if p.site == "output" else 1.0 for p in places])
+    gains = np.array([gain(readers[0], p.match.a) if p.site == OUTPUT else 1.0 for p in places])
     # What is small beside the tensors before it may be their difference, and holds the rounding of both.
     gains *= np.maximum(largest / WITHIN / np.maximum(sizes, precision.floors / _SUBUNIT * largest), 1.0)
     levels, beyond = beyond_rounding(known, precision.floors, gains)
@@ -130,4 +131,4 @@ def _arises(place: Place, split: Split, error: float, own: float) -> bool:
     """Whether more arises at a place than its own rounding and what it inherits explain."""
     if split.exact:
         return split.introduced > own
-    return error > max(own, (GROWTH if place.site == "input" else PASSES) * split.inherited)
+    return error > max(own, (GROWTH if place.site == INPUT else PASSES) * split.inherited)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from normprobe.formatting import spots
+from normprobe.vocabulary import OUTPUT
 
 # The words by which projections are known; what else a name says differs from one implementation to another.
 _WORDS = {
     "query": ("query", "q", "q_proj", "q_lin", "wq", "to_q", "linear_q", "q_linear"),
     "key": ("key", "k", "k_proj", "k_lin", "wk", "to_k", "linear_k", "k_linear"),
     "value": ("value", "v", "v_proj", "v_lin", "wv", "to_v", "linear_v", "v_linear"),
-    "output": ("output", "o", "o_proj", "out_proj", "out_lin", "wo", "to_out", "proj", "out"),
+    OUTPUT: (OUTPUT, "o", "o_proj", "out_proj", "out_lin", "wo", "to_out", "proj", "out"),
     "gate": ("gate", "gate_proj", "w1"),
     "up": ("up", "up_proj", "w3", "fc1", "lin1", "c_fc", "intermediate", "dense_h_to_4h", "wi"),
     "down": ("down", "down_proj", "w2", "fc2", "lin2", "dense_4h_to_h"),

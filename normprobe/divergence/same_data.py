@@ -9,6 +9,7 @@ import numpy as np
 from normprobe.divergence.kept_samples import Reader, paired
 from normprobe.errors import RecordingError
 from normprobe.tables.frames import Tables
+from normprobe.vocabulary import INPUT
 
 _CLOSE = 0.05
 """Data that differ by their dtype alone agree to 2**-8 and better; other data do not agree at all."""
@@ -92,7 +93,7 @@ def _total(tables: Tables) -> int:
 
 def _agree(a: Reader, b: Reader, layers: tuple[str, str]) -> bool:
     """Whether the kept raw rows of the first layer's input pair and agree up to rounding."""
-    places = a.places.get((layers[0], "input")), b.places.get((layers[1], "input"))
+    places = a.places.get((layers[0], INPUT)), b.places.get((layers[1], INPUT))
     if places[0] is None or places[1] is None or a.widths[places[0]] != b.widths[places[1]]:
         return False
     x, y = paired(a.rows(places[0]), b.rows(places[1]))

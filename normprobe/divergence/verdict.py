@@ -10,6 +10,7 @@ import pandas as pd
 
 from normprobe.divergence.differences import Differences
 from normprobe.formatting import format_count, format_db
+from normprobe.vocabulary import INPUT, OUTPUT
 
 _MOST_NAMED = 3
 
@@ -78,7 +79,7 @@ def _where(found: Differences, first: Divergence) -> str:
     if first.error_db == np.inf:
         size = "NaN or infinite values in one of the two only"
     start = f"The first layer that differs is {name} (its {first.site}): {size}"
-    if first.site == "output":
+    if first.site == OUTPUT:
         return f"{start}, introduced there; its input agrees to rounding."
     if first.after is None:
         return f"{start}, before any layer compared: the data, their preparation or the embedding differ."
@@ -164,7 +165,7 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
         return [f"No layer differs by more than other examples give ({test}).", unpaired]
     place = f"{shown_name(found, first.layer)} (its {first.site})"
     start = f"The first layer that differs is {place}, beyond what other examples give ({test})."
-    if first.after is None and first.site == "input":
+    if first.after is None and first.site == INPUT:
         cause = "It is the first that runs: the data may be of another kind. Nothing follows for the layers."
         return [start, cause, unpaired]
     return [start, unpaired]

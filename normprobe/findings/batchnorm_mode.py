@@ -9,6 +9,7 @@ import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity, named
 from normprobe.formatting import format_number
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -20,9 +21,9 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
     Added columns: ``trains`` and ``evaluates`` (whether it ran in that mode), ``grads`` (whether gradients
     were on), ``values`` (values per channel and call) and ``examples`` (examples per call).
     """
-    inputs = tables.layers[tables.layers["site"] == "input"].set_index("layer").sort_values("depth")
+    inputs = tables.layers[tables.layers["site"] == INPUT].set_index("layer").sort_values("depth")
     ledger = fired(tables)
-    count = tables.features[tables.features["site"] == "input"].groupby("layer")["count"].max()
+    count = tables.features[tables.features["site"] == INPUT].groupby("layer")["count"].max()
     ledger["values"] = count.reindex(ledger.index) / ledger["calls"]
     ledger["examples"] = inputs["n_samples"].reindex(ledger.index) / ledger["calls"]
     order = [name for name in inputs.index if name in ledger.index]
@@ -76,7 +77,7 @@ class BatchnormTrainMode(Check):
         return [
             Finding(
                 layer=names[0],
-                site="input",
+                site=INPUT,
                 statistic="batch norms in train mode",
                 value=len(names),
                 threshold=0,
@@ -131,7 +132,7 @@ class SmallBatchStatistics(Check):
         return [
             Finding(
                 layer=layer,
-                site="input",
+                site=INPUT,
                 statistic=f"{'values per channel' if by_values else 'examples'} per call",
                 value=values if by_values else examples,
                 threshold=self.values if by_values else self.examples,
@@ -178,7 +179,7 @@ class FrozenButUpdating(Check):
         return [
             Finding(
                 layer=names[0],
-                site="input",
+                site=INPUT,
                 statistic="frozen batch norms whose running statistics moved",
                 value=len(names),
                 threshold=0,
@@ -228,7 +229,7 @@ class UpdatedTwice(Check):
         return [
             Finding(
                 layer=str(twice.index[0]),
-                site="input",
+                site=INPUT,
                 statistic="updates of the running statistics per forward",
                 value=float(twice.iloc[0]),
                 threshold=self.ratio,

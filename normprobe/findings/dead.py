@@ -18,6 +18,7 @@ from normprobe.tables.measures import (
     layer_measures,
     side,
 )
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -30,7 +31,7 @@ def inner(tables: Tables, rows: int) -> pd.DataFrame:
     the values are NaN or Inf are left out: what is 0 or constant there follows from that.
     """
     layers = layer_measures(tables)
-    raw = (layers["depth"] == 0).to_numpy() & (layers.index.get_level_values("site") == "input")
+    raw = (layers["depth"] == 0).to_numpy() & (layers.index.get_level_values("site") == INPUT)
     count = feature_measures(tables)["rows"].reindex(layers.index)
     finite = layers["nonfinite"] <= 0.01 * count * layers["n_features"]
     enough = (count >= rows) & (layers["n_samples"] > 1) & finite
@@ -75,7 +76,7 @@ class DeadFeatures(Check):
         """Return the first layer that reads mostly dead features, or else the first norm that writes such."""
         layers = inner(tables, self.rows)
         share = feature_measures(tables)["zero_features"].reindex(layers.index)
-        dead = share[(share >= self.share) & (share.index.get_level_values("site") == "input")]
+        dead = share[(share >= self.share) & (share.index.get_level_values("site") == INPUT)]
         dead = dead[~dead.index.isin(collapsed(tables)[1:])]
         writers = {name: _never_positive(tables, name) for name in dead.index.get_level_values("layer")}
         dead = dead[[not _writes_zeros(tables, writers[name]) for name, _ in dead.index]]
@@ -86,7 +87,7 @@ class DeadFeatures(Check):
         return [
             Finding(
                 layer=layer,
-                site="input",
+                site=INPUT,
                 statistic="share of features that are 0 in every sample",
                 value=dead.iloc[0],
                 threshold=self.share,
@@ -101,7 +102,7 @@ class DeadFeatures(Check):
     def _silent(self, tables: Tables, layers: pd.DataFrame) -> list[Finding]:
         """Return the first channel norm that most of the channels leave without a positive value."""
         norms = layers[layers["kind"].isin(["batch_norm", "group_norm", "instance_norm"])]
-        norms = norms[(norms.index.get_level_values("site") == "output") & (norms["spread"] > CONSTANT)]
+        norms = norms[(norms.index.get_level_values("site") == OUTPUT) & (norms["spread"] > CONSTANT)]
         share = feature_measures(tables)["silent_features"].reindex(norms.index)
         silent = share[share >= self.silent]
         if silent.empty:
@@ -110,7 +111,7 @@ class DeadFeatures(Check):
         return [
             Finding(
                 layer=str(names[0]),
-                site="output",
+                site=OUTPUT,
                 statistic="share of features that are never positive",
                 value=silent.iloc[0],
                 threshold=self.silent,
@@ -128,14 +129,14 @@ def _never_positive(tables: Tables, layer: str) -> str:
     A layer that itself reads nothing but zeros is not the one.
     """
     features = features_with_peaks(tables)
-    read = features[(features["layer"] == layer) & (features["site"] == "input")]
+    read = features[(features["layer"] == layer) & (features["site"] == INPUT)]
     dead = read.loc[read["zero"], "feature"]
-    layers = tables.layers[tables.layers["site"] == "output"].set_index("layer")
-    depth = tables.layers.set_index(["layer", "site"]).at[(layer, "input"), "depth"]
-    idle = side(feature_measures(tables), "input")["zero_features"].reindex(layers.index) == 1
+    layers = tables.layers[tables.layers["site"] == OUTPUT].set_index("layer")
+    depth = tables.layers.set_index(["layer", "site"]).at[(layer, INPUT), "depth"]
+    idle = side(feature_measures(tables), INPUT)["zero_features"].reindex(layers.index) == 1
     before = layers[(layers["depth"] < depth) & (layers["n_features"] == len(read)) & ~idle]
     for name in before.sort_values("depth", ascending=False).index:
-        wrote = features[(features["layer"] == name) & (features["site"] == "output")].set_index("feature")
+        wrote = features[(features["layer"] == name) & (features["site"] == OUTPUT)].set_index("feature")
         if (wrote["max"].reindex(dead) <= 0).all():
             return str(name)
     return ""
@@ -145,8 +146,8 @@ def _writes_zeros(tables: Tables, layer: str) -> bool:
     """Return whether a layer is a norm whose own output is 0 in many features."""
     if not layer:
         return False
-    row = at(layer_measures(tables), layer, "output")
-    zero = feature_measures(tables)["zero_features"].get((layer, "output"), 0.0)
+    row = at(layer_measures(tables), layer, OUTPUT)
+    zero = feature_measures(tables)["zero_features"].get((layer, OUTPUT), 0.0)
     return bool(row["kind"] != "linear" and zero > 0)
 
 
@@ -192,7 +193,7 @@ class ConstantFeatures(Check):
             return []
         layer, site = constant.index[0]
         affected = tuple(dict.fromkeys(constant.index.get_level_values("layer")))
-        place = "before" if site == "input" else "after"
+        place = "before" if site == INPUT else "after"
         return [
             Finding(
                 layer=layer,
@@ -214,7 +215,7 @@ class ConstantFeatures(Check):
         is the one to say when they are too many.
         """
         name = share.index.get_level_values("layer").to_series(index=share.index)
-        inputs = side(feature_measures(tables), "input")["zero_features"]
+        inputs = side(feature_measures(tables), INPUT)["zero_features"]
         zero = inputs.reindex(name).fillna(0.0).set_axis(share.index)
         kind = tables.ledger_base.set_index("layer")["kind"]
         asked = set(name[(share >= self.share) & (zero > 0)])
@@ -225,8 +226,8 @@ class ConstantFeatures(Check):
     def _in_a_branch(tables: Tables, whole: pd.Series) -> pd.Series:
         """Return for sites of norms that are constant throughout whether that is the norm's own doing."""
         name = whole.index.get_level_values("layer").to_series(index=whole.index)
-        output = pd.Series(whole.index.get_level_values("site") == "output", index=whole.index)
-        reads = name.isin(side(whole[whole].to_frame(), "input").index)
+        output = pd.Series(whole.index.get_level_values("site") == OUTPUT, index=whole.index)
+        reads = name.isin(side(whole[whole].to_frame(), INPUT).index)
         role = name.map(role_of)
         usual = (whole & output).groupby(role).transform("sum") * 2 > output.groupby(role).transform("sum")
         alone = (role == "*") | (role == name)

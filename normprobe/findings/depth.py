@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_number, role_of
 from normprobe.tables.measures import gain_measures, layer_measures, never_updated, sample_measures
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -68,7 +69,7 @@ class _VarianceDepth(Check):
         return [
             Finding(
                 layer=layer,
-                site="output",
+                site=OUTPUT,
                 statistic=f"{self.what} of the output ÷ of the input",
                 value=row["gain"],
                 threshold=row["bound"],
@@ -141,12 +142,12 @@ def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
     of a model without norms: a trained classifier's logits are large.
     """
     layers = layer_measures(tables)
-    norms = layers[(layers["kind"] != "linear") & (layers.index.get_level_values("site") == "input")]
+    norms = layers[(layers["kind"] != "linear") & (layers.index.get_level_values("site") == INPUT)]
     if not norms.empty:
         squares = sample_measures(tables)["sample_square"].reindex(norms.index)
-        return "input", "sample_square", squares.droplevel("site").iloc[1:]
-    linear = layers[layers.index.get_level_values("site") == "output"]
-    return "output", "within_feature_variance", linear["within_feature_variance"].droplevel("site").iloc[:-1]
+        return INPUT, "sample_square", squares.droplevel("site").iloc[1:]
+    linear = layers[layers.index.get_level_values("site") == OUTPUT]
+    return OUTPUT, "within_feature_variance", linear["within_feature_variance"].droplevel("site").iloc[:-1]
 
 
 def _theil_sen(values: NDArray[np.float64]) -> float:

@@ -20,6 +20,7 @@ from normprobe.tables.measures import (
     running_measures,
     sample_measures,
 )
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -56,7 +57,7 @@ def series(tables: Tables, evidence: str) -> pd.DataFrame:
     site, _, measure = evidence.partition(":")
     layers = layer_measures(tables)
     frame = _HOME[measure](tables) if measure in _HOME else layers
-    if site not in {"input", "output"} or measure not in frame.columns:
+    if site not in {INPUT, OUTPUT} or measure not in frame.columns:
         known = sorted({*_HOME, *layers.select_dtypes("number").columns})
         close = ", ".join(get_close_matches(measure, known, n=3)) or ", ".join(known)
         raise NormprobeError(

@@ -11,6 +11,7 @@ import pandas as pd
 from normprobe.findings.check import Check, Finding, Severity, named
 from normprobe.formatting import format_number, role_of
 from normprobe.tables.measures import layer_measures, norms_untrained, sample_measures, side
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -54,8 +55,8 @@ class VarianceBelowEps(Check):
         """Return the first norm whose median sample lies below an eps that is large, and one that is not."""
         norms = tables.ledger[tables.ledger["kind"].isin(["layer_norm", "rms_norm", "group_norm"])]
         norms = norms.set_index("layer")[["kind", "eps"]].dropna()
-        layers = side(layer_measures(tables), "input")
-        frame = layers[["n_features"]].join(side(sample_measures(tables), "input"), how="inner")
+        layers = side(layer_measures(tables), INPUT)
+        frame = layers[["n_features"]].join(side(sample_measures(tables), INPUT), how="inner")
         frame = frame.join(norms, how="inner")
         frame["value"] = frame["sample_variance"].where(frame["kind"] != "rms_norm", frame["sample_square"])
         small = (frame["value"] > 0) & (frame["value"] < self.ratio * frame["eps"])
@@ -72,7 +73,7 @@ class VarianceBelowEps(Check):
         what = "mean square" if row["kind"] == "rms_norm" else "variance"
         return Finding(
             layer=str(below.index[0]),
-            site="input",
+            site=INPUT,
             statistic=f"median {what} of a sample",
             value=row["value"],
             threshold=self.ratio * row["eps"],
@@ -125,14 +126,14 @@ class NearlyConstantRows(Check):
         layers = layer_measures(tables)
         norms = layers[layers["kind"].isin(["layer_norm", "group_norm"]) & (layers["n_features"] > 1)]
         offset = sample_measures(tables)["offset"].reindex(norms.index)
-        high = offset[(offset > self.offset) & (offset.index.get_level_values("site") == "input")]
+        high = offset[(offset > self.offset) & (offset.index.get_level_values("site") == INPUT)]
         if high.empty:
             return []
         layer = str(high.index[0][0])
         return [
             Finding(
                 layer=layer,
-                site="input",
+                site=INPUT,
                 statistic="median over samples of mean² ÷ variance",
                 value=high.iloc[0],
                 threshold=self.offset,
@@ -175,7 +176,7 @@ class OutlierNormWeight(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the norm whose worst weight stands out most."""
-        rows = tables.features[tables.features["weight"].notna() & (tables.features["site"] == "output")]
+        rows = tables.features[tables.features["weight"].notna() & (tables.features["site"] == OUTPUT)]
         size = rows["weight"].abs()
         by_layer = rows["layer"]
         middle = size.groupby(by_layer).transform("median")
@@ -192,7 +193,7 @@ class OutlierNormWeight(Check):
         return [
             Finding(
                 layer=worst["layer"],
-                site="output",
+                site=OUTPUT,
                 feature=int(worst["feature"]),
                 statistic="|weight| ÷ the median |weight|",
                 value=value,

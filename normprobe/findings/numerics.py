@@ -10,6 +10,7 @@ import pandas as pd
 from normprobe.findings.check import Check, Finding, Severity, named
 from normprobe.formatting import format_number
 from normprobe.tables.measures import at, layer_measures
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -49,12 +50,12 @@ class Nonfinite(Check):
         bad = (layers["nonfinite"] + layers["nonfinite_masked"]).gt(0)
         if not bad.any():
             return []
-        wide = bad.unstack("site").reindex(columns=["input", "output"], fill_value=False)
+        wide = bad.unstack("site").reindex(columns=[INPUT, OUTPUT], fill_value=False)
         first = bad.index[bad].tolist()[0]
-        makers = list(wide.index[~wide["input"] & wide["output"]])
-        around = _makers_in_a_loop(layers) if first[1] == "input" and not makers else []
-        sites = [(layer, "output") for layer in makers or around[:1]]
-        if first[1] == "input" and not around:
+        makers = list(wide.index[~wide[INPUT] & wide[OUTPUT]])
+        around = _makers_in_a_loop(layers) if first[1] == INPUT and not makers else []
+        sites = [(layer, OUTPUT) for layer in makers or around[:1]]
+        if first[1] == INPUT and not around:
             sites.insert(0, first)
         affected = tuple(dict.fromkeys(bad.index[bad].get_level_values("layer")))
         return [self._finding(tables, layers, site, affected) for site in sites]
@@ -67,10 +68,10 @@ class Nonfinite(Check):
         real, masked = int(row["nonfinite"]), int(row["nonfinite_masked"])
         spread = layers["nonfinite"][layers["depth"] >= row["depth"]].gt(0).any()
         padding, count = " in padding rows only" if not real else "", real or masked
-        finite = at(layers, layer, "input")["nonfinite"] == 0
+        finite = at(layers, layer, INPUT)["nonfinite"] == 0
         origin = {
-            "output": "out of a finite input" if finite else "more than it reads over all its calls",
-            "input": self._before(layers, row),
+            OUTPUT: "out of a finite input" if finite else "more than it reads over all its calls",
+            INPUT: self._before(layers, row),
         }[site]
         later = affected[affected.index(layer) :]
         return Finding(
@@ -83,7 +84,7 @@ class Nonfinite(Check):
             message=f"{format_number(count)} {'value is' if count == 1 else 'values are'} NaN or Inf"
             f"{padding}, {origin}; so it is at {named(later)} from here on.",
             advice="Look at the operations before this layer: no probed layer made these values."
-            if site == "input"
+            if site == INPUT
             else None,
             evidence=f"{site}:{'nonfinite' if real else 'nonfinite_masked'}",
             severity="error" if spread else "warning",
@@ -102,7 +103,7 @@ def _makers_in_a_loop(layers: pd.DataFrame) -> list[str]:
     """Return the layers, called more often than others, that write a larger share of NaN or Inf than read."""
     share = (layers["nonfinite"] / (layers["n_samples"] * layers["n_features"])).unstack("site")
     again = layers["calls"].groupby(level="layer").max().reindex(share.index) > layers["calls"].min()
-    more = again & (share["output"] > share["input"])
+    more = again & (share[OUTPUT] > share[INPUT])
     order = layers.index.get_level_values("layer").drop_duplicates()
     return [str(name) for name in order if more[name]]
 

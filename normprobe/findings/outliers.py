@@ -13,6 +13,7 @@ from normprobe.findings.dead import inner
 from normprobe.findings.written_by import writer
 from normprobe.formatting import format_number
 from normprobe.tables.measures import KEY, features_with_peaks, ratio, side
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -56,7 +57,7 @@ class MassiveActivations(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first norm (without norms: Linear) that reads the largest massive activation."""
         layers = inner(tables, 2)
-        layers = side(layers, "input")
+        layers = side(layers, INPUT)
         layers = layers[(layers["abs_max"] > self.least) & (layers["abs_ratio"] > self.times)]
         layers = layers[self._few(tables, layers)]
         norms = layers[layers["kind"] != "linear"]
@@ -70,7 +71,7 @@ class MassiveActivations(Check):
         return [
             Finding(
                 layer=layer,
-                site="input",
+                site=INPUT,
                 feature=feature,
                 example=first[f"{end}_example"],
                 position=first[f"{end}_position"],
@@ -88,7 +89,7 @@ class MassiveActivations(Check):
 
     def _few(self, tables: Tables, layers: pd.DataFrame) -> pd.Series:
         """Return for each layer whether massive activations stand in few of its kept samples."""
-        samples = tables.samples[tables.samples["site"] == "input"]
+        samples = tables.samples[tables.samples["site"] == INPUT]
         peak = samples[["min", "max"]].abs().max(axis=1)
         limit = (self.times * layers["abs_median"]).clip(lower=self.least)
         share = (peak > samples["layer"].map(limit)).groupby(samples["layer"]).mean()
@@ -132,7 +133,7 @@ class OutlierFeatures(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the layer whose worst feature stands out most."""
         layers = inner(tables, 2)
-        layers = layers[layers.index.get_level_values("site") == "input"]
+        layers = layers[layers.index.get_level_values("site") == INPUT]
         features = features_with_peaks(tables).set_index(KEY)
         features = features[features.index.isin(layers.index)]
         peak = features["peak"]
@@ -149,11 +150,11 @@ class OutlierFeatures(Check):
         worst: Any = hits.reset_index().iloc[int(hits["times"].argmax())]
         layer = str(worst["layer"])
         wrote = writer(tables, layer, int(worst["feature"]), worst["peak"])
-        affected = tuple(name for name, _ in layers.index if (name, "input") in set(few))
+        affected = tuple(name for name, _ in layers.index if (name, INPUT) in set(few))
         return [
             Finding(
                 layer=layer,
-                site="input",
+                site=INPUT,
                 feature=int(worst["feature"]),
                 statistic="largest |value| ÷ the median feature's",
                 value=worst["times"],

@@ -12,6 +12,7 @@ from normprobe.findings.check import Check, Finding, Severity, named
 from normprobe.findings.written_by import example_measures
 from normprobe.formatting import format_number
 from normprobe.tables.measures import layer_measures, side
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -57,7 +58,7 @@ class PaddingInNorm(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first channel norm whose statistics hold padding."""
         effect = pd.concat([_padding_effect(tables), _example_effect(tables)])
-        order = side(layer_measures(tables), "input").index
+        order = side(layer_measures(tables), INPUT).index
         effect = effect.reindex([name for name in order if name in effect.index])
         inside = (effect["factor"] > self.factor) | (effect["shift"] > self.shift)
         wrong = effect[inside & (effect["trains"] | ~effect["trained_without"])]
@@ -74,7 +75,7 @@ class PaddingInNorm(Check):
         return [
             Finding(
                 layer=names[0],
-                site="input",
+                site=INPUT,
                 statistic="median factor between the variance with padding and without"
                 if scaled
                 else "median distance of the means with padding and without, in standard deviations",
@@ -94,9 +95,9 @@ def _padding_effect(tables: Tables) -> pd.DataFrame:
     those without), ``trains`` and ``trained_without`` (running statistics nearer to the moments without
     padding).
     """
-    layers = side(layer_measures(tables), "input")
+    layers = side(layer_measures(tables), INPUT)
     masked = layers.index[layers["masked"] > 0]
-    rows = tables.features[(tables.features["site"] == "input") & tables.features["layer"].isin(masked)]
+    rows = tables.features[(tables.features["site"] == INPUT) & tables.features["layer"].isin(masked)]
     rows = rows[(rows["variance"] > 0) & (rows["seen_variance"] > 0)]
     running = _distance(rows["running_mean"], rows["running_var"], rows)
     seen = _distance(rows["seen_mean"], rows["seen_variance"], rows)
@@ -120,9 +121,9 @@ def _example_effect(tables: Tables) -> pd.DataFrame:
     ``factor`` is how far the mean square of what the norm writes of real positions, before its scale and
     shift, lies from 1.
     """
-    layers = side(layer_measures(tables), "output")
+    layers = side(layer_measures(tables), OUTPUT)
     names = layers.index[layers["kind"].isin(["group_norm", "instance_norm"]) & (layers["masked"] > 0)]
-    rows = tables.features[(tables.features["site"] == "output") & tables.features["layer"].isin(names)]
+    rows = tables.features[(tables.features["site"] == OUTPUT) & tables.features["layer"].isin(names)]
     weight, bias = rows["weight"].fillna(1.0), rows["bias"].fillna(0.0)
     square = (rows["variance"] + (rows["mean"] - bias) ** 2) / weight.where(weight != 0) ** 2
     middle = square.groupby(rows["layer"]).mean().reindex(names)
@@ -188,7 +189,7 @@ class PaddingUnmasked(Check):
         return [
             Finding(
                 layer=str(first["layer"]),
-                site="input",
+                site=INPUT,
                 statistic="share of positions that are padding",
                 value=share,
                 threshold=self.share,
@@ -206,10 +207,10 @@ class PaddingUnmasked(Check):
             return known / max(rows, 1)
         masked = tables.ledger["masked_by"].fillna("").ne("").any()
         by_itself = first["n_samples"] > rows  # to a multiple of the model's window
-        alike = example_measures(tables)["example_spread"].get((first["layer"], "input"), np.nan)
+        alike = example_measures(tables)["example_spread"].get((first["layer"], INPUT), np.nan)
         if masked or by_itself or float(alike) < SAME:
             return 0.0
-        here = (tables.samples["layer"] == first["layer"]) & (tables.samples["site"] == "input")
+        here = (tables.samples["layer"] == first["layer"]) & (tables.samples["site"] == INPUT)
         samples = tables.samples[here]
         return (self._by_text(tables) or self._by_repetition(samples)) / max(len(samples), 1)
 

@@ -12,6 +12,7 @@ from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity, named
 from normprobe.formatting import format_number
 from normprobe.tables.measures import made_by_few, never_updated, running_measures
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -95,7 +96,7 @@ class StaleRunningStatistics(Check):
         )
         return Finding(
             layer=layer,
-            site="input",
+            site=INPUT,
             statistic="median factor between observed and running variance"
             if scaled
             else "median |observed mean - running mean| ÷ running standard deviation",
@@ -110,7 +111,7 @@ class StaleRunningStatistics(Check):
     def _never_updated(self, running: pd.DataFrame, layers: tuple[str, ...], severity: Severity) -> Finding:
         return Finding(
             layer=str(layers[0]),
-            site="input",
+            site=INPUT,
             statistic="median factor between observed and running variance",
             value=float(running["running_ratio"][layers[0]]),
             threshold=self.factor,
@@ -146,9 +147,7 @@ class RunningVarianceInvalid(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first batch norm with a running variance that is negative or not finite."""
-        rows = tables.features[
-            (tables.features["kind"] == "batch_norm") & (tables.features["site"] == "input")
-        ]
+        rows = tables.features[(tables.features["kind"] == "batch_norm") & (tables.features["site"] == INPUT)]
         tracked = rows[rows.groupby("layer")["running_mean"].transform("count") > 0]
         wrong = tracked[~(tracked["running_var"] >= 0) | ~np.isfinite(tracked["running_var"])]
         if wrong.empty:
@@ -160,7 +159,7 @@ class RunningVarianceInvalid(Check):
         return [
             Finding(
                 layer=names[0],
-                site="input",
+                site=INPUT,
                 feature=int(here["feature"].iloc[0]),
                 statistic="running variance",
                 value=value,

@@ -10,6 +10,7 @@ import numpy as np
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_number
 from normprobe.tables.measures import at, feature_measures, layer_measures, made_by_few
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -47,8 +48,8 @@ class OutlierSample(Check):
         """Return the largest sample at the input of the first layer, if it is wild."""
         layers = layer_measures(tables)
         layer = str(layers.index[0][0])
-        row = at(layers, layer, "input")
-        samples = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == "input")]
+        row = at(layers, layer, INPUT)
+        samples = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == INPUT)]
         square = (samples["variance"] + samples["mean"] ** 2).dropna()
         rms = square**0.5
         if len(rms) < 8 or not rms.median() > 0:
@@ -68,7 +69,7 @@ class OutlierSample(Check):
         return [
             Finding(
                 layer=layer,
-                site="input",
+                site=INPUT,
                 example=example,
                 position=position,
                 statistic="RMS of the largest sample ÷ the median sample's",
@@ -113,8 +114,8 @@ class InputScale(Check):
         """Return the first layer, if it is a Linear and its features differ wildly in scale."""
         layers = layer_measures(tables)
         layer = str(layers.index[0][0])
-        row = at(layers, layer, "input")
-        value = feature_measures(tables)["scale_ratio"].get((layer, "input"), 0.0)
+        row = at(layers, layer, INPUT)
+        value = feature_measures(tables)["scale_ratio"].get((layer, INPUT), 0.0)
         if row["kind"] != "linear" or not value > self.ratio or made_by_few(tables, layer):
             return []
         features = tables.features.query("layer == @layer and site == 'input'")
@@ -122,7 +123,7 @@ class InputScale(Check):
         return [
             Finding(
                 layer=layer,
-                site="input",
+                site=INPUT,
                 feature=feature,
                 statistic="largest standard deviation of a feature ÷ the lower quartile",
                 value=value,

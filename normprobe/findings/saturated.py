@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.dead import inner
 from normprobe.tables.measures import CONSTANT, feature_measures
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -52,7 +53,7 @@ class SaturatedInput(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first Linear that reads saturated values."""
         layers = inner(tables, self.rows)
-        here = (layers["kind"] == "linear") & (layers.index.get_level_values("site") == "input")
+        here = (layers["kind"] == "linear") & (layers.index.get_level_values("site") == INPUT)
         layers = layers[here & (layers["n_features"] > 1) & (layers["spread"] > CONSTANT)]
         measures = feature_measures(tables).reindex(layers.index)
         zeros, ends = measures["live_zeros"], measures["high_features"] * layers["n_features"]

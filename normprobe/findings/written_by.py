@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.tables.measures import KEY, at, layer_measures, ratio, remembered, side
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -26,14 +27,12 @@ def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
         value: The largest |value| of that feature at the input of ``layer``.
     """
     layers = tables.layers.set_index(KEY)
-    reader = at(layers, layer, "input")
-    outputs = side(layers, "output")
+    reader = at(layers, layer, INPUT)
+    outputs = side(layers, OUTPUT)
     before = outputs[(outputs["depth"] < reader["depth"]) & (outputs["n_features"] == reader["n_features"])]
     features = tables.features
     rows = features[
-        (features["site"] == "output")
-        & (features["feature"] == feature)
-        & features["layer"].isin(before.index)
+        (features["site"] == OUTPUT) & (features["feature"] == feature) & features["layer"].isin(before.index)
     ].set_index("layer")
     peak = rows[["min", "max"]].abs().max(axis=1)
     wrote = before.loc[peak.index[peak >= 0.5 * value], "depth"]

@@ -17,8 +17,9 @@ from normprobe.layers.candidates import guessed_view, is_lazy
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, under
 from normprobe.layers.module_attributes import eps_of, stored
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
-from normprobe.layers.view import KINDS, View
+from normprobe.layers.view import View
 from normprobe.layers.view_registry import registered_view
+from normprobe.vocabulary import KINDS
 
 __all__ = ["Layer", "LayerFilter", "LayerSet", "find_layers"]
 

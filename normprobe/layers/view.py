@@ -11,9 +11,6 @@ from torch import Tensor, nn
 SampleUnit = Literal["position", "example"]
 WeightOf = Callable[[nn.Module], Tensor | None]
 
-NORM_KINDS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
-KINDS = ("linear", *NORM_KINDS)
-
 
 @dataclass(frozen=True)
 class View:

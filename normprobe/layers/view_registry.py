@@ -10,7 +10,8 @@ from torch import nn
 
 from normprobe.errors import ViewError
 from normprobe.layers.candidates import norm_by_name
-from normprobe.layers.view import KINDS, SampleUnit, View, WeightOf
+from normprobe.layers.view import SampleUnit, View, WeightOf
+from normprobe.vocabulary import KINDS
 
 _REGISTRY: dict[type, Callable[[nn.Module], View | None]] = {}
 

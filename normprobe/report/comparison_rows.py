@@ -10,6 +10,7 @@ import pandas as pd
 
 from normprobe.formatting import format_number
 from normprobe.report.overview import Value
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.divergence import Differences
@@ -51,8 +52,7 @@ def comparison_rows(found: Differences) -> tuple[list[Row], str]:
         found: what the comparison found; of more than 1,500 layers those that differ most are shown.
     """
     before, after = (
-        found.layers[found.layers["site"] == site].set_index("layer", drop=False)
-        for site in ("input", "output")
+        found.layers[found.layers["site"] == site].set_index("layer", drop=False) for site in (INPUT, OUTPUT)
     )
     first = next((str(layer) for layer in found.layers.loc[found.layers["beyond"], "layer"]), None)
     worst = pd.concat([before["error_db"], after["error_db"]], axis=1).max(axis=1)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from normprobe.vocabulary import INPUT, OUTPUT
+
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
@@ -27,8 +29,8 @@ def summarize(tables: Tables) -> pd.DataFrame:
         and nonfinite_out (counts), spread_in and spread_out (95th ÷ 5th percentile of the samples'
         variances; NaN with fewer than two samples).
     """
-    before = _site(tables.layers, "input")
-    after = _site(tables.layers, "output")
+    before = _site(tables.layers, INPUT)
+    after = _site(tables.layers, OUTPUT)
     rows = after[["kind", "type", "depth", "calls", "n_features"]].copy()
     rows["variance_in"] = before["variance"]
     rows["variance_out"] = after["variance"]
@@ -39,8 +41,8 @@ def summarize(tables: Tables) -> pd.DataFrame:
     rows["zeros"] = after["zero_fraction"]
     rows["nonfinite_in"] = before["nonfinite"]
     rows["nonfinite_out"] = after["nonfinite"]
-    rows["spread_in"] = _spread(tables.samples, "input")
-    rows["spread_out"] = _spread(tables.samples, "output")
+    rows["spread_in"] = _spread(tables.samples, INPUT)
+    rows["spread_out"] = _spread(tables.samples, OUTPUT)
     rows["ratio"] = rows["ratio"].where(np.isfinite(rows["ratio"]))
     return rows.sort_values("depth", kind="stable")
 
@@ -78,7 +80,7 @@ def _largest(frame: pd.DataFrame) -> pd.Series:
 
 def _median_feature(features: pd.DataFrame) -> pd.Series:
     """The largest |value| of the median feature of each layer's input; features without a value left out."""
-    inputs = features[features["site"] == "input"]
+    inputs = features[features["site"] == INPUT]
     peak = inputs[["min", "max"]].astype("float64").abs().max(axis=1)
     return peak.groupby(inputs["layer"].to_numpy()).median()
 

@@ -12,6 +12,7 @@ import pandas as pd
 from normprobe.errors import NoSamplesError
 from normprobe.formatting import format_count
 from normprobe.report.layer_summary import LINEAR
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -138,13 +139,13 @@ def first_nonfinite(layers: pd.DataFrame) -> tuple[str, str, int] | None:
     """
     ordered = layers.sort_values("depth", kind="stable")
     counts = ordered.pivot_table(index="layer", columns="site", values="nonfinite", sort=False, aggfunc="sum")
-    made = counts[(counts["output"] > 0) & (counts["input"] == 0)]
+    made = counts[(counts[OUTPUT] > 0) & (counts[INPUT] == 0)]
     if len(made):
-        return str(made.index[0]), "output", int(made["output"].iloc[0])
+        return str(made.index[0]), OUTPUT, int(made[OUTPUT].iloc[0])
     dirty = counts[counts.max(axis=1) > 0]
     if dirty.empty:
         return None
-    site = "input" if dirty["input"].iloc[0] else "output"
+    site = INPUT if dirty[INPUT].iloc[0] else OUTPUT
     return str(dirty.index[0]), site, int(dirty[site].iloc[0])
 
 

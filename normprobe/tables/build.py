@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from normprobe.kernels.moments import Moments
 from normprobe.tables.records import Holder, Kept, LayerRecord, SiteRecord
+from normprobe.vocabulary import INPUT, OUTPUT
 
 MOMENTS = ("count", "mean", "m2", "min", "max", "abs_sum", "zeros", "nonfinite")
 SEEN = ("seen_count", "seen_mean", "seen_m2")
-VECTORS = {"weight": "output", "bias": "output", "running_mean": "input", "running_var": "input"}
+VECTORS = {"weight": OUTPUT, "bias": OUTPUT, "running_mean": INPUT, "running_var": INPUT}
 SAMPLE_MOMENTS = ("count", "mean", "m2", "min", "max")
 IDENTITY = ("call", "repeat", "example", "position", "hash")
 HELD = ("example", "position", "feature")
@@ -87,7 +88,7 @@ def feature_frame(every: Sequence[Place]) -> pd.DataFrame:
 
 def _seen(place: Place) -> Moments:
     """What a batch norm read, padding included; of other layers nothing is kept."""
-    if place.record.ledger["kind"] != "batch_norm" or place.site.site != "input":
+    if place.record.ledger["kind"] != "batch_norm" or place.site.site != INPUT:
         return Moments.empty(place.width)
     return place.site.features if place.site.seen is None else place.site.seen
 

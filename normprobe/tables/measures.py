@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pandas as pd
 
+from normprobe.vocabulary import INPUT, OUTPUT
+
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
@@ -119,7 +121,7 @@ def running_measures(tables: Tables) -> pd.DataFrame:
     ``untouched`` (running_mean is 0 and running_var is 1 exactly in every channel). Constant channels are
     left out of the medians.
     """
-    rows = tables.features[tables.features["running_var"].notna() & (tables.features["site"] == "input")]
+    rows = tables.features[tables.features["running_var"].notna() & (tables.features["site"] == INPUT)]
     unbiased = rows["seen_variance"] * rows["count"] / (rows["count"] - 1).clip(lower=1)
     fit = (rows["running_var"] > 0) & (unbiased > 0)
     factor = np.log(ratio(unbiased, rows["running_var"]).where(fit))
@@ -170,7 +172,7 @@ def made_by_few(tables: Tables, layer: str, share: float = 0.02) -> bool:
     Its moments are then theirs, and say nothing of the data. At least 8 kept samples; few is ``share`` of
     them, one at least.
     """
-    rows = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == "input")]
+    rows = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == INPUT)]
     square = (rows["variance"] + rows["mean"] ** 2).dropna().sort_values(ascending=False)
     few = square.iloc[: max(1, int(share * len(square)))]
     return len(square) >= 8 and bool(few.sum() > 0.5 * square.sum())
@@ -187,12 +189,12 @@ def gain_measures(tables: Tables) -> pd.DataFrame:
     layers = layer_measures(tables)
     linear = layers[layers["kind"] == "linear"]
     squares = linear.join(sample_measures(tables))[["sample_square", "within_feature_variance"]]
-    after, before = side(squares, "output"), side(squares, "input")
+    after, before = side(squares, OUTPUT), side(squares, INPUT)
     columns = {"gain": "sample_square", "spread_gain": "within_feature_variance"}
     frame = pd.DataFrame({name: ratio(after[column], before[column]) for name, column in columns.items()})
     frame = frame.reindex(after.index)
     frame = frame[(frame > 0).all(axis=1)]
-    return frame.set_index(pd.MultiIndex.from_product([frame.index, ["output"]], names=KEY))
+    return frame.set_index(pd.MultiIndex.from_product([frame.index, [OUTPUT]], names=KEY))
 
 
 def norms_untrained(tables: Tables, kinds: tuple[str, ...] = ()) -> bool:
@@ -200,7 +202,7 @@ def norms_untrained(tables: Tables, kinds: tuple[str, ...] = ()) -> bool:
 
     The last norm of a residual branch is often started at 0, so that the branch adds nothing at first.
     """
-    rows = tables.features[tables.features["site"] == "output"]
+    rows = tables.features[tables.features["site"] == OUTPUT]
     rows = rows[rows["kind"].isin(kinds) if kinds else rows["kind"] != "linear"]
     weight = rows["weight"].fillna(1)
     started = weight.isin([0, 1]) & (rows["bias"].fillna(0) == 0)

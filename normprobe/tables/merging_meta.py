@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from normprobe.errors import RecordingError
+from normprobe.vocabulary import STATUSES
 
-STATUSES = ("fired", "bypassed", "refused", "never fired")
 """From the furthest that a layer got to the least."""
 
 _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds")

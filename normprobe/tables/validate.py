@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.merging_meta import STATUSES
 from normprobe.tables.schema import BASE, WHOLE
+from normprobe.vocabulary import INPUT, KINDS, OUTPUT, STATUSES
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
-KINDS = ("linear", "layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
 _MOST = 2**63
 
 
@@ -71,7 +70,7 @@ def _wrong_texts(tables: Tables) -> Iterator[str]:
     named: dict[str, tuple[pd.Series, set[str]]] = {
         "status": (ledger["status"], set(STATUSES)),
         "kind": (ledger["kind"], set(KINDS)),
-        "site": (sites["site"], {"input", "output"}),
+        "site": (sites["site"], {INPUT, OUTPUT}),
         "layer of a site": (sites["layer"], set(ledger["layer"])),
         **{f"{end}_part": (sites[f"{end}_part"].dropna(), parts) for end in ("min", "max")},
         "part of a label": (tables.labels_base["part"], parts),

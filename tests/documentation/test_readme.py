@@ -67,7 +67,7 @@ def test_each_benchmark_is_named_with_its_command() -> None:
 
 def test_the_tables_of_columns_and_checks_equal_the_code() -> None:
     assert README.read_text() == with_tables(README.read_text()), (
-        "run: python -m tests.documentation.test_readme"
+        "run python -m tests.documentation.test_readme"
     )
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from normprobe.figures.drawing.depth_axis import DepthAxis
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 QUANTILES = (0.05, 0.5, 0.95)
-SITES = ("input", "output")
+SITES = (INPUT, OUTPUT)
 NEAR_ZERO = 1e-6  # times the median feature's variance: less is 0 but for rounding
 KEYS = ["layer", "site"]
 
@@ -27,7 +28,7 @@ def tables_of(source: Any) -> Tables:
 def norms(tables: Tables) -> pd.DataFrame:
     """Return a row per norm that fired, in order of first execution, indexed by layer (its input site)."""
     layers = tables.layers
-    chosen = layers[(layers["kind"] != "linear") & (layers["site"] == "input")]
+    chosen = layers[(layers["kind"] != "linear") & (layers["site"] == INPUT)]
     return chosen.sort_values("depth", kind="stable").set_index("layer", drop=False).rename_axis(None)
 
 
@@ -72,7 +73,7 @@ def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
     """
     features = of_layers(tables.features, layers)
     features = features[features["count"] > 1]
-    weight = features["weight"].astype(float).where(features["site"] == "output")
+    weight = features["weight"].astype(float).where(features["site"] == OUTPUT)
     frame = features[["layer", "site", "variance"]].copy()
     frame["scaled"] = frame["variance"]
     frame["variance"] = frame["variance"] / weight.fillna(1.0).where(lambda w: w != 0) ** 2
@@ -111,14 +112,14 @@ def quantiles(frame: pd.DataFrame, shares: Sequence[float], column: str = "varia
     return groups.quantile(np.array(shares)).unstack().reindex(columns=list(shares)).astype(float)
 
 
-def largest_values(tables: Tables, layers: Sequence[str], site: str = "input") -> pd.DataFrame:
+def largest_values(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
     """Return the largest |value| of each feature: columns layer, feature, value."""
     features = of_layers(tables.features, layers, site)
     ends = features[["min", "max"]].abs().max(axis=1)
     return features[["layer", "feature"]].assign(value=ends.astype(float))
 
 
-def peaks(tables: Tables, layers: Sequence[str], site: str = "input") -> pd.DataFrame:
+def peaks(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
     """Return by layer the largest |value| (`worst`), its `feature`, and the median feature's (`typical`)."""
     largest = largest_values(tables, layers, site).dropna()
     at = largest.groupby("layer", observed=True)["value"].idxmax()

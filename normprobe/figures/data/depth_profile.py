@@ -11,6 +11,7 @@ import pandas as pd
 from normprobe.figures.data import by_depth
 from normprobe.figures.drawing.depth_axis import DepthAxis
 from normprobe.formatting import sample_word
+from normprobe.vocabulary import OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -53,7 +54,7 @@ class Profile:
     @property
     def scaled(self) -> pd.Series[float]:
         """By column, the features' ratio after the norm with its scale, where that differs by over 2 %."""
-        after = self.site("output")
+        after = self.site(OUTPUT)
         return after["scaled"].where((after["scaled"] / after["spread"] - 1).abs() > 0.02)
 
 

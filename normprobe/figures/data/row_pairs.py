@@ -10,6 +10,7 @@ import pandas as pd
 
 from normprobe.errors import NoSamplesError
 from normprobe.figures.data import by_depth
+from normprobe.vocabulary import OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
@@ -35,7 +36,7 @@ def order_within_samples(tables: Tables | HasTables, layer: str) -> pd.DataFrame
     """
     source = by_depth.tables_of(tables)
     before, after = (source.values(layer, site) for site in by_depth.SITES)
-    applied = by_depth.of_layers(source.features, [layer], "output").sort_values("feature")
+    applied = by_depth.of_layers(source.features, [layer], OUTPUT).sort_values("feature")
     weight, bias = (applied[name].to_numpy(float) for name in ("weight", "bias"))
     scaled = weight != 0
     bare = (after[:, scaled] - bias[scaled]) / weight[scaled]
@@ -77,13 +78,13 @@ def change_with_batch(recordings: Mapping[int, Tables | HasTables], layer: str) 
 
 def _rows_after(tables: Tables, layer: str) -> pd.DataFrame:
     """The kept rows after a norm, a column per feature, indexed by their identity."""
-    values = tables.values(layer, "output")
+    values = tables.values(layer, OUTPUT)
     return pd.DataFrame(values, index=pd.MultiIndex.from_frame(_identities(tables, layer, len(values))))
 
 
 def _identities(tables: Tables, layer: str, count: int) -> pd.DataFrame:
     """Which samples the kept raw rows belong to: the first of the kept samples."""
-    samples = by_depth.of_layers(tables.samples, [layer], "output")
+    samples = by_depth.of_layers(tables.samples, [layer], OUTPUT)
     return samples[IDENTITY].head(count).reset_index(drop=True)
 
 

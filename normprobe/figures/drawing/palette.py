@@ -8,6 +8,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+from normprobe.vocabulary import INPUT, OUTPUT
+
 # Each light colour is also the mark by which the page's colour is put in its place (svg.py): all differ.
 INK = "#1d1c1a"
 MUTED = "#5f5d57"
@@ -29,8 +31,8 @@ VARIABLES = {
     ACCENT: "--acc",
 }
 
-SITES = {"input": BEFORE, "output": AFTER}
-SITE_WORDS = {"input": "before", "output": "after"}
+SITES = {INPUT: BEFORE, OUTPUT: AFTER}
+SITE_WORDS = {INPUT: "before", OUTPUT: "after"}
 
 # Luminance .196 to .235: at least 3.5 : 1 against the paper of both themes, so that lines need no variable.
 ROLE_COLOURS = ("#3a7fbf", "#c4681f", "#2f8f6b", "#b25aa8", "#8a7d22", "#7f7bd6", "#808080", "#cc5568")

@@ -15,6 +15,7 @@ from normprobe.figures.drawing.canvas import Hit, Plan, place
 from normprobe.figures.drawing.depth_axis import margins, prepare, span
 from normprobe.figures.plots import depth_profile_charts
 from normprobe.formatting import format_count, format_number, format_range, in_prose, plural
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
@@ -94,7 +95,7 @@ def caption(profile: Profile) -> str:
 def aria_label(profile: Profile) -> str:
     """Return one sentence for those who do not see the figure."""
     ranges = []
-    for word, site in (("before", "input"), ("after", "output")):
+    for word, site in (("before", INPUT), ("after", OUTPUT)):
         medians = profile.site(site)["p50"]
         ranges.append(f"{word} it {format_range(medians.min(), medians.max())}")
     return (
@@ -111,7 +112,7 @@ def numbers(profile: Profile) -> Iterator[tuple[str, str]]:
         f"{plural(profile.unit)} p95 ÷ p5": "ratio",
         "features p95 ÷ p5": "spread",
     }
-    before, after = (profile.site(site).to_dict("records") for site in ("input", "output"))
+    before, after = (profile.site(site).to_dict("records") for site in (INPUT, OUTPUT))
     peaks = profile.peaks.to_dict("records")
     for layer, old, new, peak in zip(profile.depth.layers, before, after, peaks, strict=True):
         lines = [layer]
@@ -128,7 +129,7 @@ def numbers(profile: Profile) -> Iterator[tuple[str, str]]:
 
 def _top(profile: Profile) -> str:
     """Say whether the stream grows and the norm brings it back."""
-    before, after = (profile.site(site)["p50"].dropna() for site in ("input", "output"))
+    before, after = (profile.site(site)["p50"].dropna() for site in (INPUT, OUTPUT))
     text = "**Top:** does the stream grow with depth, and does the norm bring it back?"
     if len(before) and len(after):
         subject = "It" if profile.single else "The median"
@@ -165,7 +166,7 @@ def _middle(profile: Profile) -> str:
 def _scale(profile: Profile) -> str:
     """Say where a norm that equalises its samples leaves them unequal: there its own scale does it."""
     equalising = [kind in {"layer_norm", "rms_norm"} for kind in profile.depth.kinds]
-    after = profile.site("output")["ratio"].where(np.array(equalising))
+    after = profile.site(OUTPUT)["ratio"].where(np.array(equalising))
     if not (after > 2).any():
         return ""
     column = int(np.nanargmax(after))
@@ -177,7 +178,7 @@ def _scale(profile: Profile) -> str:
 
 def _change(medians: pd.DataFrame, column: str, word: str) -> str:
     """Return "tokens 2.3 → 1.9", or nothing where it is undefined."""
-    ends = medians[column].reindex(["input", "output"])
+    ends = medians[column].reindex([INPUT, OUTPUT])
     return "" if ends.isna().any() else f"{word} {' → '.join(map(format_number, ends))}"
 
 
@@ -199,7 +200,7 @@ def _bottom(profile: Profile) -> str:
 def _remarks(profile: Profile) -> list[str]:
     """Say what was left out or is undefined."""
     remarks, units = [], plural(profile.unit)
-    constant = int(profile.sites.loc[profile.sites["site"] == "input", "constant"].sum())
+    constant = int(profile.sites.loc[profile.sites["site"] == INPUT, "constant"].sum())
     flat = int(profile.sites["flat"].sum())
     broken = profile.sites.loc[profile.sites["nonfinite"].fillna(0) > 0, "layer"].nunique()
     if constant:

@@ -24,6 +24,7 @@ from normprobe.figures.drawing.axes import (
 )
 from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, ROLE_DASHES, SITE_WORDS, SITES, SURFACE
 from normprobe.formatting import format_number, plural
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.figures.data.depth_profile import Profile
@@ -72,7 +73,7 @@ def feature_ratios(ax: Axes, profile: Profile) -> None:
             linestyle="none",
             marker="_",
             markersize=5,
-            color=SITES["output"],
+            color=SITES[OUTPUT],
             alpha=0.75,
             markeredgewidth=1.0,
         )
@@ -88,8 +89,8 @@ def largest(ax: Axes, profile: Profile) -> None:
     )
     use_log(ax.yaxis, (low, high * 1.6))
     bars(ax, profile, peaks["typical"], peaks["worst"], BEFORE)
-    series(ax, profile, peaks["worst"], "input", fill=BEFORE)
-    series(ax, profile, peaks["typical"], "input", marker="_", joined=False)
+    series(ax, profile, peaks["worst"], INPUT, fill=BEFORE)
+    series(ax, profile, peaks["typical"], INPUT, marker="_", joined=False)
     if near:
         ax.axhline(FP16_LIMIT, color=ACCENT, linewidth=0.9, linestyle=(0, (4, 2)))
     title(ax, "Largest |value| before the norm: worst feature and median feature")
@@ -120,7 +121,7 @@ def _ratios(
         series(ax, profile, profile.site(site)[column], site)
     suffix = " (– with its scale)" if extra is not None and extra.notna().any() else ""
     ends = {site: end(profile.site(site)[column]) for site in SITES}
-    words = {site: SITE_WORDS[site] + (suffix if site == "output" else "") for site in SITES}
+    words = {site: SITE_WORDS[site] + (suffix if site == OUTPUT else "") for site in SITES}
     label_ends(ax, [Label(words[site], at, SITES[site]) for site, at in ends.items() if at is not None])
     title(ax, f"{heading}: 95th ÷ 5th percentile (1 = all equal)")
     finish(ax, profile, shown)
@@ -156,7 +157,7 @@ BAR = 0.7  # opacity: 3 : 1 against the paper of both themes
 
 def lines(profile: Profile) -> tuple[str, ...]:
     """Return the roles that get a line: those whose variance ranges widest over depth, before the norm."""
-    rows = profile.sites[(profile.sites["site"] == "input") & (profile.sites["p50"] > 0)]
+    rows = profile.sites[(profile.sites["site"] == INPUT) & (profile.sites["p50"] > 0)]
     medians = np.log(rows["p50"]).groupby(rows["role"])
     return profile.depth.lines(medians.max() - medians.min())
 
@@ -165,7 +166,7 @@ def shift(ax: Axes, profile: Profile, site: str) -> float:
     """Return how far beside the column's middle a site is drawn, so that two bars stand side by side."""
     column = size_in_points(ax)[0] / (len(profile.depth.layers) + 0.4)
     distance = 0.0 if profile.depth.many else min(0.2, 2.4 / column)
-    return -distance if site == "input" else distance
+    return -distance if site == INPUT else distance
 
 
 def bars(
@@ -212,7 +213,7 @@ def series(
     frame.loc[~(frame["y"] > 0), "y"] = np.nan
     if joined:
         _join(ax, frame, lines(profile), colour)
-    face = fill or (SURFACE if site == "input" else colour)
+    face = fill or (SURFACE if site == INPUT else colour)
     points = frame if not profile.depth.many else frame[~frame["role"].isin(lines(profile))]
     ax.plot(
         points["x"],

@@ -17,6 +17,7 @@ from normprobe.figures.drawing.canvas import Hit, Plan, place
 from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare, span
 from normprobe.figures.drawing.palette import ACCENT, INK, MUTED, SITES, SMALL, SURFACE
 from normprobe.formatting import format_count, format_db, format_number, shorten_name
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.divergence import Differences
@@ -72,7 +73,7 @@ def summarize(comparison: HasDifferences | Differences) -> Divergences:
     each = rows.drop_duplicates("layer")
     depth = DepthAxis(tuple(map(str, each["layer"])), tuple(map(str, each["kind"])), noun="layer")
     column = rows["layer"].map({layer: at for at, layer in enumerate(depth.layers)}).astype(int)
-    aside = np.where(rows["site"] == "input", -_ASIDE, _ASIDE)
+    aside = np.where(rows["site"] == INPUT, -_ASIDE, _ASIDE)
     rows = rows.assign(column=column, x=column + aside)
     beyond = rows[rows["beyond"]]
     return Divergences(depth, rows, bool(found.facts["same_data"]), None if beyond.empty else beyond.iloc[0])
@@ -150,7 +151,7 @@ def _points(ax: Axes, found: Divergences, column: str, rows: pd.DataFrame | None
     for site, colour in SITES.items():
         mine = shown[shown["site"] == site]
         finite = mine[np.isfinite(mine[column])]
-        face = SURFACE if site == "input" else colour
+        face = SURFACE if site == INPUT else colour
         sns.scatterplot(
             x=finite["x"], y=finite[column], ax=ax, s=size, facecolor=face, edgecolor=colour,
             linewidth=0.9, legend=False, zorder=4,
@@ -167,7 +168,7 @@ def _label(ax: Axes, found: Divergences, column: str, labels: list[Label]) -> No
         values = found.rows.loc[found.rows["site"] == site, column]
         finite = values[np.isfinite(values)]
         if len(finite):
-            mark = "○" if site == "input" else "●"
+            mark = "○" if site == INPUT else "●"
             labels = [Label(f"{mark} {site}", float(finite.iloc[-1]), colour), *labels]
     label_ends(ax, labels)
 

@@ -27,6 +27,7 @@ from normprobe.formatting import (
     spots,
     text_width,
 )
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
@@ -73,7 +74,7 @@ class Roles:
 def supported(tables: Tables) -> bool:
     """Return whether a role has three Linear layers."""
     layers = tables.layers
-    names = layers.loc[(layers["kind"] == "linear") & (layers["site"] == "output"), "layer"]
+    names = layers.loc[(layers["kind"] == "linear") & (layers["site"] == OUTPUT), "layer"]
     places = spots(list(map(str, names)))
     counts = Counter(spot.role for spot in places.values() if spot.block is not None)
     return any(count >= LEAST for count in counts.values())
@@ -82,7 +83,7 @@ def supported(tables: Tables) -> bool:
 def summarize(tables: Tables) -> Roles:
     """Take from the tables what the figure shows."""
     layers = tables.layers[tables.layers["kind"] == "linear"].sort_values("depth", kind="stable")
-    output = layers[layers["site"] == "output"].set_index("layer")
+    output = layers[layers["site"] == OUTPUT].set_index("layer")
     frame = pd.DataFrame({"variance": output["variance"], "nonfinite": output["nonfinite"]})
     places = spots(list(map(str, frame.index)))
     frame["role"] = [places[str(layer)].role for layer in frame.index]
@@ -106,7 +107,7 @@ def _same_input(
     layers: pd.DataFrame, drawn: pd.DataFrame, order: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
     """Group the roles whose inputs have equal moments in every block: they read the same tensor."""
-    read = layers[layers["site"] == "input"].set_index("layer")[["mean", "variance", "min", "max"]]
+    read = layers[layers["site"] == INPUT].set_index("layer")[["mean", "variance", "min", "max"]]
     groups: dict[tuple[Any, ...], list[str]] = {}
     for role in order:
         mine = drawn[drawn["role"] == role]

@@ -18,6 +18,7 @@ from normprobe.figures.drawing.canvas import Plan, place
 from normprobe.figures.drawing.depth_axis import prepare
 from normprobe.figures.drawing.palette import INK, ROLE_COLOURS, ROLE_DASHES, SITE_WORDS, SITES, SURFACE
 from normprobe.formatting import sample_word, shorten_name
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
@@ -160,7 +161,7 @@ def _boxes(ax: Axes, tables: Mapping[str, Tables], layer: str, table: str) -> No
 
 def _colour(boxes: dict[str, list[Any]], site: str) -> None:
     """Colour boxes, whiskers and medians by site: hollow before the norm, filled after it."""
-    hollow = site == "input"
+    hollow = site == INPUT
     for box in boxes["boxes"]:
         box.set(facecolor=SURFACE if hollow else SITES[site], edgecolor=SITES[site], linewidth=1.2)
     for line in [*boxes["whiskers"], *boxes["caps"]]:

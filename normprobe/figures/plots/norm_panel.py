@@ -10,6 +10,7 @@ from normprobe.figures.data.norm_panel import Panel, summarize
 from normprobe.figures.drawing.canvas import Plan, place
 from normprobe.figures.plots import norm_panel_charts
 from normprobe.formatting import format_count, shorten_name
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,8 +43,8 @@ def plan(tables: Tables, layer: str) -> Plan:
 
     def draw(axes: Sequence[Axes]) -> None:
         """Draw the six charts."""
-        norm_panel_charts.values(axes[0], found, "input")
-        norm_panel_charts.values(axes[1], found, "output")
+        norm_panel_charts.values(axes[0], found, INPUT)
+        norm_panel_charts.values(axes[1], found, OUTPUT)
         norm_panel_charts.one_sample(axes[2], found)
         norm_panel_charts.features(axes[3:5], found)
         norm_panel_charts.samples(axes[5], found)
@@ -67,9 +68,9 @@ def plan(tables: Tables, layer: str) -> Plan:
 
 def _caption(found: Panel) -> str:
     """Return how many rows and samples the charts rest on."""
-    rows = len(found.values["input"])
-    seen = int(found.moments["input"]["n_samples"])
+    rows = len(found.values[INPUT])
+    seen = int(found.moments[INPUT]["n_samples"])
     text = f"Mean and variance of {format_count(seen, found.unit)}; "
     text += f"histograms of values from {format_count(rows, 'kept row')}"
-    kept = len(found.samples["input"])
+    kept = len(found.samples[INPUT])
     return f"{text}, variances per {found.unit} of {format_count(kept)} kept."

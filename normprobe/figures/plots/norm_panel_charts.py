@@ -15,6 +15,7 @@ from normprobe.figures.data.by_depth import NEAR_ZERO
 from normprobe.figures.drawing.axes import foot, log_limits, note, positive, size_in_points, title, use_log
 from normprobe.figures.drawing.palette import GRID, INK, MUTED, SITE_WORDS, SITES, SMALL, TEXT
 from normprobe.formatting import format_number, format_tick, plural
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.figures.data.norm_panel import Panel
@@ -60,7 +61,7 @@ def values(ax: Axes, panel: Panel, site: str) -> None:
 
 def one_sample(ax: Axes, panel: Panel) -> None:
     """Draw one kept sample, a dot per feature: what it was before, what it became."""
-    before, after = panel.values["input"], panel.values["output"]
+    before, after = panel.values[INPUT], panel.values[OUTPUT]
     if not (before.size and after.size) or before.shape[1] != after.shape[1]:
         title(ax, f"One {panel.unit}: before → after")
         _empty(ax, "no kept row at both sites")
@@ -134,8 +135,8 @@ def samples(ax: Axes, panel: Panel) -> None:
     title(ax, f"Variance per {panel.unit}")
     shown = {site: positive(data) for site, data in panel.samples.items()}
     both = np.concatenate(list(shown.values()))
-    if len(panel.samples["input"]) < 2 or not both.size:
-        why = f"1 {panel.unit}: undefined" if len(panel.samples["input"]) < 2 else "all variances are 0"
+    if len(panel.samples[INPUT]) < 2 or not both.size:
+        why = f"1 {panel.unit}: undefined" if len(panel.samples[INPUT]) < 2 else "all variances are 0"
         _empty(ax, why)
         return
     limits = log_limits(both)

@@ -17,6 +17,7 @@ from normprobe.figures.drawing.canvas import Hit, Plan, place
 from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare
 from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, SURFACE
 from normprobe.formatting import format_count, format_number, format_range, format_tick, sample_word
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
@@ -77,7 +78,7 @@ def supported(tables: Tables) -> bool:
 def _channels(tables: Tables) -> pd.DataFrame:
     """Return the channels of BatchNorm inputs that have running statistics."""
     features = tables.features
-    mine = features[(features["kind"] == "batch_norm") & (features["site"] == "input")]
+    mine = features[(features["kind"] == "batch_norm") & (features["site"] == INPUT)]
     return mine[mine["running_var"].notna()]
 
 

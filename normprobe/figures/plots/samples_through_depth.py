@@ -16,6 +16,7 @@ from normprobe.figures.drawing.canvas import Hit, Plan, place
 from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare
 from normprobe.figures.drawing.palette import ACCENT, AFTER, BEFORE, SURFACE
 from normprobe.formatting import format_count, format_number, name_sample, plural, sample_word, shorten_name
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
@@ -147,7 +148,7 @@ def _widest(tables: Tables, norms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
 
 def _sizes(tables: Tables, layers: list[str]) -> pd.DataFrame:
     """Return the root mean square of each kept sample before each layer, a row per sample."""
-    samples = by_depth.of_layers(tables.samples, layers, "input")
+    samples = by_depth.of_layers(tables.samples, layers, INPUT)
     size = np.sqrt(samples["mean"] ** 2 + samples["variance"])
     frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=size)
     frame[IDENTITY] = frame[IDENTITY].astype(object)

@@ -18,7 +18,7 @@ from normprobe.layers.norms import replacements
 from normprobe.layers.norms.affine import vector
 from normprobe.layers.norms.identify import identify
 from normprobe.layers.norms.replacements import Shape, counterpart, groups_for
-from normprobe.layers.view import NORM_KINDS
+from normprobe.vocabulary import NORM_KINDS
 
 Norm = Literal["layer_norm", "batch_norm", "group_norm", "rms_norm"]
 

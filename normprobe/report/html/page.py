@@ -31,6 +31,7 @@ from normprobe.report.html.sections import (
 )
 from normprobe.report.html.templating import environment
 from normprobe.report.layer_summary import LINEAR, named_layers, standing_out, summarize
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -167,7 +168,7 @@ def _alert(tables: Tables, anchors: Anchors) -> Markup | None:
         return None
     layer, site, count = found
     what = "output of {} is the first with NaN or Inf ({}); its input has none."
-    if site == "input":
+    if site == INPUT:
         what = "input of {} already has NaN or Inf ({})."
     text = Markup("<strong>NaN or Inf.</strong> The " + what + " All statistics are over the finite values.")
     return text.format(anchors.name(layer), format_count(count, "value"))

@@ -1,0 +1,65 @@
+"""The words that every folder shares, listed once: kinds, statuses, sample units, the sites of a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NORM_KINDS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
+KINDS = ("linear", *NORM_KINDS)
+STATUSES = ("fired", "bypassed", "refused", "never fired")
+"""What became of a layer, the most telling first: of merged parts the first one counts."""
+
+SAMPLE_UNITS = ("position", "example")
+
+INPUT, OUTPUT = "input", "output"
+"""The two sites that every layer has; of a norm, before and after normalization."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place at a layer where a tensor is measured.
+
+    Attributes:
+        name: as the tables have it.
+        label: one or two words for people, at a norm.
+        colour: in light and in dark colours, as ``#rrggbb``.
+        number: its place among the sites, in order of registration; the C extension takes it.
+    """
+
+    name: str
+    label: str
+    colour: tuple[str, str]
+    number: int
+
+
+_SITES: dict[str, Site] = {}
+
+SPARE_COLOURS = (
+    ("#1f7a4d", "#5ec795"),
+    ("#7a3fa0", "#c79be6"),
+    ("#75690f", "#d0c258"),
+    ("#8a4b4b", "#dd9f9f"),
+)
+"""For sites that come without one: at least 4.5 : 1 against the paper of both themes."""
+
+
+def add_site(name: str, label: str, colour: tuple[str, str] | None = None) -> Site:
+    """List a site, once; a site of this name that is listed stays as it is."""
+    if name not in _SITES:
+        number = len(_SITES)
+        _SITES[name] = Site(name, label, colour or SPARE_COLOURS[number % len(SPARE_COLOURS)], number)
+    return _SITES[name]
+
+
+def sites() -> tuple[Site, ...]:
+    """Every site, in order."""
+    return tuple(_SITES.values())
+
+
+def site_of(name: str) -> Site:
+    """The site of a name; of one that nobody listed, as in a file from elsewhere, one with a spare colour."""
+    return _SITES.get(name) or Site(name, name, SPARE_COLOURS[len(name) % len(SPARE_COLOURS)], len(_SITES))
+
+
+add_site(INPUT, "before", ("#0b62a8", "#6db8f2"))
+add_site(OUTPUT, "after", ("#b84a08", "#ffa05c"))
