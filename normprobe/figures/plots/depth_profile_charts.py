@@ -85,7 +85,9 @@ def largest(ax: Axes, profile: Profile) -> None:
     top = float(peaks["worst"].max())
     near = top > FP16_LIMIT / 30
     low, high = log_limits(
-        pd.concat([peaks["worst"], peaks["typical"], pd.Series([FP16_LIMIT] if near else [])])
+        pd.concat(
+            [peaks["worst"], peaks["typical"], pd.Series([FP16_LIMIT] if near else [], dtype="float64")]
+        )
     )
     use_log(ax.yaxis, (low, high * 1.6))
     bars(ax, profile, peaks["typical"], peaks["worst"], BEFORE)
