@@ -81,8 +81,8 @@ class Measurer:
         self, state: LayerState, name: str, tensor: Tensor, forward: Forward, sequence: Sequence
     ) -> None:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
-        turn = _turn(state.index, name, forward)
-        observation = Observation(state, name, tensor, forward, sequence, turn)
+        repeat = forward.state.next_repeat(state.index, site_of(name).number)
+        observation = Observation(state, name, tensor, forward, sequence, repeat)
         why = unmeasurable(tensor)
         if why:
             state.note(why)
@@ -176,16 +176,6 @@ class Measurer:
         if news is not None:
             record_extremes(site, Extremes(*news), selection.placement, forward)
         return True
-
-
-def _turn(layer: int, name: str, forward: Forward) -> int:
-    """Which of the layer's tensors at this site in this forward comes now; counts it."""
-    number = site_of(name).number
-    if number < 2:
-        return forward.state.take_turn(layer, name == OUTPUT)
-    turn = forward.turns.get((layer, number), 0)
-    forward.turns[layer, number] = turn + 1
-    return turn
 
 
 def _fits(observation: Observation, width: int) -> bool:
