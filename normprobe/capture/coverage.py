@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from normprobe.capture.forward import Forwards
 from normprobe.capture.hooks.compiled import compiled_modules
+from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
 from normprobe.layers.layer import Layer
 
 NO_CALL = "no forward was measured: call the model inside the block (code compiled before it calls no hook)"
+NOT_LISTENING = "; uses of its weight alone were not looked for: NORMPROBE_PRIVATE_TORCH=0"
 SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bare model's only to rounding"
 
 
@@ -102,7 +104,7 @@ def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
     if parent is not None and not entered and parent is not coverage.model:
         return "never fired", f"the {type(parent).__name__} that holds it was never called"
     used = "no function was seen to use it" if layer.parameter else "its module was never called"
-    return "never fired", f"{used}, though the one that holds it was"
+    return "never fired", f"{used}, though the one that holds it was{'' if PRIVATE_TORCH else NOT_LISTENING}"
 
 
 def _why_bypassed(coverage: RunCoverage, layer: Layer, parent: nn.Module | None) -> str:

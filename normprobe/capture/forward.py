@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normprobe.capture import current_forward
 from normprobe.capture.current_forward import ForwardState
-from normprobe.capture.hooks.torch_internals import calling, is_over
+from normprobe.capture.hooks.torch_internals import innermost_call, is_over
 from normprobe.samples.batch import Batch, Signatures, decoder_sizes, read_batch
 from normprobe.samples.layout import Grid
 from normprobe.samples.masks import Masks, Padding, SequenceName, has_two_sides
@@ -162,7 +162,7 @@ class Forwards:
             call, self.calls = self.calls, self.calls + 1
             self.skipped[why] = self.skipped.get(why, 0) + 1
         state = self.inside.begin(module, False, len(sites()))
-        forward = Forward(state, call, self.examples, Batch(None, 0, None), Masks(), frame=calling())
+        forward = Forward(state, call, self.examples, Batch(None, 0, None), Masks(), frame=innermost_call())
         self.inside.enter(forward)
         return forward
 
@@ -186,7 +186,7 @@ class Forwards:
             self.examples += batch.size
         decoder = decoder_sizes(arguments)
         state = self.inside.begin(module, measured, len(sites()))
-        forward = Forward(state, call, first, batch, masks, decoder, frame=calling())
+        forward = Forward(state, call, first, batch, masks, decoder, frame=innermost_call())
         self.inside.enter(forward)
         return forward
 

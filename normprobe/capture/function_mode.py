@@ -17,6 +17,7 @@ was not seen. A mode belongs to one call of the model in one thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -29,7 +30,15 @@ from normprobe.capture.coverage import decides_by_mode
 from normprobe.capture.forward import Forward, Forwards
 from normprobe.capture.function_session import FunctionSession, ListeningSchedule, has_bias
 from normprobe.capture.hooks.compiled import is_cut
-from normprobe.capture.hooks.torch_internals import called, in_backward, put_below, take_out
+from normprobe.capture.hooks.torch_internals import (
+    PRIVATE_TORCH,
+    ModesAside,
+    called_module,
+    in_backward,
+    mode_aside,
+    put_below,
+    take_out,
+)
 from normprobe.capture.hooks.weight_functions import (
     COMPOSITE,
     COPIES,
@@ -84,7 +93,8 @@ class FunctionCapture:
     def open(self, module: nn.Module, forward: Forward, kwargs: dict[str, Any]) -> FunctionSession | None:
         """Begin to listen to a forward that is measured; None if there is nothing to listen for."""
         take_out(self._mode)  # if a KeyboardInterrupt left it behind
-        if is_cut():  # a mode would have the rest compiled again
+        # A mode would have the rest of cut code compiled again; without private names none is put in place.
+        if is_cut() or not PRIVATE_TORCH:
             return None
         given = tuple(name for name, value in kwargs.items() if value is not None)
         kind = (id(module), module.training, torch.is_grad_enabled(), forward.batch.time == 1, given)
@@ -111,7 +121,8 @@ class FunctionCapture:
         wanted = session.everywhere or id(module) in session.schedule.places
         self._turn(session, wanted and not decides_by_mode(module, around, args, kwargs))
         if session.on:
-            session.know_again(module)
+            with ModesAside():
+                session.know_again(module)
 
     def leave(self, forward: Forward | None, module: nn.Module, output: Any) -> None:
         """The module's call is over: all is as it was around it."""
@@ -129,6 +140,10 @@ class FunctionCapture:
     def close(self) -> None:
         """Stop listening in this thread, whatever was left behind."""
         take_out(self._mode)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """A block in which the mode does not see this thread: for functions that the user gave."""
+        return mode_aside(self._mode)
 
     def _turn(self, session: FunctionSession, on: bool) -> None:
         if on is not session.on:
@@ -162,7 +177,7 @@ class FunctionCapture:
             calling = {state.index, *(self._callbacks.state_of(twin).index for twin in twins)}
         # Open: its module is being called, a hook sees it.
         hooked = any(forward.state.is_open(index) for index in calling)
-        if state.refused or hooked or (self.left_out and id(called()) in self.left_out):
+        if state.refused or hooked or (self.left_out and id(called_module()) in self.left_out):
             return func(*args, **kwargs)
         self._callbacks.before(state, forward, use.reads.of(args, kwargs))
         output = None

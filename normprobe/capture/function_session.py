@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from normprobe.capture.hooks.torch_internals import base_of
 from normprobe.capture.hooks.weight_functions import WeightUse
 from normprobe.layers.candidates import is_lazy
 from normprobe.layers.layer import Layer
@@ -125,7 +126,8 @@ class FunctionSession:
         found = self.owners.get(id(tensor))
         if found is not None and found.weight() is tensor:
             return found
-        return None if tensor._base is None else self._owner_of(tensor._base)
+        base = base_of(tensor)
+        return None if base is None else self._owner_of(base)
 
 
 def has_bias(layer: Layer) -> bool:
@@ -154,6 +156,6 @@ def _used(owner: Owner, tensor: Tensor, use: WeightUse) -> Layer | None:
     if use.transposed is not sideways:
         turned = tensor.shape == weight.shape[::-1] and tensor.stride() == weight.stride()[::-1]
         return layer if turned else None
-    if tensor.shape == weight.shape and (tensor._base is None or tensor.stride() == weight.stride()):
+    if tensor.shape == weight.shape and (base_of(tensor) is None or tensor.stride() == weight.stride()):
         return layer
     return projection_part(layer, weight, tensor)

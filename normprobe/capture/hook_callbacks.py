@@ -17,7 +17,7 @@ from normprobe.capture.forward import Forward, Forwards, Sequence
 from normprobe.capture.function_mode import FunctionCapture
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks
-from normprobe.capture.hooks.torch_internals import in_backward, why_skipped
+from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why_skipped
 from normprobe.capture.layer_state import LayerState
 from normprobe.capture.measure import Measurer
 from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption
@@ -28,6 +28,9 @@ from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.reservoir import EmptyReservoirs
 from normprobe.vocabulary import INPUT, OUTPUT
+
+LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
+"""(module, args, kwargs, output) of a call that has ended."""
 
 
 class HookCallbacks:
@@ -62,7 +65,7 @@ class HookCallbacks:
         self.lock = current_forward.lock()
         self.model: nn.Module | None = None
         self.function_capture, self._uncompiled = FunctionCapture(self), Uncompiled()
-        self._fast_hooks = FastHooks(self.forwards, self.lock, self._snapshot)
+        self._fast_hooks = FastHooks(self.forwards, self.lock, self._snapshot_alone)
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._depth = 0
@@ -154,7 +157,7 @@ class HookCallbacks:
         lead = None if forward is None else forward.batch.lead
         if forward is None or lead is None or all(value is not lead for value in (*args, *kwargs.values())):
             return
-        with self.lock, torch.no_grad():
+        with self.lock, torch.no_grad(), ModesAside():
             before = replace(forward)
             if self.forwards.swap(forward) and forward.state.measured:
                 self.run_info.withdraw(before)
@@ -168,7 +171,7 @@ class HookCallbacks:
         if forward.state.measured:
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
             forward.labels = named_labels(self._labels, forward, args, kwargs)
-            with self.lock, torch.no_grad():
+            with self.lock, torch.no_grad(), ModesAside():
                 self._measurer.begin(forward)
                 self.run_info.add(forward)
             forward.state.session = self.function_capture.open(module, forward, kwargs)
@@ -200,7 +203,7 @@ class HookCallbacks:
 
     def before(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
         """Measure what a layer reads, before its call, in a forward that is measured."""
-        with self.lock:
+        with self.lock, ModesAside():
             forward.state.enter(state.index)
             if state.depth is None:
                 state.depth, self._depth = self._depth, self._depth + 1
@@ -231,7 +234,7 @@ class HookCallbacks:
         if output is None:
             forward.stash.pop(state.index, None)
         else:
-            with self.lock:
+            with self.lock, ModesAside():
                 state.firings += 1
                 if forward.state.measured and not state.refused:
                     self._finish(state, forward, output, given)
@@ -251,29 +254,28 @@ class HookCallbacks:
             self._snapshot(state, module)
             state.decide()
 
-    def _observe_further(
-        self, state: LayerState, forward: Forward, call: tuple[nn.Module, Any, Any, Any]
-    ) -> None:
-        """Measure the registered sites of a layer after a call: (module, args, kwargs, output)."""
-        with self.lock:
-            for name, tensor_of in state.further_sites.items() if not state.refused else ():
-                measure = partial(self._observe_registered, state, name, tensor_of, forward, call)
-                self._guard(state, f"a call at its {name}", measure)
+    def _observe_further(self, state: LayerState, forward: Forward, call: LayerCall) -> None:
+        """Measure the registered sites of a layer after a call of its module."""
+        for name, tensor_of in state.further_sites.items() if not state.refused else ():
+            measure = partial(self._observe_registered, state, name, tensor_of, forward, call)
+            self._guard(state, f"a call at its {name}", measure)
 
     def _observe_registered(
-        self,
-        state: LayerState,
-        name: str,
-        tensor_of: TensorOf,
-        forward: Forward,
-        call: tuple[nn.Module, Any, Any, Any],
+        self, state: LayerState, name: str, tensor_of: TensorOf, forward: Forward, call: LayerCall
     ) -> None:
-        tensor = tensor_of(*call)
-        if tensor is None:
-            return
-        if not isinstance(tensor, Tensor):
+        # A user's function: without the lock, which it might wait for, and with the user's own modes.
+        with self.function_capture.aside():
+            tensor = tensor_of(*call)
+        if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(f"its function gave {type(tensor).__name__}, no tensor")
-        self._measurer.observe(state, name, tensor, forward, self._sequence(state, forward))
+        if tensor is not None:
+            with self.lock, ModesAside():
+                self._measurer.observe(state, name, tensor, forward, self._sequence(state, forward))
+
+    def _snapshot_alone(self, state: LayerState, module: nn.Module) -> None:
+        """The same for the extension's hooks, which no other code of ours surrounds."""
+        with ModesAside():
+            self._snapshot(state, module)
 
     def _snapshot(self, state: LayerState, module: nn.Module) -> None:
         if not state.unchanged(module):
