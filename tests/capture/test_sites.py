@@ -174,10 +174,22 @@ def test_comparisons_have_its_rows() -> None:
     pair = [normprobe.record(m, batches, samples="all") for m in (model, other)]
     layers = normprobe.compare(*pair).layers.set_index(["layer", "site"])
     assert [site for layer, site in layers.index if layer == "norm"] == SITES
-    assert layers.loc[("norm", "gate"), "error"] > 0
-    assert layers.loc[("norm", "input"), "error"] == 0
-    live = normprobe.compare_live(model, other, batches)
-    assert set(live.layers["site"]) == {"input", "output"}
+    moved = layers["error_db"] > -np.inf
+    assert moved[[("gate", "output"), ("norm", "gate"), ("norm", "output")]].all()
+    assert not moved[[("gate", "input"), ("norm", "input")]].any()
+
+
+@pytest.mark.usefixtures("gate")
+def test_running_models_are_compared_there() -> None:
+    (model, batches), other = model_and_batches(), model_and_batches(1)[0]
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other.gate.bias.add_(0.5)
+    layers = normprobe.compare_live(model, other, batches).layers.set_index(["layer", "site"])
+    gates = [gates_of(m, batches) for m in (model, other)]
+    error = 10 * np.log10(np.square(gates[1] - gates[0]).sum() / np.square(gates[0]).sum())
+    assert layers.loc[("norm", "gate"), "error_db"] == pytest.approx(error, rel=1e-6)
+    assert layers.loc[("norm", "gate"), "pairs"] == len(gates[0])
 
 
 @pytest.mark.usefixtures("gate")
