@@ -30,15 +30,15 @@ def would_fuse(module: nn.Module) -> bool:
 
 
 def decides_by_mode(
-    module: nn.Module, around: nn.Module | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    module: nn.Module, parent: nn.Module | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> bool:
-    """Whether a module computes otherwise when it meets a mode of torch's functions.
+    """Whether a module computes otherwise under a mode of torch's functions.
 
     Attention leaves its fused kernel then, which alone reads NestedTensors; an encoder makes none of these.
 
     Args:
         module: the module that is called.
-        around: the module that holds layers and calls it. An encoder layer whose own fused kernel hooks have
+        parent: the module that holds layers and calls it. An encoder layer whose own fused kernel hooks have
             switched off may as well lose that of its attention.
         args: of the call.
         kwargs: of the call.
@@ -47,8 +47,8 @@ def decides_by_mode(
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if any(value.is_nested for value in given):
             return True
-        left = isinstance(around, nn.TransformerEncoderLayer) and would_fuse(around)
-        return not left and _attends_fused(module)
+        switched_off = isinstance(parent, nn.TransformerEncoderLayer) and would_fuse(parent)
+        return not switched_off and _attends_fused(module)
     return isinstance(module, nn.TransformerEncoder)
 
 
@@ -69,7 +69,7 @@ class RunCoverage:
         entered: ids of the modules that were called and hold a layer.
         forwards: how many there were.
         measured: how many of them were measured.
-        apart: names of the layers whose parts were used apart.
+        split: names of the fused projections whose parts for queries, keys and values were used as layers.
     """
 
     model: nn.Module
@@ -77,14 +77,14 @@ class RunCoverage:
     entered: Set[int]
     forwards: int
     measured: int
-    apart: Set[str]
+    split: Set[str]
 
     @staticmethod
     def of(model: nn.Module, entered: Set[int], forwards: Forwards, layers: Iterable[Layer]) -> RunCoverage:
-        """The course of a model's forwards, whose ``layers`` were found or heard."""
+        """How the forwards of a model went whose ``layers`` were found on entry or by their use."""
         parents = {id(child): module for module in model.modules() for child in module.children()}
-        apart = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
-        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, apart)
+        split = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
+        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split)
 
 
 def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
@@ -113,7 +113,7 @@ def _why_bypassed(coverage: RunCoverage, layer: Layer, parent: nn.Module | None)
     if weight is not None and weight.dim() > 2:
         shape = tuple(weight.shape)
         return f"one tensor of shape {shape} holds the weights of all experts; their products are not probed"
-    if layer.name in coverage.apart:
+    if layer.name in coverage.split:
         return "its parts for queries, keys and values are used apart and are layers of their own"
     if isinstance(parent, nn.MultiheadAttention):
         return "torch's attention reads its weight in a fused kernel and never calls the module"

@@ -1,4 +1,4 @@
-"""What each hook of a probe does when it fires."""
+"""What each hook of a probe does when it fires: the way of a tensor that the extension does not take."""
 
 from __future__ import annotations
 
@@ -36,15 +36,19 @@ LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
 class HookCallbacks:
     """Follows the forwards of a model and measures what its layers read and write.
 
+    A hook's way in is `_before` or `_after`; that of `FunctionCapture`, for layers whose modules are not
+    called, is `before` or `after`. Whatever changes the state of a layer holds `lock`.
+
     Attributes:
         samples: how many samples are kept per layer and site; None for all.
         values: of how many of those the raw row is kept.
         seed: changes which samples are kept.
-        watches: the running state of each layer, by its key.
+        states: the running state of each layer, by its key.
         forwards: the forwards so far.
-        tally: the data so far.
+        run_info: the data so far.
         entered: ids of the modules that hold a layer and were called.
-        lock: guards all of it, for models called from several threads.
+        lock: guards the states, the run's data and the plans, for models called from several threads. It is
+            reentrant: the extension's hooks hold it when they call `_snapshot_alone`.
     """
 
     def __init__(
@@ -71,12 +75,10 @@ class HookCallbacks:
         self._depth = 0
         self._measurer, self._reservoirs = Measurer(seed, samples), EmptyReservoirs(samples)
 
-    def state(self, found: LayerSet) -> list[LayerState]:
-        """The running states of these layers; layers met before go on counting."""
-        self._parameter_candidates, self.function_capture.left_out = (
-            found.parameter_candidates,
-            found.left_out,
-        )
+    def add_layers(self, found: LayerSet) -> list[LayerState]:
+        """The running states of these layers; those of an earlier entry go on counting."""
+        self._parameter_candidates = found.parameter_candidates
+        self.function_capture.left_out = found.left_out
         return [self.state_of(layer) for layer in found.layers]
 
     def state_of(self, layer: Layer) -> LayerState:
@@ -94,22 +96,20 @@ class HookCallbacks:
     def attach(self, model: nn.Module, found: LayerSet, hooks: Hooks) -> None:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
-        states = self.state(found)
-        as_written = self._uncompiled.enter(model)
+        states = self.add_layers(found)
+        uncompiled = self._uncompiled.enter(model)
         for state in states:
-            if id(state.layer.module) in as_written:
+            if id(state.layer.module) in uncompiled:
                 state.reasons[UNCOMPILED] = 1
-        ways, outer = (self._enter_container, self._leave_container), {model, *model.children()}
+        # Containers come first: of a module that is a layer, too, the layer's hooks lie within the
+        # container's.
+        both, outer = (self._enter_container, self._leave_container), {model, *model.children()}
         for module in found.containers:
-            hooks.around(module, *self._fast_hooks.container(module, model, *ways), inner=module not in outer)
+            hooks.around(module, *self._fast_hooks.container(module, model, *both), inner=module not in outer)
         for state in states:
             state.buffers.enter()
             if not state.refused and not state.layer.parameter:
-                before, after = partial(self._before, state), partial(self._after, state)
-                # The extension's hooks know of the input and the output alone.
-                fast = not state.further_sites
-                both = self._fast_hooks.layer(state, before, after) if fast else (before, after)
-                hooks.around(state.layer.module, *both)
+                hooks.around(state.layer.module, *self._hooks_of(state))
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._claim_time_first)
@@ -118,8 +118,14 @@ class HookCallbacks:
         for module in decoders(model):
             hooks.before(module, self._enter_decoder)
 
+    def _hooks_of(self, state: LayerState) -> tuple[Callable[..., None], Callable[..., None]]:
+        """What to call ahead of a layer and behind it."""
+        before, after = partial(self._before, state), partial(self._after, state)
+        # The extension's hooks know of the input and the output alone.
+        return (before, after) if state.further_sites else self._fast_hooks.layer(state, before, after)
+
     def leave(self) -> None:
-        """Forget forwards that were cut short, and add up what moved."""
+        """Forget forwards that were cut short, and add up how buffers moved."""
         self.function_capture.close()
         self._uncompiled.leave()
         self.forwards.clear()
@@ -153,17 +159,19 @@ class HookCallbacks:
                     state.reasons[SLOWED] = 1
 
     def _claim_time_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Read the forward's first tensor as (time, batch, ...) if a module that reads so is given it."""
         forward = self.forwards.current
         lead = None if forward is None else forward.batch.lead
         if forward is None or lead is None or all(value is not lead for value in (*args, *kwargs.values())):
             return
         with self.lock, torch.no_grad(), ModesAside():
             before = replace(forward)
-            if self.forwards.swap(forward) and forward.state.measured:
+            if self.forwards.read_time_first(forward) and forward.state.measured:
                 self.run_info.withdraw(before)
                 self.run_info.add(forward)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+        """The forward that begins with this call of a module."""
         self._hooks.put_back()  # if a KeyboardInterrupt left them aside
         if why := why_skipped((*args, *kwargs.values())):
             return self.forwards.begin_skipped(module, why)
@@ -214,7 +222,7 @@ class HookCallbacks:
             elif state.settled:
                 self._observe(state, INPUT, tensor, forward)
             else:
-                # The output decides how the input reads, and the layer may overwrite its input.
+                # The output decides how the input reads, and the layer may overwrite its input: keep a clone.
                 forward.stash[state.index] = tensor.detach().clone()
 
     def _after(self, state: LayerState, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -229,7 +237,7 @@ class HookCallbacks:
     def after(
         self, state: LayerState, forward: Forward, output: Tensor | None, given: tuple[Any, ...]
     ) -> None:
-        """Behind a call of a layer with these arguments; no output if it raised, or gave no tensor."""
+        """Measure what a layer gave for these arguments; no output if it raised, or gave no tensor."""
         forward.state.leave(state.index)
         if output is None:
             forward.stash.pop(state.index, None)
@@ -252,7 +260,8 @@ class HookCallbacks:
             self._observe(state, OUTPUT, output, forward)
             state.note_mode(module.training)
             self._snapshot(state, module)
-            state.decide()
+            # Last: only what was measured whole may go through the extension's hooks from now on.
+            state.update_decided()
 
     def _observe_further(self, state: LayerState, forward: Forward, call: LayerCall) -> None:
         """Measure the registered sites of a layer after a call of its module."""
@@ -273,11 +282,12 @@ class HookCallbacks:
                 self._measurer.observe(state, name, tensor, forward, self._sequence(state, forward))
 
     def _snapshot_alone(self, state: LayerState, module: nn.Module) -> None:
-        """The same for the extension's hooks, which no other code of ours surrounds."""
+        """`_snapshot` for the extension's hooks, around which no modes are aside."""
         with ModesAside():
             self._snapshot(state, module)
 
     def _snapshot(self, state: LayerState, module: nn.Module) -> None:
+        """Copy the vectors that a layer applies, if they changed since they were copied last."""
         if not state.unchanged(module):
             self._guard(state, "its scale", partial(state.snapshot_vectors, module))
 
@@ -287,10 +297,10 @@ class HookCallbacks:
         self._guard(state, f"a call at its {site}", measure)
 
     def _guard(self, state: LayerState, what: str, call: Callable[[], None]) -> None:
-        """Look, and if that fails say so in the ledger: never let the user's forward fail on it."""
+        """Make a call that may fail; the ledger says so then, and the user's forward goes on."""
         with torch.no_grad():
             try:
                 call()
             except Exception as error:
-                said = str(error).splitlines()[0] if str(error) else "no message"
-                state.note(f"{what} is left out: {type(error).__name__}: {said}")
+                message = str(error).splitlines()[0] if str(error) else "no message"
+                state.note(f"{what} is left out: {type(error).__name__}: {message}")

@@ -44,6 +44,10 @@ class WeightUse:
     bias: Argument | None = None
     transposed: bool = False
 
+    def has_bias(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call with these arguments adds a bias."""
+        return self.bias is not None and self.bias.of(args, kwargs) is not None
+
 
 def _norm(weight: int, *statistics: str) -> WeightUse:
     """A norm: its weight, or where it has none its bias or its running statistics."""
