@@ -1,4 +1,4 @@
-"""How a batch norm's running statistics move while it is watched."""
+"""How a batch norm's running statistics move while a probe is on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BufferTracker:
         self._moved, self._updates = False, 0
 
     def enter(self) -> None:
-        """Note the statistics as they are."""
+        """Copy the statistics as they are: an update writes them in place."""
         self._entry = {name: value.detach().clone() for name, value in self._held().items()}
 
     def leave(self) -> None:
@@ -50,6 +50,7 @@ class BufferTracker:
         )
 
     def _held(self) -> dict[str, Tensor]:
+        """The module's statistics by name, those with numbers."""
         found = {name: getattr(self._module, name, None) for name in (*_STATISTICS, "num_batches_tracked")}
         return {
             name: value for name, value in found.items() if isinstance(value, Tensor) and not value.is_meta

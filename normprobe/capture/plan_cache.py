@@ -42,7 +42,7 @@ class ForwardKey(NamedTuple):
         if (
             not forward.single_sequence
             or forward.labels is not None
-            or batch.swapped
+            or batch.time_first
             or batch.packed is not None
         ):
             return None
@@ -130,7 +130,7 @@ class PlanCache:
         site, view = state.sites[name], state.view
         counters = site.counters
         axis_roles = (view.axis, view.trailing, view.unbatched, view.sample)
-        placing = (state.layouts[name], state.axes.get(name))
+        placing = (site.layout, site.time_axis)
         last = axis_roles[:2] == (-1, 1)  # where features come last, how many there are changes nothing
         size = None if last else site.width
         site_key = (*axis_roles, *placing, tensor.dim(), size, tensor.dtype, counters.rows.k)

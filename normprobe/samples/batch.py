@@ -23,14 +23,14 @@ class Batch:
         lead: that tensor; of a packed sequence its data.
         size: how many examples there are.
         time: positions of each, where known.
-        swapped: whether the tensor is (time, batch, ...).
+        time_first: whether the tensor is (time, batch, ...).
         packed: of a packed sequence the example and the position of each row, shape (2, rows).
     """
 
     lead: Tensor | None
     size: int
     time: int | None
-    swapped: bool = False
+    time_first: bool = False
     packed: NDArray[np.int64] | None = None
 
 
@@ -53,7 +53,7 @@ def read_batch(arguments: Mapping[str, Any], mask: tuple[int, ...] | None) -> Ba
         return Batch(lead, 1, None)
     sizes = tuple(lead.shape)
     if mask is not None and len(sizes) > 1 and mask == sizes[1::-1] != sizes[:2]:
-        return Batch(lead, sizes[1], sizes[0], swapped=True)
+        return Batch(lead, sizes[1], sizes[0], time_first=True)
     time = mask[1] if mask is not None else sizes[1] if len(sizes) > 1 else None
     return Batch(lead, sizes[0], time)
 

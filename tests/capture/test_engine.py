@@ -433,7 +433,7 @@ def test_calls_of_forwards_left_out_are_counted() -> None:
     with torch.no_grad(), normprobe.Probe(model, every=3) as probe:
         for seed in range(7):
             model(data(5, 6, seed=seed))
-    assert [state.firings for state in probe._listener.states.values()] == [7, 7]
+    assert [state.firings for state in probe._callbacks.states.values()] == [7, 7]
     assert set(probe.recording.ledger["calls"]) == {3}
 
 

@@ -501,7 +501,7 @@ class TestMemory:
                 model(x)
                 del x
                 assert ref() is None
-        assert probe._listener.forwards.current is None
+        assert probe._callbacks.forwards.current is None
 
 
 class Checkpointed(nn.Module):
