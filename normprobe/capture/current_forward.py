@@ -19,6 +19,7 @@ class ForwardState:
     Attributes:
         owner: the module that was called.
         measured: whether the forward is measured.
+        sites: how many sites a layer may have.
         session: what listens to torch's functions in it, if anything does.
         memory: what tensors held that were just measured, for the compiled kernel.
         threads: how many threads may measure one tensor.
@@ -26,11 +27,12 @@ class ForwardState:
 
     owner: Any
     measured: bool
+    sites: int
     session: Any = None
     recent: Any = None
     threads: int = 1
     _open: set[int] = field(default_factory=set)
-    _met: dict[tuple[int, bool], int] = field(default_factory=dict)
+    _counts: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def enter(self, layer: int) -> None:
         """Note that a call of a layer, by its index, is under way."""
@@ -44,10 +46,16 @@ class ForwardState:
         """Whether a call of a layer is under way."""
         return layer in self._open
 
-    def take_turn(self, layer: int, behind: bool) -> int:
-        """Count a tensor that a layer writes, or reads; how many there were before in this forward."""
-        before = self._met.get((layer, behind), 0)
-        self._met[layer, behind] = before + 1
+    def next_repeat(self, layer: int, site: int) -> int:
+        """Count a tensor of a layer at a site, both by number; how many came before it in this forward.
+
+        Raises:
+            IndexError: the forward began before there was such a site.
+        """
+        if not 0 <= site < self.sites:
+            raise IndexError(f"site {site} is not one of the forward's {self.sites}")
+        before = self._counts.get((layer, site), 0)
+        self._counts[layer, site] = before + 1
         return before
 
 
@@ -66,9 +74,9 @@ class CurrentForward:
         """The forward that this thread is in, or None."""
         return self._place.forward
 
-    def begin(self, owner: Any, measured: bool) -> ForwardState:
-        """What hooks ask of a forward that begins with a call of this module."""
-        return ForwardState(owner, measured)
+    def begin(self, owner: Any, measured: bool, sites: int) -> ForwardState:
+        """State of a forward that begins with a call of this module; layers have at most so many sites."""
+        return ForwardState(owner, measured, sites)
 
     def enter(self, forward: Any) -> None:
         """Be in this forward from now on."""

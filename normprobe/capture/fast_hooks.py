@@ -18,7 +18,7 @@ from normprobe.capture.layer_state import LayerState
 from normprobe.capture.sample_numbers import record_extremes
 from normprobe.kernels import dispatch
 from normprobe.kernels.types import Extremes
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT, OUTPUT, site_of
 
 Callback = Callable[..., None]
 
@@ -47,8 +47,9 @@ class FastHooks:
         key = ("layer", state.index)
         if key not in self.made:
             shared = (self.forwards.inside, self.lock, _record_extremes, self.snapshot)
-            ahead = compiled.LayerHook(before, state, sites[INPUT], False, *shared)
-            self.made[key] = ahead, compiled.LayerHook(after, state, sites[OUTPUT], True, *shared)
+            ahead = compiled.LayerHook(before, state, sites[INPUT], site_of(INPUT).number, *shared)
+            number = site_of(OUTPUT).number
+            self.made[key] = ahead, compiled.LayerHook(after, state, sites[OUTPUT], number, *shared)
         return self.made[key]
 
     def container(

@@ -15,6 +15,7 @@ from normprobe.capture.hooks.torch_internals import calling, is_over
 from normprobe.samples.batch import Batch, Signatures, decoder_sizes, read_batch
 from normprobe.samples.layout import Grid
 from normprobe.samples.masks import Masks, Padding, SequenceName, has_two_sides
+from normprobe.vocabulary import sites
 
 
 class MaskFinder(Protocol):
@@ -160,7 +161,7 @@ class Forwards:
         with self._lock:
             call, self.calls = self.calls, self.calls + 1
             self.skipped[why] = self.skipped.get(why, 0) + 1
-        state = self.inside.begin(module, False)
+        state = self.inside.begin(module, False, len(sites()))
         forward = Forward(state, call, self.examples, Batch(None, 0, None), Masks(), frame=calling())
         self.inside.enter(forward)
         return forward
@@ -184,7 +185,7 @@ class Forwards:
             first = self.examples
             self.examples += batch.size
         decoder = decoder_sizes(arguments)
-        state = self.inside.begin(module, measured)
+        state = self.inside.begin(module, measured, len(sites()))
         forward = Forward(state, call, first, batch, masks, decoder, frame=calling())
         self.inside.enter(forward)
         return forward

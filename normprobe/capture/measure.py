@@ -24,7 +24,7 @@ from normprobe.kernels import dispatch
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.types import Accumulator, AxisRoles, Extremes
 from normprobe.layers.to_rows import Extent, arrange, extent_of
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT, site_of
 
 MOST_REMEMBERED = 8
 """Of how many tensors a forward knows what they hold, for other layers that read them."""
@@ -81,8 +81,8 @@ class Measurer:
         self, state: LayerState, name: str, tensor: Tensor, forward: Forward, sequence: Sequence
     ) -> None:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
-        turn = forward.state.take_turn(state.index, name == OUTPUT)
-        observation = Observation(state, name, tensor, forward, sequence, turn)
+        repeat = forward.state.next_repeat(state.index, site_of(name).number)
+        observation = Observation(state, name, tensor, forward, sequence, repeat)
         why = unmeasurable(tensor)
         if why:
             state.note(why)

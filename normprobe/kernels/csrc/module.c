@@ -83,7 +83,9 @@ PyMODINIT_FUNC PyInit__cpu(void) {
                       intern_names();
     dtypes = PyTuple_New(0);
     plain_types = PyTuple_New(0);
-    if (known && dtypes != NULL && plain_types != NULL) return module;
+    if (known && dtypes != NULL && plain_types != NULL && PyModule_AddIntMacro(module, INPUT) == 0 &&
+        PyModule_AddIntMacro(module, OUTPUT) == 0)
+        return module;
     Py_DECREF(module);
     return NULL;
 }

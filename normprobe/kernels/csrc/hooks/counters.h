@@ -13,10 +13,13 @@
 #define PLAN_SLOT_HELD(X) X(cached)
 #define CACHED_PLAN_HELD(X) X(samples) X(rows) X(samples_after) X(rows_after) X(choice) X(raw_choice) X(placement) X(masked_by)
 
-/* A layer in a forward: whether a call of it is under way, and how often its input and its output were met. */
+/* The two sites that every layer has; `normprobe.vocabulary` lists them and any further ones, with their numbers. */
+enum { INPUT, OUTPUT, MOST_SITES = 64 };
+
+/* A layer in a forward: whether a call of it is under way, and how many of its tensors were counted at each site. */
 typedef struct {
-    unsigned int counts[2];
     int open;
+    unsigned int counts[]; /* as many as the forward has sites */
 } LayerProgress;
 
 /* Of a forward: the module it began with, what listens in it, and how it went with each layer. */
@@ -24,10 +27,10 @@ typedef struct {
     PyObject_HEAD
     FORWARD_STATE_HELD(FIELD)
     long long serial; /* no other forward's of this process */
-    int threads;
+    int threads, sites;
     char measured;
-    long long open, room; /* how many layers are under way; of how many there is a course */
-    LayerProgress *progress_of_layers;
+    long long open, room;      /* how many layers are under way; how many have a progress */
+    char *progress_of_layers; /* a LayerProgress each, `progress_size` bytes apart */
 } ForwardState;
 
 /* Of a site: what it keeps, what it met, how much, and whether its layer's calls leave nothing to decide. */
@@ -58,17 +61,23 @@ COLLECTED(SiteCounters, COUNTERS_HELD, )
 COLLECTED(PlanSlot, PLAN_SLOT_HELD, )
 COLLECTED(CachedPlan, CACHED_PLAN_HELD, )
 
-/* How it went with a layer; NULL where memory runs out. */
+static size_t progress_size(const ForwardState *forward_state) {
+    return sizeof(LayerProgress) + sizeof(unsigned int) * (size_t)forward_state->sites;
+}
+
+/* How far a forward is with a layer; NULL where memory runs out. */
 static LayerProgress *progress_of(ForwardState *forward_state, long long layer) {
-    if (layer < forward_state->room) return &forward_state->progress_of_layers[layer];
-    long long room = forward_state->room < 64 ? 64 : forward_state->room;
-    while (room <= layer) room *= 2;
-    LayerProgress *larger = realloc(forward_state->progress_of_layers, sizeof(LayerProgress) * (size_t)room);
-    if (larger == NULL) return NULL;
-    memset(larger + forward_state->room, 0, sizeof(LayerProgress) * (size_t)(room - forward_state->room));
-    forward_state->progress_of_layers = larger;
-    forward_state->room = room;
-    return &larger[layer];
+    const size_t each = progress_size(forward_state);
+    if (layer >= forward_state->room) {
+        long long room = forward_state->room < 64 ? 64 : forward_state->room;
+        while (room <= layer) room *= 2;
+        char *larger = realloc(forward_state->progress_of_layers, each * (size_t)room);
+        if (larger == NULL) return NULL;
+        memset(larger + each * (size_t)forward_state->room, 0, each * (size_t)(room - forward_state->room));
+        forward_state->progress_of_layers = larger;
+        forward_state->room = room;
+    }
+    return (LayerProgress *)(void *)(forward_state->progress_of_layers + each * (size_t)layer);
 }
 
 /* Say whether a call of a layer is under way. */
@@ -108,27 +117,36 @@ static PyObject *forward_state_is_open(PyObject *object, PyObject *index) {
     return progress == NULL ? NULL : PyBool_FromLong(progress->open);
 }
 
-/* take_turn(layer, behind) -> how often its output, or its input, was met before this time */
-static PyObject *forward_state_take_turn(PyObject *object, PyObject *args) {
+/* next_repeat(layer, site) -> how many tensors of the layer were counted at the site before this one */
+static PyObject *forward_state_next_repeat(PyObject *object, PyObject *args) {
     PyObject *index;
-    int behind;
-    if (!PyArg_ParseTuple(args, "Op", &index, &behind)) return NULL;
+    int site;
+    if (!PyArg_ParseTuple(args, "Oi", &index, &site)) return NULL;
+    if (site < 0 || site >= ((const ForwardState *)object)->sites) {
+        PyErr_Format(PyExc_IndexError, "site %d is not one of the forward's %d", site, ((const ForwardState *)object)->sites);
+        return NULL;
+    }
     LayerProgress *progress = progress_at(object, index);
-    return progress == NULL ? NULL : PyLong_FromUnsignedLong(progress->counts[behind]++);
+    return progress == NULL ? NULL : PyLong_FromUnsignedLong(progress->counts[site]++);
 }
 
-/* Pass(owner, measured): everything else is None, empty or 1 thread. */
+/* ForwardState(owner, measured, sites): everything else is None, empty or 1 thread. */
 static PyObject *forward_state_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     PyObject *owner;
-    int measured;
-    if (!PyArg_ParseTuple(args, "Op", &owner, &measured)) return NULL;
+    int measured, sites;
+    if (!PyArg_ParseTuple(args, "Opi", &owner, &measured, &sites)) return NULL;
+    if (sites < 1 || sites > MOST_SITES) {
+        PyErr_Format(PyExc_ValueError, "a forward needs from 1 to %d sites, got %d", MOST_SITES, sites);
+        return NULL;
+    }
     ForwardState *forward_state = (ForwardState *)PyType_GenericAlloc(type, 0);
     if (forward_state == NULL) return NULL;
     forward_state->owner = Py_NewRef(owner);
     static long long serials = 0;
     forward_state->serial = ++serials;
     forward_state->measured = (char)measured;
+    forward_state->sites = sites;
     forward_state->threads = 1;
     return (PyObject *)forward_state;
 }
@@ -205,7 +223,7 @@ static PyMemberDef forward_state_members[] = {FORWARD_STATE_HELD(OF_FORWARD_STAT
 static PyMethodDef forward_state_methods[] = {{"enter", forward_state_enter, METH_O, "Note that a call of a layer is under way."},
                                      {"leave", forward_state_leave, METH_O, "Note that none is."},
                                      {"is_open", forward_state_is_open, METH_O, "Whether a call of a layer is under way."},
-                                     {"take_turn", forward_state_take_turn, METH_VARARGS, "Count a tensor of a layer."},
+                                     {"next_repeat", forward_state_next_repeat, METH_VARARGS, "Count a tensor of a layer at a site; how many came before it."},
                                      {NULL, NULL, 0, NULL}};
 static PyMemberDef counters_members[] = {COUNTERS_HELD(OF_COUNTERS) COUNT_OF(SiteCounters, calls) COUNT_OF(SiteCounters, n_samples)
                                             COUNT_OF(SiteCounters, masked) COUNT_OF(SiteCounters, firings){

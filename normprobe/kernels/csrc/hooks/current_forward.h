@@ -84,7 +84,7 @@ static PyObject *current_forward_empty(PyObject *object, PyObject *none) {
     Py_RETURN_NONE;
 }
 
-/* begin(owner, measured) -> the pass of a forward that begins with a call of this module */
+/* begin(owner, measured, sites) -> the state of a forward that begins with a call of this module */
 static PyObject *current_forward_begin(PyObject *object, PyObject *args) {
     (void)object;
     return forward_state_new(forward_state_type, args, NULL);

@@ -25,7 +25,7 @@ typedef struct {
     PyObject_HEAD
     LAYER_HOOK_HELD(FIELD)
     long long layer;
-    int behind, scaled, modes, stamped;
+    int number, scaled, modes, stamped; /* `number` is the site's */
     Stamp stamps[MOST_HELD];
 } LayerHook;
 
@@ -89,14 +89,15 @@ static int is_as_agreed(const LayerHook *hook, const CachedPlan *cached, Forward
     if (forward_state->recent == NULL || Py_TYPE(forward_state->recent) != recent_moments_type || seen->count != cached->axes) return 0;
     for (int i = 0; i < seen->count; i++)
         if (cached->shape[i] >= 0 && cached->shape[i] != seen->shape[i]) return 0;
+    if (hook->number >= forward_state->sites) return 0;
     const LayerProgress *progress = progress_of(forward_state, hook->layer);
-    return progress != NULL && progress->counts[hook->behind] == 0;
+    return progress != NULL && progress->counts[hook->number] == 0;
 }
 
 /* Count what was measured, and note who holds a new extreme; 0 with an error. */
 static int count(LayerHook *hook, const CachedPlan *cached, ForwardState *forward_state, PyObject *news) {
     SiteCounters *counters = (SiteCounters *)hook->counters;
-    progress_of(forward_state, hook->layer)->counts[hook->behind] = 1;
+    progress_of(forward_state, hook->layer)->counts[hook->number] = 1;
     counters->calls++;
     counters->n_samples += cached->n_samples;
     counters->masked += cached->masked;
@@ -192,8 +193,8 @@ static int listen(LayerHook *hook, ForwardState *forward_state, PyObject *module
         done = found != NULL && count(hook, cached, forward_state, found) ? 1 : -1;
         Py_XDECREF(found);
     }
-    if (done == 1) set_open(forward_state, progress_of(forward_state, hook->layer), !hook->behind);
-    if (done == 1 && hook->behind) {
+    if (done == 1) set_open(forward_state, progress_of(forward_state, hook->layer), hook->number == INPUT);
+    if (done == 1 && hook->number == OUTPUT) {
         counters->firings++;
         done = note_mode(hook, module) && info_again(hook, module) ? 1 : -1;
     }
@@ -207,7 +208,7 @@ static int listen(LayerHook *hook, ForwardState *forward_state, PyObject *module
  * began and that was not cut short: no layer is under way. */
 static int is_plain_call(const LayerHook *hook, const ForwardState *forward_state, const PyObject *module) {
     if (forward_state->owner == module) return 0;
-    if (!hook->behind && forward_state->open != 0) return 0;
+    if (hook->number == INPUT && forward_state->open != 0) return 0;
     return ((const SiteCounters *)hook->counters)->decided;
 }
 
@@ -216,7 +217,7 @@ static int short_way(LayerHook *hook, ForwardState *forward_state, PyObject *mod
     if (!is_plain_call(hook, forward_state, module) || in_backward() != 0) return 0;
     SiteCounters *counters = (SiteCounters *)hook->counters;
     if (!forward_state->measured) { /* a call is only counted */
-        counters->firings += hook->behind;
+        counters->firings += hook->number == OUTPUT;
         return 1;
     }
     if (cached_in(counters, forward_state) == NULL) return 0;
@@ -229,7 +230,7 @@ static int short_way(LayerHook *hook, ForwardState *forward_state, PyObject *mod
 /* The tensor that a call reads or writes: the first argument, or the output. */
 static PyObject *tensor_of(const LayerHook *hook, PyObject *args) {
     const Py_ssize_t size = PyTuple_Size(args);
-    if (hook->behind) return size > 3 ? PyTuple_GetItem(args, 3) : NULL;
+    if (hook->number != INPUT) return size > 3 ? PyTuple_GetItem(args, 3) : NULL;
     PyObject *given = size > 1 ? PyTuple_GetItem(args, 1) : NULL;
     return given != NULL && PyTuple_Check(given) && PyTuple_Size(given) > 0 ? PyTuple_GetItem(given, 0) : NULL;
 }
@@ -248,14 +249,18 @@ static PyObject *layer_hook_call(PyObject *object, PyObject *args, PyObject *kwa
     return observed ? Py_NewRef(Py_None) : PyObject_Call(hook->long_way, args, kwargs);
 }
 
-/* LayerHook(long way, watch, site, behind, inside, lock, hold, snapshot) */
+/* LayerHook(long way, layer state, site state, number of the site, current forward, lock, record_extremes, snapshot) */
 static PyObject *layer_hook_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     PyObject *long_way, *layer_state, *site, *current, *lock, *record_extremes, *snapshot;
-    int behind;
-    if (!PyArg_ParseTuple(args, "OOOpO!O!OO", &long_way, &layer_state, &site, &behind, current_forward_type, &current, lock_type, &lock,
+    int number;
+    if (!PyArg_ParseTuple(args, "OOOiO!O!OO", &long_way, &layer_state, &site, &number, current_forward_type, &current, lock_type, &lock,
                           &record_extremes, &snapshot))
         return NULL;
+    if (number < 0 || number >= MOST_SITES) {
+        PyErr_Format(PyExc_ValueError, "a site's number is from 0 to %d, got %d", MOST_SITES - 1, number);
+        return NULL;
+    }
     LayerHook *hook = (LayerHook *)PyType_GenericAlloc(type, 0);
     if (hook == NULL) return NULL;
     hook->long_way = Py_NewRef(long_way);
@@ -265,7 +270,7 @@ static PyObject *layer_hook_new(PyTypeObject *type, PyObject *args, PyObject *kw
     hook->lock = Py_NewRef(lock);
     hook->record_extremes = Py_NewRef(record_extremes);
     hook->snapshot = Py_NewRef(snapshot);
-    hook->behind = behind;
+    hook->number = number;
     hook->modes = UNKNOWN;
     hook->scaled = is_true(layer_state, names.scaled, 0);
     hook->counters = PyObject_GetAttr(site, names.counters);
