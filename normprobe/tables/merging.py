@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.errors import RecordingError
-from normprobe.kernels.moments import Moments, merge
-from normprobe.tables.build import HELD, MOMENTS, SEEN, VECTORS
+from normprobe.kernels.moments import MOMENT_FIELDS, Moments, merge
+from normprobe.tables.build import HELD, SEEN, VECTORS
 from normprobe.tables.derive import moments_of, row_starts, starts
 from normprobe.tables.frames import Tables
 from normprobe.tables.merging_meta import merge_ledgers, merge_meta, pieces, with_every_layer
@@ -138,14 +138,14 @@ def _features(shares: Sequence[_Share], size: int) -> pd.DataFrame:
     """Every feature's moments merged by the one formula; of vectors what all agree on."""
     merged = reduce(merge, (_spread(moments_of(s.tables.feature_moments), s, size) for s in shares))
     seen = reduce(merge, (_spread(_seen(s.tables.feature_moments), s, size) for s in shares))
-    columns: dict[str, Any] = dict(zip(MOMENTS, vars(merged).values(), strict=True))
+    columns: dict[str, Any] = {field.column: getattr(merged, name) for name, field in MOMENT_FIELDS.items()}
     columns |= dict(zip(SEEN, (seen.count, seen.mean, seen.m2), strict=True))
     return pd.DataFrame(columns | {name: _agreed(name, shares, size) for name in VECTORS})
 
 
 def _spread(moments: Moments, share: _Share, size: int) -> Moments:
     """A part's moments among empty ones, one per feature of the whole."""
-    whole = Moments.empty(size).map(np.copy)
+    whole = Moments.empty(size)
     for into, own in zip(vars(whole).values(), vars(moments).values(), strict=True):
         into[share.feature] = own
     return whole
