@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.findings.written_by import collapsed, example_measures
+from normprobe.findings.written_by import collapsed
 from normprobe.formatting import format_number
-from normprobe.tables.measures import at, layer_measures
+from normprobe.tables.measures.common import row_of
+from normprobe.tables.measures.layers import inputs_and_outputs
+from normprobe.tables.measures.samples import example_measures
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -53,7 +55,7 @@ class CollapsedSamples(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first site from which on samples are the same."""
-        data = example_measures(tables).reindex(layer_measures(tables).index)
+        data = example_measures(tables).reindex(inputs_and_outputs(tables).index)
         alike = data["example_spread"][data["examples"] >= self.samples] < self.equal
         if not alike.empty and alike.iloc[0] and alike.mean() >= self.rest:
             return [self._examples(alike, float(data.loc[alike.index[0], "example_spread"]))]
@@ -61,7 +63,7 @@ class CollapsedSamples(Check):
         if lost.empty:
             return []
         layer, site = map(str, lost[0])
-        value = float(at(layer_measures(tables), layer, site)["spread"])
+        value = float(row_of(inputs_and_outputs(tables), layer, site)["spread"])
         return [
             Finding(
                 layer=layer,

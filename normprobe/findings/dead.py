@@ -10,14 +10,9 @@ import pandas as pd
 from normprobe.findings.check import Check, Finding, Severity, named
 from normprobe.findings.written_by import collapsed
 from normprobe.formatting import role_of
-from normprobe.tables.measures import (
-    CONSTANT,
-    at,
-    feature_measures,
-    features_with_peaks,
-    layer_measures,
-    side,
-)
+from normprobe.tables.measures.common import at_site, row_of
+from normprobe.tables.measures.features import CONSTANT, feature_measures, finite_features
+from normprobe.tables.measures.layers import inputs_and_outputs, layer_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -30,7 +25,7 @@ def inner(tables: Tables, rows: int) -> pd.DataFrame:
     They must come from two samples at least: the pixels of one image are alike. Sites where more than 1 % of
     the values are NaN or Inf are left out: what is 0 or constant there follows from that.
     """
-    layers = layer_measures(tables)
+    layers = inputs_and_outputs(tables)
     raw = (layers["depth"] == 0).to_numpy() & (layers.index.get_level_values("site") == INPUT)
     count = feature_measures(tables)["rows"].reindex(layers.index)
     finite = layers["nonfinite"] <= 0.01 * count * layers["n_features"]
@@ -128,12 +123,12 @@ def _never_positive(tables: Tables, layer: str) -> str:
 
     A layer that itself reads nothing but zeros is not the one.
     """
-    features = features_with_peaks(tables)
+    features = finite_features(tables)
     read = features[(features["layer"] == layer) & (features["site"] == INPUT)]
     dead = read.loc[read["zero"], "feature"]
-    layers = tables.layers[tables.layers["site"] == OUTPUT].set_index("layer")
-    depth = tables.layers.set_index(["layer", "site"]).at[(layer, INPUT), "depth"]
-    idle = side(feature_measures(tables), INPUT)["zero_features"].reindex(layers.index) == 1
+    measures = layer_measures(tables)
+    layers, depth = at_site(measures, OUTPUT), measures["depth"][layer].iloc[0]
+    idle = at_site(feature_measures(tables), INPUT)["zero_features"].reindex(layers.index) == 1
     before = layers[(layers["depth"] < depth) & (layers["n_features"] == len(read)) & ~idle]
     for name in before.sort_values("depth", ascending=False).index:
         wrote = features[(features["layer"] == name) & (features["site"] == OUTPUT)].set_index("feature")
@@ -146,7 +141,7 @@ def _writes_zeros(tables: Tables, layer: str) -> bool:
     """Return whether a layer is a norm whose own output is 0 in many features."""
     if not layer:
         return False
-    row = at(layer_measures(tables), layer, OUTPUT)
+    row = row_of(layer_measures(tables), layer, OUTPUT)
     zero = feature_measures(tables)["zero_features"].get((layer, OUTPUT), 0.0)
     return bool(row["kind"] != "linear" and zero > 0)
 
@@ -215,7 +210,7 @@ class ConstantFeatures(Check):
         is the one to say when they are too many.
         """
         name = share.index.get_level_values("layer").to_series(index=share.index)
-        inputs = side(feature_measures(tables), INPUT)["zero_features"]
+        inputs = at_site(feature_measures(tables), INPUT)["zero_features"]
         zero = inputs.reindex(name).fillna(0.0).set_axis(share.index)
         kind = tables.ledger_base.set_index("layer")["kind"]
         asked = set(name[(share >= self.share) & (zero > 0)])
@@ -227,7 +222,7 @@ class ConstantFeatures(Check):
         """Return for sites of norms that are constant throughout whether that is the norm's own doing."""
         name = whole.index.get_level_values("layer").to_series(index=whole.index)
         output = pd.Series(whole.index.get_level_values("site") == OUTPUT, index=whole.index)
-        reads = name.isin(side(whole[whole].to_frame(), INPUT).index)
+        reads = name.isin(at_site(whole[whole].to_frame(), INPUT).index)
         role = name.map(role_of)
         usual = (whole & output).groupby(role).transform("sum") * 2 > output.groupby(role).transform("sum")
         alone = (role == "*") | (role == name)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_number, role_of
-from normprobe.tables.measures import gain_measures, layer_measures, never_updated, sample_measures
+from normprobe.tables.measures.layers import gain_measures, inputs_and_outputs
+from normprobe.tables.measures.running_statistics import never_updated
+from normprobe.tables.measures.samples import sample_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class _VarianceDepth(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the layer that is out of scale, or else the steepest step of a steady change."""
-        measured = layer_measures(tables)
+        measured = inputs_and_outputs(tables)
         if not (measured["n_samples"] * measured["n_features"]).median() >= self.numbers:
             return []
         return self._jumps(tables) or ([] if never_updated(tables) else self._trends(tables))
@@ -141,7 +143,7 @@ def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
     The first norm is left out: it reads embeddings, which are small by initialization. So is the last Linear
     of a model without norms: a trained classifier's logits are large.
     """
-    layers = layer_measures(tables)
+    layers = inputs_and_outputs(tables)
     norms = layers[(layers["kind"] != "linear") & (layers.index.get_level_values("site") == INPUT)]
     if not norms.empty:
         squares = sample_measures(tables)["sample_square"].reindex(norms.index)

@@ -10,7 +10,10 @@ import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity, named
 from normprobe.formatting import format_number, role_of
-from normprobe.tables.measures import layer_measures, norms_untrained, sample_measures, side
+from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.features import norms_untrained
+from normprobe.tables.measures.layers import layer_measures
+from normprobe.tables.measures.samples import sample_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -55,8 +58,8 @@ class VarianceBelowEps(Check):
         """Return the first norm whose median sample lies below an eps that is large, and one that is not."""
         norms = tables.ledger[tables.ledger["kind"].isin(["layer_norm", "rms_norm", "group_norm"])]
         norms = norms.set_index("layer")[["kind", "eps"]].dropna()
-        layers = side(layer_measures(tables), INPUT)
-        frame = layers[["n_features"]].join(side(sample_measures(tables), INPUT), how="inner")
+        layers = at_site(layer_measures(tables), INPUT)
+        frame = layers[["n_features"]].join(at_site(sample_measures(tables), INPUT), how="inner")
         frame = frame.join(norms, how="inner")
         frame["value"] = frame["sample_variance"].where(frame["kind"] != "rms_norm", frame["sample_square"])
         small = (frame["value"] > 0) & (frame["value"] < self.ratio * frame["eps"])

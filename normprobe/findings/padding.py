@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.findings.written_by import example_measures
 from normprobe.formatting import format_number
-from normprobe.tables.measures import layer_measures, side
+from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.layers import first_to_read, inputs_and_outputs, layer_measures
+from normprobe.tables.measures.samples import example_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class PaddingInNorm(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first channel norm whose statistics hold padding."""
         effect = pd.concat([_padding_effect(tables), _example_effect(tables)])
-        order = side(layer_measures(tables), INPUT).index
+        order = at_site(layer_measures(tables), INPUT).index
         effect = effect.reindex([name for name in order if name in effect.index])
         inside = (effect["factor"] > self.factor) | (effect["shift"] > self.shift)
         wrong = effect[inside & (effect["trains"] | ~effect["trained_without"])]
@@ -95,7 +96,7 @@ def _padding_effect(tables: Tables) -> pd.DataFrame:
     those without), ``trains`` and ``trained_without`` (running statistics nearer to the moments without
     padding).
     """
-    layers = side(layer_measures(tables), INPUT)
+    layers = at_site(layer_measures(tables), INPUT)
     masked = layers.index[layers["masked"] > 0]
     rows = tables.features[(tables.features["site"] == INPUT) & tables.features["layer"].isin(masked)]
     rows = rows[(rows["variance"] > 0) & (rows["seen_variance"] > 0)]
@@ -121,7 +122,7 @@ def _example_effect(tables: Tables) -> pd.DataFrame:
     ``factor`` is how far the mean square of what the norm writes of real positions, before its scale and
     shift, lies from 1.
     """
-    layers = side(layer_measures(tables), OUTPUT)
+    layers = at_site(layer_measures(tables), OUTPUT)
     names = layers.index[layers["kind"].isin(["group_norm", "instance_norm"]) & (layers["masked"] > 0)]
     rows = tables.features[(tables.features["site"] == OUTPUT) & tables.features["layer"].isin(names)]
     weight, bias = rows["weight"].fillna(1.0), rows["bias"].fillna(0.0)
@@ -182,7 +183,10 @@ class PaddingUnmasked(Check):
             return []
         if (tables.meta.get("options") or {}).get("mask", "auto") is None:
             return []
-        first = tables.layers.sort_values(["depth", "site"]).iloc[0]
+        layers = inputs_and_outputs(tables)
+        if first_to_read(layers) is None:
+            return []
+        first = layers.reset_index().iloc[0]
         share = self._share(tables, first)
         if share < self.share:
             return []

@@ -11,7 +11,8 @@ import pandas as pd
 from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity, named
 from normprobe.formatting import format_number
-from normprobe.tables.measures import made_by_few, never_updated, running_measures
+from normprobe.tables.measures.running_statistics import never_updated, running_measures
+from normprobe.tables.measures.samples import made_by_few
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.dead import inner
-from normprobe.tables.measures import CONSTANT, feature_measures
+from normprobe.tables.measures.features import CONSTANT, feature_measures
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:

@@ -6,6 +6,9 @@ import pandas as pd
 
 TEXT, WHOLE, REAL, NUMBER, TRUTH = "string", "int64", "float64", "Int64", "boolean"
 
+SITE_KEY = ["layer", "site"]
+"""What names a row of `LAYERS`."""
+
 _VALUE = "in the layer's own units"
 
 LAYERS: dict[str, tuple[str, str]] = {

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "probe": ("capture errors layers recording tables", "torch"),
     "comparison": ("divergence errors recording report tables", "pandas"),
     "live_comparison": ("capture comparison divergence errors layers probe", "torch"),
-    "batchnorm": ("errors layers probe recording vocabulary", "torch pandas numpy"),
+    "batchnorm": ("errors layers probe recording tables vocabulary", "torch pandas numpy"),
     "loading": ("errors", "torch transformers numpy PIL safetensors pyarrow"),
     "cli": (
         "batchnorm comparison divergence errors findings loading probe recording report vocabulary",
