@@ -18,7 +18,7 @@ from normprobe.divergence.paired import judged, split_errors
 from normprobe.divergence.rounding import precision
 from normprobe.divergence.same_data import Pairing
 from normprobe.tables.frames import Tables
-from normprobe.vocabulary import INPUT
+from normprobe.vocabulary import OUTPUT
 
 __all__ = ["live_differences", "matched_layers"]
 
@@ -59,12 +59,8 @@ class SummedLayer(Protocol):
     """What was summed of one pair of layers."""
 
     @property
-    def input(self) -> SummedSite:
-        """Before."""
-
-    @property
-    def output(self) -> SummedSite:
-        """After."""
+    def sites(self) -> Mapping[str, SummedSite]:
+        """What was summed at each site, by its name."""
 
     @property
     def local(self) -> SummedLocal | None:
@@ -84,10 +80,10 @@ def live_differences(
         examples: how many examples ran.
     """
     readers = Reader(a), Reader(b)
-    seen = tuple(pair for pair in matched.pairs if found[pair.a].output.rows)
+    seen = tuple(pair for pair in matched.pairs if found[pair.a].sites[OUTPUT].rows)
     places = list(shared_places(readers, seen))
     rounding = precision(*dtypes_of(readers, places))
-    sums: list[SummedSite] = [getattr(found[place.match.a], place.site) for place in places]
+    sums: list[SummedSite] = [found[place.match.a].sites[place.site] for place in places]
     errors = np.array([site.error for site in sums])
     splits = split_errors(places, errors, [_split(place, found[place.match.a]) for place in places])
     judgement = judged(readers, places, rounding, errors, splits)
@@ -107,7 +103,7 @@ def live_differences(
 
 
 def _split(place: Place, found: SummedLayer) -> Split | None:
-    if place.site == INPUT or found.local is None or not np.isfinite(found.output.error):
+    if place.site != OUTPUT or found.local is None or not np.isfinite(found.sites[OUTPUT].error):
         return None
     return Split(found.local.inherited, found.local.introduced, exact=True)
 

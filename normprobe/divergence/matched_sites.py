@@ -13,9 +13,8 @@ from normprobe.divergence.fused_linears import Shape
 from normprobe.divergence.kept_samples import Reader
 from normprobe.divergence.matching import Fired, Match
 from normprobe.kernels.moments import Moments
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT, OUTPUT, site_order
 
-SITES = (INPUT, OUTPUT)
 Readers = tuple[Reader, Reader]
 Numbers = NDArray[np.float64]
 
@@ -45,7 +44,7 @@ def fired(reader: Reader) -> Fired:
     shapes: dict[str, Shape] = {}
     reads: dict[str, bytes] = {}
     for layer in dict.fromkeys(sites["layer"]):
-        at = [reader.places.get((layer, site)) for site in SITES]
+        at = [reader.places.get((layer, site)) for site in (INPUT, OUTPUT)]
         if at[0] is None or at[1] is None:
             continue
         norm = reader.ledger.loc[layer, "kind"] != "linear"
@@ -57,14 +56,15 @@ def fired(reader: Reader) -> Fired:
 
 
 def shared_places(readers: Readers, matches: Sequence[Match]) -> Iterator[Place]:
-    """Both sites of every pair of layers."""
+    """Every site that both layers of a pair have, in the vocabulary's order."""
+    sites = [{layer: set(of["site"]) for layer, of in r.tables.sites.groupby("layer")} for r in readers]
     for pair in matches:
         named = list(zip(readers, (pair.a, pair.b), strict=True))
         # Missing where parts disagree.
         aligned = all(reader.ledger["aligned"].fillna(False)[name] for reader, name in named)
         # A BatchNorm in the place of a LayerNorm keeps an example where that keeps a position.
         aligned &= len({reader.ledger.loc[name, "sample_unit"] for reader, name in named}) == 1
-        for site in SITES:
+        for site in sorted(sites[0][pair.a] & sites[1][pair.b], key=site_order):
             first, second = (reader.places[name, site] for reader, name in named)
             alike = _rows(readers[0], first) == _rows(readers[1], second)
             yield Place(pair, site, (first, second), aligned, alike)

@@ -66,7 +66,7 @@ def _errors(readers: Readers, place: Place, tiny: float) -> Errors:
 
 def _of_norm(readers: Readers, place: Place, error: float) -> Split | None:
     """The error at an output, split by the norm's formula where that can be done."""
-    if place.site == INPUT or not place.aligned or not np.isfinite(error):
+    if place.site != OUTPUT or not place.aligned or not np.isfinite(error):
         return None
     return of_norm(*readers, place.match)
 
@@ -89,9 +89,11 @@ def split_errors(places: Sequence[Place], known: Numbers, measured: Sequence[Spl
     splits: list[Split] = []
     before = read = 0.0
     for place, error, split in zip(places, known, measured, strict=True):
-        splits.append(split or estimated(error, before if place.site == INPUT else read))
-        read = 0.0 if np.isnan(error) else float(error)
-        before = max(before, read)
+        splits.append(split or estimated(error, read if place.site == OUTPUT else before))
+        error = 0.0 if np.isnan(error) else float(error)
+        # An output inherits from its own layer's input, whatever other sites lie between them.
+        read = error if place.site == INPUT else read
+        before = max(before, error)
     return splits
 
 
@@ -131,4 +133,4 @@ def _arises(place: Place, split: Split, error: float, own: float) -> bool:
     """Whether more arises at a place than its own rounding and what it inherits explain."""
     if split.exact:
         return split.introduced > own
-    return error > max(own, (GROWTH if place.site == INPUT else PASSES) * split.inherited)
+    return error > max(own, (PASSES if place.site == OUTPUT else GROWTH) * split.inherited)

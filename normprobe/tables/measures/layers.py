@@ -10,7 +10,7 @@ import pandas as pd
 from normprobe.tables.measures.common import at_site, cached, ratio
 from normprobe.tables.measures.samples import sample_measures
 from normprobe.tables.schema import SITE_KEY
-from normprobe.vocabulary import INPUT, OUTPUT, site_of
+from normprobe.vocabulary import INPUT, OUTPUT, site_order
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -27,7 +27,7 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
     same, zero throughout among them).
     """
     layers = tables.layers
-    order = pd.DataFrame({"depth": layers["depth"], "site": layers["site"].map(site_number)})
+    order = pd.DataFrame({"depth": layers["depth"], "site": layers["site"].map(site_order)})
     frame = layers.loc[order.sort_values(["depth", "site"], kind="stable").index].set_index(SITE_KEY)
     frame["abs_max"] = frame[["min", "max"]].abs().max(axis=1)
     at_the_top = frame["max"] >= -frame["min"]
@@ -40,11 +40,6 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
     frame["spread"] = ratio(frame["within_feature_variance"], frame["mean_square"])
     frame["spread"] = frame["spread"].mask(frame["mean_square"] == 0, 0.0)
     return frame
-
-
-def site_number(name: str) -> int:
-    """The place of a site among the sites of a layer; of one that nobody listed, behind all others."""
-    return site_of(name).number
 
 
 def inputs_and_outputs(tables: Tables) -> pd.DataFrame:
