@@ -9,6 +9,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from normprobe.capture.site_registry import register_site
     from normprobe.comparison import Comparison, compare
     from normprobe.divergence import Divergence
     from normprobe.errors import (
@@ -43,6 +44,7 @@ _HOME = {
     "load": "recording",
     "merge": "recording",
     "record": "probe",
+    "register_site": "capture.site_registry",
     "register_view": "layers.view_registry",
     "swap_norms": "layers.norms.swap",
 }
@@ -65,6 +67,7 @@ __all__ = [
     "load",
     "merge",
     "record",
+    "register_site",
     "register_view",
     "swap_norms",
 ]

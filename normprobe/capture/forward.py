@@ -83,6 +83,7 @@ class Forward:
     rows: dict[Any, Any] = field(default_factory=dict)
     found: dict[Any, Any] = field(default_factory=dict)
     frame: FrameType | None = None
+    turns: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def sequence(self, reads: SequenceName, padding: Padding | None) -> Sequence:
         """What a layer works on that reads this sequence, with the padding mask that it has."""

@@ -174,6 +174,8 @@ class FunctionCapture:
             state.functional_calls += 1
             if has_bias(used.layer) and (use.bias is None or use.bias.of(args, kwargs) is None):
                 state.reasons[BIAS_APART] = 1
+            for site in state.further_sites:
+                state.note(f"a call at its {site} is left out: a function used its weight, not its module")
             late = session.learn(used.owner)
             if late:
                 state.note(f"uses of its weight alone before forward {late + 1} of a kind may be missing")

@@ -23,6 +23,7 @@ from normprobe.capture.measure import Measurer
 from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption
 from normprobe.capture.run_info import RunInfo
 from normprobe.capture.sample_numbers import named_labels
+from normprobe.capture.site_registry import TensorOf
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.reservoir import EmptyReservoirs
@@ -102,7 +103,10 @@ class HookCallbacks:
             state.buffers.enter()
             if not state.refused and not state.layer.parameter:
                 before, after = partial(self._before, state), partial(self._after, state)
-                hooks.around(state.layer.module, *self._fast_hooks.layer(state, before, after))
+                # The extension's hooks know of the input and the output alone.
+                fast = not state.further_sites
+                both = self._fast_hooks.layer(state, before, after) if fast else (before, after)
+                hooks.around(state.layer.module, *both)
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._claim_time_first)
@@ -213,7 +217,10 @@ class HookCallbacks:
     def _after(self, state: LayerState, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         forward = self.forwards.current
         if not in_backward() and forward is not None:
-            self.after(state, forward, first_tensor([output]), (*args, *kwargs.values()))
+            tensor = first_tensor([output])
+            self.after(state, forward, tensor, (*args, *kwargs.values()))
+            if state.further_sites and tensor is not None and forward.state.measured:
+                self._observe_further(state, forward, (module, args, kwargs, output))
             self.forwards.end(module)
 
     def after(
@@ -243,6 +250,30 @@ class HookCallbacks:
             state.note_mode(module.training)
             self._snapshot(state, module)
             state.decide()
+
+    def _observe_further(
+        self, state: LayerState, forward: Forward, call: tuple[nn.Module, Any, Any, Any]
+    ) -> None:
+        """Measure the registered sites of a layer after a call: (module, args, kwargs, output)."""
+        with self.lock:
+            for name, tensor_of in state.further_sites.items() if not state.refused else ():
+                measure = partial(self._observe_registered, state, name, tensor_of, forward, call)
+                self._guard(state, f"a call at its {name}", measure)
+
+    def _observe_registered(
+        self,
+        state: LayerState,
+        name: str,
+        tensor_of: TensorOf,
+        forward: Forward,
+        call: tuple[nn.Module, Any, Any, Any],
+    ) -> None:
+        tensor = tensor_of(*call)
+        if tensor is None:
+            return
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"its function gave {type(tensor).__name__}, no tensor")
+        self._measurer.observe(state, name, tensor, forward, self._sequence(state, forward))
 
     def _snapshot(self, state: LayerState, module: nn.Module) -> None:
         if not state.unchanged(module):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
+from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
 from normprobe.layers.norms.affine import vector
@@ -40,7 +41,8 @@ class LayerState:
         settled: whether a call has told how the layer computes.
         doubts: how many calls were asked.
         offset: what the layer adds to its stored weight before scaling; None where unknown.
-        sites: what was measured before and after.
+        sites: what was measured at each of its sites, by name in the order of the vocabulary.
+        further_sites: of those beside input and output, what gives their tensors.
         layouts: per site how the leading sizes read, decided on the first call.
         axes: per site which axis the mask runs along.
         told: the sites where a call had only one such axis.
@@ -62,6 +64,7 @@ class LayerState:
     layer: Layer
     view: View
     sites: dict[str, SiteState]
+    further_sites: dict[str, TensorOf] = field(default_factory=dict)
     settled: bool = False
     undecided_calls: int = 0
     offset: float | None = 0.0
@@ -91,8 +94,11 @@ class LayerState:
     @staticmethod
     def of(index: int, layer: Layer, samples: Reservoir, rows: Reservoir) -> LayerState:
         """A fresh state, with the rosters that all fresh ones share."""
-        sites = {site: SiteState.of(samples, rows) for site in SITES}
-        return LayerState(index, layer, layer.view, sites, settled=layer.view.certain, refused=layer.refused)
+        # A layer that is a parameter has no call of its own, so nothing but what functions take and give.
+        further = {} if layer.parameter else registered_sites(layer.module)
+        sites = {name: SiteState.of(samples, rows) for name in (*SITES, *further)}
+        settled, refused = layer.view.certain, layer.refused
+        return LayerState(index, layer, layer.view, sites, further, settled=settled, refused=refused)
 
     @property
     def aligned(self) -> bool:
@@ -135,7 +141,7 @@ class LayerState:
                 f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
             )
             firings = self.firings
-            self.sites = {name: SiteState.of(Reservoir(0), Reservoir(0)) for name in SITES}
+            self.sites = {name: SiteState.of(Reservoir(0), Reservoir(0)) for name in self.sites}
             self.firings, self.settled = firings, True
         elif before.numel():
             recorded = any(site.counters.calls for site in self.sites.values())

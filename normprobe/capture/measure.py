@@ -24,7 +24,7 @@ from normprobe.kernels import dispatch
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.types import Accumulator, AxisRoles, Extremes
 from normprobe.layers.to_rows import Extent, arrange, extent_of
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT, OUTPUT, site_of
 
 MOST_REMEMBERED = 8
 """Of how many tensors a forward knows what they hold, for other layers that read them."""
@@ -81,7 +81,7 @@ class Measurer:
         self, state: LayerState, name: str, tensor: Tensor, forward: Forward, sequence: Sequence
     ) -> None:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
-        turn = forward.state.take_turn(state.index, name == OUTPUT)
+        turn = _turn(state.index, name, forward)
         observation = Observation(state, name, tensor, forward, sequence, turn)
         why = unmeasurable(tensor)
         if why:
@@ -104,7 +104,7 @@ class Measurer:
             _add_padded(observation, _values(observation), selection, raw, padded=padded)
         elif not self._add_as_it_lies(observation, selection, raw):
             _add_arranged(observation, _values(observation), selection, raw)
-        elif observation.forward.single_sequence and observation.repeat == 0 and selection.placement.aligned:
+        elif self._is_repeatable(observation, selection):
             agree = self._plans.make
             agree(
                 observation.state,
@@ -115,6 +115,16 @@ class Measurer:
                 raw=raw,
             )
         _count(observation, selection, raw)
+
+    def _is_repeatable(self, observation: Observation, selection: Selection) -> bool:
+        """Whether what was decided holds for other sites in this forward and may be cached for the next.
+
+        Layers with registered sites never take the extension's hooks, so a plan made for them would be read
+        by nobody, and making it again at each forward would discard those planned ahead for all others.
+        """
+        state, forward = observation.state, observation.forward
+        first = forward.single_sequence and observation.repeat == 0
+        return first and selection.placement.aligned and not state.further_sites
 
     def _select(self, observation: Observation, extent: Extent) -> Selection:
         """Place the samples of a tensor of this extent, and choose among them."""
@@ -166,6 +176,16 @@ class Measurer:
         if news is not None:
             record_extremes(site, Extremes(*news), selection.placement, forward)
         return True
+
+
+def _turn(layer: int, name: str, forward: Forward) -> int:
+    """Which of the layer's tensors at this site in this forward comes now; counts it."""
+    number = site_of(name).number
+    if number < 2:
+        return forward.state.take_turn(layer, name == OUTPUT)
+    turn = forward.turns.get((layer, number), 0)
+    forward.turns[layer, number] = turn + 1
+    return turn
 
 
 def _fits(observation: Observation, width: int) -> bool:
@@ -244,7 +264,8 @@ def _count(observation: Observation, selection: Selection, raw: RawSelection) ->
     site.note_dtype(observation.tensor.dtype)
     if selection.masked_by:
         state.masked_by[selection.masked_by] = None
-    if selection.unfit and observation.name == INPUT:
-        state.note(selection.unfit)
+    if selection.unfit and observation.name != OUTPUT:
+        where = "" if observation.name == INPUT else f" at its {observation.name}"
+        state.note(selection.unfit + where)
     if not selection.n_samples:
         state.note(f"a call without a sample at its {observation.name}")

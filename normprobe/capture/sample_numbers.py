@@ -16,7 +16,7 @@ from normprobe.layers.to_rows import Extent, extent_of
 from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
 from normprobe.samples.masks import Padding
 from normprobe.tables.records import Holder
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT
 
 
 class NumberedForward(Protocol):
@@ -142,7 +142,7 @@ def _time_axis(axes: list[int], state: LayerState, site: str, strides: tuple[int
         state.axes[site] = axes[0]
         state.told.add(site)
     elif axes and not (site in state.told and state.axes[site] in axes):
-        before = state.axes.get(INPUT) if site == OUTPUT else None
+        before = state.axes.get(INPUT) if site != INPUT else None
         lie = extent_of(state.view, strides).leading
         state.axes[site] = before if before in axes else max(axes, key=lambda axis: lie[axis])
     return state.axes[site] if state.axes.get(site) in axes else None

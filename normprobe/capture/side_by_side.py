@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.power_sums import LocalPowerSums, PowerSums
+from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.errors import ViewError
 from normprobe.layers.find import Layer
 from normprobe.layers.to_rows import arrange
@@ -28,14 +29,33 @@ class Pair:
     a: Layer
     b: Layer
 
+    def further_sites(self) -> dict[str, tuple[TensorOf, TensorOf]]:
+        """The registered sites that both have, and what gives the tensor in either."""
+        own, other = ({} if layer.parameter else registered_sites(layer.module) for layer in (self.a, self.b))
+        return {name: (own[name], other[name]) for name in own if name in other}
+
 
 @dataclass(eq=False)
 class LayerPowerSums:
-    """What was summed of one pair of layers; ``local`` is None where the layer could not be called again."""
+    """What was summed of one pair of layers.
 
-    input: PowerSums = field(default_factory=PowerSums)
-    output: PowerSums = field(default_factory=PowerSums)
+    Attributes:
+        sites: by name of a site that both layers have.
+        local: None where the layer could not be called again.
+    """
+
+    sites: dict[str, PowerSums]
     local: LocalPowerSums | None = field(default_factory=LocalPowerSums)
+
+    @property
+    def input(self) -> PowerSums:
+        """The sums at the input."""
+        return self.sites[INPUT]
+
+    @property
+    def output(self) -> PowerSums:
+        """The sums at the output."""
+        return self.sites[OUTPUT]
 
 
 class SideBySide:
@@ -49,7 +69,11 @@ class SideBySide:
         self.examples = 0
         self._model = model
         self._pairs = pairs
-        self._found = [LayerPowerSums() for _ in pairs]
+        self._further = [pair.further_sites() for pair in pairs]
+        self._found = [
+            LayerPowerSums({site: PowerSums() for site in (INPUT, OUTPUT, *further)})
+            for further in self._further
+        ]
         self._signatures = Signatures()
         self._masks = Masks()
         self._kept: dict[tuple[int, str, int], Tensor] = {}
@@ -99,6 +123,8 @@ class SideBySide:
 
     def _keep_output(self, at: int, module: nn.Module, *called: Any) -> None:
         self._keep(at, OUTPUT, first_tensor(called[2:]))
+        for site, (tensor_of, _) in self._further[at].items():
+            self._keep(at, site, _registered(tensor_of, module, called))
 
     def _compare_input(self, at: int, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._compare(at, INPUT, first_tensor([*args, *kwargs.values()]))
@@ -108,6 +134,8 @@ class SideBySide:
         gives = first_tensor([output])
         call = self._compare(at, OUTPUT, gives)
         read, gave = (self._kept.get((at, site, call)) for site in (INPUT, OUTPUT))
+        for site, (_, tensor_of) in self._further[at].items():
+            self._compare(at, site, _registered(tensor_of, module, called))
         local = self._found[at].local
         if local is None or read is None or gave is None or gives is None:
             return
@@ -127,7 +155,7 @@ class SideBySide:
         call = self._numbered(at, site)
         if tensor is None:
             return
-        if site == OUTPUT:
+        if site != INPUT:
             self._kept[at, site, call] = tensor.detach().clone()
             return
         version = -1 if tensor.is_inference() else tensor._version
@@ -140,8 +168,7 @@ class SideBySide:
         call = self._numbered(at, site)
         kept = self._kept.get((at, site, call))
         if kept is not None and tensor is not None and kept.shape == tensor.shape:
-            powers: PowerSums = getattr(self._found[at], site)
-            self._add(at, powers.add, kept, tensor)
+            self._add(at, self._found[at].sites[site].add, kept, tensor)
         return call
 
     def _add(self, at: int, add: Callable[..., None], *tensors: Tensor) -> None:
@@ -170,6 +197,15 @@ def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(batch, Tensor):
         return (batch,), {}
     return ((), dict(batch)) if isinstance(batch, Mapping) else (tuple(batch), {})
+
+
+def _registered(tensor_of: TensorOf, module: nn.Module, called: tuple[Any, ...]) -> Tensor | None:
+    """The tensor at a registered site of a call (args, kwargs, output); None where its function has none."""
+    try:
+        tensor = tensor_of(module, *called)
+    except Exception:
+        return None
+    return tensor if isinstance(tensor, Tensor) else None
 
 
 def _called_again(module: nn.Module, args: Any, kwargs: Any, tensor: Tensor) -> Tensor | None:

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
         "batchnorm comparison divergence errors findings loading probe recording report vocabulary",
         "click pandas rich",
     ),
-    "__init__": ("comparison divergence errors layers live_comparison probe recording", ""),
+    "__init__": ("capture comparison divergence errors layers live_comparison probe recording", ""),
     "__main__": ("cli", ""),
 }
 LIBRARIES = {name for _, names in MAY_IMPORT.values() for name in names.split()} | {"scipy"}
