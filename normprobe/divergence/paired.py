@@ -12,6 +12,7 @@ from normprobe.divergence.attribution import PASSES, Split, estimated, gain, of_
 from normprobe.divergence.columns import decibels
 from normprobe.divergence.error_bounds import Errors, errors, feature_errors
 from normprobe.divergence.matched_sites import Place, Readers, moments_of, typical_size
+from normprobe.divergence.matching import Match
 from normprobe.divergence.rounding import GROWTH, MEASURED, WITHIN, Precision, beyond_rounding
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -87,13 +88,15 @@ def split_errors(places: Sequence[Place], known: Numbers, measured: Sequence[Spl
         measured: the split of each where it need not be estimated.
     """
     splits: list[Split] = []
-    before = read = 0.0
+    before, of_input = 0.0, dict[Match, float]()
     for place, error, split in zip(places, known, measured, strict=True):
-        splits.append(split or estimated(error, read if place.site == OUTPUT else before))
-        error = 0.0 if np.isnan(error) else float(error)
-        # An output inherits from its own layer's input, whatever other sites lie between them.
-        read = error if place.site == INPUT else read
-        before = max(before, error)
+        # An output inherits from its own layer's input, whatever other sites lie between the two.
+        brought = of_input.get(place.match, before) if place.site == OUTPUT else before
+        splits.append(split or estimated(error, brought))
+        size = 0.0 if np.isnan(error) else float(error)
+        if place.site == INPUT:
+            of_input[place.match] = size
+        before = max(before, size)
     return splits
 
 

@@ -58,9 +58,10 @@ class MassiveActivations(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """Return the first norm (without norms: Linear) that reads the largest massive activation."""
-        layers = inner(tables, 2)
-        layers = at_site(layers, INPUT)
+        layers = at_site(inner(tables, 2), INPUT)
         layers = layers[(layers["abs_max"] > self.least) & (layers["abs_ratio"] > self.times)]
+        if layers.empty:
+            return []
         layers = layers[self._few(tables, layers)]
         norms = layers[layers["kind"] != "linear"]
         layers = layers if norms.empty else norms

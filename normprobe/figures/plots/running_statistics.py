@@ -85,16 +85,15 @@ def summarize(tables: Tables) -> Audit:
     norms = by_depth.norms(tables)
     norms = norms[norms["layer"].isin(channels["layer"])]
     order = list(norms["layer"])
-    frame = channels[~channels["constant"]].rename(columns={"shift": "mean"})
-    frame = frame.assign(variance=np.exp(frame["log_variance_ratio"]))
-    means, variances = (
+    frame = channels[~channels["constant"]]
+    means, logarithms = (
         by_depth.quantiles(frame, QUANTILES, column).droplevel("site").reindex(order).reset_index(drop=True)
-        for column in ("mean", "variance")
+        for column in ("shift", "log_variance_ratio")
     )
     return Audit(
         depth=by_depth.depth_axis(norms),
         means=means,
-        variances=variances,
+        variances=logarithms.map(np.exp),
         constant=int(channels["constant"].sum()),
         channels=len(channels),
         nonfinite=tuple(int(i) for i in np.flatnonzero(norms["nonfinite"].to_numpy() > 0)),
