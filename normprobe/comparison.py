@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Comparison:
     """Where two models differ, frozen; made by `compare` and `compare_live`.
 
-    `print(comparison)` says it in sentences.
+    `print(comparison)` writes it in sentences.
     """
 
     def __init__(self, found: Differences) -> None:

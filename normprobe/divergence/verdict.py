@@ -1,4 +1,4 @@
-"""What a comparison says in sentences: the first one is the answer, the others what it rests on."""
+"""The verdict of a comparison in sentences: the first is the answer, the others what it rests on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Divergence:
 
 
 def first_divergence(layers: pd.DataFrame) -> Divergence | None:
-    """Return the first place in order of execution that differs beyond the noise, or None."""
+    """The first place in order of execution that differs beyond the noise, or None."""
     beyond = np.flatnonzero(layers["beyond"].to_numpy(bool))
     if not len(beyond):
         return None
@@ -57,7 +57,7 @@ def first_divergence(layers: pd.DataFrame) -> Divergence | None:
 
 
 def sentences(found: Differences) -> list[str]:
-    """Say what was found: the answer first."""
+    """What was found, the answer first."""
     first = first_divergence(found.layers)
     if not found.facts["same_data"]:
         answer = _other(found, first)
@@ -94,26 +94,26 @@ def _extent(layers: pd.DataFrame, first: Divergence) -> list[str]:
     """How far it goes on, and whether more arises elsewhere."""
     each = layers.groupby("layer", sort=False)[["beyond", "introduces"]].any()
     later = each.loc[first.layer :].iloc[1:]
-    said = []
+    lines = []
     if later["beyond"].any():
         reached = int(later["beyond"].sum())
         worst = layers.iloc[int(layers["error_db"].argmax())]
         who = f"After it {reached:,} of {len(later):,} layers differ too"
-        said.append(
+        lines.append(
             f"{'The one layer after it differs too' if len(later) == 1 else who}; the largest error is "
             f"{format_db(float(worst['error_db']))}, at {worst['layer']} (its {worst['site']})."
         )
     elif len(later):
-        said.append(f"Of the {format_count(len(later), 'layer')} after it none differs.")
+        lines.append(f"Of the {format_count(len(later), 'layer')} after it none differs.")
     own = [str(layer) for layer in later.index[later["introduces"]]]
     if 2 * len(own) >= len(each) - 1 > 0:
-        said.append(
+        lines.append(
             f"{len(own) + 1:,} of {format_count(len(each), 'layer')} introduce error of their own, "
             "as a change of the whole model does: its precision, or all of its weights."
         )
     elif own:
-        said.append(f"More error arises at {_named(own)}.")
-    return said
+        lines.append(f"More error arises at {_named(own)}.")
+    return lines
 
 
 def _named(layers: list[str]) -> str:
@@ -188,17 +188,17 @@ def _precision(found: Differences) -> list[str]:
 
 def _circumstances(found: Differences) -> list[str]:
     """What limits the answer: order, layers left out."""
-    facts, said = found.facts, []
+    facts, lines = found.facts, []
     kinds = found.layers[found.layers["kind"] != found.layers["kind_b"]]
     if len(kinds):
         row = kinds.iloc[0]
-        said.append(f"{row['layer']} is a {row['kind']} in the first, a {row['kind_b']} in the second.")
+        lines.append(f"{row['layer']} is a {row['kind']} in the first, a {row['kind_b']} in the second.")
     if facts["reordered"] is not None:
-        said.append(f"The second runs its layers in another order, which shows at {facts['reordered']}.")
+        lines.append(f"The second runs its layers in another order, which shows at {facts['reordered']}.")
     if len(found.unmatched):
         alone = [f"{row.layer} ({row.of})" for row in found.unmatched.itertuples()]
-        said.append(
+        lines.append(
             f"{format_count(len(alone), 'layer')} {'has' if len(alone) == 1 else 'have'} no counterpart and "
             f"{'is' if len(alone) == 1 else 'are'} not compared: {_named(alone)}."
         )
-    return said
+    return lines

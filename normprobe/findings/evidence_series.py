@@ -35,12 +35,12 @@ _HOME = {
 
 
 def series(tables: Tables, evidence: str) -> pd.DataFrame:
-    """Return the series that ``evidence`` names.
+    """The series that ``evidence`` names.
 
     >>> series(tables, "input:abs_max")  # doctest: +SKIP
 
     Args:
-        tables: The tables the finding was made from.
+        tables: the tables the finding was made from.
         evidence: ``site:measure``, as in the ``evidence`` column of findings.
 
     Returns:

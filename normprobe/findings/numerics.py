@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.formatting import format_number
+from normprobe.findings.check import Check, Finding, Severity
+from normprobe.formatting import format_count, format_number
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.layers import inputs_and_outputs
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -46,7 +46,7 @@ class Nonfinite(Check):
     source: ClassVar[str] = "PyTorch issue 182156"
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the layers that turn finite values into NaN or Inf, or the first site that holds any."""
+        """The layers that turn finite values into NaN or Inf, or the first site that holds any."""
         layers = inputs_and_outputs(tables)
         bad = (layers["nonfinite"] + layers["nonfinite_masked"]).gt(0)
         if not bad.any():
@@ -79,7 +79,7 @@ class Nonfinite(Check):
             value=count,
             threshold=0,
             message=f"{format_number(count)} {'value is' if count == 1 else 'values are'} NaN or Inf"
-            f"{padding}, {origin}; so it is at {named(later)} from here on.",
+            f"{padding}, {origin}; so it is at {format_count(len(later), 'layer')} from here on.",
             advice="Look at the operations before this layer: no probed layer made these values."
             if site == INPUT
             else None,
@@ -104,7 +104,7 @@ class Nonfinite(Check):
 
 
 def _makers_in_a_loop(layers: pd.DataFrame) -> list[str]:
-    """Return the layers, called more often than others, that write a larger share of NaN or Inf than read."""
+    """The layers, called more often than others, that write a larger share of NaN or Inf than read."""
     share = (layers["nonfinite"] / (layers["n_samples"] * layers["n_features"])).unstack("site")
     share = share.reindex(columns=[INPUT, OUTPUT])
     again = layers["calls"].groupby(level="layer").max().reindex(share.index) > layers["calls"].min()
@@ -114,7 +114,7 @@ def _makers_in_a_loop(layers: pd.DataFrame) -> list[str]:
 
 
 def _feature(tables: Tables, layer: str, site: str) -> int | None:
-    """Return the feature that holds most NaN or Inf, or None where all features hold as many."""
+    """The feature that holds most NaN or Inf, or None where all features hold as many."""
     rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == site)]
     if rows.empty or rows["nonfinite"].nunique() == 1:
         return None
@@ -136,8 +136,8 @@ class Fp16Overflow(Check):
     When it is wrong: a model that will never run in fp16.
 
     Attributes:
-        limit: Largest |value| that fp16 holds.
-        margin: A model that runs in, or is meant for, 16 bit is warned of above ``limit / margin``.
+        limit: largest |value| that fp16 holds.
+        margin: a model that runs in, or is meant for, 16 bit is warned of above ``limit / margin``.
     """
 
     name: ClassVar[str] = "fp16_overflow"
@@ -150,7 +150,7 @@ class Fp16Overflow(Check):
     margin: float = 2.0
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first layer in order of execution with a value beyond the limit."""
+        """The first layer in order of execution with a value beyond the limit."""
         layers = inputs_and_outputs(tables)
         meant = "float16" in str(tables.meta.get("meant_dtype"))
         half = layers["dtype"].str.contains("float16") | meant

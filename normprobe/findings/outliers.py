@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.dead import inner
 from normprobe.findings.written_by import writer
-from normprobe.formatting import format_number
+from normprobe.formatting import format_count, format_number
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.features import finite_features
 from normprobe.tables.schema import SITE_KEY
@@ -38,7 +38,7 @@ class MassiveActivations(Check):
     When it is wrong: layers after a ReLU have a median of 0, and are left out.
 
     Attributes:
-        least: A massive activation is larger than this,
+        least: a massive activation is larger than this,
         times: and larger than this times the median |value| of the kept rows,
         share: in at most this share of the kept samples.
     """
@@ -57,7 +57,7 @@ class MassiveActivations(Check):
     share: float = 0.25
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first norm (without norms: Linear) that reads the largest massive activation."""
+        """The first norm (without norms: Linear) that reads the largest massive activation."""
         layers = at_site(inner(tables, 2), INPUT)
         layers = layers[(layers["abs_max"] > self.least) & (layers["abs_ratio"] > self.times)]
         if layers.empty:
@@ -90,7 +90,7 @@ class MassiveActivations(Check):
         ]
 
     def _few(self, tables: Tables, layers: pd.DataFrame) -> pd.Series:
-        """Return for each layer whether massive activations stand in few of its kept samples."""
+        """Whether massive activations stand in few of the kept samples, by layer."""
         samples = tables.samples[tables.samples["site"] == INPUT]
         peak = samples[["min", "max"]].abs().max(axis=1)
         limit = (self.times * layers["abs_median"]).clip(lower=self.least)
@@ -114,7 +114,7 @@ class OutlierFeatures(Check):
     required too. When it is wrong: it is a property of the model, not a fault.
 
     Attributes:
-        least: An outlier feature reaches at least this |value|,
+        least: an outlier feature reaches at least this |value|,
         times: and this times the median feature's largest |value|,
         share: and at most this share of the features (one at least) does.
     """
@@ -133,7 +133,7 @@ class OutlierFeatures(Check):
     share: float = 0.02
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the layer whose worst feature stands out most."""
+        """The layer whose worst feature stands out most."""
         layers = inner(tables, 2)
         layers = layers[layers.index.get_level_values("site") == INPUT]
         features = finite_features(tables).set_index(SITE_KEY)
@@ -161,7 +161,7 @@ class OutlierFeatures(Check):
                 written_by=wrote,
                 message=f"Feature {worst['feature']} reaches {format_number(worst['peak'])}, "
                 f"{format_number(worst['peak_ratio'])} times the median feature; "
-                f"{named(affected)} with such features.",
+                f"{format_count(len(affected), 'layer')} with such features.",
                 evidence="input:feature_ratio",
                 affected=affected,
             )

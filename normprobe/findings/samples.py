@@ -33,7 +33,7 @@ class OutlierSample(Check):
     When it is wrong: data with heavy tails, such as amounts of money, that are fed without a logarithm.
 
     Attributes:
-        times: Least RMS of a sample ÷ the median sample's that is reported,
+        times: least RMS of a sample ÷ the median sample's that is reported,
         share: in at most this share of the examples (one at least).
     """
 
@@ -48,7 +48,7 @@ class OutlierSample(Check):
     share: float = 0.05
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the largest sample at the input of the first layer, if it is wild."""
+        """The largest sample at the input of the first layer, if it is wild."""
         layers = inputs_and_outputs(tables)
         layer = first_to_read(layers)
         if layer is None:
@@ -104,7 +104,7 @@ class InputScale(Check):
     When it is wrong: scales that carry meaning; features that are nearly always 0.
 
     Attributes:
-        ratio: Least ratio of the largest standard deviation to the lower quartile that is reported.
+        ratio: least ratio of the largest standard deviation to the lower quartile that is reported.
     """
 
     name: ClassVar[str] = "input_scale"
@@ -117,7 +117,7 @@ class InputScale(Check):
     ratio: float = 100.0
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first layer, if it is a Linear and its features differ wildly in scale."""
+        """The first layer, if it is a Linear and its features differ wildly in scale."""
         layers = inputs_and_outputs(tables)
         layer = first_to_read(layers)
         if layer is None:

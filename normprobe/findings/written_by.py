@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
-    """Return the layer executed last before ``layer`` whose output already has ``value`` in ``feature``.
+    """The layer executed last before ``layer`` whose output already has ``value`` in ``feature``.
 
     A layer counts if its output has as many features as the input of ``layer`` and reaches at least half of
     ``value`` in that feature. Empty if there is none: then an operation that is not probed wrote it.
 
     Args:
-        tables: The tables.
-        layer: The layer that reads the value.
-        feature: The feature that holds it.
-        value: The largest |value| of that feature at the input of ``layer``.
+        tables: the tables.
+        layer: the layer that reads the value.
+        feature: the feature that holds it.
+        value: the largest |value| of that feature at the input of ``layer``.
     """
     layers = layer_measures(tables)
     reader = row_of(layers, layer, INPUT)
@@ -43,15 +43,15 @@ def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
 
 
 def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: float = 0.5) -> pd.MultiIndex:
-    """Return the sites, in order of execution, from which on samples are the same.
+    """The sites, in order of execution, from which on samples are the same.
 
     A model whose last Linear writes only zeros does not count: classifiers are often initialized so.
 
     Args:
-        tables: The tables.
-        spread: Largest share of the mean square that varies over samples where they count as the same.
-        samples: Least number of samples at a site.
-        rest: Least share of the later sites where samples must be the same as well.
+        tables: the tables.
+        spread: largest share of the mean square that varies over samples where they count as the same.
+        samples: least number of samples at a site.
+        rest: least share of the later sites where samples must be the same as well.
     """
     layers = inputs_and_outputs(tables)
     layers = layers[layers["n_samples"] >= samples]
