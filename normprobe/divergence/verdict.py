@@ -56,6 +56,30 @@ def first_divergence(layers: pd.DataFrame) -> Divergence | None:
     )
 
 
+VERDICTS = {
+    "equal": "same data: no error at any layer compared",
+    "within_rounding": "same data: no layer differs by more than rounding of the dtype of both",
+    "within_precision": "same data, other dtypes: no layer differs by more than rounding of the coarser one",
+    "within_sampling": "other data: no layer differs by more than drawing other examples gives",
+    "too_few_examples": "other data: of so few examples that no difference, however large, would be named",
+    "differs": "a layer differs beyond the noise; see `first_divergence`",
+}
+
+
+def verdict_code(found: Differences) -> str:
+    """The answer as one of `VERDICTS`."""
+    facts = found.facts
+    if found.layers["beyond"].any():
+        return "differs"
+    if not facts["same_data"]:
+        sizes = facts["examples"]
+        # The smallest probability that so many permutations can give, two-sided.
+        return "too_few_examples" if 2 / comb(sum(sizes), sizes[0]) > facts["level"] else "within_sampling"
+    if (found.layers["error_db"] == -np.inf).all():
+        return "equal"
+    return "within_precision" if facts["precision_differs"] else "within_rounding"
+
+
 def sentences(found: Differences) -> list[str]:
     """What was found, the answer first."""
     first = first_divergence(found.layers)
@@ -124,11 +148,11 @@ def _named(layers: list[str]) -> str:
 def _agreement(found: Differences) -> list[str]:
     layers, facts = found.layers, found.facts
     count = format_count(int(facts["matched"]), "layer")
-    if (layers["error_db"] == -np.inf).all():
+    if verdict_code(found) == "equal":
         return [f"Equal: no difference at any of {count}."]
     worst = layers.iloc[int(layers["error_db"].argmax())]
     largest, where = format_db(float(worst["error_db"])), _at(found, worst)
-    if not facts["precision_differs"]:
+    if verdict_code(found) == "within_rounding":
         return [
             f"Equal up to rounding: none of {count} differs by more than rounding of {facts['dtypes'][0]}; "
             f"the largest error is {largest}, at {where}."
@@ -156,7 +180,7 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
             "Samples cannot be paired, as the two saw other data, or the same cut into other parts: "
             "then compare with same_data=True."
         )
-    if first is None and 2 / comb(sum(sizes), sizes[0]) > found.facts["level"]:
+    if verdict_code(found) == "too_few_examples":
         return [
             f"{sizes[0]:,} and {sizes[1]:,} examples are too few to tell at level {level}.",
             unpaired,
