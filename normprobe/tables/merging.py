@@ -18,9 +18,9 @@ from normprobe.tables.build import HELD, SEEN, VECTORS
 from normprobe.tables.derive import moments_of, row_starts, starts
 from normprobe.tables.frames import Tables
 from normprobe.tables.merging_meta import merge_ledgers, merge_meta, pieces, with_every_layer
-from normprobe.tables.schema import based
+from normprobe.tables.schema import SITE_KEY, based
+from normprobe.vocabulary import site_order
 
-KEY = ["layer", "site"]
 _SUMS = ("calls", "n_samples", "masked", "nonfinite_masked", "within_sum", "within_count")
 _ALIKE = ("samples", "values", "every", "seed", "mask")
 
@@ -98,7 +98,7 @@ def _check(parts: Sequence[Tables]) -> None:
                 f"recordings of different layers cannot be merged: not all have {name!r} ({kind}) in the "
                 "same place; probe one model with the same layers= and kinds="
             )
-    widths = pd.concat([part.sites for part in parts]).groupby(KEY, sort=False)["n_features"].nunique()
+    widths = pd.concat([part.sites for part in parts]).groupby(SITE_KEY, sort=False)["n_features"].nunique()
     if (widths > 1).any():
         layer, site = widths.index[widths > 1][0]
         raise RecordingError(
@@ -108,18 +108,19 @@ def _check(parts: Sequence[Tables]) -> None:
 
 
 def _sites(frames: Sequence[pd.DataFrame], ledger: pd.DataFrame) -> pd.DataFrame:
-    """A row per place of any part, in order of depth, input before output."""
+    """A row per place of any part, in order of depth, the sites of a layer in the vocabulary's order."""
     union = pd.concat(frames, ignore_index=True)
-    merged = union.groupby(KEY, sort=False).agg(
+    merged = union.groupby(SITE_KEY, sort=False).agg(
         {**dict.fromkeys(_SUMS, "sum"), "n_features": "first", "dtype": pieces}
     )
     for end in ("min", "max"):
         held = [f"{end}_{name}" for name in ("part", *HELD)]
         order = union.sort_values([end, *held], ascending=[end == "min", True, True, True, True])
-        merged = merged.join(order.drop_duplicates(KEY).set_index(KEY)[[end, *held]])
+        merged = merged.join(order.drop_duplicates(SITE_KEY).set_index(SITE_KEY)[[end, *held]])
     merged = merged.reset_index()
     merged["depth"] = merged["layer"].map(dict(zip(ledger["layer"], ledger["depth"], strict=True)))
-    return merged.sort_values(["depth", *KEY], kind="stable")
+    order = merged[["depth", "layer"]].assign(site=merged["site"].map(site_order))
+    return merged.loc[order.sort_values(["depth", "layer", "site"], kind="stable").index]
 
 
 def _share(tables: Tables, sites: pd.DataFrame, parts: list[str]) -> _Share:

@@ -8,6 +8,9 @@ from normprobe.kernels.moments import MOMENT_FIELDS, PublicColumn
 
 TEXT, WHOLE, REAL, NUMBER, TRUTH = "string", "int64", "float64", "Int64", "boolean"
 
+SITE_KEY = ["layer", "site"]
+"""What names a row of `LAYERS`."""
+
 _VALUE = "in the layer's own units"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from normprobe.errors import ModelError
+from normprobe.tables.atomic_files import replace_file
 
 _SAFETENSORS = ".safetensors"
 _PICKLES = (".pt", ".pth", ".bin")
@@ -47,17 +49,17 @@ def save_weights(model: nn.Module, path: Path) -> Path:
     """
     check_new_weights(path)
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    part = path.with_name(f".{path.name}.part")
-    try:
+
+    def write(handle: IO[bytes]) -> None:
         if path.suffix.lower() == _SAFETENSORS:
-            save_file(_apart(state), part, metadata={"format": "pt"})
+            save_file(_apart(state), handle.name, metadata={"format": "pt"})
         else:
-            torch.save(state, part)
-        part.rename(path)
+            torch.save(state, handle)
+
+    try:
+        replace_file(path, write)
     except (OSError, RuntimeError, SafetensorError) as cause:
         raise ModelError(f"{path} cannot be written: {cause}") from cause
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
