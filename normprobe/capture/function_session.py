@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from normprobe.capture.hooks.weight_functions import WeightUse
-from normprobe.layers.candidates import is_lazy
 from normprobe.layers.layer import Layer
+from normprobe.layers.module_attributes import is_lazy
 from normprobe.layers.parameter_layers import projection_part
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import normprobe
 from normprobe.errors import ViewError
 from normprobe.layers import view_registry
-from normprobe.layers.candidates import guessed_view
+from normprobe.layers.candidates import view_by_rule
 from normprobe.layers.module_attributes import eps_of
 from normprobe.layers.to_rows import arrange
 from normprobe.layers.view import View
@@ -28,7 +28,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def view_of(module: nn.Module) -> View | None:
     registered, view = registered_view(module)
-    return view if registered else guessed_view(module)
+    return view if registered else view_by_rule(module)
 
 
 def counting(*shape: int) -> Tensor:
