@@ -61,7 +61,7 @@ def _both(a: str, b: str, request: Request, own: dict[str, str | None]) -> tuple
     """Measure or load both; options are for those that are models.
 
     Raises:
-        NormprobeError: One of them cannot be read, or its data do not fit.
+        NormprobeError: one of them cannot be read, or its data do not fit.
     """
     changed: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
     if changed and is_recording(b):

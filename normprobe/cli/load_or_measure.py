@@ -37,7 +37,7 @@ _NOT_A_RECORDING = {
 
 
 def is_recording(name: str) -> bool:
-    """Tell whether an argument names a saved recording rather than a model."""
+    """Whether an argument names a saved recording rather than a model."""
     path = Path(name).expanduser()
     return path.suffix == ".normprobe" or (path.is_file() and path.suffix.lower() not in _NOT_A_RECORDING)
 
@@ -48,13 +48,13 @@ def obtain(
     """Load a saved recording, or measure a model (on its first ``forwards`` batches).
 
     Args:
-        name: The model or recording, as on the command line.
-        request: The options.
-        forwards: Stop after so many batches; None runs all.
-        recalibrate: Where to write the model's weights with running statistics of the same data.
+        name: the model or recording, as on the command line.
+        request: the options.
+        forwards: stop after so many batches; None runs all.
+        recalibrate: where to write the model's weights with running statistics of the same data.
 
     Raises:
-        NormprobeError: The recording, model or data cannot be read, or do not fit together.
+        NormprobeError: the recording, model or data cannot be read, or do not fit together.
     """
     if recalibrate is not None:
         check_weights(name, is_recording(name), recalibrate)
@@ -73,13 +73,13 @@ def measure(
     """Load a model, run its data through it and return what was measured.
 
     Args:
-        name: The model, as on the command line.
-        request: The options.
-        forwards: Stop after so many batches; None runs all.
-        recalibrate: Where to write the model's weights with running statistics of the same data.
+        name: the model, as on the command line.
+        request: the options.
+        forwards: stop after so many batches; None runs all.
+        recalibrate: where to write the model's weights with running statistics of the same data.
 
     Raises:
-        NormprobeError: The model or data cannot be read, or do not fit together.
+        NormprobeError: the model or data cannot be read, or do not fit together.
     """
     with waiting(f"Loading   {name}"):
         from normprobe.loading.inputs import check_data, load_inputs
@@ -157,7 +157,7 @@ class _Watched:
 
 
 def _explained(cause: Exception, model: LoadedModel, watched: _Watched) -> Exception:
-    """Return what to raise for an error that came up while the model ran."""
+    """What to raise for an error that came up while the model ran."""
     shapes = _shapes(watched.latest)
     text = " ".join(str(cause).split())[:300]
     if _is_memory(cause):
@@ -179,7 +179,7 @@ def _is_memory(cause: Exception) -> bool:
 
 
 def _raised_by_model(cause: Exception) -> bool:
-    """Tell whether torch called the model after the last line of normprobe's own in the traceback.
+    """Whether torch called the model after the last line of normprobe's own in the traceback.
 
     `normprobe.capture.function_mode` only hands on the calls that the model makes.
     """
@@ -192,7 +192,7 @@ def _raised_by_model(cause: Exception) -> bool:
 
 
 def _shapes(batch: Any) -> str:
-    """Return the shapes of a batch in words."""
+    """The shapes of a batch in words."""
     if isinstance(batch, Mapping):
         return ", ".join(f"{name} {_shape(value)}" for name, value in batch.items())
     if isinstance(batch, list | tuple):

@@ -33,11 +33,11 @@ class Request:
 
     @staticmethod
     def plain() -> Request:
-        """Return the request of a command line without options."""
+        """The request of a command line without options."""
         return Request(None, None, None, None, "auto", "auto", (), (), 1024, None, False)
 
     def given(self) -> list[str]:
-        """Return the options that were set, as they are written."""
+        """The options that were set, as they are written."""
         plain = Request.plain()
         changed = [name for name in vars(self) if getattr(self, name) != getattr(plain, name)]
         return [f"--{name.replace('_', '-')}" for name in changed]
@@ -67,7 +67,7 @@ class Samples(click.ParamType[int | str]):
     name = "number|all"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Return an int from 1, or "all"."""
+        """An int from 1, or "all"."""
         if value == "all" or isinstance(value, int):
             return value if value == "all" else int(value)
         if not str(value).isdigit() or int(value) < 1:
@@ -110,6 +110,6 @@ def measuring(command: _Command) -> _Command:
 
 
 def request_of(options: dict[str, Any]) -> Request:
-    """Return the request that a command's options add up to."""
+    """The request that a command's options add up to."""
     kinds = tuple(kind for group in options.pop("kinds") for kind in group)
     return Request(**options, kinds=kinds)

@@ -9,10 +9,10 @@ from normprobe.errors import NormprobeError
 
 
 def check_folder(option: str, path: Path) -> Path:
-    """Return ``path`` if a folder can be made or written there.
+    """``path`` if a folder can be made or written there.
 
     Raises:
-        NormprobeError: It is a file, below one, or not writable.
+        NormprobeError: it is a file, below one, or not writable.
     """
     if path.exists() and not path.is_dir():
         raise NormprobeError(f"{option} {path} is a file; a folder was needed, existing or new")
@@ -21,10 +21,10 @@ def check_folder(option: str, path: Path) -> Path:
 
 
 def check_file(option: str, path: Path) -> Path:
-    """Return ``path`` if a file can be written there.
+    """``path`` if a file can be written there.
 
     Raises:
-        NormprobeError: It is a folder, in a folder that is not there, or not writable.
+        NormprobeError: it is a folder, in a folder that is not there, or not writable.
     """
     if path.is_dir():
         raise NormprobeError(f"{option} {path} is a folder; the name of a file was needed")

@@ -28,12 +28,12 @@ _SIGNS = "÷×…→–−━"
 
 
 def width() -> int:
-    """Return the columns to use: the terminal's, from 80 to 120."""
+    """The columns to use: the terminal's, from 80 to 120."""
     return min(max(shutil.get_terminal_size((_NARROWEST, 24)).columns, _NARROWEST), _WIDEST)
 
 
 def unicode() -> bool:
-    """Tell whether stdout can show the signs that the report uses."""
+    """Whether stdout can show the signs that the report uses."""
     try:
         _SIGNS.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -42,7 +42,7 @@ def unicode() -> bool:
 
 
 def colourful() -> bool:
-    """Tell whether stdout is a terminal that may get colours."""
+    """Whether stdout is a terminal that may get colours."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -142,6 +142,6 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _fitted(name: str, columns: int) -> str:
-    """Return a name in so many columns, shortened at the front."""
+    """A name in so many columns, shortened at the front."""
     dots = "…" if unicode() else "..."
     return name.ljust(columns) if len(name) <= columns else dots + name[len(name) + len(dots) - columns :]

@@ -18,7 +18,7 @@ _Item = TypeVar("_Item")
 
 
 def visible() -> bool:
-    """Tell whether stderr is a terminal that may get control codes."""
+    """Whether stderr is a terminal that may get control codes."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -27,7 +27,7 @@ def waiting(what: str) -> Iterator[None]:
     """Show that something of unknown length goes on.
 
     Args:
-        what: Such as ``"Loading ./smollm2"``.
+        what: such as ``"Loading ./smollm2"``.
     """
     if not visible():
         yield
@@ -41,9 +41,9 @@ def tracked(items: Iterable[_Item], what: str, total: int | None) -> Iterator[_I
     """Yield ``items`` and show how many are done.
 
     Args:
-        items: What is worked through.
-        what: Such as ``"Measuring   48 texts"``.
-        total: How many there are, or None.
+        items: what is worked through.
+        what: such as ``"Measuring   48 texts"``.
+        total: how many there are, or None.
     """
     if not visible():
         yield from items

@@ -19,7 +19,7 @@ def check_weights(name: str, saved: bool, out: Path) -> None:
 
     Raises:
         UsageError: ``name`` is a saved recording, which holds no model.
-        ModelError: There is a file already, or its ending says nothing.
+        ModelError: there is a file already, or its ending says nothing.
     """
     from normprobe.loading.models import check_new_weights
 
@@ -32,7 +32,7 @@ def recalibrate_into(out: Path, model: LoadedModel, request: Request) -> None:
     """Recalibrate a model that has been measured on the same data, and write its weights.
 
     Raises:
-        NormprobeError: The model has no batch norm, or the data do not fit, or the file cannot be written.
+        NormprobeError: the model has no batch norm, or the data do not fit, or the file cannot be written.
     """
     from normprobe.batchnorm import recalibrate
     from normprobe.loading.inputs import load_inputs
