@@ -9,15 +9,29 @@ from typing import Any, TypeVar
 
 import click
 
+from normprobe.loading.constants import DTYPES
 from normprobe.vocabulary import KINDS
 
-DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a command was asked to measure, as it stood on the command line."""
+    """The options of a measurement, as they stand on the command line.
+
+    Attributes:
+        data: what ``--data`` names; None for the bundled set.
+        column: the column of a table that holds the text.
+        batch_size: texts, images or rows a batch.
+        limit: only the first so many of them.
+        device: ``auto`` or a device of torch.
+        dtype: one of `DTYPES`.
+        layers: glob patterns of names.
+        kinds: the kinds of layers.
+        samples: how many samples are kept a layer, or ``all``.
+        weights: a file of weights for a model from a callable.
+        trust_remote_code: whether code of the checkpoint may run.
+    """
 
     data: str | None
     column: str | None

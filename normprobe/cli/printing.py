@@ -1,4 +1,4 @@
-"""What is printed on stdout: the terminal's report, the ledger, the files written."""
+"""Printing on stdout: the terminal's report, the ledger, the files written."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def colourful() -> bool:
 
 def _coloured(text: str) -> str:
     """Colour the word that says how severe a finding is."""
-    return _TAG.sub(lambda found: click.style(found[0], fg=_COLOURS[found[0]], bold=True), text)
+    return _TAG.sub(lambda tag: click.style(tag[0], fg=_COLOURS[tag[0]], bold=True), text)
 
 
-def forgive_encodings() -> None:
-    """Let stdout write a name it cannot encode with escapes, rather than fail on it."""
+def escape_what_cannot_be_encoded() -> None:
+    """Have stdout write a character it cannot encode as an escape, rather than fail on it."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -77,8 +77,9 @@ def print_comparison(comparison: Comparison) -> None:
     from normprobe.divergence import sentences
     from normprobe.report import comparison_text
 
-    found = comparison.differences
-    click.echo(comparison_text(found, sentences(found), width=width(), unicode=unicode()))
+    differences = comparison.differences
+    text = comparison_text(differences, sentences(differences), width=width(), unicode=unicode())
+    click.echo(text)
 
 
 def print_report_file(page: Path) -> None:
@@ -129,7 +130,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     lines = []
     for row in table:
         first = [
-            _fitted(row[0], widths[0]),
+            _shortened(row[0], widths[0]),
             row[1].ljust(widths[1]),
             row[2].rjust(widths[2]),
             row[3].ljust(widths[3]),
@@ -141,7 +142,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def _fitted(name: str, columns: int) -> str:
+def _shortened(name: str, columns: int) -> str:
     """A name in so many columns, shortened at the front."""
     dots = "…" if unicode() else "..."
     return name.ljust(columns) if len(name) <= columns else dots + name[len(name) + len(dots) - columns :]

@@ -1,4 +1,4 @@
-"""A progress line on stderr for whatever takes over two seconds, when somebody is there to see it."""
+"""A progress line on stderr for whatever takes over two seconds, where stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_PATIENCE = 2.0  # seconds
+_DELAY = 2.0  # seconds
 _LONGEST = 42  # characters, which leaves room for a bar at 80 columns
 _Item = TypeVar("_Item")
 
@@ -32,7 +32,7 @@ def waiting(what: str) -> Iterator[None]:
     if not visible():
         yield
         return
-    with _late(_columns(counted=False)) as shown:
+    with _delayed(_columns(counted=False)) as shown:
         shown.add_task(_short(what), total=None)
         yield
 
@@ -48,7 +48,7 @@ def tracked(items: Iterable[_Item], what: str, total: int | None) -> Iterator[_I
     if not visible():
         yield from items
         return
-    with _late(_columns(counted=total is not None)) as shown:
+    with _delayed(_columns(counted=total is not None)) as shown:
         task = shown.add_task(_short(what), total=total)
         for item in items:
             yield item
@@ -72,9 +72,12 @@ def _columns(*, counted: bool) -> Progress:
 
 
 @contextmanager
-def _late(progress: Progress) -> Iterator[Progress]:
-    """Start the display only after a while, so that what is quick leaves the screen alone."""
-    timer = threading.Timer(_PATIENCE, progress.start)
+def _delayed(progress: Progress) -> Iterator[Progress]:
+    """Start the display only after a delay, so that what is quick leaves the screen alone.
+
+    The timer is joined before the display is stopped: it may be about to start it.
+    """
+    timer = threading.Timer(_DELAY, progress.start)
     timer.daemon = True
     timer.start()
     try:
