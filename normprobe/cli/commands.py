@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from normprobe.recording import Recording
 
 _PATH = click.Path(path_type=Path)
+# As `findings.check.SEVERITIES`, the mildest first; to import that would load pandas for --help.
 _SEVERITIES = ("info", "warning", "error")
 _FOUND = 3
 """Exit status of a command that ran, and whose ``--fail-on`` is met."""
@@ -85,6 +86,7 @@ def report(
     """Write report.html, its figures and the tables as CSV; print the findings."""
     recording = _recorded(model, out, save, options, recalibrate=recalibrate)
     findings = recording.findings()
+    # With --json stdout is the document and nothing else, for a program to read.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         printing.print_summary(recording, findings)
         with waiting("Writing   report"):

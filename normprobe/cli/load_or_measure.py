@@ -77,6 +77,7 @@ def measure(
     Raises:
         NormprobeError: the model or data cannot be read, or do not fit together.
     """
+    # Imported inside: torch and transformers take seconds, which the progress line is to show.
     with waiting(f"Loading   {name}"):
         from normprobe.loading.inputs import check_data, load_inputs
         from normprobe.loading.models import load_model, without_bars

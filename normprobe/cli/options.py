@@ -66,7 +66,7 @@ class Kinds(click.ParamType[tuple[str, ...]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         """Split at commas and refuse what is no kind."""
-        if isinstance(value, tuple):
+        if isinstance(value, tuple):  # click converts defaults, too
             return value
         kinds = tuple(part.strip() for part in value.split(",") if part.strip())
         for kind in kinds:

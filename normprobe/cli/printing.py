@@ -104,6 +104,7 @@ def _size(path: Path) -> str:
 
 def print_ledger(ledger: pd.DataFrame) -> None:
     """Print a line per layer, and before it how many fired."""
+    # As objects: a nullable integer column cannot hold an empty string.
     rows = ledger.astype(object).where(ledger.notna(), "")
     status = Counter(str(value) for value in rows["status"])
     fired = status.pop("fired", 0)
@@ -123,6 +124,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     """Align columns; on a terminal names are shortened at the front and reasons wrapped, else neither."""
     widths = [max(len(row[column]) for row in table) for column in range(4)]
     room = max(len(row[4]) for row in table)
+    # Into a file or a pipe nothing is cut: a program may read it.
     if sys.stdout.isatty():
         rest = width() - sum(widths[1:]) - 2 * len(widths)
         widths[0] = max(20, min(widths[0], rest - min(room, 24)))

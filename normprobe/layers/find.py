@@ -64,6 +64,7 @@ def _every_layer(model: nn.Module, modules: Sequence[NamedModule]) -> tuple[Laye
         candidate = candidate_of(named_modules[id(module)], by_id)
         if candidate is not None:
             by_id[id(module)] = _layer(named_modules[id(module)], candidate)
+    # Not innermost first: tables and reports list layers as the model defines them.
     layers: list[Layer] = []
     for named in modules:
         layers += [by_id[id(named.module)]] if id(named.module) in by_id else parameter_layers(named)
@@ -92,6 +93,7 @@ def _layer(named: NamedModule, candidate: Candidate) -> Layer:
     module, names = named.module, named.names
     return Layer(
         name=names[0],
+        # Two names may become one when a wrapper's part is stripped.
         aliases=tuple(dict.fromkeys(name for name in names[1:] if name != names[0])),
         module=module,
         view=candidate.view,

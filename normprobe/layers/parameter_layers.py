@@ -22,6 +22,7 @@ from normprobe.layers.view_registry import registered_view
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 # Class names, as in Mixtral, DeepSeek, Qwen-MoE; a "gated" module multiplies by a gate, it does not route.
 _ROUTER = re.compile(r"router|gate(?!d)|gating", re.IGNORECASE)
+# Their weights are (experts, out, in); an axis of length 1 would be for broadcasting.
 _EXPERTS = re.compile(r"expert|moe|mixture|linear", re.IGNORECASE)
 
 
@@ -75,7 +76,7 @@ def projection_part(layer: Layer, weight: Tensor, part: Tensor) -> Layer | None:
         weight: the whole weight, shape (3 x features, features in).
         part: the weight that a function was given.
     """
-    size = weight.shape[0] // 3
+    size = weight.shape[0] // 3  # queries, keys and values in turn
     if layer.parameter != "in_proj_weight" or part.shape[1:] != weight.shape[1:]:
         return None
     start = (part.storage_offset() - weight.storage_offset()) // weight.stride(0)

@@ -73,6 +73,7 @@ def _check_view(name: str, kind: Any, axis: Any, sample: Any, weight: Any) -> No
 
 def registered_view(module: nn.Module) -> tuple[bool, View | None]:
     """Whether the module's class or a base of it is registered, and the nearest one's view (None: never)."""
+    # The order of inheritance: a user's entry for a subclass wins over torch's for its base.
     for cls in type(module).__mro__:
         if cls in _REGISTRY:
             return True, _REGISTRY[cls](module)

@@ -1,4 +1,4 @@
-"""What a norm computes, whatever its name says, and exchanging norms.
+"""What a norm computes, whatever its name says, and swapping norms.
 
 In come a norm, its view on entry and one call of it (input, output). Out goes an `Identification`
 (`identify.identify`): the view corrected, and how the stored weight is applied.

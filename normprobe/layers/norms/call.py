@@ -102,14 +102,14 @@ class NormCall:
 
     @property
     def stored_statistics(self) -> bool:
-        """Whether the module holds two vectors that are no parameters: a mean and a spread found earlier."""
+        """Whether the module holds two vectors that are no parameters: a mean and a spread fixed earlier."""
         widths = [tensor.numel() for tensor in self.module.buffers(recurse=False) if tensor.dim() == 1]
         return any(widths.count(size) > 1 for size in self.axes.values())
 
     def arrays(self, formula: Formula) -> Arrays | None:
         """The samples of the call that can tell whether a formula reproduces it; None if there are none.
 
-        Formulas that arrange it alike share one result: arranging in float64 is what a first call costs.
+        Formulas with the same arrangement share one result: arranging in float64 is what a first call costs.
         """
         together = "example" if formula.together == "past" else formula.together
         key = (formula.axis, formula.trailing, together)

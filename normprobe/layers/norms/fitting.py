@@ -83,6 +83,7 @@ class FormulaFits:
         for activation in (*_ACTIVATIONS, None):
             moved = arrays.x + gate if activation is None else arrays.x * activation(gate)
             before, after = (self._normalize(formula, x, arrays) for x in (moved, arrays.x))
+            # Both depend on shapes alone, so no other activation would do better.
             if before is None or after is None:
                 return
             for affine in arrays.affines:
@@ -112,11 +113,13 @@ class FormulaFits:
 
     def unit_moments(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Whatever becomes of the input: normalizing the output, unscaled, once more changes nothing."""
+        # Stored statistics give an output no particular moments.
         formulas = (formula for formula in formulas if formula.together != "running")
         for formula, arrays, _ in self._normalized(formulas):
             for affine in arrays.affines:
                 y = arrays.y if affine.shift is None else arrays.y - affine.shift
                 y = y if affine.scale is None else y / affine.scale
+                # Without eps: the output has unit moments already, and a large eps would shrink it again.
                 again = self._normalize(formula, y, arrays, eps=0.0)
                 if len(y) > 1 and again is not None and bool(y.isfinite().all()):
                     yield Fit(formula, affine.offset, self._error(again, y, _NO_AFFINE))

@@ -68,6 +68,7 @@ def formulas_of_view(view: View, groups: int) -> tuple[Formula, ...]:
     if view.kind == "batch_norm":
         return (Formula("batch_norm", axis, "running"), Formula("batch_norm", axis, "batch"))
     if view.kind == "instance_norm":
+        # Of `track_running_stats` in evaluation mode it applies running statistics, as a batch norm does.
         return (Formula("instance_norm", axis, "example", groups=0), Formula("batch_norm", axis, "running"))
     return (Formula(view.kind, axis, "example", groups=groups),)
 
@@ -88,11 +89,12 @@ def other_formulas(axes: Mapping[int, int], groups: int) -> Iterator[Formula]:
         yield from over_features(axis, 1, groups)
     for axis in axes:
         yield Formula("instance_norm", axis, "example", groups=0)
-        for count in {groups: None, 1: None}:
+        for count in {groups: None, 1: None}:  # each once, in this order
             yield Formula("group_norm", axis, "example", groups=count)
         yield Formula("group_norm", axis, "past")
         yield Formula("batch_norm", axis, "running")
         yield Formula("batch_norm", axis, "batch")
+    # The rarest last: divided by the standard deviation, without subtracting the mean.
     for axis in axes:
         yield Formula("rms_norm", axis, centred=False, square=False)
 
@@ -102,7 +104,7 @@ def grouped_formulas(axes: Mapping[int, int]) -> Iterator[Formula]:
     for axis, features in axes.items():
         for count in range(2, min(features // 2, _MOST_GROUPS) + 1):
             if features % count == 0:
-                yield from over_features(axis, 1, count)[:2]
+                yield from over_features(axis, 1, count)[:2]  # those after it are without groups
                 if axis == 1:
                     yield Formula("group_norm", axis, "example", groups=count)
 
@@ -129,6 +131,7 @@ def normalize(
         return None if mean is None or variance is None else (x - mean) / (variance + eps).sqrt()
     if formula.together == "past":
         return _over_past(x, eps, time)
+    # Beyond this line all formulas differ only in the axes that they average over.
     groups = formula.groups or features
     if features % groups:
         return None

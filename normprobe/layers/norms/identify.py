@@ -80,12 +80,14 @@ def identify(
         return Identification(view, 0.0, decided=True)
     if before.is_meta or before.is_nested != after.is_nested:
         return Identification(view, 0.0, decided=False)
+    # Its components are of different lengths; a norm of the last axis treats their rows alone.
     if before.is_nested:
         before, after = torch.cat(before.unbind()), torch.cat(after.unbind())
     formula_fits = FormulaFits(NormCall(module, before, after, arguments))
     fits = _reproducing_fits(formula_fits, view)
     if not fits:
         return _without_fit(formula_fits, view)
+    # Among equals the kind of the class: a LayerNorm of centred data is as well an RMSNorm.
     best = min(fits, key=lambda fit: (fit.formula.kind != view.kind, fit.error))
     if len({(fit.formula.corrected(view), fit.offset) for fit in fits}) > 1:
         return _ambiguous(view, fits, best, recorded)

@@ -25,7 +25,7 @@ _HOME = "normprobe.counterparts"
 
 @dataclass(frozen=True)
 class NormShape:
-    """What a new norm takes over from the one it stands for.
+    """What a new norm takes over from the one it replaces.
 
     Attributes:
         sizes: sizes of the axes that make up its features: `(features,)`, or several.

@@ -1,4 +1,4 @@
-"""Swapping the norms of a model for others, so that "BatchNorm or LayerNorm?" can be asked of one's own."""
+"""Swapping the norms of a model for others, so that "BatchNorm or LayerNorm?" is answered on one's own."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def swap_norms(
             that leaves at least 4 features in a group.
 
     Returns:
-        The copy. A norm whose shape or behaviour forbids the exchange stays in it, and a `UserWarning`
+        The copy. A norm whose shape or behaviour forbids the swap stays in it, and a `UserWarning`
         names it with the reason.
 
     Raises:
@@ -85,7 +85,7 @@ def swap_norms(
         )
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
         raise NormprobeError(f"groups={groups!r} is no number of groups; give a whole number from 1")
-    swapped = copy.deepcopy(model)
+    swapped = copy.deepcopy(model)  # the user's model is left as it is, tied weights stay tied in the copy
     norms = find_layers(swapped, layers, NORM_KINDS).layers
     replacements_by_id, kept = {}, []
     for layer in norms:

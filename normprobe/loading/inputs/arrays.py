@@ -31,8 +31,10 @@ def prepare(source: Arrays, model: LoadedModel, size: int) -> Inputs:
     """
     only = source.arrays.get(0) if len(source.arrays) == 1 else None
     modality = modality_of(model)
+    # Sound has at most two axes (recordings, time); more are features that were extracted already.
     if only is not None and modality is Modality.AUDIO and _is_float(only) and only.ndim <= 2:
         return audio.prepare(source, only, model, size)
+    # Bytes are pictures, as a camera gives them; floating-point numbers are pixel values ready for the model.
     if only is not None and only.dtype == np.uint8 and only.ndim == 4:
         pictures = Images(source.where, only[: source.rows])
         if modality is Modality.IMAGE:

@@ -39,7 +39,7 @@ def _batch(extractor: Any, waves: Any, model: LoadedModel) -> Batch:
     # Whisper's extractor pads to 30 seconds by default, the only length its encoder takes.
     own = inspect.signature(extractor.__call__).parameters["padding"].default
     try:
-        made = extractor(
+        features = extractor(
             list(waves),
             sampling_rate=extractor.sampling_rate,
             padding=own if own == "max_length" else True,
@@ -49,5 +49,5 @@ def _batch(extractor: Any, waves: Any, model: LoadedModel) -> Batch:
         raise DataError(
             f"the feature extractor refuses the sound: {type(cause).__name__}: {cause}"
         ) from cause
-    batch = keyword_tensors(made, model)
+    batch = keyword_tensors(features, model)
     return {**batch, **start_tokens(model, len(waves))}

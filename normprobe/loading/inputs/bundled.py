@@ -21,5 +21,5 @@ def bundled_texts(limit: int | None) -> Texts:
 def bundled_images(limit: int | None) -> Images:
     """The first ``limit`` (or all) of the images that ship with normprobe."""
     with as_file(_DATA / "images") as folder:
-        found = sorted(Path(folder).glob("*.*"))[:limit]
-    return Images(_NAME, tuple(found))
+        files_in_order = sorted(Path(folder).glob("*.*"))[:limit]
+    return Images(_NAME, tuple(files_in_order))

@@ -17,7 +17,7 @@ from normprobe.loading.models import LoadedModel, call_user_code, import_object
 
 
 def prepare(source: ImportPath, model: LoadedModel) -> Inputs:
-    """Make inputs of a callable that yields batches, or of a thing that can be iterated over.
+    """Make inputs of a callable that yields batches, or of an iterable of batches.
 
     Raises:
         DataError: it cannot be imported, raises, or yields something that is not a batch.

@@ -80,7 +80,7 @@ def _refuse_images(source: Texts, line: int, messages: Messages) -> None:
 
 @contextmanager
 def name_row(source: Texts, line: int) -> Iterator[None]:
-    """Say in which row of the data the tokenizer or its chat template fails.
+    """Name the row of the data on which the tokenizer or its chat template fails.
 
     Raises:
         DataError: whatever went wrong inside, in one line.

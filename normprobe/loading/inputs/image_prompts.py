@@ -60,12 +60,14 @@ class _Prompter:
         # A chat template may have put in the first token already.
         special = {"add_special_tokens": False} if begin and written[0].startswith(begin) else {}
         try:
-            made = self.processor(images=opened, text=written, padding=True, return_tensors="pt", **special)
+            encoding = self.processor(
+                images=opened, text=written, padding=True, return_tensors="pt", **special
+            )
         except Exception as cause:
             raise DataError(
                 f"{source.where}: the processor of {self.model.name} refuses it: {describe(cause)}"
             ) from cause
-        return self._checked(keyword_tensors(made, self.model))
+        return self._checked(keyword_tensors(encoding, self.model))
 
     def _written(self, prompt: str) -> str:
         """The text of a prompt with a place for its image in front."""

@@ -41,10 +41,10 @@ def batch(source: Images, rows: range, process: Processor, model: LoadedModel) -
     """
     opened = [open_image(source.items[index], channels(model)) for index in rows]
     try:
-        made = process(opened)
+        pixels = process(opened)
     except Exception as cause:
         raise DataError(f"{source.where}: the image processor refuses it: {describe(cause)}") from cause
-    return {**keyword_tensors(made, model), **start_tokens(model, len(opened))}
+    return {**keyword_tensors(pixels, model), **start_tokens(model, len(opened))}
 
 
 def open_image(item: Any, n_channels: int) -> Image.Image:

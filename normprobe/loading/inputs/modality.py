@@ -37,6 +37,7 @@ def modality_of(model: LoadedModel) -> Modality:
     """
     if model.config is None or model.source is None:
         return Modality.TENSORS
+    # Before `main_input_name`, which names but one of the two.
     if {"input_ids", "pixel_values"} <= forward_arguments(model.module):
         if all(hasattr(model.module, name) for name in ("get_text_features", "get_image_features")):
             return Modality.TEXT_AND_IMAGE
@@ -48,8 +49,8 @@ def modality_of(model: LoadedModel) -> Modality:
 def image_token(model: LoadedModel) -> int | None:
     """The token that stands for an image in a model's text, or None where the config names none."""
     names = ("image_token_id", "image_token_index")
-    found = (getattr(model.config, name, None) for name in names)
-    return next((token for token in found if isinstance(token, int)), None)
+    tokens = (getattr(model.config, name, None) for name in names)
+    return next((token for token in tokens if isinstance(token, int)), None)
 
 
 def forward_arguments(module: nn.Module) -> set[str]:

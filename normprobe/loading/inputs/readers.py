@@ -86,6 +86,7 @@ def read_source(path: Path, column: str | None, limit: int | None) -> Source:
     if path.is_dir():
         return _read_folder(path, column, limit)
     check_exists(path)
+    # The ending decides, not the content: a text may begin with any bytes.
     suffix = path.suffix.lower()
     if suffix in PICKLE_SUFFIXES:
         raise DataError(

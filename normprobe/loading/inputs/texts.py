@@ -60,6 +60,7 @@ def encode(source: Texts, tokenizer: Any, model: LoadedModel) -> tuple[list[Enco
     for line, text in zip(source.lines, texts, strict=True):
         with name_row(source, line):
             tokens = _tokens(tokenizer, text, None, special)
+            # Twice for a long text only: whether one is truncated is to be said.
             if most is not None and len(tokens["input_ids"]) > most:
                 long += 1
                 tokens = _tokens(tokenizer, text, most, special)
@@ -80,7 +81,7 @@ def encode(source: Texts, tokenizer: Any, model: LoadedModel) -> tuple[list[Enco
 
 def _tokens(tokenizer: Any, text: str, most: int | None, special: bool) -> Encoded:
     """Tokenize one text, cut to ``most`` tokens."""
-    made = tokenizer(
+    encoding = tokenizer(
         text,
         truncation=most is not None,
         max_length=most,
@@ -88,7 +89,7 @@ def _tokens(tokenizer: Any, text: str, most: int | None, special: bool) -> Encod
         padding=False,
         return_attention_mask=True,
     )
-    return {name: list(values) for name, values in made.items()}
+    return {name: list(values) for name, values in encoding.items()}
 
 
 def max_tokens(model: LoadedModel, tokenizer: Any) -> int | None:

@@ -95,6 +95,7 @@ def from_gguf(path: Path, spec: str, dtype: Any) -> Checkpoint:
     """
     if not path.is_file():
         raise ModelError(f"{spec} is not a file")
+    # transformers would take any file for one, and fail with an error about something else.
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{spec} does not begin like a GGUF file")
@@ -155,7 +156,7 @@ def _load(raw: dict[str, Any], source: str, name: str, dtype: Any, trust: bool) 
         module, info = cls.from_pretrained(
             source,
             output_loading_info=True,
-            local_files_only=Path(source).is_dir(),
+            local_files_only=Path(source).is_dir(),  # a folder is whole, or an error says what is missing
             trust_remote_code=trust,
             **_dtype_argument(dtype),
         )
@@ -181,6 +182,7 @@ def _model_class(raw: dict[str, Any], source: str, name: str, trust: bool) -> tu
         raise ModelError(
             f"config.json of {name} has architectures {architectures!r}; a list of names was needed"
         )
+    # Not AutoModel, which would leave out the head: its Linear is a layer, too.
     architecture = architectures[0]
     cls = getattr(transformers, architecture, None)
     if isinstance(cls, type) and hasattr(cls, "from_pretrained") and issubclass(cls, nn.Module):
@@ -235,6 +237,7 @@ def _remote_class(reference: str, source: str, name: str) -> Any:
 
 def _dtype_argument(dtype: Any) -> dict[str, Any]:
     """The dtype under the name that the installed transformers takes."""
+    # Renamed in transformers 4.56.
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     return {"dtype" if version >= (4, 56) else "torch_dtype": dtype}
 

@@ -70,6 +70,7 @@ def load_model(
     """
     target = _device(device)
     wanted = _dtype(dtype)
+    # A folder may have a colon in its name.
     if is_import_path(spec) and not Path(spec).exists():
         loaded = _from_callable(spec, weights)
     else:
@@ -78,6 +79,7 @@ def load_model(
                 f"--weights {weights} goes with module.py:callable; {spec} has weights of its own"
             )
         loaded = _from_disk_or_hub(spec, "auto" if wanted is None else wanted, trust_remote_code)
+    # In training mode dropout is random, and a BatchNorm's running statistics would move with each batch.
     module = loaded.module.eval()
     try:
         module = module.to(target) if wanted is None else module.to(target, wanted)
@@ -107,7 +109,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device)  # a device may have a name and no driver
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as cause:
         raise ModelError(
             f"--device {name} cannot be used here: {describe(cause)}; try --device cpu"

@@ -39,6 +39,7 @@ def load_weights(module: nn.Module, file: str) -> None:
     ]
     missing = [f"{name} is missing in the file" for name in own if name not in state]
     extra = [f"{name} is not in the model" for name in state if name not in own]
+    # Ahead of torch's own check, whose message is a paragraph of every name.
     problems = [*wrong, *missing, *extra]
     if problems:
         rest = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
