@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from normprobe.errors import NoLayersError, NormprobeError, NoSamplesError
-from normprobe.layers.candidates import is_lazy
 from normprobe.layers.find import find_layers
+from normprobe.layers.module_attributes import is_lazy
 from normprobe.probe import Probe, run_batches
 from normprobe.recording import Recording
 from normprobe.tables.measures.running_statistics import (
