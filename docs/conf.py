@@ -16,8 +16,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 project = "normprobe"
-author = "the normprobe developers"
-copyright = "2026, the normprobe developers"  # noqa: A001 - the name is Sphinx's
+author = "the normprobe authors"
+copyright = "2026, the normprobe authors"  # noqa: A001 - the name is Sphinx's
 version = release = importlib.metadata.version("normprobe")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -26,6 +26,7 @@ myst_heading_anchors = 3
 # Docstrings write names of the package in single backticks.
 default_role = "code"
 
+autodoc_class_signature = "separated"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
@@ -34,6 +35,8 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
 html_title = f"normprobe {release}"
 html_copy_source = False
 html_show_sphinx = False
