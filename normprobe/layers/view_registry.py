@@ -1,7 +1,8 @@
 """The registry of layer types: how the tensors of each read as rows x features; torch's own stand at the end.
 
-A new norm type of torch is one entry here. A kind that is new, too, is listed in `vocabulary`; a way of
-normalizing that is new has its formula in `norms.formulas`, so that a first call is recognised.
+A new norm type of torch is one entry here. A kind that is new, too, is listed in `vocabulary` (and in
+`norm_names`, if classes of other people bear its name); a way of normalizing that is new has its formula in
+`norms.formulas`, so that a first call is recognised.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def test_what_contains_a_layer_is_a_container() -> None:
     assert candidate_of(outer, {id(inner.module)}) is None
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_what_is_refused_on_entry() -> None:
     bilinear, scripted = candidate(nn.Bilinear(2, 2, 2)), candidate(torch.jit.script(nn.LayerNorm(4)))
     assert bilinear == Candidate(

@@ -53,8 +53,8 @@ class FormulaFits:
 
     Attributes:
         call: the call.
-        uninformative: no formula asked so far had samples that can tell it from another.
-        too_few_rows: no formula asked so far had rows enough to fit any scale and shift.
+        uninformative: no formula tried so far had samples that can tell it from another.
+        too_few_rows: no formula tried so far had rows enough to fit any scale and shift.
     """
 
     def __init__(self, call: NormCall) -> None:

@@ -1,16 +1,16 @@
 """What a norm's call shows of how it must be read: along which axis, as which kind, scaled by what.
 
 Names lie: `T5LayerNorm` does not centre, Gemma scales by 1 + weight, `VitDetLayerNorm` reads axis 1. So
-input and output decide, by the formula that makes this output of this input. The questions, in order:
+input and output decide, by the formula that makes this output of this input. What is tried, in order:
 
 1. the formulas of the class, with the stored scale and shift (w and 1 + w): almost every norm ends here;
 2. every formula, the same way;
-3. the input scaled and shifted alone: then it does not normalize, and nothing more is asked;
+3. the input scaled and shifted alone: then it does not normalize, and nothing more is tried;
 4. formulas with a gate, with the input scaled first, in groups that the class does not name, with any scale
    and shift (least squares), and last those under which the output has unit moments.
 
-Each is less strict than the one before, so the first that a formula answers decides. `call.TOLERANCE` is how
-near its output must come; where several come as near and differ, the next call is asked.
+Each is less strict than the one before, so the first that a formula passes decides. `call.TOLERANCE` is how
+near its output must come; where several come as near and differ, the next call decides.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Identification:
     Attributes:
         view: the view on entry, corrected by what the call showed.
         offset: what the layer adds to its stored weight before scaling; None where unknown.
-        decided: the call could tell; otherwise the next one is asked again.
+        decided: the call could tell; otherwise the next call decides.
         reason: what contradicts the layer's name, in words for the ledger, or "".
     """
 
@@ -95,7 +95,7 @@ def identify(
 
 
 def _reproducing_fits(formula_fits: FormulaFits, view: View) -> list[Fit]:
-    """The fits that reproduce the call, by the first question (see the module) that has any."""
+    """The fits that reproduce the call, by the first way (see the module) that has any."""
     call = formula_fits.call
     of_class = formulas_of_view(view, call.groups)
     fits = _reproducing(formula_fits.plain(of_class), view.sample)
@@ -108,14 +108,14 @@ def _reproducing_fits(formula_fits: FormulaFits, view: View) -> list[Fit]:
     rowwise = [formula for formula in every if formula.together == "features"]
     with_groups = [*every, *grouped_formulas(call.axes)]
     # Functions, so that one is computed only where all before it have failed.
-    questions: tuple[Callable[[], list[Fit]], ...] = (
+    ways: tuple[Callable[[], list[Fit]], ...] = (
         lambda: _reproducing(formula_fits.gated(rowwise), view.sample),
         lambda: _reproducing(formula_fits.scaled_first(rowwise), view.sample),
         lambda: _reproducing(formula_fits.plain(with_groups), view.sample),
         lambda: _reproducing(formula_fits.fitted(with_groups), view.sample),
         lambda: _first_of_unit_moments(formula_fits.unit_moments(with_groups), view.kind),
     )
-    return next(filter(None, (question() for question in questions)), [])
+    return next(filter(None, (way() for way in ways)), [])
 
 
 def _reproducing(fits: Iterable[Fit], sample: str) -> list[Fit]:

@@ -53,7 +53,7 @@ class _CannotSwapError(Exception):
 def swap_norms(
     model: nn.Module, to: Norm, *, layers: LayerFilter | None = None, groups: int = 32
 ) -> nn.Module:
-    """Return a copy of a model whose norms are of another kind; the model itself is left as it is.
+    """A copy of a model whose norms are of another kind; the model itself is left as it is.
 
     >>> with_layer_norm = normprobe.swap_norms(cnn, to="layer_norm")      # over channels and pixels
     >>> with_batch_norm = normprobe.swap_norms(encoder, to="batch_norm")  # over batch and positions

@@ -1,6 +1,7 @@
 """The formats of data files: which reader a file goes to.
 
-A new format is one entry of `FORMATS`; messages and the list of what is read follow from it.
+A new format is one entry of `FORMATS` and its reader, which makes one of the sources of `sources`; messages
+and the list of what is read follow from the entry.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from normprobe.errors import DataError
 from normprobe.loading.constants import PICKLE_SUFFIXES
@@ -15,20 +17,22 @@ from normprobe.loading.inputs.sources import Images, Source
 from normprobe.loading.inputs.tensor_files import read_npy, read_npz, read_safetensors
 from normprobe.loading.inputs.text_files import read_csv, read_jsonl, read_parquet, read_txt
 
+Content = Literal["text", "images", "tensors"]
+
 
 @dataclass(frozen=True)
 class Format:
     """A format of data files.
 
     Attributes:
-        holds: what is read from it: ``text``, ``images`` or ``tensors``.
+        holds: what is read from it.
         suffixes: the endings of such files, lower-case, the usual one first.
         read: reads a file: path, column (None: the reader chooses), how many rows at most (None: all).
         has_columns: whether ``--column`` may name the one to read.
         name: what people are told to give; the usual ending by default.
     """
 
-    holds: str
+    holds: Content
     suffixes: tuple[str, ...]
     read: Callable[[Path, str | None, int | None], Source]
     has_columns: bool = False
@@ -61,8 +65,8 @@ def any_of(names: Iterable[str]) -> str:
     return " or ".join(", ".join(names).rsplit(", ", 1))
 
 
-def names_of(holds: str) -> list[str]:
-    """The names of the formats from which ``text``, ``images`` or ``tensors`` are read."""
+def names_of(holds: Content) -> list[str]:
+    """The names of the formats that hold this."""
     return [form.name or form.suffixes[0] for form in FORMATS if form.holds == holds]
 
 

@@ -15,8 +15,11 @@ from normprobe.errors import ModelError
 from normprobe.loading.models.import_path import describe
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
 _COUNTS = re.compile("layer|block|depth|group|expert|label")
 _MOST_COUNT = 100_000
+"""Most of what these words of a config.json count: a damaged number would have torch build for hours."""
+
 _WEIGHTS = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -95,7 +98,7 @@ def from_gguf(path: Path, spec: str, dtype: Any) -> Checkpoint:
     """
     if not path.is_file():
         raise ModelError(f"{spec} is not a file")
-    # transformers would take any file for one, and fail with an error about something else.
+    # Four bytes show a renamed or damaged file before transformers reads all of it.
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{spec} does not begin like a GGUF file")
@@ -124,6 +127,11 @@ def _folder_name(path: Path, spec: str) -> str:
 
 
 def _read_config(file: Path, spec: str) -> dict[str, Any]:
+    """The object in a config.json, checked.
+
+    Raises:
+        ModelError: there is none, it is of another format, or it is damaged.
+    """
     if not file.is_file():
         for name, what in _OTHER_FORMATS.items():
             if (file.parent / name).exists():
@@ -140,7 +148,11 @@ def _read_config(file: Path, spec: str) -> dict[str, Any]:
 
 
 def _check_counts(raw: dict[str, Any], spec: str) -> None:
-    """Raise an error for a number of layers that no model has: building them would take forever."""
+    """Check the numbers of layers, experts and so on in a config, inner configs included.
+
+    Raises:
+        ModelError: one is larger than that of any model.
+    """
     for key, value in raw.items():
         if isinstance(value, dict):
             _check_counts(value, spec)
@@ -151,6 +163,11 @@ def _check_counts(raw: dict[str, Any], spec: str) -> None:
 
 
 def _load(raw: dict[str, Any], source: str, name: str, dtype: Any, trust: bool) -> Checkpoint:
+    """Load the model of a config, with all of its weights.
+
+    Raises:
+        ModelError: its class cannot be had, or its weights are damaged, do not fit or are not all there.
+    """
     cls, warnings = _model_class(raw, source, name, trust)
     try:
         module, info = cls.from_pretrained(
@@ -227,6 +244,11 @@ def _class_of_type(raw: dict[str, Any], name: str) -> tuple[Any, tuple[str, ...]
 
 
 def _remote_class(reference: str, source: str, name: str) -> Any:
+    """The class that the checkpoint's own code defines; called only if the user trusts it.
+
+    Raises:
+        ModelError: the code cannot be loaded.
+    """
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     try:
@@ -243,6 +265,7 @@ def _dtype_argument(dtype: Any) -> dict[str, Any]:
 
 
 def _reason(cause: Exception) -> str:
+    """Why loading failed, in one line: what other libraries say in a paragraph, or name by a type alone."""
     if "ignore_mismatched_sizes" in str(cause):
         return "the shapes of its weights do not fit its config.json"
     if type(cause).__name__ == "SafetensorError":
@@ -253,7 +276,11 @@ def _reason(cause: Exception) -> str:
 
 
 def _missing_weights(info: dict[str, Any], module: nn.Module, name: str) -> tuple[str, ...]:
-    """Raise an error for a model with weights left at random; of a pooler, which nothing reads, warn."""
+    """Warnings about weights that the checkpoint lacks: those of a pooler, whose output nothing reads.
+
+    Raises:
+        ModelError: it lacks others, which transformers would leave at random.
+    """
     missing = sorted(str(key) for key in info.get("missing_keys", ()))
     serious = [key for key in missing if "pooler" not in key]
     if serious:

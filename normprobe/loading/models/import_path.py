@@ -90,6 +90,11 @@ def _defined_in(value: Callable[..., Any], module: ModuleType) -> bool:
 
 
 def _file_module(source: str, error: type[NormprobeError]) -> ModuleType:
+    """The module of a file, imported once under a name that no other module has.
+
+    Raises:
+        NormprobeError: of type ``error``: there is no such file, or importing it raised.
+    """
     path = Path(source).expanduser()
     if not path.is_file():
         raise error(f"{source} is not a file; give module.py:callable with the path of an existing module")
@@ -116,6 +121,11 @@ def _file_module(source: str, error: type[NormprobeError]) -> ModuleType:
 
 
 def _named_module(source: str, error: type[NormprobeError]) -> ModuleType:
+    """The module of a dotted name, found in the current folder as well.
+
+    Raises:
+        NormprobeError: of type ``error``: importing it raised.
+    """
     _put_on_path(Path.cwd())
     with call_user_code(f"importing {source}", error):
         return importlib.import_module(source)

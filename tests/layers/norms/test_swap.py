@@ -202,7 +202,7 @@ def test_what_stays_is_declared(model: nn.Module, to: Any, message: str) -> None
     assert type(stays) in (type(model), GatedNorm)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_a_scripted_norm_stays() -> None:
     with pytest.warns(UserWarning, match="a scripted module takes no hooks"):
         normprobe.swap_norms(nn.Sequential(torch.jit.script(nn.LayerNorm(8))), to="rms_norm")
