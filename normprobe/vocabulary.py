@@ -61,5 +61,10 @@ def site_of(name: str) -> Site:
     return _SITES.get(name) or Site(name, name, SPARE_COLOURS[len(name) % len(SPARE_COLOURS)], len(_SITES))
 
 
+def site_order(name: str) -> tuple[int, str]:
+    """What sorts the sites of a layer: in order of registration, those that nobody listed behind, by name."""
+    return site_of(name).number, name
+
+
 add_site(INPUT, "before", ("#0b62a8", "#6db8f2"))
 add_site(OUTPUT, "after", ("#b84a08", "#ffa05c"))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from normprobe.capture.hooks.torch_internals import base_of
 from normprobe.capture.hooks.weight_functions import WeightUse
-from normprobe.layers.candidates import is_lazy
 from normprobe.layers.layer import Layer
+from normprobe.layers.module_attributes import is_lazy
 from normprobe.layers.parameter_layers import projection_part
 
 

@@ -15,7 +15,7 @@ from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
-from normprobe.layers.norms.affine import vector
+from normprobe.layers.norms.affine import applied_weight, vector
 from normprobe.layers.norms.identify import identify
 from normprobe.layers.view import View
 from normprobe.samples.layout import Layout
@@ -159,15 +159,9 @@ class LayerState:
         width = self.sites[OUTPUT].width
         if self.view.kind == "linear" or width is None:
             return
-        given = self.view.weight(module) if self.view.weight is not None else None
-        weight = (
-            vector(module, "weight", width) if given is None else given.detach().to(torch.float64).reshape(-1)
-        )
-        bare = self.offset is not None and getattr(module, "weight", None) is None
+        weight = applied_weight(module, self.view, self.offset, width)
         if weight is not None:
-            self.vectors["weight"] = weight.cpu().numpy().copy() + (self.offset or 0.0)
-        elif bare:
-            self.vectors["weight"] = np.ones(width)
+            self.vectors["weight"] = weight.numpy().copy()
         bias = vector(module, "bias", width)
         self.vectors["bias"] = np.zeros(width) if bias is None else bias.cpu().numpy().copy()
         for name in ("running_mean", "running_var"):

@@ -9,6 +9,8 @@ _News = tuple[_Held | None, _Held | None] | None
 
 INPUT: int
 OUTPUT: int
+MOMENT_FIELDS: tuple[str, ...]
+SAMPLE_FIELDS: int
 
 def hashes(seed: int, example: NDArray[Any], position: NDArray[Any], /) -> bytes: ...
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from normprobe.errors import RecordingError
+from normprobe.tables.atomic_files import replace_file
 
 PAGE = "report.html"
 FIGURES = "figures"
@@ -49,15 +50,14 @@ def write_atomically(directory: Path, build: Callable[[Path], str], name: str = 
 def _fill(directory: Path, workshop: Path, build: Callable[[Path], str], name: str) -> Path:
     drawn = workshop / FIGURES
     drawn.mkdir()
-    page = workshop / name
-    page.write_bytes(build(drawn).encode("utf-8", errors="backslashreplace"))
+    page = build(drawn).encode("utf-8", errors="backslashreplace")
     made = sorted(drawn.iterdir())
     if made:
         (directory / FIGURES).mkdir(exist_ok=True)
     for file in made:
         file.replace(directory / FIGURES / file.name)
     target = directory / name
-    page.replace(target)
+    replace_file(target, lambda handle: handle.write(page))
     _remove_stale(directory / FIGURES, {file.name for file in made})
     return target
 

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.features import feature_measures
+from normprobe.tables.measures.layers import layer_measures
+from normprobe.tables.measures.samples import sample_spreads
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -29,21 +33,24 @@ def summarize(tables: Tables) -> pd.DataFrame:
         and nonfinite_out (counts), spread_in and spread_out (95th ÷ 5th percentile of the samples'
         variances; NaN with fewer than two samples).
     """
-    before = _site(tables.layers, INPUT)
-    after = _site(tables.layers, OUTPUT)
+    layers, features, spreads = (
+        layer_measures(tables),
+        feature_measures(tables),
+        sample_spreads(tables)["ratio"],
+    )
+    before, after = at_site(layers, INPUT), at_site(layers, OUTPUT)
     rows = after[["kind", "type", "depth", "calls", "n_features"]].copy()
     rows["variance_in"] = before["variance"]
     rows["variance_out"] = after["variance"]
-    rows["max_in"] = _largest(before)
-    rows["max_out"] = _largest(after)
-    rows["peak"] = before["max_feature"].where(before["max"] >= -before["min"], before["min_feature"])
-    rows["ratio"] = rows["max_in"] / _median_feature(tables.features)
+    rows["max_in"] = before["abs_max"]
+    rows["max_out"] = after["abs_max"]
+    rows["peak"] = before["abs_max_feature"]
+    rows["ratio"] = at_site(features, INPUT)["feature_ratio"]
     rows["zeros"] = after["zero_fraction"]
     rows["nonfinite_in"] = before["nonfinite"]
     rows["nonfinite_out"] = after["nonfinite"]
-    rows["spread_in"] = _spread(tables.samples, INPUT)
-    rows["spread_out"] = _spread(tables.samples, OUTPUT)
-    rows["ratio"] = rows["ratio"].where(np.isfinite(rows["ratio"]))
+    rows["spread_in"] = at_site(spreads, INPUT)
+    rows["spread_out"] = at_site(spreads, OUTPUT)
     return rows.sort_values("depth", kind="stable")
 
 
@@ -68,26 +75,3 @@ def named_layers(findings: pd.DataFrame) -> list[str]:
     columns = [findings["layer"], findings["written_by"]]
     pairs = zip(*(column.fillna("") for column in columns), strict=True)
     return list(dict.fromkeys(str(name) for pair in pairs for name in pair if name))
-
-
-def _site(layers: pd.DataFrame, site: str) -> pd.DataFrame:
-    return layers[layers["site"] == site].drop_duplicates("layer").set_index("layer")
-
-
-def _largest(frame: pd.DataFrame) -> pd.Series:
-    return frame[["min", "max"]].astype("float64").abs().max(axis=1)
-
-
-def _median_feature(features: pd.DataFrame) -> pd.Series:
-    """The largest |value| of the median feature of each layer's input; features without a value left out."""
-    inputs = features[features["site"] == INPUT]
-    peak = inputs[["min", "max"]].astype("float64").abs().max(axis=1)
-    return peak.groupby(inputs["layer"].to_numpy()).median()
-
-
-def _spread(samples: pd.DataFrame, site: str) -> pd.Series:
-    chosen = samples[(samples["site"] == site) & (samples["variance"] > 0)]
-    groups = chosen["variance"].groupby(chosen["layer"].to_numpy())
-    enough = groups.size() > 1
-    spread: pd.Series = groups.quantile(0.95) / groups.quantile(0.05)
-    return spread[enough]

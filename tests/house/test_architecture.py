@@ -46,8 +46,8 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "probe": ("capture errors layers recording tables", "torch"),
     "comparison": ("divergence errors recording report tables", "pandas"),
     "live_comparison": ("capture comparison divergence errors layers probe", "torch"),
-    "batchnorm": ("errors layers probe recording vocabulary", "torch pandas numpy"),
-    "loading": ("errors", "torch transformers numpy PIL safetensors pyarrow"),
+    "batchnorm": ("errors layers probe recording tables vocabulary", "torch pandas numpy"),
+    "loading": ("errors tables", "torch transformers numpy PIL safetensors pyarrow"),
     "cli": (
         "batchnorm comparison divergence errors findings loading probe recording report vocabulary",
         "click pandas rich",

@@ -305,7 +305,7 @@ def test_a_shared_module_is_one_layer_with_aliases() -> None:
     assert kinds(model, layers="b.*") == {"a": "layer_norm", "b.0": "linear"}
 
 
-def test_a_container_of_a_layer_met_before_is_still_a_container() -> None:
+def test_a_container_of_a_layer_found_before_is_still_a_container() -> None:
     class WrappedNorm(nn.Module):
         def __init__(self, norm: nn.Module) -> None:
             super().__init__()

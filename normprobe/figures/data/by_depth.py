@@ -9,6 +9,14 @@ import numpy as np
 import pandas as pd
 
 from normprobe.figures.drawing.depth_axis import DepthAxis
+from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.features import (
+    feature_measures,
+    feature_spreads,
+    finite_features,
+    normalized_variances,
+)
+from normprobe.tables.measures.samples import sample_spreads
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -16,7 +24,6 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.05, 0.5, 0.95)
 SITES = (INPUT, OUTPUT)
-NEAR_ZERO = 1e-6  # times the median feature's variance: less is 0 but for rounding
 KEYS = ["layer", "site"]
 
 
@@ -56,7 +63,8 @@ def sample_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
         many there are.
     """
     samples = of_layers(tables.samples, layers)[["layer", "site", "variance"]].dropna()
-    return _spread(samples, flat="flat", kept="kept")
+    result = _quantiles_and_counts(samples, flat="flat", kept="kept")
+    return result.assign(ratio=sample_spreads(tables)["ratio"].reindex(result.index))
 
 
 def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
@@ -71,37 +79,18 @@ def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
         `scaled` is the ratio with the scale; `constant`, how many vary by no more than rounding and are left
         out of the ratios. Features of fewer than two values have no variance: left out.
     """
-    features = of_layers(tables.features, layers)
-    features = features[features["count"] > 1]
-    weight = features["weight"].astype(float).where(features["site"] == OUTPUT)
-    frame = features[["layer", "site", "variance"]].copy()
-    frame["scaled"] = frame["variance"]
-    frame["variance"] = frame["variance"] / weight.fillna(1.0).where(lambda w: w != 0) ** 2
-    varying = _varying(frame)
-    frame["variance"] = frame["variance"].where(varying | frame["variance"].isna(), 0.0)
-    frame["scaled"] = frame["scaled"].where(varying, 0.0)
-    spread = _spread(frame[["layer", "site", "variance"]].dropna(), flat="constant", kept="features")
-    scaled = frame.drop(columns="variance").rename(columns={"scaled": "variance"})
-    spread["scaled"] = _spread(scaled, flat="constant", kept="features")["ratio"]
-    return spread
+    features = of_layers(normalized_variances(tables), layers)[["layer", "site", "variance"]].dropna()
+    result = _quantiles_and_counts(features, flat="constant", kept="features")
+    spreads = feature_spreads(tables).reindex(result.index)
+    return result.assign(ratio=spreads["ratio"], scaled=spreads["scaled"])
 
 
-def _varying(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Return which features vary by more than rounding: not next to nothing beside the site's median one."""
-    positive = frame["variance"].where(frame["variance"] > 0)
-    typical = positive.groupby([frame["layer"], frame["site"]]).transform("median")
-    return frame["variance"] > NEAR_ZERO * typical
-
-
-def _spread(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.DataFrame:
-    """Return quantiles of `variance` by layer and site, and how far the positive ones are spread."""
+def _quantiles_and_counts(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.DataFrame:
+    """Return quantiles of `variance` by layer and site, how many there are, and how many of these are 0."""
     result = quantiles(frame, QUANTILES)
     result.columns = pd.Index(["p5", "p50", "p95"])
-    above = frame[frame["variance"] > 0]
-    ends, size = quantiles(above, (0.05, 0.95)), above.groupby(KEYS)["variance"].size()
-    result["ratio"] = (ends[0.95] / ends[0.05]).where(size > 1)
     result[kept] = frame.groupby(KEYS)["variance"].size()
-    result[flat] = result[kept] - size.reindex(result.index, fill_value=0)
+    result[flat] = (frame["variance"] == 0).groupby([frame[name] for name in KEYS]).sum()
     result[["p5", "p95"]] = result[["p5", "p95"]].where(result[kept] > 1)
     return result
 
@@ -113,21 +102,20 @@ def quantiles(frame: pd.DataFrame, shares: Sequence[float], column: str = "varia
 
 
 def largest_values(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
-    """Return the largest |value| of each feature: columns layer, feature, value."""
-    features = of_layers(tables.features, layers, site)
-    ends = features[["min", "max"]].abs().max(axis=1)
-    return features[["layer", "feature"]].assign(value=ends.astype(float))
+    """Return the largest |value| of each feature: layer, feature, value, ratio (÷ the median feature's)."""
+    features = of_layers(tables.features, layers, site)[["layer", "feature"]]
+    peaks = finite_features(tables)[["peak", "peak_ratio"]].reindex(features.index)
+    return features.assign(value=peaks["peak"].astype(float), ratio=peaks["peak_ratio"])
 
 
 def peaks(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
-    """Return by layer the largest |value| (`worst`), its `feature`, and the median feature's (`typical`)."""
-    largest = largest_values(tables, layers, site).dropna()
-    at = largest.groupby("layer", observed=True)["value"].idxmax()
-    worst = largest.loc[at].set_index("layer")
-    typical = largest.groupby("layer", observed=True)["value"].median()
-    return pd.DataFrame({"worst": worst["value"], "feature": worst["feature"], "typical": typical}).reindex(
-        list(layers)
-    )
+    """Return by layer the largest |value|, of which feature, and the median feature's.
+
+    Columns: worst, feature, typical, ratio (worst ÷ typical).
+    """
+    found = at_site(feature_measures(tables), site)
+    columns = {"worst": "peak", "feature": "peak_feature", "typical": "median_peak", "ratio": "feature_ratio"}
+    return pd.DataFrame({name: found[column] for name, column in columns.items()}).reindex(list(layers))
 
 
 def unit_of(chosen: pd.DataFrame) -> str | None:

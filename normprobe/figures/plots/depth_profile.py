@@ -193,7 +193,7 @@ def _bottom(profile: Profile) -> str:
     text += f"; the longest reach is {format_number(peak['worst'])} in feature {int(peak['feature'])}"
     text += f" of {in_prose(profile.depth.layers[column])}"
     if peak["typical"] > 0:
-        text += f", {format_number(peak['worst'] / peak['typical'])}× the median feature"
+        text += f", {format_number(peak['ratio'])}× the median feature"
     return f"{text}."
 
 

@@ -98,7 +98,7 @@ def summarize(tables: Tables) -> Roles:
     widest = spread.sort_values(ascending=False, kind="stable").index[: len(ROLE_COLOURS)]
     drawn = frame[frame["role"].isin(widest)].sort_values(["role", "block"])
     peaks = by_depth.peaks(tables, list(drawn.index))
-    drawn = drawn.assign(ratio=(peaks["worst"] / peaks["typical"].where(peaks["typical"] > 0)).to_numpy())
+    drawn = drawn.assign(ratio=peaks["ratio"].to_numpy())
     order = [role for role in dict.fromkeys(frame["role"]) if role in set(widest)]
     return Roles(drawn, role_labels(order), _same_input(layers, drawn, order), len(spread) - len(widest))
 

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis, YAxis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from normprobe.figures.data.by_depth import NEAR_ZERO
 from normprobe.figures.drawing.axes import foot, log_limits, note, positive, size_in_points, title, use_log
 from normprobe.figures.drawing.palette import GRID, INK, MUTED, SITE_WORDS, SITES, SMALL, TEXT
 from normprobe.formatting import format_number, format_tick, plural
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 BINS = 40
 MOST_BARS = 96  # features that get a bar each
+NEAR_ZERO = 1e-6  # times the median feature's variance: the axis does not reach that low
 MOST_DOTS = 800  # features that get a dot in the chart of one sample
 SYMLOG = 20.0  # times the median |value|
 

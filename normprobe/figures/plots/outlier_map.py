@@ -90,14 +90,12 @@ def summarize(tables: Tables) -> OutlierMap:
     if not layers:
         raise ValueError("the recording has no norm with features to compare (BatchNorms are left out)")
     largest = by_depth.largest_values(tables, layers)
-    grid = largest.pivot(index="layer", columns="feature", values="value").reindex(layers)
-    typical = grid.median(axis=1)
-    ratios = grid.div(typical.where(typical > 0), axis=0)
+    ratios = largest.pivot(index="layer", columns="feature", values="ratio").reindex(layers)
     above = (ratios > OUTLIER).sum()
     order = pd.DataFrame({"n": above[above > 0], "peak": ratios.max()[above > 0]})
     columns = order.sort_values(["n", "peak"], ascending=False)["n"]
     return OutlierMap(
-        ratios, by_depth.peaks(tables, layers), columns, max(1, -(-grid.shape[1] // MOST_COLUMNS))
+        ratios, by_depth.peaks(tables, layers), columns, max(1, -(-ratios.shape[1] // MOST_COLUMNS))
     )
 
 

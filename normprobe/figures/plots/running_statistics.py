@@ -17,7 +17,7 @@ from normprobe.figures.drawing.canvas import Hit, Plan, place
 from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare
 from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, SURFACE
 from normprobe.formatting import format_count, format_number, format_range, format_tick, sample_word
-from normprobe.vocabulary import INPUT
+from normprobe.tables.measures.running_statistics import running_channels
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
@@ -32,7 +32,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 def running_statistics(tables: Tables | HasTables, *, ax: Any = None) -> Any:
     """Draw how far BatchNorm's running mean and variance are from what the layer itself observed.
 
-    Observed variances are multiplied by n/(n - 1), as the running variance collects them.
+    Observed variances are multiplied by n/(n - 1), as the running variance collects them; eps is added to
+    both, as the layer does.
 
     Args:
         tables: a recording or its tables.
@@ -53,9 +54,10 @@ class Audit:
 
     Attributes:
         depth: the columns.
-        means: a row per column: quantiles over channels of (observed - running) ÷ running standard deviation.
+        means: a row per column: quantiles over channels of (observed - running) ÷ running standard deviation,
+            the layer's eps included.
         variances: the same of observed ÷ running variance.
-        constant: channels left out because a variance is 0 or undefined.
+        constant: channels left out because they vary by no more than rounding.
         channels: how many channels there are.
         nonfinite: columns that met NaN or Inf.
         facts: sentences on how much was seen and in which mode.
@@ -72,42 +74,30 @@ class Audit:
 
 def supported(tables: Tables) -> bool:
     """Return whether any BatchNorm has running statistics."""
-    return bool(_channels(tables)["running_var"].notna().any())
-
-
-def _channels(tables: Tables) -> pd.DataFrame:
-    """Return the channels of BatchNorm inputs that have running statistics."""
-    features = tables.features
-    mine = features[(features["kind"] == "batch_norm") & (features["site"] == INPUT)]
-    return mine[mine["running_var"].notna()]
+    return not running_channels(tables).empty
 
 
 def summarize(tables: Tables) -> Audit:
     """Take from the tables what the figure shows."""
-    channels = _channels(tables)
+    channels = running_channels(tables)
     if channels.empty:
         raise ValueError("no BatchNorm of this recording has running statistics")
     norms = by_depth.norms(tables)
     norms = norms[norms["layer"].isin(channels["layer"])]
-    count = channels["count"].astype(float)
-    mean = channels["seen_mean"].fillna(channels["mean"])
-    unbiased = channels["seen_variance"].fillna(channels["variance"]) * count / (count - 1).where(count > 1)
-    moving = (unbiased > 0) & (channels["running_var"] > 0)
-    mean = (mean - channels["running_mean"]) / np.sqrt(channels["running_var"])
     order = list(norms["layer"])
-    frame = channels[by_depth.KEYS].assign(mean=mean, variance=unbiased / channels["running_var"])[moving]
-    means, variances = (
+    frame = channels[~channels["constant"]]
+    means, logarithms = (
         by_depth.quantiles(frame, QUANTILES, column).droplevel("site").reindex(order).reset_index(drop=True)
-        for column in ("mean", "variance")
+        for column in ("shift", "log_variance_ratio")
     )
     return Audit(
         depth=by_depth.depth_axis(norms),
         means=means,
-        variances=variances,
-        constant=int((~moving).sum()),
+        variances=logarithms.map(np.exp),
+        constant=int(channels["constant"].sum()),
         channels=len(channels),
         nonfinite=tuple(int(i) for i in np.flatnonzero(norms["nonfinite"].to_numpy() > 0)),
-        facts=facts(tables, norms, count),
+        facts=facts(tables, norms, channels["count"]),
     )
 
 

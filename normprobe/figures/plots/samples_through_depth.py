@@ -16,6 +16,7 @@ from normprobe.figures.drawing.canvas import Hit, Plan, place
 from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare
 from normprobe.figures.drawing.palette import ACCENT, AFTER, BEFORE, SURFACE
 from normprobe.formatting import format_count, format_number, name_sample, plural, sample_word, shorten_name
+from normprobe.tables.measures.samples import sized_samples
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -148,9 +149,8 @@ def _widest(tables: Tables, norms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
 
 def _sizes(tables: Tables, layers: list[str]) -> pd.DataFrame:
     """Return the root mean square of each kept sample before each layer, a row per sample."""
-    samples = by_depth.of_layers(tables.samples, layers, INPUT)
-    size = np.sqrt(samples["mean"] ** 2 + samples["variance"])
-    frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=size)
+    samples = by_depth.of_layers(sized_samples(tables), layers, INPUT)
+    frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=samples["rms"])
     frame[IDENTITY] = frame[IDENTITY].astype(object)
     return frame.pivot_table(index=IDENTITY, columns="layer", values="size", aggfunc="first").reindex(
         columns=layers

@@ -12,6 +12,7 @@ import pandas as pd
 
 from normprobe.formatting import format_tick, role_of
 from normprobe.report.layer_summary import LINEAR
+from normprobe.tables.measures.samples import sample_measures
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -72,9 +73,8 @@ def small_chart(tables: Tables) -> SmallChart | None:
 def _points(tables: Tables) -> pd.DataFrame:
     norms = tables.layers[tables.layers["kind"] != LINEAR]
     order = norms.drop_duplicates("layer").sort_values("depth", kind="stable")["layer"]
-    samples = tables.samples[tables.samples["kind"] != LINEAR]
-    medians = samples.groupby(["site", "layer"], sort=False)["variance"].median()
-    points = medians.rename("value").reset_index()
+    points = sample_measures(tables)["sample_variance"].rename("value").reset_index()
+    points = points[points["layer"].isin(order)]
     points = points[np.isfinite(points["value"]) & (points["value"] > 0)]
     place = {layer: i / max(1, len(order) - 1) for i, layer in enumerate(order)}
     points["x"] = [round(_LEFT + place[layer] * (_RIGHT - _LEFT), 1) for layer in points["layer"]]
