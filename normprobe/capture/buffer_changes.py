@@ -31,6 +31,7 @@ class BufferTracker:
 
     def leave(self) -> None:
         """Add up what happened since entry."""
+        # Before the copy is dropped: changes are counted against it.
         changes = self.changes()
         self._moved, self._updates = bool(changes.moved), changes.updates or 0
         self._entry = None
@@ -39,7 +40,10 @@ class BufferTracker:
         """What happened in all entries so far."""
         held, entry = self._held(), self._entry or {}
         moved = any(
-            name in entry and not torch.equal(entry[name], held[name]) for name in _STATISTICS if name in held
+            # Values, not versions: loading a state dict with the same numbers moves nothing.
+            name in entry and not torch.equal(entry[name], held[name])
+            for name in _STATISTICS
+            if name in held
         )
         updates = self._updates
         if "num_batches_tracked" in held and "num_batches_tracked" in entry:

@@ -21,6 +21,8 @@ SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bar
 
 def would_fuse(module: nn.Module) -> bool:
     """Whether torch would run this `nn.TransformerEncoderLayer` as one fused kernel, had it no hooks."""
+    # The conditions of `nn.TransformerEncoderLayer.forward`, those on the input aside: torch has no function
+    # that says them. Where one is missing here, the ledger has a word too many, and nothing else follows.
     attention = getattr(module, "self_attn", None)
     if not isinstance(attention, nn.MultiheadAttention) or module.training or not attention.batch_first:
         return False
@@ -44,6 +46,7 @@ def decides_by_mode(
         kwargs: of the call.
     """
     if isinstance(module, nn.MultiheadAttention):
+        # Without its fused kernel attention refuses NestedTensors.
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if any(value.is_nested for value in given):
             return True
@@ -54,6 +57,7 @@ def decides_by_mode(
 
 def _attends_fused(attention: nn.MultiheadAttention) -> bool:
     """Whether torch may run this attention as one fused kernel; it looks at more than this before it does."""
+    # Rather once too often: a module taken for fused is only not looked into.
     trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in attention.parameters())
     even = attention.num_heads % 2 == 0 and attention.batch_first and not attention.training
     return even and not trained and not torch.is_autocast_enabled()
@@ -91,6 +95,7 @@ def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
     """The status (never fired or bypassed) and reason of a layer, should it not have fired."""
     if coverage.measured == 0:
         return "never fired", "no forward was measured" if coverage.forwards else NO_CALL
+    # The weights of attention, a router or experts are parameters of the module that is called itself.
     parent = layer.module if layer.parameter else coverage.parents.get(id(layer.module))
     entered = id(parent) in coverage.entered
     bypassed = _why_bypassed(coverage, layer, parent) if entered else ""
@@ -109,6 +114,7 @@ def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
 
 def _why_bypassed(coverage: RunCoverage, layer: Layer, parent: nn.Module | None) -> str:
     """Why a layer whose holder was called was not seen to be used, or ""."""
+    # From the dictionary: a module's own `__getattr__` may raise or compute.
     weight = layer.module._parameters.get(layer.parameter)
     if weight is not None and weight.dim() > 2:
         shape = tuple(weight.shape)

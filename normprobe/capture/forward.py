@@ -99,11 +99,12 @@ class Forward:
         """The batch and time of the sequence; those of its mask where it has one."""
         batch = self.batch
         if padding is not None:
+            # A mask with a batch of its own (images beside texts) is not of the first tensor's examples.
             sizes = padding.real.shape
             own = sizes if sizes[0] not in (1, batch.size) else None
             return Grid(batch.size, sizes[1], batch.time_first, own, batch.packed)
         if reads == "cross" and not self.masks.two_sided:
-            time = None
+            time = None  # it reads another sequence, of unknown length
         else:
             time = self._decoder_time() if reads == "decoder" else batch.time
         return Grid(batch.size, time, batch.time_first, None, batch.packed)
@@ -159,7 +160,7 @@ class Forwards:
         forward = self.current
         if forward is not None and forward.state.owner is module:
             self.inside.leave()
-            forward.frame = None
+            forward.frame = None  # which keeps the local variables of the call alive
 
     def clear(self) -> None:
         """Forget any forward that was cut short."""
@@ -180,11 +181,13 @@ class Forwards:
     ) -> Forward:
         """Begin a forward with this call of a module."""
         arguments = self._signatures.named(module, args, kwargs)
+        # Only the numbers are drawn with the lock: reading masks and the batch may wait for a device.
         with self._lock:
             call = self.calls
             measured = call % self.every == 0
             self.calls += 1
             self.measured += measured
+        # Of a forward that is not measured only the number of examples counts, for those after it.
         masks = finder.masks(arguments, args, kwargs) if measured else Masks()
         own = None if masks.own is None else masks.own.real.shape
         batch = read_batch(arguments, own if measured else finder.sizes(arguments, args, kwargs))
@@ -204,7 +207,7 @@ class Forwards:
         batch = as_time_first(forward.batch)
         if batch is forward.batch:
             return False
-        with self._lock:
+        with self._lock:  # another thread may have begun a forward since: its first example stays as it is
             self.examples += batch.size - forward.batch.size
         forward.batch = batch
         # Placements hang on sequences, so none made for the other batch is found again.
@@ -213,6 +216,7 @@ class Forwards:
 
     def _has_two_sides(self, module: nn.Module) -> bool:
         """Whether the module holds an encoder and a decoder, whatever its arguments are called."""
+        # By id, of modules that the model holds as long as the probe lives.
         if id(module) not in self._two_sided:
             self._two_sided[id(module)] = has_two_sides(name for name, _ in module.named_modules())
         return self._two_sided[id(module)]

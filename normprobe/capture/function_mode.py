@@ -97,6 +97,7 @@ class FunctionCapture:
         # A mode would have the rest of cut code compiled again; without private names none is put in place.
         if is_cut() or not PRIVATE_TORCH:
             return None
+        # What decides which code of a model runs; a kind that is new is listened to from the first.
         given = tuple(name for name, value in kwargs.items() if value is not None)
         kind = (id(module), module.training, torch.is_grad_enabled(), forward.batch.time == 1, given)
         with self._callbacks.lock:
@@ -115,6 +116,7 @@ class FunctionCapture:
     ) -> None:
         """A module that holds layers is called: put the mode in place if the session listens inside it."""
         parent = session.entered[-1][0] if session.entered else None
+        # With how it was before, so that leaving restores it whatever happened inside.
         session.entered.append((module, session.on))
         wanted = session.everywhere or id(module) in session.schedule.containers
         self._set_mode(session, wanted and not decides_by_mode(module, parent, args, kwargs))
@@ -170,6 +172,7 @@ class FunctionCapture:
         used = None if session is None else session.layer_of(use, args, kwargs)
         if forward is None or session is None or used is None:
             return func(*args, **kwargs)
+        # The lock is not held during the call itself, which other threads' calls may wait for.
         with self._callbacks.lock:
             state = self._callbacks.state_of(used.layer)
             sharing = session.sharing.get(used.owner.key, {}).values()
@@ -216,6 +219,7 @@ class _Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         if is_dynamo_compiling():  # a function of the model's that compiles itself, whole perhaps
             return func(*args, **kwargs)
+        # Lookups by identity first: this runs for every function and attribute of a tensor.
         use = USES.get(func)
         if use is not None:
             return self._capture.call(use, func, args, kwargs)

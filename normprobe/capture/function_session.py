@@ -90,7 +90,7 @@ class FunctionSession:
                 owner = None if tensor is None else self._owner_of(tensor)
                 if tensor is not None and owner is None:
                     self.owners[id(tensor)] = WeightOwner(layer, weakref.ref(tensor))
-                elif owner is not None and owner.layer.key != layer.key:
+                elif owner is not None and owner.layer.key != layer.key:  # tied weights
                     self.sharing.setdefault(owner.layer.key, {})[layer.key] = layer
 
     def refresh_owners(self, module: nn.Module) -> None:
@@ -102,6 +102,7 @@ class FunctionSession:
         """Remember where a layer was used, to listen there; how many forwards may have gone by without."""
         schedule = self.schedule
         missed = schedule.forwards - 1 if schedule.complete and layer.key not in schedule.layers else 0
+        # The innermost module that holds layers: listening there is enough, and the cheapest.
         schedule.layers[layer.key] = layer
         schedule.containers.add(id(self.entered[-1][0]))
         return missed
@@ -124,6 +125,7 @@ class FunctionSession:
 
     def _owner_of(self, tensor: Tensor) -> WeightOwner | None:
         """The layer that a weight, a cast of one, or a view of either belongs to."""
+        # A weak reference, not the tensor: a cast of a weight must not outlive its use.
         owner = self.owners.get(id(tensor))
         if owner is not None and owner.weight() is tensor:
             return owner
@@ -139,6 +141,7 @@ def holds_bias(layer: Layer) -> bool:
 
 def _held(module: nn.Module, name: str) -> Tensor | None:
     """A tensor of a module, be it a parameter, a buffer or, as wrappers keep it, a plain attribute."""
+    # From the dictionaries: `getattr` would compute parametrized weights, and calls a module's `__getattr__`.
     for holder in (module._parameters, module._buffers, vars(module)):
         tensor = holder.get(name)
         if isinstance(tensor, Tensor) and not is_lazy(tensor):
@@ -151,7 +154,7 @@ def _computed(owner: WeightOwner, tensor: Tensor, use: WeightUse) -> Layer | Non
     layer, weight = owner.layer, owner.weight()
     if weight is None:
         return None
-    if layer.view.kind != "linear":
+    if layer.view.kind != "linear":  # a norm uses all of its weight
         return layer if tensor.shape == weight.shape else None
     stored_transposed = layer.type == "Conv1D"  # of transformers, which stores (in, out)
     if use.transposed is not stored_transposed:
@@ -159,4 +162,5 @@ def _computed(owner: WeightOwner, tensor: Tensor, use: WeightUse) -> Layer | Non
         return layer if transposed else None
     if tensor.shape == weight.shape and (base_of(tensor) is None or tensor.stride() == weight.stride()):
         return layer
+    # Rows of a fused projection: those of the queries, the keys or the values.
     return projection_part(layer, weight, tensor)

@@ -133,7 +133,7 @@ class HookCallbacks:
             state.buffers.leave()
 
     def _enter_container(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if in_backward():
+        if in_backward():  # checkpointing calls the forward again: the same data a second time
             return
         self.entered.add(id(module))
         forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
@@ -177,6 +177,7 @@ class HookCallbacks:
             return self.forwards.begin_skipped(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
         if forward.state.measured:
+            # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
             forward.labels = named_labels(self._labels, forward, args, kwargs)
             with self.lock, torch.no_grad(), ModesAside():
@@ -192,6 +193,7 @@ class HookCallbacks:
         reads = state.sequence_rule.reads(
             two_sided=forward.masks.two_sided, decoder_fired=forward.decoder_fired
         )
+        # Not by layer: layers that work on one sequence share it, and with it placements and selections.
         pattern = self._masks.pattern_of(state.layer.name)
         sequence = forward.sequences.get((reads, pattern))
         if sequence is None:
@@ -213,7 +215,7 @@ class HookCallbacks:
         """Measure what a layer reads, before its call, in a forward that is measured."""
         with self.lock, ModesAside():
             forward.state.enter(state.index)
-            if state.depth is None:
+            if state.depth is None:  # the first time in any forward: the order of execution
                 state.depth, self._depth = self._depth, self._depth + 1
             if forward.masks.two_sided and state.sequence_rule.side == "decoder":
                 forward.decoder_fired = True
@@ -239,7 +241,7 @@ class HookCallbacks:
     ) -> None:
         """Measure what a layer gave for these arguments; no output if it raised, or gave no tensor."""
         forward.state.leave(state.index)
-        if output is None:
+        if output is None:  # a clone that waits must not meet the output of the next call
             forward.stash.pop(state.index, None)
         else:
             with self.lock, ModesAside():
@@ -298,6 +300,7 @@ class HookCallbacks:
 
     def _guard(self, state: LayerState, what: str, call: Callable[[], None]) -> None:
         """Make a call that may fail; the ledger says so then, and the user's forward goes on."""
+        # Statistics are no part of the user's graph, whatever the mode around.
         with torch.no_grad():
             try:
                 call()

@@ -143,6 +143,7 @@ class LayerState:
             self.sites = {name: SiteState.of(Reservoir(0), Reservoir(0)) for name in self.sites}
             self.firings, self.settled = firings, True
         elif before.numel():
+            # Once something is recorded the axis stays: sums over other features cannot be added.
             recorded = any(site.counters.calls for site in self.sites.values())
             self.undecided_calls += 1
             self.settled = self.undecided_calls == MOST_UNDECIDED
@@ -154,6 +155,7 @@ class LayerState:
 
     def snapshot_vectors(self, module: nn.Module) -> None:
         """Copy the scale, shift and running statistics that the call just measured applied."""
+        # Copies: the optimizer writes to the tensors themselves.
         width = self.sites[OUTPUT].width
         if self.view.kind == "linear" or width is None:
             return
@@ -200,6 +202,7 @@ class LayerState:
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
         if fired and not self.aligned:
             notes.append(UNALIGNED)
+        # Other kinds with running statistics (instance norm) have no finding that asks.
         changes = self.buffers.changes() if self.view.kind == "batch_norm" else BufferChanges(None, None)
         ledger = {
             "layer": layer.name,

@@ -86,6 +86,8 @@ class Measurer:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
         repeat = forward.state.next_repeat(state.index, site_of(name).number)
         observation = Observation(state, name, tensor, forward, sequence, repeat)
+        # The repeat is drawn first: a call that is left out is still one of the layer's calls in this
+        # forward.
         why = unmeasurable(tensor)
         if why:
             state.note(why)
@@ -106,6 +108,7 @@ class Measurer:
         if not _fits(observation, extent.features):
             return
         raw = select_rows(selection, observation.forward, site.counters.rows, self.seed)
+        # A batch norm's statistics are over the padding, too: what it saw is summed beside what is real.
         padded = observation.state.view.kind == "batch_norm" and selection.choice.real is not None
         if padded or site.seen is not None:
             _add_padded(observation, _values(observation), selection, raw, padded=padded)
@@ -141,6 +144,7 @@ class Measurer:
     def _observe_nested(self, observation: Observation) -> None:
         """Measure a NestedTensor: its components are the examples, their rows the positions."""
         site, forward = observation.site, observation.forward
+        # Its sizes are ragged, so no plan and no layout: every call is arranged and numbered anew.
         components = [
             arrange(observation.state.view, part).values for part in observation.tensor.detach().unbind()
         ]
@@ -201,6 +205,7 @@ def _fits(observation: Observation, width: int) -> bool:
 
 def _values(observation: Observation) -> Tensor:
     """The tensor arranged as (samples, rows, features)."""
+    # Detached, so that what is kept of it holds no graph.
     tensor = observation.tensor.detach()
     return arrange(observation.state.view, tensor.dequantize() if tensor.is_quantized else tensor).values
 

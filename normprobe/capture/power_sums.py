@@ -31,7 +31,9 @@ class PowerSums:
         finite = torch.isfinite(x) & torch.isfinite(y)
         if not bool(finite.all()):
             self.nonfinite_differ |= bool((torch.isfinite(x) != torch.isfinite(y)).any())
+            # Left out of both, so that one NaN does not hide the error of all other rows.
             x, y = x.where(finite, 0.0), y.where(finite, 0.0)
+        # On the tensors' device: one small tensor stays, and nothing waits for the host.
         sums = torch.stack([x.sum(0), y.sum(0), (x * x).sum(0), (y * y).sum(0), (x * y).sum(0), _noise(x, y)])
         self._sums = sums if self._sums is None else self._sums + sums.to(self._sums.device)
         self.rows += len(a)
@@ -66,6 +68,8 @@ class PowerSums:
             empty = np.empty((2, 0))
             return empty[0], empty, empty
         sums = self._sums.cpu().numpy() / max(self.rows, 1)
+        # In float64 the difference of squares is good to about 1e-16 * mean**2, enough for a shift of
+        # variance.
         means, variances = sums[:2], np.maximum(sums[2:4] - np.square(sums[:2]), 0.0)
         size = sums[2].mean()
         each = np.sqrt(sums[5] / size) if size > 0 else np.where(sums[5] > 0, np.inf, 0.0)

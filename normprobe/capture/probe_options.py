@@ -41,6 +41,7 @@ def given_padding(mask: Any, name: str) -> Padding | None:
         raise NormprobeError(
             f"the mask {name!r} must be a bool tensor (batch, positions), True = real; got {got}"
         )
+    # As booleans: a user's mask is True = real in any dtype, never additive.
     real = to_real(mask.to(torch.bool))
     return None if real is None else Padding(name, real)
 
@@ -78,6 +79,7 @@ class GivenMasks:
         """The first of the user's patterns for masks by layer that the layer's name matches."""
         if not isinstance(self._mask, Mapping):
             return None
+        # In the order given, and by case: names of modules differ by it.
         return next((pattern for pattern in self._mask if fnmatch.fnmatchcase(layer, pattern)), None)
 
     def padding(self, pattern: str | None, found: Padding | None) -> Padding | None:

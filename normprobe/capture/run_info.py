@@ -81,6 +81,7 @@ class RunInfo:
         self._numbers_pending = 0
         self._counts = {"examples": 0, "rows": 0, "padding": 0}
         self._units = {"unit": "position", "example_unit": "example"}
+        # A sum that wraps, so that forwards may come in any order and one can be withdrawn.
         self._digest = torch.zeros((), dtype=torch.int64)
         # By device, so that counting waits for none of them.
         self._pads: dict[torch.device, Tensor] = {}
@@ -100,7 +101,7 @@ class RunInfo:
 
     def withdraw(self, forward: Forward) -> None:
         """Take back what was counted of a forward."""
-        self._flush()
+        self._flush()  # it may be pending
         self._count(forward, -1)
 
     def _count(self, forward: Forward, times: int) -> None:
@@ -116,6 +117,7 @@ class RunInfo:
             self._counts[name] += times * count
         if lead is None:
             return
+        # Packed data hold no padding, and a mask that leaves nothing out is none.
         real = None if mask is None or batch.packed is not None or mask.full else mask.real
         if times == 1 and not batch.time_first and _is_small(lead):
             kept = lead.detach().clone()

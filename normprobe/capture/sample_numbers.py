@@ -99,12 +99,13 @@ def place(
     """Number the samples of a tensor whose sizes and strides are given, and say which are padding."""
     site, leading, inner = state.sites[name], extent.leading, extent.inner
     grid, padding = sequence.grid, sequence.padding
+    # Decided once: a batch that happens to equal another size must not be read otherwise than those before.
     if site.layout is None:
         site.layout = decide(leading, grid)
     layout = site.layout if fits(site.layout, leading, grid) else Layout.UNALIGNED
     first = forward.first
     if layout is Layout.UNALIGNED:
-        first = site.unaligned
+        first = site.unaligned  # a count of its own, so that no two samples have one number
         site.unaligned += leading[0] if leading else 1
     axis = _time_axis(time_axes(layout, leading, grid, padding), state, name, strides)
     sizes = Sizes(layout, leading, inner, axis, state.view.sample)
@@ -153,11 +154,13 @@ def _placed(sizes: Sizes, assignment: Assignment, padding: Padding | None, *, la
     layout, leading, inner = sizes.layout, sizes.leading, sizes.inner
     aligned = layout is not Layout.UNALIGNED
     rows = _row_mask(leading, inner, padding)
+    # Of a mask that leaves nothing out only the name is kept: without one a kernel asks no row.
     if rows is not None and padding is not None and padding.full:
         return Placement(replace(assignment, masked_by=padding.name), None, 0, False, aligned, sizes)
     if rows is not None and padding is not None:
         assignment = replace(assignment, real=np.asarray(rows.any(axis=1)), masked_by=padding.name)
         return Placement(assignment, rows, int((~rows).sum()), False, aligned, sizes)
+    # One label a sample, in the order of positions: not where heads or pixels share them.
     one_axis = len(leading) == (1 if layout in (Layout.FLAT, Layout.PACKED) else 2)
     named = labelled and aligned and one_axis and layout is not Layout.HEADS and not inner
     if assignment.real is None:
@@ -195,6 +198,7 @@ def named_labels(
     mask = forward.masks.own
     if mask is None:
         return given
+    # Positions count real samples only, so labels of padding are dropped.
     return [
         [text for text, real in zip(texts, row, strict=True) if real] if len(texts) == len(row) else texts
         for texts, row in zip(given, mask.real, strict=False)
@@ -214,7 +218,7 @@ def unfit(extent: Extent, sequence: Sequence, placement: Placement) -> str:
 def record_extremes(site: Any, extremes: Extremes, placement: Placement, forward: Forward) -> None:
     """Record the sample and feature of a new minimum or maximum on a site."""
     for end, held in (("minimum", extremes.low), ("maximum", extremes.high)):
-        if held is not None and np.isfinite(held[0]):
+        if held is not None and np.isfinite(held[0]):  # an empty site holds infinities
             value, sample, feature = held
             example, position = (
                 int(numbers[sample])

@@ -131,6 +131,7 @@ def _selected_rows(selection: Selection, reservoir: Reservoir, seed: int) -> Raw
     count = reservoir.count_admissible(candidates.hash) if selection.choice.rows else 0
     if not count:
         return RawSelection(None, reservoir)
+    # A prefix, for candidates ascend by hash and rows are kept of fewer samples than moments are.
     update = reservoir.offer(candidates.take(slice(count)))
     if not len(update.slots):
         return RawSelection(None, reservoir)
@@ -138,6 +139,7 @@ def _selected_rows(selection: Selection, reservoir: Reservoir, seed: int) -> Raw
     choice, placement = selection.choice, selection.placement
     if choice.rows > 1:
         real = np.ones((len(keep), choice.rows), bool) if placement.real is None else placement.real[keep]
+        # By a hash of the example, not of the call: the same row at both sites and in other recordings.
         drawn = row_of(seed, placement.assignment.example[keep], real.sum(1))
         inner = np.array([np.flatnonzero(row)[index] for row, index in zip(real, drawn, strict=True)])
         keep = keep * choice.rows + inner
@@ -150,6 +152,7 @@ def _candidates(
 ) -> tuple[Identities, NDArray[np.intp]]:
     """The samples that the reservoir may keep, in ascending order of hash, and their indices."""
     assignment = placement.assignment
+    # Above the limit none can be kept, and after the first forwards that is nearly all of them.
     order, hashes = assignment.kept_below(reservoir.limit)
     count = 0 if reservoir.k == 0 else len(order)
     if not count:

@@ -88,6 +88,7 @@ class SideBySide:
     @contextmanager
     def keeping(self, batch: Any) -> Iterator[None]:
         """Keep what the first model's layers read and give while the block runs."""
+        # The second model's masks are these, too: it runs on the same batch.
         named = self._signatures.named(self._model, *_arguments(batch))
         self._masks = find_masks(named)
         own = self._masks.own
@@ -157,7 +158,7 @@ class SideBySide:
         if tensor is None:
             return
         if site != INPUT:
-            self._kept[at, site, call] = tensor.detach().clone()
+            self._kept[at, site, call] = tensor.detach().clone()  # the next layer may write to it
             return
         version = -1 if tensor.is_inference() else tensor._version
         # Layers that read one tensor, as query, key and value do, share a copy of it.
@@ -177,7 +178,7 @@ class SideBySide:
         layer = self._pairs[at].a
         try:
             arranged = [arrange(layer.view, tensor.detach().to(tensors[0].device)) for tensor in tensors]
-        except ViewError:
+        except ViewError:  # too few axes for the layer's view: such a call is not compared
             return
         rows = [tensor.values.flatten(0, 1) for tensor in arranged]
         real = self._real(layer.name, (*arranged[0].leading, *arranged[0].inner))
@@ -217,6 +218,7 @@ def _called_again(module: nn.Module, args: Any, kwargs: Any, tensor: Tensor) -> 
     other = tensor.to(own.device, own.dtype, copy=True)
     positional = [other if value is own else value for value in args]
     named = {name: other if value is own else value for name, value in kwargs.items()}
+    # `forward`, not a call: the second model's hooks would take it for one of the model's own.
     try:
         with torch.random.fork_rng([own.device] if own.is_cuda else []):
             return first_tensor([module.forward(*positional, **named)])

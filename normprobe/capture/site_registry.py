@@ -53,6 +53,7 @@ def register_site(
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ViewError(f"register_site needs a subclass of torch.nn.Module, got {cls!r}")
     _check_site(cls.__name__, name, tensor, label, colour)
+    # Only after every check: a refused registration leaves no site behind.
     add_site(name, label or name, colour)
     _REGISTRY.setdefault(name, {})[cls] = tensor
 
@@ -78,6 +79,7 @@ def _check_site(cls: str, name: Any, tensor: Any, label: Any, colour: Any) -> No
 
 def registered_sites(module: nn.Module) -> dict[str, TensorOf]:
     """The further sites of a module in the order of the vocabulary, and how their tensors are found."""
+    # Most processes register none: then entering a probe costs nothing for it.
     found = {}
     for site in sites() if _REGISTRY else ():
         classes = _REGISTRY.get(site.name, {})

@@ -58,6 +58,7 @@ class SiteState:
 
     def note_dtype(self, dtype: Any) -> None:
         """Note the dtype of a tensor."""
+        # torch has one object a dtype, so identity is equality.
         if dtype is self.counters.dtype:
             return
         self.counters.dtype = dtype
@@ -72,6 +73,7 @@ class SiteState:
         """The site frozen, under its name."""
         totals, counters = self.totals(), self.counters
         low, high = self.minimum, self.maximum
+        # The torch accumulator keeps the holders itself, on its device, until they are asked for.
         if totals.holders is not None:
             low, high = (_holder(*held) for held in totals.holders)
         return SiteRecord(
@@ -116,6 +118,7 @@ def _kept(reservoir: Reservoir, data: Any) -> Kept | None:
 def nbytes(sites: Iterable[SiteState]) -> int:
     """How much memory sites take, with their reservoirs, each of which many of them share."""
     every = list(sites)
+    # By identity: most sites share theirs.
     kept = (reservoir for site in every for reservoir in (site.counters.samples, site.counters.rows))
     shared: dict[int, Reservoir] = {id(reservoir): reservoir for reservoir in kept}
     sums = [held for site in every for held in (site.accumulator, site.seen) if held is not None]

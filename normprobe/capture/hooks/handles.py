@@ -34,6 +34,7 @@ class Hook:
         """Call what was wrapped; return None, so that torch leaves the tensors alone."""
         if self._call is None:
             return
+        # Under compilation the graph must break here, or the probe would be compiled into it.
         if is_dynamo_compiling():
             call_uncompiled(self._call, args)
         else:
@@ -86,6 +87,7 @@ class Hooks:
             inner: whether both may be put aside.
         """
         first, last = self._add_before(module, before), self._add_after(module, after, always=True)
+        # The outermost hooks stay: they begin and end forwards.
         if inner and PRIVATE_TORCH:
             self._inner[id(module)] = (
                 _Entry(module._forward_pre_hooks, *first, first=False),
@@ -124,6 +126,7 @@ class Hooks:
         while self._aside:
             hooks, number, hook, first = self._aside.pop()
             hooks[number] = hook
+            # Order is the order of calls: hooks behind a layer were put ahead of those already there.
             if first and isinstance(hooks, OrderedDict):
                 hooks.move_to_end(number, last=False)
 

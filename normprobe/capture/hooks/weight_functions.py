@@ -49,6 +49,7 @@ class WeightUse:
         return self.bias is not None and self.bias.of(args, kwargs) is not None
 
 
+# Positions of arguments are those of torch's signatures, which are public and do not move.
 def _norm(weight: int, *statistics: str) -> WeightUse:
     """A norm: its weight, or where it has none its bias or its running statistics."""
     known = (Argument(weight, ("weight",)), Argument(weight + 1, ("bias",)))
@@ -67,6 +68,7 @@ _SUM = WeightUse(
 _RMS_NORM = WeightUse(Argument(0, ("input",)), (Argument(2, ("weight",)),))
 _OF_NORM = (functional.layer_norm, torch.layer_norm, functional.group_norm, torch.group_norm)
 _OF_CHANNELS = (functional.instance_norm, functional.batch_norm)
+# `torch.batch_norm` takes weight and bias ahead of the statistics, `functional.batch_norm` behind them.
 _OF_TORCH = WeightUse(
     Argument(0, ("input",)),
     (Argument(1, ("weight",)), Argument(2, ("bias",)), Argument(3, ("running_mean",))),
@@ -89,6 +91,7 @@ COPIES = frozenset(
 )
 """Methods whose result stands for the weight they were given."""
 
+# Faults of torch: each of these functions hands all but this argument to a mode.
 _LOST = (
     (functional, "l1_loss", "weight"),
     (torch, "chain_matmul", "out"),
