@@ -134,7 +134,7 @@ class Forwards:
         self.examples = 0
         self.skipped: dict[str, int] = {}
         self._lock = threading.Lock()
-        self.inside = current_forward.inside()
+        self.inside = current_forward.new_current_forward()
         self._signatures = Signatures()
         self._two_sided: dict[int, bool] = {}
 

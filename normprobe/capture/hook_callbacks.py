@@ -66,7 +66,7 @@ class HookCallbacks:
         self.states: dict[tuple[int, str], LayerState] = {}
         self.forwards, self.run_info = Forwards(every), RunInfo()
         self.entered: set[int] = set()
-        self.lock = current_forward.lock()
+        self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
         self.function_capture, self._uncompiled = FunctionCapture(self), Uncompiled()
         self._fast_hooks = FastHooks(self.forwards, self.lock, self._snapshot_alone)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from normprobe.capture.counters import SiteCounters, counters
+from normprobe.capture.counters import SiteCounters, new_counters
 from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Accumulator, Totals
 from normprobe.samples.layout import Layout
@@ -54,7 +54,7 @@ class SiteState:
     @staticmethod
     def of(samples: Reservoir, rows: Reservoir) -> SiteState:
         """A fresh site that keeps the moments of these samples and the raw rows of those."""
-        return SiteState(counters(samples, rows))
+        return SiteState(new_counters(samples, rows))
 
     def note_dtype(self, dtype: Any) -> None:
         """Note the dtype of a tensor."""

@@ -53,14 +53,14 @@ class _Sums:
 
     @staticmethod
     def of(samples: int, features: int) -> _Sums:
-        """Nothing yet."""
+        """Sums of no numbers."""
         first, second, absolute, zeros = torch.zeros(4, features, dtype=torch.float64)
         low, high = torch.full((features,), torch.inf), torch.full((features,), -torch.inf)
         return _Sums(first, second, absolute, zeros, low, high, torch.empty(samples, dtype=torch.float64))
 
 
 def measure(
-    values: Tensor, keep: Tensor, real: Tensor | None = None, near: Tensor | None = None
+    values: Tensor, keep: Tensor, real: Tensor | None = None, prior_mean: Tensor | None = None
 ) -> Measured | None:
     """Measure a tensor as `normprobe.kernels.reference.measure` does; None where that takes float64.
 
@@ -68,14 +68,17 @@ def measure(
         values: shape (samples, rows, features), any strides, on the CPU.
         keep: indices of the samples whose own moments are wanted, int64, shape (kept,).
         real: shape (samples, rows), True where a row is not padding; None if all are.
-        near: what may be near each feature's mean, shape (features,): the mean of what came before.
+        prior_mean: mean of each feature in the tensors before, shape (features,): near it sums lose few
+            digits.
     """
     if real is None:
-        return _measure(values, keep, near) or (None if near is None else _measure(values, keep, None))
+        found = _measure(values, keep, prior_mean)
+        # The data may have moved away from what came before: once more, about their own mean.
+        return found if found or prior_mean is None else _measure(values, keep, None)
     if values.shape[1] != 1:
         return None
     inside, outside = (rows.nonzero()[:, 0] for rows in (real[:, 0], ~real[:, 0]))
-    found = measure(values.index_select(0, inside), torch.searchsorted(inside, keep), near=near)
+    found = measure(values.index_select(0, inside), torch.searchsorted(inside, keep), prior_mean=prior_mean)
     if found is None:
         return None
     features = values.shape[2]
@@ -86,20 +89,22 @@ def measure(
     return replace(found, minimum_at=low, maximum_at=high, nonfinite_masked=hidden)
 
 
-def _measure(values: Tensor, keep: Tensor, near: Tensor | None) -> Measured | None:
-    """The same of a tensor in which every row counts, about these numbers or else its own means."""
+def _measure(values: Tensor, keep: Tensor, pivots: Tensor | None) -> Measured | None:
+    """The same of a tensor in which every row counts, about these pivots or else its own means."""
     samples, rows, features = values.shape
     if values.dtype not in _TYPES or values.numel() == 0:
         return None
     count, sums = samples * rows, _Sums.of(samples, features)
-    if near is None:
-        near = torch.stack([block.sum(0).to(torch.float64) for _, block in _blocks(values)]).sum(0) / count
-    pivot = near.to(torch.float32)
+    if pivots is None:
+        pivots = torch.stack([block.sum(0).to(torch.float64) for _, block in _blocks(values)]).sum(0) / count
+    pivot = pivots.to(torch.float32)
     for start, block in _blocks(values):
         _add(block, start, rows, pivot, sums)
     centre = pivot.to(torch.float64)
     shift, constant = sums.first / count, (sums.low == sums.high) & sums.low.isfinite()
     m2 = sums.second - sums.first * shift
+    # Squares within range, and the pivot near the mean: else the difference of the two sums has too few
+    # digits.
     sound = (sums.second < _MOST) & (sums.second > _LEAST) & (m2 > 0.5 * sums.second)
     within = _within(sums, centre, rows * features, count)
     if within is None or not bool((sound | constant).all()):
@@ -187,9 +192,9 @@ def _samples(values: Tensor) -> tuple[Tensor, ...]:
 
 
 def _holder(values: Tensor, value: float, start: int, extremes: Tensor) -> Tensor:
-    """Index (sample * features + feature) of the first that holds a value met in the block that begins so.
+    """Index (sample * features + feature) of the first number in the block from ``start`` that is an extreme.
 
-    Only the features whose own extreme it is can hold it.
+    Only features whose own extreme it is can have it.
     """
     holding = (extremes == value).nonzero()[:, 0]
     held = values[start : start + _step(values)].index_select(2, holding) == value

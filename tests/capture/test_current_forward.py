@@ -116,22 +116,22 @@ class TestCurrentForward:
 
 class TestLock:
     def test_a_thread_may_hold_it_twice_and_others_wait(self) -> None:
-        lock, told = current_forward.lock(), []
+        lock, order = current_forward.new_lock(), []
 
         def elsewhere() -> None:
             with lock:
-                told.append("they")
+                order.append("they")
 
         with lock, lock:
             other = threading.Thread(target=elsewhere)
             other.start()
             time.sleep(0.02)
-            told.append("I")
+            order.append("I")
         other.join()
-        assert told == ["I", "they"]
+        assert order == ["I", "they"]
 
     def test_it_is_given_up_after_an_error(self) -> None:
-        lock = current_forward.lock()
+        lock = current_forward.new_lock()
         with pytest.raises(ValueError, match="no"), lock:
             raise ValueError("no")
         other = threading.Thread(target=lambda: lock.__enter__() and lock.__exit__(None, None, None))
@@ -139,8 +139,8 @@ class TestLock:
         other.join(5)
         assert not other.is_alive()
 
-    def test_nobody_is_inside_with_another(self) -> None:
-        lock, counts = current_forward.lock(), [0, 0]
+    def test_one_thread_holds_it_at_a_time(self) -> None:
+        lock, counts = current_forward.new_lock(), [0, 0]
 
         def elsewhere() -> None:
             for _ in range(300):

@@ -25,7 +25,8 @@ def moments_of(data: np.ndarray) -> Moments:
     finite = np.isfinite(data)
     inside = np.where(finite, data, 0.0)
     filled = truth["count"] > 0
-    return Moments(
+    return replace(
+        Moments.empty(len(filled)),
         count=truth["count"],
         mean=np.where(filled, truth["mean"], 0.0),
         m2=np.where(filled, truth["variance"], 0.0) * truth["count"],

@@ -295,7 +295,8 @@ static int acquire(Lock *lock) {
     const unsigned long thread = PyThread_get_thread_ident();
     if (lock->depth > 0 && lock->owner == thread) return ++lock->depth;
     if (!PyThread_acquire_lock(lock->lock, NOWAIT_LOCK)) {
-        Py_BEGIN_ALLOW_THREADS PyThread_acquire_lock(lock->lock, WAIT_LOCK);
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock(lock->lock, WAIT_LOCK);
         Py_END_ALLOW_THREADS
     }
     lock->owner = thread;

@@ -19,8 +19,10 @@ static int run_job(const Job *job, int threads, long long small, JobResult *resu
     if (rows == 0 || job->features == 0) return 1;
     const int parts = threads < 1 || rows * job->features < small ? 1 : threads > MAX_PARTS ? MAX_PARTS : threads;
     int done;
-    Py_BEGIN_ALLOW_THREADS done = run_parts(job, parts, result);
-    Py_END_ALLOW_THREADS if (!done) PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS
+    done = run_parts(job, parts, result);
+    Py_END_ALLOW_THREADS
+    if (!done) PyErr_NoMemory();
     return done;
 }
 
@@ -39,7 +41,8 @@ static int add_totals(AccumulatorState *state, const JobResult *result) {
     state->within_sum += result->within_sum;
     state->within_count += result->within_count;
     state->nonfinite_masked += result->nonfinite_masked;
-    const int minimum = result->minimum.value<state->minimum, maximum = result->maximum.value> state->maximum;
+    const int minimum = result->minimum.value < state->minimum;
+    const int maximum = result->maximum.value > state->maximum;
     if (minimum) state->minimum = result->minimum.value;
     if (maximum) state->maximum = result->maximum.value;
     return minimum + 2 * maximum;
