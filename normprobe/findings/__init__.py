@@ -1,4 +1,9 @@
-"""Named checks that turn tables into findings with sources."""
+"""Findings: named checks of a recording, each with its statistic, its threshold and its source.
+
+In: `normprobe.tables.frames.Tables`, mostly through `normprobe.tables.measures`. Out: one table of findings
+(`check.COLUMNS`), the series that shows one (`evidence_series`), or JSON. A file holds the checks of one
+theme; `registry` lists them all, in the order in which they run.
+"""
 
 from __future__ import annotations
 

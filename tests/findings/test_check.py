@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import fields
 
 import numpy as np
@@ -92,7 +91,7 @@ def test_every_threshold_is_named_with_whether_it_was_fitted() -> None:
     for check in CHECKS:
         names = {field.name for field in fields(check)}
         assert set(check.fitted) <= names, check.name
-        page = inspect.getdoc(type(check)) or ""
+        page = explain(check.name)
         assert all(f"    {name}: " in page for name in names), f"the page of {check.name} lacks a field"
         assert thresholds(check).count("(fitted)") == len(check.fitted)
     assert "Thresholds: share 0.25 (fitted), rows 16." in explain("constant_features")
