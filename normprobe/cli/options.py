@@ -57,7 +57,7 @@ class Request:
         return [f"--{name.replace('_', '-')}" for name in changed]
 
 
-class Kinds(click.ParamType[tuple[str, ...]]):
+class Kinds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Kinds of layers, one or several with commas between."""
 
     name = "kind"
@@ -75,7 +75,7 @@ class Kinds(click.ParamType[tuple[str, ...]]):
         return kinds
 
 
-class Samples(click.ParamType[int | str]):
+class Samples(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """A number of samples, or "all"."""
 
     name = "number|all"

@@ -1,52 +1,45 @@
-"""The house rules that tools can check: lint, format, types, sizes."""
+"""Sizes: files and functions that can be read at once."""
 
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-MODULES = sorted((ROOT / "normprobe").rglob("*.py"))
+from tests.helpers.import_graph import ROOT, files
+
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 40
+MOST_POSITIONAL = 5
 
 
-def run(*command: str) -> None:
-    command = (sys.executable, "-m", *command)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function and method of a file."""
+    tree = ast.parse(path.read_text("utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
-def test_ruff_finds_nothing() -> None:
-    run("ruff", "check", ".")
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without those of its docstring after the first."""
+    docstring = ast.get_docstring(function, clean=False) or ""
+    return (function.end_lineno or function.lineno) - function.lineno + 1 - docstring.count("\n")
 
 
-def test_ruff_would_format_nothing() -> None:
-    run("ruff", "format", "--check", ".")
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_and_its_functions_are_short(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= LONGEST_FILE
+    assert {f.name: length(f) for f in functions(path) if length(f) > LONGEST_FUNCTION} == {}
 
 
-def test_mypy_strict_passes() -> None:
-    run("mypy")
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_more_than_five_arguments_become_keyword_only(path: Path) -> None:
+    named = {f.name: [a.arg for a in f.args.posonlyargs + f.args.args] for f in functions(path)}
+    named = {f: [name for name in names if name not in ("self", "cls")] for f, names in named.items()}
+    assert {f: names for f, names in named.items() if len(names) > MOST_POSITIONAL} == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_is_short_and_says_what_lives_there(path: Path) -> None:
-    text = path.read_text()
-    assert len(text.splitlines()) <= 400
-    tree = ast.parse(text)
-    assert ast.get_docstring(tree), "a module opens with one sentence"
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            docstring = ast.get_docstring(node, clean=False) or ""
-            length = (node.end_lineno or node.lineno) - node.lineno + 1 - docstring.count("\n")
-            assert length <= 40, f"{node.name} has {length} lines"
-            assert len(node.args.posonlyargs + node.args.args) - ("self" in ast.dump(node.args)) <= 6, (
-                node.name
-            )
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_is_left_to_do(path: Path) -> None:
-    assert not any(word in path.read_text() for word in ("TODO", "FIXME", "XXX"))
+def test_a_long_function_would_be_found(tmp_path: Path) -> None:
+    path = tmp_path / "long.py"
+    path.write_text('def f():\n    """One\n    two."""\n' + "    x = 1\n" * 50)
+    assert [length(f) for f in functions(path)] == [52]
