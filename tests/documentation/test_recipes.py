@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md work: a copy of the package with all their changes passes the tests they bring."""
+"""The recipes of CONTRIBUTING, each followed by a script: what a recipe says is enough for what it promises."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def steps() -> list[Step]:
     """Every step of every recipe that changes a file, in order."""
     recipes = (ROOT / "CONTRIBUTING.md").read_text().split("## Recipes")[1].split("\n### ")[1:]
     return [
-        Step(recipe.splitlines()[0], *match.groups()) for recipe in recipes for match in _FENCE.finditer(recipe)
+        Step(recipe.splitlines()[0], *match.groups())
+        for recipe in recipes
+        for match in _FENCE.finditer(recipe)
     ]
 
 
