@@ -95,23 +95,24 @@ static void clear_columns(const Columns *columns, int64_t features) {
 
 /* Add the numbers of another set to those of `a`. */
 static void merge_moments(Moments *a, const Moments *b) {
-    Moments sums = *a;
-#define ADD(name, empty) sums.name += b->name;
+    if (a->count == 0) { /* beside an empty set the square of a huge difference may overflow */
+        Moments all = *b;
+#define ADD_TO_ALL(name, empty) all.name += a->name;
+        MOMENT_SUMS(ADD_TO_ALL)
+#undef ADD_TO_ALL
+        *a = all;
+        return;
+    }
+#define ADD(name, empty) a->name += b->name;
     MOMENT_SUMS(ADD)
 #undef ADD
-    if (a->count == 0) {
-        *a = *b; /* beside an empty set the square of a huge difference may overflow */
-    } else if (b->count > 0) {
-        const double total = a->count + b->count, share = b->count / total, delta = b->mean - a->mean;
-        a->m2 += b->m2 + delta * delta * (a->count * share);
-        a->mean = share > 0.5 ? b->mean - delta * (1 - share) : a->mean + delta * share;
-        a->count = total;
-        a->minimum = b->minimum < a->minimum ? b->minimum : a->minimum;
-        a->maximum = b->maximum > a->maximum ? b->maximum : a->maximum;
-    }
-#define TAKE(name, empty) a->name = sums.name;
-    MOMENT_SUMS(TAKE)
-#undef TAKE
+    if (b->count == 0) return;
+    const double total = a->count + b->count, share = b->count / total, delta = b->mean - a->mean;
+    a->m2 += b->m2 + delta * delta * (a->count * share);
+    a->mean = share > 0.5 ? b->mean - delta * (1 - share) : a->mean + delta * share;
+    a->count = total;
+    a->minimum = b->minimum < a->minimum ? b->minimum : a->minimum;
+    a->maximum = b->maximum > a->maximum ? b->maximum : a->maximum;
 }
 
 static void merge_into_column(const Columns *columns, int64_t i, const Moments *own) {
