@@ -57,7 +57,7 @@ def sites() -> tuple[Site, ...]:
 
 
 def site_of(name: str) -> Site:
-    """The site of a name; of one that nobody listed, as in a file from elsewhere, one with a spare colour."""
+    """The site of a name; one with a spare colour if it is not listed, as in a file from another process."""
     return _SITES.get(name) or Site(name, name, SPARE_COLOURS[len(name) % len(SPARE_COLOURS)], len(_SITES))
 
 

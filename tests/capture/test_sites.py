@@ -89,8 +89,8 @@ def hold(recording: normprobe.Recording, truth: np.ndarray) -> None:
     assert worst([row["mean"]], [row["variance"]], whole["mean"], whole["variance"]) < 1e-6
     assert (row["min"], row["max"]) == (truth.min(), truth.max())
     features = recording.features.query("layer == 'norm' and site == 'gate'")
-    told = two_pass(truth)
-    assert worst(features["mean"], features["variance"], told["mean"], told["variance"]) < 1e-6
+    oracle = two_pass(truth)
+    assert worst(features["mean"], features["variance"], oracle["mean"], oracle["variance"]) < 1e-6
     assert features["weight"].isna().all()
     samples = recording.samples.query("layer == 'norm' and site == 'gate'")
     of_samples, key = two_pass(truth, axis=1), ["call", "example", "position"]

@@ -259,7 +259,7 @@ class TestTrace:
         assert len(set(counts[1:])) == 1
 
 
-def test_a_generator_is_read_once_and_progress_is_told() -> None:
+def test_a_generator_is_read_once_and_progress_is_reported() -> None:
     done: list[int] = []
     comparison = compare_live(net(), net(), iter(batches()), progress=done.append)
     assert done == [1, 2, 3]

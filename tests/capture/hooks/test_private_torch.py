@@ -1,4 +1,4 @@
-"""With private names of torch switched off what hooks see is measured alike, and the ledger says the rest."""
+"""With private names of torch switched off hooks measure as before, and the ledger says what is missing."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def both() -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("model", ["llama", "convolutions"])
-def test_what_hooks_see_is_measured_alike(both: tuple[Any, Any], model: str) -> None:
+def test_what_hooks_see_is_measured_as_before(both: tuple[Any, Any], model: str) -> None:
     on, off = (found[model] for found in both)
     for name in ("layers", "samples", "ledger"):
         pd.testing.assert_frame_equal(off[name], on[name])
 
 
-def test_layers_of_a_model_that_functions_use_too_are_measured_alike(both: tuple[Any, Any]) -> None:
+def test_layers_of_a_model_that_functions_use_too_are_measured_as_before(both: tuple[Any, Any]) -> None:
     on, off = (found["encoder"]["layers"].set_index(["layer", "site"]) for found in both)
     assert "self_attn.out_proj" in on.index.get_level_values(0)
     hooked = [key for key in on.index if not key[0].startswith("self_attn")]
