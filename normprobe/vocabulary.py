@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 NORM_KINDS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
@@ -31,6 +32,11 @@ class Site:
     colour: tuple[str, str]
     number: int
 
+    @property
+    def sign(self) -> str:
+        """Its marker as a letter, so that no colour is the only sign; of many sites some share one."""
+        return "○●■▲◆✚"[self.number if self.number < 2 else 2 + (self.number - 2) % 4]
+
 
 _SITES: dict[str, Site] = {}
 
@@ -59,6 +65,11 @@ def sites() -> tuple[Site, ...]:
 def site_of(name: str) -> Site:
     """The site of a name; of one that nobody listed, as in a file from elsewhere, one with a spare colour."""
     return _SITES.get(name) or Site(name, name, SPARE_COLOURS[len(name) % len(SPARE_COLOURS)], len(_SITES))
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The distinct names of sites, in the order of their numbers; those that nobody listed by name, last."""
+    return tuple(sorted(set(names), key=lambda name: (site_of(name).number, name)))
 
 
 add_site(INPUT, "before", ("#0b62a8", "#6db8f2"))

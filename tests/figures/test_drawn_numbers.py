@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normprobe import figures
-from normprobe.figures.data import by_depth
+from normprobe.figures.data import layer_statistics
 from normprobe.figures.data.depth_profile import summarize
 from normprobe.figures.drawing.palette import AFTER, BEFORE
 from normprobe.figures.plots import (
@@ -39,7 +39,7 @@ def cnn():
 
 @pytest.fixture(scope="module")
 def activations():
-    """Return input and output of each norm of the deep model, by name, as float64 (samples, features)."""
+    """Input and output of each norm of the deep model, by name, as float64 (samples, features)."""
     model, seen = stack(6).eval(), {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.LayerNorm):
@@ -252,7 +252,7 @@ def test_errors_say_what_there_is(deep):
 
 
 def test_quantiles_of_nothing_are_missing(deep):
-    empty = by_depth.quantiles(deep.samples.iloc[:0], (0.5,))
+    empty = layer_statistics.quantiles(deep.samples.iloc[:0], (0.5,))
     assert empty.empty
     assert list(empty.columns) == [0.5]
     assert norm_names(deep)[-1] == "norm"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from torch import nn
 
 from normprobe import figures
-from normprobe.figures.data import by_depth
+from normprobe.figures.data import layer_statistics
 from normprobe.figures.data.depth_profile import Profile
 from normprobe.figures.drawing.depth_axis import DepthAxis
 from normprobe.figures.drawing.palette import ACCENT, BEFORE, ROLE_COLOURS, ROLE_DASHES
@@ -42,7 +42,9 @@ def test_a_pooled_variance_is_marked_only_where_a_few_samples_carry_it() -> None
     recording = record(stack(5), loud)
     ax = figures.depth_profile(recording)[0]
     inputs = recording.layers.query("kind != 'linear' and site == 'input'").set_index("layer")["variance"]
-    medians = by_depth.sample_quantiles(recording.tables, list(inputs.index))["p50"].xs("input", level="site")
+    medians = layer_statistics.sample_quantiles(recording.tables, list(inputs.index))["p50"].xs(
+        "input", level="site"
+    )
     expected = inputs[inputs > 5 * medians]
     assert len(expected) > 0
     assert crosses(ax) == pytest.approx(list(expected))
@@ -52,7 +54,7 @@ def test_a_pooled_variance_is_marked_only_where_a_few_samples_carry_it() -> None
 def test_a_pooled_variance_is_shown_above_five_times_the_median_ones() -> None:
     sites = pd.DataFrame({"p50": [2.0, 2.0, 0.0], "pooled": [9.99, 10.01, 1.0]})
     depth = DepthAxis(("a", "b", "c"), ("layer_norm",) * 3)
-    shown = Profile(depth, sites, pd.DataFrame(), "token", (), single=False).pooled
+    shown = Profile(depth, (), sites, pd.DataFrame(), "token", (), single=False).pooled
     assert list(shown.fillna(0)) == [0, 10.01, 1.0]
 
 

@@ -13,13 +13,13 @@ from markupsafe import Markup, escape
 from normprobe.formatting import format_count
 from normprobe.report.comparison_rows import comparison_rows, heads
 from normprobe.report.files import FIGURES, write_atomically
+from normprobe.report.finding_words import SHAPES, WORDS
 from normprobe.report.html.cards import Card, measured, source_markup
 from normprobe.report.html.comparison_glossary import comparison_terms
 from normprobe.report.html.links import Anchors
 from normprobe.report.html.page import assets
 from normprobe.report.html.sections import Figure, Section, caption_markup
 from normprobe.report.html.templating import environment
-from normprobe.report.overview import SHAPES, WORDS
 
 if TYPE_CHECKING:
     from normprobe.divergence import Differences
@@ -43,7 +43,12 @@ def write_comparison(found: Differences, said: list[str], findings: pd.DataFrame
     Raises:
         RecordingError: the folder is a file or cannot be written.
     """
-    return write_atomically(directory, partial(_render, found, said, findings, directory), PAGE)
+    return write_atomically(directory, partial(_render, found, said, findings, directory), _drawn, PAGE)
+
+
+def _drawn(name: str) -> bool:
+    """Whether a file in the folder of figures has the name of one that a comparison draws."""
+    return name in {"divergence_profile.png", "divergence_profile.svg"}
 
 
 def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder: Path, drawn: Path) -> str:

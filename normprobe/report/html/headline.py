@@ -8,8 +8,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from normprobe.formatting import format_number
+from normprobe.report.finding_words import WORDS, severity_counts
 from normprobe.report.html.templating import polished
-from normprobe.report.overview import WORDS, severity_counts, unseen, unseen_reasons
+from normprobe.report.run_summary import unseen, unseen_reasons
 
 if TYPE_CHECKING:
     from normprobe.report.html.links import Anchors

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from normprobe.report.layer_summary import LINEAR
-from normprobe.report.overview import display_name, unseen
+from normprobe.report.run_summary import unseen
+from normprobe.report.shown_text import display_name
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
