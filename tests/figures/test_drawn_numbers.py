@@ -156,7 +156,7 @@ def test_the_outlier_map_divides_by_the_median_feature():
     assert found.columns.iloc[0] == 4  # the norms of blocks 2, 3, 4 and the final one
     assert found.ratios.loc["layers.0.norm"].median() == pytest.approx(1)
     rendered = figures.render(record(model, X), "outlier_map")
-    assert "**Feature 7** exceeds 10× the median feature in 4 of 6 norms." in rendered.caption
+    assert (rendered.facts["outliers"], rendered.facts["norms"]) == (((7, 4),), 6)
 
 
 def test_wide_layers_are_pooled_by_their_largest():
@@ -179,10 +179,8 @@ def test_samples_are_followed_by_identity(activations):
     found = samples_through_depth.summarize(recording.tables)
     assert next(iter(found.extreme.values())) == "“word4.2” example 4, position 2"
     assert (found.over, found.first) == (1, 0)
-    assert (
-        "**1 of 42** exceeds ten times the median somewhere"
-        in samples_through_depth.plan(recording.tables).caption
-    )
+    stated = samples_through_depth.plan(recording.tables).facts
+    assert (stated["over"], stated["kept"]) == (1, 42)
     size = np.sqrt((activations["layers.0.norm"][0] ** 2).mean(axis=1))
     assert found.sizes["layers.0.norm"].min() == pytest.approx(size.min(), rel=1e-6)
 
@@ -199,9 +197,9 @@ def test_train_mode_is_said(cnn):
     model = images().train()
     with normprobe_probe(model) as probe:
         model(normal(16, 1, 6, 6))
-    text = figures.render(probe.recording, "running_statistics").caption
-    assert "5 of 5 layers ran in train mode" in text
-    assert "In evaluation mode" in figures.render(cnn, "running_statistics").caption
+    stated = figures.render(probe.recording, "running_statistics").facts
+    assert (stated["trained"], stated["layers"]) == (5, 5)
+    assert figures.render(cnn, "running_statistics").facts["trained"] == 0
 
 
 def normprobe_probe(model):
