@@ -31,6 +31,7 @@ def write_atomically(
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        # In the same folder, so that moving is a rename: within one file system it is whole or not at all.
         with tempfile.TemporaryDirectory(prefix=".report-", dir=directory) as workshop:
             return _fill(directory, Path(workshop), build, drawn, name)
     except (FileExistsError, NotADirectoryError) as error:

@@ -22,7 +22,7 @@ def severity_counts(findings: pd.DataFrame) -> dict[str, int]:
 
 
 def extent(tables: Tables, row: pd.Series) -> str:
-    """Say how many layers share a finding: `36 of 61 norms`; empty where it is one layer or none."""
+    """How many layers share a finding: `36 of 61 norms`; empty where it is one layer or none."""
     affected = int(row["layers_affected"])
     if affected < 2:
         return ""

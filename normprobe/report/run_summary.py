@@ -53,7 +53,7 @@ def unseen_reasons(ledger: pd.DataFrame) -> str:
 
 
 def data_facts(meta: Mapping[str, Any]) -> list[str]:
-    """Say what was run: data, samples, padding, dtype, device, mode, and `every` where it is not 1."""
+    """What was run: data, samples, padding, dtype, device, mode, and `every` where it is not 1."""
     every = int(meta["options"].get("every", 1))
     unit, example = str(meta["unit"]), str(meta["example_unit"])
     data = meta.get("data") or format_count(int(meta["examples"]), example)

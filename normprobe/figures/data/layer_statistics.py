@@ -35,6 +35,7 @@ def norms(tables: Tables, site: str | None = None) -> pd.DataFrame:
     chosen = layers[layers["kind"] != "linear"]
     if site is not None:
         chosen = chosen[chosen["site"] == site]
+    # The order of sites, not of rows: a file from elsewhere may list an output before the input.
     place = chosen["site"].map({name: at for at, name in enumerate(in_order(chosen["site"]))})
     chosen = chosen.assign(_place=place).sort_values(["depth", "_place"], kind="stable")
     chosen = chosen.drop_duplicates("layer").drop(columns="_place")

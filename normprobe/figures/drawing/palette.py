@@ -33,7 +33,7 @@ _MARKERS = {"○": "o", "●": "o", "■": "s", "▲": "^", "◆": "D", "✚": "
 
 @dataclass(frozen=True)
 class SiteLook:
-    """How a site is drawn; never told by its colour alone.
+    """How a site is drawn; its colour is never the only sign.
 
     Attributes:
         label: one or two words for people.

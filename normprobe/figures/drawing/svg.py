@@ -47,6 +47,7 @@ def draw_svg(figure: Figure) -> ET.Element:
     if clips:
         small.append(ET.Element("defs"))
         small[0].extend(clips)
+    # After groups are gone: only now do marks of one look stand side by side, and a panel falls to 30 kB.
     small.extend(join_paths(content))
     for element in small.iter():
         _tidy(element)
@@ -151,7 +152,7 @@ def write_inline(tree: ET.Element, prefix: str, aria_label: str, overlay: list[E
     Returns:
         The `<svg>` element as text, everything escaped.
     """
-    root = _copy(tree)
+    root = _copy(tree)  # a Rendered may be written several times, each under a prefix of its own
     stem = f"{prefix.removesuffix('-')}-"
     for element in root.iter():
         if name := element.get("id"):
@@ -159,6 +160,7 @@ def write_inline(tree: ET.Element, prefix: str, aria_label: str, overlay: list[E
         if (clip := element.get("clip-path")) is not None:
             element.set("clip-path", clip.replace("#", f"#{stem}"))
     _mask_images(root, stem)
+    # Styles are scoped by the id: a class name means something else in every figure of a page.
     css = _to_classes(root, f"#{prefix}")
     for colour, variable in variables().items():
         css = css.replace(colour, f"var({variable})")

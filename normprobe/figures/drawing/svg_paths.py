@@ -12,7 +12,7 @@ _CURVES_OF_A_CIRCLE = 8  # matplotlib's marker "o" is eight Bezier curves
 
 
 def join_uses(root: ET.Element) -> None:
-    """Replace the `<use>` elements of a tree by paths, one for neighbours that look alike.
+    """Replace the `<use>` elements of a tree by paths, one for neighbours of one look.
 
     Args:
         root: a tree without namespaces; changed in place.
@@ -96,7 +96,7 @@ def _css(style: dict[str, str]) -> str:
 
 
 def join_paths(elements: Iterable[ET.Element]) -> list[ET.Element]:
-    """Join neighbouring paths that look alike: bars, ticks, cells.
+    """Join neighbouring paths of one look: bars, ticks, cells.
 
     Args:
         elements: what is drawn, in order.
@@ -107,14 +107,14 @@ def join_paths(elements: Iterable[ET.Element]) -> list[ET.Element]:
     joined: list[ET.Element] = []
     for element in elements:
         previous = joined[-1] if joined else None
-        if previous is not None and _alike(previous, element):
+        if previous is not None and _same_look(previous, element):
             previous.set("d", previous.get("d", "") + element.get("d", ""))
         else:
             joined.append(element)
     return joined
 
 
-def _alike(first: ET.Element, second: ET.Element) -> bool:
+def _same_look(first: ET.Element, second: ET.Element) -> bool:
     """Whether two elements are paths that differ in nothing but their outline."""
     if first.tag != "path" or second.tag != "path" or "dasharray" in first.get("style", ""):
         return False

@@ -55,7 +55,7 @@ class RunningStatistics:
         variances: the same of observed ÷ running variance.
         constant: channels left out because a variance is 0 or undefined.
         channels: how many channels there are.
-        nonfinite: columns that met NaN or Inf.
+        nonfinite: columns whose input has NaN or Inf.
         trained: how many of the layers ran in train mode.
         values: the fewest and the most values seen per channel.
         examples: the most examples that a layer saw.

@@ -62,7 +62,7 @@ class SampleSizes:
         unit: what one sample is called, singular.
         example: what one example is called.
         role: label of the role, empty where norms have none.
-        nonfinite: columns that met NaN or Inf.
+        nonfinite: columns whose input has NaN or Inf.
     """
 
     depth: DepthAxis
@@ -79,7 +79,7 @@ class SampleSizes:
 
 
 def supported(tables: Tables) -> bool:
-    """Whether there are four norms that number their samples alike, and eight samples."""
+    """Whether there are four norms that number their samples by the batch, and eight samples."""
     norms = _aligned(tables)
     return len(norms) >= 4 and int(norms["n_samples"].max()) >= 8
 

@@ -52,6 +52,7 @@ def _drawn(name: str) -> bool:
 
 
 def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder: Path, drawn: Path) -> str:
+    """The page as text; its figure is left in the folder `drawn`."""
     anchors = _anchors(found)
     rows, note = comparison_rows(found)
     figure = _figure(found, drawn, anchors)
@@ -87,6 +88,7 @@ def _title(found: Differences) -> str:
 
 
 def _anchors(found: Differences) -> Anchors:
+    """Where each layer stands on the page: it has no panels, only rows."""
     layers = list(dict.fromkeys(map(str, found.layers["layer"])))
     shown = {layer: layer or str(found.facts["models"][0]) for layer in layers}
     rows = frozenset(row.layer for row in comparison_rows(found)[0])
@@ -94,6 +96,7 @@ def _anchors(found: Differences) -> Anchors:
 
 
 def _figure(found: Differences, drawn: Path, anchors: Anchors) -> Figure:
+    """The figure of the errors, saved and as the page shows it."""
     from normprobe import figures
 
     rendered = figures.render_divergence(found)
@@ -103,6 +106,7 @@ def _figure(found: Differences, drawn: Path, anchors: Anchors) -> Figure:
 
 
 def _sections(found: Differences, figure: Figure) -> list[Section]:
+    """The sections in order; layers without a counterpart only where there are any."""
     alone = (
         [Section("unseen", "Not compared", "Layers without a counterpart")] if len(found.unmatched) else []
     )
@@ -116,6 +120,7 @@ def _sections(found: Differences, figure: Figure) -> list[Section]:
 
 
 def _card(row: pd.Series, anchors: Anchors) -> Card:
+    """One finding as the page shows it; where the message names the layer, nothing names it again."""
     severity = str(row["severity"])
     affected = [name for name in str(row["affected"]).split("; ") if name]
     layer, site = str(row["layer"]), str(row["site"])
@@ -140,7 +145,7 @@ def _card(row: pd.Series, anchors: Anchors) -> Card:
 
 
 def _facts(found: Differences) -> list[Markup]:
-    """Say which two, over what data, in which dtypes, and how many layers were compared."""
+    """Which two, over what data, in which dtypes, and how many layers were compared."""
     facts = found.facts
     said = [
         f"{which}: {name}, {dtype}"

@@ -20,7 +20,7 @@ _MOST_NAMED = 3
 
 
 def verdict(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> Markup:
-    """Say in one or two sentences whether anything is worth acting on; gaps come first.
+    """Whether anything is worth acting on, in one or two sentences; gaps come first.
 
     Args:
         tables: the tables of a recording.
@@ -39,6 +39,7 @@ def verdict(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> Markup:
 
 
 def _judgement(findings: pd.DataFrame, anchors: Anchors) -> Markup:
+    """Whether anything is worth acting on, with the findings of the worst severity."""
     counts = severity_counts(findings)
     if not counts:
         return Markup("Nothing worth acting on.")
@@ -48,6 +49,7 @@ def _judgement(findings: pd.DataFrame, anchors: Anchors) -> Markup:
 
 
 def _count_words(counts: dict[str, int]) -> Markup:
+    """The counts in words, the worst one emphasised."""
     words = [
         Markup("{} {}{}").format(n, WORDS[severity].lower(), "" if n == 1 else "s")
         for severity, n in counts.items()

@@ -75,6 +75,7 @@ def _looks(tables: Tables, serious: set[str]) -> list[tuple[str, str, str]]:
 
 
 def _cell(chunk: list[tuple[str, str, str]], x: float, width: float) -> Cell:
+    """One cell for some neighbouring layers: it looks like the worst of them."""
     look, title, layer = max(chunk, key=lambda entry: _RANK[entry[0]])
     if len(chunk) > 1:
         title = f"{title} and {len(chunk) - 1} more"

@@ -133,7 +133,7 @@ def _row(
 
 
 def repeated_calls(calls: int, measured: int) -> str:
-    """Say how often a layer ran where that is not once per forward: `12 calls`, `7 calls in 3 forwards`."""
+    """How often a layer ran, where that is not once per forward: `12 calls`, `7 calls in 3 forwards`."""
     if measured in {calls, 0}:
         return ""
     if calls % measured == 0:

@@ -76,7 +76,7 @@ def write_report(
 
 def _drawn(name: str) -> bool:
     """Whether a file in the folder of figures has the name of one that a report draws."""
-    from normprobe.figures import registry
+    from normprobe.figures import registry  # loads matplotlib, which notebook and terminal do without
 
     stem, _, ending = name.rpartition(".")
     if ending in {"png", "svg"} and registry.entry_of(stem) is not None:

@@ -10,7 +10,7 @@ _PLACES = ("/* colours of the sites, light */", "/* colours of the sites, dark *
 
 def stylesheet() -> str:
     """The rules of a page; every site of the vocabulary has a variable, in light and in dark."""
-    from normprobe.figures.drawing.palette import site_variables
+    from normprobe.figures.drawing.palette import site_variables  # loads matplotlib: not when imported
 
     css = (TEMPLATES / "page.css").read_text("utf-8")
     for theme, place in enumerate(_PLACES):
