@@ -112,6 +112,7 @@ def to_frame(found: Iterable[tuple[Check, Finding]], depth: pd.Series) -> pd.Dat
         depth: order of first execution by layer name; a layer that is missing comes last.
     """
     rows = [_row(check, finding) for check, finding in found]
+    # Cast once for all rows: a table without findings has the same dtypes.
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     order = pd.DataFrame(
         {

@@ -72,6 +72,7 @@ class DeadFeatures(Check):
         layers = inner(tables, self.rows)
         share = feature_measures(tables)["zero_features"].reindex(layers.index)
         dead = share[(share >= self.share) & (share.index.get_level_values("site") == INPUT)]
+        # Behind a collapse everything is constant: one cause, of which `collapsed_samples` is the finding.
         dead = dead[~dead.index.isin(collapsed(tables)[1:])]
         writers = {name: _never_positive(tables, name) for name in dead.index.get_level_values("layer")}
         dead = dead[[not _writes_zeros(tables, writers[name]) for name, _ in dead.index]]
@@ -224,6 +225,8 @@ class ConstantFeatures(Check):
         output = pd.Series(whole.index.get_level_values("site") == OUTPUT, index=whole.index)
         reads = name.isin(at_site(whole[whole].to_frame(), INPUT).index)
         role = name.map(role_of)
+        # The last norm of each residual branch may start at weight 0: then most norms of its role are
+        # constant, and none of them is a fault.
         usual = (whole & output).groupby(role).transform("sum") * 2 > output.groupby(role).transform("sum")
         alone = (role == "*") | (role == name)
         lost = name.isin(collapsed(tables).get_level_values("layer"))

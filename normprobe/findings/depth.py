@@ -92,8 +92,11 @@ class _VarianceDepth(Check):
         shown, logs = self.measures[0], self.sign * gains[list(self.measures)].map(np.log10)
         role = pd.Series([role_of(name) for name in gains.index], index=gains.index)
         groups, size = logs.groupby(role), role.map(role.value_counts())
+        # The role "*", of the layers of an nn.Sequential, does not mean that they do the same.
         many = (size >= self.layers) & (role != "*")
+        # The smallest over the measures: each of them must be out of scale.
         all_of = (logs - logs.median()).min(axis=1) - self.jump
+        # Two blocks have no median; a Linear whose twin is as large is no fault.
         pair = (size == 2) & (role != "*")
         all_of = all_of.mask(pair & ((logs - groups.transform("min")) < self.twin).any(axis=1), -1.0)
         same = ((logs - groups.transform("median")).min(axis=1) - self.peers).where(many)

@@ -54,6 +54,7 @@ class Nonfinite(Check):
         wide = bad.unstack("site", fill_value=False).reindex(columns=[INPUT, OUTPUT], fill_value=False)
         first = bad.index[bad].tolist()[0]
         makers = list(wide.index[~wide[INPUT] & wide[OUTPUT]])
+        # A layer called again reads what it wrote the call before: there its input holds NaN, too.
         around = _makers_in_a_loop(layers) if first[1] == INPUT and not makers else []
         sites = [(layer, OUTPUT) for layer in makers or around[:1]]
         if first[1] == INPUT and not around:

@@ -67,6 +67,7 @@ class MassiveActivations(Check):
         layers = layers if norms.empty else norms
         if layers.empty:
             return []
+        # The value is handed on from norm to norm; the first that reads half of it is nearest to its source.
         first: Any = layers[layers["abs_max"] >= 0.5 * layers["abs_max"].max()].iloc[0]
         layer, feature = str(first.name), int(first["abs_max_feature"])
         wrote = writer(tables, layer, feature, first["abs_max"])

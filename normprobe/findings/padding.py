@@ -240,6 +240,7 @@ class PaddingUnmasked(Check):
             if tail >= self.run:
                 total += tail
                 last.append(unlike.index[-1])
+        # Rounding differs from batch to batch: vectors within a thousandth of the spread are the same.
         ends = rows.loc[last].groupby("position")[VECTOR]
         apart = (ends.max() - ends.min()).max()
         return total if last and (apart <= 1e-3 * rows[VECTOR].std()).all() else 0
@@ -249,6 +250,7 @@ class PaddingUnmasked(Check):
         runs: dict[tuple[float, ...], list[int]] = {}
         for _, text in rows.groupby(["part", "example"])[VECTOR]:
             values = text.to_numpy()
+            # Another example must begin in the same vector, or a text that repeats itself would count.
             odd = np.flatnonzero((values != values[0]).any(axis=1))
             if len(odd) and odd[0] >= self.run:
                 runs.setdefault(tuple(values[0]), []).append(int(odd[0]))

@@ -73,6 +73,7 @@ class StaleRunningStatistics(Check):
             [name for name in norms.index[enough & ~norms["trains"]] if name in running.index]
         ]
         untouched = running["untouched"]
+        # Other data move the channels of deep layers in all directions, a stale BatchNorm all in one.
         agree = np.log(running["running_ratio"]) > self.spread * running["running_noise"]
         rescaled = (running["running_ratio"] > self.factor) & agree
         stale = running.index[rescaled | (running["running_shift"] > self.shift)]

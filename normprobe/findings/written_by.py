@@ -56,6 +56,7 @@ def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: f
     layers = inputs_and_outputs(tables)
     layers = layers[layers["n_samples"] >= samples]
     same = (layers["spread"] < spread).to_numpy()
+    # The share of collapsed sites from each one on: a single layer that reads a constant is no collapse.
     later = same[::-1].cumsum()[::-1] / np.arange(len(same), 0, -1)
     lost = layers[same & (later >= rest)]
     if len(lost) == 1 and lost["mean_square"].iloc[0] == 0 and lost.index[0] == layers.index[-1]:

@@ -130,7 +130,7 @@ def _names(place: NDArray[np.int64], sites: pd.DataFrame, ledger: pd.DataFrame) 
 
 
 def _fact(name: str, sites: pd.DataFrame, ledger: pd.DataFrame) -> pd.Series:
-    """What the ledger says of each place's layer."""
+    """A column of the ledger, by place."""
     known = dict(zip(ledger["layer"], ledger[name], strict=True))
     return pd.Series([known[layer] for layer in sites["layer"]], dtype="string")
 

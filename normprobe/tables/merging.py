@@ -46,9 +46,9 @@ def merge_tables(parts: Sequence[Tables]) -> Tables:
     ledgers = with_every_layer([part.ledger_base for part in parts])
     parts = [replace(part, ledger_base=ledger) for part, ledger in zip(parts, ledgers, strict=True)]
     _check(parts)
-    # A part that measured nothing has nothing to say of why a layer did not fire.
-    telling = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
-    ledger = based("ledger_base", merge_ledgers([part.ledger_base for part in telling]))
+    # A part that measured nothing does not know why a layer did not fire.
+    measured = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
+    ledger = based("ledger_base", merge_ledgers([part.ledger_base for part in measured]))
     meta = merge_meta([part.meta for part in parts])
     sites = based("sites", _sites([part.sites for part in parts], ledger))
     shares = [_share(part, sites, meta["parts"]) for part in parts]
@@ -136,12 +136,12 @@ def _share(tables: Tables, sites: pd.DataFrame, parts: list[str]) -> _Share:
 
 
 def _features(shares: Sequence[_Share], size: int) -> pd.DataFrame:
-    """Every feature's moments merged by the one formula; of vectors what all agree on."""
+    """Every feature's moments merged by the one formula; of vectors what is equal in all parts."""
     merged = reduce(merge, (_spread(moments_of(s.tables.feature_moments), s, size) for s in shares))
     seen = reduce(merge, (_spread(_seen(s.tables.feature_moments), s, size) for s in shares))
     columns: dict[str, Any] = dict(zip(MOMENTS, vars(merged).values(), strict=True))
     columns |= dict(zip(SEEN, (seen.count, seen.mean, seen.m2), strict=True))
-    return pd.DataFrame(columns | {name: _agreed(name, shares, size) for name in VECTORS})
+    return pd.DataFrame(columns | {name: _equal_in_all(name, shares, size) for name in VECTORS})
 
 
 def _spread(moments: Moments, share: _Share, size: int) -> Moments:
@@ -158,14 +158,14 @@ def _seen(frame: pd.DataFrame) -> Moments:
     return Moments(**{**vars(empty), **held})
 
 
-def _agreed(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.float64]:
-    """A vector where all parts that have the feature agree on it, NaN elsewhere."""
-    agreed, known = np.full(size, np.nan), np.zeros(size, bool)
+def _equal_in_all(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.float64]:
+    """A vector where it is equal in all parts that have the feature, NaN elsewhere."""
+    common, known = np.full(size, np.nan), np.zeros(size, bool)
     for share in shares:
         at, own = share.feature, share.tables.feature_moments[name].to_numpy()
-        agreed[at] = np.where(~known[at] | (agreed[at] == own), own, np.nan)
+        common[at] = np.where(~known[at] | (common[at] == own), own, np.nan)
         known[at] = True
-    return agreed
+    return common
 
 
 def _moved(share: _Share, frame: pd.DataFrame) -> pd.DataFrame:

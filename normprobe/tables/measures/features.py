@@ -54,6 +54,7 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
     ``weight_ratio`` (largest |weight| of a norm ÷ the median).
     """
     features = finite_features(tables)
+    # Of a site whose features are on one scale most reach half of the largest; of one with an outlier few do.
     highest = features.groupby(SITE_KEY, sort=False, observed=True)["peak"].transform("max")
     extra = {
         "varying": features["deviation"].where(~features["constant"]),

@@ -87,6 +87,7 @@ def running_measures(tables: Tables) -> pd.DataFrame:
     and running_var is 1 exactly in every channel). Constant channels are left out of the medians.
     """
     channels = running_channels(tables)
+    # A dead channel has a running variance near 0, too, and would pull the medians towards agreement.
     varying = ~channels["constant"]
     frame = channels.assign(
         size=channels["shift"].abs().where(varying), factor=channels["log_variance_ratio"].where(varying)
