@@ -12,7 +12,7 @@ from torch import nn
 
 import normprobe
 from normprobe.batchnorm import audit, channels, recalibrate, score
-from normprobe.figures.data import by_depth, depth_profile
+from normprobe.figures.data import depth_profile, layer_statistics
 from normprobe.figures.plots import linear_by_role, outlier_map, running_statistics, samples_through_depth
 from normprobe.findings import series
 from normprobe.report.layer_summary import summarize
@@ -203,7 +203,7 @@ def test_the_worst_feature(recording: normprobe.Recording) -> None:
     equal(summary["ratio"], ratio)
     equal(summary["max_in"], largest)
     equal(summary["max_out"], shown(recording, "output:abs_max"))
-    peaks = by_depth.peaks(tables, list(summary.index))
+    peaks = layer_statistics.peaks(tables, list(summary.index))
     equal(peaks["ratio"], ratio)
     equal(peaks["worst"], largest)
     equal(peaks["feature"], summary["peak"])
@@ -220,7 +220,7 @@ def test_the_worst_feature(recording: normprobe.Recording) -> None:
 
 def test_the_spread_of_samples(recording: normprobe.Recording) -> None:
     tables, summary = recording.tables, summarize(recording.tables)
-    quantiles = by_depth.sample_quantiles(tables, list(summary.index))
+    quantiles = layer_statistics.sample_quantiles(tables, list(summary.index))
     for site, column in ((INPUT, "spread_in"), (OUTPUT, "spread_out")):
         here = quantiles.xs(site, level="site")
         equal(here["ratio"], summary[column])

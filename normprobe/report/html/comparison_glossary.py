@@ -70,6 +70,7 @@ def comparison_terms(found: Differences) -> list[tuple[str, str]]:
 
 
 def _other(found: Differences) -> list[tuple[str, str]]:
+    """What errors and chance mean where the two saw other data."""
     level = f"{100 * found.facts['level']:g} %"
     return [
         (

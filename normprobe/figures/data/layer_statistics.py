@@ -1,4 +1,4 @@
-"""The tables as the figures need them: norms in order, quantiles over samples and over features."""
+"""Statistics per layer and site as figures draw them: quantiles over samples and features, largest values."""
 
 from __future__ import annotations
 
@@ -17,41 +17,57 @@ from normprobe.tables.measures.features import (
     normalized_variances,
 )
 from normprobe.tables.measures.samples import sample_spreads
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.tables.schema import SITE_KEY
+from normprobe.vocabulary import INPUT, in_order
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 QUANTILES = (0.05, 0.5, 0.95)
-SITES = (INPUT, OUTPUT)
-KEYS = ["layer", "site"]
 
 
 def tables_of(source: Any) -> Tables:
-    """Return the tables of a recording, or the tables themselves."""
+    """The tables of a recording, or the tables themselves."""
     return cast("Tables", getattr(source, "tables", source))
 
 
-def norms(tables: Tables) -> pd.DataFrame:
-    """Return a row per norm that fired, in order of first execution, indexed by layer (its input site)."""
+def norms(tables: Tables, site: str | None = None) -> pd.DataFrame:
+    """A row per norm that fired, in order of first execution, indexed by layer.
+
+    Args:
+        tables: the tables.
+        site: only norms measured there, and their rows there; by default each norm's first site.
+    """
     layers = tables.layers
-    chosen = layers[(layers["kind"] != "linear") & (layers["site"] == INPUT)]
-    return chosen.sort_values("depth", kind="stable").set_index("layer", drop=False).rename_axis(None)
+    chosen = layers[layers["kind"] != "linear"]
+    if site is not None:
+        chosen = chosen[chosen["site"] == site]
+    # The order of sites, not of rows: a file from elsewhere may list an output before the input.
+    place = chosen["site"].map({name: at for at, name in enumerate(in_order(chosen["site"]))})
+    chosen = chosen.assign(_place=place).sort_values(["depth", "_place"], kind="stable")
+    chosen = chosen.drop_duplicates("layer").drop(columns="_place")
+    return chosen.set_index("layer", drop=False).rename_axis(None)
+
+
+def norm_sites(tables: Tables) -> tuple[str, ...]:
+    """The sites at which any norm was measured, in order."""
+    layers = tables.layers
+    return in_order(layers.loc[layers["kind"] != "linear", "site"])
 
 
 def depth_axis(chosen: pd.DataFrame) -> DepthAxis:
-    """Return the axis of depth of some rows of `norms`."""
+    """The axis of depth of some rows of `norms`."""
     return DepthAxis(tuple(map(str, chosen["layer"])), tuple(map(str, chosen["kind"])))
 
 
 def of_layers(frame: pd.DataFrame, layers: Sequence[str], site: str | None = None) -> pd.DataFrame:
-    """Return the rows of some layers, at one site if given."""
+    """The rows of some layers, at one site if given."""
     mask = frame["layer"] == layers[0] if len(layers) == 1 else frame["layer"].isin(list(layers))
     return frame[mask & (frame["site"] == site)] if site else frame[mask]
 
 
 def sample_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
-    """Return quantiles over the kept samples of their variance, by (layer, site).
+    """Quantiles over the kept samples of their variance, by (layer, site).
 
     Args:
         tables: the tables.
@@ -68,7 +84,7 @@ def sample_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
 
 
 def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
-    """Return quantiles over the features of their variance, by (layer, site), without the layer's own scale.
+    """Quantiles over the features of their variance, by (layer, site), without the layer's own scale.
 
     Args:
         tables: the tables.
@@ -86,30 +102,30 @@ def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
 
 
 def _quantiles_and_counts(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.DataFrame:
-    """Return quantiles of `variance` by layer and site, how many there are, and how many of these are 0."""
+    """Quantiles of `variance` by layer and site, how many there are, and how many of these are 0."""
     result = quantiles(frame, QUANTILES)
     result.columns = pd.Index(["p5", "p50", "p95"])
-    result[kept] = frame.groupby(KEYS)["variance"].size()
-    result[flat] = (frame["variance"] == 0).groupby([frame[name] for name in KEYS]).sum()
+    result[kept] = frame.groupby(SITE_KEY)["variance"].size()
+    result[flat] = (frame["variance"] == 0).groupby([frame[name] for name in SITE_KEY]).sum()
     result[["p5", "p95"]] = result[["p5", "p95"]].where(result[kept] > 1)
     return result
 
 
 def quantiles(frame: pd.DataFrame, shares: Sequence[float], column: str = "variance") -> pd.DataFrame:
-    """Return quantiles of a column by layer and site, a column each; without rows where there are no data."""
-    groups = frame.groupby(KEYS, observed=True)[column]
+    """Quantiles of a column by layer and site, a column each; without rows where there are no data."""
+    groups = frame.groupby(SITE_KEY, observed=True)[column]
     return groups.quantile(np.array(shares)).unstack().reindex(columns=list(shares)).astype(float)
 
 
 def largest_values(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
-    """Return the largest |value| of each feature: layer, feature, value, ratio (÷ the median feature's)."""
+    """The largest |value| of each feature: layer, feature, value, ratio (÷ the median feature's)."""
     features = of_layers(tables.features, layers, site)[["layer", "feature"]]
     peaks = finite_features(tables)[["peak", "peak_ratio"]].reindex(features.index)
     return features.assign(value=peaks["peak"].astype(float), ratio=peaks["peak_ratio"])
 
 
 def peaks(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
-    """Return by layer the largest |value|, of which feature, and the median feature's.
+    """By layer the largest |value|, of which feature, and the median feature's.
 
     Columns: worst, feature, typical, ratio (worst ÷ typical).
     """
@@ -119,6 +135,6 @@ def peaks(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFr
 
 
 def unit_of(chosen: pd.DataFrame) -> str | None:
-    """Return the sample unit that all chosen norms share, or None where they differ."""
+    """The sample unit that all chosen norms share, or None where they differ."""
     units = set(map(str, chosen["sample_unit"]))
     return units.pop() if len(units) == 1 else None
