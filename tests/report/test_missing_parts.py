@@ -122,8 +122,8 @@ def test_a_third_site_is_on_the_page_in_the_terminal_and_in_the_notebook(tmp_pat
     assert max(map(len, text.splitlines())) <= 80
     assert f"The same at {THIRD}" in text
     cell = notebook_html(tables, found)
-    assert f'class="np-{THIRD}"' in cell
-    assert f".np-{THIRD} {{ color: #" in cell
+    assert f'class="np-site-{THIRD}"' in cell
+    assert f".np-site-{THIRD} {{ color: #" in cell
     assert f"{THIRD} ■" in text_of(cell)
 
 
