@@ -37,8 +37,6 @@ THIRD = "residual"  # listed nowhere: as in a file from elsewhere
 
 def shown(tables: Tables, folder: Path) -> dict[str, str]:
     """Everything that a person may read of a recording."""
-    for name in figures.available(tables):
-        figures.render(tables, name)
     return {
         "page": text_of(write_report(tables, NOTHING, folder).read_text("utf-8")),
         "80": terminal_text(tables, NOTHING, width=80, unicode=True),
@@ -65,7 +63,7 @@ def edits(draw: st.DrawFn) -> tuple[str, list[Edit]]:
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
