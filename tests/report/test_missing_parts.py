@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from normprobe import figures
+from normprobe import figures, vocabulary
 from normprobe.figures import registry
 from normprobe.report import notebook_html, terminal_text, write_report
 from normprobe.report.html.layer_table import layer_rows
@@ -37,8 +37,6 @@ THIRD = "residual"  # listed nowhere: as in a file from elsewhere
 
 def shown(tables: Tables, folder: Path) -> dict[str, str]:
     """Everything that a person may read of a recording."""
-    for name in figures.available(tables):
-        figures.render(tables, name)
     return {
         "page": text_of(write_report(tables, NOTHING, folder).read_text("utf-8")),
         "80": terminal_text(tables, NOTHING, width=80, unicode=True),
@@ -65,7 +63,7 @@ def edits(draw: st.DrawFn) -> tuple[str, list[Edit]]:
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -122,9 +120,9 @@ def test_a_third_site_is_on_the_page_in_the_terminal_and_in_the_notebook(tmp_pat
     assert max(map(len, text.splitlines())) <= 80
     assert f"The same at {THIRD}" in text
     cell = notebook_html(tables, found)
-    assert f'class="np-{THIRD}"' in cell
-    assert f".np-{THIRD} {{ color: #" in cell
-    assert f"{THIRD} ■ each norm" in text_of(cell)
+    assert f'class="np-site-{THIRD}"' in cell
+    assert f".np-site-{THIRD} {{ color: #" in cell
+    assert f"{THIRD} ■" in text_of(cell)
 
 
 def test_a_third_site_is_in_the_figures() -> None:
@@ -139,3 +137,19 @@ def test_a_third_site_is_in_the_figures() -> None:
     both = {"one": tables, "other": DEEP}
     per_feature = figures.norm_variances(both, "layers.0.norm")[0]
     assert [text.get_text() for text in per_feature.texts] == ["before", "after"]
+
+
+def test_a_listed_site_has_its_own_label_and_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = vocabulary.Site("residual", "stream", ("#0A5C36", "#8FE0B4"), len(vocabulary.sites()))
+    monkeypatch.setitem(vocabulary._SITES, "residual", site)
+    tables = edited(DEEP, with_site("residual"))
+    html = write_report(tables, NOTHING, tmp_path).read_text("utf-8")
+    variable = f"--site-{site.number}"
+    assert html.count(f"{variable}: #0A5C36;") == 1
+    assert html.count(f"{variable}: #8FE0B4;") == 2
+    assert f'style="color:var({variable})">variance<br>stream' in html
+    assert f"var({variable})" in figures.render(tables, "depth_profile").svg("x-")
+    assert "#0a5c36" not in figures.render(tables, "depth_profile").svg("x-")
+    assert "stream ■" in text_of(notebook_html(tables, NOTHING))
+    text = terminal_text(tables, NOTHING, width=80, unicode=True)
+    assert "stream (13 layers)" in text

@@ -91,8 +91,8 @@ def _stylesheet(sites: Sequence[str]) -> str:
 
 
 def _class(site: str) -> str:
-    """The class of what belongs to a site."""
-    return f"np-{re.sub(r'[^A-Za-z0-9_]+', '-', site)}"
+    """The class of what belongs to a site; no name of a site is that of another class."""
+    return f"np-site-{re.sub(r'[^A-Za-z0-9_]+', '-', site)}"
 
 
 def _summary(tables: Tables) -> str:

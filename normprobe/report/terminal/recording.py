@@ -9,10 +9,11 @@ import pandas as pd
 from normprobe.formatting import format_count, format_number
 from normprobe.report import run_summary, shown_text
 from normprobe.report.finding_words import WORDS, extent
-from normprobe.report.layer_summary import named_layers, standing_out, summarize
+from normprobe.report.layer_summary import further_sites, named_layers, standing_out, summarize
 from normprobe.report.shown_text import text_or_empty
 from normprobe.report.terminal.lines import NARROWEST, WIDEST, Terminal
 from normprobe.report.terminal.table import stand_out_table
+from normprobe.vocabulary import site_of
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -56,6 +57,8 @@ def _head(tables: Tables, terminal: Terminal) -> list[str]:
     whole = meta["model"] if meta["name"] == meta["model"] else f"{meta['model']} from {meta['name']}"
     lines = [*terminal.wrap(", ".join([whole, *run])), *_coverage(tables, terminal)]
     lines += terminal.wrap(", ".join(measured))
+    if further := _further_sites(tables):
+        lines += terminal.wrap(f"also measured: {further}")
     if found := run_summary.first_nonfinite(tables.layers):
         layer, site, count = found
         name = terminal.name(shown_text.display_name(tables, layer), 40)
@@ -63,6 +66,13 @@ def _head(tables: Tables, terminal: Terminal) -> list[str]:
     if run_summary.single_sample(tables):
         lines.append("1 sample: variances across samples are undefined")
     return lines
+
+
+def _further_sites(tables: Tables) -> str:
+    """The sites besides input and output, each with how many layers were measured there."""
+    layers = tables.layers
+    counts = {site: (layers["site"] == site).sum() for site in further_sites(layers)}
+    return ", ".join(f"{site_of(site).label} ({format_count(n, 'layer')})" for site, n in counts.items())
 
 
 def _coverage(tables: Tables, terminal: Terminal) -> list[str]:
