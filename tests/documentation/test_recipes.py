@@ -55,7 +55,9 @@ def steps() -> list[Step]:
     """Every step of every recipe that changes a file, in order."""
     recipes = (ROOT / "CONTRIBUTING.md").read_text().split("## Recipes")[1].split("\n### ")[1:]
     return [
-        Step(recipe.splitlines()[0], *match.groups()) for recipe in recipes for match in _FENCE.finditer(recipe)
+        Step(recipe.splitlines()[0], *match.groups())
+        for recipe in recipes
+        for match in _FENCE.finditer(recipe)
     ]
 
 
