@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md work: a copy of the package with all their changes passes the tests they bring."""
+"""The recipes of CONTRIBUTING.md work: a copy with all their changes passes the tests that they bring."""
 
 from __future__ import annotations
 
