@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING, each followed by a script: what a recipe says is enough for what it promises."""
+"""The recipes of CONTRIBUTING.md work: a copy with all their changes passes the tests that they bring."""
 
 from __future__ import annotations
 
