@@ -278,7 +278,7 @@ def test_labels_name_kept_samples_and_holders_of_extremes() -> None:
 
 def test_vectors_and_running_statistics_stand_where_they_belong() -> None:
     features = recorded().features
-    at = features.set_index(["layer", "site"])
+    at = features.set_index(["layer", "site"]).sort_index()
     assert (at.loc[("norm", "output"), ["weight", "bias"]].to_numpy() == [1, 0]).all()
     assert (at.loc[("batch_norm", "input"), ["running_mean", "running_var"]].to_numpy() == [0, 1]).all()
     seen = at.loc[("batch_norm", "input")]
