@@ -135,11 +135,11 @@ def text_of(comparison: Comparison) -> str:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_words_of_a_comparison(name: str) -> None:
-    """NORMPROBE_GOLDEN=1 writes the file anew, to be read before it is committed."""
+    """NORMPROBE_WRITE_GOLDEN=1 writes the file anew, to be read before it is committed."""
     comparison = CASES[name]()
     written = text_of(comparison if name == "equal" else with_round_errors(comparison))
     golden = GOLDEN / f"{name}.txt"
-    if os.environ.get("NORMPROBE_GOLDEN") == "1":
+    if os.environ.get("NORMPROBE_WRITE_GOLDEN") == "1":
         golden.write_text(written, encoding="utf-8")
     assert written == golden.read_text(encoding="utf-8")
     assert repr(comparison) == f"<Comparison: {comparison.verdict}>"

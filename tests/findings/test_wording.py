@@ -142,9 +142,9 @@ def words(name: str) -> str:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_the_words_of_findings() -> None:
-    """NORMPROBE_GOLDEN=1 writes the file anew, to be read before it is committed."""
+    """NORMPROBE_WRITE_GOLDEN=1 writes the file anew, to be read before it is committed."""
     written = "\n\n".join(map(words, CASES)) + "\n"
-    if os.environ.get("NORMPROBE_GOLDEN") == "1":
+    if os.environ.get("NORMPROBE_WRITE_GOLDEN") == "1":
         GOLDEN.write_text(written, encoding="utf-8")
     assert written == GOLDEN.read_text(encoding="utf-8")
 
