@@ -1,6 +1,7 @@
 """What normalization does inside a network: exact statistics of every Linear and norm layer.
 
-The names below load on first use (PEP 562), so that ``import normprobe`` is cheap.
+In: a model and batches, or a file. Out: recordings, comparisons, findings, figures, reports. The names below
+load on first use (PEP 562), so that ``import normprobe`` is cheap.
 """
 
 from __future__ import annotations

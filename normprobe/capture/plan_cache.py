@@ -186,14 +186,14 @@ class PlanCache:
         # With nothing made ahead this is the last forward, whose number this one cannot have.
         foreseen = self._planned[0] if self._planned else last
         if (foreseen.call, foreseen.first) != (forward.call, forward.first):
-            self._plan_ahead(last, forward)
+            self._plan_coming(last, forward)
         planned = self._last = self._planned.pop(0)
         forward.sequences, forward.placements = planned.sequences, planned.placements
         forward.selections, forward.rows = planned.selections, planned.rows
         for site_key, plan in planned.plans.items():
             self._slots[site_key].store(plan.cached, forward.state)
 
-    def _plan_ahead(self, last: PlannedForward, forward: Forward) -> None:
+    def _plan_coming(self, last: PlannedForward, forward: Forward) -> None:
         """Make the plans of this forward and, if those before it came as foreseen, of some to come."""
         rows = max(len(plan.selection.placement.assignment.example) for plan in last.plans.values())
         # Plans left over were made for other numbers than came: begin again with one forward at a time.

@@ -144,6 +144,7 @@ def _put(held: Tensor, rows: Tensor, slots: NDArray[np.int64]) -> Tensor:
         return held
     size = int(slots.max()) + 1
     if size > len(held):
+        # Twice the room each time it runs out, so that growing costs a constant per kept sample.
         room = torch.zeros(max(size, 2 * len(held)) - len(held), held.shape[1]).to(held)
         held = torch.cat([held, room])
     return held.index_copy(0, torch.from_numpy(slots).to(held.device, non_blocking=True), rows)

@@ -97,6 +97,7 @@ def _measure(values: Tensor, keep: Tensor, pivots: Tensor | None) -> Measured | 
     count, sums = samples * rows, _Sums.of(samples, features)
     if pivots is None:
         pivots = torch.stack([block.sum(0).to(torch.float64) for _, block in _blocks(values)]).sum(0) / count
+    # In float32, as the values are: what is subtracted is then this very number, which `centre` has exactly.
     pivot = pivots.to(torch.float32)
     for start, block in _blocks(values):
         _add(block, start, rows, pivot, sums)
@@ -143,6 +144,7 @@ def _blocks(values: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 def _add(block: Tensor, start: int, rows: int, pivot: Tensor, sums: _Sums) -> None:
     """Add up a block of rows, of which the first belongs to the sample ``start``."""
+    # A block and this one copy of it are all the cache holds; later steps write over the copy.
     rest = block - pivot
     sums.first += rest.sum(0)
     held = rest.sum(1).reshape(-1, rows)
@@ -172,6 +174,7 @@ def _within(sums: _Sums, centre: Tensor, numbers: int, count: int) -> Tensor | N
     everything = everything - first * (first / (count * len(centre)))
     means = sums.samples / numbers  # less the mean of the pivots, which all have in common
     within = everything - numbers * (means - means.mean()).square().sum()
+    # Both are differences of sums of like size: below these shares too few of float32's digits are left.
     trusted = (within >= 0.1 * everything) & (sums.second.sum() <= 4 * everything)
     return within.clip(0) if bool(trusted) else None
 
@@ -180,6 +183,7 @@ def _kept(values: Tensor, keep: Tensor) -> SampleMoments:
     """The moments of whole samples, in two passes of float64."""
     if len(keep) == 0:
         return SampleMoments(*torch.zeros(5, 0, dtype=torch.float64))
+    # Kept samples are shown one by one, so they get float64 whatever the sums over all rows are in.
     parts = [_samples(values.index_select(0, few)) for few in torch.split(keep, _step(values))]
     return SampleMoments(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
@@ -198,6 +202,7 @@ def _holder(values: Tensor, value: float, start: int, extremes: Tensor) -> Tenso
     """
     holding = (extremes == value).nonzero()[:, 0]
     held = values[start : start + _step(values)].index_select(2, holding) == value
+    # The first True: argmax of equal values is their first index in numpy, in torch it is any of them.
     first = int(held.any(1).numpy().argmax())
     sample, which = divmod(first, len(holding))
     return (start + sample) * values.shape[2] + holding[which]

@@ -124,12 +124,14 @@ class CompiledAccumulator:
     def keep(self, values: Tensor, choice: Choice) -> None:
         """Keep the raw rows chosen of ``values``, shape (samples, rows, features)."""
         rows = values.flatten(0, 1)[torch.from_numpy(choice.raw)]
+        # Only the chosen rows are copied, so they are numbered anew; their slots stay.
         copied = Choice(len(rows), 1, raw=np.arange(len(rows)), raw_slots=choice.raw_slots)
         self.state.keep(_plain(rows), compiled_choice(copied))
 
     def totals(self, slots: int, raw_slots: int) -> Totals:
         """Everything so far."""
         columns, kept, within_sum, within_count, masked, raw, size = self.state.fields(slots, raw_slots)
+        # Copies: the extension's answer is bytes, whose arrays numpy will not let anyone write to.
         arrays = np.frombuffer(columns).reshape(len(MOMENT_FIELDS), self._features).copy()
         return Totals(
             Moments(**dict(zip(MOMENT_FIELDS, arrays, strict=True))),
@@ -169,6 +171,7 @@ class CompiledAccumulator:
         plain = _plain(values)
         found = self._reader.measure(plain, compiled_choice(choice), threads(), SMALL)
         if found is None:
+            # Strides the extension does not walk: one copy is cheaper than leaving the tensor out.
             found = self._reader.measure(plain.contiguous(), compiled_choice(choice), threads(), SMALL)
         assert found is not None
         return found

@@ -256,6 +256,7 @@ def merge(a: Moments, b: Moments) -> Moments:
     With d = mean_b - mean_a and n = n_a + n_b: mean = mean_a + d n_b / n and
     m2 = m2_a + m2_b + d^2 n_a n_b / n (Chan, Golub, LeVeque 1979, eq. 2.1).
     """
+    # Of two empty sets the share is 0 of 1, so both stay at their neutral values instead of becoming NaN.
     share = b.count / (a.count + b.count).clip(1)
     context = MergeContext(a, b, share, b.mean - a.mean, _array_module(share))
     return Moments(
@@ -265,6 +266,7 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 def _array_module(array: Array) -> Any:
     """The module whose ``where``, ``minimum`` and ``maximum`` fit the array: numpy or torch."""
+    # Not imported here: whoever hands in a tensor has loaded torch, and who reads a file need not.
     return np if isinstance(array, (np.ndarray, np.generic)) else sys.modules["torch"]
 
 
@@ -276,6 +278,7 @@ def pool(moments: Moments) -> Moments:
     size = len(moments.count)
     if size == 0:
         return Moments.empty(1)
+    # An odd one out waits for the next round, so each number is merged at most log2(size) times.
     while size > 1:
         half = size // 2
         front, back = moments.map(lambda x, h=half: x[:h]), moments.map(lambda x, h=half: x[h : 2 * h])

@@ -49,6 +49,7 @@ def measure(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measure
         padding, chosen = _on_device_of((~real[:, 0]).nonzero()[:, 0], values), _on_device_of(host, values)
         for block, _ in _blocks(values, padding, None):
             masked = masked + (~block.isfinite()).sum()
+        # Padding is gone, so a kept sample is counted among the real ones only.
         keep = torch.searchsorted(host, keep)
     keep, mask = _on_device_of(keep, values), None if mask is None else _on_device_of(mask, values)
     parts = [_measure_block(block, part) for block, part in _blocks(values, chosen, mask)]
@@ -96,6 +97,7 @@ def _measure_block(values: Tensor, real: Tensor | None) -> _Block:
 def _measure_all(values: Tensor) -> _Block:
     """Measure a block in which every number counts."""
     samples, rows, width = values.shape
+    # A copy even of float64: the last two steps below write into it, and the tensor is the user's.
     block = values.to(torch.float64, copy=True)
     held = values if values.dtype == torch.float32 else block  # extremes need no float64
     mean, m2 = two_pass(block, _FEATURES, torch.tensor(float(samples * rows), device=block.device))
@@ -164,6 +166,7 @@ def _common(block: Tensor, inside: Tensor, counted: Tensor, axes: tuple[int, int
         return SampleMoments(
             count, mean, m2, torch.full_like(count, torch.inf), torch.full_like(count, -torch.inf)
         )
+    # What does not count takes the neutral value of each extreme, so one reduction serves all.
     low, high = (torch.where(counted, block, neutral) for neutral in (torch.inf, -torch.inf))
     return SampleMoments(count, mean, m2, low.amin(axes), high.amax(axes))
 

@@ -238,8 +238,8 @@ def _keys(allowed: Tensor) -> Tensor:
     """
     queries, keys = allowed.shape[1:]
     full = allowed.all(-1)
-    ahead = torch.ones_like(allowed[0]).triu(keys - queries + 1)
-    reads_ahead = (allowed & ahead & ~full.unsqueeze(-1)).flatten(1).any(1)
+    future = torch.ones_like(allowed[0]).triu(keys - queries + 1)
+    reads_future = (allowed & future & ~full.unsqueeze(-1)).flatten(1).any(1)
     counts = ~full | full.all(1, keepdim=True)
-    counts[:, -1] |= (full.sum(1) == 1) & ~reads_ahead
+    counts[:, -1] |= (full.sum(1) == 1) & ~reads_future
     return (allowed & counts.unsqueeze(-1)).any(1)

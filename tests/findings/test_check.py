@@ -12,7 +12,7 @@ import normprobe
 from normprobe.errors import NormprobeError
 from normprobe.findings import CHECKS, COLUMNS, Finding, explain, find, page_of, series, thresholds
 from normprobe.findings.numerics import Fp16Overflow
-from normprobe.report.html.glossary import reading_terms
+from normprobe.report.html.glossary import glossary_entries
 from tests.helpers.findings_tables import Layer, normal, tables
 
 
@@ -104,9 +104,9 @@ def test_the_page_of_a_check_is_in_the_report_of_a_recording_that_it_found_somet
     with torch.no_grad():
         model[1].running_var.fill_(9.0)
     recording = normprobe.record(model, torch.eye(4))
-    terms = dict(reading_terms(recording.tables, recording.findings()))
-    assert terms["Stale running statistics"] == " ".join(page_of("stale_running_statistics"))
-    assert "Dead features" not in terms
+    entries = dict(glossary_entries(recording.tables, recording.findings()))
+    assert entries["Stale running statistics"] == " ".join(page_of("stale_running_statistics"))
+    assert "Dead features" not in entries
 
 
 def test_a_finding_is_frozen() -> None:

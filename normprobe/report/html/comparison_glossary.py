@@ -62,7 +62,7 @@ _SHIFT = (
 )
 
 
-def comparison_terms(found: Differences) -> list[tuple[str, str]]:
+def comparison_entries(found: Differences) -> list[tuple[str, str]]:
     """Pairs of term and explanation."""
     if not found.facts["same_data"]:
         return [_ERROR, *_other(found), _SHIFT]

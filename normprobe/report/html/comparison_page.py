@@ -15,7 +15,7 @@ from normprobe.report.comparison_rows import comparison_rows, heads
 from normprobe.report.files import FIGURES, write_atomically
 from normprobe.report.finding_words import SHAPES, WORDS
 from normprobe.report.html.cards import Card, measured, source_markup
-from normprobe.report.html.comparison_glossary import comparison_terms
+from normprobe.report.html.comparison_glossary import comparison_entries
 from normprobe.report.html.links import Anchors
 from normprobe.report.html.page import assets
 from normprobe.report.html.sections import Figure, Section, caption_markup
@@ -72,7 +72,7 @@ def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder:
         heads=heads(found),
         kinds=sorted({row.kind for row in rows}),
         unmatched=found.unmatched.to_dict("records"),
-        terms=comparison_terms(found),
+        entries=comparison_entries(found),
         files=[f"{name}.csv" for name in _TABLES if (folder / f"{name}.csv").is_file()] + [f"{FIGURES}/"],
         made=_made(found),
         **assets(),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from normprobe.tables.frames import Tables
 
-_TERMS = [
+_ENTRIES = [
     (
         "Before and after",
         "The input and the output of a layer. “After” a norm includes its own scale and shift. "
@@ -38,23 +38,23 @@ _TERMS = [
 ]
 
 
-def reading_terms(tables: Tables, findings: pd.DataFrame) -> list[tuple[str, str]]:
+def glossary_entries(tables: Tables, findings: pd.DataFrame) -> list[tuple[str, str]]:
     """Pairs of term and explanation, with this recording's units, choices and thresholds filled in."""
-    terms = [
-        _TERMS[0],
-        *_site_terms(tables),
-        *_TERMS[1:],
+    entries = [
+        _ENTRIES[0],
+        *_site_entries(tables),
+        *_ENTRIES[1:],
         _sample_term(tables),
         _kept_term(tables),
         *_threshold_term(findings),
     ]
-    return [*terms, *_pages(findings)]
+    return [*entries, *_pages(findings)]
 
 
-def _site_terms(tables: Tables) -> list[tuple[str, str]]:
+def _site_entries(tables: Tables) -> list[tuple[str, str]]:
     """A term for each site besides input and output."""
     layers = tables.layers
-    terms = []
+    entries = []
     for name in further_sites(layers):
         site, count = site_of(name), layers.loc[layers["site"] == name, "layer"].nunique()
         where = (
@@ -63,8 +63,8 @@ def _site_terms(tables: Tables) -> list[tuple[str, str]]:
         where += (
             "a colour of its own. The table has its variance and largest |value| in columns of their own."
         )
-        terms.append((site.label[:1].upper() + site.label[1:], where))
-    return terms
+        entries.append((site.label[:1].upper() + site.label[1:], where))
+    return entries
 
 
 def _pages(findings: pd.DataFrame) -> list[tuple[str, str]]:

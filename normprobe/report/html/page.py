@@ -14,7 +14,7 @@ from normprobe.formatting import format_count
 from normprobe.report import run_summary, shown_text
 from normprobe.report.files import FIGURES, write_atomically
 from normprobe.report.html.cards import finding_cards
-from normprobe.report.html.glossary import reading_terms
+from normprobe.report.html.glossary import glossary_entries
 from normprobe.report.html.headline import verdict
 from normprobe.report.html.layer_strip import MOST_CELLS, strip_cells
 from normprobe.report.html.layer_table import MOST_ROWS, further_columns, layer_rows
@@ -107,7 +107,7 @@ def _render(tables: Tables, findings: pd.DataFrame, panels: str | None, folder: 
         panels=each.shown,
         panels_open=each.opened,
         panels_note=each.note,
-        terms=reading_terms(tables, findings),
+        entries=glossary_entries(tables, findings),
         files=_files(folder, drawn),
         **_header(tables, findings, anchors),
         **_unseen(tables),

@@ -18,15 +18,15 @@ typedef struct {
 /* Add a whole number of strips of eight rows to a tile, from its column `from` on. Returns whether a number is zero.
  *
  * Eight rows at once, for the sums of a column are then loaded and stored once for eight numbers; each lane of a row
- * has a sum of its own. Numbers `ahead` of these are prefetched, for reading memory is what takes longest. */
-CLONES static int NAME(add_strips)(const T *const *eight, int width, int64_t ahead, NAME(Tile) *RESTRICT tile,
+ * has a sum of its own. Those `lead` numbers further on are prefetched, for reading memory is what takes longest. */
+CLONES static int NAME(add_strips)(const T *const *eight, int width, int64_t lead, NAME(Tile) *RESTRICT tile,
                                    int64_t from, double *sums) {
     EIGHT(ROW)
     EIGHT(NO_LANES)
     T least[STRIP];
     for (int j = 0; j < STRIP; j++) least[j] = 1;
     for (int64_t at = 0; at < width; at += STRIP) {
-        const int64_t next = at + ahead;
+        const int64_t next = at + lead;
         EIGHT(PREFETCH_ROW)
 #pragma omp simd
         for (int64_t j = 0; j < STRIP; j++) {
@@ -71,9 +71,9 @@ CLONES static void NAME(count_zeros)(const T *const *eight, int width, T *restri
 
 /* Add eight rows to a tile. A last strip that is not whole is filled up with ones, whose pivot is one (`reset_tile`):
  * they add nothing to any sum. */
-static void NAME(add_eight_rows)(const T *const *rows, int width, int64_t ahead, NAME(Tile) *tile, double *sums) {
+static void NAME(add_eight_rows)(const T *const *rows, int width, int64_t lead, NAME(Tile) *tile, double *sums) {
     const int rest = width % STRIP, whole = width - rest;
-    int zeros = whole > 0 && NAME(add_strips)(rows, whole, ahead, tile, 0, sums);
+    int zeros = whole > 0 && NAME(add_strips)(rows, whole, lead, tile, 0, sums);
     if (rest > 0) {
         T last[8][STRIP];
         const T *filled[8];
