@@ -33,6 +33,7 @@ class TorchAccumulator:
         self._features = Moments.empty(features).map(lambda field: torch.from_numpy(field).to(device))
         self._scalars = torch.zeros(3, dtype=torch.float64, device=device)
         self._kept = torch.zeros(0, _SAMPLE_FIELDS, dtype=torch.float64, device=device)
+        # Kept rows are float32 until one comes that float32 cannot hold: memory is what they cost.
         self._raw = torch.zeros(0, features, device=device)
         # Value, example, position and feature of the smallest, and of the largest value; used on accelerators
         # only.

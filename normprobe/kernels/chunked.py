@@ -104,8 +104,7 @@ def _measure(values: Tensor, keep: Tensor, pivots: Tensor | None) -> Measured | 
     centre = pivot.to(torch.float64)
     shift, constant = sums.first / count, (sums.low == sums.high) & sums.low.isfinite()
     m2 = sums.second - sums.first * shift
-    # Squares within range, and the pivot near the mean: else the difference of the two sums has too few
-    # digits.
+    # Squares within range, the pivot near the mean: else the difference of two sums has too few digits.
     sound = (sums.second < _MOST) & (sums.second > _LEAST) & (m2 > 0.5 * sums.second)
     within = _within(sums, centre, rows * features, count)
     if within is None or not bool((sound | constant).all()):
@@ -154,6 +153,7 @@ def _add(block: Tensor, start: int, rows: int, pivot: Tensor, sums: _Sums) -> No
     torch.minimum(sums.low, low, out=sums.low)
     torch.maximum(sums.high, high, out=sums.high)
     least, most = float(low.min()), float(high.max())
+    # Only the block is noted: who holds an extreme is looked for once, at the end, in that block alone.
     if least < sums.lowest[0]:
         sums.lowest = least, start
     if most > sums.highest[0]:
