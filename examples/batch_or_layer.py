@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe import figures
-from normprobe.figures.data.row_pairs import change_with_batch, order_within_samples
+from normprobe.figures.data.norm_comparison import change_with_batch, order_within_samples
 
 TRAIN, BATCH, EPOCHS = 1500, 50, 4
 SEEDS = (0, 1, 2)

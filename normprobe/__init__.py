@@ -1,6 +1,7 @@
 """What normalization does inside a network: exact statistics of every Linear and norm layer.
 
-The names below load on first use (PEP 562), so that ``import normprobe`` is cheap.
+In: a model and batches, or a file. Out: recordings, comparisons, findings, figures, reports. The names below
+load on first use (PEP 562), so that ``import normprobe`` is cheap.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from normprobe.capture.site_registry import register_site
     from normprobe.comparison import Comparison, compare
     from normprobe.divergence import Divergence
     from normprobe.errors import (
@@ -43,6 +45,7 @@ _HOME = {
     "load": "recording",
     "merge": "recording",
     "record": "probe",
+    "register_site": "capture.site_registry",
     "register_view": "layers.view_registry",
     "swap_norms": "layers.norms.swap",
 }
@@ -65,6 +68,7 @@ __all__ = [
     "load",
     "merge",
     "record",
+    "register_site",
     "register_view",
     "swap_norms",
 ]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from normprobe.divergence.as_findings import findings_of
 from normprobe.divergence.differences import LEVEL, Differences, differences
-from normprobe.divergence.verdict import Divergence, first_divergence, sentences
+from normprobe.divergence.verdict import Divergence, first_divergence, sentences, verdict_code
 from normprobe.errors import RecordingError
 from normprobe.tables.export import write_csv
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Comparison:
     """Where two models differ, frozen; made by `compare` and `compare_live`.
 
-    `print(comparison)` says it in sentences.
+    `print(comparison)` writes it in sentences.
     """
 
     def __init__(self, found: Differences) -> None:
@@ -60,6 +60,11 @@ class Comparison:
     def verdict(self) -> str:
         """The answer in one sentence or two."""
         return sentences(self._found)[0]
+
+    @property
+    def verdict_code(self) -> str:
+        """The answer for programs, one of `normprobe.divergence.VERDICTS`; ``differs`` or why it does not."""
+        return verdict_code(self._found)
 
     def findings(self) -> pd.DataFrame:
         """What is worth a person's attention, a row each, with the columns of `Recording.findings`."""

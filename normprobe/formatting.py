@@ -128,7 +128,7 @@ def format_range(low: Any, high: Any) -> str:
 
 
 def plural(noun: str) -> str:
-    """Return the plural of a noun used in reports ("token" -> "tokens", "batch" -> "batches")."""
+    """The plural of a noun used in reports ("token" -> "tokens", "batch" -> "batches")."""
     return f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"
 
 
@@ -143,7 +143,7 @@ def shorten_text(text: str, width: int = 18) -> str:
 
 
 def sample_word(meta: Mapping[str, Any], sample_unit: str | None = "position", count: int = 1) -> str:
-    """Return what a sample is called: "token", "position", "image", "text", "example" (or their plurals).
+    """The word for a sample: "token", "position", "image", "text", "example" (or their plurals).
 
     Args:
         meta: `Tables.meta`, whose `unit` and `example_unit` name positions and examples.
@@ -186,7 +186,7 @@ def name_sample(
 
 
 def _as_float(value: Any) -> float:
-    """Return a plain float, NaN for None and pandas' NA."""
+    """A plain float, NaN for None and pandas' NA."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -194,7 +194,7 @@ def _as_float(value: Any) -> float:
 
 
 def text_width(text: str) -> int:
-    """Return how many columns a text takes: wide (CJK) letters two, combining marks none."""
+    """How many columns a text takes: wide (CJK) letters two, combining marks none."""
     return sum(
         0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
         for letter in text
@@ -228,7 +228,7 @@ def shorten_name(name: str, width: int = 28) -> str:
 
 
 def in_prose(layer: str) -> str:
-    """Return a layer's name as a sentence takes it: a bare number is called a layer, no name the model.
+    """A layer's name as a sentence takes it: a bare number is called a layer, no name the model.
 
     Examples:
         >>> in_prose("encoder.norm"), in_prose("4"), in_prose("")
@@ -238,7 +238,7 @@ def in_prose(layer: str) -> str:
 
 
 def role_of(layer: str) -> str:
-    """Return the role of a layer: its name with the first integer replaced by ``*``.
+    """The role of a layer: its name with the first integer replaced by ``*``.
 
     Layers of one role do the same in different blocks.
 
@@ -254,7 +254,7 @@ def role_of(layer: str) -> str:
 
 
 def block_of(layer: str) -> int | None:
-    """Return the block of a layer, the first integer in its name, or None outside any block."""
+    """The block of a layer, the first integer in its name, or None outside any block."""
     return next((int(part) for part in layer.split(".") if part.isdecimal()), None)
 
 
@@ -273,7 +273,7 @@ class Spot(NamedTuple):
 
 
 def spots(layers: Sequence[str]) -> dict[str, Spot]:
-    """Return where each layer stands: as `role_of` and `block_of` say, less integers that number no blocks.
+    """Where each layer stands: as `role_of` and `block_of` say, less integers that number no blocks.
 
     Within a `Sequential` nearly all names begin with the same integer (``0.encoder.layer.3.output``): an
     integer that most names share, and that another one follows, is read as part of the name.
@@ -300,7 +300,7 @@ def spots(layers: Sequence[str]) -> dict[str, Spot]:
 
 
 def _spot(layer: str, skip: str) -> Spot:
-    """Return where a layer stands if its name's beginning `skip` numbers nothing."""
+    """Where a layer stands if its name's beginning `skip` numbers nothing."""
     head = skip if layer.startswith(skip) else ""
     role = head + role_of(layer[len(head) :])
     stack, star, _ = role.partition("*")
@@ -308,7 +308,7 @@ def _spot(layer: str, skip: str) -> Spot:
 
 
 def role_labels(roles: Sequence[str]) -> dict[str, str]:
-    """Return a short, distinct label for each role: the end of its name, as long as it needs to be.
+    """A short, distinct label for each role: the end of its name, as long as it needs to be.
 
     An ending that all share is left out. A layer outside any block keeps its name.
 
@@ -339,7 +339,7 @@ def role_labels(roles: Sequence[str]) -> dict[str, str]:
 
 
 def _distinct_end(name: str, others: Sequence[str]) -> str:
-    """Return the shortest dotted end of a name that ends none of the others; the name where there is none."""
+    """The shortest dotted end of a name that ends none of the others; the name where there is none."""
     parts = name.split(".")
     for size in range(1, len(parts)):
         end = ".".join(parts[-size:])

@@ -1,4 +1,4 @@
-"""The one place where layers, hooks, views, masks and kernels meet."""
+"""The face of measuring: `Probe`, a block that measures a model, and `record`, which also runs it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Probe:
         self._mask = mask
         self._hooks: Hooks | None = None
         self._final: Recording | None = None
-        self._listener = HookCallbacks(
+        self._callbacks = HookCallbacks(
             mask=mask,
             labels=labels,
             samples=None if samples == "all" else samples,
@@ -86,7 +86,7 @@ class Probe:
             every=every,
             seed=seed,
         )
-        self._listener.state(find_layers(model, *self._filter))
+        self._callbacks.add_layers(find_layers(model, *self._filter))
 
     def __enter__(self) -> Self:
         """Attach the hooks.
@@ -101,7 +101,7 @@ class Probe:
         found = find_layers(self.model, *self._filter)
         self._final, self._hooks = None, Hooks()
         try:
-            self._listener.attach(self.model, found, self._hooks)
+            self._callbacks.attach(self.model, found, self._hooks)
         except BaseException:
             self._detach()
             raise
@@ -118,18 +118,16 @@ class Probe:
         """A frozen snapshot of what was measured so far; also inside the block."""
         if self._final is not None:
             return self._final
-        functional_calls = self._listener
-        with functional_calls.lock:
-            coverage = RunCoverage.of(
-                self.model, functional_calls.entered, functional_calls.forwards, functional_calls.layers()
-            )
+        callbacks = self._callbacks
+        with callbacks.lock:  # other threads may be measuring
+            coverage = RunCoverage.of(self.model, callbacks.entered, callbacks.forwards, callbacks.layers())
             # In order of definition; what only its use made a layer comes last, by name.
-            ordered = sorted(
-                functional_calls.states.values(), key=lambda w: w.layer.name if w.layer.by_use else ""
+            states = sorted(
+                callbacks.states.values(), key=lambda state: state.layer.name if state.layer.by_use else ""
             )
             records = [
-                state.record(why_unseen(coverage, state.layer), functional_calls.forwards.skipped)
-                for state in ordered
+                state.record(why_unseen(coverage, state.layer), callbacks.forwards.skipped)
+                for state in states
             ]
             recording = Recording(build_tables(records, self._meta(), self.part))
         if self._hooks is None:
@@ -140,30 +138,29 @@ class Probe:
         if self._hooks is not None:
             self._hooks.remove()
             self._hooks = None
-        self._listener.leave()
+        self._callbacks.leave()
 
     def _meta(self) -> dict[str, Any]:
-        """What the recording says of its circumstances."""
-        functional_calls = self._listener
+        """The circumstances of the recording, as JSON holds them."""
+        callbacks = self._callbacks
+        states, forwards = callbacks.states.values(), callbacks.forwards
         options = {
             "layers": shown(self._filter[0]),
             "kinds": shown(self._filter[1]),
             "mask": shown(self._mask),
-            "samples": "all" if functional_calls.samples is None else functional_calls.samples,
-            "values": functional_calls.values,
-            "every": functional_calls.forwards.every,
-            "seed": functional_calls.seed,
+            "samples": "all" if callbacks.samples is None else callbacks.samples,
+            "values": callbacks.values,
+            "every": forwards.every,
+            "seed": callbacks.seed,
         }
-        modes = {mode: None for state in functional_calls.states.values() for mode in state.modes}
+        modes = {mode: None for state in states for mode in state.modes}
         return {
             **describe(self.model),
-            "forwards": functional_calls.forwards.calls,
-            "measured": functional_calls.forwards.measured,
-            **functional_calls.run_info.facts(self.part),
+            "forwards": forwards.calls,
+            "measured": forwards.measured,
+            **callbacks.run_info.facts(self.part),
             "training": list(modes),
-            "nbytes": nbytes(
-                site for state in functional_calls.states.values() for site in state.sites.values()
-            ),
+            "nbytes": nbytes(site for state in states for site in state.sites.values()),
             "parts": [self.part],
             "options": options,
         }

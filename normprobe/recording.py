@@ -66,7 +66,7 @@ class Recording:
 
         Args:
             layer: qualified name.
-            site: "input" or "output".
+            site: "input", "output", or a further site that was measured.
 
         Returns:
             float64, shape (rows, features).
@@ -82,7 +82,7 @@ class Recording:
         Args:
             checks: the checks to run; by default all of `normprobe.findings`.
         """
-        from normprobe.findings import find
+        from normprobe.findings import find  # imported here: loading a recording takes no checks
 
         return self._found.copy() if checks is None else find(self._tables, list(checks))
 
@@ -114,8 +114,8 @@ class Recording:
 
         Args:
             directory: made if it does not exist; other files in it stay.
-            panels: "all" draws a before/after panel for every norm, "files" also writes each as PNG and
-                SVG; by default up to 64 norms that stand out have one in the page.
+            panels: "all" draws a before/after panel for every norm; by default up to 64 norms that stand out
+                have one in the page, and "files" also writes each of these as PNG.
 
         Returns:
             The path of report.html.
@@ -156,16 +156,19 @@ class Recording:
         return Recording(self._tables.annotate(facts))
 
     def _frames(self) -> dict[str, pd.DataFrame]:
+        """What is exported, by the stem of its file."""
         tables = self._tables
         frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
         return {**frames, "findings": self.findings()}
 
     def __repr__(self) -> str:
+        """One line: layers by kind, samples, findings."""
         from normprobe.report import one_line
 
         return one_line(self._tables, self.findings())
 
     def _repr_html_(self) -> str:
+        """The cell that a notebook shows."""
         from normprobe.report import notebook_html
 
         return notebook_html(self._tables, self.findings())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 NORM_KINDS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
@@ -31,6 +32,11 @@ class Site:
     colour: tuple[str, str]
     number: int
 
+    @property
+    def sign(self) -> str:
+        """Its marker as a letter, so that no colour is the only sign; of many sites some share one."""
+        return "○●■▲◆✚"[self.number if self.number < 2 else 2 + (self.number - 2) % 4]
+
 
 _SITES: dict[str, Site] = {}
 
@@ -57,8 +63,18 @@ def sites() -> tuple[Site, ...]:
 
 
 def site_of(name: str) -> Site:
-    """The site of a name; of one that nobody listed, as in a file from elsewhere, one with a spare colour."""
+    """The site of a name; one with a spare colour if it is not listed, as in a file from another process."""
     return _SITES.get(name) or Site(name, name, SPARE_COLOURS[len(name) % len(SPARE_COLOURS)], len(_SITES))
+
+
+def site_order(name: str) -> tuple[int, str]:
+    """What sorts the sites of a layer: in order of registration, those that nobody listed behind, by name."""
+    return site_of(name).number, name
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The distinct names of sites, in the order of `site_order`."""
+    return tuple(sorted(set(names), key=site_order))
 
 
 add_site(INPUT, "before", ("#0b62a8", "#6db8f2"))

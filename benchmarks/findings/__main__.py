@@ -1,9 +1,10 @@
 """How often findings are right: recall on injected faults, false warnings on healthy models.
 
-``python -m benchmarks.findings [--set first|second] [--only NAME] [--folds]`` prints a line per healthy model
-and per fault, then the totals of each set. Thresholds were fitted to the first set. The second was written
-afterwards, and measured before anything was changed for it. ``--folds`` fits each threshold anew with one
-model left out, and says how that model then fares. Models of packages that are not installed are skipped.
+``python -m benchmarks.findings [--set fitted|held_out] [--only NAME] [--folds]`` prints a line per healthy
+model and per fault, then the totals of each set. Thresholds were fitted to the first set. The held-out one
+was written afterwards, and measured before anything was changed for it. ``--folds`` fits each threshold anew
+with one model left out, and prints how that model then fares. Models of packages that are not installed are
+skipped.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import torch
 import normprobe
 from benchmarks.findings.fault_kinds import Fault
 from benchmarks.findings.faults_fitted import FAULTS
-from benchmarks.findings.faults_held_out import SECOND_FAULTS
+from benchmarks.findings.faults_held_out import FAULTS_HELD_OUT
 from benchmarks.findings.leave_one_model_out import Measured, print_folds
 from benchmarks.findings.models_fitted import HEALTHY
-from benchmarks.findings.models_held_out import SECOND
+from benchmarks.findings.models_held_out import MODELS_HELD_OUT
 from benchmarks.findings.random_models_fitted import Case
-from benchmarks.findings.random_models_held_out import SECOND_RANDOM
+from benchmarks.findings.random_models_held_out import RANDOM_MODELS_HELD_OUT
 
-SETS = {"first": (HEALTHY, FAULTS), "second": (SECOND | SECOND_RANDOM, SECOND_FAULTS)}
+SETS = {"fitted": (HEALTHY, FAULTS), "held_out": (MODELS_HELD_OUT | RANDOM_MODELS_HELD_OUT, FAULTS_HELD_OUT)}
 
 
 def measure(model: torch.nn.Module, batches: list[Any], mode: str = "eval") -> normprobe.Recording:
@@ -51,7 +52,7 @@ def inject(fault: Fault, case: Case) -> normprobe.Recording:
 
 
 def judge(fault: Fault, found: pd.DataFrame) -> dict[str, Any]:
-    """Say whether a fault was found, and where."""
+    """Whether a fault was found, and where."""
     mine = found[found["check"] == fault.check]
     places = {place for row in mine.itertuples() for place in (row.layer, row.written_by) if place}
     others = found[(found["severity"] != "info") & (found["check"] != fault.check)]
@@ -67,7 +68,7 @@ def judge(fault: Fault, found: pd.DataFrame) -> dict[str, Any]:
 
 
 def quiet(name: str, found: pd.DataFrame) -> dict[str, Any]:
-    """Say which warnings a healthy model got."""
+    """The warnings that a healthy model got."""
     alarms = found[found["severity"] != "info"]
     listed = ", ".join(f"{row.check} at {row.layer}" for row in alarms.itertuples())
     notes = ", ".join(found.loc[found["severity"] == "info", "check"])

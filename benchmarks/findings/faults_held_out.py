@@ -1,4 +1,4 @@
-"""Faults in the second set of healthy models, one line each: no threshold was fitted to them."""
+"""Faults in the held-out set of healthy models, one line each: no threshold was fitted to them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def same_pixels(model: nn.Module, batches: list[Any]) -> list[Any]:
     return [{"pixel_values": pixels[:1].expand_as(pixels).clone()}]
 
 
-SECOND_FAULTS = (
+FAULTS_HELD_OUT = (
     Fault(STALE, "resnet", ("5.bn1",), scaled("5.bn1.running_var", 5), "running variance x 5"),
     Fault(STALE, "resnet_8", ("6.bn2",), scaled("6.bn2.running_var", 1 / 5), "running variance / 5"),
     Fault(STALE, "preact_bn", ("4.body.0",), moved("4.body.0", 1.5), "running mean + 1.5 deviations"),
@@ -122,4 +122,4 @@ SECOND_FAULTS = (
     Fault("padding_unmasked", "r_gpt2_deep", ("h.0.ln_1",), data(unmasked), "padded left, no attention_mask"),
     Fault("padding_unmasked", "r_phi", ("layers.0.input_layernorm",), data(padded), "no attention_mask"),
 )  # fmt: skip
-"""Faults of the second set, in the order of the checks' table."""
+"""Faults of the held-out set, in the order of the checks' table."""

@@ -1,4 +1,4 @@
-"""A second set of healthy models for the findings benchmark: no threshold was fitted to them."""
+"""The held-out set of healthy models of the findings benchmark: no threshold was fitted to them."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def few(case: Case, examples: int) -> Case:
 
 
 SELU = lambda: mlp(64, depth=10, act=nn.SELU)  # noqa: E731
-SECOND: dict[str, Callable[[], Case]] = {
+MODELS_HELD_OUT: dict[str, Callable[[], Case]] = {
     "resnet": lambda: trained(resnet, *digits(), epochs=6),
     "resnet_8": lambda: few(trained(resnet, *digits(), epochs=6), 8),
     "resnet_4": lambda: few(trained(resnet, *digits(), epochs=6), 4),

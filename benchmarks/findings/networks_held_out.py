@@ -1,4 +1,4 @@
-"""Networks of the second set of healthy models."""
+"""Networks of the held-out set of healthy models."""
 
 from __future__ import annotations
 

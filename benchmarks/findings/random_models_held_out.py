@@ -131,5 +131,5 @@ def _tokens(family: str, draw: torch.Generator) -> dict[str, torch.Tensor]:
     return {"input_ids": ids.masked_fill(~real, 1), "attention_mask": real.long()}
 
 
-SECOND_RANDOM = {f"r_{family}": (lambda family=family: more_model(family)) for family in MORE}
-"""The random models of the second set by name."""
+RANDOM_MODELS_HELD_OUT = {f"r_{family}": (lambda family=family: more_model(family)) for family in MORE}
+"""The random models of the held-out set by name."""

@@ -1,12 +1,14 @@
 """What a probe costs: the time of a probed forward over that of the bare one, beside what peers cost.
 
     python -m benchmarks.overhead [--rounds 30] [--peer-rounds 8] [--threads 2] [--only bert,llama]
+    python -m benchmarks.overhead --beside CHECKOUT [--rounds 30] [--threads 2] [--only bert,llama]
 
 Each way is timed beside a bare forward of its own, in random order, after one that is not timed: what a
 peer left behind in caches and allocator falls on nobody. The bare forward is also timed against itself
 (A/A): a row whose A/A is off by more than 2 % was disturbed and says nothing. Figures are medians of the
 ratios of each pair. "fallback" is the probe without the compiled kernel; "one thread" both the probed and
-the bare forward on one.
+the bare forward on one. With --beside only the probe is timed, of this build and of another commit's
+checkout, in turn.
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ import os
 import platform
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 
 import torch
 
 import normprobe
+from benchmarks.overhead import other_build
 from benchmarks.overhead.models import MODELS, Case
 from benchmarks.overhead.peers import PEERS
 from normprobe.kernels import dispatch
@@ -38,6 +44,10 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     print(f"{machine}, torch {torch.__version__} on {arguments.threads} threads")
     names = [name for name in MODELS if not arguments.only or name in arguments.only.split(",")]
+    if arguments.beside is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            _print_beside(names, other_build.load(arguments.beside, Path(scratch)), arguments.rounds)
+        return
     header = ["model", "bare ms", "A/A", "probe", "every=100", "samples=0", "fallback", *PEERS, "one thread"]
     print(" | ".join(header))
     for name in names:
@@ -63,6 +73,24 @@ def main() -> None:
         print(
             " | ".join([name, f"{bare * 1e3:.1f}", *(f"{ratios[way]:.3f}" for way in header[2:])]), flush=True
         )
+
+
+def _print_beside(names: list[str], other: ModuleType, rounds: int) -> None:
+    """Print what the probe of this build and that of another cost, timed in turn."""
+    columns = ["A/A", "probe", "other", "probe, every=100", "other, every=100"]
+    print(" | ".join(["model", "bare ms", *columns]))
+    for name in names:
+        case = MODELS[name]()
+        ways: dict[str, Way] = {
+            "A/A": nullcontext,
+            "probe": _probed(case),
+            "other": _probed(case, of=other),
+            "probe, every=100": _probed(case, every=100),
+            "other, every=100": _probed(case, of=other, every=100),
+        }
+        bare, ratios = measure(case, ways, rounds)
+        figures = [f"{ratios[column]:.3f}" for column in columns]
+        print(" | ".join([name, f"{bare * 1e3:.1f}", *figures]), flush=True)
 
 
 def measure(case: Case, ways: dict[str, Way], rounds: int) -> tuple[float, dict[str, float]]:
@@ -92,9 +120,9 @@ def _timed(case: Case, make: Way) -> float:
         return (time.perf_counter() - start) / case.repeats
 
 
-def _probed(case: Case, **options: int) -> Way:
+def _probed(case: Case, of: ModuleType = normprobe, **options: int) -> Way:
     """One probe that goes on counting, as a user's does; its first forwards are not timed."""
-    probe = normprobe.Probe(case.model, **options)  # type: ignore[arg-type]
+    probe = of.Probe(case.model, **options)
     return lambda: probe
 
 
@@ -132,6 +160,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peer-rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="")
+    parser.add_argument("--beside", type=Path, help="a checkout of another commit, to be timed in turn")
     return parser.parse_args()
 
 

@@ -1,4 +1,8 @@
-"""BatchNorm's running statistics held against the data: how far off they are, and how to collect them anew.
+"""BatchNorm: its running statistics held against the data, and collected anew.
+
+In: a recording (`audit`, `channels`, `score`), or a model and batches (`recalibrate`). Out: frames by layer
+or channel, a number, or the model with new running statistics. Distances are those of
+`normprobe.tables.measures.running_statistics`, which findings and figures show as well.
 
 >>> recording = normprobe.record(model, batches)
 >>> normprobe.batchnorm.audit(recording)      # a row per batch norm

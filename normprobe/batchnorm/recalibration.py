@@ -1,4 +1,4 @@
-"""BufferTracker statistics collected anew: those of a whole set of data, in place of a moving average."""
+"""Running statistics collected anew: those of a whole set of data, in place of a moving average."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ import torch
 from torch import nn
 
 from normprobe.errors import NoLayersError, NormprobeError, NoSamplesError
-from normprobe.layers.candidates import is_lazy
 from normprobe.layers.find import find_layers
+from normprobe.layers.module_attributes import is_lazy
 from normprobe.probe import Probe, run_batches
 from normprobe.recording import Recording
+from normprobe.tables.measures.running_statistics import (
+    collected_variance,
+    log_variance_ratio,
+    standard_shift,
+)
 from normprobe.vocabulary import INPUT
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -138,6 +143,11 @@ def _put(norms: Mapping[str, _BatchNorm], recording: Recording) -> pd.DataFrame:
                 "Inf, of which no moment can be taken; find them with recording.findings(). "
                 "The model is unchanged"
             )
+        if int(some["count"].min()) < 2:  # of one value no variance can be taken; torch refuses it, too
+            raise NormprobeError(
+                f"{name} ({fired['type'][name]}) read a single value per channel beside padding; use batches "
+                "of more examples. The model is unchanged"
+            )
     order = recording.layers.drop_duplicates("layer").sort_values("depth")["layer"]
     return pd.DataFrame(
         [{"layer": name, **_write(norms[name], moments[name], int(fired["calls"][name]))} for name in order]
@@ -148,7 +158,7 @@ def _write(norm: _BatchNorm, moments: pd.DataFrame, calls: int) -> dict[str, flo
     """Set the running statistics of one batch norm, and return how far they moved."""
     count = moments["count"].to_numpy()
     mean = moments["mean"].to_numpy()
-    variance = moments["variance"].to_numpy() * count / np.maximum(count - 1, 1)
+    variance = collected_variance(moments["variance"].to_numpy(), count)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     old_mean, old_variance = (held.double().cpu().numpy() for held in (norm.running_mean, norm.running_var))
@@ -157,9 +167,9 @@ def _write(norm: _BatchNorm, moments: pd.DataFrame, calls: int) -> dict[str, flo
         norm.running_var.copy_(torch.tensor(variance))
         if norm.momentum is None and norm.num_batches_tracked is not None:
             norm.num_batches_tracked.fill_(calls)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shift = np.abs(mean - old_mean) / np.sqrt(old_variance + norm.eps)
-        factor = np.log((variance + norm.eps) / (old_variance + norm.eps))
+    old_with_eps = old_variance + norm.eps
+    shift = np.abs(standard_shift(mean - old_mean, old_with_eps))
+    factor = log_variance_ratio(variance + norm.eps, old_with_eps)
     return {
         "calls": calls,
         "count": int(np.median(count)),

@@ -1,4 +1,4 @@
-"""How a batch norm's running statistics move while it is watched."""
+"""How a batch norm's running statistics move while a probe is on."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class BufferTracker:
         self._moved, self._updates = False, 0
 
     def enter(self) -> None:
-        """Note the statistics as they are."""
+        """Copy the statistics as they are: an update writes them in place."""
         self._entry = {name: value.detach().clone() for name, value in self._held().items()}
 
     def leave(self) -> None:
         """Add up what happened since entry."""
+        # Before the copy is dropped: changes are counted against it.
         changes = self.changes()
         self._moved, self._updates = bool(changes.moved), changes.updates or 0
         self._entry = None
@@ -39,7 +40,10 @@ class BufferTracker:
         """What happened in all entries so far."""
         held, entry = self._held(), self._entry or {}
         moved = any(
-            name in entry and not torch.equal(entry[name], held[name]) for name in _STATISTICS if name in held
+            # Values, not versions: loading a state dict with the same numbers moves nothing.
+            name in entry and not torch.equal(entry[name], held[name])
+            for name in _STATISTICS
+            if name in held
         )
         updates = self._updates
         if "num_batches_tracked" in held and "num_batches_tracked" in entry:
@@ -50,6 +54,7 @@ class BufferTracker:
         )
 
     def _held(self) -> dict[str, Tensor]:
+        """The module's statistics by name, those with numbers."""
         found = {name: getattr(self._module, name, None) for name in (*_STATISTICS, "num_batches_tracked")}
         return {
             name: value for name, value in found.items() if isinstance(value, Tensor) and not value.is_meta

@@ -1,31 +1,32 @@
-"""What is looked up at every call; the compiled kernel has the same as plain memory, for its hooks."""
+"""What hooks read and write of a site at every call; twin of ``csrc/hooks/counters.h``.
+
+Written under the probe's lock (`normprobe.capture.current_forward.new_lock`), by a hook of the extension or
+by `normprobe.capture.measure`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from normprobe.kernels import dispatch
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(eq=False, slots=True)
 class SiteCounters:
-    """What a site keeps, what it met and how much.
+    """Counters of a site, and what its next call is compared with.
 
     Attributes:
-        samples: whose moments are kept.
-        rows: whose raw row is kept.
-        dtype: the dtype met last.
-        state: the compiled kernel's sums, while that may read tensors as they lie.
-        cell: where it finds what it agreed on with the sites that are alike.
+        samples: reservoir of the samples whose moments are kept.
+        rows: reservoir of the samples whose raw row is kept.
+        dtype: dtype of the last tensor.
+        state: the extension's accumulator, while it may read tensors by their own strides; None otherwise.
+        plan_slot: where the extension finds a cached plan for the site's next tensor; None before the first.
         calls: how many firings were measured.
         n_samples: how many samples, those without a finite value included.
         masked: how many rows were left out as padding.
         firings: at the output, how often the layer was called, measured or not.
-        decided: whether nothing is left to decide at its calls.
+        decided: whether nothing is left to decide at its calls, so that the extension may measure them alone.
     """
 
     samples: Any
@@ -40,8 +41,8 @@ class SiteCounters:
     decided: bool = False
 
 
-def counters(samples: Any, rows: Any) -> SiteCounters:
-    """A fresh account of a site that keeps these."""
+def new_counters(samples: Any, rows: Any) -> SiteCounters:
+    """Counters of a new site that keeps these samples and rows, in the extension if it is there."""
     kernel = dispatch.compiled()
     made: SiteCounters = SiteCounters(samples, rows) if kernel is None else kernel.SiteCounters(samples, rows)
     return made

@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 from normprobe.capture.forward import Forwards
 from normprobe.capture.hooks.compiled import compiled_modules
+from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
 from normprobe.layers.layer import Layer
 
 NO_CALL = "no forward was measured: call the model inside the block (code compiled before it calls no hook)"
+NOT_LISTENING = "; uses of its weight alone were not looked for: NORMPROBE_PRIVATE_TORCH=0"
 SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bare model's only to rounding"
 
 
 def would_fuse(module: nn.Module) -> bool:
     """Whether torch would run this `nn.TransformerEncoderLayer` as one fused kernel, had it no hooks."""
+    # The conditions of `nn.TransformerEncoderLayer.forward`, those on the input aside: torch has no function
+    # that says them. Where one is missing here, the ledger has a word too many, and nothing else follows.
     attention = getattr(module, "self_attn", None)
     if not isinstance(attention, nn.MultiheadAttention) or module.training or not attention.batch_first:
         return False
@@ -28,30 +32,32 @@ def would_fuse(module: nn.Module) -> bool:
 
 
 def decides_by_mode(
-    module: nn.Module, around: nn.Module | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    module: nn.Module, parent: nn.Module | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> bool:
-    """Whether a module computes otherwise when it meets a mode of torch's functions.
+    """Whether a module computes otherwise under a mode of torch's functions.
 
     Attention leaves its fused kernel then, which alone reads NestedTensors; an encoder makes none of these.
 
     Args:
         module: the module that is called.
-        around: the module that holds layers and calls it. An encoder layer whose own fused kernel hooks have
+        parent: the module that holds layers and calls it. An encoder layer whose own fused kernel hooks have
             switched off may as well lose that of its attention.
         args: of the call.
         kwargs: of the call.
     """
     if isinstance(module, nn.MultiheadAttention):
+        # Without its fused kernel attention refuses NestedTensors.
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if any(value.is_nested for value in given):
             return True
-        left = isinstance(around, nn.TransformerEncoderLayer) and would_fuse(around)
-        return not left and _attends_fused(module)
+        switched_off = isinstance(parent, nn.TransformerEncoderLayer) and would_fuse(parent)
+        return not switched_off and _attends_fused(module)
     return isinstance(module, nn.TransformerEncoder)
 
 
 def _attends_fused(attention: nn.MultiheadAttention) -> bool:
     """Whether torch may run this attention as one fused kernel; it looks at more than this before it does."""
+    # Rather once too often: a module taken for fused is only not looked into.
     trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in attention.parameters())
     even = attention.num_heads % 2 == 0 and attention.batch_first and not attention.training
     return even and not trained and not torch.is_autocast_enabled()
@@ -67,7 +73,7 @@ class RunCoverage:
         entered: ids of the modules that were called and hold a layer.
         forwards: how many there were.
         measured: how many of them were measured.
-        apart: names of the layers whose parts were used apart.
+        split: names of the fused projections whose parts for queries, keys and values were used as layers.
     """
 
     model: nn.Module
@@ -75,20 +81,21 @@ class RunCoverage:
     entered: Set[int]
     forwards: int
     measured: int
-    apart: Set[str]
+    split: Set[str]
 
     @staticmethod
     def of(model: nn.Module, entered: Set[int], forwards: Forwards, layers: Iterable[Layer]) -> RunCoverage:
-        """The course of a model's forwards, whose ``layers`` were found or heard."""
+        """How the forwards of a model went whose ``layers`` were found on entry or by their use."""
         parents = {id(child): module for module in model.modules() for child in module.children()}
-        apart = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
-        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, apart)
+        split = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
+        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split)
 
 
 def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
     """The status (never fired or bypassed) and reason of a layer, should it not have fired."""
     if coverage.measured == 0:
         return "never fired", "no forward was measured" if coverage.forwards else NO_CALL
+    # The weights of attention, a router or experts are parameters of the module that is called itself.
     parent = layer.module if layer.parameter else coverage.parents.get(id(layer.module))
     entered = id(parent) in coverage.entered
     bypassed = _why_bypassed(coverage, layer, parent) if entered else ""
@@ -102,16 +109,17 @@ def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
     if parent is not None and not entered and parent is not coverage.model:
         return "never fired", f"the {type(parent).__name__} that holds it was never called"
     used = "no function was seen to use it" if layer.parameter else "its module was never called"
-    return "never fired", f"{used}, though the one that holds it was"
+    return "never fired", f"{used}, though the one that holds it was{'' if PRIVATE_TORCH else NOT_LISTENING}"
 
 
 def _why_bypassed(coverage: RunCoverage, layer: Layer, parent: nn.Module | None) -> str:
     """Why a layer whose holder was called was not seen to be used, or ""."""
+    # From the dictionary: a module's own `__getattr__` may raise or compute.
     weight = layer.module._parameters.get(layer.parameter)
     if weight is not None and weight.dim() > 2:
         shape = tuple(weight.shape)
         return f"one tensor of shape {shape} holds the weights of all experts; their products are not probed"
-    if layer.name in coverage.apart:
+    if layer.name in coverage.split:
         return "its parts for queries, keys and values are used apart and are layers of their own"
     if isinstance(parent, nn.MultiheadAttention):
         return "torch's attention reads its weight in a fused kernel and never calls the module"

@@ -1,8 +1,8 @@
-"""The hooks of layers, and of modules that hold some: the short way where the compiled kernel has one.
+"""The hooks of layers and of modules that hold layers; twin of ``csrc/hooks/fast_hooks.h``.
 
-Most calls are as those before: everything about them is decided. Of one decoded token they are all that a
-probe costs, so they are one function of the extension each: a look at whether the call is as agreed, and one
-pass. Whatever is not goes the long way, which is `HookCallbacks`'s.
+Most calls are like those before, with everything about them decided; of one decoded token they are all that a
+probe costs. So each hook is one C function: compare the call with the cached plan, then measure. Any other
+call goes to the callback in Python, and so do all where the extension is missing.
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ from normprobe.capture.layer_state import LayerState
 from normprobe.capture.sample_numbers import record_extremes
 from normprobe.kernels import dispatch
 from normprobe.kernels.types import Extremes
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT, OUTPUT, site_of
 
 Callback = Callable[..., None]
 
 
 @dataclass(frozen=True, eq=False)
 class FastHooks:
-    """Makes the hooks of one probe, and keeps them: what they know of a last call holds in the next block.
+    """Makes the hooks of one probe and keeps them.
+
+    A hook remembers the modes, mask and tensors it noted last. It is used again in the probe's next block, so
+    that these are not noted twice.
 
     Attributes:
         forwards: the forwards so far.
-        lock: what measuring holds.
-        snapshot: looks at the vectors of a layer, given (watch, module).
-        made: the hooks of layers, by their index, and of modules that hold some, by id.
+        lock: the lock that is held while a tensor is measured.
+        snapshot: records the vectors of a layer, given (layer state, module).
+        made: the hooks ahead of and behind calls, by kind and the layer's index or the module's id, which no
+            other module gets while the model holds it.
     """
 
     forwards: Forwards
@@ -40,30 +44,36 @@ class FastHooks:
     made: dict[tuple[str, int], tuple[Callback, Callback]] = field(default_factory=dict)
 
     def layer(self, state: LayerState, before: Callback, after: Callback) -> tuple[Callback, Callback]:
-        """The hooks ahead of a layer and behind it, for which these are the long ways."""
+        """The hooks ahead of calls of a layer and behind them, with these callbacks."""
         compiled, sites = dispatch.compiled(), state.sites
         if compiled is None or not isinstance(sites[INPUT].counters, compiled.SiteCounters):
             return before, after
         key = ("layer", state.index)
         if key not in self.made:
             shared = (self.forwards.inside, self.lock, _record_extremes, self.snapshot)
-            ahead = compiled.LayerHook(before, state, sites[INPUT], False, *shared)
-            self.made[key] = ahead, compiled.LayerHook(after, state, sites[OUTPUT], True, *shared)
+            hook_before, hook_after = (
+                compiled.LayerHook(callback, state, sites[site], site_of(site).number, *shared)
+                for site, callback in ((INPUT, before), (OUTPUT, after))
+            )
+            self.made[key] = hook_before, hook_after
         return self.made[key]
 
     def container(
         self, module: nn.Module, model: nn.Module, before: Callback, after: Callback
     ) -> tuple[Callback, Callback]:
-        """The hooks ahead of a module that holds layers of this model and behind it, likewise."""
+        """The hooks ahead of calls of a module that holds layers of this model and behind them, likewise."""
         compiled, inside = dispatch.compiled(), self.forwards.inside
         if compiled is None or not isinstance(inside, compiled.CurrentForward):
             return before, after
         key = ("container", id(module))
         if key not in self.made:
-            ahead = compiled.ContainerHook(before, model, False, inside)
-            self.made[key] = ahead, compiled.ContainerHook(after, model, True, inside)
+            self.made[key] = (
+                compiled.ContainerHook(before, model, False, inside),
+                compiled.ContainerHook(after, model, True, inside),
+            )
         return self.made[key]
 
 
-def _record_extremes(site: Any, news: Any, placement: Any, forward: Forward) -> None:
-    record_extremes(site, Extremes(*news), placement, forward)
+def _record_extremes(site: Any, extremes: Any, placement: Any, forward: Forward) -> None:
+    """Record the extremes that a hook of the extension reports as a pair."""
+    record_extremes(site, Extremes(*extremes), placement, forward)

@@ -1,4 +1,4 @@
-"""What one forward is: its number, its batch and time, its masks, and which thread is in it."""
+"""One forward: its number, batch, time and masks, what is cached in it, and which thread is in it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from normprobe.capture import current_forward
 from normprobe.capture.current_forward import ForwardState
-from normprobe.capture.hooks.torch_internals import calling, is_over
+from normprobe.capture.hooks.torch_internals import innermost_call, is_over
 from normprobe.samples.batch import Batch, Signatures, decoder_sizes, read_batch
 from normprobe.samples.layout import Grid
 from normprobe.samples.masks import Masks, Padding, SequenceName, has_two_sides
+from normprobe.vocabulary import sites
 
 
 class MaskFinder(Protocol):
     """Finds the padding masks of a forward."""
 
     def masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
-        """All of them."""
+        """The masks of a call, given its arguments by name and as they are."""
 
     def sizes(
         self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -36,7 +37,7 @@ class Sequence:
     Attributes:
         padding: its padding mask, if it has one.
         grid: its batch and time.
-        spoken: whether the forward's labels are of this sequence.
+        labelled: whether the forward's labels are of this sequence.
     """
 
     padding: Padding | None
@@ -48,6 +49,10 @@ class Sequence:
 class Forward:
     """One outermost call of the model, or of a module of it that contains probed layers.
 
+    One thread runs it, and all that it caches ends with it. What is cached rests on the sizes of tensors, on
+    the forward's batch and masks, which change only in `Forwards.read_time_first`, and on reservoirs, which
+    never change: an entry stays right as long as the forward lasts.
+
     Attributes:
         state: what hooks ask of it at each call: the module that was called, and whether it is measured.
         call: running number of the forward.
@@ -57,13 +62,14 @@ class Forward:
         decoder: sizes of the decoder's input in an encoder-decoder, where known.
         labels: the text of each sample, as the user's callable gave it.
         decoder_fired: whether a layer on a path with `decoder` has fired.
-        stash: inputs of layers whose first call is under way.
-        sequences: what its layers work on, by what they read.
-        placements: where samples lie, for layers that place them alike.
-        plain: whether all layers work on one sequence, whatever fired before them.
-        selections: which samples count and are kept, by where they lie.
-        rows: which raw rows are kept.
-        found: what tensors hold that were just measured, where the compiled kernel does not remember it.
+        stash: clones of the inputs of layers whose first call is under way, by the layer's index.
+        sequences: what its layers work on, by which sequence they read and which of the user's masks
+            they have.
+        placements: the samples of its tensors, by sequence, sizes and first number (`sample_numbers.place`).
+        single_sequence: whether all layers work on one sequence, whatever fired before them.
+        selections: which samples count and are kept, by placement, reservoir and repeat (`selection.select`).
+        rows: which raw rows are kept, by selection and reservoir (`selection.select_rows`).
+        recent: moments of tensors just measured, where the compiled kernel does not hold them.
         frame: the call of its owner, as Python runs it.
     """
 
@@ -81,7 +87,7 @@ class Forward:
     single_sequence: bool = False
     selections: dict[Any, Any] = field(default_factory=dict)
     rows: dict[Any, Any] = field(default_factory=dict)
-    found: dict[Any, Any] = field(default_factory=dict)
+    recent: dict[Any, Any] = field(default_factory=dict)
     frame: FrameType | None = None
 
     def sequence(self, reads: SequenceName, padding: Padding | None) -> Sequence:
@@ -90,30 +96,35 @@ class Forward:
         return Sequence(padding, self._grid(reads, padding), labelled=reads != "decoder")
 
     def _grid(self, reads: SequenceName, padding: Padding | None) -> Grid:
+        """The batch and time of the sequence; those of its mask where it has one."""
         batch = self.batch
         if padding is not None:
+            # A mask with a batch of its own (images beside texts) is not of the first tensor's examples.
             sizes = padding.real.shape
             own = sizes if sizes[0] not in (1, batch.size) else None
-            return Grid(batch.size, sizes[1], batch.swapped, own, batch.packed)
+            return Grid(batch.size, sizes[1], batch.time_first, own, batch.packed)
         if reads == "cross" and not self.masks.two_sided:
-            time = None
+            time = None  # it reads another sequence, of unknown length
         else:
             time = self._decoder_time() if reads == "decoder" else batch.time
-        return Grid(batch.size, time, batch.swapped, None, batch.packed)
+        return Grid(batch.size, time, batch.time_first, None, batch.packed)
 
     def _decoder_time(self) -> int | None:
-        return None if self.decoder is None else self.decoder[0 if self.batch.swapped else 1]
+        return None if self.decoder is None else self.decoder[0 if self.batch.time_first else 1]
 
 
 class Forwards:
     """Counts the forwards of one probe and knows, for each thread, the one it is in.
+
+    A lock of its own guards the counts, so that a forward can begin while another thread measures.
 
     Attributes:
         every: every how many a forward is measured.
         calls: how many there were.
         measured: how many of them were measured.
         examples: how many examples they had.
-        unrun: why forwards were no runs of the model, with how often.
+        skipped: why forwards were no runs of the model, with how often.
+        inside: the forward that each thread is in.
     """
 
     def __init__(self, every: int) -> None:
@@ -123,7 +134,7 @@ class Forwards:
         self.examples = 0
         self.skipped: dict[str, int] = {}
         self._lock = threading.Lock()
-        self.inside = current_forward.inside()
+        self.inside = current_forward.new_current_forward()
         self._signatures = Signatures()
         self._two_sided: dict[int, bool] = {}
 
@@ -149,32 +160,34 @@ class Forwards:
         forward = self.current
         if forward is not None and forward.state.owner is module:
             self.inside.leave()
-            forward.frame = None
+            forward.frame = None  # which keeps the local variables of the call alive
 
     def clear(self) -> None:
         """Forget any forward that was cut short."""
         self.inside.clear()
 
     def begin_skipped(self, module: nn.Module, why: str) -> Forward:
-        """Start a forward that is no run of the module: its arguments are not looked at."""
+        """Begin a forward that is no run of the module: its arguments are not looked at."""
         with self._lock:
             call, self.calls = self.calls, self.calls + 1
             self.skipped[why] = self.skipped.get(why, 0) + 1
-        state = self.inside.begin(module, False)
-        forward = Forward(state, call, self.examples, Batch(None, 0, None), Masks(), frame=calling())
+        state = self.inside.begin(module, False, len(sites()))
+        forward = Forward(state, call, self.examples, Batch(None, 0, None), Masks(), frame=innermost_call())
         self.inside.enter(forward)
         return forward
 
     def begin(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], finder: MaskFinder
     ) -> Forward:
-        """Start a forward with this call of a module."""
+        """Begin a forward with this call of a module."""
         arguments = self._signatures.named(module, args, kwargs)
+        # Only the numbers are drawn with the lock: reading masks and the batch may wait for a device.
         with self._lock:
             call = self.calls
             measured = call % self.every == 0
             self.calls += 1
             self.measured += measured
+        # Of a forward that is not measured only the number of examples counts, for those after it.
         masks = finder.masks(arguments, args, kwargs) if measured else Masks()
         own = None if masks.own is None else masks.own.real.shape
         batch = read_batch(arguments, own if measured else finder.sizes(arguments, args, kwargs))
@@ -184,32 +197,34 @@ class Forwards:
             first = self.examples
             self.examples += batch.size
         decoder = decoder_sizes(arguments)
-        state = self.inside.begin(module, measured)
-        forward = Forward(state, call, first, batch, masks, decoder, frame=calling())
+        state = self.inside.begin(module, measured, len(sites()))
+        forward = Forward(state, call, first, batch, masks, decoder, frame=innermost_call())
         self.inside.enter(forward)
         return forward
 
-    def swap(self, forward: Forward) -> bool:
-        """Read the forward's first tensor as (time, batch, ...) from now on; whether that is news."""
-        batch = time_first(forward.batch)
+    def read_time_first(self, forward: Forward) -> bool:
+        """Read the forward's first tensor as (time, batch, ...) from now on; False if it was already."""
+        batch = as_time_first(forward.batch)
         if batch is forward.batch:
             return False
-        with self._lock:
+        with self._lock:  # another thread may have begun a forward since: its first example stays as it is
             self.examples += batch.size - forward.batch.size
         forward.batch = batch
+        # Placements hang on sequences, so none made for the other batch is found again.
         forward.sequences.clear()
         return True
 
     def _has_two_sides(self, module: nn.Module) -> bool:
         """Whether the module holds an encoder and a decoder, whatever its arguments are called."""
+        # By id, of modules that the model holds as long as the probe lives.
         if id(module) not in self._two_sided:
             self._two_sided[id(module)] = has_two_sides(name for name, _ in module.named_modules())
         return self._two_sided[id(module)]
 
 
-def time_first(batch: Batch) -> Batch:
+def as_time_first(batch: Batch) -> Batch:
     """The batch with its first tensor read as (time, batch, ...), or (time, features) of one example."""
     lead = batch.lead
-    if lead is None or batch.swapped or batch.packed is not None or lead.is_nested or lead.dim() < 2:
+    if lead is None or batch.time_first or batch.packed is not None or lead.is_nested or lead.dim() < 2:
         return batch
-    return Batch(lead, lead.shape[1] if lead.dim() > 2 else 1, lead.shape[0], swapped=True)
+    return Batch(lead, lead.shape[1] if lead.dim() > 2 else 1, lead.shape[0], time_first=True)

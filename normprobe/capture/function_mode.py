@@ -3,20 +3,21 @@
 Attention hands its projections' weights to one function, routers call ``F.linear(x, self.weight)``, some
 models call ``layer.forward(x)`` or ``F.layer_norm``: no hook sees them. A `TorchFunctionMode` does.
 
-It is on by default, but not all the time. Heard through a mode every function and every ``x.shape`` costs
-1 to 2 microseconds: under 1 % of a forward of a batch, but 10 % of one decoded token. So a probe listens to
-the whole of the first forward of each kind (training or not, a prompt or one token, which arguments) and of
-the 4th, 16th, 64th, ...; in the others only inside the modules where it heard something, and for most models
-there are none.
+It is on by default, but not all the time. Under a mode every function and every ``x.shape`` costs 1 to 2
+microseconds: under 1 % of a forward of a batch, but 10 % of one decoded token. So a probe listens to
+    the whole of the first forward of each kind (training or not, a prompt or one token, which arguments)
+    and of the 4th, 16th, 64th, ...; in the others only inside the modules where a layer was used so, and
+    for most models there are none.
 
-A mode changes what torch itself decides: attention leaves its fused kernel when it sees one, an encoder makes
-no NestedTensors. There the mode is taken out, outputs stay equal to the last bit, and the ledger says what
-was not seen. A mode belongs to one call of the model in one thread.
+A mode changes what torch itself decides: attention leaves its fused kernel under one, an encoder makes no
+NestedTensors. There the mode is taken out, outputs stay equal to the last bit, and the ledger says what was
+not seen. A mode belongs to one call of the model in one thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -27,9 +28,17 @@ from torch.overrides import TorchFunctionMode
 
 from normprobe.capture.coverage import decides_by_mode
 from normprobe.capture.forward import Forward, Forwards
-from normprobe.capture.function_session import FunctionSession, ListeningSchedule, has_bias
+from normprobe.capture.function_session import FunctionSession, ListeningSchedule, UsedLayer, holds_bias
 from normprobe.capture.hooks.compiled import is_cut
-from normprobe.capture.hooks.torch_internals import called, in_backward, put_below, take_out
+from normprobe.capture.hooks.torch_internals import (
+    PRIVATE_TORCH,
+    ModesAside,
+    called_module,
+    in_backward,
+    mode_aside,
+    put_below,
+    take_out,
+)
 from normprobe.capture.hooks.weight_functions import (
     COMPOSITE,
     COPIES,
@@ -52,27 +61,28 @@ class LayerCallbacks(Protocol):
     lock: Any
 
     def layers(self) -> Iterable[Layer]:
-        """All that may be heard."""
+        """All layers, and the parameters that may turn out to be one."""
 
     def state_of(self, layer: Layer) -> LayerState:
         """The running state of a layer, fresh if it is new."""
 
     def before(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
-        """Note what a layer reads, before its call."""
+        """Measure what a layer reads, before its call."""
 
     def after(
         self, state: LayerState, forward: Forward, output: Tensor | None, given: tuple[Any, ...]
     ) -> None:
-        """Behind the call with these arguments; no output if it raised."""
+        """Measure what a layer gave for these arguments; no output if it raised."""
 
 
 class FunctionCapture:
-    """Listens for the layers of one probe.
+    """Finds the calls of one probe's layers among those of torch's functions.
 
-    A forward is opened, its modules are entered and left in turn; `close` ends all of it.
+    A forward is opened, its modules are entered and left in turn; `close` ends all of it. The callbacks' lock
+    guards the schedules; a session is of one forward, so of one thread.
 
     Attributes:
-        left_out: modules (by id) whose calls are not to be heard, though they use the weight of a layer.
+        left_out: modules (by id) whose calls are none of a layer, though they use the weight of one.
     """
 
     def __init__(self, callbacks: LayerCallbacks) -> None:
@@ -84,53 +94,59 @@ class FunctionCapture:
     def open(self, module: nn.Module, forward: Forward, kwargs: dict[str, Any]) -> FunctionSession | None:
         """Begin to listen to a forward that is measured; None if there is nothing to listen for."""
         take_out(self._mode)  # if a KeyboardInterrupt left it behind
-        if is_cut():  # a mode would have the rest compiled again
+        # A mode would have the rest of cut code compiled again; without private names none is put in place.
+        if is_cut() or not PRIVATE_TORCH:
             return None
+        # What decides which code of a model runs; a kind that is new is listened to from the first.
         given = tuple(name for name, value in kwargs.items() if value is not None)
         kind = (id(module), module.training, torch.is_grad_enabled(), forward.batch.time == 1, given)
         with self._callbacks.lock:
             schedule = self._schedules.setdefault(kind, ListeningSchedule())
             schedule.forwards += 1
-            due = (
-                schedule.forwards.bit_count() == 1 and schedule.forwards.bit_length() % 2 == 1
-            )  # 1, 4, 16, ...
-            if due or not schedule.told:
+            count = schedule.forwards
+            due = count.bit_count() == 1 and count.bit_length() % 2 == 1  # 1, 4, 16, ...
+            if due or not schedule.complete:
                 return FunctionSession.of(schedule, self._callbacks.layers(), everywhere=True)
-            return (
-                FunctionSession.of(schedule, schedule.layers.values(), everywhere=False)
-                if schedule.places
-                else None
-            )
+            if not schedule.containers:
+                return None
+            return FunctionSession.of(schedule, schedule.layers.values(), everywhere=False)
 
     def enter(
         self, session: FunctionSession, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """A module that holds layers is called: put the mode in place if it is to be heard."""
-        around = session.inside[-1][0] if session.inside else None
-        session.inside.append((module, session.on))
-        wanted = session.everywhere or id(module) in session.schedule.places
-        self._turn(session, wanted and not decides_by_mode(module, around, args, kwargs))
+        """A module that holds layers is called: put the mode in place if the session listens inside it."""
+        parent = session.entered[-1][0] if session.entered else None
+        # With how it was before, so that leaving restores it whatever happened inside.
+        session.entered.append((module, session.on))
+        wanted = session.everywhere or id(module) in session.schedule.containers
+        self._set_mode(session, wanted and not decides_by_mode(module, parent, args, kwargs))
         if session.on:
-            session.know_again(module)
+            with ModesAside():
+                session.refresh_owners(module)
 
     def leave(self, forward: Forward | None, module: nn.Module, output: Any) -> None:
-        """The module's call is over: all is as it was around it."""
+        """The module's call is over: put the mode in place, or take it out, as it was before the call."""
         session: FunctionSession | None = None if forward is None else forward.state.session
         if session is None:
             return
-        while any(inside is module for inside, _ in session.inside):
-            last, on = session.inside.pop()
+        # Calls inside it that were cut short are over, too; a module that was never entered changes nothing.
+        while any(entered is module for entered, _ in session.entered):
+            last, on = session.entered.pop()
             if last is module:
-                self._turn(session, on)
+                self._set_mode(session, on)
                 break
-        if not session.inside and session.everywhere and output is not None:
-            session.schedule.told = True
+        if not session.entered and session.everywhere and output is not None:
+            session.schedule.complete = True
 
     def close(self) -> None:
         """Stop listening in this thread, whatever was left behind."""
         take_out(self._mode)
 
-    def _turn(self, session: FunctionSession, on: bool) -> None:
+    def aside(self) -> AbstractContextManager[None]:
+        """A block in which the mode does not see this thread: for functions that the user gave."""
+        return mode_aside(self._mode)
+
+    def _set_mode(self, session: FunctionSession, on: bool) -> None:
         if on is not session.on:
             session.on = on
             if on:
@@ -139,7 +155,7 @@ class FunctionCapture:
                 take_out(self._mode)
 
     def session(self) -> FunctionSession | None:
-        """What is heard in this thread just now; a recomputation in backward is not."""
+        """The session of the forward that this thread is in; None in backward, whose calls are repeated."""
         forward = self._callbacks.forwards.current
         session: FunctionSession | None = None if forward is None or in_backward() else forward.state.session
         return session
@@ -153,16 +169,18 @@ class FunctionCapture:
     ) -> Any:
         """Call a function that may be a layer's, and measure what the layer reads and writes if it is one."""
         forward, session = self._callbacks.forwards.current, self.session()
-        used = None if session is None else session.used_by(use, args, kwargs)
+        used = None if session is None else session.layer_of(use, args, kwargs)
         if forward is None or session is None or used is None:
             return func(*args, **kwargs)
+        # The lock is not held during the call itself, which other threads' calls may wait for.
         with self._callbacks.lock:
             state = self._callbacks.state_of(used.layer)
-            twins = session.twins.get(used.owner.key, {}).values()
-            calling = {state.index, *(self._callbacks.state_of(twin).index for twin in twins)}
-        # Open: its module is being called, a hook sees it.
-        hooked = any(forward.state.is_open(index) for index in calling)
-        if state.refused or hooked or (self.left_out and id(called()) in self.left_out):
+            sharing = session.sharing.get(used.owner.key, {}).values()
+            indices = {state.index, *(self._callbacks.state_of(layer).index for layer in sharing)}
+        # Of a layer whose module is being called the hooks measure this; which of those that share a weight
+        # the function belongs to cannot be told, so a call of any of them counts.
+        hooked = any(forward.state.is_open(index) for index in indices)
+        if state.refused or hooked or (self.left_out and id(called_module()) in self.left_out):
             return func(*args, **kwargs)
         self._callbacks.before(state, forward, use.reads.of(args, kwargs))
         output = None
@@ -171,21 +189,29 @@ class FunctionCapture:
         finally:
             self._callbacks.after(state, forward, output, (*args, *kwargs.values()))
         with self._callbacks.lock:
-            state.functional_calls += 1
-            if has_bias(used.layer) and (use.bias is None or use.bias.of(args, kwargs) is None):
-                state.reasons[BIAS_APART] = 1
-            late = session.learn(used.owner)
-            if late:
-                state.note(f"uses of its weight alone before forward {late + 1} of a kind may be missing")
+            self._note_use(state, used, session, has_bias=use.has_bias(args, kwargs))
         return output
+
+    def _note_use(
+        self, state: LayerState, used: UsedLayer, session: FunctionSession, *, has_bias: bool
+    ) -> None:
+        """Count a call that a function showed, and note what of it is missing."""
+        state.functional_calls += 1
+        if holds_bias(used.layer) and not has_bias:
+            state.reasons[BIAS_APART] = 1
+        for site in state.further_sites:
+            state.note(f"a call at its {site} is left out: a function used its weight, not its module")
+        missed = session.note_use(used.owner)
+        if missed:
+            state.note(f"uses of its weight alone before forward {missed + 1} of a kind may be missing")
 
 
 class _Mode(TorchFunctionMode):
     """Hands on every call as it is, and those that may be a layer's to `FunctionCapture.call`."""
 
-    def __init__(self, functional: FunctionCapture) -> None:
+    def __init__(self, capture: FunctionCapture) -> None:
         super().__init__()
-        self._functional = functional
+        self._capture = capture
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -193,16 +219,17 @@ class _Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         if is_dynamo_compiling():  # a function of the model's that compiles itself, whole perhaps
             return func(*args, **kwargs)
+        # Lookups by identity first: this runs for every function and attribute of a tensor.
         use = USES.get(func)
         if use is not None:
-            return self._functional.call(use, func, args, kwargs)
+            return self._capture.call(use, func, args, kwargs)
         if func in LOST:
             kwargs = {**kwargs, **lost_arguments(func)}
         if func in COMPOSITE:
-            return with_linear(func, self._functional.linear)(*args, **kwargs)
+            return with_linear(func, self._capture.linear)(*args, **kwargs)
         result = func(*args, **kwargs)
         if func in COPIES:
-            session = self._functional.session()
+            session = self._capture.session()
             if session is not None and isinstance(args[0], Tensor) and isinstance(result, Tensor):
                 session.note_copy(args[0], result)
         return result

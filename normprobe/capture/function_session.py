@@ -1,4 +1,4 @@
-"""One forward as the mode hears it: whose weight a function was given, and where the mode is in place."""
+"""The mode in one forward: whose weight a function was given, and where the mode is in place."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from normprobe.capture.hooks.torch_internals import base_of
 from normprobe.capture.hooks.weight_functions import WeightUse
-from normprobe.layers.candidates import is_lazy
 from normprobe.layers.layer import Layer
+from normprobe.layers.module_attributes import is_lazy
 from normprobe.layers.parameter_layers import projection_part
 
 
-class Owner(NamedTuple):
+class WeightOwner(NamedTuple):
     """The layer whose weight a tensor is, as long as it lives: the weight itself, or a cast of it."""
 
     layer: Layer
     weight: weakref.ref[Tensor]
 
 
-class Used(NamedTuple):
+class UsedLayer(NamedTuple):
     """A layer that a function computes, and the owner of its weight: another one if it takes a part of it."""
 
     layer: Layer
@@ -31,104 +32,108 @@ class Used(NamedTuple):
 
 @dataclass(eq=False)
 class ListeningSchedule:
-    """What was heard in forwards of one kind.
+    """Where to listen in forwards of one kind; it lives as long as the probe, guarded by its lock.
 
     Attributes:
         forwards: how many there were.
-        told: whether one of them was listened to from beginning to end.
-        places: the modules (by id) inside which something was heard.
-        layers: the layers that were heard, by their key.
+        complete: whether one of them was listened to from beginning to end.
+        containers: the modules (by id) inside which a function used a layer's weight.
+        layers: these layers, by their key.
     """
 
     forwards: int = 0
-    told: bool = False
-    places: set[int] = field(default_factory=set)
+    complete: bool = False
+    containers: set[int] = field(default_factory=set)
     layers: dict[tuple[int, str], Layer] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
 class FunctionSession:
-    """The mode during one forward.
+    """The mode during one forward, in one thread.
 
     Attributes:
-        habit: what is known of forwards of its kind.
+        schedule: that of forwards of its kind.
         everywhere: whether it listens to the whole forward.
-        layers: those that it may hear, by the id of their module.
-        owners: the layers, by the id of their weight or of a cast of it.
-        twins: of an owner, by its key, the other layers that hold the very same weight, by theirs.
+        layers: those that functions may use, by the id of their module.
+        owners: the layers, by the id of their weight or of a cast of it; an entry counts only while its weak
+            reference is that very tensor, for ids are used again.
+        sharing: of an owner, by its key, the other layers that hold the very same weight, by theirs.
         on: whether the mode is in place.
-        inside: the modules entered, and whether the mode was in place around each.
+        entered: the modules whose calls are under way, and whether the mode was in place around each.
     """
 
     schedule: ListeningSchedule
     everywhere: bool
     layers: dict[int, list[Layer]]
-    owners: dict[int, Owner] = field(default_factory=dict)
-    twins: dict[tuple[int, str], dict[tuple[int, str], Layer]] = field(default_factory=dict)
+    owners: dict[int, WeightOwner] = field(default_factory=dict)
+    sharing: dict[tuple[int, str], dict[tuple[int, str], Layer]] = field(default_factory=dict)
     on: bool = False
-    inside: list[tuple[nn.Module, bool]] = field(default_factory=list)
+    entered: list[tuple[nn.Module, bool]] = field(default_factory=list)
 
     @staticmethod
     def of(schedule: ListeningSchedule, layers: Iterable[Layer], *, everywhere: bool) -> FunctionSession:
-        """A session that may hear these layers."""
+        """A session that finds the uses of these layers."""
         by_module: dict[int, list[Layer]] = {}
         for layer in layers:
             if not layer.refused:
                 by_module.setdefault(id(layer.module), []).append(layer)
         session = FunctionSession(schedule, everywhere, by_module)
-        session.know(layer for held in by_module.values() for layer in held)
+        session.add_owners(layer for held in by_module.values() for layer in held)
         return session
 
-    def know(self, layers: Iterable[Layer]) -> None:
-        """Know layers by what their modules hold now: their weight, or a norm's bias or running mean."""
+    def add_owners(self, layers: Iterable[Layer]) -> None:
+        """Record what the modules of layers hold now: their weight, or a norm's bias or running mean."""
         for layer in layers:
             names = ["weight"] if layer.view.kind == "linear" else ["weight", "bias", "running_mean"]
             for name in [layer.parameter] if layer.parameter else names:
                 tensor = _held(layer.module, name)
                 owner = None if tensor is None else self._owner_of(tensor)
                 if tensor is not None and owner is None:
-                    self.owners[id(tensor)] = Owner(layer, weakref.ref(tensor))
-                elif owner is not None and owner.layer.key != layer.key:
-                    self.twins.setdefault(owner.layer.key, {})[layer.key] = layer
+                    self.owners[id(tensor)] = WeightOwner(layer, weakref.ref(tensor))
+                elif owner is not None and owner.layer.key != layer.key:  # tied weights
+                    self.sharing.setdefault(owner.layer.key, {})[layer.key] = layer
 
-    def know_again(self, module: nn.Module) -> None:
+    def refresh_owners(self, module: nn.Module) -> None:
         """Look again at a module and its children: sharded and offloaded weights appear only for a call."""
         for child in (module, *module.children()):
-            self.know(self.layers.get(id(child), ()))
+            self.add_owners(self.layers.get(id(child), ()))
 
-    def learn(self, layer: Layer) -> int:
-        """Remember where a layer was heard, to listen there; how many forwards may have gone by without."""
+    def note_use(self, layer: Layer) -> int:
+        """Remember where a layer was used, to listen there; how many forwards may have gone by without."""
         schedule = self.schedule
-        late = schedule.forwards - 1 if schedule.told and layer.key not in schedule.layers else 0
+        missed = schedule.forwards - 1 if schedule.complete and layer.key not in schedule.layers else 0
+        # The innermost module that holds layers: listening there is enough, and the cheapest.
         schedule.layers[layer.key] = layer
-        schedule.places.add(id(self.inside[-1][0]))
-        return late
+        schedule.containers.add(id(self.entered[-1][0]))
+        return missed
 
     def note_copy(self, weight: Tensor, copy: Tensor) -> None:
         """A tensor was cast: if it is a weight, the copy stands for it as long as it lives."""
         owner = self._owner_of(weight)
         if owner is not None and copy is not weight:
-            self.owners[id(copy)] = Owner(owner.layer, weakref.ref(copy))
+            self.owners[id(copy)] = WeightOwner(owner.layer, weakref.ref(copy))
 
-    def used_by(self, use: WeightUse, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Used | None:
+    def layer_of(self, use: WeightUse, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UsedLayer | None:
         """The layer whose own computation a call is, if it is one's."""
         for argument in use.weights:
             tensor = argument.of(args, kwargs)
             owner = None if tensor is None else self._owner_of(tensor)
             if tensor is not None and owner is not None:
-                layer = _used(owner, tensor, use)
-                return None if layer is None else Used(layer, owner.layer)
+                layer = _computed(owner, tensor, use)
+                return None if layer is None else UsedLayer(layer, owner.layer)
         return None
 
-    def _owner_of(self, tensor: Tensor) -> Owner | None:
+    def _owner_of(self, tensor: Tensor) -> WeightOwner | None:
         """The layer that a weight, a cast of one, or a view of either belongs to."""
-        found = self.owners.get(id(tensor))
-        if found is not None and found.weight() is tensor:
-            return found
-        return None if tensor._base is None else self._owner_of(tensor._base)
+        # A weak reference, not the tensor: a cast of a weight must not outlive its use.
+        owner = self.owners.get(id(tensor))
+        if owner is not None and owner.weight() is tensor:
+            return owner
+        base = base_of(tensor)
+        return None if base is None else self._owner_of(base)
 
 
-def has_bias(layer: Layer) -> bool:
+def holds_bias(layer: Layer) -> bool:
     """Whether a layer that is a module, or attention's projection, has a bias of its own."""
     own = "in_proj_bias" if layer.parameter.startswith("in_proj") else "" if layer.parameter else "bias"
     return _held(layer.module, own) is not None
@@ -136,6 +141,7 @@ def has_bias(layer: Layer) -> bool:
 
 def _held(module: nn.Module, name: str) -> Tensor | None:
     """A tensor of a module, be it a parameter, a buffer or, as wrappers keep it, a plain attribute."""
+    # From the dictionaries: `getattr` would compute parametrized weights, and calls a module's `__getattr__`.
     for holder in (module._parameters, module._buffers, vars(module)):
         tensor = holder.get(name)
         if isinstance(tensor, Tensor) and not is_lazy(tensor):
@@ -143,17 +149,18 @@ def _held(module: nn.Module, name: str) -> Tensor | None:
     return None
 
 
-def _used(owner: Owner, tensor: Tensor, use: WeightUse) -> Layer | None:
+def _computed(owner: WeightOwner, tensor: Tensor, use: WeightUse) -> Layer | None:
     """The layer that computes what this use of the tensor does: with all of its weight, or a named part."""
     layer, weight = owner.layer, owner.weight()
     if weight is None:
         return None
-    if layer.view.kind != "linear":
+    if layer.view.kind != "linear":  # a norm uses all of its weight
         return layer if tensor.shape == weight.shape else None
-    sideways = layer.type == "Conv1D"  # of transformers, which stores (in, out)
-    if use.transposed is not sideways:
-        turned = tensor.shape == weight.shape[::-1] and tensor.stride() == weight.stride()[::-1]
-        return layer if turned else None
-    if tensor.shape == weight.shape and (tensor._base is None or tensor.stride() == weight.stride()):
+    stored_transposed = layer.type == "Conv1D"  # of transformers, which stores (in, out)
+    if use.transposed is not stored_transposed:
+        transposed = tensor.shape == weight.shape[::-1] and tensor.stride() == weight.stride()[::-1]
+        return layer if transposed else None
+    if tensor.shape == weight.shape and (base_of(tensor) is None or tensor.stride() == weight.stride()):
         return layer
+    # Rows of a fused projection: those of the queries, the keys or the values.
     return projection_part(layer, weight, tensor)

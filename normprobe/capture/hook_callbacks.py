@@ -1,4 +1,4 @@
-"""What each hook of a probe does when it fires."""
+"""What each hook of a probe does when it fires: the way of a tensor that the extension does not take."""
 
 from __future__ import annotations
 
@@ -17,30 +17,38 @@ from normprobe.capture.forward import Forward, Forwards, Sequence
 from normprobe.capture.function_mode import FunctionCapture
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks
-from normprobe.capture.hooks.torch_internals import in_backward, why_skipped
+from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why_skipped
 from normprobe.capture.layer_state import LayerState
 from normprobe.capture.measure import Measurer
 from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption
 from normprobe.capture.run_info import RunInfo
 from normprobe.capture.sample_numbers import named_labels
+from normprobe.capture.site_registry import TensorOf
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.reservoir import EmptyReservoirs
 from normprobe.vocabulary import INPUT, OUTPUT
 
+LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
+"""(module, args, kwargs, output) of a call that has ended."""
+
 
 class HookCallbacks:
     """Follows the forwards of a model and measures what its layers read and write.
+
+    A hook's way in is `_before` or `_after`; that of `FunctionCapture`, for layers whose modules are not
+    called, is `before` or `after`. Whatever changes the state of a layer holds `lock`.
 
     Attributes:
         samples: how many samples are kept per layer and site; None for all.
         values: of how many of those the raw row is kept.
         seed: changes which samples are kept.
-        watches: the running state of each layer, by its key.
+        states: the running state of each layer, by its key.
         forwards: the forwards so far.
-        tally: the data so far.
+        run_info: the data so far.
         entered: ids of the modules that hold a layer and were called.
-        lock: guards all of it, for models called from several threads.
+        lock: guards the states, the run's data and the plans, for models called from several threads. It is
+            reentrant: the extension's hooks hold it when they call `_snapshot_alone`.
     """
 
     def __init__(
@@ -58,21 +66,19 @@ class HookCallbacks:
         self.states: dict[tuple[int, str], LayerState] = {}
         self.forwards, self.run_info = Forwards(every), RunInfo()
         self.entered: set[int] = set()
-        self.lock = current_forward.lock()
+        self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
         self.function_capture, self._uncompiled = FunctionCapture(self), Uncompiled()
-        self._fast_hooks = FastHooks(self.forwards, self.lock, self._snapshot)
+        self._fast_hooks = FastHooks(self.forwards, self.lock, self._snapshot_alone)
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._depth = 0
         self._measurer, self._reservoirs = Measurer(seed, samples), EmptyReservoirs(samples)
 
-    def state(self, found: LayerSet) -> list[LayerState]:
-        """The running states of these layers; layers met before go on counting."""
-        self._parameter_candidates, self.function_capture.left_out = (
-            found.parameter_candidates,
-            found.left_out,
-        )
+    def add_layers(self, found: LayerSet) -> list[LayerState]:
+        """The running states of these layers; those of an earlier entry go on counting."""
+        self._parameter_candidates = found.parameter_candidates
+        self.function_capture.left_out = found.left_out
         return [self.state_of(layer) for layer in found.layers]
 
     def state_of(self, layer: Layer) -> LayerState:
@@ -90,19 +96,20 @@ class HookCallbacks:
     def attach(self, model: nn.Module, found: LayerSet, hooks: Hooks) -> None:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
-        states = self.state(found)
-        as_written = self._uncompiled.enter(model)
+        states = self.add_layers(found)
+        uncompiled = self._uncompiled.enter(model)
         for state in states:
-            if id(state.layer.module) in as_written:
+            if id(state.layer.module) in uncompiled:
                 state.reasons[UNCOMPILED] = 1
-        ways, outer = (self._enter_container, self._leave_container), {model, *model.children()}
+        # Containers come first: of a module that is a layer, too, the layer's hooks lie within the
+        # container's.
+        both, outer = (self._enter_container, self._leave_container), {model, *model.children()}
         for module in found.containers:
-            hooks.around(module, *self._fast_hooks.container(module, model, *ways), inner=module not in outer)
+            hooks.around(module, *self._fast_hooks.container(module, model, *both), inner=module not in outer)
         for state in states:
             state.buffers.enter()
             if not state.refused and not state.layer.parameter:
-                before, after = partial(self._before, state), partial(self._after, state)
-                hooks.around(state.layer.module, *self._fast_hooks.layer(state, before, after))
+                hooks.around(state.layer.module, *self._hooks_of(state))
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._claim_time_first)
@@ -111,8 +118,14 @@ class HookCallbacks:
         for module in decoders(model):
             hooks.before(module, self._enter_decoder)
 
+    def _hooks_of(self, state: LayerState) -> tuple[Callable[..., None], Callable[..., None]]:
+        """What to call ahead of a layer and behind it."""
+        before, after = partial(self._before, state), partial(self._after, state)
+        # The extension's hooks know of the input and the output alone.
+        return (before, after) if state.further_sites else self._fast_hooks.layer(state, before, after)
+
     def leave(self) -> None:
-        """Forget forwards that were cut short, and add up what moved."""
+        """Forget forwards that were cut short, and add up how buffers moved."""
         self.function_capture.close()
         self._uncompiled.leave()
         self.forwards.clear()
@@ -120,7 +133,7 @@ class HookCallbacks:
             state.buffers.leave()
 
     def _enter_container(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if in_backward():
+        if in_backward():  # checkpointing calls the forward again: the same data a second time
             return
         self.entered.add(id(module))
         forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
@@ -146,25 +159,28 @@ class HookCallbacks:
                     state.reasons[SLOWED] = 1
 
     def _claim_time_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Read the forward's first tensor as (time, batch, ...) if a module that reads so is given it."""
         forward = self.forwards.current
         lead = None if forward is None else forward.batch.lead
         if forward is None or lead is None or all(value is not lead for value in (*args, *kwargs.values())):
             return
-        with self.lock, torch.no_grad():
+        with self.lock, torch.no_grad(), ModesAside():
             before = replace(forward)
-            if self.forwards.swap(forward) and forward.state.measured:
+            if self.forwards.read_time_first(forward) and forward.state.measured:
                 self.run_info.withdraw(before)
                 self.run_info.add(forward)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+        """The forward that begins with this call of a module."""
         self._hooks.put_back()  # if a KeyboardInterrupt left them aside
         if why := why_skipped((*args, *kwargs.values())):
             return self.forwards.begin_skipped(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
         if forward.state.measured:
+            # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
             forward.labels = named_labels(self._labels, forward, args, kwargs)
-            with self.lock, torch.no_grad():
+            with self.lock, torch.no_grad(), ModesAside():
                 self._measurer.begin(forward)
                 self.run_info.add(forward)
             forward.state.session = self.function_capture.open(module, forward, kwargs)
@@ -177,6 +193,7 @@ class HookCallbacks:
         reads = state.sequence_rule.reads(
             two_sided=forward.masks.two_sided, decoder_fired=forward.decoder_fired
         )
+        # Not by layer: layers that work on one sequence share it, and with it placements and selections.
         pattern = self._masks.pattern_of(state.layer.name)
         sequence = forward.sequences.get((reads, pattern))
         if sequence is None:
@@ -196,9 +213,9 @@ class HookCallbacks:
 
     def before(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
         """Measure what a layer reads, before its call, in a forward that is measured."""
-        with self.lock:
+        with self.lock, ModesAside():
             forward.state.enter(state.index)
-            if state.depth is None:
+            if state.depth is None:  # the first time in any forward: the order of execution
                 state.depth, self._depth = self._depth, self._depth + 1
             if forward.masks.two_sided and state.sequence_rule.side == "decoder":
                 forward.decoder_fired = True
@@ -207,24 +224,27 @@ class HookCallbacks:
             elif state.settled:
                 self._observe(state, INPUT, tensor, forward)
             else:
-                # The output decides how the input reads, and the layer may overwrite its input.
+                # The output decides how the input reads, and the layer may overwrite its input: keep a clone.
                 forward.stash[state.index] = tensor.detach().clone()
 
     def _after(self, state: LayerState, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         forward = self.forwards.current
         if not in_backward() and forward is not None:
-            self.after(state, forward, first_tensor([output]), (*args, *kwargs.values()))
+            tensor = first_tensor([output])
+            self.after(state, forward, tensor, (*args, *kwargs.values()))
+            if state.further_sites and tensor is not None and forward.state.measured:
+                self._observe_further(state, forward, (module, args, kwargs, output))
             self.forwards.end(module)
 
     def after(
         self, state: LayerState, forward: Forward, output: Tensor | None, given: tuple[Any, ...]
     ) -> None:
-        """Behind a call of a layer with these arguments; no output if it raised, or gave no tensor."""
+        """Measure what a layer gave for these arguments; no output if it raised, or gave no tensor."""
         forward.state.leave(state.index)
-        if output is None:
+        if output is None:  # a clone that waits must not meet the output of the next call
             forward.stash.pop(state.index, None)
         else:
-            with self.lock:
+            with self.lock, ModesAside():
                 state.firings += 1
                 if forward.state.measured and not state.refused:
                     self._finish(state, forward, output, given)
@@ -242,9 +262,34 @@ class HookCallbacks:
             self._observe(state, OUTPUT, output, forward)
             state.note_mode(module.training)
             self._snapshot(state, module)
-            state.decide()
+            # Last: only what was measured whole may go through the extension's hooks from now on.
+            state.update_decided()
+
+    def _observe_further(self, state: LayerState, forward: Forward, call: LayerCall) -> None:
+        """Measure the registered sites of a layer after a call of its module."""
+        for name, tensor_of in state.further_sites.items() if not state.refused else ():
+            measure = partial(self._observe_registered, state, name, tensor_of, forward, call)
+            self._guard(state, f"a call at its {name}", measure)
+
+    def _observe_registered(
+        self, state: LayerState, name: str, tensor_of: TensorOf, forward: Forward, call: LayerCall
+    ) -> None:
+        # A user's function: without the lock, which it might wait for, and with the user's own modes.
+        with self.function_capture.aside():
+            tensor = tensor_of(*call)
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"its function gave {type(tensor).__name__}, no tensor")
+        if tensor is not None:
+            with self.lock, ModesAside():
+                self._measurer.observe(state, name, tensor, forward, self._sequence(state, forward))
+
+    def _snapshot_alone(self, state: LayerState, module: nn.Module) -> None:
+        """`_snapshot` for the extension's hooks, around which no modes are aside."""
+        with ModesAside():
+            self._snapshot(state, module)
 
     def _snapshot(self, state: LayerState, module: nn.Module) -> None:
+        """Copy the vectors that a layer applies, if they changed since they were copied last."""
         if not state.unchanged(module):
             self._guard(state, "its scale", partial(state.snapshot_vectors, module))
 
@@ -254,10 +299,11 @@ class HookCallbacks:
         self._guard(state, f"a call at its {site}", measure)
 
     def _guard(self, state: LayerState, what: str, call: Callable[[], None]) -> None:
-        """Look, and if that fails say so in the ledger: never let the user's forward fail on it."""
+        """Make a call that may fail; the ledger says so then, and the user's forward goes on."""
+        # Statistics are no part of the user's graph, whatever the mode around.
         with torch.no_grad():
             try:
                 call()
             except Exception as error:
-                said = str(error).splitlines()[0] if str(error) else "no message"
-                state.note(f"{what} is left out: {type(error).__name__}: {said}")
+                message = str(error).splitlines()[0] if str(error) else "no message"
+                state.note(f"{what} is left out: {type(error).__name__}: {message}")

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
+from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
-from normprobe.layers.norms.affine import vector
+from normprobe.layers.norms.affine import applied_weight, vector
 from normprobe.layers.norms.identify import identify
 from normprobe.layers.view import View
 from normprobe.samples.layout import Layout
@@ -23,7 +24,6 @@ from normprobe.samples.reservoir import Reservoir
 from normprobe.tables.records import LayerRecord
 from normprobe.vocabulary import INPUT, OUTPUT
 
-SITES = (INPUT, OUTPUT)
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
 MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
@@ -31,44 +31,41 @@ MOST_UNDECIDED = 8
 
 @dataclass(eq=False)
 class LayerState:
-    """The running state of one layer.
+    """The running state of one layer, from the first entry of a probe to its end; the probe's lock guards it.
+
+    The extension's hooks read `index`, `scaled` and the counters of `sites`, add to `masked_by` and call
+    `note_mode`, by these names.
 
     Attributes:
         index: its place among the probed layers.
         layer: what was found on entry.
         view: how its tensors read, corrected by the first call.
-        settled: whether a call has told how the layer computes.
-        doubts: how many calls were asked.
+        sites: what was measured at each of its sites, by name in the order of the vocabulary.
+        further_sites: of those beside input and output, what gives their tensors.
+        settled: whether how the layer computes is known: from its class, or from a call.
+        undecided_calls: how many calls did not tell.
         offset: what the layer adds to its stored weight before scaling; None where unknown.
-        sites: what was measured before and after.
-        layouts: per site how the leading sizes read, decided on the first call.
-        axes: per site which axis the mask runs along.
-        told: the sites where a call had only one such axis.
-        loose: per site how many leading entries were numbered within the layer.
-        modes: train and eval, as met.
-        grads: the gradient modes met.
+        modes: train and eval, as the layer ran.
+        grads: the gradient modes it ran in.
         masked_by: the masks applied.
         reasons: what was left out and why, with how often.
         refused: why the layer is not measured, or "".
         depth: order of first execution.
         vectors: weight, bias and running statistics at the last measured call.
-        running: how its running statistics move.
-        reader: which sequence of a forward it works on.
+        buffers: how its running statistics move.
+        sequence_rule: which sequence of a forward it works on.
         scaled: whether it may have vectors of its own to record.
-        heard: how many of these no hook saw, but the use of its weight showed.
+        functional_calls: how many of its calls no hook saw, but the use of its weight showed.
     """
 
     index: int
     layer: Layer
     view: View
     sites: dict[str, SiteState]
+    further_sites: dict[str, TensorOf] = field(default_factory=dict)
     settled: bool = False
     undecided_calls: int = 0
     offset: float | None = 0.0
-    layouts: dict[str, Layout] = field(default_factory=dict)
-    axes: dict[str, int] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
-    unaligned: dict[str, int] = field(default_factory=dict)
     modes: dict[str, None] = field(default_factory=dict)
     grads: dict[str, None] = field(default_factory=dict)
     masked_by: dict[str, None] = field(default_factory=dict)
@@ -85,19 +82,22 @@ class LayerState:
         self.buffers = BufferTracker(self.layer.module)
         self.scaled = self.layer.view.kind != "linear"
         self.sequence_rule = SequenceRule.named(self.layer.name)
-        self._met: set[tuple[bool, bool, bool]] = set()
-        self._state: list[Any] | None = None
+        self._noted_modes: set[tuple[bool, bool, bool]] = set()
+        self._stamps: list[Any] | None = None
 
     @staticmethod
     def of(index: int, layer: Layer, samples: Reservoir, rows: Reservoir) -> LayerState:
-        """A fresh state, with the rosters that all fresh ones share."""
-        sites = {site: SiteState.of(samples, rows) for site in SITES}
-        return LayerState(index, layer, layer.view, sites, settled=layer.view.certain, refused=layer.refused)
+        """A fresh state, with the empty reservoirs that all fresh ones share."""
+        # A layer that is a parameter has no call of its own, so nothing but what functions take and give.
+        further = {} if layer.parameter else registered_sites(layer.module)
+        sites = {name: SiteState.of(samples, rows) for name in (INPUT, OUTPUT, *further)}
+        settled, refused = layer.view.certain, layer.refused
+        return LayerState(index, layer, layer.view, sites, further, settled=settled, refused=refused)
 
     @property
     def aligned(self) -> bool:
         """Whether every measured call could be numbered as the forward's."""
-        return Layout.UNALIGNED not in self.layouts.values() and not self.unaligned
+        return all(site.layout is not Layout.UNALIGNED and not site.unaligned for site in self.sites.values())
 
     @property
     def firings(self) -> int:
@@ -108,8 +108,12 @@ class LayerState:
     def firings(self, count: int) -> None:
         self.sites[OUTPUT].counters.firings = count
 
-    def decide(self) -> None:
-        """Say whether nothing is left to decide at its calls."""
+    def update_decided(self) -> None:
+        """Tell the counters whether everything about a call is decided, so that the extension may handle it.
+
+        That a key projection of cross-attention reads another sequence depends on the forward, and a scale
+        that a user's function gives on anything: their calls are looked at each time.
+        """
         decided = (
             self.settled and not self.refused and not self.sequence_rule.cross and self.view.weight is None
         )
@@ -121,12 +125,12 @@ class LayerState:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def note_mode(self, training: bool) -> None:
-        """Note the modes the layer runs in."""
-        totals = (training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        if totals not in self._met:
-            self._met.add(totals)
+        """Note the modes that the layer runs in."""
+        mode = (training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        if mode not in self._noted_modes:
+            self._noted_modes.add(mode)
             self.modes["train" if training else "eval"] = None
-            self.grads["grad" if totals[1] else "inference" if totals[2] else "no_grad"] = None
+            self.grads["grad" if mode[1] else "inference" if mode[2] else "no_grad"] = None
 
     def settle(self, module: nn.Module, before: Tensor, after: Tensor, arguments: Sequence[Any] = ()) -> None:
         """Correct the view by what a call shows: the first, or the first that can tell."""
@@ -134,10 +138,12 @@ class LayerState:
             self.refused = (
                 f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
             )
+            # Empty sites, with reservoirs that keep nothing, in place of what calls before this one measured.
             firings = self.firings
-            self.sites = {name: SiteState.of(Reservoir(0), Reservoir(0)) for name in SITES}
+            self.sites = {name: SiteState.of(Reservoir(0), Reservoir(0)) for name in self.sites}
             self.firings, self.settled = firings, True
         elif before.numel():
+            # Once something is recorded the axis stays: sums over other features cannot be added.
             recorded = any(site.counters.calls for site in self.sites.values())
             self.undecided_calls += 1
             self.settled = self.undecided_calls == MOST_UNDECIDED
@@ -149,18 +155,13 @@ class LayerState:
 
     def snapshot_vectors(self, module: nn.Module) -> None:
         """Copy the scale, shift and running statistics that the call just measured applied."""
+        # Copies: the optimizer writes to the tensors themselves.
         width = self.sites[OUTPUT].width
         if self.view.kind == "linear" or width is None:
             return
-        given = self.view.weight(module) if self.view.weight is not None else None
-        weight = (
-            vector(module, "weight", width) if given is None else given.detach().to(torch.float64).reshape(-1)
-        )
-        bare = self.offset is not None and getattr(module, "weight", None) is None
+        weight = applied_weight(module, self.view, self.offset, width)
         if weight is not None:
-            self.vectors["weight"] = weight.cpu().numpy().copy() + (self.offset or 0.0)
-        elif bare:
-            self.vectors["weight"] = np.ones(width)
+            self.vectors["weight"] = weight.numpy().copy()
         bias = vector(module, "bias", width)
         self.vectors["bias"] = np.zeros(width) if bias is None else bias.cpu().numpy().copy()
         for name in ("running_mean", "running_var"):
@@ -169,16 +170,19 @@ class LayerState:
                 self.vectors[name] = statistics.cpu().numpy().copy()
 
     def unchanged(self, module: nn.Module) -> bool:
-        """Whether no tensor of the module's own was replaced or written to since the last snapshot."""
-        held = [*module._parameters.values(), *module._buffers.values()]
-        state: list[Any] = [self.offset]
+        """Whether no tensor of the module's own was replaced or written to since the last snapshot.
+
+        Id, address and version together: a write in place raises the version, `.data = ` moves the address,
+        and a new tensor at an old one's id has another address or version.
+        """
+        stamps: list[Any] = [self.offset]
         try:
-            for tensor in held:
-                state.append(None if tensor is None else (id(tensor), tensor.data_ptr(), tensor._version))
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                stamps.append(None if tensor is None else (id(tensor), tensor.data_ptr(), tensor._version))
         except RuntimeError:  # one made in inference mode has no version, a fake one no data
             return False
-        unchanged = state == self._state and self.view.weight is None
-        self._state = state
+        unchanged = stamps == self._stamps and self.view.weight is None
+        self._stamps = stamps
         return unchanged
 
     def record(self, never: tuple[str, str], skipped: Mapping[str, int] | None = None) -> LayerRecord:
@@ -191,12 +195,14 @@ class LayerState:
         layer = self.layer
         calls = max(site.counters.calls for site in self.sites.values())
         # A layer none of whose calls could be measured fired all the same; its notes say why.
-        totals = calls > 0 or self.depth is not None
-        status, reason = ("refused", self.refused) if self.refused else ("fired", "") if totals else never
+        called = calls > 0 or self.depth is not None
+        status, reason = ("refused", self.refused) if self.refused else ("fired", "") if called else never
+        fired = status == "fired"
         reasons = {**self.reasons, **(skipped or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
-        if totals and not self.refused and not self.aligned:
+        if fired and not self.aligned:
             notes.append(UNALIGNED)
+        # Other kinds with running statistics (instance norm) have no finding that asks.
         changes = self.buffers.changes() if self.view.kind == "batch_norm" else BufferChanges(None, None)
         ledger = {
             "layer": layer.name,
@@ -210,28 +216,26 @@ class LayerState:
             "grad": "; ".join(self.grads),
             "calls": calls,
             "status": status,
-            "via": self._via() if status == "fired" else "",
+            "via": self._via() if fired else "",
             "masked_by": "; ".join(self.masked_by),
             "sample_unit": self.view.sample,
-            "aligned": self.aligned if status == "fired" else None,
+            "aligned": self.aligned if fired else None,
             "reason": "; ".join([reason, *notes] if reason else notes),
             "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
             "moved": changes.moved,
             "updates": changes.updates,
             "firings": self.firings,
         }
-        fired = status == "fired"
         sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
         return LayerRecord(
             ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
         )
 
     def _via(self) -> str:
-        seen = {
-            "functional": self.functional_calls > 0,
-            "hook": self.firings > self.functional_calls or not self.functional_calls,
-        }
-        return "; ".join(name for name, true in seen.items() if true)
+        """What saw its calls: hooks, the functions that use its weight, or both."""
+        functional = self.functional_calls > 0
+        hook = self.firings > self.functional_calls or not functional
+        return "; ".join(name for name, true in (("functional", functional), ("hook", hook)) if true)
 
     def _n_features(self) -> int | None:
         width = self.sites[INPUT].width

@@ -1,7 +1,8 @@
-"""One tensor at one site of one layer, the long way: placed, measured and added to what is kept.
+"""One tensor at one site of one layer: its samples numbered, chosen, measured and added to what is kept.
 
-Everything that can be decided once is: how a site's tensors read on its first call, which samples count on
-the first tensor of a forward that is shaped alike. What was decided is left where `ears` finds it.
+Everything that can be decided once is: how a site's tensors read on its first call, which samples count and
+are kept on the first tensor of its sizes in a forward. From what was decided `PlanCache` makes plans, by
+which the extension's hooks (`fast_hooks`) measure the next such tensor without coming here.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from normprobe.kernels import dispatch
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.types import Accumulator, AxisRoles, Extremes
 from normprobe.layers.to_rows import Extent, arrange, extent_of
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT, OUTPUT, site_of
 
-MOST_REMEMBERED = 8
-"""Of how many tensors a forward knows what they hold, for other layers that read them."""
+MOST_RECENT = 8
+"""Of how many tensors a forward holds the moments, for other layers that read them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +36,8 @@ class Observation:
     """A tensor at a site of a layer.
 
     Attributes:
-        watch: the layer.
-        name: the site.
+        state: the layer's running state.
+        name: the site's name.
         tensor: the tensor.
         forward: the forward.
         sequence: what the layer works on in it.
@@ -52,12 +53,12 @@ class Observation:
 
     @property
     def site(self) -> SiteState:
-        """The site."""
+        """The site's running state."""
         return self.state.sites[self.name]
 
 
 class Measurer:
-    """Measures the tensors of one probe.
+    """Measures the tensors of one probe; who calls it holds the probe's lock.
 
     Attributes:
         seed: changes which samples are kept.
@@ -71,9 +72,11 @@ class Measurer:
         self._plans = PlanCache(seed)
 
     def begin(self, forward: Forward) -> None:
-        """Get a forward ready to be measured."""
+        """Give a forward what measuring in it needs: room for recent moments, and plans where they hold."""
         if self._compiled is not None:
             state = forward.state
+            # Each forward has a memory of its own: tensors of the one before may be gone, and their ids
+            # taken.
             state.recent, state.threads = self._compiled.RecentMoments(), self._compiled.threads()
             self._plans.prepare(forward)
 
@@ -81,8 +84,10 @@ class Measurer:
         self, state: LayerState, name: str, tensor: Tensor, forward: Forward, sequence: Sequence
     ) -> None:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
-        turn = forward.state.take_turn(state.index, name == OUTPUT)
-        observation = Observation(state, name, tensor, forward, sequence, turn)
+        repeat = forward.state.next_repeat(state.index, site_of(name).number)
+        observation = Observation(state, name, tensor, forward, sequence, repeat)
+        # The repeat is drawn first: a call that is left out is still one of the layer's calls in this
+        # forward.
         why = unmeasurable(tensor)
         if why:
             state.note(why)
@@ -92,21 +97,25 @@ class Measurer:
             self._observe_dense(observation)
 
     def _observe_dense(self, observation: Observation) -> None:
-        """Measure a tensor that has one shape."""
+        """Measure a tensor that has one shape.
+
+        The order matters: nothing is counted before the tensor's width is found to fit, and rows are chosen
+        before the site's reservoirs are replaced in `_count`, for both choices are among the samples so far.
+        """
         site, tensor = observation.site, observation.tensor
         extent = extent_of(observation.state.view, tensor.shape)
         selection = self._select(observation, extent)
         if not _fits(observation, extent.features):
             return
         raw = select_rows(selection, observation.forward, site.counters.rows, self.seed)
+        # A batch norm's statistics are over the padding, too: what it saw is summed beside what is real.
         padded = observation.state.view.kind == "batch_norm" and selection.choice.real is not None
         if padded or site.seen is not None:
             _add_padded(observation, _values(observation), selection, raw, padded=padded)
-        elif not self._add_as_it_lies(observation, selection, raw):
+        elif not self._add_strided(observation, selection, raw):
             _add_arranged(observation, _values(observation), selection, raw)
-        elif observation.forward.single_sequence and observation.repeat == 0 and selection.placement.aligned:
-            agree = self._plans.make
-            agree(
+        elif _is_repeatable(observation, selection):
+            self._plans.make(
                 observation.state,
                 observation.name,
                 tensor,
@@ -117,7 +126,7 @@ class Measurer:
         _count(observation, selection, raw)
 
     def _select(self, observation: Observation, extent: Extent) -> Selection:
-        """Place the samples of a tensor of this extent, and choose among them."""
+        """Number the samples of a tensor of this extent, and choose among them."""
         forward, reservoir = observation.forward, observation.site.counters.samples
         placement = place(
             observation.state,
@@ -135,6 +144,7 @@ class Measurer:
     def _observe_nested(self, observation: Observation) -> None:
         """Measure a NestedTensor: its components are the examples, their rows the positions."""
         site, forward = observation.site, observation.forward
+        # Its sizes are ragged, so no plan and no layout: every call is arranged and numbered anew.
         components = [
             arrange(observation.state.view, part).values for part in observation.tensor.detach().unbind()
         ]
@@ -147,25 +157,34 @@ class Measurer:
             _add_arranged(observation, values, selection, raw)
             _count(observation, selection, raw)
 
-    def _add_as_it_lies(self, observation: Observation, selection: Selection, raw: RawSelection) -> bool:
-        """Let the compiled kernel read the tensor by its own shape and strides, if it can."""
+    def _add_strided(self, observation: Observation, selection: Selection, raw: RawSelection) -> bool:
+        """Let the compiled kernel read the tensor by its own shape and strides; False if it cannot."""
         site, forward = observation.site, observation.forward
         if site.counters.state is None:
             return False
         assert self._compiled is not None
-        compiled_choice, state = self._compiled.compiled_choice, forward.state
-        plan, raw_choice = (
-            compiled_choice(selection.choice),
-            None if raw.choice is None else compiled_choice(raw.choice),
+        prepared, state = self._compiled.compiled_choice, forward.state
+        choice = prepared(selection.choice)
+        raw_choice = None if raw.choice is None else prepared(raw.choice)
+        extremes = site.counters.state.observe(
+            observation.tensor, choice, raw_choice, state.recent, state.threads, self._small
         )
-        news = site.counters.state.observe(
-            observation.tensor, plan, raw_choice, state.recent, state.threads, self._small
-        )
-        if news is False:
+        if extremes is False:
             return False
-        if news is not None:
-            record_extremes(site, Extremes(*news), selection.placement, forward)
+        if extremes is not None:  # new ones
+            record_extremes(site, Extremes(*extremes), selection.placement, forward)
         return True
+
+
+def _is_repeatable(observation: Observation, selection: Selection) -> bool:
+    """Whether a plan of what was decided holds for other sites in this forward, and for the next.
+
+    Layers with registered sites never take the extension's hooks, so nobody would read a plan made for
+    them, and making it again at each forward would discard those that are planned ahead for all others.
+    """
+    state, forward = observation.state, observation.forward
+    first = forward.single_sequence and observation.repeat == 0
+    return first and selection.placement.aligned and not state.further_sites
 
 
 def _fits(observation: Observation, width: int) -> bool:
@@ -173,10 +192,8 @@ def _fits(observation: Observation, width: int) -> bool:
     site, view = observation.site, observation.state.view
     if site.width is None:
         axis_roles = AxisRoles(view.axis, view.trailing, view.unbatched, view.sample == "example")
-        site.width, site.accumulator = (
-            width,
-            dispatch.accumulator(width, axis_roles, observation.tensor.device),
-        )
+        site.width = width
+        site.accumulator = dispatch.accumulator(width, axis_roles, observation.tensor.device)
         site.counters.state = site.accumulator.state
     if width == site.width:
         return True
@@ -188,6 +205,7 @@ def _fits(observation: Observation, width: int) -> bool:
 
 def _values(observation: Observation) -> Tensor:
     """The tensor arranged as (samples, rows, features)."""
+    # Detached, so that what is kept of it holds no graph.
     tensor = observation.tensor.detach()
     return arrange(observation.state.view, tensor.dequantize() if tensor.is_quantized else tensor).values
 
@@ -198,43 +216,47 @@ def _add_arranged(observation: Observation, values: Tensor, selection: Selection
     assert site.accumulator is not None
     if raw.choice is not None:
         site.accumulator.keep(values, raw.choice)
-    found = _measured(observation, values, selection.choice, site.accumulator)
-    record_extremes(
-        site, site.accumulator.merge(found, selection.choice), selection.placement, observation.forward
-    )
+    moments = _moments(observation, values, selection.choice, site.accumulator)
+    extremes = site.accumulator.merge(moments, selection.choice)
+    record_extremes(site, extremes, selection.placement, observation.forward)
 
 
-def _measured(observation: Observation, values: Tensor, choice: Choice, accumulator: Accumulator) -> Any:
-    """What the tensor holds, as another layer that reads it may have found; if nobody wrote to it."""
+def _moments(observation: Observation, values: Tensor, choice: Choice, accumulator: Accumulator) -> Any:
+    """The tensor's moments, once for all layers that read it, unless it was written to in between.
+
+    An entry is trusted if it is of the very tensor (by a weak reference: an id is used again once a tensor is
+    gone) at the same version, read by the same axes and choice. The entry holds the choice, so that no
+    other one can have its id.
+    """
     tensor, view = observation.tensor, observation.state.view
-    if tensor.is_inference():  # which says of no write
+    if tensor.is_inference():  # has no version
         return accumulator.measure(values, choice)
     key = (id(tensor), tensor._version, id(choice), view.axis, view.trailing, view.sample, type(accumulator))
-    known = observation.forward.found
-    if key not in known or known[key][0]() is not tensor:
-        while len(known) >= MOST_REMEMBERED:
-            del known[next(iter(known))]
-        # With the choice, lest another one of its id is taken for it.
-        known[key] = weakref.ref(tensor), choice, accumulator.measure(values, choice)
-    return known[key][2]
+    recent = observation.forward.recent
+    if key not in recent or recent[key][0]() is not tensor:
+        while len(recent) >= MOST_RECENT:
+            del recent[next(iter(recent))]
+        recent[key] = weakref.ref(tensor), choice, accumulator.measure(values, choice)
+    return recent[key][2]
 
 
 def _add_padded(
     observation: Observation, values: Tensor, selection: Selection, raw: RawSelection, *, padded: bool
 ) -> None:
     """Add a tensor of a channel norm that reads padding: from the first such call on all rows, too."""
-    site, before = observation.site, None
+    site, unpadded = observation.site, None
     if site.seen is None and padded and site.counters.calls:
-        before = site.totals().features
+        unpadded = site.totals().features
     _add_arranged(observation, values, selection, raw)
     if site.seen is None:
-        site.unpadded, site.seen = before, dispatch.accumulator(values.shape[2], AxisRoles(), values.device)
+        site.unpadded, site.seen = unpadded, dispatch.accumulator(values.shape[2], AxisRoles(), values.device)
+        # The extension reads a tensor once, for one set of sums: from now on it must not.
         site.counters.state = None
     site.seen.add(values, Choice(selection.choice.samples, selection.choice.rows))
 
 
 def _count(observation: Observation, selection: Selection, raw: RawSelection) -> None:
-    """Count a measured call; say which mask was applied, why one was not, and that nothing was left."""
+    """Count a measured call; note which mask was applied, why one was not, and that no sample was left."""
     site, state = observation.site, observation.state
     counters = site.counters
     counters.samples, counters.rows = selection.reservoir, raw.reservoir
@@ -244,7 +266,8 @@ def _count(observation: Observation, selection: Selection, raw: RawSelection) ->
     site.note_dtype(observation.tensor.dtype)
     if selection.masked_by:
         state.masked_by[selection.masked_by] = None
-    if selection.unfit and observation.name == INPUT:
-        state.note(selection.unfit)
+    if selection.unfit and observation.name != OUTPUT:
+        where = "" if observation.name == INPUT else f" at its {observation.name}"
+        state.note(selection.unfit + where)
     if not selection.n_samples:
         state.note(f"a call without a sample at its {observation.name}")

@@ -1,8 +1,21 @@
-"""What sites that are alike do with the tensors of a forward: agreed on once, and again for those like it.
+"""Plans of how the tensors of a forward are measured, made once and used again; twin of ``plan_cache.h``.
 
-The first of alike sites goes the long way and leaves what was decided in their cell, where the hooks of the
-compiled kernel find it. A forward of the same sizes whose samples are all real differs from the one before it
-in nothing but which samples they are: what was agreed holds again, with other numbers.
+Sites of one kind (same view, layout, number of axes, dtype and reservoir size) have tensors of one shape with
+the same samples. The first of them in a forward is planned in Python; its plan goes into the slot that all of
+them share, where the hooks of the extension find it without asking Python again.
+
+Why a plan may be trusted: the extension uses it only (1) in the forward it was stored for, by serial number,
+since in the next one the samples have other numbers; (2) at a site whose reservoirs are the very objects the
+plan begins with, so that slots fit; (3) for a tensor of its shape and dtype; (4) that is the layer's first at
+this site in the forward. Everything else goes to Python.
+
+The next forward differs in nothing but the running numbers of its samples if its `ForwardKey` is the same.
+Then `prepare` makes the plans of the whole forward before it begins, from those of the last one with the
+numbers moved on, and, if forwards keep coming so, of up to `MAX_LOOKAHEAD` forwards at once. A forward with
+another key, or whose numbers are not those foreseen (a module was called in between), drops what was made
+ahead.
+
+Plans of one probe are made under its lock; see `normprobe.capture.current_forward`.
 """
 
 from __future__ import annotations
@@ -21,13 +34,14 @@ from normprobe.samples.reservoir import Reservoir
 
 
 class ForwardKey(NamedTuple):
-    """What forwards have in common that place their samples alike.
+    """What identifies the shape of a forward; those of one key differ in their samples' numbers only.
 
     Attributes:
-        owner: the module that was called, by id.
+        owner: id of the module that was called.
         batch: how many examples there are.
         time: positions of each, where known.
-        mask: name and sizes of the padding mask, if there is one; it leaves nothing out.
+        mask: name and sizes of the padding mask, if there is one. It leaves nothing out, so only its sizes
+            matter.
     """
 
     owner: int
@@ -37,12 +51,16 @@ class ForwardKey(NamedTuple):
 
     @staticmethod
     def of(forward: Forward) -> ForwardKey | None:
-        """That of a forward; None if it has samples that another one's may not be like."""
+        """The key of a forward; None if its samples depend on more than this.
+
+        That is so with several sequences, padding, nested or packed tensors, labels, and batch and time
+        swapped.
+        """
         batch, mask = forward.batch, forward.masks.own
         if (
             not forward.single_sequence
             or forward.labels is not None
-            or batch.swapped
+            or batch.time_first
             or batch.packed is not None
         ):
             return None
@@ -54,13 +72,13 @@ class ForwardKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SitePlan:
-    """What alike sites agreed on.
+    """How the tensors of sites of one kind are measured in one forward.
 
     Attributes:
-        shape: the sizes of their tensors; -1 stands for any.
+        shape: the sizes of the tensors; -1 stands for any.
         selection: which samples count and are kept.
         raw: which raw rows are kept.
-        agreed: the same as their hooks take it.
+        cached: the same as the extension takes it.
     """
 
     shape: tuple[int, ...]
@@ -71,14 +89,17 @@ class SitePlan:
 
 @dataclass(eq=False)
 class PlannedForward:
-    """What is agreed for a forward, before it begins if it is like others.
+    """The plans of a forward; of one that is yet to come, where they are made ahead.
+
+    It stands in for a `Forward` in `select` and `place_shifted`, and hands what they cache in it to the
+    forward that comes.
 
     Attributes:
         call: its running number.
         first: running number of its first example.
         sequences: what its layers work on, as a forward has it; likewise the next three.
-        labels: none, or it would not be like others.
-        plans: what was agreed on, by who is alike.
+        labels: None, for a forward with labels has no key.
+        plans: the plans, by kind of site.
     """
 
     call: int
@@ -91,12 +112,13 @@ class PlannedForward:
     plans: dict[Any, SitePlan] = field(default_factory=dict)
 
 
-MOST_AHEAD, MOST_ROWS_AHEAD = 16, 1 << 15
-"""For how many forwards, and for how many samples, is agreed at once: after the first the code is at hand."""
+MAX_LOOKAHEAD, MAX_LOOKAHEAD_ROWS = 16, 1 << 15
+"""For how many forwards, and for how many samples of all of them, plans are made at once: the code is in the
+processor's caches then, and a decoded token waits for it once in sixteen times."""
 
 
 class PlanCache:
-    """The agreements of one probe.
+    """The plans of one probe.
 
     Attributes:
         seed: changes which samples are kept.
@@ -105,6 +127,7 @@ class PlanCache:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._compiled = dispatch.compiled()
+        # A slot is never replaced: sites keep a reference to theirs.
         self._slots: dict[Any, Any] = {}
         self._key: ForwardKey | None = None
         self._last: PlannedForward | None = None
@@ -121,7 +144,11 @@ class PlanCache:
         selection: Selection,
         raw: RawSelection,
     ) -> None:
-        """Let other sites that are alike go the short way with their tensors in this forward."""
+        """Let the extension measure the tensors of sites of the same kind in this forward, as this one was.
+
+        Called before the selection is counted, while the site's reservoirs are still those the plan begins
+        with.
+        """
         compiled = self._compiled
         if compiled is None or not isinstance(forward.state, compiled.ForwardState):
             return
@@ -130,9 +157,11 @@ class PlanCache:
         site, view = state.sites[name], state.view
         counters = site.counters
         axis_roles = (view.axis, view.trailing, view.unbatched, view.sample)
-        placing = (state.layouts[name], state.axes.get(name))
-        last = axis_roles[:2] == (-1, 1)  # where features come last, how many there are changes nothing
+        placing = (site.layout, site.time_axis)
+        # Where features come last, how many there are changes nothing of which samples there are.
+        last = axis_roles[:2] == (-1, 1)
         size = None if last else site.width
+        # Norms and Linears keep different numbers of raw rows, so the reservoir's size is part of the kind.
         site_key = (*axis_roles, *placing, tensor.dim(), size, tensor.dtype, counters.rows.k)
         counters.plan_slot = self._slots.setdefault(site_key, compiled.PlanSlot())
         shape = (*tensor.shape[:-1], -1) if last else tuple(tensor.shape)
@@ -141,7 +170,7 @@ class PlanCache:
         self._note(site_key, plan, forward)
 
     def _note(self, site_key: Any, plan: SitePlan, forward: Forward) -> None:
-        """Remember what was agreed, for forwards that are like this one."""
+        """Keep a plan for forwards of the same key; what was made ahead lacks it, so that is dropped."""
         key, last = ForwardKey.of(forward), self._last
         if key != self._key or last is None or last.call != forward.call:
             last = self._last = PlannedForward(forward.call, forward.first, {})
@@ -150,37 +179,39 @@ class PlanCache:
         self._planned, self._lookahead = [], 1
 
     def prepare(self, forward: Forward) -> None:
-        """Let all go the short way who agreed in the forward before, if this one is like it."""
+        """Reuse the plans of the last forward if this one has the same key."""
         last = self._last
         if last is None or self._key is None or ForwardKey.of(forward) != self._key:
             return
+        # With nothing made ahead this is the last forward, whose number this one cannot have.
         foreseen = self._planned[0] if self._planned else last
         if (foreseen.call, foreseen.first) != (forward.call, forward.first):
-            self._plan_ahead(last, forward)
+            self._plan_coming(last, forward)
         planned = self._last = self._planned.pop(0)
         forward.sequences, forward.placements = planned.sequences, planned.placements
         forward.selections, forward.rows = planned.selections, planned.rows
         for site_key, plan in planned.plans.items():
             self._slots[site_key].store(plan.cached, forward.state)
 
-    def _plan_ahead(self, last: PlannedForward, forward: Forward) -> None:
-        """Agree for this forward, and, if those before it came as foreseen, for some that are to come."""
+    def _plan_coming(self, last: PlannedForward, forward: Forward) -> None:
+        """Make the plans of this forward and, if those before it came as foreseen, of some to come."""
         rows = max(len(plan.selection.placement.assignment.example) for plan in last.plans.values())
-        self._lookahead = 1 if self._planned else min(2 * self._lookahead, MOST_AHEAD)
-        count = max(1, min(self._lookahead, MOST_ROWS_AHEAD // max(1, rows)))
+        # Plans left over were made for other numbers than came: begin again with one forward at a time.
+        self._lookahead = 1 if self._planned else min(2 * self._lookahead, MAX_LOOKAHEAD)
+        count = max(1, min(self._lookahead, MAX_LOOKAHEAD_ROWS // max(1, rows)))
         calls, examples = forward.call - last.call, forward.first - last.first
         sequences: dict[Any, Sequence] = {("own", None): forward.sequence("own", forward.masks.own)}
         self._planned = []
         for step in range(count):
             coming = PlannedForward(forward.call + step * calls, forward.first + step * examples, sequences)
             coming.plans = {
-                site_key: self._again(old, examples, coming) for site_key, old in last.plans.items()
+                site_key: self._shifted(old, examples, coming) for site_key, old in last.plans.items()
             }
             self._planned.append(coming)
             last = coming
 
-    def _again(self, old: SitePlan, examples: int, forward: PlannedForward) -> SitePlan:
-        """Agree on the same for a forward that begins so many examples after the one before it."""
+    def _shifted(self, old: SitePlan, examples: int, forward: PlannedForward) -> SitePlan:
+        """The same plan for a forward that begins so many examples after the last one."""
         before, rows = old.selection, old.raw.reservoir
         placement = place_shifted(before.placement, forward, examples)
         sizes = (before.choice.samples, before.choice.rows)
@@ -196,7 +227,7 @@ class PlanCache:
         samples: Reservoir,
         rows: Reservoir,
     ) -> SitePlan:
-        """What sites agree on that keep these samples and rows so far."""
+        """The plan of sites that keep these samples and rows so far."""
         compiled = self._compiled
         assert compiled is not None
         cached = compiled.CachedPlan(

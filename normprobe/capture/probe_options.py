@@ -1,4 +1,4 @@
-"""What a user may ask of a probe: checked, resolved and written down."""
+"""The options of a probe: checked, resolved and as JSON holds them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LabelsOf = Callable[[tuple[Any, ...], dict[str, Any]], list[list[str]]]
 
 
 def check_options(samples: Any, values: Any, every: Any, mask: Any) -> None:
-    """Refuse options out of range, in words."""
+    """Raise NormprobeError, with what is allowed, for an option out of range."""
     whole = {"values": (values, 0), "every": (every, 1)}
     if samples != "all":
         whole["samples"] = (samples, 0)
@@ -33,7 +33,7 @@ def check_options(samples: Any, values: Any, every: Any, mask: Any) -> None:
 
 
 def given_padding(mask: Any, name: str) -> Padding | None:
-    """A user's mask as it is; True = real."""
+    """A mask that the user gave, (batch, positions) with True = real, under a name for messages."""
     if mask is None:
         return None
     if not isinstance(mask, Tensor) or mask.dim() != 2:
@@ -41,6 +41,7 @@ def given_padding(mask: Any, name: str) -> Padding | None:
         raise NormprobeError(
             f"the mask {name!r} must be a bool tensor (batch, positions), True = real; got {got}"
         )
+    # As booleans: a user's mask is True = real in any dtype, never additive.
     real = to_real(mask.to(torch.bool))
     return None if real is None else Padding(name, real)
 
@@ -57,7 +58,7 @@ class GivenMasks:
         self.by_layer = isinstance(mask, Mapping)
 
     def masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
-        """All of a forward."""
+        """The masks of a call, given its arguments by name and as they are."""
         if self._mask == "auto":
             return find_masks(arguments)
         if callable(self._mask):
@@ -75,13 +76,14 @@ class GivenMasks:
         return mask_sizes(arguments) if self._mask == "auto" else None
 
     def pattern_of(self, layer: str) -> str | None:
-        """Which of the patterns for masks by layer this layer's name matches first."""
+        """The first of the user's patterns for masks by layer that the layer's name matches."""
         if not isinstance(self._mask, Mapping):
             return None
+        # In the order given, and by case: names of modules differ by it.
         return next((pattern for pattern in self._mask if fnmatch.fnmatchcase(layer, pattern)), None)
 
     def padding(self, pattern: str | None, found: Padding | None) -> Padding | None:
-        """The mask of a layer that matches this pattern, where the forward's own is the one found."""
+        """The mask of a layer that matches this pattern, or else the one found for its sequence."""
         if not isinstance(self._mask, Mapping):
             return found
         return None if pattern is None else given_padding(self._mask[pattern], pattern)

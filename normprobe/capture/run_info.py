@@ -30,7 +30,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "data": None,
         "device": "; ".join(dict.fromkeys(str(tensor.device) for tensor in tensors)) or "cpu",
         "dtype": "; ".join(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors)),
-        "meant_dtype": _meant(inner),
+        "meant_dtype": _configured_dtype(inner),
         "kernel": dispatch.name(),
         "versions": {
             "normprobe": metadata.version("normprobe"),
@@ -44,41 +44,46 @@ def describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
-_SMALL, _MOST_WAITING = 1 << 14, 1 << 16
-"""Numbers of a first tensor that waits, and how many wait in all."""
+_SMALL, _MOST_PENDING = 1 << 14, 1 << 16
+"""Numbers of a first tensor that may be pending, and how many may be in all."""
 
 
-class _Few(NamedTuple):
-    """A small first tensor that waits to be fingerprinted with others, its first example and mask."""
+class _PendingBatch(NamedTuple):
+    """A small first tensor that is fingerprinted later, with others; its first example and mask.
+
+    The tensor is a clone: the model may overwrite its own.
+    """
 
     owner: nn.Module
     lead: Tensor
     first: int
     real: NDArray[np.bool_] | None
 
-    def follows(self, other: _Few) -> bool:
+    def follows(self, other: _PendingBatch) -> bool:
         """Whether both can be taken for one batch."""
-        masks = [None if few.real is None else few.real.shape for few in (self, other)]
-        alike = self.owner is other.owner and self.lead.dtype is other.lead.dtype and masks[0] == masks[1]
-        return alike and self.lead.shape == other.lead.shape and self.first == other.first + len(other.lead)
+        masks = [None if batch.real is None else batch.real.shape for batch in (self, other)]
+        same = self.owner is other.owner and self.lead.dtype is other.lead.dtype and masks[0] == masks[1]
+        return same and self.lead.shape == other.lead.shape and self.first == other.first + len(other.lead)
 
 
-def _meant(model: nn.Module) -> str | None:
+def _configured_dtype(model: nn.Module) -> str | None:
     """The dtype that a model's configuration asks for; None where it says nothing."""
     config = getattr(model, "config", None)
-    meant = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-    return str(meant).removeprefix("torch.") if isinstance(meant, torch.dtype | str) else None
+    dtype = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype | str) else None
 
 
 class RunInfo:
-    """Counts and fingerprints the data of the measured forwards."""
+    """Counts and fingerprints the data of the measured forwards; the probe's lock guards it."""
 
     def __init__(self) -> None:
-        self._waiting: list[_Few] = []
-        self._numbers_waiting = 0
+        self._pending: list[_PendingBatch] = []
+        self._numbers_pending = 0
         self._counts = {"examples": 0, "rows": 0, "padding": 0}
         self._units = {"unit": "position", "example_unit": "example"}
+        # A sum that wraps, so that forwards may come in any order and one can be withdrawn.
         self._digest = torch.zeros((), dtype=torch.int64)
+        # By device, so that counting waits for none of them.
         self._pads: dict[torch.device, Tensor] = {}
         self._pad_of: dict[int, PadToken | None] = {}
 
@@ -96,10 +101,11 @@ class RunInfo:
 
     def withdraw(self, forward: Forward) -> None:
         """Take back what was counted of a forward."""
-        self._settle()
+        self._flush()  # it may be pending
         self._count(forward, -1)
 
     def _count(self, forward: Forward, times: int) -> None:
+        """Add a forward to the counts and the digest, or with ``times`` -1 subtract it."""
         batch, mask = forward.batch, forward.masks.own
         lead, rows, padding = batch.lead, batch.size, 0
         if mask is not None:
@@ -111,30 +117,33 @@ class RunInfo:
             self._counts[name] += times * count
         if lead is None:
             return
+        # Packed data hold no padding, and a mask that leaves nothing out is none.
         real = None if mask is None or batch.packed is not None or mask.full else mask.real
-        if times == 1 and not batch.swapped and _is_small(lead):
-            self._waiting.append(_Few(forward.state.owner, lead.detach().clone(), forward.first, real))
-            self._numbers_waiting += max(lead.numel(), _MOST_WAITING >> 8)
-            if self._numbers_waiting >= _MOST_WAITING:
-                self._settle()
+        if times == 1 and not batch.time_first and _is_small(lead):
+            kept = lead.detach().clone()
+            self._pending.append(_PendingBatch(forward.state.owner, kept, forward.first, real))
+            # A 256th each at least, so that no more than 256 tensors are pending, however small.
+            self._numbers_pending += max(lead.numel(), _MOST_PENDING >> 8)
+            if self._numbers_pending >= _MOST_PENDING:
+                self._flush()
         else:
-            found = digest(lead, forward.first, time_first=batch.swapped, real=real)
-            self._digest = self._digest + times * found.cpu()
+            of_batch = digest(lead, forward.first, time_first=batch.time_first, real=real)
+            self._digest = self._digest + times * of_batch.cpu()
             self._count_pads(forward.state.owner, lead, real, times)
 
-    def _settle(self) -> None:
-        """Fingerprint what waits: tokens by the ten thousand, not forward by forward."""
-        waiting, self._waiting, self._numbers_waiting = self._waiting, [], 0
-        while waiting:
+    def _flush(self) -> None:
+        """Fingerprint what is pending: tokens by the ten thousand, not forward by forward."""
+        pending, self._pending, self._numbers_pending = self._pending, [], 0
+        while pending:
             run = 1
-            while run < len(waiting) and waiting[run].follows(waiting[run - 1]):
+            while run < len(pending) and pending[run].follows(pending[run - 1]):
                 run += 1
-            alike, waiting = waiting[:run], waiting[run:]
-            lead = torch.cat([few.lead for few in alike])
-            masks = [few.real for few in alike if few.real is not None]
+            joined, pending = pending[:run], pending[run:]
+            lead = torch.cat([batch.lead for batch in joined])
+            masks = [batch.real for batch in joined if batch.real is not None]
             real = np.concatenate(masks) if masks else None
-            self._digest = self._digest + digest(lead, alike[0].first, real=real)
-            self._count_pads(alike[0].owner, lead, real, 1)
+            self._digest = self._digest + digest(lead, joined[0].first, real=real)
+            self._count_pads(joined[0].owner, lead, real, 1)
 
     def _count_pads(self, owner: nn.Module, ids: Tensor, real: NDArray[np.bool_] | None, times: int) -> None:
         """Count the padding tokens that no mask leaves out, without waiting for the device."""
@@ -144,12 +153,12 @@ class RunInfo:
             self._pad_of[id(owner)] = pad_token(owner)
         pad = self._pad_of[id(owner)]
         if pad is not None and ids.dim() == 2 and not ids.is_floating_point():
-            found = times * count_padding(ids, pad, real)
-            self._pads[ids.device] = self._pads.get(ids.device, torch.zeros_like(found)) + found
+            count = times * count_padding(ids, pad, real)
+            self._pads[ids.device] = self._pads.get(ids.device, torch.zeros_like(count)) + count
 
     def facts(self, part: str) -> dict[str, Any]:
         """Counts, units and the digest of this part, as JSON holds them."""
-        self._settle()
+        self._flush()
         digests = {part: [self._counts["examples"], int(self._digest)]}
         known = any(pad is not None for pad in self._pad_of.values())
         pads = sum(int(count) for count in self._pads.values()) if known else None
@@ -157,7 +166,7 @@ class RunInfo:
 
 
 def _is_small(lead: Tensor) -> bool:
-    """Whether a first tensor is worth keeping back: a few numbers in the host's memory."""
+    """Whether a first tensor may be pending: a few numbers in the host's memory."""
     return (
         type(lead) is Tensor
         and lead.is_cpu

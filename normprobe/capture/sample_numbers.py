@@ -1,4 +1,4 @@
-"""Where the samples of one tensor lie in their forward, which of them are real, and what they are called."""
+"""The samples of one tensor: their numbers in the forward, which of them are real, and their labels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from normprobe.layers.to_rows import Extent, extent_of
 from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
 from normprobe.samples.masks import Padding
 from normprobe.tables.records import Holder
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT
 
 
 class NumberedForward(Protocol):
-    """A forward, or one that is to come: what its samples are numbered and named by.
+    """What samples are numbered and named by: a forward, or one that is planned.
 
     Attributes:
         call: its running number.
         first: running number of its first example.
         labels: the text of each sample, if it has one.
         sequences: what its layers work on, by what they read.
-        placements: where samples lie, for layers that place them alike.
+        placements: the samples of its tensors, by sequence, `Sizes` and first number.
     """
 
     call: int
@@ -38,7 +38,7 @@ class NumberedForward(Protocol):
 
 
 class Sizes(NamedTuple):
-    """What samples of one sequence are placed by, their first number aside.
+    """What the numbers of a tensor's samples follow from, beside the sequence and the first number.
 
     Attributes:
         layout: how the leading sizes read.
@@ -57,7 +57,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """The samples of one tensor, placed.
+    """The samples of one tensor: who they are, and which are padding.
 
     Attributes:
         assignment: which example and position each sample is.
@@ -65,7 +65,7 @@ class Placement:
         masked: how many rows are padding.
         named: whether the forward's labels fit the samples one to one.
         aligned: whether the samples are numbered as the forward's.
-        sizes: what of the tensor and its layer they were placed by.
+        sizes: what of the tensor and its site they follow from.
     """
 
     assignment: Assignment
@@ -97,66 +97,70 @@ def place(
     k: int | None,
 ) -> Placement:
     """Number the samples of a tensor whose sizes and strides are given, and say which are padding."""
-    leading, inner = extent.leading, extent.inner
+    site, leading, inner = state.sites[name], extent.leading, extent.inner
     grid, padding = sequence.grid, sequence.padding
-    decided = state.layouts.get(name)
-    if decided is None:
-        decided = state.layouts[name] = decide(leading, grid)
-    layout = decided if fits(decided, leading, grid) else Layout.UNALIGNED
+    # Decided once: a batch that happens to equal another size must not be read otherwise than those before.
+    if site.layout is None:
+        site.layout = decide(leading, grid)
+    layout = site.layout if fits(site.layout, leading, grid) else Layout.UNALIGNED
     first = forward.first
     if layout is Layout.UNALIGNED:
-        first = state.unaligned.get(name, 0)
-        state.unaligned[name] = first + (leading[0] if leading else 1)
+        first = site.unaligned  # a count of its own, so that no two samples have one number
+        site.unaligned += leading[0] if leading else 1
     axis = _time_axis(time_axes(layout, leading, grid, padding), state, name, strides)
     sizes = Sizes(layout, leading, inner, axis, state.view.sample)
-    found: Placement | None = forward.placements.get((sequence, sizes, first))
-    if found is None:
+    # The sequence stands in the key by identity; it lives in `forward.sequences` as long as the key does.
+    placement: Placement | None = forward.placements.get((sequence, sizes, first))
+    if placement is None:
         assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
-        found = forward.placements[sequence, sizes, first] = _placed(
+        placement = forward.placements[sequence, sizes, first] = _placed(
             sizes, assignment, padding, labelled=sequence.labelled
         )
-    return found
+    return placement
 
 
 def place_shifted(placement: Placement, forward: NumberedForward, examples: int) -> Placement:
-    """The samples of a tensor placed as in a forward that was alike and began so many examples earlier."""
+    """The placement in a forward of the same sizes that begins so many examples later."""
     key = (forward.sequences["own", None], placement.sizes, forward.first)
-    found: Placement | None = forward.placements.get(key)
-    if found is None:
+    shifted: Placement | None = forward.placements.get(key)
+    if shifted is None:
         old = placement.assignment
+        # A new assignment, whose hashes are drawn from the new numbers when they are asked for.
         again = Assignment(old.example + examples, old.position, old.real, old.masked_by, old.seed, old.k)
-        found = Placement(
+        shifted = forward.placements[key] = Placement(
             again, placement.real, placement.masked, placement.named, placement.aligned, placement.sizes
         )
-        forward.placements[key] = found
-    return found
+    return shifted
 
 
-def _time_axis(axes: list[int], state: LayerState, site: str, strides: tuple[int, ...]) -> int | None:
+def _time_axis(axes: list[int], state: LayerState, name: str, strides: tuple[int, ...]) -> int | None:
     """The axis the mask runs along.
 
     As many heads as positions read as on a call that told them apart, and until then by their strides: what a
     position was split into lies closer together in memory, though the axes were swapped since.
     """
+    site = state.sites[name]
     if len(axes) == 1:
-        state.axes[site] = axes[0]
-        state.told.add(site)
-    elif axes and not (site in state.told and state.axes[site] in axes):
-        before = state.axes.get(INPUT) if site == OUTPUT else None
-        lie = extent_of(state.view, strides).leading
-        state.axes[site] = before if before in axes else max(axes, key=lambda axis: lie[axis])
-    return state.axes[site] if state.axes.get(site) in axes else None
+        site.time_axis, site.time_axis_certain = axes[0], True
+    elif axes and not (site.time_axis_certain and site.time_axis in axes):
+        before = state.sites[INPUT].time_axis if name != INPUT else None
+        steps = extent_of(state.view, strides).leading
+        site.time_axis = before if before in axes else max(axes, key=lambda axis: steps[axis])
+    return site.time_axis if site.time_axis in axes else None
 
 
 def _placed(sizes: Sizes, assignment: Assignment, padding: Padding | None, *, labelled: bool) -> Placement:
+    """The placement of samples that are numbered: with which rows are padding, and whether labels fit."""
     layout, leading, inner = sizes.layout, sizes.leading, sizes.inner
     aligned = layout is not Layout.UNALIGNED
     rows = _row_mask(leading, inner, padding)
+    # Of a mask that leaves nothing out only the name is kept: without one a kernel asks no row.
     if rows is not None and padding is not None and padding.full:
         return Placement(replace(assignment, masked_by=padding.name), None, 0, False, aligned, sizes)
     if rows is not None and padding is not None:
         assignment = replace(assignment, real=np.asarray(rows.any(axis=1)), masked_by=padding.name)
         return Placement(assignment, rows, int((~rows).sum()), False, aligned, sizes)
+    # One label a sample, in the order of positions: not where heads or pixels share them.
     one_axis = len(leading) == (1 if layout in (Layout.FLAT, Layout.PACKED) else 2)
     named = labelled and aligned and one_axis and layout is not Layout.HEADS and not inner
     if assignment.real is None:
@@ -177,7 +181,7 @@ def _row_mask(
 
 
 def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | None) -> Placement:
-    """Number the rows of a NestedTensor's components."""
+    """The placement of a NestedTensor's rows: its components are the examples."""
     assignment = ragged(lengths, first=forward.first, seed=seed, k=k)
     return Placement(
         assignment, None, 0, True, True, Sizes(Layout.BATCH, (len(lengths),), (), None, "position")
@@ -194,6 +198,7 @@ def named_labels(
     mask = forward.masks.own
     if mask is None:
         return given
+    # Positions count real samples only, so labels of padding are dropped.
     return [
         [text for text, real in zip(texts, row, strict=True) if real] if len(texts) == len(row) else texts
         for texts, row in zip(given, mask.real, strict=False)
@@ -201,7 +206,7 @@ def named_labels(
 
 
 def unfit(extent: Extent, sequence: Sequence, placement: Placement) -> str:
-    """Why a mask was not applied, if that is worth a word: not at a pooler or the head of a last position."""
+    """Why a mask was not applied, or "": also at a pooler or a head, which read one position of each text."""
     padding, leading, inner = sequence.padding, extent.leading, extent.inner
     if placement.assignment.masked_by or padding is None:
         return ""
@@ -211,9 +216,9 @@ def unfit(extent: Extent, sequence: Sequence, placement: Placement) -> str:
 
 
 def record_extremes(site: Any, extremes: Extremes, placement: Placement, forward: Forward) -> None:
-    """Note who holds a new extreme."""
+    """Record the sample and feature of a new minimum or maximum on a site."""
     for end, held in (("minimum", extremes.low), ("maximum", extremes.high)):
-        if held is not None and np.isfinite(held[0]):
+        if held is not None and np.isfinite(held[0]):  # an empty site holds infinities
             value, sample, feature = held
             example, position = (
                 int(numbers[sample])

@@ -1,4 +1,4 @@
-"""Which samples of a tensor count and which are kept: decided once for all sites that agree on it."""
+"""Which samples of a tensor count and which are kept: decided once for all sites with the same reservoir."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Selection:
     """What a tensor adds to a site.
 
     Attributes:
-        placed: where its samples lie.
+        placement: who its samples are.
         choice: which rows count and which samples are kept, for the kernel.
-        roster: the kept samples after it.
+        reservoir: the kept samples after it.
         candidates: its samples that may be kept, in ascending order of hash, and their indices.
         n_samples: how many of its samples are real.
         masked: how many of its rows are padding.
@@ -53,8 +53,8 @@ class SelectingForward(NumberedForward, Protocol):
     """A forward that holds what was chosen in it.
 
     Attributes:
-        selections: which samples count and are kept, by where they lie.
-        rows: which raw rows are kept.
+        selections: which samples count and are kept, by placement, reservoir and repeat.
+        rows: which raw rows are kept, by selection and reservoir.
     """
 
     selections: dict[Any, Selection]
@@ -70,23 +70,24 @@ def select(
     sizes: tuple[int, int],
     unfit: str = "",
 ) -> Selection:
-    """Choose the samples of a tensor (samples, rows, features) of these sizes for sites with this roster."""
+    """Choose the samples of a tensor of these sizes, (samples, rows), for sites with this reservoir."""
+    # All by identity: neither a placement nor a reservoir ever changes, and the key keeps them alive.
     key = (placement, reservoir, repeat)
-    found = forward.selections.get(key)
-    if found is None:
-        found = _selected(placement, forward, repeat, reservoir, sizes=sizes, unfit=unfit)
-        forward.selections[key] = found
-    return found
+    selection = forward.selections.get(key)
+    if selection is None:
+        selection = _selected(placement, forward, repeat, reservoir, sizes=sizes, unfit=unfit)
+        forward.selections[key] = selection
+    return selection
 
 
 def select_rows(
     selection: Selection, forward: SelectingForward, reservoir: Reservoir, seed: int
 ) -> RawSelection:
-    """Choose the raw rows of a tensor that sites with this roster keep: one of each kept sample."""
-    found = forward.rows.get((selection, reservoir))
-    if found is None:
-        found = forward.rows[selection, reservoir] = _selected_rows(selection, reservoir, seed)
-    return found
+    """Choose the raw rows of a tensor that sites with this reservoir keep: one of each kept sample."""
+    rows = forward.rows.get((selection, reservoir))
+    if rows is None:
+        rows = forward.rows[selection, reservoir] = _selected_rows(selection, reservoir, seed)
+    return rows
 
 
 def _selected(
@@ -101,7 +102,7 @@ def _selected(
     candidates, order = _candidates(placement, forward, repeat, reservoir)
     update = reservoir.offer(candidates)
     keep, slots = order[update.chosen].astype(np.int64), update.slots
-    if len(keep) > 1:
+    if len(keep) > 1:  # the kernel meets samples in the order of memory
         ascending = np.argsort(keep)
         keep, slots = keep[ascending], slots[ascending]
     assignment = placement.assignment
@@ -130,6 +131,7 @@ def _selected_rows(selection: Selection, reservoir: Reservoir, seed: int) -> Raw
     count = reservoir.count_admissible(candidates.hash) if selection.choice.rows else 0
     if not count:
         return RawSelection(None, reservoir)
+    # A prefix, for candidates ascend by hash and rows are kept of fewer samples than moments are.
     update = reservoir.offer(candidates.take(slice(count)))
     if not len(update.slots):
         return RawSelection(None, reservoir)
@@ -137,6 +139,7 @@ def _selected_rows(selection: Selection, reservoir: Reservoir, seed: int) -> Raw
     choice, placement = selection.choice, selection.placement
     if choice.rows > 1:
         real = np.ones((len(keep), choice.rows), bool) if placement.real is None else placement.real[keep]
+        # By a hash of the example, not of the call: the same row at both sites and in other recordings.
         drawn = row_of(seed, placement.assignment.example[keep], real.sum(1))
         inner = np.array([np.flatnonzero(row)[index] for row, index in zip(real, drawn, strict=True)])
         keep = keep * choice.rows + inner
@@ -147,14 +150,15 @@ def _selected_rows(selection: Selection, reservoir: Reservoir, seed: int) -> Raw
 def _candidates(
     placement: Placement, forward: NumberedForward, repeat: int, reservoir: Reservoir
 ) -> tuple[Identities, NDArray[np.intp]]:
-    """The samples that the roster may admit, in ascending order of hash, and their indices."""
+    """The samples that the reservoir may keep, in ascending order of hash, and their indices."""
     assignment = placement.assignment
+    # Above the limit none can be kept, and after the first forwards that is nearly all of them.
     order, hashes = assignment.kept_below(reservoir.limit)
     count = 0 if reservoir.k == 0 else len(order)
     if not count:
         return _NO_CANDIDATES
     texts = [placement.text_of(forward, int(sample)) for sample in order] if forward.labels else [""] * count
-    who = Identities(
+    candidates = Identities(
         hash=hashes,
         example=assignment.example[order],
         position=assignment.position[order],
@@ -162,4 +166,4 @@ def _candidates(
         call=np.array([forward.call] * count, np.int64),
         text=np.array(texts, dtype=object),
     )
-    return who, order
+    return candidates, order

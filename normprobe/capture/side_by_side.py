@@ -1,4 +1,4 @@
-"""The hooks of a comparison of running models: what the first one gives is kept until the second has run."""
+"""The hooks of a comparison of running models: the first one's tensors are kept until the second has run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.power_sums import LocalPowerSums, PowerSums
+from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.errors import ViewError
 from normprobe.layers.find import Layer
 from normprobe.layers.to_rows import arrange
@@ -28,18 +29,37 @@ class Pair:
     a: Layer
     b: Layer
 
+    def further_sites(self) -> dict[str, tuple[TensorOf, TensorOf]]:
+        """The registered sites that both have, and what gives the tensor in either."""
+        own, other = ({} if layer.parameter else registered_sites(layer.module) for layer in (self.a, self.b))
+        return {name: (own[name], other[name]) for name in own if name in other}
+
 
 @dataclass(eq=False)
 class LayerPowerSums:
-    """What was summed of one pair of layers; ``local`` is None where the layer could not be called again."""
+    """What was summed of one pair of layers.
 
-    input: PowerSums = field(default_factory=PowerSums)
-    output: PowerSums = field(default_factory=PowerSums)
+    Attributes:
+        sites: by name of a site that both layers have.
+        local: None where the layer could not be called again.
+    """
+
+    sites: dict[str, PowerSums]
     local: LocalPowerSums | None = field(default_factory=LocalPowerSums)
+
+    @property
+    def input(self) -> PowerSums:
+        """The sums at the input."""
+        return self.sites[INPUT]
+
+    @property
+    def output(self) -> PowerSums:
+        """The sums at the output."""
+        return self.sites[OUTPUT]
 
 
 class SideBySide:
-    """Keeps one batch's tensors of the first model, and sums what the second one's differ by.
+    """Keeps one batch's tensors of the first model, and sums how those of the second one differ.
 
     Attributes:
         examples: how many examples the first model has run on.
@@ -49,20 +69,26 @@ class SideBySide:
         self.examples = 0
         self._model = model
         self._pairs = pairs
-        self._found = [LayerPowerSums() for _ in pairs]
+        self._further = [pair.further_sites() for pair in pairs]
+        self._sums = [
+            LayerPowerSums({site: PowerSums() for site in (INPUT, OUTPUT, *further)})
+            for further in self._further
+        ]
         self._signatures = Signatures()
         self._masks = Masks()
         self._kept: dict[tuple[int, str, int], Tensor] = {}
         self._calls: dict[tuple[int, str], int] = {}
-        self._latest: tuple[Tensor, int, Tensor] | None = None  # read last, and its copy
+        # The tensor kept last at an input, its version and its copy.
+        self._latest: tuple[Tensor, int, Tensor] | None = None
 
     def found(self) -> dict[str, LayerPowerSums]:
-        """What was summed, by the first model's layer."""
-        return {pair.a.name: found for pair, found in zip(self._pairs, self._found, strict=True)}
+        """The sums of each pair, by the name of the first model's layer."""
+        return {pair.a.name: sums for pair, sums in zip(self._pairs, self._sums, strict=True)}
 
     @contextmanager
     def keeping(self, batch: Any) -> Iterator[None]:
         """Keep what the first model's layers read and give while the block runs."""
+        # The second model's masks are these, too: it runs on the same batch.
         named = self._signatures.named(self._model, *_arguments(batch))
         self._masks = find_masks(named)
         own = self._masks.own
@@ -99,36 +125,40 @@ class SideBySide:
 
     def _keep_output(self, at: int, module: nn.Module, *called: Any) -> None:
         self._keep(at, OUTPUT, first_tensor(called[2:]))
+        for site, (tensor_of, _) in self._further[at].items():
+            self._keep(at, site, _registered(tensor_of, module, called))
 
     def _compare_input(self, at: int, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._compare(at, INPUT, first_tensor([*args, *kwargs.values()]))
 
     def _compare_output(self, at: int, module: nn.Module, *called: Any) -> None:
         args, kwargs, output = called
-        gives = first_tensor([output])
-        call = self._compare(at, OUTPUT, gives)
-        read, gave = (self._kept.get((at, site, call)) for site in (INPUT, OUTPUT))
-        local = self._found[at].local
-        if local is None or read is None or gave is None or gives is None:
+        own = first_tensor([output])
+        call = self._compare(at, OUTPUT, own)
+        input_a, output_a = (self._kept.get((at, site, call)) for site in (INPUT, OUTPUT))
+        for site, (_, tensor_of) in self._further[at].items():
+            self._compare(at, site, _registered(tensor_of, module, called))
+        local = self._sums[at].local
+        if local is None or input_a is None or output_a is None or own is None:
             return
-        again = _called_again(module, args, kwargs, read)
-        if again is None or not again.shape == gave.shape == gives.shape:
-            self._found[at].local = None
+        on_input_a = _called_again(module, args, kwargs, input_a)
+        if on_input_a is None or not on_input_a.shape == output_a.shape == own.shape:
+            self._sums[at].local = None
         else:
-            self._add(at, local.add, gave, gives, again)
+            self._add(at, local.add, output_a, own, on_input_a)
 
-    def _numbered(self, at: int, site: str) -> int:
-        """Which of the layer's calls in this batch it is."""
+    def _next_call(self, at: int, site: str) -> int:
+        """Which of the layer's calls in this batch it is; counts it."""
         call = self._calls.get((at, site), 0)
         self._calls[at, site] = call + 1
         return call
 
     def _keep(self, at: int, site: str, tensor: Tensor | None) -> None:
-        call = self._numbered(at, site)
+        call = self._next_call(at, site)
         if tensor is None:
             return
-        if site == OUTPUT:
-            self._kept[at, site, call] = tensor.detach().clone()
+        if site != INPUT:
+            self._kept[at, site, call] = tensor.detach().clone()  # the next layer may write to it
             return
         version = -1 if tensor.is_inference() else tensor._version
         # Layers that read one tensor, as query, key and value do, share a copy of it.
@@ -137,29 +167,28 @@ class SideBySide:
         self._kept[at, site, call] = self._latest[2]
 
     def _compare(self, at: int, site: str, tensor: Tensor | None) -> int:
-        call = self._numbered(at, site)
+        call = self._next_call(at, site)
         kept = self._kept.get((at, site, call))
         if kept is not None and tensor is not None and kept.shape == tensor.shape:
-            powers: PowerSums = getattr(self._found[at], site)
-            self._add(at, powers.add, kept, tensor)
+            self._add(at, self._sums[at].sites[site].add, kept, tensor)
         return call
 
     def _add(self, at: int, add: Callable[..., None], *tensors: Tensor) -> None:
-        """Sum the real rows of tensors of one shape, as the first model's layer reads them."""
+        """Add the real rows of tensors of one shape, as the first model's layer reads them."""
         layer = self._pairs[at].a
         try:
             arranged = [arrange(layer.view, tensor.detach().to(tensors[0].device)) for tensor in tensors]
-        except ViewError:
+        except ViewError:  # too few axes for the layer's view: such a call is not compared
             return
-        rows = [one.values.flatten(0, 1) for one in arranged]
+        rows = [tensor.values.flatten(0, 1) for tensor in arranged]
         real = self._real(layer.name, (*arranged[0].leading, *arranged[0].inner))
-        add(*rows if real is None else (one[real.to(one.device)] for one in rows))
+        add(*rows if real is None else (row[real.to(row.device)] for row in rows))
 
     def _real(self, layer: str, sizes: tuple[int, ...]) -> Tensor | None:
         """Which rows are no padding, where the mask has an entry for each; None if all count."""
-        reader = SequenceRule.named(layer)
-        fired = reader.side == "decoder"
-        padding = self._masks.of(reader.reads(two_sided=self._masks.two_sided, decoder_fired=fired))
+        rule = SequenceRule.named(layer)
+        fired = rule.side == "decoder"
+        padding = self._masks.of(rule.reads(two_sided=self._masks.two_sided, decoder_fired=fired))
         if padding is None or sizes not in (padding.real.shape, (padding.real.size,)):
             return None
         return torch.from_numpy(padding.real.reshape(-1))
@@ -172,14 +201,24 @@ def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return ((), dict(batch)) if isinstance(batch, Mapping) else (tuple(batch), {})
 
 
+def _registered(tensor_of: TensorOf, module: nn.Module, called: tuple[Any, ...]) -> Tensor | None:
+    """The tensor at a registered site of a call (args, kwargs, output); None where its function has none."""
+    try:
+        tensor = tensor_of(module, *called)
+    except Exception:
+        return None
+    return tensor if isinstance(tensor, Tensor) else None
+
+
 def _called_again(module: nn.Module, args: Any, kwargs: Any, tensor: Tensor) -> Tensor | None:
-    """What a layer's forward makes of another first tensor; None where it cannot take it."""
+    """The output of a layer's forward on another first tensor, without its hooks; None if it raises."""
     own = first_tensor([*args, *kwargs.values()])
     if own is None or own.shape != tensor.shape:
         return None
     other = tensor.to(own.device, own.dtype, copy=True)
     positional = [other if value is own else value for value in args]
     named = {name: other if value is own else value for name, value in kwargs.items()}
+    # `forward`, not a call: the second model's hooks would take it for one of the model's own.
     try:
         with torch.random.fork_rng([own.device] if own.is_cuda else []):
             return first_tensor([module.forward(*positional, **named)])

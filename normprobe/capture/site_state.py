@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from normprobe.capture.counters import SiteCounters, counters
+from normprobe.capture.counters import SiteCounters, new_counters
 from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Accumulator, Totals
+from normprobe.samples.layout import Layout
 from normprobe.samples.reservoir import Reservoir
 from normprobe.tables.records import Holder, Kept, SiteRecord
 
@@ -19,15 +20,22 @@ from normprobe.tables.records import Holder, Kept, SiteRecord
 class SiteState:
     """Everything measured at one site of one layer.
 
+    How its tensors read is decided here and nowhere else: on the first call, and held against the sizes of
+    every later one. What is cached of it (placements, plans) has `layout` and `time_axis` in its key.
+
     Attributes:
-        account: what it keeps, what it met and how much.
+        counters: what is kept and how much was measured; the extension's hooks share it.
         width: how many features it has; None before its first measured call.
-        sums: the moments, and the numbers of the kept samples.
+        accumulator: the moments, and the numbers of the kept samples.
         seen: the moments of all rows since the first call with padding, where a channel norm reads it.
         unpadded: the moments up to that call.
-        dtypes: the dtypes met.
+        dtypes: the dtypes of its tensors.
         minimum: who holds the smallest value.
         maximum: who holds the largest.
+        layout: how the leading sizes read; None before the first call.
+        time_axis: which axis the mask runs along, where there was one.
+        time_axis_certain: whether a call had only one such axis.
+        unaligned: how many leading entries were numbered within the layer.
     """
 
     counters: SiteCounters
@@ -38,28 +46,34 @@ class SiteState:
     dtypes: dict[str, None] = field(default_factory=dict)
     minimum: Holder | None = None
     maximum: Holder | None = None
+    layout: Layout | None = None
+    time_axis: int | None = None
+    time_axis_certain: bool = False
+    unaligned: int = 0
 
     @staticmethod
     def of(samples: Reservoir, rows: Reservoir) -> SiteState:
         """A fresh site that keeps the moments of these samples and the raw rows of those."""
-        return SiteState(counters(samples, rows))
+        return SiteState(new_counters(samples, rows))
 
     def note_dtype(self, dtype: Any) -> None:
-        """Note a dtype."""
+        """Note the dtype of a tensor."""
+        # torch has one object a dtype, so identity is equality.
         if dtype is self.counters.dtype:
             return
         self.counters.dtype = dtype
         self.dtypes[str(dtype).removeprefix("torch.")] = None
 
     def totals(self) -> Totals:
-        """What was measured so far."""
+        """The sums so far."""
         assert self.accumulator is not None
         return self.accumulator.totals(self.counters.samples.size, self.counters.rows.size)
 
     def record(self, name: str) -> SiteRecord:
-        """Freeze it."""
+        """The site frozen, under its name."""
         totals, counters = self.totals(), self.counters
         low, high = self.minimum, self.maximum
+        # The torch accumulator keeps the holders itself, on its device, until they are asked for.
         if totals.holders is not None:
             low, high = (_holder(*held) for held in totals.holders)
         return SiteRecord(
@@ -80,6 +94,7 @@ class SiteState:
         )
 
     def _all_rows(self) -> Moments | None:
+        """Moments of all rows, padding included; None where nothing was padded."""
         if self.seen is None:
             return None
         since = self.seen.totals(0, 0).features
@@ -94,21 +109,17 @@ def _kept(reservoir: Reservoir, data: Any) -> Kept | None:
     """The kept samples in ascending order of hash and repeat; None if there are none."""
     if reservoir.size == 0:
         return None
-    who = reservoir.identities()
-    order = np.lexsort((who.repeat, who.hash))
-    who = who.take(order)
-    return Kept(who.hash, who.example, who.position, who.repeat, who.call, data[order], who.text)
+    kept = reservoir.identities()
+    order = np.lexsort((kept.repeat, kept.hash))
+    kept = kept.take(order)
+    return Kept(kept.hash, kept.example, kept.position, kept.repeat, kept.call, data[order], kept.text)
 
 
 def nbytes(sites: Iterable[SiteState]) -> int:
-    """How much memory sites take with their rosters, each of which many of them share."""
+    """How much memory sites take, with their reservoirs, each of which many of them share."""
     every = list(sites)
-    reservoirs: dict[int, Reservoir] = {
-        id(reservoir): reservoir
-        for site in every
-        for reservoir in (site.counters.samples, site.counters.rows)
-    }
-    accumulator = [held for site in every for held in (site.accumulator, site.seen) if held is not None]
-    return sum(held.nbytes() for held in accumulator) + sum(
-        reservoir.nbytes for reservoir in reservoirs.values()
-    )
+    # By identity: most sites share theirs.
+    kept = (reservoir for site in every for reservoir in (site.counters.samples, site.counters.rows))
+    shared: dict[int, Reservoir] = {id(reservoir): reservoir for reservoir in kept}
+    sums = [held for site in every for held in (site.accumulator, site.seen) if held is not None]
+    return sum(held.nbytes() for held in sums) + sum(held.nbytes for held in shared.values())

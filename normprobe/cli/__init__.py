@@ -1,4 +1,13 @@
-"""The command line: the library's own calls from a terminal."""
+"""The command line: parses, calls the library as anybody may, and prints.
+
+In come arguments; out go an exit status, text on stdout, files in the folder that was named, and notes,
+progress and errors on stderr, an error in one line. Nothing is computed here, and what is slow to import is
+imported by the command that needs it: `normprobe --help` loads no torch.
+
+- `commands` and `compare_command`: a function each; `options`, what several take.
+- `load_or_measure`: a recording from what an argument names; `recalibrate_option`, weights as a by-product.
+- `output_paths`, `progress`, `printing`, `error_lines`: before, during and after.
+"""
 
 from normprobe.cli.commands import main
 

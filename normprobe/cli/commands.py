@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normprobe.cli import printing
-from normprobe.cli.comparing import compare
-from normprobe.cli.error_lines import guarded
-from normprobe.cli.load_or_measure import obtain
+from normprobe.cli.compare_command import compare
+from normprobe.cli.error_lines import with_error_lines
+from normprobe.cli.load_or_measure import recording_of
 from normprobe.cli.options import debug, measuring, request_of
-from normprobe.cli.outputs import check_file, check_folder
+from normprobe.cli.output_paths import check_file, check_folder
 from normprobe.cli.progress import waiting
 
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from normprobe.recording import Recording
 
 _PATH = click.Path(path_type=Path)
+# As `findings.check.SEVERITIES`, the mildest first; to import that would load pandas for --help.
 _SEVERITIES = ("info", "warning", "error")
-_FAILED = 3
+_FOUND = 3
+"""Exit status of a command that ran, and whose ``--fail-on`` is met."""
+
 _HELP = """What normalization does inside a network: every Linear and norm layer, before and after.
 
 MODEL is a Hugging Face folder, hub id or .gguf file, or module.py:callable that returns an nn.Module.
@@ -46,7 +49,7 @@ _FAIL_ON = click.option(
 @click.version_option(None, "--version", package_name="normprobe", prog_name="normprobe")
 def main() -> None:
     """What normalization does inside a network, from a terminal."""
-    printing.forgive_encodings()
+    printing.escape_what_cannot_be_encoded()
 
 
 @main.command()
@@ -68,7 +71,7 @@ def main() -> None:
 @_FAIL_ON
 @measuring
 @debug
-@guarded
+@with_error_lines
 def report(
     model: str,
     out: Path,
@@ -83,6 +86,7 @@ def report(
     """Write report.html, its figures and the tables as CSV; print the findings."""
     recording = _recorded(model, out, save, options, recalibrate=recalibrate)
     findings = recording.findings()
+    # With --json stdout is the document and nothing else, for a program to read.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         printing.print_summary(recording, findings)
         with waiting("Writing   report"):
@@ -94,7 +98,7 @@ def report(
             printing.print_files([recalibrate], "Wrote ")
     if as_json:
         printing.print_json(recording, findings)
-    _fail(findings, fail_on)
+    _exit_if_found(findings, fail_on)
 
 
 @main.command()
@@ -105,7 +109,7 @@ def report(
 @_FAIL_ON
 @measuring
 @debug
-@guarded
+@with_error_lines
 def export(model: str, out: Path, form: str, save: Path | None, fail_on: str | None, **options: Any) -> None:
     """Write the tables as CSV or Parquet."""
     recording = _recorded(model, out, save, options)
@@ -114,24 +118,24 @@ def export(model: str, out: Path, form: str, save: Path | None, fail_on: str | N
     if save is not None:
         printing.print_files([save], "Saved")
     if fail_on is not None:
-        _fail(recording.findings(), fail_on)
+        _exit_if_found(recording.findings(), fail_on)
 
 
 @main.command()
 @click.argument("model", metavar="MODEL|RECORDING")
 @measuring
 @debug
-@guarded
+@with_error_lines
 def layers(model: str, **options: Any) -> None:
     """List every Linear and norm layer after one forward: fired, or why not."""
-    printing.print_ledger(obtain(model, request_of(options), forwards=1).ledger)
+    printing.print_ledger(recording_of(model, request_of(options), forwards=1).ledger)
 
 
 @main.command()
 @click.argument("recordings", nargs=-1, required=True, type=_PATH, metavar="A B ...")
 @click.option("--out", type=_PATH, required=True, metavar="FILE", help="The merged recording.")
 @debug
-@guarded
+@with_error_lines
 def merge(recordings: tuple[Path, ...], out: Path) -> None:
     """Merge recordings of parts of the data into one of the whole."""
     if len(recordings) < 2:
@@ -148,7 +152,7 @@ def merge(recordings: tuple[Path, ...], out: Path) -> None:
 @main.command()
 @click.argument("check", required=False)
 @debug
-@guarded
+@with_error_lines
 def explain(check: str | None) -> None:
     """Say what a finding means, what to do and when it is wrong; without CHECK, list all checks."""
     from normprobe.findings import explain as page
@@ -162,22 +166,26 @@ main.add_command(compare)
 def _recorded(
     model: str, out: Path, save: Path | None, options: dict[str, Any], *, recalibrate: Path | None = None
 ) -> Recording:
-    """Look at where to write before anything runs; then measure or load, and save if asked to."""
+    """The recording of a command, saved if asked to; where to write is checked before anything runs.
+
+    Raises:
+        NormprobeError: an output cannot be written, or the recording cannot be had.
+    """
     check_folder("--out", out)
     if save is not None:
         check_file("--save", save)
-    recording = obtain(model, request_of(options), recalibrate=recalibrate)
+    recording = recording_of(model, request_of(options), recalibrate=recalibrate)
     if save is not None:
         recording.save(save)
     return recording
 
 
-def _fail(findings: pd.DataFrame, fail_on: str | None) -> None:
+def _exit_if_found(findings: pd.DataFrame, fail_on: str | None) -> None:
     """Exit with 3 if there is a finding of this severity or a worse one."""
     if fail_on is None:
         return
-    worse = _SEVERITIES[_SEVERITIES.index(fail_on) :]
-    count = int(findings["severity"].isin(worse).sum())
+    severities = _SEVERITIES[_SEVERITIES.index(fail_on) :]
+    count = int(findings["severity"].isin(severities).sum())
     if count:
-        click.echo(f"{count} of severity {' or '.join(worse)} (--fail-on {fail_on})", err=True)
-        raise click.exceptions.Exit(_FAILED)
+        click.echo(f"{count} of severity {' or '.join(severities)} (--fail-on {fail_on})", err=True)
+        raise click.exceptions.Exit(_FOUND)

@@ -1,4 +1,4 @@
-"""One line for every error of the user's, and silence for what other libraries print."""
+"""One line on stderr for every error, and silence for what other libraries print."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import click
 
 from normprobe.errors import NormprobeError
 
-_NO_BARS = "TQDM_DISABLE"  # read when tqdm is imported, which is later than here
+_DISABLE_BARS = "TQDM_DISABLE"  # read when tqdm is imported, which is later than here
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
+def with_error_lines(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command its ``--debug``, and make its errors one line on stderr with exit status 1.
 
     With ``--debug`` every error keeps its traceback, and warnings of other libraries are shown. Ctrl-C ends
@@ -28,7 +28,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, debug: bool, **options: Any) -> None:
         try:
-            with _quiet(not debug):
+            with _silenced(not debug):
                 command(*args, **options)
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
@@ -45,6 +45,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _message(cause: Exception) -> str:
+    """An error in one line: what is wrong and how to mend it, or that it is a defect of normprobe."""
     text = " ".join(str(cause).split())
     if isinstance(cause, NormprobeError):
         return text
@@ -56,20 +57,20 @@ def _message(cause: Exception) -> str:
 
 
 @contextmanager
-def _quiet(active: bool) -> Iterator[None]:
-    """Silence the warnings, loggers and bars of other libraries."""
+def _silenced(active: bool) -> Iterator[None]:
+    """Silence the warnings, loggers and progress bars of other libraries, and restore all three."""
     if not active:
         yield
         return
-    level, bars = logging.root.manager.disable, os.environ.get(_NO_BARS)
+    level, bars = logging.root.manager.disable, os.environ.get(_DISABLE_BARS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
-        os.environ[_NO_BARS] = "1"
+        os.environ[_DISABLE_BARS] = "1"
         try:
             yield
         finally:
             logging.disable(level)
-            os.environ.pop(_NO_BARS)
+            os.environ.pop(_DISABLE_BARS)
             if bars is not None:
-                os.environ[_NO_BARS] = bars
+                os.environ[_DISABLE_BARS] = bars

@@ -3,61 +3,57 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from normprobe.cli.options import Request
 from normprobe.cli.progress import tracked, waiting
-from normprobe.cli.recalibrate import check_weights, recalibrate_into
+from normprobe.cli.recalibrate_option import check_recalibration, recalibrate_into
 from normprobe.errors import ModelError, NormprobeError
+from normprobe.loading.constants import PICKLE_SUFFIXES
 
 if TYPE_CHECKING:
     from normprobe.loading.inputs import Inputs
     from normprobe.loading.models import LoadedModel
     from normprobe.recording import Recording
 
-_PACKAGE = Path(__file__).parent.parent
-_CALLING = ("torch", "nn", "modules", "module.py")
-_NOT_A_RECORDING = {
-    ".gguf",
-    ".py",
-    ".pt",
-    ".pth",
-    ".bin",
-    ".pkl",
-    ".pickle",
-    ".ckpt",
-    ".safetensors",
-    ".onnx",
-}
+_NOT_A_RECORDING = PICKLE_SUFFIXES | {".gguf", ".py", ".safetensors", ".onnx"}
+"""Endings of files that are models, or are taken for one, and get a better message as such."""
+
+_PACKAGE = __name__.partition(".")[0]
+_CALLS_MODULES = "torch.nn.modules.module"
+WITHIN_MODEL = frozenset({"normprobe.capture.function_mode", "normprobe.layers.norms.replacements"})
+"""Modules of normprobe whose functions run within a model's own computation: the function mode, which hands
+on the calls that the model makes, and the norms that `swap_norms` puts into it.
+"""
 
 
 def is_recording(name: str) -> bool:
-    """Tell whether an argument names a saved recording rather than a model."""
+    """Whether an argument names a saved recording rather than a model."""
     path = Path(name).expanduser()
     return path.suffix == ".normprobe" or (path.is_file() and path.suffix.lower() not in _NOT_A_RECORDING)
 
 
-def obtain(
+def recording_of(
     name: str, request: Request, *, forwards: int | None = None, recalibrate: Path | None = None
 ) -> Recording:
-    """Load a saved recording, or measure a model (on its first ``forwards`` batches).
+    """The recording that an argument names, loaded; or of the model that it names, measured.
 
     Args:
-        name: The model or recording, as on the command line.
-        request: The options.
-        forwards: Stop after so many batches; None runs all.
-        recalibrate: Where to write the model's weights with running statistics of the same data.
+        name: the model or recording, as on the command line.
+        request: the options.
+        forwards: stop after so many batches; None runs all.
+        recalibrate: where to write the model's weights with running statistics of the same data.
 
     Raises:
-        NormprobeError: The recording, model or data cannot be read, or do not fit together.
+        NormprobeError: the recording, model or data cannot be read, or do not fit together.
     """
     if recalibrate is not None:
-        check_weights(name, is_recording(name), recalibrate)
+        check_recalibration(name, is_recording(name), recalibrate)
     if not is_recording(name):
         return measure(name, request, forwards=forwards, recalibrate=recalibrate)
     if request.given():
@@ -70,17 +66,18 @@ def obtain(
 def measure(
     name: str, request: Request, *, forwards: int | None = None, recalibrate: Path | None = None
 ) -> Recording:
-    """Load a model, run its data through it and return what was measured.
+    """Load a model, run its data through it, and return the recording.
 
     Args:
-        name: The model, as on the command line.
-        request: The options.
-        forwards: Stop after so many batches; None runs all.
-        recalibrate: Where to write the model's weights with running statistics of the same data.
+        name: the model, as on the command line.
+        request: the options.
+        forwards: stop after so many batches; None runs all.
+        recalibrate: where to write the model's weights with running statistics of the same data.
 
     Raises:
-        NormprobeError: The model or data cannot be read, or do not fit together.
+        NormprobeError: the model or data cannot be read, or do not fit together.
     """
+    # Imported inside: torch and transformers take seconds, which the progress line is to show.
     with waiting(f"Loading   {name}"):
         from normprobe.loading.inputs import check_data, load_inputs
         from normprobe.loading.models import load_model, without_bars
@@ -112,15 +109,20 @@ def measure(
 
 
 def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | None) -> Recording:
+    """Record a model on its inputs.
+
+    Raises:
+        NormprobeError: the model, or the data, cannot be run.
+    """
     from normprobe.probe import record
 
     started = time.perf_counter()
     total = inputs.total if forwards is None else forwards
-    watched = _Watched(inputs, forwards)
+    batches = _Batches(inputs, forwards)
     try:
         recording = record(
             model.module,
-            tracked(watched, f"Measuring   {inputs.description.partition(' from ')[0]}", total),
+            tracked(batches, f"Measuring   {inputs.description.partition(' from ')[0]}", total),
             layers=request.layers or None,
             kinds=request.kinds or None,
             samples=request.samples,
@@ -129,7 +131,7 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
     except NormprobeError:
         raise
     except Exception as cause:
-        raise _explained(cause, model, watched) from cause
+        raise _explained(cause, model, batches.latest) from cause
     return recording.annotate(
         name=model.name,
         data=inputs.description,
@@ -140,32 +142,36 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
     )
 
 
-class _Watched:
-    """Batches, remembering the latest, for the message if the model fails on it."""
+class _Batches:
+    """The first batches of inputs, anew in each iteration.
 
-    def __init__(self, inputs: Inputs, most: int | None) -> None:
+    Attributes:
+        latest: the batch handed out last, for the message if the model fails on it.
+    """
+
+    def __init__(self, inputs: Inputs, limit: int | None) -> None:
         self.latest: Any = None
         self._inputs = inputs
-        self._most = most
+        self._limit = limit
 
     def __iter__(self) -> Iterator[Any]:
         for number, batch in enumerate(self._inputs.batches):
-            if number == self._most:
+            if number == self._limit:
                 return
             self.latest = batch
             yield batch
 
 
-def _explained(cause: Exception, model: LoadedModel, watched: _Watched) -> Exception:
-    """Return what to raise for an error that came up while the model ran."""
-    shapes = _shapes(watched.latest)
+def _explained(cause: Exception, model: LoadedModel, batch: Any) -> Exception:
+    """The error to raise for one that came up while the model ran on a batch; itself, where it is ours."""
+    shapes = _shapes(batch)
     text = " ".join(str(cause).split())[:300]
-    if _is_memory(cause):
+    if _is_out_of_memory(cause):
         return ModelError(
             f"out of memory on a batch of {shapes}; "
             "try a smaller --batch-size, shorter data or a smaller --dtype"
         )
-    if not _raised_by_model(cause):
+    if not raised_by_model(cause):
         return cause
     return ModelError(
         f"the forward of {type(model.module).__name__} raised {type(cause).__name__}: {text}; "
@@ -173,26 +179,30 @@ def _explained(cause: Exception, model: LoadedModel, watched: _Watched) -> Excep
     )
 
 
-def _is_memory(cause: Exception) -> bool:
+def _is_out_of_memory(cause: Exception) -> bool:
+    """Whether memory ran out, on any device; torch's CPU allocator raises a plain `RuntimeError`."""
     known = type(cause).__name__ in {"OutOfMemoryError", "MemoryError"}
     return known or "can't allocate memory" in str(cause) or "not enough memory" in str(cause)
 
 
-def _raised_by_model(cause: Exception) -> bool:
-    """Tell whether torch called the model after the last line of normprobe's own in the traceback.
+def raised_by_model(cause: Exception) -> bool:
+    """Whether an error is the model's, not normprobe's, by the modules that its traceback passes.
 
-    `normprobe.capture.function_mode` only hands on the calls that the model makes.
+    Torch calls modules, normprobe's hooks run inside such a call, and the model may be in turn inside one of
+    `WITHIN_MODEL`. So the error is the model's if torch called a module after the last function of normprobe
+    that is not of these. Modules are known by name: files move.
     """
-    files = [Path(frame.filename) for frame in traceback.extract_tb(cause.__traceback__)]
-    own = max(
-        (i for i, file in enumerate(files) if _PACKAGE in file.parents and file.name != "function_mode.py"),
-        default=-1,
-    )
-    return any(file.parts[-4:] == _CALLING for file in files[own:])
+    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(cause.__traceback__)]
+    own = [
+        index
+        for index, module in enumerate(modules)
+        if module.partition(".")[0] == _PACKAGE and module not in WITHIN_MODEL
+    ]
+    return _CALLS_MODULES in modules[max(own, default=-1) + 1 :]
 
 
 def _shapes(batch: Any) -> str:
-    """Return the shapes of a batch in words."""
+    """The shapes of a batch in words."""
     if isinstance(batch, Mapping):
         return ", ".join(f"{name} {_shape(value)}" for name, value in batch.items())
     if isinstance(batch, list | tuple):

@@ -9,15 +9,29 @@ from typing import Any, TypeVar
 
 import click
 
+from normprobe.loading.constants import DTYPES
 from normprobe.vocabulary import KINDS
 
-DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a command was asked to measure, as it stood on the command line."""
+    """The options of a measurement, as they stand on the command line.
+
+    Attributes:
+        data: what ``--data`` names; None for the bundled set.
+        column: the column of a table that holds the text.
+        batch_size: texts, images or rows a batch.
+        limit: only the first so many of them.
+        device: ``auto`` or a device of torch.
+        dtype: one of `DTYPES`.
+        layers: glob patterns of names.
+        kinds: the kinds of layers.
+        samples: how many samples are kept a layer, or ``all``.
+        weights: a file of weights for a model from a callable.
+        trust_remote_code: whether code of the checkpoint may run.
+    """
 
     data: str | None
     column: str | None
@@ -33,11 +47,11 @@ class Request:
 
     @staticmethod
     def plain() -> Request:
-        """Return the request of a command line without options."""
+        """The request of a command line without options."""
         return Request(None, None, None, None, "auto", "auto", (), (), 1024, None, False)
 
     def given(self) -> list[str]:
-        """Return the options that were set, as they are written."""
+        """The options that were set, as they are written."""
         plain = Request.plain()
         changed = [name for name in vars(self) if getattr(self, name) != getattr(plain, name)]
         return [f"--{name.replace('_', '-')}" for name in changed]
@@ -52,7 +66,7 @@ class Kinds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         """Split at commas and refuse what is no kind."""
-        if isinstance(value, tuple):
+        if isinstance(value, tuple):  # click converts defaults, too
             return value
         kinds = tuple(part.strip() for part in value.split(",") if part.strip())
         for kind in kinds:
@@ -67,7 +81,7 @@ class Samples(click.ParamType):  # type: ignore[type-arg]  # generic from click 
     name = "number|all"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Return an int from 1, or "all"."""
+        """An int from 1, or "all"."""
         if value == "all" or isinstance(value, int):
             return value if value == "all" else int(value)
         if not str(value).isdigit() or int(value) < 1:
@@ -110,6 +124,6 @@ def measuring(command: _Command) -> _Command:
 
 
 def request_of(options: dict[str, Any]) -> Request:
-    """Return the request that a command's options add up to."""
+    """The request that a command's options add up to."""
     kinds = tuple(kind for group in options.pop("kinds") for kind in group)
     return Request(**options, kinds=kinds)

@@ -1,4 +1,4 @@
-"""What is printed on stdout: the terminal's report, the ledger, the files written."""
+"""Printing on stdout: the terminal's report, the ledger, the files written."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SIGNS = "÷×…→–−━"
 
 
 def width() -> int:
-    """Return the columns to use: the terminal's, from 80 to 120."""
+    """The columns to use: the terminal's, from 80 to 120."""
     return min(max(shutil.get_terminal_size((_NARROWEST, 24)).columns, _NARROWEST), _WIDEST)
 
 
 def unicode() -> bool:
-    """Tell whether stdout can show the signs that the report uses."""
+    """Whether stdout can show the signs that the report uses."""
     try:
         _SIGNS.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -42,17 +42,17 @@ def unicode() -> bool:
 
 
 def colourful() -> bool:
-    """Tell whether stdout is a terminal that may get colours."""
+    """Whether stdout is a terminal that may get colours."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _coloured(text: str) -> str:
     """Colour the word that says how severe a finding is."""
-    return _TAG.sub(lambda found: click.style(found[0], fg=_COLOURS[found[0]], bold=True), text)
+    return _TAG.sub(lambda tag: click.style(tag[0], fg=_COLOURS[tag[0]], bold=True), text)
 
 
-def forgive_encodings() -> None:
-    """Let stdout write a name it cannot encode with escapes, rather than fail on it."""
+def escape_what_cannot_be_encoded() -> None:
+    """Have stdout write a character it cannot encode as an escape, rather than fail on it."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -77,8 +77,9 @@ def print_comparison(comparison: Comparison) -> None:
     from normprobe.divergence import sentences
     from normprobe.report import comparison_text
 
-    found = comparison.differences
-    click.echo(comparison_text(found, sentences(found), width=width(), unicode=unicode()))
+    differences = comparison.differences
+    text = comparison_text(differences, sentences(differences), width=width(), unicode=unicode())
+    click.echo(text)
 
 
 def print_report_file(page: Path) -> None:
@@ -103,6 +104,7 @@ def _size(path: Path) -> str:
 
 def print_ledger(ledger: pd.DataFrame) -> None:
     """Print a line per layer, and before it how many fired."""
+    # As objects: a nullable integer column cannot hold an empty string.
     rows = ledger.astype(object).where(ledger.notna(), "")
     status = Counter(str(value) for value in rows["status"])
     fired = status.pop("fired", 0)
@@ -122,6 +124,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     """Align columns; on a terminal names are shortened at the front and reasons wrapped, else neither."""
     widths = [max(len(row[column]) for row in table) for column in range(4)]
     room = max(len(row[4]) for row in table)
+    # Into a file or a pipe nothing is cut: a program may read it.
     if sys.stdout.isatty():
         rest = width() - sum(widths[1:]) - 2 * len(widths)
         widths[0] = max(20, min(widths[0], rest - min(room, 24)))
@@ -129,7 +132,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     lines = []
     for row in table:
         first = [
-            _fitted(row[0], widths[0]),
+            _shortened(row[0], widths[0]),
             row[1].ljust(widths[1]),
             row[2].rjust(widths[2]),
             row[3].ljust(widths[3]),
@@ -141,7 +144,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def _fitted(name: str, columns: int) -> str:
-    """Return a name in so many columns, shortened at the front."""
+def _shortened(name: str, columns: int) -> str:
+    """A name in so many columns, shortened at the front."""
     dots = "…" if unicode() else "..."
     return name.ljust(columns) if len(name) <= columns else dots + name[len(name) + len(dots) - columns :]

@@ -1,4 +1,4 @@
-"""A progress line on stderr for whatever takes over two seconds, when somebody is there to see it."""
+"""A progress line on stderr for whatever takes over two seconds, where stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_PATIENCE = 2.0  # seconds
+_DELAY = 2.0  # seconds
 _LONGEST = 42  # characters, which leaves room for a bar at 80 columns
 _Item = TypeVar("_Item")
 
 
 def visible() -> bool:
-    """Tell whether stderr is a terminal that may get control codes."""
+    """Whether stderr is a terminal that may get control codes."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -27,12 +27,12 @@ def waiting(what: str) -> Iterator[None]:
     """Show that something of unknown length goes on.
 
     Args:
-        what: Such as ``"Loading ./smollm2"``.
+        what: such as ``"Loading ./smollm2"``.
     """
     if not visible():
         yield
         return
-    with _late(_columns(counted=False)) as shown:
+    with _delayed(_columns(counted=False)) as shown:
         shown.add_task(_short(what), total=None)
         yield
 
@@ -41,14 +41,14 @@ def tracked(items: Iterable[_Item], what: str, total: int | None) -> Iterator[_I
     """Yield ``items`` and show how many are done.
 
     Args:
-        items: What is worked through.
-        what: Such as ``"Measuring   48 texts"``.
-        total: How many there are, or None.
+        items: what is worked through.
+        what: such as ``"Measuring   48 texts"``.
+        total: how many there are, or None.
     """
     if not visible():
         yield from items
         return
-    with _late(_columns(counted=total is not None)) as shown:
+    with _delayed(_columns(counted=total is not None)) as shown:
         task = shown.add_task(_short(what), total=total)
         for item in items:
             yield item
@@ -72,9 +72,12 @@ def _columns(*, counted: bool) -> Progress:
 
 
 @contextmanager
-def _late(progress: Progress) -> Iterator[Progress]:
-    """Start the display only after a while, so that what is quick leaves the screen alone."""
-    timer = threading.Timer(_PATIENCE, progress.start)
+def _delayed(progress: Progress) -> Iterator[Progress]:
+    """Start the display only after a delay, so that what is quick leaves the screen alone.
+
+    The timer is joined before the display is stopped: it may be about to start it.
+    """
+    timer = threading.Timer(_DELAY, progress.start)
     timer.daemon = True
     timer.start()
     try:

@@ -7,15 +7,17 @@ of layers and samples, the error and what of it is inherited, the verdict in wor
 
 from normprobe.divergence.columns import LAYERS, UNMATCHED
 from normprobe.divergence.differences import LEVEL, Differences, differences
-from normprobe.divergence.verdict import Divergence, sentences, shown_name
+from normprobe.divergence.verdict import VERDICTS, Divergence, sentences, shown_name, verdict_code
 
 __all__ = [
     "LAYERS",
     "LEVEL",
     "UNMATCHED",
+    "VERDICTS",
     "Differences",
     "Divergence",
     "differences",
     "sentences",
     "shown_name",
+    "verdict_code",
 ]

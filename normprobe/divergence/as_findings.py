@@ -65,7 +65,7 @@ _ORDER = _Rule(
 
 
 def findings_of(found: Differences) -> pd.DataFrame:
-    """Return a row per finding, errors first."""
+    """A row per finding, errors first, with the columns of a recording's findings."""
     return pd.DataFrame([_row(*pair) for pair in _found(found)], columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -91,7 +91,7 @@ def _found(found: Differences) -> Iterator[tuple[_Rule, Finding, str]]:
             )
     if len(found.unmatched):
         fused = found.unmatched["reason"].str.startswith("fused").all()
-        yield replace(_ALONE, severity="info") if fused else _ALONE, _alone(found), ""
+        yield replace(_ALONE, severity="info") if fused else _ALONE, _unmatched(found), ""
     if facts["reordered"] is not None:
         row = layers[layers["layer"] == facts["reordered"]]
         yield (
@@ -139,7 +139,7 @@ def _at(rows: pd.DataFrame, statistic: str, column: str, message: str) -> Findin
     )
 
 
-def _alone(found: Differences) -> Finding:
+def _unmatched(found: Differences) -> Finding:
     row = found.unmatched.iloc[0]
     return Finding(
         layer=row["layer"],

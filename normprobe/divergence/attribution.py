@@ -12,22 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.divergence.error_bounds import relative
-from normprobe.divergence.kept_samples import Reader, paired
+from normprobe.divergence.error_bounds import relative_error
+from normprobe.divergence.kept_samples import RecordingArrays, pair_samples
 from normprobe.divergence.matching import Match
 from normprobe.vocabulary import INPUT, OUTPUT
 
 Numbers = NDArray[np.float64]
 
 PASSES = 4.0
-"""An error grows by no more than this on its way through a Linear, in the runs measured for `noise`."""
+"""An error grows by no more than this on its way through a Linear, in the runs measured for `rounding`."""
 
 _FITS = 1e-2
 _TINY = 1e-300
 
 
 @dataclass(frozen=True)
-class Split:
+class Attribution:
     """The error of one place by where it comes from, relative as the error is.
 
     Attributes:
@@ -41,16 +41,16 @@ class Split:
     exact: bool
 
 
-def estimated(error: float, inherited: float) -> Split:
+def estimate_attribution(error: float, inherited: float) -> Attribution:
     """Split the power of an error, given that of what came in; the parts add up in power."""
     if np.isnan(error):
-        return Split(np.nan, np.nan, False)
+        return Attribution(np.nan, np.nan, False)
     brought = min(error, inherited)
     own = np.inf if error == np.inf else float(np.sqrt(max(error**2 - brought**2, 0.0)))
-    return Split(brought, own, exact=False)
+    return Attribution(brought, own, exact=False)
 
 
-def of_norm(a: Reader, b: Reader, match: Match) -> Split | None:
+def attribute_norm(a: RecordingArrays, b: RecordingArrays, match: Match) -> Attribution | None:
     """Split the error at a norm's output exactly, from kept raw rows; None where its formula does not fit.
 
     Args:
@@ -62,21 +62,21 @@ def of_norm(a: Reader, b: Reader, match: Match) -> Split | None:
         [reader.places[layer, site] for site in (INPUT, OUTPUT)]
         for reader, layer in ((a, match.a), (b, match.b))
     )
-    x_a, x_b = paired(a.rows(in_a), b.rows(in_b))
-    y_a, y_b = paired(a.rows(out_a), b.rows(out_b))
+    x_a, x_b = pair_samples(a.rows(in_a), b.rows(in_b))
+    y_a, y_b = pair_samples(a.rows(out_a), b.rows(out_b))
     if not (x_a.shape == y_a.shape and len(x_a)) or not all(
         np.isfinite(rows).all() for rows in (x_a, x_b, y_a, y_b)
     ):
         return None
     again_a, again_b = (_applied(a, match.a, rows) for rows in (x_a, x_b))
-    if again_a is None or again_b is None or relative(y_a, again_a) > _FITS:
+    if again_a is None or again_b is None or relative_error(y_a, again_a) > _FITS:
         return None
     # The formula's own distance from what the layer computed (its dtype's rounding) cancels.
     brought = y_a + (again_b - again_a)
-    return Split(relative(y_a, brought), relative(y_a, y_a + (y_b - brought)), exact=True)
+    return Attribution(relative_error(y_a, brought), relative_error(y_a, y_a + (y_b - brought)), exact=True)
 
 
-def _applied(reader: Reader, layer: str, rows: Numbers) -> Numbers | None:
+def _applied(reader: RecordingArrays, layer: str, rows: Numbers) -> Numbers | None:
     """What a norm makes of rows, shape (rows, features); None for a kind that sees more than a row."""
     kind, eps = _facts(reader, layer)
     place = reader.places[layer, OUTPUT]
@@ -95,7 +95,7 @@ def _applied(reader: Reader, layer: str, rows: Numbers) -> Numbers | None:
     return centred / size * weight + bias
 
 
-def _facts(reader: Reader, layer: str) -> tuple[str, float]:
+def _facts(reader: RecordingArrays, layer: str) -> tuple[str, float]:
     """Kind and eps of a layer."""
     row = reader.ledger.loc[layer]
     return str(row["kind"]), float(np.nan_to_num(row["eps"]))
@@ -105,7 +105,7 @@ def _known(vector: Numbers, otherwise: float) -> Numbers:
     return np.where(np.isnan(vector), otherwise, vector)
 
 
-def gain(reader: Reader, layer: str) -> float:
+def gain(reader: RecordingArrays, layer: str) -> float:
     """How many times a norm enlarges the relative error of its input: 1 unless it takes away a large mean."""
     kind, eps = _facts(reader, layer)
     place = reader.places[layer, INPUT]

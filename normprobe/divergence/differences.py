@@ -9,13 +9,19 @@ from typing import Any, Protocol
 import pandas as pd
 
 from normprobe.divergence.columns import LAYERS, UNMATCHED, shaped
-from normprobe.divergence.kept_samples import Reader
-from normprobe.divergence.matched_sites import Place, described, dtypes_of, fired, shared_places
-from normprobe.divergence.matching import Matched, match
-from normprobe.divergence.paired import same_columns
+from normprobe.divergence.kept_samples import RecordingArrays
+from normprobe.divergence.matched_sites import (
+    MatchedSite,
+    describe_site,
+    dtypes_of,
+    fired_layers,
+    match_sites,
+)
+from normprobe.divergence.matching import MatchedLayers, match_layers
+from normprobe.divergence.paired import paired_columns
 from normprobe.divergence.rounding import Precision, precision
 from normprobe.divergence.same_data import Pairing, pair_data
-from normprobe.divergence.unpaired import other_columns
+from normprobe.divergence.unpaired import unpaired_columns
 from normprobe.errors import NormprobeError, NoSamplesError, RecordingError
 from normprobe.tables.frames import Tables
 
@@ -62,27 +68,27 @@ def differences(a: Tables, b: Tables, *, same_data: bool | None = None, level: f
     _check(a, b, level)
     matched = matched_layers(a, b)
     pairing = pair_data(a, b, same_data, [(pair.a, pair.b) for pair in matched.pairs])
-    readers = Reader(a), Reader(b, pairing.parts if pairing.same else None)
-    places = list(shared_places(readers, matched.pairs))
+    readers = RecordingArrays(a), RecordingArrays(b, pairing.parts if pairing.same else None)
+    places = list(match_sites(readers, matched.pairs))
     rounding = precision(*dtypes_of(readers, places))
     examples = (int(a.facts["examples"]), int(b.facts["examples"]))
     if pairing.same:
-        columns = same_columns(readers, places, rounding)
+        columns = paired_columns(readers, places, rounding)
     else:
-        columns, examples = other_columns(readers, places, level)
-    rows = [described(readers, place) | found for place, found in zip(places, columns, strict=True)]
+        columns, examples = unpaired_columns(readers, places, level)
+    rows = [describe_site(readers, place) | found for place, found in zip(places, columns, strict=True)]
     facts = facts_of((a, b), matched, pairing, rounding, places) | {"examples": examples, "level": level}
     unmatched = [layer._asdict() for layer in matched.unmatched]
     return Differences(shaped(rows, LAYERS), shaped(unmatched, UNMATCHED), facts)
 
 
-def matched_layers(a: Tables, b: Tables) -> Matched:
+def matched_layers(a: Tables, b: Tables) -> MatchedLayers:
     """Match the layers of two recordings.
 
     Raises:
         RecordingError: no layer of the one can be matched with one of the other.
     """
-    matched = match(fired(Reader(a)), fired(Reader(b)))
+    matched = match_layers(fired_layers(RecordingArrays(a)), fired_layers(RecordingArrays(b)))
     if not matched.pairs:
         raise RecordingError(
             f"no layer of {a.facts['model']} can be matched with one of {b.facts['model']}, by name or by "
@@ -103,9 +109,13 @@ def _check(a: Tables, b: Tables, level: float) -> None:
 
 
 def facts_of(
-    tables: Sequence[Tables], matched: Matched, pairing: Pairing, rounding: Precision, places: Sequence[Place]
+    tables: Sequence[Tables],
+    matched: MatchedLayers,
+    pairing: Pairing,
+    rounding: Precision,
+    places: Sequence[MatchedSite],
 ) -> dict[str, Any]:
-    """What verdict and report say of the circumstances."""
+    """Names, data, precision and order, which verdict and report rest on."""
     meta = [t.facts for t in tables]
     return {
         "names": [str(facts["name"]) for facts in meta],
@@ -124,7 +134,7 @@ def facts_of(
     }
 
 
-def _reordered(b: Tables, matched: Matched) -> str | None:
+def _reordered(b: Tables, matched: MatchedLayers) -> str | None:
     """The first layer that the second model executes earlier than one that comes before it in the first."""
     depth = dict(zip(b.sites["layer"], b.sites["depth"], strict=True))
     latest = -1

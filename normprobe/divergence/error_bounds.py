@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.divergence.kept_samples import Kept, paired
+from normprobe.divergence.kept_samples import KeptSamples, pair_samples
 from normprobe.kernels.moments import Moments
 
 Numbers = NDArray[np.float64]
@@ -22,7 +22,7 @@ _MISSES = 2.0
 
 
 @dataclass(frozen=True)
-class Errors:
+class SiteErrors:
     """Relative errors at one place; NaN where nothing pairs.
 
     Attributes:
@@ -58,12 +58,12 @@ class Errors:
         return rows if bound <= _MISSES * rows else bound
 
 
-def errors(
-    rows: tuple[Kept, Kept] | None,
-    samples: tuple[Kept, Kept] | None,
+def measure_errors(
+    rows: tuple[KeptSamples, KeptSamples] | None,
+    samples: tuple[KeptSamples, KeptSamples] | None,
     features: tuple[Moments, Moments] | None,
     tiny: float,
-) -> Errors:
+) -> SiteErrors:
     """Compare two recordings at one place.
 
     Args:
@@ -72,27 +72,27 @@ def errors(
         features: the moments of each feature; None if they are over different numbers of rows.
         tiny: a root mean square below which a signal is itself no more than rounding of what came before.
     """
-    raw = paired(*rows) if rows else (np.empty((0, 1)),) * 2
-    kept = paired(*samples) if samples else (np.empty((0, 2)),) * 2
+    raw = pair_samples(*rows) if rows else (np.empty((0, 1)),) * 2
+    kept = pair_samples(*samples) if samples else (np.empty((0, 2)),) * 2
     broken = bool((np.isfinite(raw[0]) != np.isfinite(raw[1])).any())
     raw = _finite(raw)
     moved = np.nan
     if features:
         broken |= bool((features[0].nonfinite != features[1].nonfinite).any())
-        moved = relative(_spread(features[0]), _spread(features[1]), tiny)
+        moved = relative_error(_mean_and_deviation(features[0]), _mean_and_deviation(features[1]), tiny)
     pairs = raw if len(raw[0]) else kept
-    return Errors(
+    return SiteErrors(
         pairs=len(pairs[0]),
-        rows=relative(*raw, tiny),
-        samples=relative(*kept, tiny),
+        rows=relative_error(*raw, tiny),
+        samples=relative_error(*kept, tiny),
         features=moved,
-        typical=_typical(*pairs, tiny),
+        typical=_median_error(*pairs, tiny),
         cosine=_cosine(*raw),
         broken=broken,
     )
 
 
-def relative(a: Numbers, b: Numbers, tiny: float = 0.0) -> float:
+def relative_error(a: Numbers, b: Numbers, tiny: float = 0.0) -> float:
     """Root of the sum of (b - a)² over that of a², row-wise arrays of one shape; NaN of nothing.
 
     Args:
@@ -115,7 +115,7 @@ def _finite(raw: tuple[Numbers, Numbers]) -> tuple[Numbers, Numbers]:
     return (raw[0], raw[1]) if fine.all() else (np.where(fine, raw[0], 0), np.where(fine, raw[1], 0))
 
 
-def _spread(moments: Moments) -> Numbers:
+def _mean_and_deviation(moments: Moments) -> Numbers:
     """Mean and standard deviation of each feature, shape (features, 2); zeros of one without values."""
     deviation = np.sqrt(np.nan_to_num(moments.variance))
     return np.column_stack([np.where(moments.count > 0, moments.mean, 0.0), deviation])
@@ -123,13 +123,13 @@ def _spread(moments: Moments) -> Numbers:
 
 def feature_errors(a: Moments, b: Moments, tiny: float) -> Numbers:
     """How far mean and standard deviation of each feature moved, over the rms of all values; (features,)."""
-    of_a, of_b = _spread(a), _spread(b)
+    of_a, of_b = _mean_and_deviation(a), _mean_and_deviation(b)
     size = max(float(np.sqrt(np.square(of_a).sum(1).mean())), tiny) if len(of_a) else 0.0
     noise = np.sqrt(np.square(of_b - of_a).sum(1))
     return noise / size if size > 0 else np.where(noise > 0, np.inf, 0.0)
 
 
-def _typical(a: Numbers, b: Numbers, tiny: float) -> float:
+def _median_error(a: Numbers, b: Numbers, tiny: float) -> float:
     if not a.size:
         return np.nan
     noise, signal = np.square(b - a).sum(1), np.square(a).sum(1).clip(tiny**2 * a.shape[1])

@@ -8,17 +8,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.divergence.attribution import Split
+from normprobe.divergence.attribution import Attribution
 from normprobe.divergence.columns import LAYERS, UNMATCHED, shaped
 from normprobe.divergence.differences import LEVEL, Differences, facts_of, matched_layers
-from normprobe.divergence.kept_samples import Reader
-from normprobe.divergence.matched_sites import Place, described, dtypes_of, shared_places
-from normprobe.divergence.matching import Matched, Unmatched
-from normprobe.divergence.paired import judged, split_errors
+from normprobe.divergence.kept_samples import RecordingArrays
+from normprobe.divergence.matched_sites import MatchedSite, describe_site, dtypes_of, match_sites
+from normprobe.divergence.matching import MatchedLayers, Unmatched
+from normprobe.divergence.paired import attribute_errors, judge_errors
 from normprobe.divergence.rounding import precision
 from normprobe.divergence.same_data import Pairing
 from normprobe.tables.frames import Tables
-from normprobe.vocabulary import INPUT
+from normprobe.vocabulary import OUTPUT
 
 __all__ = ["live_differences", "matched_layers"]
 
@@ -32,11 +32,11 @@ class SummedSite(Protocol):
 
     @property
     def error(self) -> float:
-        """Relative error."""
+        """Noise over signal, as a ratio of amplitudes."""
 
     @property
     def cosine(self) -> float:
-        """Cosine between the two."""
+        """Cosine between the two models' rows, as one vector each."""
 
     @property
     def features(self) -> tuple[Numbers, Numbers, Numbers]:
@@ -48,31 +48,27 @@ class SummedLocal(Protocol):
 
     @property
     def inherited(self) -> float:
-        """What the input brings."""
+        """Relative error that the layer makes of the difference of its inputs."""
 
     @property
     def introduced(self) -> float:
-        """What arises in the layer."""
+        """Relative error of the second layer on the first one's input."""
 
 
 class SummedLayer(Protocol):
     """What was summed of one pair of layers."""
 
     @property
-    def input(self) -> SummedSite:
-        """Before."""
-
-    @property
-    def output(self) -> SummedSite:
-        """After."""
+    def sites(self) -> Mapping[str, SummedSite]:
+        """What was summed at each site, by its name."""
 
     @property
     def local(self) -> SummedLocal | None:
-        """None where the layer could not be called again."""
+        """What arises in the layer; None where it could not be called again."""
 
 
 def live_differences(
-    a: Tables, b: Tables, matched: Matched, found: Mapping[str, SummedLayer], examples: int
+    a: Tables, b: Tables, matched: MatchedLayers, found: Mapping[str, SummedLayer], examples: int
 ) -> Differences:
     """Build the table of differences.
 
@@ -83,16 +79,16 @@ def live_differences(
         found: what was summed, by the first model's layer.
         examples: how many examples ran.
     """
-    readers = Reader(a), Reader(b)
-    seen = tuple(pair for pair in matched.pairs if found[pair.a].output.rows)
-    places = list(shared_places(readers, seen))
+    readers = RecordingArrays(a), RecordingArrays(b)
+    seen = tuple(pair for pair in matched.pairs if found[pair.a].sites[OUTPUT].rows)
+    places = list(match_sites(readers, seen))
     rounding = precision(*dtypes_of(readers, places))
-    sums: list[SummedSite] = [getattr(found[place.match.a], place.site) for place in places]
+    sums: list[SummedSite] = [found[place.match.a].sites[place.site] for place in places]
     errors = np.array([site.error for site in sums])
-    splits = split_errors(places, errors, [_split(place, found[place.match.a]) for place in places])
-    judgement = judged(readers, places, rounding, errors, splits)
+    splits = attribute_errors(places, errors, [_split(place, found[place.match.a]) for place in places])
+    judgement = judge_errors(readers, places, rounding, errors, splits)
     rows = [
-        described(readers, place) | row | _columns(site, 10 ** (row["noise_db"] / 20))
+        describe_site(readers, place) | row | _columns(site, 10 ** (row["noise_db"] / 20))
         for place, row, site in zip(places, judgement, sums, strict=True)
     ]
     lost = [
@@ -106,10 +102,10 @@ def live_differences(
     return Differences(shaped(rows, LAYERS), shaped(unmatched, UNMATCHED), facts)
 
 
-def _split(place: Place, found: SummedLayer) -> Split | None:
-    if place.site == INPUT or found.local is None or not np.isfinite(found.output.error):
+def _split(place: MatchedSite, found: SummedLayer) -> Attribution | None:
+    if place.site != OUTPUT or found.local is None or not np.isfinite(found.sites[OUTPUT].error):
         return None
-    return Split(found.local.inherited, found.local.introduced, exact=True)
+    return Attribution(found.local.inherited, found.local.introduced, exact=True)
 
 
 def _columns(site: SummedSite, limit: float) -> dict[str, Any]:

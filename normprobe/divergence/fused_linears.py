@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import NamedTuple
 
 
-class Shape(NamedTuple):
+class LayerShape(NamedTuple):
     """What kind of layer it is and how wide: the numbers of features of its input and output."""
 
     norm: bool
@@ -18,15 +18,15 @@ class Shape(NamedTuple):
         return f"{'norm' if self.norm else 'Linear'} of {self.n_in:,} → {self.n_out:,} features"
 
 
-def take_fused(
-    wide: MutableMapping[str, Shape], narrow: MutableMapping[str, Shape], reads: Mapping[str, bytes]
+def remove_fused(
+    wide: MutableMapping[str, LayerShape], narrow: MutableMapping[str, LayerShape], reads: Mapping[str, bytes]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Find and take away each Linear of one model that is as wide as several of the other together.
 
     Args:
         wide: shapes of the layers that may hold several, in order of execution; found ones are removed.
         narrow: shapes of the other model's layers; those that are held are removed.
-        reads: what tells the tensor that each of the latter reads.
+        reads: a key of the tensor that each of the latter reads.
 
     Yields:
         A wide layer, and the layers it stands for: neighbours that read one tensor.
@@ -47,11 +47,11 @@ def take_fused(
         groups = [g for g in groups if g not in fitting]
 
 
-def _holds(shape: Shape, parts: Sequence[Shape]) -> bool:
+def _holds(shape: LayerShape, parts: Sequence[LayerShape]) -> bool:
     return all(part.n_in == shape.n_in for part in parts) and sum(p.n_out for p in parts) == shape.n_out
 
 
-def _neighbours(shapes: Mapping[str, Shape], reads: Mapping[str, bytes]) -> list[tuple[str, ...]]:
+def _neighbours(shapes: Mapping[str, LayerShape], reads: Mapping[str, bytes]) -> list[tuple[str, ...]]:
     """Linear layers that follow one another and read the same tensor, two or more."""
     groups: list[list[str]] = []
     for layer, shape in shapes.items():

@@ -23,7 +23,7 @@ _SAME = np.dtype([(name, np.int64) for name in _IDENTITY])
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class KeptSamples:
     """Kept samples of one place.
 
     Attributes:
@@ -41,7 +41,7 @@ class Kept:
 
 
 @dataclass(frozen=True, eq=False)
-class _Table:
+class _SampleTable:
     """What was kept of all places, in their order.
 
     Attributes:
@@ -57,7 +57,7 @@ class _Table:
     edges: NDArray[np.intp]
 
 
-class Reader:
+class RecordingArrays:
     """One recording, place by place (a place is one site of one layer)."""
 
     def __init__(self, tables: Tables, parts: Mapping[str, int] | None = None) -> None:
@@ -90,7 +90,7 @@ class Reader:
         return moments_of(self.tables.feature_moments)
 
     @cached_property
-    def _samples(self) -> _Table:
+    def _samples(self) -> _SampleTable:
         frame = self.tables.sample_moments
         frame = frame[frame["count"].to_numpy() > 0]
         count, m2 = frame["count"].to_numpy(), frame["m2"].to_numpy(np.float64)
@@ -98,7 +98,7 @@ class Reader:
         return self._table(frame, values)
 
     @cached_property
-    def _rows(self) -> _Table:
+    def _rows(self) -> _SampleTable:
         return self._table(self.tables.rows, row_starts(self.tables.sites, self.tables.rows))
 
     def features(self, place: int) -> Moments:
@@ -111,21 +111,21 @@ class Reader:
         low, high = self._first[place], self._first[place + 1]
         return self.tables.feature_moments[name].to_numpy(np.float64)[low:high]
 
-    def samples(self, place: int) -> Kept:
+    def samples(self, place: int) -> KeptSamples:
         """The kept samples of a place with a finite value: mean and standard deviation of each."""
         table = self._samples
         mine = slice(table.edges[place], table.edges[place + 1])
-        return Kept(table.keys[mine], table.hash[mine], table.values[mine])
+        return KeptSamples(table.keys[mine], table.hash[mine], table.values[mine])
 
-    def rows(self, place: int) -> Kept:
+    def rows(self, place: int) -> KeptSamples:
         """The kept raw rows of a place."""
         table = self._rows
         low, high = table.edges[place], table.edges[place + 1]
         raw = self.tables.row_values[int(table.values[low]) : int(table.values[high])].astype(np.float64)
         values = raw.reshape(high - low, self.widths[place])
-        return Kept(table.keys[low:high], table.hash[low:high], values)
+        return KeptSamples(table.keys[low:high], table.hash[low:high], values)
 
-    def capped(self, place: int, kept: Kept) -> bool:
+    def capped(self, place: int, kept: KeptSamples) -> bool:
         """Whether samples of this place were left out of the kept ones."""
         return len(kept) < int(self._counts[place])
 
@@ -133,17 +133,17 @@ class Reader:
     def _counts(self) -> Whole:
         return self.tables.sites["n_samples"].to_numpy(np.int64)
 
-    def _table(self, frame: pd.DataFrame, values: NDArray[Any]) -> _Table:
+    def _table(self, frame: pd.DataFrame, values: NDArray[Any]) -> _SampleTable:
         place = frame["place"].to_numpy()
         keys = np.empty(len(frame), _SAME)
         keys["part"] = self._part[frame["part"].to_numpy(np.int64)]
         for name in _IDENTITY[1:]:
             keys[name] = frame[name].to_numpy(np.int64)
         edges = np.searchsorted(place, np.arange(len(self.widths) + 1))
-        return _Table(keys, frame["hash"].to_numpy(np.int64), values, edges)
+        return _SampleTable(keys, frame["hash"].to_numpy(np.int64), values, edges)
 
 
-def paired(a: Kept, b: Kept) -> tuple[Numbers, Numbers]:
+def pair_samples(a: KeptSamples, b: KeptSamples) -> tuple[Numbers, Numbers]:
     """The values of the samples that both have, in one order."""
     if len(a) == len(b) and (a.keys == b.keys).all():
         return a.values, b.values

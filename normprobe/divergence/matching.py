@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from normprobe.divergence.fused_linears import Shape, take_fused
+from normprobe.divergence.fused_linears import LayerShape, remove_fused
 from normprobe.divergence.roles import pair_roles
 
 _WRAPPERS = ("_orig_mod", "module")
@@ -37,29 +37,29 @@ class Unmatched(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Fired:
+class FiredLayers:
     """The layers of one model that fired, in order of execution.
 
     Attributes:
         shapes: kind and widths of each.
-        reads: what tells the tensor that each reads, equal for layers that read the same one.
+        reads: a key of the tensor that each reads, equal for layers that read the same one.
         silent: status of the layers that did not fire.
     """
 
-    shapes: Mapping[str, Shape]
+    shapes: Mapping[str, LayerShape]
     reads: Mapping[str, bytes]
     silent: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedLayers:
     """The layers of two models, matched, in the first one's order of execution; and those left over."""
 
     pairs: tuple[Match, ...]
     unmatched: tuple[Unmatched, ...]
 
 
-def match(a: Fired, b: Fired) -> Matched:
+def match_layers(a: FiredLayers, b: FiredLayers) -> MatchedLayers:
     """Match the layers of two models.
 
     Names come first, without the prefixes of wrappers (`module.`, `_orig_mod.`) and of a class around the
@@ -73,12 +73,12 @@ def match(a: Fired, b: Fired) -> Matched:
     left_b = {y: shape for y, shape in b.shapes.items() if y not in {pair.b for pair in pairs}}
     unmatched = [*_silent("a", left_a, "b", b.silent), *_silent("b", left_b, "a", a.silent)]
     for of, wide, narrow, reads in (("b", left_b, left_a, a.reads), ("a", left_a, left_b, b.reads)):
-        for whole, parts in take_fused(wide, narrow, reads):
+        for whole, parts in remove_fused(wide, narrow, reads):
             unmatched += _fused(of, whole, parts)
     rest, alone = _by_shape(left_a, left_b)
     order = {layer: at for at, layer in enumerate(a.shapes)}
     pairs = sorted([*pairs, *rest], key=lambda pair: order[pair.a])
-    return Matched(tuple(pairs), (*unmatched, *alone))
+    return MatchedLayers(tuple(pairs), (*unmatched, *alone))
 
 
 def _by_name(a: Sequence[str], b: Sequence[str]) -> dict[str, str]:
@@ -109,7 +109,9 @@ def _common_prefix(names: Sequence[str], others: set[str]) -> str:
     return max(votes, key=lambda prefix: (votes[prefix], -len(prefix)))
 
 
-def _silent(of: str, layers: dict[str, Shape], other: str, silent: Mapping[str, str]) -> Iterator[Unmatched]:
+def _silent(
+    of: str, layers: dict[str, LayerShape], other: str, silent: Mapping[str, str]
+) -> Iterator[Unmatched]:
     """Take away the layers that fired in one model only, though the other has one of the name."""
     for layer in [layer for layer in layers if layer in silent]:
         del layers[layer]
@@ -122,7 +124,9 @@ def _fused(of: str, whole: str, parts: Sequence[str]) -> list[Unmatched]:
     return [held, *(Unmatched(other, part, f"fused into {whole} of {of}") for part in parts)]
 
 
-def _by_shape(a: Mapping[str, Shape], b: Mapping[str, Shape]) -> tuple[list[Match], list[Unmatched]]:
+def _by_shape(
+    a: Mapping[str, LayerShape], b: Mapping[str, LayerShape]
+) -> tuple[list[Match], list[Unmatched]]:
     """Match what is left, shape by shape, where both have as many layers of it."""
     pairs: list[Match] = []
     alone: list[Unmatched] = []

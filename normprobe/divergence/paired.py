@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.divergence.attribution import PASSES, Split, estimated, gain, of_norm
+from normprobe.divergence.attribution import PASSES, Attribution, attribute_norm, estimate_attribution, gain
 from normprobe.divergence.columns import decibels
-from normprobe.divergence.error_bounds import Errors, errors, feature_errors
-from normprobe.divergence.matched_sites import Place, Readers, moments_of, typical_size
+from normprobe.divergence.error_bounds import SiteErrors, feature_errors, measure_errors
+from normprobe.divergence.matched_sites import MatchedSite, RecordingPair, median_sample_rms, moments_of
+from normprobe.divergence.matching import Match
 from normprobe.divergence.rounding import GROWTH, MEASURED, WITHIN, Precision, beyond_rounding
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -21,7 +22,9 @@ _SUBUNIT = 16.0
 _TINY = 1e-150
 
 
-def same_columns(readers: Readers, places: Sequence[Place], precision: Precision) -> list[dict[str, Any]]:
+def paired_columns(
+    readers: RecordingPair, places: Sequence[MatchedSite], precision: Precision
+) -> list[dict[str, Any]]:
     """The columns of each place that rest on samples that pair.
 
     Args:
@@ -35,10 +38,10 @@ def same_columns(readers: Readers, places: Sequence[Place], precision: Precision
     found = [_errors(readers, place, least) for place, least in zip(places, tiny, strict=True)]
     bounds = np.maximum(precision.floors, MEASURED)
     known = np.array([e.known(bound) for e, bound in zip(found, bounds, strict=True)])
-    splits = split_errors(
+    splits = attribute_errors(
         places, known, [_of_norm(readers, *pair) for pair in zip(places, known, strict=True)]
     )
-    rows = judged(readers, places, precision, known, splits)
+    rows = judge_errors(readers, places, precision, known, splits)
     for at, (place, row) in enumerate(zip(places, rows, strict=True)):
         limit = max(10 ** (row["noise_db"] / 20), MEASURED)
         row |= {
@@ -51,34 +54,36 @@ def same_columns(readers: Readers, places: Sequence[Place], precision: Precision
     return rows
 
 
-def _sizes(readers: Readers, places: Sequence[Place]) -> tuple[Numbers, Numbers]:
+def _sizes(readers: RecordingPair, places: Sequence[MatchedSite]) -> tuple[Numbers, Numbers]:
     """The typical root mean square of a sample at each place, and the largest of all places up to it."""
-    sizes = np.array([typical_size(readers[0], place.at[0]) for place in places])
+    sizes = np.array([median_sample_rms(readers[0], place.at[0]) for place in places])
     return sizes, np.maximum(np.maximum.accumulate(sizes), _TINY)
 
 
-def _errors(readers: Readers, place: Place, tiny: float) -> Errors:
+def _errors(readers: RecordingPair, place: MatchedSite, tiny: float) -> SiteErrors:
     a, b = readers
     rows = (a.rows(place.at[0]), b.rows(place.at[1])) if place.aligned else None
     samples = (a.samples(place.at[0]), b.samples(place.at[1])) if place.aligned else None
-    return errors(rows, samples, moments_of(readers, place) if place.alike else None, tiny)
+    return measure_errors(rows, samples, moments_of(readers, place) if place.same_rows else None, tiny)
 
 
-def _of_norm(readers: Readers, place: Place, error: float) -> Split | None:
+def _of_norm(readers: RecordingPair, place: MatchedSite, error: float) -> Attribution | None:
     """The error at an output, split by the norm's formula where that can be done."""
-    if place.site == INPUT or not place.aligned or not np.isfinite(error):
+    if place.site != OUTPUT or not place.aligned or not np.isfinite(error):
         return None
-    return of_norm(*readers, place.match)
+    return attribute_norm(*readers, place.match)
 
 
-def _share_beyond(readers: Readers, place: Place, tiny: float, limit: float) -> float:
+def _share_beyond(readers: RecordingPair, place: MatchedSite, tiny: float, limit: float) -> float:
     """The share of features whose mean or standard deviation moved beyond rounding; NaN over other rows."""
-    if not place.alike:
+    if not place.same_rows:
         return np.nan
     return float((feature_errors(*moments_of(readers, place), tiny) > limit).mean())
 
 
-def split_errors(places: Sequence[Place], known: Numbers, measured: Sequence[Split | None]) -> list[Split]:
+def attribute_errors(
+    places: Sequence[MatchedSite], known: Numbers, measured: Sequence[Attribution | None]
+) -> list[Attribution]:
     """Where each error comes from: at an output from the input, at an input from all that ran before.
 
     Args:
@@ -86,17 +91,25 @@ def split_errors(places: Sequence[Place], known: Numbers, measured: Sequence[Spl
         known: the error at each.
         measured: the split of each where it need not be estimated.
     """
-    splits: list[Split] = []
-    before = read = 0.0
+    splits: list[Attribution] = []
+    before, of_input = 0.0, dict[Match, float]()
     for place, error, split in zip(places, known, measured, strict=True):
-        splits.append(split or estimated(error, before if place.site == INPUT else read))
-        read = 0.0 if np.isnan(error) else float(error)
-        before = max(before, read)
+        # An output inherits from its own layer's input, whatever other sites lie between the two.
+        brought = of_input.get(place.match, before) if place.site == OUTPUT else before
+        splits.append(split or estimate_attribution(error, brought))
+        size = 0.0 if np.isnan(error) else float(error)
+        if place.site == INPUT:
+            of_input[place.match] = size
+        before = max(before, size)
     return splits
 
 
-def judged(
-    readers: Readers, places: Sequence[Place], precision: Precision, known: Numbers, splits: Sequence[Split]
+def judge_errors(
+    readers: RecordingPair,
+    places: Sequence[MatchedSite],
+    precision: Precision,
+    known: Numbers,
+    splits: Sequence[Attribution],
 ) -> list[dict[str, Any]]:
     """The columns that say how large each error is, where it comes from, and what of it is rounding.
 
@@ -127,8 +140,8 @@ def judged(
     ]
 
 
-def _arises(place: Place, split: Split, error: float, own: float) -> bool:
+def _arises(place: MatchedSite, split: Attribution, error: float, own: float) -> bool:
     """Whether more arises at a place than its own rounding and what it inherits explain."""
     if split.exact:
         return split.introduced > own
-    return error > max(own, (GROWTH if place.site == INPUT else PASSES) * split.inherited)
+    return error > max(own, (PASSES if place.site == OUTPUT else GROWTH) * split.inherited)

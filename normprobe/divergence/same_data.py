@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normprobe.divergence.kept_samples import Reader, paired
+from normprobe.divergence.kept_samples import RecordingArrays, pair_samples
 from normprobe.errors import RecordingError
 from normprobe.tables.frames import Tables
 from normprobe.vocabulary import INPUT
@@ -84,18 +84,18 @@ def _sizes(tables: Tables) -> str:
 
 
 def _agreeing(a: Tables, b: Tables, parts: dict[str, int], first: list[tuple[str, str]]) -> bool:
-    return bool(first) and _agree(Reader(a), Reader(b, parts), first[0])
+    return bool(first) and _agree(RecordingArrays(a), RecordingArrays(b, parts), first[0])
 
 
 def _total(tables: Tables) -> int:
     return sum(int(found[0]) for found in tables.facts.get("digests", {}).values())
 
 
-def _agree(a: Reader, b: Reader, layers: tuple[str, str]) -> bool:
+def _agree(a: RecordingArrays, b: RecordingArrays, layers: tuple[str, str]) -> bool:
     """Whether the kept raw rows of the first layer's input pair and agree up to rounding."""
     places = a.places.get((layers[0], INPUT)), b.places.get((layers[1], INPUT))
     if places[0] is None or places[1] is None or a.widths[places[0]] != b.widths[places[1]]:
         return False
-    x, y = paired(a.rows(places[0]), b.rows(places[1]))
+    x, y = pair_samples(a.rows(places[0]), b.rows(places[1]))
     power = np.square(x).sum()
     return bool(len(x) > 1 and power > 0 and np.square(y - x).sum() < _CLOSE**2 * power)

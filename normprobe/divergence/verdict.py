@@ -1,4 +1,4 @@
-"""What a comparison says in sentences: the first one is the answer, the others what it rests on."""
+"""The verdict of a comparison in sentences: the first is the answer, the others what it rests on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Divergence:
 
 
 def first_divergence(layers: pd.DataFrame) -> Divergence | None:
-    """Return the first place in order of execution that differs beyond the noise, or None."""
+    """The first place in order of execution that differs beyond the noise, or None."""
     beyond = np.flatnonzero(layers["beyond"].to_numpy(bool))
     if not len(beyond):
         return None
@@ -56,8 +56,32 @@ def first_divergence(layers: pd.DataFrame) -> Divergence | None:
     )
 
 
+VERDICTS = {
+    "equal": "same data: no error at any layer compared",
+    "within_rounding": "same data: no layer differs by more than rounding of the dtype of both",
+    "within_precision": "same data, other dtypes: no layer differs by more than rounding of the coarser one",
+    "within_sampling": "other data: no layer differs by more than drawing other examples gives",
+    "too_few_examples": "other data: of so few examples that no difference, however large, would be named",
+    "differs": "a layer differs beyond the noise; see `first_divergence`",
+}
+
+
+def verdict_code(found: Differences) -> str:
+    """The answer as one of `VERDICTS`."""
+    facts = found.facts
+    if found.layers["beyond"].any():
+        return "differs"
+    if not facts["same_data"]:
+        sizes = facts["examples"]
+        # The smallest probability that so many permutations can give, two-sided.
+        return "too_few_examples" if 2 / comb(sum(sizes), sizes[0]) > facts["level"] else "within_sampling"
+    if (found.layers["error_db"] == -np.inf).all():
+        return "equal"
+    return "within_precision" if facts["precision_differs"] else "within_rounding"
+
+
 def sentences(found: Differences) -> list[str]:
-    """Say what was found: the answer first."""
+    """What was found, the answer first."""
     first = first_divergence(found.layers)
     if not found.facts["same_data"]:
         answer = _other(found, first)
@@ -94,26 +118,26 @@ def _extent(layers: pd.DataFrame, first: Divergence) -> list[str]:
     """How far it goes on, and whether more arises elsewhere."""
     each = layers.groupby("layer", sort=False)[["beyond", "introduces"]].any()
     later = each.loc[first.layer :].iloc[1:]
-    said = []
+    lines = []
     if later["beyond"].any():
         reached = int(later["beyond"].sum())
         worst = layers.iloc[int(layers["error_db"].argmax())]
         who = f"After it {reached:,} of {len(later):,} layers differ too"
-        said.append(
+        lines.append(
             f"{'The one layer after it differs too' if len(later) == 1 else who}; the largest error is "
             f"{format_db(float(worst['error_db']))}, at {worst['layer']} (its {worst['site']})."
         )
     elif len(later):
-        said.append(f"Of the {format_count(len(later), 'layer')} after it none differs.")
+        lines.append(f"Of the {format_count(len(later), 'layer')} after it none differs.")
     own = [str(layer) for layer in later.index[later["introduces"]]]
     if 2 * len(own) >= len(each) - 1 > 0:
-        said.append(
+        lines.append(
             f"{len(own) + 1:,} of {format_count(len(each), 'layer')} introduce error of their own, "
             "as a change of the whole model does: its precision, or all of its weights."
         )
     elif own:
-        said.append(f"More error arises at {_named(own)}.")
-    return said
+        lines.append(f"More error arises at {_named(own)}.")
+    return lines
 
 
 def _named(layers: list[str]) -> str:
@@ -124,11 +148,11 @@ def _named(layers: list[str]) -> str:
 def _agreement(found: Differences) -> list[str]:
     layers, facts = found.layers, found.facts
     count = format_count(int(facts["matched"]), "layer")
-    if (layers["error_db"] == -np.inf).all():
+    if verdict_code(found) == "equal":
         return [f"Equal: no difference at any of {count}."]
     worst = layers.iloc[int(layers["error_db"].argmax())]
     largest, where = format_db(float(worst["error_db"])), _at(found, worst)
-    if not facts["precision_differs"]:
+    if verdict_code(found) == "within_rounding":
         return [
             f"Equal up to rounding: none of {count} differs by more than rounding of {facts['dtypes'][0]}; "
             f"the largest error is {largest}, at {where}."
@@ -156,7 +180,7 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
             "Samples cannot be paired, as the two saw other data, or the same cut into other parts: "
             "then compare with same_data=True."
         )
-    if first is None and 2 / comb(sum(sizes), sizes[0]) > found.facts["level"]:
+    if verdict_code(found) == "too_few_examples":
         return [
             f"{sizes[0]:,} and {sizes[1]:,} examples are too few to tell at level {level}.",
             unpaired,
@@ -188,17 +212,17 @@ def _precision(found: Differences) -> list[str]:
 
 def _circumstances(found: Differences) -> list[str]:
     """What limits the answer: order, layers left out."""
-    facts, said = found.facts, []
+    facts, lines = found.facts, []
     kinds = found.layers[found.layers["kind"] != found.layers["kind_b"]]
     if len(kinds):
         row = kinds.iloc[0]
-        said.append(f"{row['layer']} is a {row['kind']} in the first, a {row['kind_b']} in the second.")
+        lines.append(f"{row['layer']} is a {row['kind']} in the first, a {row['kind_b']} in the second.")
     if facts["reordered"] is not None:
-        said.append(f"The second runs its layers in another order, which shows at {facts['reordered']}.")
+        lines.append(f"The second runs its layers in another order, which shows at {facts['reordered']}.")
     if len(found.unmatched):
         alone = [f"{row.layer} ({row.of})" for row in found.unmatched.itertuples()]
-        said.append(
+        lines.append(
             f"{format_count(len(alone), 'layer')} {'has' if len(alone) == 1 else 'have'} no counterpart and "
             f"{'is' if len(alone) == 1 else 'are'} not compared: {_named(alone)}."
         )
-    return said
+    return lines

@@ -1,7 +1,9 @@
 """Pictures of the tables: each a function of tables, and axes if wanted, to axes.
 
-They live outside pyplot: nothing stays open and no setting of matplotlib changes. In a notebook the last line
-``figures.depth_profile(recording)[0].figure`` shows one.
+A recording, its tables, or a comparison come in; axes go out, or for the report a `Rendered`: words, facts,
+inline SVG, files. `registry` lists the figures of a report, `plots` draws them, `data` has their numbers,
+`drawing` what all share. They live outside pyplot: nothing stays open and no setting of matplotlib changes.
+In a notebook the last line ``figures.depth_profile(recording)[0].figure`` shows one.
 """
 
 from normprobe.figures.plots.depth_profile import depth_profile

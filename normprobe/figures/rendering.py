@@ -8,19 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normprobe.figures.data import by_depth
-from normprobe.figures.drawing.canvas import Plan, new_figure
+from normprobe.figures import registry
+from normprobe.figures.data import layer_statistics
+from normprobe.figures.drawing.canvas import Facts, Plan, new_figure
 from normprobe.figures.drawing.palette import SURFACE, house_style
 from normprobe.figures.drawing.svg import draw_svg, quiet_fonts, write_alone, write_inline
-from normprobe.figures.plots import (
-    depth_profile,
-    divergence_profile,
-    linear_by_role,
-    norm_panel,
-    outlier_map,
-    running_statistics,
-    samples_through_depth,
-)
+from normprobe.figures.plots import divergence_profile, norm_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,14 +24,7 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
 
 PNG_DPI = 150
-
-_SECTIONS: dict[str, tuple[Callable[[Tables], Plan], Callable[[Tables], bool]]] = {
-    "depth_profile": (depth_profile.plan, depth_profile.supported),
-    "outlier_map": (outlier_map.plan, outlier_map.supported),
-    "samples_through_depth": (samples_through_depth.plan, samples_through_depth.supported),
-    "running_statistics": (running_statistics.plan, running_statistics.supported),
-    "linear_by_role": (linear_by_role.plan, linear_by_role.supported),
-}
+PANEL = "norm_panel"  # drawn of one layer, so that it is no section and not in the registry
 
 
 @dataclass(frozen=True)
@@ -50,12 +36,15 @@ class Rendered:
         title: heading of its section.
         caption: what to look at, with **bold** runs.
         aria_label: one sentence for those who do not see it.
+        facts: what the caption states, by name: numbers, names of layers and sites, tuples of these, None
+            where undefined.
     """
 
     name: str
     title: str
     caption: str
     aria_label: str
+    facts: Facts = field(compare=False)
     _figure: Figure = field(repr=False, compare=False)
     _tree: ET.Element = field(repr=False, compare=False)
     _overlay: tuple[tuple[str, str, tuple[float, float, float, float]], ...] = field(
@@ -63,9 +52,10 @@ class Rendered:
     )
 
     def svg(self, prefix: str, link: Callable[[str], str | None] | None = None) -> str:
-        """Return the figure as inline SVG, coloured by the page's CSS variables.
+        """The figure as inline SVG, coloured by the page's CSS variables.
 
-        The variables are --ink --muted --grid --band --surface --in --out --acc.
+        The variables are --ink --muted --grid --band --surface --acc, --in and --out for the two sites that
+        every layer has, and what `palette.site_variables` names for further ones.
 
         Args:
             prefix: begins every id; letters, digits, - and _, beginning with a letter, unique in the page.
@@ -115,15 +105,17 @@ def render(tables: Tables | HasTables, name: str, *, layer: str | None = None) -
     Raises:
         ValueError: there is no figure of this name, or the panel's layer is not named.
     """
-    source = by_depth.tables_of(tables)
-    if name == "norm_panel":
+    source = layer_statistics.tables_of(tables)
+    entry = registry.entry_of(name)
+    if name == PANEL:
         if layer is None:
             raise ValueError('render(tables, "norm_panel") needs layer=, the name of a norm')
         plan = norm_panel.plan(source, layer)
-    elif name in _SECTIONS:
-        plan = _SECTIONS[name][0](source)
+    elif entry is not None:
+        plan = entry.plot.plan(source)
     else:
-        raise ValueError(f"no figure {name!r}; there are {', '.join([*_SECTIONS, 'norm_panel'])}")
+        names = [entry.name for entry in registry.FIGURES]
+        raise ValueError(f"no figure {name!r}; there are {', '.join([*names, PANEL])}")
     return rendered(plan, name)
 
 
@@ -141,9 +133,8 @@ def rendered(plan: Plan, name: str) -> Rendered:
         figure, axes = new_figure(plan)
         plan.draw(axes)
         tree = draw_svg(figure)
-    return Rendered(
-        name, plan.title, plan.caption, plan.aria_label, figure, tree, _overlay(plan, figure, axes)
-    )
+    words = (plan.title, plan.caption, plan.aria_label, plan.facts)
+    return Rendered(name, *words, figure, tree, _overlay(plan, figure, axes))
 
 
 def render_divergence(comparison: HasDifferences | Differences) -> Rendered:
@@ -159,7 +150,7 @@ def render_divergence(comparison: HasDifferences | Differences) -> Rendered:
 
 
 def available(tables: Tables | HasTables) -> list[str]:
-    """Return the names of the section figures this recording supports, in the report's order.
+    """The names of the section figures this recording supports, in the report's order.
 
     Args:
         tables: a recording or its tables.
@@ -167,14 +158,14 @@ def available(tables: Tables | HasTables) -> list[str]:
     Returns:
         Names for `render`; without "norm_panel", which every norm supports.
     """
-    source = by_depth.tables_of(tables)
-    return [name for name, (_, supported) in _SECTIONS.items() if supported(source)]
+    source = layer_statistics.tables_of(tables)
+    return [entry.name for entry in registry.FIGURES if entry.plot.supported(source)]
 
 
 def _overlay(
     plan: Plan, figure: Figure, axes: list[Axes]
 ) -> tuple[tuple[str, str, tuple[float, float, float, float]], ...]:
-    """Return each hit's layer, text and box (x, y, width, height in points, from the top) over all charts."""
+    """Each hit's layer, text and box (x, y, width, height in points, from the top) over all charts."""
     if not plan.hits:
         return ()
     height = figure.bbox.height
@@ -192,7 +183,7 @@ def _overlay(
 
 
 def _hit(text: str, box: tuple[float, float, float, float], href: str | None) -> ET.Element:
-    """Return an invisible rectangle with a tooltip, within a link if there is one."""
+    """An invisible rectangle with a tooltip, within a link if there is one."""
     x, y, width, height = (f"{value:.1f}" for value in box)
     rect = ET.Element("rect", {"class": "hit", "x": x, "y": y, "width": width, "height": height})
     rect.attrib |= {"fill": "none", "pointer-events": "all"}

@@ -1,4 +1,9 @@
-"""Named checks that turn tables into findings with sources."""
+"""Findings: named checks of a recording, each with its statistic, its threshold and its source.
+
+In: `normprobe.tables.frames.Tables`, mostly through `normprobe.tables.measures`. Out: one table of findings
+(`check.COLUMNS`), the series that shows one (`evidence_series`), or JSON. A file holds the checks of one
+theme; `registry` lists them all, in the order in which they run.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +36,19 @@ __all__ = [
 
 
 def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.DataFrame:
-    """Return what is wrong with a model, one row per check and cause.
+    """What is wrong with a model, one row per check and cause.
 
     >>> find(recording.tables, ["nonfinite", StaleRunningStatistics(factor=2)])  # doctest: +SKIP
 
     Args:
-        tables: The tables of a recording.
-        checks: Which checks to run, as objects with thresholds of your own or by name; all by default.
+        tables: the tables of a recording.
+        checks: which checks to run, as objects with thresholds of your own or by name; all by default.
 
     Returns:
         DataFrame with the columns of `COLUMNS`, ordered by severity (error, warning, info), then by depth.
 
     Raises:
-        NormprobeError: A name is not that of a check.
+        NormprobeError: a name is not that of a check.
     """
     rules = chosen(checks)
     if tables.layers.empty:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.formatting import format_number
+from normprobe.findings.check import Check, Finding, Severity
+from normprobe.formatting import format_count, format_number
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def batch_norms(tables: Tables) -> pd.DataFrame:
-    """Return the ledger of the batch norms that fired, by layer and in order of execution.
+    """The ledger of the batch norms that fired, by layer and in order of execution.
 
     Added columns: ``trains`` and ``evaluates`` (whether it ran in that mode), ``grads`` (whether gradients
     were on), ``values`` (values per channel and call) and ``examples`` (examples per call).
@@ -32,7 +32,7 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
 
 
 def fired(tables: Tables) -> pd.DataFrame:
-    """Return the ledger of all layers that fired, by layer, with ``trains``, ``evaluates`` and ``grads``."""
+    """The ledger of all layers that fired, by layer, with ``trains``, ``evaluates`` and ``grads``."""
     ledger = tables.ledger_base[tables.ledger_base["calls"] > 0].set_index("layer")
     training = ledger["training"].fillna("").str.split("; ")
     grad = ledger["grad"].fillna("").str.split("; ")
@@ -66,7 +66,7 @@ class BatchnormTrainMode(Check):
     source: ClassVar[str] = "PyTorch issues 4741, 5406"
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first batch norm in train mode, if the model was evaluated."""
+        """The first batch norm in train mode, if the model was evaluated."""
         norms = batch_norms(tables)
         wrong = norms[norms["trains"]]
         odd = bool(fired(tables)["evaluates"].any())
@@ -81,7 +81,7 @@ class BatchnormTrainMode(Check):
                 statistic="batch norms in train mode",
                 value=len(names),
                 threshold=0,
-                message=f"{named(names, 'batch norm')} ran in train mode, {rest}.",
+                message=f"{format_count(len(names), 'batch norm')} ran in train mode, {rest}.",
                 evidence="input:variance",
                 severity="warning" if odd else "info",
                 affected=names,
@@ -103,7 +103,7 @@ class SmallBatchStatistics(Check):
     When it is wrong: statistics are synchronized over processes, of which this recording is one.
 
     Attributes:
-        values: Least number of values per channel and call that is enough,
+        values: least number of values per channel and call that is enough,
         examples: and least number of examples per call.
     """
 
@@ -120,7 +120,7 @@ class SmallBatchStatistics(Check):
     examples: int = 4
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the batch norm in train mode with the fewest values per channel and call."""
+        """The batch norm in train mode with the fewest values per channel and call."""
         norms = batch_norms(tables)
         few = norms[norms["trains"] & ((norms["values"] < self.values) | (norms["examples"] < self.examples))]
         if few.empty:
@@ -139,7 +139,7 @@ class SmallBatchStatistics(Check):
                 message=f"In train mode a call normalizes with {format_number(values)} "
                 f"{'value' if values == 1 else 'values'} per channel, from {format_number(examples)} "
                 f"{'example' if examples == 1 else 'examples'}; "
-                f"so it is at {named(tuple(few.index), 'batch norm')}.",
+                f"so it is at {format_count(len(few), 'batch norm')}.",
                 evidence="input:n_samples",
                 affected=tuple(few.index),
             )
@@ -167,7 +167,7 @@ class FrozenButUpdating(Check):
     source: ClassVar[str] = "PyTorch issues 66073, 96136"
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first batch norm whose running statistics move although its parameters are frozen."""
+        """The first batch norm whose running statistics move although its parameters are frozen."""
         norms = batch_norms(tables)
         if not {"trainable", "moved"} <= set(norms.columns):
             return []
@@ -183,8 +183,8 @@ class FrozenButUpdating(Check):
                 statistic="frozen batch norms whose running statistics moved",
                 value=len(names),
                 threshold=0,
-                message=f"{named(names, 'batch norm')} with frozen scale and shift moved the running "
-                f"statistics.",
+                message=f"{format_count(len(names), 'batch norm')} with frozen scale and shift moved the "
+                "running statistics.",
                 evidence="input:mean",
                 affected=names,
             )
@@ -206,7 +206,7 @@ class UpdatedTwice(Check):
     When it is wrong: code that updates statistics on purpose, outside the forward that was measured.
 
     Attributes:
-        ratio: Least number of updates per forward that is reported.
+        ratio: least number of updates per forward that is reported.
     """
 
     name: ClassVar[str] = "updated_twice"
@@ -218,7 +218,7 @@ class UpdatedTwice(Check):
     ratio: float = 1.5
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first batch norm with more updates than firings."""
+        """The first batch norm with more updates than firings."""
         norms = batch_norms(tables)
         if not {"updates", "firings"} <= set(norms.columns):
             return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -42,21 +42,21 @@ class Finding:
     """One cause worth a person's attention; what is None comes from the check that found it.
 
     Attributes:
-        layer: Where it is: the first in order of execution if the others follow from it, else the worst.
+        layer: where it is: the first in order of execution if the others follow from it, else the worst.
         site: ``input`` or ``output`` of that layer.
-        statistic: What was measured, in words.
-        value: The statistic's value at that layer and site.
-        threshold: What the value was held against.
-        message: One sentence of what is wrong.
-        evidence: The series that shows it, for `normprobe.findings.series`.
-        affected: All layers that show it, the named one included, in order of execution.
-        feature: The feature that holds it, where there is one.
-        example: The example that holds it, where there is one.
-        position: The position that holds it, where there is one.
-        written_by: The layer whose output the value comes from, where there is one.
-        severity: Overrides the check's.
-        title: Overrides the check's.
-        advice: Overrides the check's.
+        statistic: what was measured, in words.
+        value: the statistic's value at that layer and site.
+        threshold: what the value was held against.
+        message: one sentence of what is wrong.
+        evidence: the series that shows it, for `normprobe.findings.series`.
+        affected: all layers that show it, the named one included, in order of execution.
+        feature: the feature that holds it, where there is one.
+        example: the example that holds it, where there is one.
+        position: the position that holds it, where there is one.
+        written_by: the layer whose output the value comes from, where there is one.
+        severity: overrides the check's.
+        title: overrides the check's.
+        advice: overrides the check's.
     """
 
     layer: str
@@ -83,12 +83,12 @@ class Check(ABC):
     The docstring of a check is its page: what it means, what to do, its source, when it is wrong.
 
     Attributes:
-        name: What people filter by; never changes.
-        title: The heading of its findings.
+        name: what people filter by; never changes.
+        title: the heading of its findings.
         severity: ``error``, ``warning`` or ``info``.
-        advice: One sentence of what to do.
-        source: The paper, standard or thread that the rule rests on.
-        fitted: The thresholds among its fields that were fitted over many models, by `benchmarks.findings`;
+        advice: one sentence of what to do.
+        source: the paper, standard or thread that the rule rests on.
+        fitted: the thresholds among its fields that were fitted over many models, by `benchmarks.findings`;
             the others follow from the source, from a definition, or only say how much data is enough.
     """
 
@@ -101,17 +101,18 @@ class Check(ABC):
 
     @abstractmethod
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return one finding per cause; an empty list if all is well."""
+        """One finding per cause; an empty list if all is well."""
 
 
 def to_frame(found: Iterable[tuple[Check, Finding]], depth: pd.Series) -> pd.DataFrame:
-    """Return the findings as a table, ordered by severity, then depth, then the order given.
+    """The findings as a table, ordered by severity, then depth, then the order given.
 
     Args:
-        found: Each finding with the check that found it.
-        depth: Order of first execution by layer name; a layer that is missing comes last.
+        found: each finding with the check that found it.
+        depth: order of first execution by layer name; a layer that is missing comes last.
     """
     rows = [_row(check, finding) for check, finding in found]
+    # Cast once for all rows: a table without findings has the same dtypes.
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     order = pd.DataFrame(
         {
@@ -147,8 +148,3 @@ def _row(check: Check, finding: Finding) -> list[object]:
 
 def _integer(value: int | None) -> object:
     return pd.NA if value is None or pd.isna(value) else int(value)
-
-
-def named(layers: Sequence[str], what: str = "layer") -> str:
-    """Write how many layers: ``1 layer``, ``3 layers``."""
-    return f"{len(layers)} {what}{'' if len(layers) == 1 else 's'}"

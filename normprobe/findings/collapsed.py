@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.findings.written_by import collapsed, example_measures
+from normprobe.findings.written_by import collapsed
 from normprobe.formatting import format_number
-from normprobe.tables.measures import at, layer_measures
+from normprobe.tables.measures.common import row_of
+from normprobe.tables.measures.layers import inputs_and_outputs
+from normprobe.tables.measures.samples import example_measures
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -33,10 +35,10 @@ class CollapsedSamples(Check):
     When it is wrong: the data are the same sample repeated on purpose.
 
     Attributes:
-        spread: Largest share of the mean square that varies over samples that is reported.
-        samples: Least number of samples at the layer, or of examples.
-        rest: Least share of the later sites that must be collapsed as well.
-        equal: Largest such share over examples, at the same position, of the moments of samples: rounding.
+        spread: largest share of the mean square that varies over samples that is reported.
+        samples: least number of samples at the layer, or of examples.
+        rest: least share of the later sites that must be collapsed as well.
+        equal: largest such share over examples, at the same position, of the moments of samples: rounding.
     """
 
     name: ClassVar[str] = "collapsed_samples"
@@ -52,16 +54,16 @@ class CollapsedSamples(Check):
     equal: float = 1e-8
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first site from which on samples are the same."""
-        data = example_measures(tables).reindex(layer_measures(tables).index)
-        alike = data["example_spread"][data["examples"] >= self.samples] < self.equal
-        if not alike.empty and alike.iloc[0] and alike.mean() >= self.rest:
-            return [self._examples(alike, float(data.loc[alike.index[0], "example_spread"]))]
+        """The first site from which on samples are the same."""
+        data = example_measures(tables).reindex(inputs_and_outputs(tables).index)
+        same = data["example_spread"][data["examples"] >= self.samples] < self.equal
+        if not same.empty and same.iloc[0] and same.mean() >= self.rest:
+            return [self._examples(same, float(data.loc[same.index[0], "example_spread"]))]
         lost = collapsed(tables, spread=self.spread, samples=self.samples, rest=self.rest)
         if lost.empty:
             return []
         layer, site = map(str, lost[0])
-        value = float(at(layer_measures(tables), layer, site)["spread"])
+        value = float(row_of(inputs_and_outputs(tables), layer, site)["spread"])
         return [
             Finding(
                 layer=layer,
@@ -76,8 +78,8 @@ class CollapsedSamples(Check):
             )
         ]
 
-    def _examples(self, alike: pd.Series, value: float) -> Finding:
-        layer, site = map(str, alike.index[0])
+    def _examples(self, same: pd.Series, value: float) -> Finding:
+        layer, site = map(str, same.index[0])
         return Finding(
             layer=layer,
             site=site,
@@ -87,5 +89,5 @@ class CollapsedSamples(Check):
             message="The first layer reads the same in all examples: they are the same from the start.",
             advice="Look at the data and how they are batched, and at the embedding or convolution before.",
             evidence=f"{site}:example_spread",
-            affected=tuple(dict.fromkeys(alike.index[alike].get_level_values("layer"))),
+            affected=tuple(dict.fromkeys(same.index[same].get_level_values("layer"))),
         )

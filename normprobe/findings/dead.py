@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 
-from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.written_by import collapsed
-from normprobe.formatting import role_of
-from normprobe.tables.measures import (
-    CONSTANT,
-    at,
-    feature_measures,
-    features_with_peaks,
-    layer_measures,
-    side,
-)
+from normprobe.formatting import format_count, role_of
+from normprobe.tables.measures.common import at_site, row_of
+from normprobe.tables.measures.features import CONSTANT, feature_measures, finite_features
+from normprobe.tables.measures.layers import inputs_and_outputs, layer_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -25,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def inner(tables: Tables, rows: int) -> pd.DataFrame:
-    """Return the measures of the sites that read no raw data and hold at least ``rows`` values per feature.
+    """The measures of the sites that read no raw data and hold at least ``rows`` values per feature.
 
     They must come from two samples at least: the pixels of one image are alike. Sites where more than 1 % of
     the values are NaN or Inf are left out: what is 0 or constant there follows from that.
     """
-    layers = layer_measures(tables)
+    layers = inputs_and_outputs(tables)
     raw = (layers["depth"] == 0).to_numpy() & (layers.index.get_level_values("site") == INPUT)
     count = feature_measures(tables)["rows"].reindex(layers.index)
     finite = layers["nonfinite"] <= 0.01 * count * layers["n_features"]
@@ -56,9 +51,9 @@ class DeadFeatures(Check):
     When it is wrong: few samples, or samples all of one sort; a norm that no ReLU follows.
 
     Attributes:
-        share: Least share of dead features that is reported.
-        silent: Least share of a norm's channels that are never positive that is reported.
-        rows: Least number of values per feature.
+        share: least share of dead features that is reported.
+        silent: least share of a norm's channels that are never positive that is reported.
+        rows: least number of values per feature.
     """
 
     name: ClassVar[str] = "dead_features"
@@ -73,10 +68,11 @@ class DeadFeatures(Check):
     rows: int = 16
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first layer that reads mostly dead features, or else the first norm that writes such."""
+        """The first layer that reads mostly dead features, or else the first norm that writes such."""
         layers = inner(tables, self.rows)
         share = feature_measures(tables)["zero_features"].reindex(layers.index)
         dead = share[(share >= self.share) & (share.index.get_level_values("site") == INPUT)]
+        # Behind a collapse everything is constant: one cause, of which `collapsed_samples` is the finding.
         dead = dead[~dead.index.isin(collapsed(tables)[1:])]
         writers = {name: _never_positive(tables, name) for name in dead.index.get_level_values("layer")}
         dead = dead[[not _writes_zeros(tables, writers[name]) for name, _ in dead.index]]
@@ -100,7 +96,7 @@ class DeadFeatures(Check):
         ]
 
     def _silent(self, tables: Tables, layers: pd.DataFrame) -> list[Finding]:
-        """Return the first channel norm that most of the channels leave without a positive value."""
+        """The first channel norm that most of the channels leave without a positive value."""
         norms = layers[layers["kind"].isin(["batch_norm", "group_norm", "instance_norm"])]
         norms = norms[(norms.index.get_level_values("site") == OUTPUT) & (norms["spread"] > CONSTANT)]
         share = feature_measures(tables)["silent_features"].reindex(norms.index)
@@ -116,7 +112,7 @@ class DeadFeatures(Check):
                 value=silent.iloc[0],
                 threshold=self.silent,
                 message=f"{silent.iloc[0]:.0%} of what the norm writes is never positive: a ReLU after it "
-                f"makes 0 of these channels in every sample; so it is at {named(names, 'norm')}.",
+                f"makes 0 of these channels in every sample; so it is at {format_count(len(names), 'norm')}.",
                 evidence="output:silent_features",
                 affected=names,
             )
@@ -124,16 +120,16 @@ class DeadFeatures(Check):
 
 
 def _never_positive(tables: Tables, layer: str) -> str:
-    """Return the last layer before ``layer`` whose output is never positive where ``layer`` reads zeros.
+    """The last layer before ``layer`` whose output is never positive where ``layer`` reads zeros.
 
     A layer that itself reads nothing but zeros is not the one.
     """
-    features = features_with_peaks(tables)
+    features = finite_features(tables)
     read = features[(features["layer"] == layer) & (features["site"] == INPUT)]
     dead = read.loc[read["zero"], "feature"]
-    layers = tables.layers[tables.layers["site"] == OUTPUT].set_index("layer")
-    depth = tables.layers.set_index(["layer", "site"]).at[(layer, INPUT), "depth"]
-    idle = side(feature_measures(tables), INPUT)["zero_features"].reindex(layers.index) == 1
+    measures = layer_measures(tables)
+    layers, depth = at_site(measures, OUTPUT), measures["depth"][layer].iloc[0]
+    idle = at_site(feature_measures(tables), INPUT)["zero_features"].reindex(layers.index) == 1
     before = layers[(layers["depth"] < depth) & (layers["n_features"] == len(read)) & ~idle]
     for name in before.sort_values("depth", ascending=False).index:
         wrote = features[(features["layer"] == name) & (features["site"] == OUTPUT)].set_index("feature")
@@ -143,10 +139,10 @@ def _never_positive(tables: Tables, layer: str) -> str:
 
 
 def _writes_zeros(tables: Tables, layer: str) -> bool:
-    """Return whether a layer is a norm whose own output is 0 in many features."""
+    """Whether a layer is a norm whose own output is 0 in many features."""
     if not layer:
         return False
-    row = at(layer_measures(tables), layer, OUTPUT)
+    row = row_of(layer_measures(tables), layer, OUTPUT)
     zero = feature_measures(tables)["zero_features"].get((layer, OUTPUT), 0.0)
     return bool(row["kind"] != "linear" and zero > 0)
 
@@ -167,8 +163,8 @@ class ConstantFeatures(Check):
     residual block may, are left out where most of their role in the model writes only constants.
 
     Attributes:
-        share: Least share of constant features that is reported.
-        rows: Least number of values per feature.
+        share: least share of constant features that is reported.
+        rows: least number of values per feature.
     """
 
     name: ClassVar[str] = "constant_features"
@@ -182,7 +178,7 @@ class ConstantFeatures(Check):
     rows: int = 16
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first norm with mostly constant features."""
+        """The first norm with mostly constant features."""
         layers = inner(tables, self.rows)
         norms = layers[layers["kind"] != "linear"]
         share = feature_measures(tables)["constant_features"].reindex(norms.index)
@@ -202,20 +198,20 @@ class ConstantFeatures(Check):
                 value=constant.iloc[0],
                 threshold=self.share,
                 message=f"{constant.iloc[0]:.0%} of the features {place} the norm do not vary over the "
-                f"samples; so it is at {named(affected, 'norm')}.",
+                f"samples; so it is at {format_count(len(affected), 'norm')}.",
                 evidence=f"{site}:constant_features",
                 affected=affected,
             )
         ]
 
     def _after_a_relu(self, tables: Tables, share: pd.Series) -> pd.Series:
-        """Return which part of the share is zeros whose channels a norm before never writes positive.
+        """The part of the share that is zeros whose channels a norm before never writes positive.
 
         A depthwise convolution hands them on. A few images leave many such channels, and ``dead_features``
         is the one to say when they are too many.
         """
         name = share.index.get_level_values("layer").to_series(index=share.index)
-        inputs = side(feature_measures(tables), INPUT)["zero_features"]
+        inputs = at_site(feature_measures(tables), INPUT)["zero_features"]
         zero = inputs.reindex(name).fillna(0.0).set_axis(share.index)
         kind = tables.ledger_base.set_index("layer")["kind"]
         asked = set(name[(share >= self.share) & (zero > 0)])
@@ -224,11 +220,13 @@ class ConstantFeatures(Check):
 
     @staticmethod
     def _in_a_branch(tables: Tables, whole: pd.Series) -> pd.Series:
-        """Return for sites of norms that are constant throughout whether that is the norm's own doing."""
+        """Whether the norm itself makes a site constant that is constant throughout."""
         name = whole.index.get_level_values("layer").to_series(index=whole.index)
         output = pd.Series(whole.index.get_level_values("site") == OUTPUT, index=whole.index)
-        reads = name.isin(side(whole[whole].to_frame(), INPUT).index)
+        reads = name.isin(at_site(whole[whole].to_frame(), INPUT).index)
         role = name.map(role_of)
+        # The last norm of each residual branch may start at weight 0: then most norms of its role are
+        # constant, and none of them is a fault.
         usual = (whole & output).groupby(role).transform("sum") * 2 > output.groupby(role).transform("sum")
         alone = (role == "*") | (role == name)
         lost = name.isin(collapsed(tables).get_level_values("layer"))

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_number, role_of
-from normprobe.tables.measures import gain_measures, layer_measures, never_updated, sample_measures
+from normprobe.tables.measures.layers import gain_measures, inputs_and_outputs
+from normprobe.tables.measures.running_statistics import never_updated
+from normprobe.tables.measures.samples import sample_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -25,12 +27,12 @@ class _VarianceDepth(Check):
     """What the two checks of variance over depth share.
 
     Attributes:
-        trend: Least (decades per layer) x (decades in all) of a steady change that is reported.
-        jump: Least decades between the gain of one Linear and the model's median gain that are reported.
-        peers: Least decades between its gain and that of the same Linear in the other blocks,
+        trend: least (decades per layer) x (decades in all) of a steady change that is reported.
+        jump: least decades between the gain of one Linear and the model's median gain that are reported.
+        peers: least decades between its gain and that of the same Linear in the other blocks,
         twin: or in the one other block of a model of two.
-        layers: Least number of layers that a trend or a median is taken over.
-        numbers: Least numbers (samples x features) of a typical layer: the variance of fewer is chance.
+        layers: least number of layers that a trend or a median is taken over.
+        numbers: least numbers (samples x features) of a typical layer: the variance of fewer is chance.
     """
 
     source: ClassVar[str] = SLOPE_SOURCE
@@ -49,8 +51,8 @@ class _VarianceDepth(Check):
     numbers: int = 32
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the layer that is out of scale, or else the steepest step of a steady change."""
-        measured = layer_measures(tables)
+        """The layer that is out of scale, or else the steepest step of a steady change."""
+        measured = inputs_and_outputs(tables)
         if not (measured["n_samples"] * measured["n_features"]).median() >= self.numbers:
             return []
         return self._jumps(tables) or ([] if never_updated(tables) else self._trends(tables))
@@ -81,7 +83,7 @@ class _VarianceDepth(Check):
         ]
 
     def _beside(self, gains: pd.DataFrame) -> pd.DataFrame:
-        """Return each Linear's gain beside the others', by layer: the model's, or those of its role.
+        """Each Linear's gain beside the others', by layer: the model's, or those of its role.
 
         Columns: ``gain``, ``usual`` (the median it is held against), ``bound``, ``beyond`` (decades beyond
         that; positive is reported) and ``peers`` (whether it is held against its role). All of
@@ -90,8 +92,11 @@ class _VarianceDepth(Check):
         shown, logs = self.measures[0], self.sign * gains[list(self.measures)].map(np.log10)
         role = pd.Series([role_of(name) for name in gains.index], index=gains.index)
         groups, size = logs.groupby(role), role.map(role.value_counts())
+        # The role "*", of the layers of an nn.Sequential, does not mean that they do the same.
         many = (size >= self.layers) & (role != "*")
+        # The smallest over the measures: each of them must be out of scale.
         all_of = (logs - logs.median()).min(axis=1) - self.jump
+        # Two blocks have no median; a Linear whose twin is as large is no fault.
         pair = (size == 2) & (role != "*")
         all_of = all_of.mask(pair & ((logs - groups.transform("min")) < self.twin).any(axis=1), -1.0)
         same = ((logs - groups.transform("median")).min(axis=1) - self.peers).where(many)
@@ -136,12 +141,12 @@ class _VarianceDepth(Check):
 
 
 def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
-    """Return the series whose trend counts: what norms read, or what Linear layers write if there is none.
+    """The series whose trend counts: what norms read, or what Linear layers write if there is none.
 
     The first norm is left out: it reads embeddings, which are small by initialization. So is the last Linear
     of a model without norms: a trained classifier's logits are large.
     """
-    layers = layer_measures(tables)
+    layers = inputs_and_outputs(tables)
     norms = layers[(layers["kind"] != "linear") & (layers.index.get_level_values("site") == INPUT)]
     if not norms.empty:
         squares = sample_measures(tables)["sample_square"].reindex(norms.index)
@@ -151,7 +156,7 @@ def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
 
 
 def _theil_sen(values: NDArray[np.float64]) -> float:
-    """Return the median slope over all pairs: one odd layer, or roles that alternate, do not move it."""
+    """The median slope over all pairs: one odd layer, or roles that alternate, do not move it."""
     first, second = np.triu_indices(len(values), k=1)
     return float(np.median((values[second] - values[first]) / (second - first)))
 
@@ -172,14 +177,6 @@ class VarianceExplodes(_VarianceDepth):
     Figure: norms over depth, top chart; Linear by role.
     Source: Hanin and Rolnick, arXiv:1803.01719; for pre-LN growth arXiv:2502.05795.
     When it is wrong: a head that is meant to write large numbers.
-
-    Attributes:
-        trend: Least (decades per layer) x (decades in all) of a steady change that is reported.
-        jump: Least decades between the gain of one Linear and the model's median gain that are reported.
-        peers: Least decades between its gain and that of the same Linear in the other blocks,
-        twin: or in the one other block of a model of two.
-        layers: Least number of layers that a trend or a median is taken over.
-        numbers: Least numbers (samples x features) of a typical layer: the variance of fewer is chance.
     """
 
     name: ClassVar[str] = "variance_explodes"
@@ -209,14 +206,6 @@ class VarianceVanishes(_VarianceDepth):
     Figure: norms over depth, top chart; Linear by role.
     Source: Hanin and Rolnick, arXiv:1803.01719; arXiv:2502.05795.
     When it is wrong: a branch that is meant to start small.
-
-    Attributes:
-        trend: Least (decades per layer) x (decades in all) of a steady change that is reported.
-        jump: Least decades between the gain of one Linear and the model's median gain that are reported.
-        peers: Least decades between its gain and that of the same Linear in the other blocks,
-        twin: or in the one other block of a model of two.
-        layers: Least number of layers that a trend or a median is taken over.
-        numbers: Least numbers (samples x features) of a typical layer: the variance of fewer is chance.
     """
 
     name: ClassVar[str] = "variance_vanishes"

@@ -1,7 +1,7 @@
 """The series over depth that shows a finding: one value per layer, named by a short string.
 
 The string is ``site:measure``, for example ``input:abs_max`` or ``output:variance``. A measure is a numeric
-column of ``tables.layers`` or one of the columns of `normprobe.findings.measures`.
+column of ``tables.layers`` or one of the columns of `normprobe.tables.measures`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from normprobe.errors import NormprobeError
-from normprobe.findings.written_by import example_measures
-from normprobe.tables.measures import (
-    feature_measures,
-    gain_measures,
-    layer_measures,
-    running_measures,
-    sample_measures,
-)
+from normprobe.tables.measures.features import feature_measures
+from normprobe.tables.measures.layers import gain_measures, layer_measures
+from normprobe.tables.measures.running_statistics import running_measures
+from normprobe.tables.measures.samples import example_measures, sample_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -39,12 +35,12 @@ _HOME = {
 
 
 def series(tables: Tables, evidence: str) -> pd.DataFrame:
-    """Return the series that ``evidence`` names.
+    """The series that ``evidence`` names.
 
     >>> series(tables, "input:abs_max")  # doctest: +SKIP
 
     Args:
-        tables: The tables the finding was made from.
+        tables: the tables the finding was made from.
         evidence: ``site:measure``, as in the ``evidence`` column of findings.
 
     Returns:
@@ -57,11 +53,13 @@ def series(tables: Tables, evidence: str) -> pd.DataFrame:
     site, _, measure = evidence.partition(":")
     layers = layer_measures(tables)
     frame = _HOME[measure](tables) if measure in _HOME else layers
-    if site not in {INPUT, OUTPUT} or measure not in frame.columns:
+    known_sites = list(dict.fromkeys([INPUT, OUTPUT, *layers.index.get_level_values("site")]))
+    if site not in known_sites or measure not in frame.columns:
         known = sorted({*_HOME, *layers.select_dtypes("number").columns})
         close = ", ".join(get_close_matches(measure, known, n=3)) or ", ".join(known)
         raise NormprobeError(
-            f"Evidence {evidence!r} is not 'input:' or 'output:' with a measure; measures near it: {close}."
+            f"Evidence {evidence!r} is not {' or '.join(repr(f'{name}:') for name in known_sites)} with a "
+            f"measure; measures near it: {close}."
         )
     here = layers.index.get_level_values("site") == site
     value = frame[measure].reindex(layers.index[here]).astype("float64").to_numpy()

@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 def to_json(findings: pd.DataFrame, tables: Tables) -> str:
-    """Return findings as JSON, for programs to read.
+    """Findings as JSON, for programs to read.
 
     The document holds ``format`` (1), ``normprobe`` (the version), ``model``, ``data``, ``layers`` (in the
     ledger), ``fired`` (of these), ``counts`` (findings by severity: error, warning, info) and ``findings``:
@@ -26,8 +26,8 @@ def to_json(findings: pd.DataFrame, tables: Tables) -> str:
     What does not apply is null, and so is a number that JSON cannot hold (NaN, infinite).
 
     Args:
-        findings: The table of `normprobe.findings.find`.
-        tables: The tables they were found in.
+        findings: the table of `normprobe.findings.find`.
+        tables: the tables they were found in.
     """
     ledger, versions = tables.ledger, tables.meta.get("versions") or {}
     severity = findings["severity"]
@@ -45,7 +45,7 @@ def to_json(findings: pd.DataFrame, tables: Tables) -> str:
 
 
 def _plain(row: dict[Any, Any]) -> dict[str, Any]:
-    """Return a row as JSON holds it."""
+    """A row as JSON holds it."""
     found = {str(name): _value(value) for name, value in row.items()}
     return found | {"affected": str(row["affected"]).split("; ")}
 

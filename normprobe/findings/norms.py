@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.formatting import format_number, role_of
-from normprobe.tables.measures import layer_measures, norms_untrained, sample_measures, side
+from normprobe.findings.check import Check, Finding, Severity
+from normprobe.formatting import format_count, format_number, role_of
+from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.features import norms_untrained
+from normprobe.tables.measures.layers import layer_measures
+from normprobe.tables.measures.samples import sample_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ class VarianceBelowEps(Check):
 
     Small inputs in a model whose norms all have weight 1 and bias 0 are a note where they are small in most
     blocks: branches start small where weights are initialized so, and the model is yet to be trained. Samples
-    of exactly 0 are left out: no eps would help, and ``collapsed_samples`` tells of them.
+    of exactly 0 are left out: no eps would help, and ``collapsed_samples`` reports them.
 
     What to do: lower eps, or find what shrinks the input.
 
@@ -38,8 +41,8 @@ class VarianceBelowEps(Check):
     When it is wrong: blank samples (padding that is not masked, black images), if they are most of the data.
 
     Attributes:
-        ratio: A sample counts if its variance is below ``ratio`` x eps; the median sample is looked at.
-        usual: Largest eps that is not itself suspect: torch's default.
+        ratio: a sample counts if its variance is below ``ratio`` x eps; the median sample is looked at.
+        usual: largest eps that is not itself suspect: torch's default.
     """
 
     name: ClassVar[str] = "variance_below_eps"
@@ -52,11 +55,11 @@ class VarianceBelowEps(Check):
     usual: float = 1e-5
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first norm whose median sample lies below an eps that is large, and one that is not."""
+        """The first norm whose median sample lies below an eps that is large, and one that is not."""
         norms = tables.ledger[tables.ledger["kind"].isin(["layer_norm", "rms_norm", "group_norm"])]
         norms = norms.set_index("layer")[["kind", "eps"]].dropna()
-        layers = side(layer_measures(tables), INPUT)
-        frame = layers[["n_features"]].join(side(sample_measures(tables), INPUT), how="inner")
+        layers = at_site(layer_measures(tables), INPUT)
+        frame = layers[["n_features"]].join(at_site(sample_measures(tables), INPUT), how="inner")
         frame = frame.join(norms, how="inner")
         frame["value"] = frame["sample_variance"].where(frame["kind"] != "rms_norm", frame["sample_square"])
         small = (frame["value"] > 0) & (frame["value"] < self.ratio * frame["eps"])
@@ -78,7 +81,7 @@ class VarianceBelowEps(Check):
             value=row["value"],
             threshold=self.ratio * row["eps"],
             message=f"The median sample has a {what} of {format_number(row['value'])}, below this norm's "
-            f"eps of {format_number(row['eps'])}; so it is at {named(tuple(below.index), 'norm')}.",
+            f"eps of {format_number(row['eps'])}; so it is at {format_count(len(below), 'norm')}.",
             advice=advice,
             severity=severity,
             evidence=f"input:{'sample_square' if what == 'mean square' else 'sample_variance'}",
@@ -87,7 +90,7 @@ class VarianceBelowEps(Check):
 
 
 def _in_most_blocks(these: pd.Index, norms: pd.Index) -> bool:
-    """Return whether some norm is among these in at least half of the blocks of a model."""
+    """Whether some norm is among these in at least half of the blocks of a model."""
     role = pd.Series([role_of(str(name)) for name in norms], index=norms)
     among = role.index.isin(these)
     share = pd.Series(among, index=norms).groupby(role).mean()
@@ -109,7 +112,7 @@ class NearlyConstantRows(Check):
     When it is wrong: blank samples, if they are most of the data.
 
     Attributes:
-        offset: Least mean² ÷ variance of the median sample that is reported; a healthy norm has below 10.
+        offset: least mean² ÷ variance of the median sample that is reported; a healthy norm has below 10.
     """
 
     name: ClassVar[str] = "nearly_constant_rows"
@@ -122,7 +125,7 @@ class NearlyConstantRows(Check):
     offset: float = 1000.0
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first norm whose median sample is nearly constant."""
+        """The first norm whose median sample is nearly constant."""
         layers = layer_measures(tables)
         norms = layers[layers["kind"].isin(["layer_norm", "group_norm"]) & (layers["n_features"] > 1)]
         offset = sample_measures(tables)["offset"].reindex(norms.index)
@@ -158,9 +161,9 @@ class OutlierNormWeight(Check):
     When it is wrong: it is a property of the model, not a fault. Norms whose median weight is 0 are left out.
 
     Attributes:
-        times: Least |weight| ÷ the median |weight| that is reported,
+        times: least |weight| ÷ the median |weight| that is reported,
         share: in at most this share of the features (one at least).
-        features: Least number of features of the norm.
+        features: least number of features of the norm.
     """
 
     name: ClassVar[str] = "outlier_norm_weight"
@@ -175,7 +178,7 @@ class OutlierNormWeight(Check):
     features: int = 8
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the norm whose worst weight stands out most."""
+        """The norm whose worst weight stands out most."""
         rows = tables.features[tables.features["weight"].notna() & (tables.features["site"] == OUTPUT)]
         size = rows["weight"].abs()
         by_layer = rows["layer"]
@@ -199,7 +202,8 @@ class OutlierNormWeight(Check):
                 value=value,
                 threshold=self.times,
                 message=f"The weight of feature {worst['feature']} is {format_number(worst['weight'])}, "
-                f"{format_number(value)} times the median; {named(affected, 'norm')} with such a weight.",
+                f"{format_number(value)} times the median; {format_count(len(affected), 'norm')} with such a "
+                "weight.",
                 evidence="output:weight_ratio",
                 affected=affected,
             )

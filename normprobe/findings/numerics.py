@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.formatting import format_number
-from normprobe.tables.measures import at, layer_measures
+from normprobe.findings.check import Check, Finding, Severity
+from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.common import row_of
+from normprobe.tables.measures.layers import inputs_and_outputs
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -45,14 +46,15 @@ class Nonfinite(Check):
     source: ClassVar[str] = "PyTorch issue 182156"
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the layers that turn finite values into NaN or Inf, or the first site that holds any."""
-        layers = layer_measures(tables)
+        """The layers that turn finite values into NaN or Inf, or the first site that holds any."""
+        layers = inputs_and_outputs(tables)
         bad = (layers["nonfinite"] + layers["nonfinite_masked"]).gt(0)
         if not bad.any():
             return []
-        wide = bad.unstack("site").reindex(columns=[INPUT, OUTPUT], fill_value=False)
+        wide = bad.unstack("site", fill_value=False).reindex(columns=[INPUT, OUTPUT], fill_value=False)
         first = bad.index[bad].tolist()[0]
         makers = list(wide.index[~wide[INPUT] & wide[OUTPUT]])
+        # A layer called again reads what it wrote the call before: there its input holds NaN, too.
         around = _makers_in_a_loop(layers) if first[1] == INPUT and not makers else []
         sites = [(layer, OUTPUT) for layer in makers or around[:1]]
         if first[1] == INPUT and not around:
@@ -64,15 +66,11 @@ class Nonfinite(Check):
         self, tables: Tables, layers: pd.DataFrame, where: tuple[str, str], affected: tuple[str, ...]
     ) -> Finding:
         layer, site = where
-        row = at(layers, layer, site)
+        row = row_of(layers, layer, site)
         real, masked = int(row["nonfinite"]), int(row["nonfinite_masked"])
         spread = layers["nonfinite"][layers["depth"] >= row["depth"]].gt(0).any()
         padding, count = " in padding rows only" if not real else "", real or masked
-        finite = at(layers, layer, INPUT)["nonfinite"] == 0
-        origin = {
-            OUTPUT: "out of a finite input" if finite else "more than it reads over all its calls",
-            INPUT: self._before(layers, row),
-        }[site]
+        origin = self._before(layers, row) if site == INPUT else self._within(layers, layer)
         later = affected[affected.index(layer) :]
         return Finding(
             layer=layer,
@@ -82,7 +80,7 @@ class Nonfinite(Check):
             value=count,
             threshold=0,
             message=f"{format_number(count)} {'value is' if count == 1 else 'values are'} NaN or Inf"
-            f"{padding}, {origin}; so it is at {named(later)} from here on.",
+            f"{padding}, {origin}; so it is at {format_count(len(later), 'layer')} from here on.",
             advice="Look at the operations before this layer: no probed layer made these values."
             if site == INPUT
             else None,
@@ -98,10 +96,18 @@ class Nonfinite(Check):
             return "already in what the first layer reads"
         return f"made by an operation after {earlier[-1][0]}"
 
+    @staticmethod
+    def _within(layers: pd.DataFrame, layer: str) -> str:
+        read = layers["nonfinite"].get((layer, INPUT))
+        if read is None:
+            return "written by a layer whose input was not measured"
+        return "out of a finite input" if read == 0 else "more than it reads over all its calls"
+
 
 def _makers_in_a_loop(layers: pd.DataFrame) -> list[str]:
-    """Return the layers, called more often than others, that write a larger share of NaN or Inf than read."""
+    """The layers, called more often than others, that write a larger share of NaN or Inf than read."""
     share = (layers["nonfinite"] / (layers["n_samples"] * layers["n_features"])).unstack("site")
+    share = share.reindex(columns=[INPUT, OUTPUT])
     again = layers["calls"].groupby(level="layer").max().reindex(share.index) > layers["calls"].min()
     more = again & (share[OUTPUT] > share[INPUT])
     order = layers.index.get_level_values("layer").drop_duplicates()
@@ -109,7 +115,7 @@ def _makers_in_a_loop(layers: pd.DataFrame) -> list[str]:
 
 
 def _feature(tables: Tables, layer: str, site: str) -> int | None:
-    """Return the feature that holds most NaN or Inf, or None where all features hold as many."""
+    """The feature that holds most NaN or Inf, or None where all features hold as many."""
     rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == site)]
     if rows.empty or rows["nonfinite"].nunique() == 1:
         return None
@@ -131,8 +137,8 @@ class Fp16Overflow(Check):
     When it is wrong: a model that will never run in fp16.
 
     Attributes:
-        limit: Largest |value| that fp16 holds.
-        margin: A model that runs in, or is meant for, 16 bit is warned of above ``limit / margin``.
+        limit: largest |value| that fp16 holds.
+        margin: a model that runs in, or is meant for, 16 bit is warned of above ``limit / margin``.
     """
 
     name: ClassVar[str] = "fp16_overflow"
@@ -145,8 +151,8 @@ class Fp16Overflow(Check):
     margin: float = 2.0
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first layer in order of execution with a value beyond the limit."""
-        layers = layer_measures(tables)
+        """The first layer in order of execution with a value beyond the limit."""
+        layers = inputs_and_outputs(tables)
         meant = "float16" in str(tables.meta.get("meant_dtype"))
         half = layers["dtype"].str.contains("float16") | meant
         limit = pd.Series(self.limit, index=layers.index).where(~half, self.limit / self.margin)
@@ -154,16 +160,15 @@ class Fp16Overflow(Check):
         if beyond.empty:
             return []
         layer, site = beyond.index[0]
-        row = at(beyond, layer, site)
+        row = row_of(beyond, layer, site)
         affected = tuple(dict.fromkeys(beyond.index.get_level_values("layer")))
-        end = "max" if row["max"] >= -row["min"] else "min"
         return [
             Finding(
                 layer=layer,
                 site=site,
-                feature=row[f"{end}_feature"],
-                example=row[f"{end}_example"],
-                position=row[f"{end}_position"],
+                feature=row["abs_max_feature"],
+                example=row["abs_max_example"],
+                position=row["abs_max_position"],
                 statistic="largest |value|",
                 value=row["abs_max"],
                 threshold=limit[(layer, site)],

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.check import Check, Finding, Severity, named
+from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.dead import inner
 from normprobe.findings.written_by import writer
-from normprobe.formatting import format_number
-from normprobe.tables.measures import KEY, features_with_peaks, ratio, side
+from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.features import finite_features
+from normprobe.tables.schema import SITE_KEY
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class MassiveActivations(Check):
     When it is wrong: layers after a ReLU have a median of 0, and are left out.
 
     Attributes:
-        least: A massive activation is larger than this,
+        least: a massive activation is larger than this,
         times: and larger than this times the median |value| of the kept rows,
         share: in at most this share of the kept samples.
     """
@@ -55,26 +57,27 @@ class MassiveActivations(Check):
     share: float = 0.25
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first norm (without norms: Linear) that reads the largest massive activation."""
-        layers = inner(tables, 2)
-        layers = side(layers, INPUT)
+        """The first norm (without norms: Linear) that reads the largest massive activation."""
+        layers = at_site(inner(tables, 2), INPUT)
         layers = layers[(layers["abs_max"] > self.least) & (layers["abs_ratio"] > self.times)]
+        if layers.empty:
+            return []
         layers = layers[self._few(tables, layers)]
         norms = layers[layers["kind"] != "linear"]
         layers = layers if norms.empty else norms
         if layers.empty:
             return []
+        # The value is handed on from norm to norm; the first that reads half of it is nearest to its source.
         first: Any = layers[layers["abs_max"] >= 0.5 * layers["abs_max"].max()].iloc[0]
-        layer, end = str(first.name), "max" if first["max"] >= -first["min"] else "min"
-        feature = int(first[f"{end}_feature"])
+        layer, feature = str(first.name), int(first["abs_max_feature"])
         wrote = writer(tables, layer, feature, first["abs_max"])
         return [
             Finding(
                 layer=layer,
                 site=INPUT,
                 feature=feature,
-                example=first[f"{end}_example"],
-                position=first[f"{end}_position"],
+                example=first["abs_max_example"],
+                position=first["abs_max_position"],
                 statistic="largest |value|",
                 value=first["abs_max"],
                 threshold=max(self.least, self.times * first["abs_median"]),
@@ -88,7 +91,7 @@ class MassiveActivations(Check):
         ]
 
     def _few(self, tables: Tables, layers: pd.DataFrame) -> pd.Series:
-        """Return for each layer whether massive activations stand in few of its kept samples."""
+        """Whether massive activations stand in few of the kept samples, by layer."""
         samples = tables.samples[tables.samples["site"] == INPUT]
         peak = samples[["min", "max"]].abs().max(axis=1)
         limit = (self.times * layers["abs_median"]).clip(lower=self.least)
@@ -112,7 +115,7 @@ class OutlierFeatures(Check):
     required too. When it is wrong: it is a property of the model, not a fault.
 
     Attributes:
-        least: An outlier feature reaches at least this |value|,
+        least: an outlier feature reaches at least this |value|,
         times: and this times the median feature's largest |value|,
         share: and at most this share of the features (one at least) does.
     """
@@ -131,23 +134,20 @@ class OutlierFeatures(Check):
     share: float = 0.02
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the layer whose worst feature stands out most."""
+        """The layer whose worst feature stands out most."""
         layers = inner(tables, 2)
         layers = layers[layers.index.get_level_values("site") == INPUT]
-        features = features_with_peaks(tables).set_index(KEY)
+        features = finite_features(tables).set_index(SITE_KEY)
         features = features[features.index.isin(layers.index)]
-        peak = features["peak"]
-        median = peak.groupby(level=KEY).transform("median")
-        times = ratio(peak, median)
-        out = (peak > self.least) & (times > self.times)
-        share = out.groupby(level=KEY).mean()
+        out = (features["peak"] > self.least) & (features["peak_ratio"] > self.times)
+        share = out.groupby(level=SITE_KEY).mean()
         few = share.index[
             (share > 0) & (share <= np.maximum(self.share, 1.5 / layers["n_features"].reindex(share.index)))
         ]
-        hits = features.assign(times=times)[out & features.index.isin(few)]
+        hits = features[out & features.index.isin(few)]
         if hits.empty:
             return []
-        worst: Any = hits.reset_index().iloc[int(hits["times"].argmax())]
+        worst: Any = hits.reset_index().iloc[int(hits["peak_ratio"].argmax())]
         layer = str(worst["layer"])
         wrote = writer(tables, layer, int(worst["feature"]), worst["peak"])
         affected = tuple(name for name, _ in layers.index if (name, INPUT) in set(few))
@@ -157,12 +157,12 @@ class OutlierFeatures(Check):
                 site=INPUT,
                 feature=int(worst["feature"]),
                 statistic="largest |value| ÷ the median feature's",
-                value=worst["times"],
+                value=worst["peak_ratio"],
                 threshold=self.times,
                 written_by=wrote,
                 message=f"Feature {worst['feature']} reaches {format_number(worst['peak'])}, "
-                f"{format_number(worst['times'])} times the median feature; "
-                f"{named(affected)} with such features.",
+                f"{format_number(worst['peak_ratio'])} times the median feature; "
+                f"{format_count(len(affected), 'layer')} with such features.",
                 evidence="input:feature_ratio",
                 affected=affected,
             )

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.findings.written_by import example_measures
-from normprobe.formatting import format_number
-from normprobe.tables.measures import layer_measures, side
+from normprobe.findings.check import Check, Finding, Severity
+from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.layers import first_to_read, inputs_and_outputs, layer_measures
+from normprobe.tables.measures.samples import example_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class PaddingInNorm(Check):
     When it is wrong: the same amount of padding in training and use does little harm.
 
     Attributes:
-        factor: Least median factor between the variance with padding and without,
+        factor: least median factor between the variance with padding and without,
         shift: or least median distance of the means in standard deviations, that is reported.
     """
 
@@ -56,9 +57,9 @@ class PaddingInNorm(Check):
     shift: float = 0.1
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first channel norm whose statistics hold padding."""
+        """The first channel norm whose statistics hold padding."""
         effect = pd.concat([_padding_effect(tables), _example_effect(tables)])
-        order = side(layer_measures(tables), INPUT).index
+        order = at_site(layer_measures(tables), INPUT).index
         effect = effect.reindex([name for name in order if name in effect.index])
         inside = (effect["factor"] > self.factor) | (effect["shift"] > self.shift)
         wrong = effect[inside & (effect["trains"] | ~effect["trained_without"])]
@@ -81,7 +82,7 @@ class PaddingInNorm(Check):
                 else "median distance of the means with padding and without, in standard deviations",
                 value=row["factor" if scaled else "shift"],
                 threshold=self.factor if scaled else self.shift,
-                message=f"Padding changes {what}; so it is at {named(names, 'norm')}.",
+                message=f"Padding changes {what}; so it is at {format_count(len(names), 'norm')}.",
                 evidence="input:masked",
                 affected=names,
             )
@@ -89,13 +90,13 @@ class PaddingInNorm(Check):
 
 
 def _padding_effect(tables: Tables) -> pd.DataFrame:
-    """Return what padding does to each batch norm that saw some, by layer and in order of execution.
+    """What padding does to each batch norm that saw some, by layer and in order of execution.
 
     Columns: ``factor`` and ``shift`` (medians over channels of how far the moments with padding lie from
     those without), ``trains`` and ``trained_without`` (running statistics nearer to the moments without
     padding).
     """
-    layers = side(layer_measures(tables), INPUT)
+    layers = at_site(layer_measures(tables), INPUT)
     masked = layers.index[layers["masked"] > 0]
     rows = tables.features[(tables.features["site"] == INPUT) & tables.features["layer"].isin(masked)]
     rows = rows[(rows["variance"] > 0) & (rows["seen_variance"] > 0)]
@@ -116,12 +117,12 @@ def _padding_effect(tables: Tables) -> pd.DataFrame:
 
 
 def _example_effect(tables: Tables) -> pd.DataFrame:
-    """Return what padding does to each norm over the channels of an example, as `_padding_effect` does.
+    """What padding does to each norm over the channels of an example, as `_padding_effect` does.
 
     ``factor`` is how far the mean square of what the norm writes of real positions, before its scale and
     shift, lies from 1.
     """
-    layers = side(layer_measures(tables), OUTPUT)
+    layers = at_site(layer_measures(tables), OUTPUT)
     names = layers.index[layers["kind"].isin(["group_norm", "instance_norm"]) & (layers["masked"] > 0)]
     rows = tables.features[(tables.features["site"] == OUTPUT) & tables.features["layer"].isin(names)]
     weight, bias = rows["weight"].fillna(1.0), rows["bias"].fillna(0.0)
@@ -132,7 +133,7 @@ def _example_effect(tables: Tables) -> pd.DataFrame:
 
 
 def _distance(mean: pd.Series, variance: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return per channel how far moments lie from those of real rows: log factor and distance of means."""
+    """Distances of moments from those of real rows, by channel: log factor and distance of means."""
     positive = variance.where(variance > 0)
     return pd.DataFrame(
         {
@@ -149,8 +150,8 @@ class PaddingUnmasked(Check):
     Padding is known by its token where the model says which that is: runs of it at either end of a text are
     counted (``pad_tokens`` in the facts of the recording). Or by its text, where samples are labelled.
     Otherwise it is recognised in what the first layer reads: several examples end in runs of positions that
-    are the same in all of them, or begin in runs of one and the same vector. A probe that was told to use no
-    mask (``mask=None``) is taken at its word, and so is a model that pads by itself.
+    are the same in all of them, or begin in runs of one and the same vector. A probe that is to use no mask
+    (``mask=None``) is left alone, and so is a model that pads by itself.
 
     What to do: pass the tokenizer's attention_mask to the model, or give the probe a mask.
 
@@ -159,10 +160,10 @@ class PaddingUnmasked(Check):
     When it is wrong: texts that end in the same words at the same positions.
 
     Attributes:
-        share: Least share of the positions (of the first layer's kept ones, if the token is not known) that
+        share: least share of the positions (of the first layer's kept ones, if the token is not known) that
             is reported.
-        run: Least length of a run of same positions at an end of an example.
-        texts: What padding tokens are called.
+        run: least length of a run of same positions at an end of an example.
+        texts: what padding tokens are called.
     """
 
     name: ClassVar[str] = "padding_unmasked"
@@ -177,12 +178,15 @@ class PaddingUnmasked(Check):
     texts: tuple[str, ...] = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<PAD>", "[pad]")
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first layer, if it reads padding that no mask leaves out."""
+        """The first layer, if it reads padding that no mask leaves out."""
         if tables.meta.get("unit") != "token":
             return []
         if (tables.meta.get("options") or {}).get("mask", "auto") is None:
             return []
-        first = tables.layers.sort_values(["depth", "site"]).iloc[0]
+        layers = inputs_and_outputs(tables)
+        if first_to_read(layers) is None:
+            return []
+        first = layers.reset_index().iloc[0]
         share = self._share(tables, first)
         if share < self.share:
             return []
@@ -200,15 +204,15 @@ class PaddingUnmasked(Check):
         ]
 
     def _share(self, tables: Tables, first: Any) -> float:
-        """Return the share of padding among what the first layer reads, or 0 where a mask is known."""
+        """The share of padding among what the first layer reads, or 0 where a mask is known."""
         rows = int(tables.meta.get("rows") or first["n_samples"])
         known = int(tables.meta.get("pad_tokens") or 0)
         if known:
             return known / max(rows, 1)
         masked = tables.ledger["masked_by"].fillna("").ne("").any()
         by_itself = first["n_samples"] > rows  # to a multiple of the model's window
-        alike = example_measures(tables)["example_spread"].get((first["layer"], INPUT), np.nan)
-        if masked or by_itself or float(alike) < SAME:
+        spread = example_measures(tables)["example_spread"].get((first["layer"], INPUT), np.nan)
+        if masked or by_itself or float(spread) < SAME:
             return 0.0
         here = (tables.samples["layer"] == first["layer"]) & (tables.samples["site"] == INPUT)
         samples = tables.samples[here]
@@ -218,12 +222,12 @@ class PaddingUnmasked(Check):
         return int(tables.labels["text"].isin(self.texts).sum())
 
     def _by_repetition(self, samples: pd.DataFrame) -> int:
-        """Return how many kept samples begin or end an example in a run of padding."""
+        """How many kept samples begin or end an example in a run of padding."""
         rows = samples.dropna(subset=["example", "position"]).sort_values(["part", "example", "position"])
         return self._ends(rows) or self._beginnings(rows)
 
     def _ends(self, rows: pd.DataFrame) -> int:
-        """Return how many samples end an example in a run that other examples share.
+        """How many samples end an example in a run that other examples share.
 
         All such runs must end in the same vector, as padding does; texts that happen to end alike do not.
         """
@@ -236,15 +240,17 @@ class PaddingUnmasked(Check):
             if tail >= self.run:
                 total += tail
                 last.append(unlike.index[-1])
+        # Rounding differs from batch to batch: vectors within a thousandth of the spread are the same.
         ends = rows.loc[last].groupby("position")[VECTOR]
         apart = (ends.max() - ends.min()).max()
         return total if last and (apart <= 1e-3 * rows[VECTOR].std()).all() else 0
 
     def _beginnings(self, rows: pd.DataFrame) -> int:
-        """Return how many samples begin several examples in runs of one and the same vector."""
+        """How many samples begin several examples in runs of one and the same vector."""
         runs: dict[tuple[float, ...], list[int]] = {}
         for _, text in rows.groupby(["part", "example"])[VECTOR]:
             values = text.to_numpy()
+            # Another example must begin in the same vector, or a text that repeats itself would count.
             odd = np.flatnonzero((values != values[0]).any(axis=1))
             if len(odd) and odd[0] >= self.run:
                 runs.setdefault(tuple(values[0]), []).append(int(odd[0]))

@@ -55,10 +55,10 @@ CHECKS: tuple[Check, ...] = (
 
 
 def chosen(checks: Iterable[Check | str] | None) -> tuple[Check, ...]:
-    """Return the checks to run: all of them for None; a name stands for that check with its defaults.
+    """The checks to run: all of them for None; a name stands for that check with its defaults.
 
     Raises:
-        NormprobeError: A name is not that of a check.
+        NormprobeError: a name is not that of a check.
     """
     if checks is None:
         return CHECKS
@@ -66,7 +66,7 @@ def chosen(checks: Iterable[Check | str] | None) -> tuple[Check, ...]:
 
 
 def explain(name: str | None = None) -> str:
-    """Return the page of a check as text, or the list of all of them.
+    """The page of a check as text, or the list of all of them.
 
     Raises:
         NormprobeError: ``name`` is not that of a check.
@@ -75,13 +75,13 @@ def explain(name: str | None = None) -> str:
         width = max(len(check.name) for check in CHECKS)
         return "\n".join(f"{check.name:{width}}  {check.severity:7}  {check.title}" for check in CHECKS)
     check = _named(name)
-    page = (inspect.getdoc(type(check)) or "").replace("``", "")
+    page = _page(check).replace("``", "")
     limits = thresholds(check)
     return f"{check.name} ({check.severity})\n\n{page}" + (f"\n\nThresholds: {limits}." if limits else "")
 
 
 def thresholds(check: Check) -> str:
-    """Return the numbers among a check's fields, each with whether it was fitted: ``share 0.5 (fitted)``."""
+    """The numbers among a check's fields, each with whether it was fitted: ``share 0.5 (fitted)``."""
     numbers = {field.name: getattr(check, field.name) for field in fields(check)}
     return ", ".join(
         f"{name} {value:,g}{' (fitted)' if name in check.fitted else ''}"
@@ -91,11 +91,18 @@ def thresholds(check: Check) -> str:
 
 
 def page_of(name: str) -> list[str]:
-    """Return the paragraphs of a check's page without its fields; none for a name that is no check's."""
+    """The paragraphs of a check's page without its fields; none for a name that is no check's."""
     found = next((check for check in CHECKS if check.name == name), None)
-    text = (inspect.getdoc(type(found)) or "") if found else ""
+    text = _page(found) if found else ""
     paragraphs = text.partition("\nAttributes:")[0].replace("``", "").strip().split("\n\n")
     return [" ".join(paragraph.split()) for paragraph in paragraphs if paragraph]
+
+
+def _page(check: Check) -> str:
+    """The docstring of a check, with the thresholds that a base class describes for it."""
+    texts = [inspect.getdoc(cls) or "" for cls in type(check).__mro__ if issubclass(cls, Check)][:-1]
+    inherited = [text.partition("\n\nAttributes:")[1:] for text in texts if "\nAttributes:" in text]
+    return texts[0].partition("\n\nAttributes:")[0] + ("".join(inherited[0]) if inherited else "")
 
 
 def _named(name: str) -> Check:

@@ -1,4 +1,4 @@
-"""Checks of BatchNorm: its running statistics, its mode, its batches, its padding."""
+"""Checks of BatchNorm's running statistics: whether they fit the data, whether they are statistics."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from normprobe.findings.batchnorm_mode import batch_norms
-from normprobe.findings.check import Check, Finding, Severity, named
-from normprobe.formatting import format_number
-from normprobe.tables.measures import made_by_few, never_updated, running_measures
+from normprobe.findings.check import Check, Finding, Severity
+from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.running_statistics import never_updated, running_measures
+from normprobe.tables.measures.samples import made_by_few
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ class StaleRunningStatistics(Check):
     into account. When it is wrong: data that are meant to differ from those of training; a few examples.
 
     Attributes:
-        factor: Least median factor between observed and running variance, either way, that is reported.
-        shift: Least median distance of the means in running standard deviations that is reported.
-        spread: Least ratio of the median log factor to its median absolute deviation over channels: other
+        factor: least median factor between observed and running variance, either way, that is reported.
+        shift: least median distance of the means in running standard deviations that is reported.
+        spread: least ratio of the median log factor to its median absolute deviation over channels: other
             data move the channels of deep layers in all directions, a stale BatchNorm all in one.
-        samples: Least number of examples; below it the medians say little.
+        samples: least number of examples; below it the medians say little.
     """
 
     name: ClassVar[str] = "stale_running_statistics"
@@ -64,7 +65,7 @@ class StaleRunningStatistics(Check):
     samples: int = 4
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first stale batch norm, and the first that was never updated."""
+        """The first stale batch norm, and the first that was never updated."""
         running = running_measures(tables).droplevel("site")
         norms = batch_norms(tables)
         enough = norms["examples"] * norms["calls"] >= self.samples
@@ -72,6 +73,7 @@ class StaleRunningStatistics(Check):
             [name for name in norms.index[enough & ~norms["trains"]] if name in running.index]
         ]
         untouched = running["untouched"]
+        # Other data move the channels of deep layers in all directions, a stale BatchNorm all in one.
         agree = np.log(running["running_ratio"]) > self.spread * running["running_noise"]
         rescaled = (running["running_ratio"] > self.factor) & agree
         stale = running.index[rescaled | (running["running_shift"] > self.shift)]
@@ -102,8 +104,8 @@ class StaleRunningStatistics(Check):
             else "median |observed mean - running mean| ÷ running standard deviation",
             value=row["running_ratio" if scaled else "running_shift"],
             threshold=self.factor if scaled else self.shift,
-            message=f"In the median channel the observed {what}; so it is at {named(stale, 'batch norm')} "
-            "from here on.",
+            message=f"In the median channel the observed {what}; so it is at "
+            f"{format_count(len(stale), 'batch norm')} from here on.",
             evidence=f"input:{'running_ratio' if scaled else 'running_shift'}",
             affected=stale,
         )
@@ -146,7 +148,7 @@ class RunningVarianceInvalid(Check):
     source: ClassVar[str] = "PyTorch issue 66073; arXiv:1502.03167"
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first batch norm with a running variance that is negative or not finite."""
+        """The first batch norm with a running variance that is negative or not finite."""
         rows = tables.features[(tables.features["kind"] == "batch_norm") & (tables.features["site"] == INPUT)]
         tracked = rows[rows.groupby("layer")["running_mean"].transform("count") > 0]
         wrong = tracked[~(tracked["running_var"] >= 0) | ~np.isfinite(tracked["running_var"])]
@@ -165,7 +167,7 @@ class RunningVarianceInvalid(Check):
                 value=value,
                 threshold=0,
                 message=f"The running variance is {format_number(value)} in "
-                f"{named(tuple(here['layer']), 'channel')}.",
+                f"{format_count(len(here), 'channel')}.",
                 evidence="input:running_ratio",
                 affected=names,
             )

@@ -9,7 +9,10 @@ import numpy as np
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_number
-from normprobe.tables.measures import at, feature_measures, layer_measures, made_by_few
+from normprobe.tables.measures.common import row_of
+from normprobe.tables.measures.features import feature_measures
+from normprobe.tables.measures.layers import first_to_read, inputs_and_outputs
+from normprobe.tables.measures.samples import made_by_few, sized_samples
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ class OutlierSample(Check):
     When it is wrong: data with heavy tails, such as amounts of money, that are fed without a logarithm.
 
     Attributes:
-        times: Least RMS of a sample ÷ the median sample's that is reported,
+        times: least RMS of a sample ÷ the median sample's that is reported,
         share: in at most this share of the examples (one at least).
     """
 
@@ -45,13 +48,15 @@ class OutlierSample(Check):
     share: float = 0.05
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the largest sample at the input of the first layer, if it is wild."""
-        layers = layer_measures(tables)
-        layer = str(layers.index[0][0])
-        row = at(layers, layer, INPUT)
-        samples = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == INPUT)]
-        square = (samples["variance"] + samples["mean"] ** 2).dropna()
-        rms = square**0.5
+        """The largest sample at the input of the first layer, if it is wild."""
+        layers = inputs_and_outputs(tables)
+        layer = first_to_read(layers)
+        if layer is None:
+            return []
+        row = row_of(layers, layer, INPUT)
+        samples = sized_samples(tables)
+        samples = samples[(samples["layer"] == layer) & (samples["site"] == INPUT)]
+        rms = samples["rms"].dropna()
         if len(rms) < 8 or not rms.median() > 0:
             return []
         times = rms / rms.median()
@@ -59,11 +64,12 @@ class OutlierSample(Check):
         examples = len(samples[["part", "example"]].drop_duplicates())
         worst: Any = samples.loc[times.index[int(times.argmax())]]
         value, example, position = float(times.max()), worst["example"], worst["position"]
-        end = "max" if row["max"] >= -row["min"] else "min"
-        count = tables.features.query("layer == @layer and site == 'input'")["count"].sum() / row["n_samples"]
+        read = (tables.features["layer"] == layer) & (tables.features["site"] == INPUT)
+        count = tables.features.loc[read, "count"].sum() / row["n_samples"]
+        # The largest value of all may belong to a sample that was not kept: its RMS is at least this.
         if row["abs_max"] / np.sqrt(max(count, 1)) > value * rms.median():
             value = float(row["abs_max"] / np.sqrt(count) / rms.median())
-            example, position = row[f"{end}_example"], row[f"{end}_position"]
+            example, position = row["abs_max_example"], row["abs_max_position"]
         if value <= self.times or len(wild) > max(1, self.share * examples):
             return []
         return [
@@ -98,7 +104,7 @@ class InputScale(Check):
     When it is wrong: scales that carry meaning; features that are nearly always 0.
 
     Attributes:
-        ratio: Least ratio of the largest standard deviation to the lower quartile that is reported.
+        ratio: least ratio of the largest standard deviation to the lower quartile that is reported.
     """
 
     name: ClassVar[str] = "input_scale"
@@ -111,14 +117,16 @@ class InputScale(Check):
     ratio: float = 100.0
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first layer, if it is a Linear and its features differ wildly in scale."""
-        layers = layer_measures(tables)
-        layer = str(layers.index[0][0])
-        row = at(layers, layer, INPUT)
+        """The first layer, if it is a Linear and its features differ wildly in scale."""
+        layers = inputs_and_outputs(tables)
+        layer = first_to_read(layers)
+        if layer is None:
+            return []
+        row = row_of(layers, layer, INPUT)
         value = feature_measures(tables)["scale_ratio"].get((layer, INPUT), 0.0)
         if row["kind"] != "linear" or not value > self.ratio or made_by_few(tables, layer):
             return []
-        features = tables.features.query("layer == @layer and site == 'input'")
+        features = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == INPUT)]
         feature = int(features["feature"].iloc[int(features["variance"].argmax())])
         return [
             Finding(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.dead import inner
-from normprobe.tables.measures import CONSTANT, feature_measures
+from normprobe.tables.measures.features import CONSTANT, feature_measures
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ class SaturatedInput(Check):
     95 % are 0.
 
     Attributes:
-        shades: Largest share of shades that is reported.
-        zeros: Least share of zeros that is reported.
-        ends: Least share of the features (two at least) that reach half of the largest |value|.
-        rows: Least number of values per feature.
+        shades: largest share of shades that is reported.
+        zeros: least share of zeros that is reported.
+        ends: least share of the features (two at least) that reach half of the largest |value|.
+        rows: least number of values per feature.
     """
 
     name: ClassVar[str] = "saturated_input"
@@ -51,7 +51,7 @@ class SaturatedInput(Check):
     rows: int = 16
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """Return the first Linear that reads saturated values."""
+        """The first Linear that reads saturated values."""
         layers = inner(tables, self.rows)
         here = (layers["kind"] == "linear") & (layers.index.get_level_values("site") == INPUT)
         layers = layers[here & (layers["n_features"] > 1) & (layers["spread"] > CONSTANT)]

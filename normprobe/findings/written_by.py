@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.measures import KEY, at, layer_measures, ratio, remembered, side
+from normprobe.tables.measures.common import at_site, row_of
+from normprobe.tables.measures.features import finite_features
+from normprobe.tables.measures.layers import inputs_and_outputs, layer_measures
+from normprobe.tables.schema import SITE_KEY
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -15,72 +18,47 @@ if TYPE_CHECKING:
 
 
 def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
-    """Return the layer executed last before ``layer`` whose output already has ``value`` in ``feature``.
+    """The layer executed last before ``layer`` whose output already has ``value`` in ``feature``.
 
     A layer counts if its output has as many features as the input of ``layer`` and reaches at least half of
     ``value`` in that feature. Empty if there is none: then an operation that is not probed wrote it.
 
     Args:
-        tables: The tables.
-        layer: The layer that reads the value.
-        feature: The feature that holds it.
-        value: The largest |value| of that feature at the input of ``layer``.
+        tables: the tables.
+        layer: the layer that reads the value.
+        feature: the feature that holds it.
+        value: the largest |value| of that feature at the input of ``layer``.
     """
-    layers = tables.layers.set_index(KEY)
-    reader = at(layers, layer, INPUT)
-    outputs = side(layers, OUTPUT)
+    layers = layer_measures(tables)
+    reader = row_of(layers, layer, INPUT)
+    outputs = at_site(layers, OUTPUT)
     before = outputs[(outputs["depth"] < reader["depth"]) & (outputs["n_features"] == reader["n_features"])]
-    features = tables.features
+    features = finite_features(tables)
     rows = features[
         (features["site"] == OUTPUT) & (features["feature"] == feature) & features["layer"].isin(before.index)
-    ].set_index("layer")
-    peak = rows[["min", "max"]].abs().max(axis=1)
+    ]
+    peak = rows.set_index("layer")["peak"]
     wrote = before.loc[peak.index[peak >= 0.5 * value], "depth"]
     return "" if wrote.empty else str(wrote.idxmax())
 
 
 def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: float = 0.5) -> pd.MultiIndex:
-    """Return the sites, in order of execution, from which on samples are the same.
+    """The sites, in order of execution, from which on samples are the same.
 
     A model whose last Linear writes only zeros does not count: classifiers are often initialized so.
 
     Args:
-        tables: The tables.
-        spread: Largest share of the mean square that varies over samples where they count as the same.
-        samples: Least number of samples at a site.
-        rest: Least share of the later sites where samples must be the same as well.
+        tables: the tables.
+        spread: largest share of the mean square that varies over samples where they count as the same.
+        samples: least number of samples at a site.
+        rest: least share of the later sites where samples must be the same as well.
     """
-    layers = layer_measures(tables)
+    layers = inputs_and_outputs(tables)
     layers = layers[layers["n_samples"] >= samples]
     same = (layers["spread"] < spread).to_numpy()
+    # The share of collapsed sites from each one on: a single layer that reads a constant is no collapse.
     later = same[::-1].cumsum()[::-1] / np.arange(len(same), 0, -1)
     lost = layers[same & (later >= rest)]
     if len(lost) == 1 and lost["mean_square"].iloc[0] == 0 and lost.index[0] == layers.index[-1]:
         lost = lost.iloc[:0]
-    return pd.MultiIndex.from_tuples(lost.index.to_list() or [("", "")], names=KEY)[: len(lost)]
-
-
-@remembered
-def example_measures(tables: Tables) -> pd.DataFrame:
-    """Return how much examples differ at the same position, by layer and site.
-
-    Columns: ``examples`` (how many are compared) and ``example_spread`` (the share of the mean square that
-    varies over examples, of what is kept of a sample: its mean, standard deviation, smallest and largest
-    value; NaN without two examples at one position).
-    """
-    samples = tables.samples
-    where = [samples["layer"], samples["site"]]
-    moments = samples[["mean", "min", "max"]].assign(deviation=samples["variance"] ** 0.5)
-    places = [*where, samples["repeat"], samples["position"].fillna(0)]
-    groups = moments.groupby(places, sort=False, observed=True)
-    several = groups["mean"].transform("size") > 1
-    apart = ((moments - groups.transform("mean")) ** 2).sum(axis=1).where(several, 0)
-    whole = (moments**2).sum(axis=1).where(several, 0)
-    sums = pd.DataFrame({"apart": apart, "whole": whole}).groupby(where, sort=False, observed=True).sum()
-    compared = samples.loc[several, [*KEY, "part", "example"]].drop_duplicates()
-    return pd.DataFrame(
-        {
-            "examples": compared.groupby(KEY, sort=False).size().reindex(sums.index, fill_value=0),
-            "example_spread": ratio(sums["apart"], sums["whole"]),
-        }
-    )
+    return pd.MultiIndex.from_tuples(lost.index.to_list() or [("", "")], names=SITE_KEY)[: len(lost)]

@@ -1,7 +1,7 @@
-"""What a site has met, added up by plain torch on the device where its tensors lie.
+"""An accumulator of plain torch, on any device; twin of ``csrc/numerics/accumulator.h``.
 
-Nothing here asks the device to wait, but on the CPU, where waiting costs nothing: numbers stay on the device
-until the recording is taken.
+Nothing here waits for an accelerator: its numbers stay there until the recording is taken. On the CPU there
+is nothing to wait for, so there kernels are chosen by what comes out, and new extremes are said at once.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _SAMPLE_FIELDS = len(SampleMoments.__match_args__)
 
 
 class TorchAccumulator:
-    """What one site has met, as tensors on its device.
+    """An accumulator as tensors on a device; see `normprobe.kernels.types.Accumulator`.
 
     Attributes:
-        state: None: only the compiled kernel has one.
+        state: None: only the extension has one.
     """
 
     state = None
@@ -33,37 +33,41 @@ class TorchAccumulator:
         self._features = Moments.empty(features).map(lambda field: torch.from_numpy(field).to(device))
         self._scalars = torch.zeros(3, dtype=torch.float64, device=device)
         self._kept = torch.zeros(0, _SAMPLE_FIELDS, dtype=torch.float64, device=device)
+        # Kept rows are float32 until one comes that float32 cannot hold: memory is what they cost.
         self._raw = torch.zeros(0, features, device=device)
-        # Value, example, position and feature of the smallest, and of the largest; on the CPU nobody asks.
-        nobody = [[torch.inf, -1, -1, -1], [-torch.inf, -1, -1, -1]]
-        self._holders = torch.tensor(nobody, dtype=torch.float64, device=device)
+        # Value, example, position and feature of the smallest, and of the largest value; used on accelerators
+        # only.
+        none = [[torch.inf, -1, -1, -1], [-torch.inf, -1, -1, -1]]
+        self._holders = torch.tensor(none, dtype=torch.float64, device=device)
 
     def add(self, values: Tensor, choice: Choice) -> Extremes:
-        """Measure ``values`` (samples, rows, features), keep the samples chosen, and add all of it."""
+        """Measure and merge a tensor of shape (samples, rows, features)."""
         return self.merge(self.measure(values, choice), choice)
 
     def measure(self, values: Tensor, choice: Choice) -> Measured:
-        """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
+        """Moments of a tensor of shape (samples, rows, features), and of the samples chosen of it."""
         given = values.to(self._device), torch.from_numpy(choice.keep), _mask(choice)
         # An accelerator may not be asked what came out: it would have to be waited for.
         found = (
-            few_rows.measure(*given) or chunked.measure(*given, near=self._near()) if self._waits else None
+            few_rows.measure(*given) or chunked.measure(*given, prior_mean=self._prior_mean())
+            if self._waits
+            else None
         )
         return found or reference.measure(*given)
 
-    def _near(self) -> Tensor | None:
-        """What the means of a tensor may be near: those of all before it, if there were any."""
+    def _prior_mean(self) -> Tensor | None:
+        """Means of all tensors before, near which those of the next one may be; None of the first."""
         return self._features.mean if self._begun else None
 
     def merge(self, found: Measured, choice: Choice) -> Extremes:
-        """Add what a tensor held."""
+        """Add the moments of a tensor."""
         self._begun = True
         if len(choice.slots):
             kept = torch.stack([getattr(found.kept, name) for name in SampleMoments.__match_args__], 1)
             self._kept = _put(self._kept, kept, choice.slots)
         scalars = (found.within_sum, found.within_count, found.nonfinite_masked)
         self._scalars = self._scalars + torch.stack(scalars)
-        extremes = self._hold(found, choice)
+        extremes = self._update_extremes(found, choice)
         if self._waits:  # numpy's calls cost less
             before, own = (moments.map(Tensor.numpy) for moments in (self._features, found.features))
             self._features = merge(before, own).map(torch.from_numpy)
@@ -96,12 +100,12 @@ class TorchAccumulator:
         )
 
     def nbytes(self) -> int:
-        """How much memory that takes."""
+        """How many bytes it takes."""
         held = [*vars(self._features).values(), self._scalars, self._kept, self._raw, self._holders]
         return sum(tensor.nbytes for tensor in held)
 
-    def _hold(self, found: Measured, choice: Choice) -> Extremes:
-        """Let the holders of the tensor's extremes replace those so far; ahead of merging what it held."""
+    def _update_extremes(self, found: Measured, choice: Choice) -> Extremes:
+        """Compare a tensor's extremes with those so far, before it is merged; the CPU says which are new."""
         width = len(found.features.count)
         if width == 0 or choice.samples == 0:
             return Extremes(None, None)
@@ -141,6 +145,7 @@ def _put(held: Tensor, rows: Tensor, slots: NDArray[np.int64]) -> Tensor:
         return held
     size = int(slots.max()) + 1
     if size > len(held):
+        # Twice the room each time it runs out, so that growing costs a constant per kept sample.
         room = torch.zeros(max(size, 2 * len(held)) - len(held), held.shape[1]).to(held)
         held = torch.cat([held, room])
     return held.index_copy(0, torch.from_numpy(slots).to(held.device, non_blocking=True), rows)

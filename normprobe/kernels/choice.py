@@ -1,15 +1,12 @@
-"""Which rows of a tensor count and which are kept; the compiled kernel has the same as plain memory."""
+"""Which rows of a tensor count and which are kept; twin of ``csrc/numerics/choice.h``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    pass
 
 
 def _none() -> NDArray[np.int64]:
@@ -28,10 +25,11 @@ class Choice:
         slots: where they are kept.
         raw: rows (sample * rows + row) whose numbers are kept, int64.
         raw_slots: where those are kept.
-        example: which example each sample is, for accelerators: they cannot say at once who holds an extreme.
+        example: which example each sample is, for accelerators: only they keep who has an extreme.
         position: likewise its position.
-        prepared: what kernels made of it for their own use, by name: the compiled kernel's form of it,
-            tensors on an accelerator.
+        prepared: what kernels made of the choice for their own use, by name: the extension's form of it,
+            tensors on an accelerator. It may be kept, for the arrays are not written to once a choice is
+            made.
     """
 
     samples: int

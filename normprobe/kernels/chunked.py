@@ -53,14 +53,14 @@ class _Sums:
 
     @staticmethod
     def of(samples: int, features: int) -> _Sums:
-        """Nothing yet."""
+        """Sums of no numbers."""
         first, second, absolute, zeros = torch.zeros(4, features, dtype=torch.float64)
         low, high = torch.full((features,), torch.inf), torch.full((features,), -torch.inf)
         return _Sums(first, second, absolute, zeros, low, high, torch.empty(samples, dtype=torch.float64))
 
 
 def measure(
-    values: Tensor, keep: Tensor, real: Tensor | None = None, near: Tensor | None = None
+    values: Tensor, keep: Tensor, real: Tensor | None = None, prior_mean: Tensor | None = None
 ) -> Measured | None:
     """Measure a tensor as `normprobe.kernels.reference.measure` does; None where that takes float64.
 
@@ -68,14 +68,17 @@ def measure(
         values: shape (samples, rows, features), any strides, on the CPU.
         keep: indices of the samples whose own moments are wanted, int64, shape (kept,).
         real: shape (samples, rows), True where a row is not padding; None if all are.
-        near: what may be near each feature's mean, shape (features,): the mean of what came before.
+        prior_mean: mean of each feature in the tensors before, shape (features,): near it sums lose few
+            digits.
     """
     if real is None:
-        return _measure(values, keep, near) or (None if near is None else _measure(values, keep, None))
+        found = _measure(values, keep, prior_mean)
+        # The data may have moved away from what came before: once more, about their own mean.
+        return found if found or prior_mean is None else _measure(values, keep, None)
     if values.shape[1] != 1:
         return None
     inside, outside = (rows.nonzero()[:, 0] for rows in (real[:, 0], ~real[:, 0]))
-    found = measure(values.index_select(0, inside), torch.searchsorted(inside, keep), near=near)
+    found = measure(values.index_select(0, inside), torch.searchsorted(inside, keep), prior_mean=prior_mean)
     if found is None:
         return None
     features = values.shape[2]
@@ -86,20 +89,22 @@ def measure(
     return replace(found, minimum_at=low, maximum_at=high, nonfinite_masked=hidden)
 
 
-def _measure(values: Tensor, keep: Tensor, near: Tensor | None) -> Measured | None:
-    """The same of a tensor in which every row counts, about these numbers or else its own means."""
+def _measure(values: Tensor, keep: Tensor, pivots: Tensor | None) -> Measured | None:
+    """The same of a tensor in which every row counts, about these pivots or else its own means."""
     samples, rows, features = values.shape
     if values.dtype not in _TYPES or values.numel() == 0:
         return None
     count, sums = samples * rows, _Sums.of(samples, features)
-    if near is None:
-        near = torch.stack([block.sum(0).to(torch.float64) for _, block in _blocks(values)]).sum(0) / count
-    pivot = near.to(torch.float32)
+    if pivots is None:
+        pivots = torch.stack([block.sum(0).to(torch.float64) for _, block in _blocks(values)]).sum(0) / count
+    # In float32, as the values are: what is subtracted is then this very number, which `centre` has exactly.
+    pivot = pivots.to(torch.float32)
     for start, block in _blocks(values):
         _add(block, start, rows, pivot, sums)
     centre = pivot.to(torch.float64)
     shift, constant = sums.first / count, (sums.low == sums.high) & sums.low.isfinite()
     m2 = sums.second - sums.first * shift
+    # Squares within range, the pivot near the mean: else the difference of two sums has too few digits.
     sound = (sums.second < _MOST) & (sums.second > _LEAST) & (m2 > 0.5 * sums.second)
     within = _within(sums, centre, rows * features, count)
     if within is None or not bool((sound | constant).all()):
@@ -138,6 +143,7 @@ def _blocks(values: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 def _add(block: Tensor, start: int, rows: int, pivot: Tensor, sums: _Sums) -> None:
     """Add up a block of rows, of which the first belongs to the sample ``start``."""
+    # A block and this one copy of it are all the cache holds; later steps write over the copy.
     rest = block - pivot
     sums.first += rest.sum(0)
     held = rest.sum(1).reshape(-1, rows)
@@ -147,6 +153,7 @@ def _add(block: Tensor, start: int, rows: int, pivot: Tensor, sums: _Sums) -> No
     torch.minimum(sums.low, low, out=sums.low)
     torch.maximum(sums.high, high, out=sums.high)
     least, most = float(low.min()), float(high.max())
+    # Only the block is noted: who holds an extreme is looked for once, at the end, in that block alone.
     if least < sums.lowest[0]:
         sums.lowest = least, start
     if most > sums.highest[0]:
@@ -167,6 +174,7 @@ def _within(sums: _Sums, centre: Tensor, numbers: int, count: int) -> Tensor | N
     everything = everything - first * (first / (count * len(centre)))
     means = sums.samples / numbers  # less the mean of the pivots, which all have in common
     within = everything - numbers * (means - means.mean()).square().sum()
+    # Both are differences of sums of like size: below these shares too few of float32's digits are left.
     trusted = (within >= 0.1 * everything) & (sums.second.sum() <= 4 * everything)
     return within.clip(0) if bool(trusted) else None
 
@@ -175,6 +183,7 @@ def _kept(values: Tensor, keep: Tensor) -> SampleMoments:
     """The moments of whole samples, in two passes of float64."""
     if len(keep) == 0:
         return SampleMoments(*torch.zeros(5, 0, dtype=torch.float64))
+    # Kept samples are shown one by one, so they get float64 whatever the sums over all rows are in.
     parts = [_samples(values.index_select(0, few)) for few in torch.split(keep, _step(values))]
     return SampleMoments(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
@@ -187,12 +196,13 @@ def _samples(values: Tensor) -> tuple[Tensor, ...]:
 
 
 def _holder(values: Tensor, value: float, start: int, extremes: Tensor) -> Tensor:
-    """Index (sample * features + feature) of the first that holds a value met in the block that begins so.
+    """Index (sample * features + feature) of the first number in the block from ``start`` that is an extreme.
 
-    Only the features whose own extreme it is can hold it.
+    Only features whose own extreme it is can have it.
     """
     holding = (extremes == value).nonzero()[:, 0]
     held = values[start : start + _step(values)].index_select(2, holding) == value
+    # The first True: argmax of equal values is their first index in numpy, in torch it is any of them.
     first = int(held.any(1).numpy().argmax())
     sample, which = divmod(first, len(holding))
     return (start + sample) * values.shape[2] + holding[which]

@@ -1,4 +1,9 @@
-"""The compiled kernel: plain strided tensors on the CPU, in one pass at memory speed."""
+"""The compiled kernel: plain strided tensors on the CPU, in one pass at memory speed.
+
+Its sources are in ``csrc``. The extension reads a tensor's own memory under the interpreter's lock and gives
+that up while it measures, so whoever calls it holds the probe's lock
+(`normprobe.capture.current_forward.new_lock`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.kernels._cpu import (
+    MOMENT_FIELDS,
     AccumulatorState,
     BatchMoments,
     CachedPlan,
@@ -48,30 +54,32 @@ __all__ = [
     "threads",
 ]
 
-_FIELDS, _SAMPLE_FIELDS = len(Moments.__match_args__), len(SampleMoments.__match_args__)
+_SAMPLE_FIELDS = len(SampleMoments.__match_args__)
 SMALL = 1 << 14
 """Numbers below which one thread is faster than waking others."""
 
 _forked = False
 
+# DLPack's table of C functions, from torch 2.10 on; without it tensors are read attribute by attribute.
+_DLPACK_TABLE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
 TORCH_HANDLES = (
     _TYPES,
     (Tensor, nn.Parameter),
     (torch._C._current_graph_task_id, torch.is_grad_enabled, torch.is_inference_mode_enabled),
-    getattr(Tensor, "__dlpack_c_exchange_api__", None),
+    None if os.environ.get("NORMPROBE_PRIVATE_TORCH") == "0" else _DLPACK_TABLE,
 )
-"""What of torch's the extension was told."""
+"""Parts of torch that the extension reads and calls: dtypes, plain tensor types, modes, DLPack table."""
 configure(*TORCH_HANDLES)
 
 
-def _one_thread_from_now_on() -> None:
-    """OpenMP's threads do not survive a fork: the child measures alone."""
+def _measure_alone() -> None:
+    """Measure with one thread in a child process: OpenMP's others do not survive a fork."""
     global _forked  # noqa: PLW0603
     _forked = True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_one_thread_from_now_on)
+    os.register_at_fork(after_in_child=_measure_alone)
 
 
 def threads() -> int:
@@ -80,7 +88,7 @@ def threads() -> int:
 
 
 def compiled_choice(choice: Choice) -> CompiledChoice:
-    """A choice as the extension takes it, made once."""
+    """A choice as the extension takes it, made once: its arrays are copied."""
     made: CompiledChoice | None = choice.prepared.get("compiled")
     if made is None:
         real = None if choice.real is None else np.ascontiguousarray(choice.real)
@@ -90,10 +98,10 @@ def compiled_choice(choice: Choice) -> CompiledChoice:
 
 
 class CompiledAccumulator:
-    """What one site has met, in the extension.
+    """An accumulator in the extension; see `normprobe.kernels.types.Accumulator`.
 
     Attributes:
-        state: the extension's account, which also reads tensors as they lie.
+        state: the extension's own, which also reads tensors by their own strides.
     """
 
     def __init__(self, features: int, axis_roles: AxisRoles) -> None:
@@ -102,43 +110,46 @@ class CompiledAccumulator:
             features, axis_roles.axis, axis_roles.trailing, unbatched, axis_roles.by_example
         )
         self._features = features
+        # Reads what was arranged as (samples, rows, features), however the site's own tensors read.
         self._reader = AccumulatorState(features, -1, 1, -1, True)
 
     def add(self, values: Tensor, choice: Choice) -> Extremes:
-        """Measure ``values`` (samples, rows, features), keep the samples chosen, and add all of it."""
+        """Measure and merge a tensor of shape (samples, rows, features)."""
         return self.merge(self.measure(values, choice), choice)
 
     def merge(self, found: BatchMoments, choice: Choice) -> Extremes:
-        """Add what was measured with this choice."""
+        """Add the moments of a tensor that were measured with this choice."""
         return Extremes(*(self.state.add(found, compiled_choice(choice)) or (None, None)))
 
     def keep(self, values: Tensor, choice: Choice) -> None:
         """Keep the raw rows chosen of ``values``, shape (samples, rows, features)."""
         rows = values.flatten(0, 1)[torch.from_numpy(choice.raw)]
-        everyone = np.arange(len(choice.raw))
-        copied = Choice(len(rows), 1, raw=everyone, raw_slots=choice.raw_slots)
+        # Only the chosen rows are copied, so they are numbered anew; their slots stay.
+        copied = Choice(len(rows), 1, raw=np.arange(len(rows)), raw_slots=choice.raw_slots)
         self.state.keep(_plain(rows), compiled_choice(copied))
 
     def totals(self, slots: int, raw_slots: int) -> Totals:
         """Everything so far."""
-        columns, kept, within_sum, within_count, hidden, raw, size = self.state.fields(slots, raw_slots)
+        columns, kept, within_sum, within_count, masked, raw, size = self.state.fields(slots, raw_slots)
+        # Copies: the extension's answer is bytes, whose arrays numpy will not let anyone write to.
+        arrays = np.frombuffer(columns).reshape(len(MOMENT_FIELDS), self._features).copy()
         return Totals(
-            Moments(*np.frombuffer(columns).reshape(_FIELDS, self._features).copy()),
+            Moments(**dict(zip(MOMENT_FIELDS, arrays, strict=True))),
             np.frombuffer(kept).reshape(slots, _SAMPLE_FIELDS).copy(),
             np.frombuffer(raw, np.float32 if size == 4 else np.float64)
             .reshape(raw_slots, self._features)
             .copy(),
             within_sum,
             int(within_count),
-            int(hidden),
+            int(masked),
         )
 
     def nbytes(self) -> int:
-        """How much memory that takes."""
+        """How many bytes it takes."""
         return self.state.nbytes()
 
     def measured(self, values: Tensor, choice: Choice) -> Measured:
-        """What one tensor holds, measured into a fresh account; its samples in the order of their slots."""
+        """Moments of one tensor, which must be the first added; its samples in the order of their slots."""
         found = self.measure(values, choice)
         at = [
             0 if held is None else held[1] * self._features + held[2]
@@ -156,10 +167,11 @@ class CompiledAccumulator:
         )
 
     def measure(self, values: Tensor, choice: Choice) -> BatchMoments:
-        """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
+        """Moments of a tensor of shape (samples, rows, features), and of the samples chosen of it."""
         plain = _plain(values)
         found = self._reader.measure(plain, compiled_choice(choice), threads(), SMALL)
         if found is None:
+            # Strides the extension does not walk: one copy is cheaper than leaving the tensor out.
             found = self._reader.measure(plain.contiguous(), compiled_choice(choice), threads(), SMALL)
         assert found is not None
         return found

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @cache
 def compiled() -> ModuleType | None:
-    """The compiled kernel, unless it was not built or ``NORMPROBE_KERNEL=torch`` asks for plain torch."""
+    """The compiled kernel, unless it was not built or ``NORMPROBE_KERNEL=torch`` asks for plain torch.
+
+    Asked once: what a probe made with one kernel cannot go on with another.
+    """
     if os.environ.get("NORMPROBE_KERNEL") == "torch":
         return None
     try:
@@ -31,7 +34,7 @@ def name() -> str:
 
 
 def accumulator(features: int, axis_roles: AxisRoles, device: torch.device) -> Accumulator:
-    """A fresh account of a site whose tensors lie on this device, with the fastest kernel there is for it.
+    """A new accumulator of a site whose tensors lie on this device, with the fastest kernel there is for it.
 
     Args:
         features: how many features its tensors have.
@@ -42,6 +45,7 @@ def accumulator(features: int, axis_roles: AxisRoles, device: torch.device) -> A
     if kernel is not None:
         found: Accumulator = kernel.CompiledAccumulator(features, axis_roles)
         return found
+    # Here, for where the extension is there nothing else of this module's needs torch.
     from normprobe.kernels.accumulator import TorchAccumulator
 
     return TorchAccumulator(features, device)

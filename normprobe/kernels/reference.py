@@ -26,11 +26,11 @@ _FEATURES, _SAMPLES = (0, 1), (1, 2)
 
 @dataclass(frozen=True)
 class _Block:
-    """What one block yields; ``hidden`` counts the non-finite numbers in its padding."""
+    """Moments of one block; ``masked`` counts the non-finite numbers in its padding."""
 
     features: Moments
     samples: SampleMoments
-    hidden: Tensor
+    masked: Tensor
 
 
 def measure(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measured:
@@ -42,16 +42,17 @@ def measure(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measure
             on the CPU.
         real: shape (samples, rows), True where a row is not padding, on the CPU; None if all are.
     """
-    chosen, mask, hidden = None, real, _zeros(values, 1)[0]
+    chosen, mask, masked = None, real, _zeros(values, 1)[0]
     if real is not None and values.shape[1] == 1:
         # A sample of one row is real or padding as a whole: without the padding, the rest needs no mask.
         host, mask = real[:, 0].nonzero()[:, 0], None
-        padding, chosen = _there((~real[:, 0]).nonzero()[:, 0], values), _there(host, values)
+        padding, chosen = _on_device_of((~real[:, 0]).nonzero()[:, 0], values), _on_device_of(host, values)
         for block, _ in _blocks(values, padding, None):
-            hidden = hidden + (~block.isfinite()).sum()
+            masked = masked + (~block.isfinite()).sum()
+        # Padding is gone, so a kept sample is counted among the real ones only.
         keep = torch.searchsorted(host, keep)
-    keep, mask = _there(keep, values), None if mask is None else _there(mask, values)
-    parts = [_block(block, part) for block, part in _blocks(values, chosen, mask)]
+    keep, mask = _on_device_of(keep, values), None if mask is None else _on_device_of(mask, values)
+    parts = [_measure_block(block, part) for block, part in _blocks(values, chosen, mask)]
     fields = SampleMoments.__match_args__
     samples = SampleMoments(*(torch.cat([getattr(part.samples, name) for part in parts]) for name in fields))
     filled = samples.count > 0
@@ -62,12 +63,12 @@ def measure(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measure
         within_count=filled.sum().to(torch.float64),
         minimum_at=_holder(values, mask, chosen, samples.minimum, -1),
         maximum_at=_holder(values, mask, chosen, samples.maximum, 1),
-        nonfinite_masked=reduce(torch.add, [part.hidden for part in parts], hidden),
+        nonfinite_masked=reduce(torch.add, [part.masked for part in parts], masked),
     )
 
 
-def _there(tensor: Tensor, values: Tensor) -> Tensor:
-    """A tensor of the host beside the values, sent without waiting."""
+def _on_device_of(tensor: Tensor, values: Tensor) -> Tensor:
+    """A tensor of the host on the device of the values, sent without waiting."""
     return tensor.to(values.device, non_blocking=True)
 
 
@@ -82,20 +83,21 @@ def _blocks(
         yield block, None if real is None else real[part]
 
 
-def _block(values: Tensor, real: Tensor | None) -> _Block:
-    """Measure one block: without looking for what must be left out, unless there is something."""
+def _measure_block(values: Tensor, real: Tensor | None) -> _Block:
+    """Measure one block, looking for numbers to leave out only if there are some."""
     if real is None and values.numel() and values.device.type == "cpu":
         # Only the CPU may be asked what came out: an accelerator would have to be waited for.
-        found = _all(values)
+        found = _measure_all(values)
         # One number that is not finite makes its feature's mean not finite.
         if bool(found.features.mean.isfinite().all()):
             return found
-    return _counted(values, real)
+    return _measure_counted(values, real)
 
 
-def _all(values: Tensor) -> _Block:
+def _measure_all(values: Tensor) -> _Block:
     """Measure a block in which every number counts."""
     samples, rows, width = values.shape
+    # A copy even of float64: the last two steps below write into it, and the tensor is the user's.
     block = values.to(torch.float64, copy=True)
     held = values if values.dtype == torch.float32 else block  # extremes need no float64
     mean, m2 = two_pass(block, _FEATURES, torch.tensor(float(samples * rows), device=block.device))
@@ -139,13 +141,13 @@ def two_pass(
     return (mean + left / count).squeeze(axes), m2.squeeze(axes)
 
 
-def _counted(values: Tensor, real: Tensor | None) -> _Block:
+def _measure_counted(values: Tensor, real: Tensor | None) -> _Block:
     """Measure the finite real numbers of a block, and count what is left out."""
     block = values.to(torch.float64)
     finite = block.isfinite()
     counted = finite if real is None else finite & real[:, :, None]
     inside = torch.where(counted, block, 0.0)
-    shared = [_shared(block, inside, counted, axes) for axes in (_FEATURES, _SAMPLES)]
+    shared = [_common(block, inside, counted, axes) for axes in (_FEATURES, _SAMPLES)]
     outside = ~finite if real is None else ~finite & real[:, :, None]
     features = Moments(
         **vars(shared[0]),
@@ -156,14 +158,15 @@ def _counted(values: Tensor, real: Tensor | None) -> _Block:
     return _Block(features, shared[1], ((~finite).sum() - outside.sum()).to(torch.float64))
 
 
-def _shared(block: Tensor, inside: Tensor, counted: Tensor, axes: tuple[int, int]) -> SampleMoments:
-    """What features and samples have in common, over two axes."""
+def _common(block: Tensor, inside: Tensor, counted: Tensor, axes: tuple[int, int]) -> SampleMoments:
+    """The moments that features and samples both have, over two axes."""
     count = counted.sum(axes).to(torch.float64)
     mean, m2 = two_pass(inside, axes, count, counted)
     if 0 in block.shape:
         return SampleMoments(
             count, mean, m2, torch.full_like(count, torch.inf), torch.full_like(count, -torch.inf)
         )
+    # What does not count takes the neutral value of each extreme, so one reduction serves all.
     low, high = (torch.where(counted, block, neutral) for neutral in (torch.inf, -torch.inf))
     return SampleMoments(count, mean, m2, low.amin(axes), high.amax(axes))
 

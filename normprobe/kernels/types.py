@@ -43,8 +43,8 @@ class Measured:
         kept: moments of each kept sample over its real rows and features, fields of shape (kept,).
         within_sum: sum over samples of the variance of their finite values (divisor: their number), shape ().
         within_count: how many samples have a finite value, shape ().
-        minimum_at: index (sample * features + feature) of the smallest value, shape (), int64: of the first
-            sample that holds it the first feature; 0 where there is none.
+        minimum_at: index (sample * features + feature) of the smallest value, shape (), int64: the first
+            sample that has it, and of that the first feature; 0 where there is none.
         maximum_at: likewise of the largest.
         nonfinite_masked: how many non-finite values lie in padding, shape ().
     """
@@ -68,9 +68,16 @@ class AxisRoles(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """Who holds a new extreme of a site; None where the old one stands.
+    """New extremes that a tensor brings a site, each (value, sample, feature); None where the old one stands.
 
-    Each is (value, sample, feature).
+    An accumulator knows the values so far, for only it can compare at no cost. Who has them is a matter of
+    its caller (`normprobe.capture.site_state.SiteState`), to whom each new one goes at once. An accelerator
+    cannot say what is new without waiting: there both are None, and the accumulator keeps who has them until
+    `Totals.holders`.
+
+    Attributes:
+        low: the new smallest value.
+        high: the new largest.
     """
 
     low: tuple[float, int, int] | None
@@ -79,7 +86,7 @@ class Extremes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Totals:
-    """What a site has met, as numpy arrays.
+    """Everything an accumulator holds, as numpy arrays.
 
     Attributes:
         features: moments of each feature.
@@ -88,8 +95,8 @@ class Totals:
         within_sum: sum over samples of the variance of their finite values.
         within_count: how many samples that sum has.
         nonfinite_masked: how many non-finite numbers lie in padding.
-        holders: value, example, position and feature of the smallest and of the largest, where the site lies
-            on an accelerator; otherwise they were said at once.
+        holders: value, example, position and feature of the smallest and of the largest value, of an
+            accumulator on an accelerator; None of others, whose `Extremes` said so at once.
     """
 
     features: Moments
@@ -102,28 +109,57 @@ class Totals:
 
 
 class Accumulator(Protocol):
-    """What one site of one layer has met so far, wherever it is added up.
+    """Moments, kept samples and raw rows of one site of one layer, on the device where its tensors lie.
+
+    `measure` and `merge` are apart so that a tensor that several layers read is measured once: what one
+    accumulator measured may be merged into others of the same class and width, with the same choice.
 
     Attributes:
-        state: the compiled kernel's own, which reads a tensor as it lies; None without one.
+        state: the extension's accumulator, which reads a tensor by its own strides; None of other kernels.
     """
 
     state: Any
 
     def measure(self, values: torch.Tensor, choice: Choice) -> Any:
-        """What ``values`` (samples, rows, features) hold, and the samples chosen of it."""
+        """Measure a tensor on its own; nothing is added.
+
+        Args:
+            values: shape (samples, rows, features), any strides, device and real dtype.
+            choice: which rows count, and of which samples the own moments are wanted.
+
+        Returns:
+            Moments for `merge` of an accumulator of the same class.
+        """
 
     def merge(self, found: Any, choice: Choice) -> Extremes:
-        """Add what was measured with this choice."""
+        """Add the moments of a tensor, and keep those of the samples chosen in their slots.
+
+        Args:
+            found: what `measure` returned.
+            choice: the choice it was measured with.
+
+        Returns:
+            New extremes of the site.
+        """
 
     def add(self, values: torch.Tensor, choice: Choice) -> Extremes:
-        """Do both."""
+        """Measure a tensor and merge it at once; see `measure` and `merge`."""
 
     def keep(self, values: torch.Tensor, choice: Choice) -> None:
-        """Keep the raw rows chosen of ``values``."""
+        """Copy the raw rows chosen to their slots.
+
+        Args:
+            values: shape (samples, rows, features).
+            choice: which rows (``raw``) go to which slots (``raw_slots``).
+        """
 
     def totals(self, slots: int, raw_slots: int) -> Totals:
-        """Everything so far."""
+        """Everything so far, read back from the device; the accumulator goes on counting.
+
+        Args:
+            slots: how many slots of samples are filled.
+            raw_slots: how many slots of raw rows are filled.
+        """
 
     def nbytes(self) -> int:
-        """How much memory that takes."""
+        """How many bytes the arrays of this accumulator take."""

@@ -1,37 +1,89 @@
-"""The rule of entry: which modules count as a norm or a Linear, from the module alone."""
+"""The rule of entry: which modules count as a Linear or a norm, and which of these are refused.
+
+Decided from the module alone, before anything runs: registered classes and their subclasses (`view_registry`
+has torch's own), else a Linear by its class name and weight, a norm by its class name or its eps. A call may
+later correct how a candidate is read (`norms.identify`), never whether it is one. Layers that are parameters,
+not modules, have a rule of their own in `parameter_layers`.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Container
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from normprobe.layers.module_attributes import EPS_NAMES, stored
+from normprobe.layers.layer import NamedModule
+from normprobe.layers.module_attributes import EPS_NAMES, IN_FEATURES, OUT_FEATURES, is_lazy, stored
+from normprobe.layers.norm_names import norm_by_name, scripted_view
 from normprobe.layers.view import View
+from normprobe.layers.view_registry import registered_view
+
+_SCRIPTED = "a scripted module takes no hooks; probe the eager model"
+_TWO_INPUTS = "it reads two inputs at once, which no table has a place for"
 
 
-def guessed_view(module: nn.Module) -> View | None:
-    """The view of a module by the rules for classes nobody registered, or None if it is no layer.
+@dataclass(frozen=True)
+class Candidate:
+    """A module that counts as a Linear or a norm.
 
-    Decided from the module alone: a Linear look-alike by its name and weight, a norm by its name or its
-    eps (DESIGN: norms and Linears by rule). Whether it contains other layers is for `layers` to say.
+    Attributes:
+        view: how its tensors read, as far as the module says.
+        type: its class name; of a scripted module the name of the class it was made from.
+        refused: why it cannot be measured, or "".
     """
+
+    view: View
+    type: str
+    refused: str = ""
+
+
+def candidate_of(named: NamedModule, layers: Container[int]) -> Candidate | None:
+    """The candidate that a module is, or None.
+
+    Args:
+        named: the module and its names.
+        layers: the modules (by id) that are layers already, those inside this one among them: by rule what
+            contains a layer is a container, not a norm.
+    """
+    module, name = named.module, type(named.module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        name = str(getattr(module, "original_name", name))
+        view = scripted_view(name)
+        return None if view is None else Candidate(view, name, _SCRIPTED)
+    if isinstance(module, nn.Bilinear):
+        return Candidate(View("linear"), name, _TWO_INPUTS)
+    registered, view = registered_view(module)
+    if not registered:
+        # `_WeightNorm` and its like normalize weights, not activations.
+        if "parametrizations" in named.names[0].split("."):
+            return None
+        if any(id(child) in layers for child in module.modules() if child is not module):
+            return None
+        view = view_by_rule(module)
+    return None if view is None else Candidate(view, name)
+
+
+def view_by_rule(module: nn.Module) -> View | None:
+    """The view of a module whose class is not registered, or None if it is neither a Linear nor a norm."""
     name = type(module).__name__
     if _is_linear(module, name):
         return View("linear", certain=True)
     if type(module).__module__.startswith("torch.nn.utils"):
         return None
+    # A norm's scale and shift are vectors: what holds a matrix (an embedding, a convolution) does more.
     if any(parameter.dim() > 1 for parameter in module.parameters() if not is_lazy(parameter)):
         return None
-    children = next(module.children(), None) is not None
-    own = next(module.parameters(recurse=False), None) is not None
-    if not own and type(module).forward is nn.Module.forward and "forward" not in vars(module):
-        return None  # nobody can call it: an abstract base, a codebook
+    has_children = next(module.children(), None) is not None
+    has_parameters = next(module.parameters(recurse=False), None) is not None
+    if not has_parameters and type(module).forward is nn.Module.forward and "forward" not in vars(module):
+        return None  # it cannot be called: an abstract base, a codebook
     if "norm" in name.lower():
-        return norm_by_name(module, name.lower()) if own or not children else None
-    has_eps = any(isinstance(getattr(module, name, None), float) for name in EPS_NAMES)
-    return norm_by_name(module, name.lower()) if not children and has_eps else None
+        return norm_by_name(module, name.lower()) if has_parameters or not has_children else None
+    has_eps = any(isinstance(getattr(module, eps, None), float) for eps in EPS_NAMES)
+    return norm_by_name(module, name.lower()) if has_eps and not has_children else None
 
 
 def _is_linear(module: nn.Module, name: str) -> bool:
@@ -44,27 +96,9 @@ def _is_linear(module: nn.Module, name: str) -> bool:
     if isinstance(weight, Tensor):
         plain = name.endswith("Linear") or name == "Conv1D"
         return plain and (is_lazy(weight) or weight.dim() == 2)
-    sizes = [getattr(module, side, None) for side in ("in_features", "out_features")]
+    sizes = [getattr(module, side, None) for side in (IN_FEATURES[0], OUT_FEATURES[0])]
     if sizes == [None, None]:
-        sizes = [getattr(module, side, None) for side in ("infeatures", "outfeatures")]
-    named = re.search(r"Linear(_[A-Za-z]+|\d\w*)?$", name) is not None
-    return named and all(isinstance(size, int) for size in sizes)
-
-
-def norm_by_name(module: nn.Module, name: str) -> View:
-    """What a norm's class name and buffers say of its kind and axis, until the first call says more."""
-    if "batchnorm" in name or (hasattr(module, "running_mean") and hasattr(module, "running_var")):
-        return View("batch_norm", 1, "example")
-    if "instancenorm" in name:
-        return View("instance_norm", 1, "example")
-    if "groupnorm" in name:
-        return View("group_norm", 1, "example")
-    axis = 1 if "norm2d" in name or getattr(module, "data_format", "") == "channels_first" else -1
-    if "layernorm" in name:
-        return View("layer_norm", axis)
-    return View("rms_norm" if "rms" in name else "norm", axis)
-
-
-def is_lazy(parameter: Any) -> bool:
-    """Whether a parameter has no shape yet."""
-    return isinstance(parameter, (nn.UninitializedParameter, nn.UninitializedBuffer))
+        sizes = [getattr(module, side, None) for side in (IN_FEATURES[1], OUT_FEATURES[1])]
+    # Packed ones carry their kernel or bit width behind the word: `Linear_Marlin`, `Linear4bit`.
+    is_named = re.search(r"Linear(_[A-Za-z]+|\d\w*)?$", name) is not None
+    return is_named and all(isinstance(size, int) for size in sizes)

@@ -1,10 +1,9 @@
-"""Which layers of a model are probed, under which names and kinds."""
+"""Which layers of a model are probed, under which names: every candidate that the filters select."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
-from normprobe.layers.candidates import guessed_view, is_lazy
-from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, under
-from normprobe.layers.module_attributes import eps_of, stored
+from normprobe.layers.candidates import Candidate, candidate_of
+from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
+from normprobe.layers.module_attributes import eps_of, n_features_of, stored
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
-from normprobe.layers.view import View
-from normprobe.layers.view_registry import registered_view
 from normprobe.vocabulary import KINDS
 
 __all__ = ["Layer", "LayerFilter", "LayerSet", "find_layers"]
@@ -29,7 +26,7 @@ LayerFilter = str | Iterable[str] | Callable[[str, nn.Module], bool]
 def find_layers(
     model: nn.Module, layers: LayerFilter | None = None, kinds: str | Iterable[str] | None = None
 ) -> LayerSet:
-    """Find every Linear and norm of a model that the filters let through.
+    """Find every Linear and norm of a model that the filters select.
 
     Args:
         model: the model, which may itself be a layer.
@@ -48,126 +45,99 @@ def find_layers(
             "teach normprobe a layer type of your own with normprobe.register_view"
         )
 
-    def let_through(found: Iterable[Layer]) -> tuple[Layer, ...]:
-        return tuple(layer for layer in found if layer.view.kind in wanted and _matches(layers, layer))
+    def select(among: Iterable[Layer]) -> tuple[Layer, ...]:
+        return tuple(layer for layer in among if layer.view.kind in wanted and _matches(layers, layer))
 
-    chosen = let_through(every)
-    if not chosen:
+    selected = select(every)
+    if not selected:
         raise NoLayersError(_nothing_matched(layers, kinds, every))
-    more = let_through(parameter_candidates(modules, every))
-    return LayerSet(chosen, _containers(model, chosen), more, _left_out(every, chosen))
+    candidates = select(parameter_candidates(modules, every))
+    return LayerSet(selected, _containers(model, selected), candidates, _left_out(every, selected))
 
 
-def _every_layer(model: nn.Module, modules: list[NamedModule]) -> tuple[Layer, ...]:
-    """Every Linear and norm, innermost decided first: what contains one is a container, not a norm."""
-    called = {id(one.module): one for one in modules}
-    found: dict[int, Layer] = {}
+def _every_layer(model: nn.Module, modules: Sequence[NamedModule]) -> tuple[Layer, ...]:
+    """Every Linear and norm of a model, in order of definition, under names that are unique."""
+    named_modules = {id(named.module): named for named in modules}
+    by_id: dict[int, Layer] = {}
+    # Innermost first: by the rule of entry what contains a layer is a container, not a norm.
     for module in _innermost_first(model, set()):
-        layer = _layer(called[id(module)], found)
-        if layer is not None:
-            found[id(module)] = layer
+        candidate = candidate_of(named_modules[id(module)], by_id)
+        if candidate is not None:
+            by_id[id(module)] = _layer(named_modules[id(module)], candidate)
+    # Not innermost first: tables and reports list layers as the model defines them.
     layers: list[Layer] = []
-    for one in modules:
-        layers += [found[id(one.module)]] if id(one.module) in found else parameter_layers(one)
-    shared = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
-    # A wrapper may have a layer of its own beside the model's: then only the full names tell the two apart.
-    full = (under(called[id(layer.module)].full, layer.parameter) for layer in layers)
+    for named in modules:
+        layers += [by_id[id(named.module)]] if id(named.module) in by_id else parameter_layers(named)
+    # A wrapper may have a layer of its own beside the model's: then only the full names differ.
+    ambiguous = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
+    full_names = (
+        parameter_layer_name(named_modules[id(layer.module)].full_name, layer.parameter) for layer in layers
+    )
     return tuple(
-        replace(layer, name=name) if layer.name in shared else layer
-        for layer, name in zip(layers, full, strict=True)
+        replace(layer, name=full_name) if layer.name in ambiguous else layer
+        for layer, full_name in zip(layers, full_names, strict=True)
     )
 
 
-def _innermost_first(module: nn.Module, met: set[int]) -> Iterator[nn.Module]:
+def _innermost_first(module: nn.Module, visited: set[int]) -> Iterator[nn.Module]:
     """Every module once, after all that it contains, whichever of its names comes first."""
-    if id(module) not in met:
-        met.add(id(module))
+    if id(module) not in visited:
+        visited.add(id(module))
         for child in module.children():
-            yield from _innermost_first(child, met)
+            yield from _innermost_first(child, visited)
         yield module
 
 
-def _layer(called: NamedModule, found: dict[int, Layer]) -> Layer | None:
-    """The layer that a module is, or None."""
-    module, names = called.module, called.names
-    registered, view = registered_view(module)
-    kind_name, refused = type(module).__name__, ""
-    if isinstance(module, torch.jit.ScriptModule):
-        kind_name = str(getattr(module, "original_name", kind_name))
-        view = _scripted_view(kind_name)
-        refused = "a scripted module takes no hooks; probe the eager model"
-    elif isinstance(module, nn.Bilinear):
-        view, refused = View("linear"), "it reads two inputs at once, which no table has a place for"
-    elif not registered:
-        if "parametrizations" in names[0].split("."):
-            return None
-        inside = any(id(child) in found for child in module.modules() if child is not module)
-        view = None if inside else guessed_view(module)
-    if view is None:
-        return None
+def _layer(named: NamedModule, candidate: Candidate) -> Layer:
+    """The layer of a candidate, with what its module says of itself."""
+    module, names = named.module, named.names
     return Layer(
         name=names[0],
+        # Two names may become one when a wrapper's part is stripped.
         aliases=tuple(dict.fromkeys(name for name in names[1:] if name != names[0])),
         module=module,
-        view=view,
-        type=kind_name,
-        n_features=_n_features(module),
+        view=candidate.view,
+        type=candidate.type,
+        n_features=n_features_of(module),
         eps=eps_of(module),
         affine=any(isinstance(stored(module, name), Tensor) for name in ("weight", "bias")),
-        refused=refused,
+        refused=candidate.refused,
     )
 
 
-def _scripted_view(original_name: str) -> View | None:
-    """The kind a scripted module's original class name stands for, or None."""
-    lowered = original_name.lower()
-    if lowered.endswith("linear"):
-        return View("linear")
-    for kind in KINDS[1:]:
-        if kind.replace("_", "") in lowered:
-            return View(kind)
-    return None
+def _containers(model: nn.Module, selected: Sequence[Layer]) -> tuple[nn.Module, ...]:
+    """The modules that contain a selected layer, or have one as a parameter, outermost first.
 
-
-def _n_features(module: nn.Module) -> int | None:
-    """How many features the module says its input has."""
-    for name in ("in_features", "infeatures", "num_features", "num_channels"):
-        value = getattr(module, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    shape = getattr(module, "normalized_shape", None)
-    if isinstance(shape, (tuple, list, torch.Size)):
-        return math.prod(shape)
-    weight = stored(module, "weight")
-    if isinstance(weight, Tensor) and not is_lazy(weight):
-        # Conv1D of transformers stores (in, out); the other Linears store (out, in).
-        return weight.shape[0] if weight.dim() == 1 or type(module).__name__ == "Conv1D" else weight.shape[-1]
-    return None
-
-
-def _containers(model: nn.Module, chosen: Sequence[Layer]) -> tuple[nn.Module, ...]:
-    """The modules that contain a chosen layer, or have one as a parameter; the model itself always."""
-    hooked = {id(layer.module) for layer in chosen if not layer.parameter}
-    holders = {id(layer.module) for layer in chosen}
-    inside = [
+    A call of any of them may be an outermost one (an encoder called alone), so each gets hooks that begin
+    and end a forward. Scripted modules take no hooks.
+    """
+    hooked = {id(layer.module) for layer in selected if not layer.parameter}
+    holders = {id(layer.module) for layer in selected}
+    containers = [
         module
         for module in model.modules()
         if id(module) not in hooked and any(id(child) in holders for child in module.modules())
     ]
-    return tuple(module for module in inside if not isinstance(module, torch.jit.ScriptModule))
+    return tuple(module for module in containers if not isinstance(module, torch.jit.ScriptModule))
 
 
-def _left_out(every: Iterable[Layer], chosen: Iterable[Layer]) -> frozenset[int]:
-    """The modules (by id) of layers not chosen that have a tensor in common with one that is."""
-    modules = {id(layer.module) for layer in chosen}
-    tensors = {id(tensor) for layer in chosen for tensor in layer.module.parameters(recurse=False)}
+def _left_out(every: Iterable[Layer], selected: Iterable[Layer]) -> frozenset[int]:
+    """The modules (by id) of layers not selected that share a tensor with one that is."""
+    selected = tuple(selected)
+    modules = {id(layer.module) for layer in selected}
+    tensors = {id(tensor) for layer in selected for tensor in layer.module.parameters(recurse=False)}
     others = [layer.module for layer in every if id(layer.module) not in modules]
     return frozenset(
-        id(other) for other in others if any(id(one) in tensors for one in other.parameters(recurse=False))
+        id(other) for other in others if any(id(own) in tensors for own in other.parameters(recurse=False))
     )
 
 
 def _wanted_kinds(kinds: str | Iterable[str] | None) -> set[str]:
+    """The kinds asked for; all of them by default.
+
+    Raises:
+        NoLayersError: there is no such kind.
+    """
     wanted = set(KINDS) if kinds is None else {kinds} if isinstance(kinds, str) else set(kinds)
     unknown = sorted(wanted - set(KINDS))
     if unknown:
@@ -176,6 +146,7 @@ def _wanted_kinds(kinds: str | Iterable[str] | None) -> set[str]:
 
 
 def _matches(layers: LayerFilter | None, layer: Layer) -> bool:
+    """Whether a filter selects a layer; a pattern may name it by any of its aliases."""
     if layers is None:
         return True
     if callable(layers):
@@ -192,16 +163,17 @@ def _patterns(layers: str | Iterable[str]) -> Sequence[str]:
 
 
 def _nothing_matched(layers: LayerFilter | None, kinds: object, every: Sequence[Layer]) -> str:
-    """Say what was asked for, what there is, and the nearest names."""
-    have = sorted({layer.view.kind for layer in every})
+    """The message of an error: what was asked for, what there is, and the closest names."""
     asked = [] if kinds is None else [f"kinds={kinds!r}"]
     close: list[str] = []
-    if layers is not None:
-        asked.insert(0, "a predicate" if callable(layers) else f"layers={layers!r}")
-    if layers is not None and not callable(layers):
+    if callable(layers):
+        asked.insert(0, "a predicate")
+    elif layers is not None:
+        asked.insert(0, f"layers={layers!r}")
         names = [layer.name for layer in every]
-        close = [match for p in _patterns(layers) for match in difflib.get_close_matches(p, names, 3, 0.4)]
+        close = [name for p in _patterns(layers) for name in difflib.get_close_matches(p, names, 3, 0.4)]
     hint = (
         f"; close names: {', '.join(dict.fromkeys(close))}" if close else f"; for example {every[0].name!r}"
     )
-    return f"{' and '.join(asked)} matches none of {len(every)} layers ({', '.join(have)}){hint}"
+    present = ", ".join(sorted({layer.view.kind for layer in every}))
+    return f"{' and '.join(asked)} matches none of {len(every)} layers ({present}){hint}"

@@ -1,4 +1,4 @@
-"""What is known of a layer before it is called, and how it is named."""
+"""A layer as it is known on entry, the set of those of a model, and how modules are named."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from torch import nn
 
 from normprobe.layers.view import View
 
-_INSIDE = (
+# Names must be those of the bare model: a recording of the compiled or parallel one is compared and merged
+# with one of the bare one layer by layer.
+_WRAPPED_NAMES = (
     "_orig_mod",  # torch.compile
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
     "_forward_module",  # Lightning
 )
+"""Attributes that hold the wrapped model, in any wrapper: no model of a user's own has such names."""
+
 _WRAPPERS = {"DataParallel", "DistributedDataParallel", "AveragedModel", "DeepSpeedEngine"}
 """Classes whose ``module`` is the model that they wrap."""
 
@@ -34,7 +38,7 @@ class Layer:
         affine: whether it has a scale or shift of its own.
         refused: why it cannot be hooked, or "".
         parameter: of a layer that is no module, but a parameter of the module: which one; else "".
-        stray: it is a layer only because a function used it as one.
+        by_use: it is a layer only if a function uses it as one, which its first call shows.
     """
 
     name: str
@@ -51,20 +55,20 @@ class Layer:
 
     @property
     def key(self) -> tuple[int, str]:
-        """Tells the layer from every other of the model."""
+        """Unique within the model: the id of the module, and the parameter."""
         return id(self.module), self.parameter
 
 
 @dataclass(frozen=True)
 class LayerSet:
-    """The layers of a model.
+    """The layers of a model that filters select.
 
     Attributes:
         layers: in order of definition.
         containers: the modules that contain one, outermost first.
-        strays: parameters that turn out to be a Linear's weight if a function uses them as one.
+        parameter_candidates: parameters that are a Linear's weight if a function uses them as one.
         left_out: the modules (by id) of layers that a filter leaves out though they share a tensor with one
-            that it lets through.
+            that it selects: a call that uses this tensor is not always the selected layer's.
     """
 
     layers: tuple[Layer, ...]
@@ -79,41 +83,43 @@ class NamedModule:
 
     Attributes:
         module: the module.
-        names: its names, without the parts that torch.compile and the parallel wrappers put into them.
-        full: its first name, with them.
+        names: all its names, without the parts that torch.compile and the parallel wrappers put into them.
+        full_name: its first name, with those parts.
     """
 
     module: nn.Module
     names: list[str]
-    full: str
+    full_name: str
 
 
 def modules_of(model: nn.Module) -> list[NamedModule]:
     """Every module with all its names, in order of definition."""
-    found: dict[int, NamedModule] = {}
-    for module, name, full in _named(model, "", "", outermost=True):
-        found.setdefault(id(module), NamedModule(module, [], full)).names.append(name)
-    return list(found.values())
+    by_id: dict[int, NamedModule] = {}
+    for module, name, full_name in _walk(model, "", "", outermost=True):
+        by_id.setdefault(id(module), NamedModule(module, [], full_name)).names.append(name)
+    return list(by_id.values())
 
 
-def _named(
-    module: nn.Module, name: str, full: str, *, outermost: bool
+def _walk(
+    module: nn.Module, name: str, full_name: str, *, outermost: bool
 ) -> Iterator[tuple[nn.Module, str, str]]:
-    yield module, name, full
+    """Every module under every name, a shared one several times, which `named_modules` would leave out."""
+    yield module, name, full_name
     for part, child in module._modules.items():
         if child is not None:
-            wraps = _wraps(module, part, outermost=outermost)
-            plain = name if wraps else _joined(name, part)
-            yield from _named(child, plain, _joined(full, part), outermost=outermost and wraps)
+            wrapped = _is_wrapped(module, part, outermost=outermost)
+            child_name = name if wrapped else _joined(name, part)
+            yield from _walk(child, child_name, _joined(full_name, part), outermost=outermost and wrapped)
 
 
-def _wraps(module: nn.Module, part: str, *, outermost: bool) -> bool:
-    """Whether a part of a module is the model that it wraps: a model may have a `module` of its own.
+def _is_wrapped(module: nn.Module, part: str, *, outermost: bool) -> bool:
+    """Whether the part of a module under this name is the model that it wraps.
 
-    An outermost module of any class that holds nothing but a `module` is taken for a wrapper.
+    A model may have a ``module`` of its own, so that name alone is not enough: the class is a known wrapper,
+    or the module is an outermost one that holds nothing else.
     """
     if part != "module":
-        return part in _INSIDE
+        return part in _WRAPPED_NAMES
     known = any(cls.__name__ in _WRAPPERS for cls in type(module).__mro__)
     return known or (outermost and len(module._modules) == 1)
 
@@ -122,7 +128,7 @@ def _joined(name: str, part: str) -> str:
     return f"{name}.{part}" if name else part
 
 
-def under(name: str, parameter: str) -> str:
+def parameter_layer_name(name: str, parameter: str) -> str:
     """The name of a layer that is a parameter of the module of this name; that name for its ``weight``."""
     own = "" if parameter == "weight" else parameter.removesuffix("_weight")
     return ".".join(filter(None, (name, own)))

@@ -1,4 +1,9 @@
-"""Parameters that are layers: attention's projections, routers, experts; and those that may be one."""
+"""Layers that are no modules but parameters: attention's projections, routers, experts; and candidates.
+
+Such a layer is called through a function (`F.linear`, a matmul), so no hook sees it; `capture.function_mode`
+knows it by the identity of its weight. Those of `parameter_layers` are layers by rule. The candidates of
+`parameter_candidates` become layers if a function uses them as a Linear's weight.
+"""
 
 from __future__ import annotations
 
@@ -9,52 +14,69 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.candidates import is_lazy
-from normprobe.layers.layer import Layer, NamedModule, under
+from normprobe.layers.layer import Layer, NamedModule, parameter_layer_name
+from normprobe.layers.module_attributes import is_lazy
 from normprobe.layers.view import View
 from normprobe.layers.view_registry import registered_view
 
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+# Class names, as in Mixtral, DeepSeek, Qwen-MoE; a "gated" module multiplies by a gate, it does not route.
 _ROUTER = re.compile(r"router|gate(?!d)|gating", re.IGNORECASE)
+# Their weights are (experts, out, in); an axis of length 1 would be for broadcasting.
 _EXPERTS = re.compile(r"expert|moe|mixture|linear", re.IGNORECASE)
 
 
-def parameter_layers(called: NamedModule) -> Iterator[Layer]:
-    """The layers that a module has as parameters and uses in functions: by rule, from the module alone.
+def parameter_layers(named: NamedModule) -> Iterator[Layer]:
+    """The layers that a module has as parameters, by rule, from the module alone.
 
     Torch's attention projects its inputs with `in_proj_weight`; a router (or gate) without children has a
     matrix `weight`; experts have one weight of three dimensions for all of them.
     """
-    module = called.module
-    known, _ = registered_view(module)
-    attention, name = isinstance(module, nn.MultiheadAttention), type(module).__name__
-    if known or (type(module).__module__.startswith("torch.") and not attention):
+    module, name = named.module, type(named.module).__name__
+    registered, _ = registered_view(module)
+    attention = isinstance(module, nn.MultiheadAttention)
+    if registered or (type(module).__module__.startswith("torch.") and not attention):
         return
+    is_router = _ROUTER.search(name) and next(module.children(), None) is None
     for parameter, weight in _matrices(module, (2, 3)):
         projection = attention and parameter in _PROJECTIONS
-        router = (
-            parameter == "weight" and weight.dim() == 2 and _ROUTER.search(name) and not _holds_any(module)
-        )
+        router = is_router and parameter == "weight" and weight.dim() == 2
         experts = weight.dim() == 3 and min(weight.shape) > 1 and _EXPERTS.search(name)
-        if projection or experts or (router and _ROUTER.search(name)):
-            yield parameter_layer(called, parameter, weight)
+        if projection or router or experts:
+            yield _parameter_layer(named, parameter, weight)
 
 
-def parameter_candidates(modules: Iterable[NamedModule], known: Iterable[Layer]) -> tuple[Layer, ...]:
-    """The matrices of a model that no layer owns: a tied decoder multiplies by its embedding, for example."""
-    taken = {layer.key for layer in known}
-    owned = {id(parameter) for layer in known for parameter in layer.module.parameters(recurse=False)}
+def parameter_candidates(modules: Iterable[NamedModule], layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """The matrices of a model that no layer owns: a tied decoder multiplies by its embedding, for example.
+
+    Args:
+        modules: every module of the model.
+        layers: every layer of the model.
+    """
+    layers = tuple(layers)
+    keys = {layer.key for layer in layers}
+    owned = {id(parameter) for layer in layers for parameter in layer.module.parameters(recurse=False)}
     return tuple(
-        replace(parameter_layer(one, parameter, weight), by_use=True)
-        for one in modules
-        for parameter, weight in _matrices(one.module, (2,))
-        if id(weight) not in owned and (id(one.module), parameter) not in taken and _may_be_probed(one.module)
+        replace(_parameter_layer(named, parameter, weight), by_use=True)
+        for named in modules
+        for parameter, weight in _matrices(named.module, (2,))
+        if id(weight) not in owned and (id(named.module), parameter) not in keys
+        if not _is_never_probed(named.module)
     )
 
 
 def projection_part(layer: Layer, weight: Tensor, part: Tensor) -> Layer | None:
-    """The layer that a slice of attention's weight is: queries, keys and values may be projected apart."""
-    size = weight.shape[0] // 3
+    """The layer that a slice of attention's `in_proj_weight` is, or None.
+
+    Queries, keys and values may be projected apart, or the last two together, each by a view of the one
+    weight. The slice is known by where it begins in that weight's storage, for a view is a new tensor.
+
+    Args:
+        layer: the layer of the whole weight.
+        weight: the whole weight, shape (3 x features, features in).
+        part: the weight that a function was given.
+    """
+    size = weight.shape[0] // 3  # queries, keys and values in turn
     if layer.parameter != "in_proj_weight" or part.shape[1:] != weight.shape[1:]:
         return None
     start = (part.storage_offset() - weight.storage_offset()) // weight.stride(0)
@@ -71,15 +93,15 @@ def projection_part(layer: Layer, weight: Tensor, part: Tensor) -> Layer | None:
     )
 
 
-def parameter_layer(called: NamedModule, parameter: str, weight: Tensor) -> Layer:
-    """A Linear that is no module, but a parameter of one."""
-    names = [under(name, parameter) for name in called.names]
+def _parameter_layer(named: NamedModule, parameter: str, weight: Tensor) -> Layer:
+    """A Linear that is a parameter of a module."""
+    names = [parameter_layer_name(name, parameter) for name in named.names]
     return Layer(
         name=names[0],
         aliases=tuple(dict.fromkeys(name for name in names[1:] if name != names[0])),
-        module=called.module,
+        module=named.module,
         view=View("linear", certain=True),
-        type=type(called.module).__name__,
+        type=type(named.module).__name__,
         n_features=weight.shape[-1],
         eps=None,
         affine=True,
@@ -88,17 +110,16 @@ def parameter_layer(called: NamedModule, parameter: str, weight: Tensor) -> Laye
 
 
 def _matrices(module: nn.Module, dims: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point parameters of a module's own with so many dimensions, by name."""
     if isinstance(module, torch.jit.ScriptModule):
         return
+    # Not `named_parameters`: that leaves out the second name of a tensor, and here each name is a layer.
     for name, weight in module._parameters.items():
         if weight is not None and not is_lazy(weight) and weight.dim() in dims and weight.is_floating_point():
             yield name, weight
 
 
-def _holds_any(module: nn.Module) -> bool:
-    return next(module.children(), None) is not None
-
-
-def _may_be_probed(module: nn.Module) -> bool:
-    known, view = registered_view(module)
-    return not known or view is not None
+def _is_never_probed(module: nn.Module) -> bool:
+    """Whether the module's class was registered with ``kind=None``."""
+    registered, view = registered_view(module)
+    return registered and view is None

@@ -1,4 +1,8 @@
-"""A tensor through a view: as samples, rows and features, or the sizes alone."""
+"""A tensor as a view reads it: arranged as samples x rows x features, or the sizes of that alone.
+
+`extent_of` needs no data, so that what depends on sizes only (which sample is which, what is kept) can be
+decided, and cached, before the tensor is touched.
+"""
 
 from __future__ import annotations
 
@@ -52,20 +56,22 @@ def extent_of(view: View, shape: Sequence[int]) -> Extent:
     Raises:
         ViewError: the tensor has too few axes for the view.
     """
-    whole = (1, *shape) if view.unbatched == len(shape) else tuple(shape)
-    axis = view.axis if view.axis >= 0 else len(whole) + view.axis
-    if not 0 <= axis < len(whole) or len(whole) < view.trailing:
+    batched = (1, *shape) if view.unbatched == len(shape) else tuple(shape)
+    axis = view.axis if view.axis >= 0 else len(batched) + view.axis
+    if not 0 <= axis < len(batched) or len(batched) < view.trailing:
         raise ViewError(
             f"a tensor of shape {tuple(shape)} has no feature axis {view.axis} ({view.trailing} wanted)"
         )
-    first, end = (len(whole) - view.trailing, len(whole)) if view.trailing > 1 else (axis, axis + 1)
-    rest = whole[:first] + whole[end:]
-    split = len(rest) if view.sample == "position" else min(1, len(rest))
-    return Extent(rest[:split], rest[split:], math.prod(whole[first:end]))
+    first, end = (len(batched) - view.trailing, len(batched)) if view.trailing > 1 else (axis, axis + 1)
+    rest = batched[:first] + batched[end:]
+    # A position is one row, so every other axis numbers samples; of an example all axes but the batch's
+    # number its rows (pixels).
+    n_leading = len(rest) if view.sample == "position" else min(1, len(rest))
+    return Extent(rest[:n_leading], rest[n_leading:], math.prod(batched[first:end]))
 
 
 def arrange(view: View, tensor: Tensor) -> Arranged:
-    """Read a tensor as (samples, rows, features).
+    """Arrange a tensor as (samples, rows, features), without a copy where its strides allow that.
 
     Raises:
         ViewError: the tensor has too few axes for the view.

@@ -9,6 +9,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 SampleUnit = Literal["position", "example"]
+"""The same words as `vocabulary.SAMPLE_UNITS`, for the type checker."""
+
 WeightOf = Callable[[nn.Module], Tensor | None]
 
 
@@ -17,8 +19,8 @@ class View:
     """How the tensors at a layer read.
 
     Attributes:
-        kind: one of `KINDS`.
-        axis: the feature axis.
+        kind: one of `vocabulary.KINDS`.
+        axis: the feature axis; negative ones count from the last, as torch's do.
         sample: what the layer treats on its own: a `position` (one vector of features), or an `example`
             (one element of the batch, whose rows are its pixels).
         trailing: how many axes, ending at the last, make up the features; counts only for axis -1.

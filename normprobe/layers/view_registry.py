@@ -1,4 +1,9 @@
-"""How each layer type's tensors read as rows x features; the registry that says what is probed."""
+"""The registry of layer types: how the tensors of each read as rows x features; torch's own stand at the end.
+
+A new norm type of torch is one entry here. A kind that is new, too, is listed in `vocabulary` (and in
+`norm_names`, if classes of other people bear its name); a way of normalizing that is new has its formula in
+`norms.formulas`, so that a first call is recognised.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,12 @@ from typing import Any
 from torch import nn
 
 from normprobe.errors import ViewError
-from normprobe.layers.candidates import norm_by_name
+from normprobe.layers.norm_names import norm_by_name
 from normprobe.layers.view import SampleUnit, View, WeightOf
-from normprobe.vocabulary import KINDS
+from normprobe.vocabulary import KINDS, SAMPLE_UNITS
 
 _REGISTRY: dict[type, Callable[[nn.Module], View | None]] = {}
+"""By class; a module is read as its nearest base is (`registered_view`). None: never probed."""
 
 
 def register_view(
@@ -47,16 +53,18 @@ def register_view(
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ViewError(f"register_view needs a subclass of torch.nn.Module, got {cls!r}")
     _check_view(cls.__name__, kind, axis, sample, weight)
-    read: WeightOf | None = (lambda module: getattr(module, weight)) if isinstance(weight, str) else weight
-    view = None if kind is None else View(kind, axis, sample, weight=read, certain=True)
+    weight_of: WeightOf | None = (
+        (lambda module: getattr(module, weight)) if isinstance(weight, str) else weight
+    )
+    view = None if kind is None else View(kind, axis, sample, weight=weight_of, certain=True)
     _REGISTRY[cls] = lambda module: view
 
 
 def _check_view(name: str, kind: Any, axis: Any, sample: Any, weight: Any) -> None:
-    """Refuse a view that is declared wrongly, in words."""
+    """Raise a `ViewError` that says which argument is wrong, if one is."""
     if kind is not None and kind not in KINDS:
         raise ViewError(f"kind {kind!r} of {name} is unknown; choose one of {', '.join(KINDS)} or None")
-    if sample not in ("position", "example"):
+    if sample not in SAMPLE_UNITS:
         raise ViewError(f"sample {sample!r} of {name} is unknown; choose 'position' or 'example'")
     if isinstance(axis, bool) or not isinstance(axis, int):
         raise ViewError(f"axis {axis!r} of {name} is no whole number; give the index of the feature axis")
@@ -65,7 +73,8 @@ def _check_view(name: str, kind: Any, axis: Any, sample: Any, weight: Any) -> No
 
 
 def registered_view(module: nn.Module) -> tuple[bool, View | None]:
-    """Whether a class of the module is registered, and the view (None: never probe)."""
+    """Whether the module's class or a base of it is registered, and the nearest one's view (None: never)."""
+    # The order of inheritance: a user's entry for a subclass wins over torch's for its base.
     for cls in type(module).__mro__:
         if cls in _REGISTRY:
             return True, _REGISTRY[cls](module)
@@ -81,7 +90,9 @@ def _rms_norm(module: Any) -> View:
 
 
 def _last_axes(module: Any, kind: str, forward: Any) -> View:
-    """A norm over ``normalized_shape``; a subclass with a forward of its own may read another axis."""
+    """The view of a norm over ``normalized_shape``."""
+    # A subclass with a forward of its own may read another axis (ConvNeXt's channels-first LayerNorm), so its
+    # name is asked and its first call decides. Only torch's forward makes the view certain.
     if type(module).forward is not forward:
         view = norm_by_name(module, type(module).__name__.lower())
         if view.axis != -1:
@@ -91,20 +102,21 @@ def _last_axes(module: Any, kind: str, forward: Any) -> View:
 
 
 def _channels(module: Any, kind: str) -> View:
-    """A norm of channels; a subclass with a forward of its own may read another axis."""
-    unbatched = module._get_no_batch_dim() if kind == "instance_norm" else None
+    """The view of a norm of channels; certain only with one of torch's own forwards, as above."""
+    unbatched = next((axes for classes, axes in _UNBATCHED if isinstance(module, classes)), None)
     return View(kind, 1, "example", unbatched=unbatched, certain=type(module).forward in _FORWARDS)
 
 
-_FORWARDS = {
-    cls.forward
-    for cls in (
-        nn.BatchNorm1d,
-        nn.SyncBatchNorm,
-        nn.InstanceNorm1d,
-        nn.GroupNorm,
-    )
-}
+_FORWARDS = {cls.forward for cls in (nn.BatchNorm1d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.GroupNorm)}
+"""BatchNorm2d and 3d, InstanceNorm2d and 3d inherit theirs from the bases of these."""
+
+_UNBATCHED = (
+    ((nn.InstanceNorm1d, nn.LazyInstanceNorm1d), 2),
+    ((nn.InstanceNorm2d, nn.LazyInstanceNorm2d), 3),
+    ((nn.InstanceNorm3d, nn.LazyInstanceNorm3d), 4),
+)
+"""How many axes an input without a batch axis has; only InstanceNorms take one."""
+
 _REGISTRY[nn.Linear] = lambda module: View("linear", certain=True)
 _REGISTRY[nn.LayerNorm] = _layer_norm
 _REGISTRY[nn.RMSNorm] = _rms_norm

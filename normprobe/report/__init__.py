@@ -1,4 +1,9 @@
-"""A recording for people: an HTML page, a notebook cell, a line, and text for the terminal."""
+"""A recording or a comparison for people: an HTML page, a notebook cell, a line, and text for the terminal.
+
+Tables with their findings, or what a comparison found, come in; text or a written page goes out. `html`,
+`terminal` and `notebook` are one output each; the files beside them have the words and rows that they
+share.
+"""
 
 from normprobe.report.html.comparison_page import write_comparison
 from normprobe.report.html.page import write_report

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from normprobe.errors import RecordingError
+from normprobe.tables.atomic_files import replace_file
 
 PAGE = "report.html"
 FIGURES = "figures"
-SECTIONS = ("depth_profile", "outlier_map", "samples_through_depth", "running_statistics", "linear_by_role")
-_DRAWN = re.compile(rf"({'|'.join(SECTIONS)})\.(png|svg)|norm_\d{{4,}}_[A-Za-z0-9_.]*\.png")
 
 
-def write_atomically(directory: Path, build: Callable[[Path], str], name: str = PAGE) -> Path:
+def write_atomically(
+    directory: Path, build: Callable[[Path], str], drawn: Callable[[str], bool], name: str = PAGE
+) -> Path:
     """Build a report beside its place, then move it there, the page last.
 
     Args:
         directory: the report's folder; it and its parents are created.
         build: receives an empty folder for the figures and returns the page.
+        drawn: whether a file in the folder of figures has the name of one that a page of this kind draws.
         name: of the page.
 
     Returns:
@@ -31,8 +32,9 @@ def write_atomically(directory: Path, build: Callable[[Path], str], name: str = 
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        # In the same folder, so that moving is a rename: within one file system it is whole or not at all.
         with tempfile.TemporaryDirectory(prefix=".report-", dir=directory) as workshop:
-            return _fill(directory, Path(workshop), build, name)
+            return _fill(directory, Path(workshop), build, drawn, name)
     except (FileExistsError, NotADirectoryError) as error:
         raise RecordingError(
             f"the report needs a folder, but {str(directory)!r} is a file or lies below one. "
@@ -46,28 +48,30 @@ def write_atomically(directory: Path, build: Callable[[Path], str], name: str = 
         ) from error
 
 
-def _fill(directory: Path, workshop: Path, build: Callable[[Path], str], name: str) -> Path:
-    drawn = workshop / FIGURES
-    drawn.mkdir()
-    page = workshop / name
-    page.write_bytes(build(drawn).encode("utf-8", errors="backslashreplace"))
-    made = sorted(drawn.iterdir())
+def _fill(
+    directory: Path, workshop: Path, build: Callable[[Path], str], drawn: Callable[[str], bool], name: str
+) -> Path:
+    """Build in the workshop, then move: figures first, so that no page names one that is not there yet."""
+    made_in = workshop / FIGURES
+    made_in.mkdir()
+    page = build(made_in).encode("utf-8", errors="backslashreplace")
+    made = sorted(made_in.iterdir())
     if made:
         (directory / FIGURES).mkdir(exist_ok=True)
     for file in made:
         file.replace(directory / FIGURES / file.name)
     target = directory / name
-    page.replace(target)
-    _remove_stale(directory / FIGURES, {file.name for file in made})
+    replace_file(target, lambda handle: handle.write(page))
+    _remove_stale(directory / FIGURES, {file.name for file in made}, drawn)
     return target
 
 
-def _remove_stale(figures: Path, made: set[str]) -> None:
-    """Remove what an earlier report drew and this one did not: it would stand beside a page of other data."""
+def _remove_stale(figures: Path, made: set[str], drawn: Callable[[str], bool]) -> None:
+    """Remove what an earlier page drew and this one did not: it would stand beside a page of other data."""
     if not figures.is_dir():
         return
     for file in figures.iterdir():
-        if _DRAWN.fullmatch(file.name) and file.name not in made and file.is_file():
+        if drawn(file.name) and file.name not in made and file.is_file():
             file.unlink()
     if not any(figures.iterdir()):
         figures.rmdir()

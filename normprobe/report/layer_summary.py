@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.features import feature_measures
+from normprobe.tables.measures.layers import layer_measures
+from normprobe.tables.measures.samples import sample_spreads
+from normprobe.vocabulary import INPUT, OUTPUT, in_order
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -15,8 +19,13 @@ if TYPE_CHECKING:
 LINEAR = "linear"
 
 
+def further_sites(layers: pd.DataFrame) -> tuple[str, ...]:
+    """The sites of a frame besides input and output, in order."""
+    return in_order(site for site in set(layers["site"]) if site not in (INPUT, OUTPUT))
+
+
 def summarize(tables: Tables) -> pd.DataFrame:
-    """Put what both sites of a layer say into one row.
+    """Put what the sites of a layer say into one row.
 
     Args:
         tables: the tables of a recording.
@@ -25,25 +34,24 @@ def summarize(tables: Tables) -> pd.DataFrame:
         A frame indexed by layer, in order of first execution, with kind, type, depth, calls, n_features
         (of the output), variance_in and variance_out (population variance of all values), max_in and
         max_out (largest |value|), peak (the feature of the input that holds it), ratio (largest |value|
-        of the input ÷ that of its median feature), zeros (share of zeros in the output), nonfinite_in
-        and nonfinite_out (counts), spread_in and spread_out (95th ÷ 5th percentile of the samples'
-        variances; NaN with fewer than two samples).
+        of the input ÷ that of its median feature), zeros (share of zeros in the output), nonfinite (count
+        over all sites), spread_in and spread_out (95th ÷ 5th percentile of the samples' variances; NaN with
+        fewer than two samples). Of a further site S, variance_S and max_S. What was measured at no such site
+        is NaN.
     """
-    before = _site(tables.layers, INPUT)
-    after = _site(tables.layers, OUTPUT)
-    rows = after[["kind", "type", "depth", "calls", "n_features"]].copy()
-    rows["variance_in"] = before["variance"]
-    rows["variance_out"] = after["variance"]
-    rows["max_in"] = _largest(before)
-    rows["max_out"] = _largest(after)
-    rows["peak"] = before["max_feature"].where(before["max"] >= -before["min"], before["min_feature"])
-    rows["ratio"] = rows["max_in"] / _median_feature(tables.features)
+    layers, spreads = layer_measures(tables), sample_spreads(tables)["ratio"]
+    before, after = at_site(layers, INPUT), at_site(layers, OUTPUT)
+    rows = _one_each(tables.layers)[["kind", "type", "depth", "calls", "n_features"]].copy()
+    rows["variance_in"], rows["variance_out"] = before["variance"], after["variance"]
+    rows["max_in"], rows["max_out"] = before["abs_max"], after["abs_max"]
+    rows["peak"] = before["abs_max_feature"]
+    rows["ratio"] = at_site(feature_measures(tables), INPUT)["feature_ratio"]
     rows["zeros"] = after["zero_fraction"]
-    rows["nonfinite_in"] = before["nonfinite"]
-    rows["nonfinite_out"] = after["nonfinite"]
-    rows["spread_in"] = _spread(tables.samples, INPUT)
-    rows["spread_out"] = _spread(tables.samples, OUTPUT)
-    rows["ratio"] = rows["ratio"].where(np.isfinite(rows["ratio"]))
+    rows["nonfinite"] = tables.layers.groupby("layer")["nonfinite"].sum()
+    rows["spread_in"], rows["spread_out"] = at_site(spreads, INPUT), at_site(spreads, OUTPUT)
+    for name in further_sites(tables.layers):
+        measured = at_site(layers, name)
+        rows[f"variance_{name}"], rows[f"max_{name}"] = measured["variance"], measured["abs_max"]
     return rows.sort_values("depth", kind="stable")
 
 
@@ -70,24 +78,7 @@ def named_layers(findings: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(str(name) for pair in pairs for name in pair if name))
 
 
-def _site(layers: pd.DataFrame, site: str) -> pd.DataFrame:
-    return layers[layers["site"] == site].drop_duplicates("layer").set_index("layer")
-
-
-def _largest(frame: pd.DataFrame) -> pd.Series:
-    return frame[["min", "max"]].astype("float64").abs().max(axis=1)
-
-
-def _median_feature(features: pd.DataFrame) -> pd.Series:
-    """The largest |value| of the median feature of each layer's input; features without a value left out."""
-    inputs = features[features["site"] == INPUT]
-    peak = inputs[["min", "max"]].astype("float64").abs().max(axis=1)
-    return peak.groupby(inputs["layer"].to_numpy()).median()
-
-
-def _spread(samples: pd.DataFrame, site: str) -> pd.Series:
-    chosen = samples[(samples["site"] == site) & (samples["variance"] > 0)]
-    groups = chosen["variance"].groupby(chosen["layer"].to_numpy())
-    enough = groups.size() > 1
-    spread: pd.Series = groups.quantile(0.95) / groups.quantile(0.05)
-    return spread[enough]
+def _one_each(layers: pd.DataFrame) -> pd.DataFrame:
+    """A row per layer: of its output, where that was measured."""
+    order = np.argsort((layers["site"] != OUTPUT).to_numpy(), kind="stable")
+    return layers.iloc[order].drop_duplicates("layer").set_index("layer")

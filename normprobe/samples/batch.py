@@ -23,14 +23,14 @@ class Batch:
         lead: that tensor; of a packed sequence its data.
         size: how many examples there are.
         time: positions of each, where known.
-        swapped: whether the tensor is (time, batch, ...).
+        time_first: whether the tensor is (time, batch, ...).
         packed: of a packed sequence the example and the position of each row, shape (2, rows).
     """
 
     lead: Tensor | None
     size: int
     time: int | None
-    swapped: bool = False
+    time_first: bool = False
     packed: NDArray[np.int64] | None = None
 
 
@@ -53,7 +53,7 @@ def read_batch(arguments: Mapping[str, Any], mask: tuple[int, ...] | None) -> Ba
         return Batch(lead, 1, None)
     sizes = tuple(lead.shape)
     if mask is not None and len(sizes) > 1 and mask == sizes[1::-1] != sizes[:2]:
-        return Batch(lead, sizes[1], sizes[0], swapped=True)
+        return Batch(lead, sizes[1], sizes[0], time_first=True)
     time = mask[1] if mask is not None else sizes[1] if len(sizes) > 1 else None
     return Batch(lead, sizes[0], time)
 
@@ -75,6 +75,7 @@ def first_tensor(values: Iterable[Any]) -> Tensor | None:
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Every tensor among values, looking into tuples and lists."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -83,7 +84,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _places(packed: PackedSequence) -> NDArray[np.int64]:
-    """Packed data run through the examples, longest first, once for each position."""
+    """Example and position of each row: packed data go by position, and within one from the longest text."""
     sizes = packed.batch_sizes.tolist()
     rank = np.concatenate([np.arange(size) for size in sizes])
     order = packed.sorted_indices
@@ -104,9 +105,9 @@ class _Signature:
     """A forward's signature, and what of it names the arguments of an ordinary call.
 
     Attributes:
-        whole: all of it.
+        whole: as `inspect` gives it.
         names: the parameters that take positional arguments.
-        order: the parameters that have one value each.
+        order: the parameters that have one value each, in order.
     """
 
     whole: inspect.Signature
@@ -115,23 +116,26 @@ class _Signature:
 
     @staticmethod
     def of(whole: inspect.Signature) -> _Signature:
-        """A signature."""
+        """What of a signature names arguments."""
         kinds = {name: parameter.kind for name, parameter in whole.parameters.items()}
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         names = tuple(name for name, kind in kinds.items() if kind in positional)
         return _Signature(whole, names, {name: None for name, kind in kinds.items() if kind not in several})
 
-    def knows(self, kwargs: dict[str, Any]) -> bool:
+    def covers(self, kwargs: dict[str, Any]) -> bool:
         """Whether each keyword argument is a parameter of its own."""
         return all(name in self.order for name in kwargs)
 
 
 class Signatures:
-    """Names the arguments of modules' forwards."""
+    """Names the arguments of modules' forwards.
+
+    A signature is cached by class, as the first instance has it, for the life of a probe.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[type, _Signature | None] = {}
+        self._by_class: dict[type, _Signature | None] = {}
 
     def named(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name in the order of the signature; a mapping's entries stand for themselves."""
@@ -144,42 +148,44 @@ class Signatures:
         return arguments
 
     def _bound(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name; of an ordinary call without `inspect`, which takes ten times as long."""
         signature = self._signature(module)
-        if signature is not None and len(args) <= len(signature.names) and signature.knows(kwargs):
+        if signature is not None and len(args) <= len(signature.names) and signature.covers(kwargs):
             given = {**dict(zip(signature.names, args, strict=False)), **kwargs}
             return {name: given[name] for name in signature.order if name in given}
-        return self._bound_at_length(module, args, kwargs)
-
-    def _bound_at_length(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """The same of a call that torch itself may refuse, or of a signature that takes any arguments."""
-        known = self._signature(module)
-        try:
-            if known is None:
-                raise TypeError
-            bound = known.whole.bind_partial(*args, **kwargs).arguments
-        except TypeError:  # the call itself will tell the user
-            return {**{f"args{index}": value for index, value in enumerate(args)}, **kwargs}
-        flat: dict[str, Any] = {}
-        for name, value in bound.items():
-            kind = known.whole.parameters[name].kind
-            if kind is inspect.Parameter.VAR_POSITIONAL:
-                flat.update({f"{name}{index}": entry for index, entry in enumerate(value)})
-            elif kind is inspect.Parameter.VAR_KEYWORD:
-                flat.update(value)
-            else:
-                flat[name] = value
-        return flat
+        return _bound_by_inspect(signature, args, kwargs)
 
     def _signature(self, module: nn.Module) -> _Signature | None:
+        """The signature of a module's forward; None if Python cannot say."""
         cls = type(module)
-        if cls not in self._known:
+        if cls not in self._by_class:
             try:
-                self._known[cls] = _Signature.of(inspect.signature(module.forward))
+                self._by_class[cls] = _Signature.of(inspect.signature(module.forward))
             except (TypeError, ValueError):
-                self._known[cls] = None
-        return self._known[cls]
+                self._by_class[cls] = None
+        return self._by_class[cls]
+
+
+def _bound_by_inspect(
+    signature: _Signature | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments by name of a call that Python may refuse, or of a signature that takes any arguments."""
+    try:
+        if signature is None:
+            raise TypeError
+        bound = signature.whole.bind_partial(*args, **kwargs).arguments
+    except TypeError:  # the call itself will raise it, too
+        return {**{f"args{index}": value for index, value in enumerate(args)}, **kwargs}
+    flat: dict[str, Any] = {}
+    for name, value in bound.items():
+        kind = signature.whole.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            flat.update({f"{name}{index}": entry for index, entry in enumerate(value)})
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            flat.update(value)
+        else:
+            flat[name] = value
+    return flat
 
 
 _TIME_FIRST = (
@@ -193,25 +199,24 @@ _TIME_FIRST = (
 
 def takes_time_first(module: nn.Module) -> bool:
     """Whether the module is one of torch's that read (time, batch, features)."""
-    if isinstance(module, _TIME_FIRST):  # of these only some say so themselves, but their attention does
+    if isinstance(module, _TIME_FIRST):  # only some have the attribute themselves, but their attention has
         return any(getattr(child, "batch_first", True) is False for child in module.modules())
-    torchs = isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) or type(module).__module__.startswith(
-        "torch."
-    )
-    return torchs and getattr(module, "batch_first", True) is False
+    known = isinstance(module, (nn.RNNBase, nn.MultiheadAttention))
+    of_torch = known or type(module).__module__.startswith("torch.")
+    return of_torch and getattr(module, "batch_first", True) is False
 
 
 def decoders(model: nn.Module) -> list[nn.Module]:
     """The outermost callable modules on a path with `decoder`: once one is called, the decoder has begun."""
     found: list[nn.Module] = []
 
-    def look(module: nn.Module, name: str) -> None:
+    def collect(module: nn.Module, name: str) -> None:
         for part, child in module.named_children():
             path = f"{name}.{part}"
             if side_of(path) == "decoder" and not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
                 found.append(child)
             elif side_of(path) != "encoder":
-                look(child, path)
+                collect(child, path)
 
-    look(model, "")
+    collect(model, "")
     return list(dict.fromkeys(found))

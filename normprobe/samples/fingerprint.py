@@ -2,7 +2,7 @@
 
 Per example a weighted sum of the bits of the forward's first tensor, in wrapping 64-bit integers, so that
 neither the order of summation nor the batch size nor padding changes it; summed over the examples after
-mixing in their running number. RecentMoments is constant, and nothing is read back to the host.
+mixing in their running number. Memory is constant, and nothing is read back to the host.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from normprobe.kernels.splitmix64 import mix_signed
+
 _MOST = 64
 """Weighted features per position; more are strided over, and summed once without weights."""
 
@@ -22,8 +24,6 @@ _AT_ONCE = 1 << 16
 """Numbers looked at together, so that their 64-bit copies stay small."""
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_ODD = -7046029254386353131
-"""0x9E3779B97F4A7C15 as a signed integer: the golden ratio in 64 bits, odd."""
 
 
 def digest(
@@ -48,12 +48,15 @@ def digest(
     if real is not None and real.shape == bits.shape[:2]:
         held = torch.from_numpy(real).to(bits.device, torch.int64)
     index = torch.arange(1, bits.shape[1] * picked.shape[2] + 1, device=bits.device)
-    weights = (_mix(index) | 1).reshape(bits.shape[1], -1)[(held.cumsum(1) - 1).clip(0)]
+    weights = (mix_signed(index) | 1).reshape(bits.shape[1], -1)[(held.cumsum(1) - 1).clip(0)]
     total = (bits.sum(2, dtype=torch.int64) * held).sum(1)
-    size = _mix(held.sum(1)) ^ bits.shape[2]
-    of_example = ((picked.to(torch.int64) * weights).sum(2) * held).sum(1) + _mix(total) + _mix(size)
+    size = mix_signed(held.sum(1)) ^ bits.shape[2]
+    of_example = (
+        ((picked.to(torch.int64) * weights).sum(2) * held).sum(1) + mix_signed(total) + mix_signed(size)
+    )
     number = torch.arange(first, first + len(bits), device=bits.device)
-    return _mix(of_example ^ _mix(number)).sum()
+    mixed: Tensor = mix_signed(of_example ^ mix_signed(number))
+    return mixed.sum()
 
 
 def _on_host(batch: Tensor, first: int, real: NDArray[np.bool_] | None) -> Tensor:
@@ -85,8 +88,10 @@ def _of_few(bits: NDArray[Any], first: int, real: NDArray[np.bool_] | None) -> n
         else:
             weighted *= weights
             count = np.int64(positions)
-        of_example = weighted.sum((1, 2)) + _mixed(total.sum(1)) + _mixed(_mixed(count) ^ features)
-        return np.int64(_mixed(of_example ^ _mixed(numbers + first)).sum())
+        of_example = (
+            weighted.sum((1, 2)) + mix_signed(total.sum(1)) + mix_signed(mix_signed(count) ^ features)
+        )
+        return np.int64(mix_signed(of_example ^ mix_signed(numbers + first)).sum())
 
 
 @lru_cache(maxsize=16)
@@ -94,14 +99,7 @@ def _constants(examples: int, positions: int, features: int) -> tuple[NDArray[An
     """The weight of each feature at each position, and the examples counted from 0."""
     index = np.arange(1, positions * features + 1)
     with np.errstate(over="ignore"):
-        return (_mixed(index) | 1).reshape(positions, features), np.arange(examples)
-
-
-def _mixed(state: Any) -> Any:
-    """`_mix` of numpy integers."""
-    state = (state + 1) * np.int64(_ODD)
-    state = (state ^ ((state >> 29) & 0x7FFFFFFFF)) * np.int64(-4658895280553007687)
-    return state ^ ((state >> 32) & 0xFFFFFFFF)
+        return (mix_signed(index) | 1).reshape(positions, features), np.arange(examples)
 
 
 def _examples_first(batch: Tensor, time_first: bool) -> Tensor:
@@ -120,10 +118,3 @@ def _bits(values: Tensor) -> Tensor:
         if values.dtype == torch.bool
         else values.contiguous().view(_BITS[values.element_size()])
     )
-
-
-def _mix(state: Tensor) -> Tensor:
-    """Scatter the bits of int64 numbers: wrapping multiplications and shifts of xorshift-multiply."""
-    state = (state + 1) * _ODD
-    state = (state ^ ((state >> 29) & 0x7FFFFFFFF)) * -4658895280553007687
-    return state ^ ((state >> 32) & 0xFFFFFFFF)

@@ -6,51 +6,36 @@ the kept samples of a union are found among those of its parts. The hash cannot 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.kernels import dispatch
+from normprobe.kernels.splitmix64 import WORD, mix
 
 Hashes = NDArray[np.uint64]
 Whole = NDArray[np.int64]
 
-_WORD = (1 << 64) - 1
 _ROW = 0x726F77
 """Salt that sets the choice of a channel layer's row apart from the choice of samples ("row" in ASCII)."""
-
-
-def _mix(state: Hashes) -> Hashes:
-    """The output function of splitmix64 (Steele, Lea, Flood 2014): every input bit moves every output bit."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
 
 
 def hashes(seed: int, example: Whole, position: Whole) -> Hashes:
     """Hash of each (seed, example, position): uint64 below 2**63, broadcast over the inputs."""
     if example.shape == position.shape == (1,):  # a decoded token: Python's numbers are faster than arrays
-        return np.array([_hash(seed, int(example[0]), int(position[0]))], np.uint64)
+        return np.array([_hash(seed & WORD, int(example[0]) & WORD, int(position[0]) & WORD)], np.uint64)
     kernel = dispatch.compiled()
     if kernel is not None and example.shape == position.shape:
         given = (np.ascontiguousarray(numbers, np.int64) for numbers in (example, position))
-        return np.frombuffer(kernel.hashes(seed & _WORD, *given), np.uint64)
-    step = np.uint64(0x9E3779B97F4A7C15)
-    with np.errstate(over="ignore"):
-        state = _mix(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + step)
-        state = _mix((state ^ example.astype(np.uint64)) + step)
-        state = _mix((state ^ position.astype(np.uint64)) + step)
-    return state >> np.uint64(1)
+        return np.frombuffer(kernel.hashes(seed & WORD, *given), np.uint64)
+    found: Hashes = _hash(seed & WORD, example.astype(np.uint64), position.astype(np.uint64))
+    return found
 
 
-def _hash(*numbers: int) -> int:
-    """The same of one (seed, example, position)."""
-    state = 0
-    for number in numbers:
-        state = ((state ^ (number & _WORD)) + 0x9E3779B97F4A7C15) & _WORD
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _WORD
-        state ^= state >> 31
-    return state >> 1
+def _hash(seed: int, example: Any, position: Any) -> Any:
+    """The hash of unsigned 64-bit numbers, whichever `normprobe.kernels.splitmix64.mix` takes."""
+    return mix(mix(mix(0, seed), example), position) >> 1
 
 
 def smallest(values: Hashes, k: int | None) -> NDArray[np.intp]:

@@ -1,6 +1,7 @@
 """How the leading sizes of a tensor at a layer read as (example, position) of the forward.
 
-Decided on a layer's first call, then only checked. What cannot be recognised is numbered within the layer.
+The caller decides once, on a site's first call, keeps the layout and checks that later sizes fit it. What
+cannot be recognised is numbered within the layer.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Assignment:
         return self.kept_below(None)
 
     def kept_below(self, limit: np.uint64 | None) -> tuple[NDArray[np.intp], Hashes]:
-        """The same of those alone whose hash is at most ``limit``: of most forwards a few."""
+        """`kept` among those whose hash is at most ``limit``: of most forwards a few."""
         rows, drawn = self._drawn
         few = np.arange(len(drawn)) if limit is None else np.flatnonzero(drawn <= limit)
         order = few[smallest(drawn[few], self.k)]
@@ -113,7 +114,7 @@ def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
 
 
 def decide(leading: tuple[int, ...], grid: Grid) -> Layout:
-    """The first layout that the leading sizes fit; what is known of the model's input goes first."""
+    """The first layout that the leading sizes fit; what the model's input says goes first."""
     known: list[Layout] = [Layout.TIME] if grid.time_first else [Layout.PACKED]
     return next(layout for layout in known + list(Layout) if fits(layout, leading, grid))
 
@@ -173,7 +174,11 @@ def assign(
 
 @lru_cache(maxsize=64)
 def _unmasked(sizes: tuple[int, ...], order: tuple[int, ...]) -> tuple[Whole, Whole]:
-    """Example, counted from 0, and position of each sample where all are real; read-only."""
+    """Example, counted from 0, and position of each sample where all are real.
+
+    Cached for all probes, for it follows from the arguments alone; read-only, since every caller gets the
+    same arrays.
+    """
     shape = tuple(sizes[axis] for axis in order)
     within = np.arange(int(np.prod(shape[1:])), dtype=np.int64)
     position = np.broadcast_to(within, (shape[0], len(within))).reshape(shape)
@@ -195,12 +200,13 @@ def _masked(
 
 
 def _examples(shape: tuple[int, ...], order: tuple[int, ...]) -> Whole:
+    """The example of each sample, counted from 0, in the order of the tensor."""
     example = np.arange(shape[0], dtype=np.int64).reshape(-1, *([1] * (len(shape) - 1)))
     return _flat(np.broadcast_to(example, shape), order)
 
 
 def _flat(array: NDArray[Any], order: tuple[int, ...]) -> NDArray[Any]:
-    """An array whose axes are in this order, with the axes as the tensor has them, in one line."""
+    """An array whose axes are in this order, flat in the order of the tensor's axes."""
     back = tuple(int(axis) for axis in np.argsort(order))
     return np.ascontiguousarray(array.transpose(back)).ravel()
 

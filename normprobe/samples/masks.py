@@ -81,22 +81,22 @@ class SequenceRule:
 
     Attributes:
         cross: it is the key or value projection of a cross-attention.
-        torchs: it is one of torch's, whose name says so only in a decoder.
+        torch_cross: likewise of torch's attention, whose names say so only in a decoder.
         side: ``encoder``, ``decoder`` or "".
     """
 
     cross: bool
-    torchs: bool
+    torch_cross: bool
     side: str
 
     @staticmethod
     def named(name: str) -> SequenceRule:
-        """The layer of this name."""
+        """The rule of a layer of this name."""
         return SequenceRule(is_cross_source(name), bool(_TORCH_CROSS.search(name)), side_of(name))
 
     def reads(self, *, two_sided: bool, decoder_fired: bool) -> SequenceName:
         """The sequence it works on, given whether a decoder layer of an encoder-decoder fired before it."""
-        if self.cross or (self.torchs and two_sided and self.side == "decoder"):
+        if self.cross or (self.torch_cross and two_sided and self.side == "decoder"):
             return "cross"
         decodes = two_sided and (self.side == "decoder" or (self.side == "" and decoder_fired))
         return "decoder" if decodes else "own"
@@ -113,10 +113,10 @@ def side_of(name: str) -> str:
 
 def has_two_sides(names: Iterable[str]) -> bool:
     """Whether modules of these names form an encoder-decoder, whose decoder attends to the encoder."""
-    given = list(names)
-    across = (is_cross_source(name) or name.endswith(".multihead_attn") for name in given)
-    crosses = any(side_of(name) == "decoder" for name, cross in zip(given, across, strict=True) if cross)
-    return crosses and any(side_of(name) == "encoder" for name in given)
+    every = list(names)
+    cross = [name for name in every if is_cross_source(name) or name.endswith(".multihead_attn")]
+    attends = any(side_of(name) == "decoder" for name in cross)
+    return attends and any(side_of(name) == "encoder" for name in every)
 
 
 def is_cross_source(name: str) -> bool:
@@ -142,6 +142,7 @@ def find_masks(arguments: Mapping[str, Any]) -> Masks:
 
 
 def _first(found: Mapping[str, Tensor], names: tuple[str, ...]) -> Padding | None:
+    """The padding mask of the first of these names under which there is one."""
     for name in names:
         if name in found:
             real = to_real(found[name], inverted=bool(_INVERTED.search(name)))
@@ -151,12 +152,13 @@ def _first(found: Mapping[str, Tensor], names: tuple[str, ...]) -> Padding | Non
 
 
 def _any_inverted(found: Mapping[str, Tensor], others: set[str]) -> Padding | None:
+    """The padding mask of any argument named as torch's inverted ones, but for these others."""
     names = tuple(name for name in found if _INVERTED.search(name) and name not in others)
     return _first(found, names)
 
 
 def _packed(arguments: Mapping[str, Any]) -> Padding | None:
-    """What a packed sequence would leave out if it were padded."""
+    """The padding mask that a packed sequence would have if it were padded."""
     for name, value in arguments.items():
         if isinstance(value, PackedSequence):
             longer = torch.arange(int(value.batch_sizes[0])).unsqueeze(1) < value.batch_sizes
@@ -173,6 +175,7 @@ def mask_sizes(arguments: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _is_mask(name: str, value: Tensor) -> bool:
+    """Whether an argument is a padding mask of the input, by its name."""
     others = ("tgt_key_padding_mask", "memory_key_padding_mask")
     return value.dim() > 1 and (
         name == "attention_mask" or bool(_INVERTED.search(name) and name not in others)
@@ -182,7 +185,7 @@ def _is_mask(name: str, value: Tensor) -> bool:
 def _last_positions(
     mask: Padding | None, found: Mapping[str, Tensor], inputs: tuple[str, ...]
 ) -> Padding | None:
-    """With a cache a mask covers the past, too: its last columns belong to this forward's input."""
+    """The mask of this forward's input: with a cache its last columns, for it covers the past, too."""
     for name in inputs:
         given = found.get(name)
         if (
@@ -218,25 +221,25 @@ def to_real(mask: Tensor, *, inverted: bool = False) -> NDArray[np.bool_] | None
 
 
 def _allowed(mask: Tensor, inverted: bool) -> Tensor:
-    """Elementwise: is this entry open?"""
+    """Elementwise, whether the mask lets a position be read."""
     if mask.is_floating_point():
-        # 1 and 0 cannot be told from an additive mask without padding (all 0) but by its having a 1.
+        # 1 and 0 differ from an additive mask without padding, all 0, only by having a 1.
         multiplied = not inverted and bool((mask > 0).any())
         return mask > 0 if multiplied else mask > _BLOCKED
-    open_ = mask if mask.dtype == torch.bool else mask != 0
-    return ~open_ if inverted else open_
+    nonzero = mask if mask.dtype == torch.bool else mask != 0
+    return ~nonzero if inverted else nonzero
 
 
 def _keys(allowed: Tensor) -> Tensor:
-    """From (batch, queries, keys): a key is real if a query reads it.
+    """Which keys are real, (batch, keys), given (batch, queries, keys): those that a query reads.
 
     Queries in padding are often opened wholly to keep the softmax finite, so a query that reads everything
     says nothing, unless it is the last of a causal mask or no query is kept from anything.
     """
     queries, keys = allowed.shape[1:]
     full = allowed.all(-1)
-    ahead = torch.ones_like(allowed[0]).triu(keys - queries + 1)
-    reads_ahead = (allowed & ahead & ~full.unsqueeze(-1)).flatten(1).any(1)
+    future = torch.ones_like(allowed[0]).triu(keys - queries + 1)
+    reads_future = (allowed & future & ~full.unsqueeze(-1)).flatten(1).any(1)
     counts = ~full | full.all(1, keepdim=True)
-    counts[:, -1] |= (full.sum(1) == 1) & ~reads_ahead
+    counts[:, -1] |= (full.sum(1) == 1) & ~reads_future
     return (allowed & counts.unsqueeze(-1)).any(1)

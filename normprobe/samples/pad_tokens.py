@@ -20,7 +20,7 @@ class PadToken(NamedTuple):
 
 
 def pad_token(model: nn.Module) -> PadToken | None:
-    """Return the padding token of a model, or None if nothing tells.
+    """The padding token of a model, or None if neither its configuration nor its embeddings name one.
 
     It is the ``pad_token_id`` of a transformers config, or the ``padding_idx`` that all embeddings of the
     model that have one agree on.
@@ -36,32 +36,32 @@ def pad_token(model: nn.Module) -> PadToken | None:
 
 
 def _marks(config: Any) -> set[Any]:
-    """Return the ids that begin or end a text."""
-    found: set[Any] = set()
+    """The ids that begin or end a text."""
+    marks: set[Any] = set()
     for name in _MARKS:
         ids = getattr(config, name, None)
-        found |= set(ids) if isinstance(ids, list | tuple) else {ids}
-    return found
+        marks |= set(ids) if isinstance(ids, list | tuple) else {ids}
+    return marks
 
 
 def count_padding(ids: Tensor, pad: PadToken, real: NDArray[np.bool_] | None = None) -> Tensor:
-    """Return how many tokens are padding: the runs of the padding token at either end of each text.
+    """How many tokens are padding: the runs of the padding token at either end of each text.
 
     Where the padding token also begins or ends a text, the first of each run is taken for that.
 
     Args:
-        ids: Token ids (texts, positions).
-        pad: The padding token.
-        real: A mask (texts, positions), True = real; what it leaves out does not count. Ignored if it is of
-            another shape.
+        ids: token ids, shape (texts, positions).
+        pad: the padding token.
+        real: a mask, shape (texts, positions), True = real; what it leaves out does not count. Ignored
+            if it is of another shape.
 
     Returns:
-        A whole number, as a tensor on the device of ``ids``: nothing waits for the device.
+        A whole number, as a tensor of shape () on the device of ``ids``: nothing waits for the device.
     """
-    here = (ids == pad.token).to(torch.int64)
+    is_pad = (ids == pad.token).to(torch.int64)
     if real is not None and real.shape == ids.shape:
-        here = here * torch.from_numpy(real).to(ids.device)
-    ahead, behind = here.cumprod(1).sum(1), here.flip(1).cumprod(1).sum(1)
-    behind = behind.where(ahead < ids.shape[1], 0)
-    spare = int(pad.mark)
-    return ((ahead - spare).clamp(min=0) + (behind - spare).clamp(min=0)).sum()
+        is_pad = is_pad * torch.from_numpy(real).to(ids.device)
+    leading, trailing = is_pad.cumprod(1).sum(1), is_pad.flip(1).cumprod(1).sum(1)
+    trailing = trailing.where(leading < ids.shape[1], 0)  # a text of nothing else is one run
+    marks = int(pad.mark)
+    return ((leading - marks).clamp(min=0) + (trailing - marks).clamp(min=0)).sum()

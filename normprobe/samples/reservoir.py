@@ -1,7 +1,10 @@
-"""Which samples a site keeps, and in which slots; sites that met the same samples share one roster.
+"""Which samples a site keeps, and in which slots: a bottom-k sample by hash, shared by sites.
 
-A roster never changes: what a forward adds makes another one. So all layers that read the same samples make
-the choice once, and what is kept of each layer's numbers lies in the same slots.
+A reservoir never changes: what a forward adds makes another one. So all layers that read the same samples
+share one reservoir and make the choice once, whatever is cached with a reservoir in its key stays right,
+and the numbers kept of each layer lie in the same slots. The k samples of smallest hash are a uniform
+sample without replacement, and those of a union are found among those of its parts (Cohen, Kaplan 2007,
+"Summarizing data using bottom-k sketches").
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class Identities:
         return Identities(*(getattr(self, column)[index] for column in _COLUMNS))
 
     def with_others(self, at: NDArray[np.int64], others: Identities, size: int) -> Identities:
-        """So many, with others at these indices, of which each from its own length on is one."""
+        """These as ``size`` entries, with others at the indices ``at``, to which all past the end belong."""
         columns = []
         for name in _COLUMNS:
             own = getattr(self, name)
@@ -57,12 +60,12 @@ class Identities:
 
     @staticmethod
     def none() -> Identities:
-        """Nobody."""
+        """An empty set of identities."""
         return Identities(np.empty(0, np.uint64), _NONE, _NONE, _NONE, _NONE, np.empty(0, object))
 
     @staticmethod
     def joined(parts: list[Identities]) -> Identities:
-        """One after the other."""
+        """The identities of all parts, in their order."""
         return Identities(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
 
 
@@ -70,7 +73,7 @@ _COLUMNS = tuple(field.name for field in fields(Identities))
 
 
 class ReservoirUpdate(NamedTuple):
-    """What a forward adds: the roster after it, which of the candidates are kept, and in which slots."""
+    """What a forward adds: the reservoir after it, which of the candidates are kept, and in which slots."""
 
     reservoir: Reservoir
     chosen: NDArray[np.intp]
@@ -78,7 +81,13 @@ class ReservoirUpdate(NamedTuple):
 
 
 class Reservoir:
-    """The k samples of smallest hash met so far, ties by repeat; or all of them."""
+    """The k samples of smallest hash so far, ties by repeat; or all samples.
+
+    Attributes:
+        k: how many are kept at most; None for all.
+        limit: the largest hash that is kept, once there are k; None before.
+        size: how many are kept.
+    """
 
     def __init__(self, k: int | None, limit: np.uint64 | None = None) -> None:
         self.k = k
@@ -95,7 +104,7 @@ class Reservoir:
         return int(np.searchsorted(hashes, self.limit, side="right"))
 
     def offer(self, candidates: Identities) -> ReservoirUpdate:
-        """The roster with those of the candidates that belong to it."""
+        """The reservoir after these candidates."""
         count = len(candidates)
         if count == 0 or self.k == 0:
             return ReservoirUpdate(self, _NONE, _NONE)
@@ -104,10 +113,10 @@ class Reservoir:
         return self._replace(candidates)
 
     def identities(self) -> Identities:
-        """Everyone kept, in order of slots."""
+        """Who is kept, in order of slots."""
         if not self._parts:
             return Identities.none()
-        if len(self._parts) > 1:
+        if len(self._parts) > 1:  # the one change of a reservoir, which no one sees
             self._parts = [Identities.joined(self._parts)]
         return self._parts[0]
 
@@ -148,7 +157,7 @@ class Reservoir:
 
 
 class EmptyReservoirs:
-    """Empty rosters: sites that begin with the same one, and meet the same samples, go on sharing one.
+    """Empty reservoirs: sites that begin with the same one, and get the same samples, go on sharing one.
 
     Args:
         most: how many samples any of them keeps; None for all.
@@ -159,7 +168,6 @@ class EmptyReservoirs:
         self._empty: dict[int | None, Reservoir] = {}
 
     def of(self, k: int | None) -> Reservoir:
-        """The empty roster of the k smallest, or of as many as any roster keeps."""
-        known = [count for count in (k, self._most) if count is not None]
-        k = min(known, default=None)
+        """The empty reservoir of the k smallest, or of as many as any reservoir keeps."""
+        k = min((count for count in (k, self._most) if count is not None), default=None)
         return self._empty.setdefault(k, Reservoir(k))

@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.kernels.moments import Moments
+from normprobe.kernels.moments import MOMENT_FIELDS, Moments
 from normprobe.tables.records import Holder, Kept, LayerRecord, SiteRecord
 from normprobe.vocabulary import INPUT, OUTPUT
 
-MOMENTS = ("count", "mean", "m2", "min", "max", "abs_sum", "zeros", "nonfinite")
 SEEN = ("seen_count", "seen_mean", "seen_m2")
 VECTORS = {"weight": OUTPUT, "bias": OUTPUT, "running_mean": INPUT, "running_var": INPUT}
-SAMPLE_MOMENTS = ("count", "mean", "m2", "min", "max")
+SAMPLE_MOMENTS = tuple(field.column for field in MOMENT_FIELDS.values() if field.of_samples)
 IDENTITY = ("call", "repeat", "example", "position", "hash")
 HELD = ("example", "position", "feature")
 
@@ -76,8 +75,8 @@ def _extremes(end: str, holders: Sequence[Holder | None], part: str) -> dict[str
 def feature_frame(every: Sequence[Place]) -> pd.DataFrame:
     """A row per place and feature: its moments, what the layer saw, and the vectors it applied."""
     columns: dict[str, Any] = {}
-    for name, field in zip(MOMENTS, Moments.__match_args__, strict=True):
-        columns[name] = _joined(getattr(place.site.features, field) for place in every)
+    for name, moment in MOMENT_FIELDS.items():
+        columns[moment.column] = _joined(getattr(place.site.features, name) for place in every)
     seen = [_seen(place) for place in every]
     for name, field in zip(SEEN, ("count", "mean", "m2"), strict=True):
         columns[name] = _joined(getattr(moments, field) for moments in seen)

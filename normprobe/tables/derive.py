@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.kernels.moments import Moments, over, pool
-from normprobe.tables.build import MOMENTS
-from normprobe.tables.schema import FEATURES, LAYERS, LEDGER, SAMPLES, shaped
+from normprobe.kernels.moments import MOMENT_FIELDS, Moments, over, pool
+from normprobe.tables.schema import FEATURES, LAYERS, LEDGER, SAMPLES, public_moments, shaped
 
 
 def moments_of(frame: pd.DataFrame) -> Moments:
     """The moments held in a frame's columns."""
-    return Moments(*(frame[name].to_numpy() for name in MOMENTS))
+    return Moments(*(frame[field.column].to_numpy() for field in MOMENT_FIELDS.values()))
 
 
 def starts(sizes: Any) -> NDArray[np.int64]:
@@ -65,8 +64,7 @@ def _pooled(features: Moments, widths: NDArray[np.int64]) -> tuple[Moments, NDAr
 
     Places of one width are pooled together: a model has hundreds of places and few widths.
     """
-    # Copied, for the fields of empty moments are views of one another.
-    totals, within = Moments.empty(len(widths)).map(np.copy), np.full(len(widths), np.nan)
+    totals, within = Moments.empty(len(widths)), np.full(len(widths), np.nan)
     first = starts(widths)[:-1]
     for width in np.unique(widths[widths > 0]):
         at = np.flatnonzero(widths == width)
@@ -91,18 +89,12 @@ def _abs_median(values: NDArray[Any]) -> float:
 def feature_table(features: pd.DataFrame, sites: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
     """A row per layer, site and feature."""
     moments = moments_of(features)
-    filled = moments.count > 0
     widths = sites["n_features"].to_numpy()
     place = np.repeat(np.arange(len(sites)), widths)
     frame = features.assign(
         **_names(place, sites, ledger),
         feature=np.arange(len(place)) - np.repeat(starts(widths)[:-1], widths),
-        mean=np.where(filled, moments.mean, np.nan),
-        variance=moments.variance,
-        min=np.where(filled, moments.minimum, np.nan),
-        max=np.where(filled, moments.maximum, np.nan),
-        abs_mean=moments.abs_mean,
-        zero_fraction=moments.zero_fraction,
+        **{public.name: public.derive(moments) for public in public_moments()},
         seen_mean=np.where(features["seen_count"] > 0, features["seen_mean"], np.nan),
         seen_variance=over(features["seen_m2"], features["seen_count"]),
     )
@@ -130,7 +122,7 @@ def _names(place: NDArray[np.int64], sites: pd.DataFrame, ledger: pd.DataFrame) 
 
 
 def _fact(name: str, sites: pd.DataFrame, ledger: pd.DataFrame) -> pd.Series:
-    """What the ledger says of each place's layer."""
+    """A column of the ledger, by place."""
     known = dict(zip(ledger["layer"], ledger[name], strict=True))
     return pd.Series([known[layer] for layer in sites["layer"]], dtype="string")
 

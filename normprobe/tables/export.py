@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,48 +14,22 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from normprobe.errors import RecordingError
+from normprobe.tables.atomic_files import replace_file
 
 
 def atomically(path: str | Path, write: Callable[[Any], None]) -> Path:
-    """Write a file under a temporary name beside it, then rename; return its path.
+    """Write a file whole or not at all, and return its path.
 
     Raises:
         RecordingError: the file cannot be written.
     """
     target = Path(path)
     try:
-        # A link stays a link: what it points to is replaced.
-        place = Path(os.path.realpath(target))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if place.is_dir():
-            raise IsADirectoryError("it is a folder")
-        if place.exists() and not place.is_file():
-            raise OSError("it is no regular file")
-        _replace(place, write)
+        replace_file(target, write)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecordingError(f"cannot write {target}: {reason}; choose a path that can be written") from error
     return target
-
-
-def _replace(place: Path, write: Callable[[Any], None]) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=".normprobe-", dir=place.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            write(handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(place)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def write_csv(frames: Mapping[str, pd.DataFrame], directory: str | Path) -> list[Path]:

@@ -17,7 +17,7 @@ from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import build, derive
 from normprobe.tables.records import LayerRecord
 from normprobe.tables.schema import based
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT, OUTPUT, site_order
 
 _COPIES_ON_WRITE = int(pd.__version__.split(".", maxsplit=1)[0]) >= 3
 _STRUCTURE = ("parts", "digests", "options")
@@ -133,8 +133,10 @@ class Tables:
 
     def _nothing_kept(self, layer: str, site: str) -> str:
         known = dict(zip(self.ledger_base["layer"], self.ledger_base["status"], strict=True))
-        if site not in (INPUT, OUTPUT):
-            return f"site {site!r} is unknown; ask for 'input' or 'output'"
+        here = sorted({INPUT, OUTPUT, *self.sites["site"]}, key=site_order)
+        if site not in here:
+            *others, last = map(repr, here)
+            return f"site {site!r} is unknown; ask for {', '.join(others)} or {last}"
         if layer not in known:
             return f"layer {layer!r} is not in this recording; its ledger names {len(known)} layers"
         if known[layer] != "fired":

@@ -13,14 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.errors import RecordingError
-from normprobe.kernels.moments import Moments, merge
-from normprobe.tables.build import HELD, MOMENTS, SEEN, VECTORS
+from normprobe.kernels.moments import MOMENT_FIELDS, Moments, merge
+from normprobe.tables.build import HELD, SEEN, VECTORS
 from normprobe.tables.derive import moments_of, row_starts, starts
 from normprobe.tables.frames import Tables
 from normprobe.tables.merging_meta import merge_ledgers, merge_meta, pieces, with_every_layer
-from normprobe.tables.schema import based
+from normprobe.tables.schema import SITE_KEY, based
+from normprobe.vocabulary import site_order
 
-KEY = ["layer", "site"]
 _SUMS = ("calls", "n_samples", "masked", "nonfinite_masked", "within_sum", "within_count")
 _ALIKE = ("samples", "values", "every", "seed", "mask")
 
@@ -46,9 +46,9 @@ def merge_tables(parts: Sequence[Tables]) -> Tables:
     ledgers = with_every_layer([part.ledger_base for part in parts])
     parts = [replace(part, ledger_base=ledger) for part, ledger in zip(parts, ledgers, strict=True)]
     _check(parts)
-    # A part that measured nothing has nothing to say of why a layer did not fire.
-    telling = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
-    ledger = based("ledger_base", merge_ledgers([part.ledger_base for part in telling]))
+    # A part that measured nothing does not know why a layer did not fire.
+    measured = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
+    ledger = based("ledger_base", merge_ledgers([part.ledger_base for part in measured]))
     meta = merge_meta([part.meta for part in parts])
     sites = based("sites", _sites([part.sites for part in parts], ledger))
     shares = [_share(part, sites, meta["parts"]) for part in parts]
@@ -98,7 +98,7 @@ def _check(parts: Sequence[Tables]) -> None:
                 f"recordings of different layers cannot be merged: not all have {name!r} ({kind}) in the "
                 "same place; probe one model with the same layers= and kinds="
             )
-    widths = pd.concat([part.sites for part in parts]).groupby(KEY, sort=False)["n_features"].nunique()
+    widths = pd.concat([part.sites for part in parts]).groupby(SITE_KEY, sort=False)["n_features"].nunique()
     if (widths > 1).any():
         layer, site = widths.index[widths > 1][0]
         raise RecordingError(
@@ -108,18 +108,19 @@ def _check(parts: Sequence[Tables]) -> None:
 
 
 def _sites(frames: Sequence[pd.DataFrame], ledger: pd.DataFrame) -> pd.DataFrame:
-    """A row per place of any part, in order of depth, input before output."""
+    """A row per place of any part, in order of depth, the sites of a layer in the vocabulary's order."""
     union = pd.concat(frames, ignore_index=True)
-    merged = union.groupby(KEY, sort=False).agg(
+    merged = union.groupby(SITE_KEY, sort=False).agg(
         {**dict.fromkeys(_SUMS, "sum"), "n_features": "first", "dtype": pieces}
     )
     for end in ("min", "max"):
         held = [f"{end}_{name}" for name in ("part", *HELD)]
         order = union.sort_values([end, *held], ascending=[end == "min", True, True, True, True])
-        merged = merged.join(order.drop_duplicates(KEY).set_index(KEY)[[end, *held]])
+        merged = merged.join(order.drop_duplicates(SITE_KEY).set_index(SITE_KEY)[[end, *held]])
     merged = merged.reset_index()
     merged["depth"] = merged["layer"].map(dict(zip(ledger["layer"], ledger["depth"], strict=True)))
-    return merged.sort_values(["depth", *KEY], kind="stable")
+    order = merged[["depth", "layer"]].assign(site=merged["site"].map(site_order))
+    return merged.loc[order.sort_values(["depth", "layer", "site"], kind="stable").index]
 
 
 def _share(tables: Tables, sites: pd.DataFrame, parts: list[str]) -> _Share:
@@ -135,17 +136,17 @@ def _share(tables: Tables, sites: pd.DataFrame, parts: list[str]) -> _Share:
 
 
 def _features(shares: Sequence[_Share], size: int) -> pd.DataFrame:
-    """Every feature's moments merged by the one formula; of vectors what all agree on."""
+    """Every feature's moments merged by the one formula; of vectors what is equal in all parts."""
     merged = reduce(merge, (_spread(moments_of(s.tables.feature_moments), s, size) for s in shares))
     seen = reduce(merge, (_spread(_seen(s.tables.feature_moments), s, size) for s in shares))
-    columns: dict[str, Any] = dict(zip(MOMENTS, vars(merged).values(), strict=True))
+    columns: dict[str, Any] = {field.column: getattr(merged, name) for name, field in MOMENT_FIELDS.items()}
     columns |= dict(zip(SEEN, (seen.count, seen.mean, seen.m2), strict=True))
-    return pd.DataFrame(columns | {name: _agreed(name, shares, size) for name in VECTORS})
+    return pd.DataFrame(columns | {name: _equal_in_all(name, shares, size) for name in VECTORS})
 
 
 def _spread(moments: Moments, share: _Share, size: int) -> Moments:
     """A part's moments among empty ones, one per feature of the whole."""
-    whole = Moments.empty(size).map(np.copy)
+    whole = Moments.empty(size)
     for into, own in zip(vars(whole).values(), vars(moments).values(), strict=True):
         into[share.feature] = own
     return whole
@@ -157,14 +158,14 @@ def _seen(frame: pd.DataFrame) -> Moments:
     return Moments(**{**vars(empty), **held})
 
 
-def _agreed(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.float64]:
-    """A vector where all parts that have the feature agree on it, NaN elsewhere."""
-    agreed, known = np.full(size, np.nan), np.zeros(size, bool)
+def _equal_in_all(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.float64]:
+    """A vector where it is equal in all parts that have the feature, NaN elsewhere."""
+    common, known = np.full(size, np.nan), np.zeros(size, bool)
     for share in shares:
         at, own = share.feature, share.tables.feature_moments[name].to_numpy()
-        agreed[at] = np.where(~known[at] | (agreed[at] == own), own, np.nan)
+        common[at] = np.where(~known[at] | (common[at] == own), own, np.nan)
         known[at] = True
-    return agreed
+    return common
 
 
 def _moved(share: _Share, frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What the whole says of its circumstances, from what its parts say: ledgers and metadata merged."""
+"""The ledger and the metadata of merged parts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import pandas as pd
 from normprobe.errors import RecordingError
 from normprobe.vocabulary import STATUSES
 
-"""From the furthest that a layer got to the least."""
-
 _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds")
 _UNIONS = ("parts", "warnings", "training")
 _JOINED = ("name", "model", "data", "device", "dtype", "kernel")
 _UNITS = {"unit": "position", "example_unit": "example"}
-_UNHEARD = "no function used it as the weight of a Linear"
+_NEVER_USED = "no function used it as the weight of a Linear"
 _TIMES = re.compile(r" \((\d+) times\)$")
 
 
@@ -31,20 +29,22 @@ def with_every_layer(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     everywhere = set.intersection(*here)
     union = pd.concat(frames, ignore_index=True).drop_duplicates(["layer", "type"])
     found = [(name, kind) in everywhere for name, kind in zip(union["layer"], union["type"], strict=True)]
-    strays = union[~pd.Series(found, index=union.index) & union["via"].eq("functional")].sort_values("layer")
-    if strays.empty:
+    parameters = union[~pd.Series(found, index=union.index) & union["via"].eq("functional")].sort_values(
+        "layer"
+    )
+    if parameters.empty:
         return list(frames)
     blank: dict[str, Any] = dict.fromkeys(("via", "masked_by", "training", "grad"), "")
-    blank |= {"calls": 0, "firings": 0, "status": "never fired", "reason": _UNHEARD}
+    blank |= {"calls": 0, "firings": 0, "status": "never fired", "reason": _NEVER_USED}
     blank |= dict.fromkeys(("depth", "aligned"), pd.NA)
-    unheard = strays.assign(**blank)
-    return [_completed(frame, unheard) for frame in frames]
+    never_used = parameters.assign(**blank)
+    return [_completed(frame, never_used) for frame in frames]
 
 
-def _completed(frame: pd.DataFrame, unheard: pd.DataFrame) -> pd.DataFrame:
+def _completed(frame: pd.DataFrame, never_used: pd.DataFrame) -> pd.DataFrame:
     """A ledger with all these layers at its end, those that it has as they are."""
-    own = frame["layer"].isin(unheard["layer"])
-    missing = unheard[~unheard["layer"].isin(frame["layer"])]
+    own = frame["layer"].isin(never_used["layer"])
+    missing = never_used[~never_used["layer"].isin(frame["layer"])]
     tail = pd.concat([frame[own], missing.astype(frame.dtypes.to_dict())]).sort_values("layer")
     return pd.concat([frame[~own], tail], ignore_index=True)
 
@@ -56,7 +56,7 @@ def merge_ledgers(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One layer's row: what the parts in which it got furthest say of it."""
+    """One layer's row: from the parts in which its status is the first of `STATUSES`."""
     status = min((row["status"] for row in rows), key=STATUSES.index)
     best = [row for row in rows if row["status"] == status]
     kinds = sorted({row["kind"] for row in best})
@@ -88,7 +88,7 @@ def _of_known(add: Callable[[Any], Any], values: Sequence[Any]) -> Any:
 
 
 def _common(values: Sequence[Any]) -> Any:
-    """The value all agree on, else a missing one."""
+    """The value if all are equal, else a missing one."""
     return values[0] if all(not pd.isna(value) and value == values[0] for value in values) else None
 
 
@@ -114,6 +114,7 @@ def merge_meta(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
+    """One entry of the metadata of the whole."""
     values = [meta[name] for meta in metas if name in meta]
     known = [value for value in values if value is not None]
     if name in _SUMS:
@@ -124,16 +125,16 @@ def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
         return pieces(known) if known else None
     if name in _UNITS:
         # A part that measured nothing does not know its unit.
-        said = {meta[name] for meta in metas if meta["measured"]} or set(known)
-        return said.pop() if len(said) == 1 else _UNITS[name]
+        stated = {meta[name] for meta in metas if meta["measured"]} or set(known)
+        return stated.pop() if len(stated) == 1 else _UNITS[name]
     if name == "digests":
         return dict(sorted(item for value in known for item in value.items()))
-    return max(known) if name == "created" else _agreed(values)
+    return max(known) if name == "created" else _equal_in_all(values)
 
 
-def _agreed(values: Sequence[Any]) -> Any:
-    """The value all agree on; of mappings the entries they agree on; None where they differ."""
+def _equal_in_all(values: Sequence[Any]) -> Any:
+    """The value if all are equal; of mappings the entries that are; None where they differ."""
     if all(isinstance(value, dict) for value in values):
         keys = dict.fromkeys(key for value in values for key in value)
-        return {key: _agreed([value[key] for value in values if key in value]) for key in keys}
+        return {key: _equal_in_all([value[key] for value in values if key in value]) for key in keys}
     return values[0] if all(value == values[0] for value in values) else None

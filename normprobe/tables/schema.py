@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import pandas as pd
 
+from normprobe.kernels.moments import MOMENT_FIELDS, PublicColumn
+
 TEXT, WHOLE, REAL, NUMBER, TRUTH = "string", "int64", "float64", "Int64", "boolean"
 
+SITE_KEY = ["layer", "site"]
+"""What names a row of `LAYERS`."""
+
 _VALUE = "in the layer's own units"
+
+
+def public_moments() -> list[PublicColumn]:
+    """The columns of ``features`` that come from the moments of a feature, in order."""
+    return [field.public for field in MOMENT_FIELDS.values() if field.public is not None]
+
 
 LAYERS: dict[str, tuple[str, str]] = {
     "layer": (TEXT, "qualified name of the module; empty for a model that is itself a layer"),
@@ -49,14 +60,7 @@ FEATURES: dict[str, tuple[str, str]] = {
     "kind": (TEXT, "kind of the layer"),
     "site": (TEXT, "input or output"),
     "feature": (WHOLE, "index of the feature, from 0"),
-    "count": (WHOLE, "finite values; the moments are over these"),
-    "mean": (REAL, f"their mean, {_VALUE}"),
-    "variance": (REAL, "their population variance (divisor: count)"),
-    "min": (REAL, "the smallest"),
-    "max": (REAL, "the largest"),
-    "abs_mean": (REAL, "mean of |value|"),
-    "zero_fraction": (REAL, "share of exact zeros, 0 to 1"),
-    "nonfinite": (WHOLE, "NaN or infinite values beside them"),
+    **{column.name: (WHOLE if column.whole else REAL, column.meaning) for column in public_moments()},
     "weight": (
         REAL,
         "norm outputs: the scale as applied (Gemma: 1 + weight; 1 without one), last measured call",
@@ -105,14 +109,16 @@ LEDGER: dict[str, tuple[str, str]] = {
 TABLES = {"layers": LAYERS, "features": FEATURES, "samples": SAMPLES, "ledger": LEDGER}
 
 _OF_UNIT = {
-    "value": "mean abs_mean abs_median min max weight bias running_mean seen_mean",
-    "value²": "variance within_sample_variance within_feature_variance running_var seen_variance eps",
-    "share": "zero_fraction",
-    "count": "calls n_samples n_features nonfinite masked nonfinite_masked count",
+    "value": "abs_median weight bias running_mean seen_mean",
+    "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
+    "count": "calls n_samples n_features masked nonfinite_masked",
     "index": "depth feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature",
 }
-UNITS = {name: unit for unit, names in _OF_UNIT.items() for name in names.split()}
+UNITS = {
+    **{column.name: column.unit for column in public_moments()},
+    **{name: unit for unit, names in _OF_UNIT.items() for name in names.split()},
+}
 """The unit of every column of numbers; ``value`` is the unit of the layer's own values."""
 
 
@@ -146,11 +152,18 @@ BASE: dict[str, dict[str, str]] = {
         **_HELD,
     },
     "feature_moments": {
-        **{"count": WHOLE, "mean": REAL, "m2": REAL, "min": REAL, "max": REAL, "abs_sum": REAL},
-        **{"zeros": WHOLE, "nonfinite": WHOLE, "seen_count": WHOLE, "seen_mean": REAL, "seen_m2": REAL},
+        **{field.column: WHOLE if field.whole else REAL for field in MOMENT_FIELDS.values()},
+        **{"seen_count": WHOLE, "seen_mean": REAL, "seen_m2": REAL},
         **dict.fromkeys(("weight", "bias", "running_mean", "running_var"), REAL),
     },
-    "sample_moments": {**_IDENTITY, "count": WHOLE, **dict.fromkeys(("mean", "m2", "min", "max"), REAL)},
+    "sample_moments": {
+        **_IDENTITY,
+        **{
+            field.column: WHOLE if field.whole else REAL
+            for field in MOMENT_FIELDS.values()
+            if field.of_samples
+        },
+    },
     "rows": _IDENTITY,
     "labels_base": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
 }
@@ -159,6 +172,9 @@ BASE: dict[str, dict[str, str]] = {
 Large frames hold numbers only: ``place`` is the row of ``sites`` that a sample belongs to, ``part`` the
 index of its part in ``meta["parts"]``, and the features of all places follow one another in their order.
 """
+
+OPTIONAL = {"feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional)}
+"""Columns of base frames that a file from before they were measured lacks; they read as NaN."""
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from normprobe.errors import RecordingError
 from normprobe.tables.export import atomically
 from normprobe.tables.frames import Tables
-from normprobe.tables.schema import BASE
+from normprobe.tables.schema import BASE, OPTIONAL
 from normprobe.tables.validate import check_meta, check_tables
 
 FORMAT = 1
@@ -168,7 +168,8 @@ def _parquet(archive: zipfile.ZipFile, name: str, path: Path, wanted: Mapping[st
     stored = archive.read(f"{name}.parquet")
     schema = pq.read_schema(io.BytesIO(stored))
     found = dict(zip(schema.names, schema.types, strict=True))
-    for column in sorted(wanted.keys() | found.keys()):
+    lacking = OPTIONAL.get(name, frozenset()) - found.keys()
+    for column in sorted((wanted.keys() | found.keys()) - lacking):
         if len(found) != len(schema) or found.get(column) not in wanted.get(column, ()):
             raise RecordingError(
                 f"{path} has {found.get(column, 'nothing')} as {name}.{column}, "
@@ -206,7 +207,12 @@ def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
         if kind == "int64" and table.column(column).null_count:
             raise RecordingError(f"{path} lacks entries of {name}.{column}; save it again")
     return pd.DataFrame(
-        {column: _as_pandas(table.column(column), kind) for column, kind in BASE[name].items()}
+        {
+            column: _as_pandas(table.column(column), kind)
+            if column in table.column_names
+            else np.full(len(table), np.nan)
+            for column, kind in BASE[name].items()
+        }
     )
 
 

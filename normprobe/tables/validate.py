@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.schema import BASE, WHOLE
-from normprobe.vocabulary import INPUT, KINDS, OUTPUT, STATUSES
+from normprobe.tables.schema import BASE, SITE_KEY, WHOLE
+from normprobe.vocabulary import KINDS, STATUSES
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -70,17 +70,19 @@ def _wrong_texts(tables: Tables) -> Iterator[str]:
     named: dict[str, tuple[pd.Series, set[str]]] = {
         "status": (ledger["status"], set(STATUSES)),
         "kind": (ledger["kind"], set(KINDS)),
-        "site": (sites["site"], {INPUT, OUTPUT}),
         "layer of a site": (sites["layer"], set(ledger["layer"])),
         **{f"{end}_part": (sites[f"{end}_part"].dropna(), parts) for end in ("min", "max")},
         "part of a label": (tables.labels_base["part"], parts),
     }
     for what, (found, known) in named.items():
         yield from (f"unknown {what} {value!r}" for value in found.unique() if value not in known)
-    if ledger["layer"].duplicated().any() or sites.duplicated(["layer", "site"]).any():
+    if ledger["layer"].duplicated().any() or sites.duplicated(SITE_KEY).any():
         yield "a layer occurs twice"
     if ledger.select_dtypes("string").isna().to_numpy().any() or sites["dtype"].isna().any():
         yield "texts are missing"
+    # Any name is a site: a file may come from a process that registered sites of its own.
+    if sites["site"].isna().any() or (sites["site"] == "").any():
+        yield "a site has no name"
 
 
 def _wrong_wholes(tables: Tables) -> Iterator[str]:

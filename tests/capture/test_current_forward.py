@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from normprobe import vocabulary
 from normprobe.capture import current_forward
 from normprobe.kernels import dispatch
 
@@ -21,12 +22,12 @@ def way(request: pytest.FixtureRequest) -> Any:
 
 
 def forward(way: ModuleType, name: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, state=way.CurrentForward().begin(name, True))
+    return SimpleNamespace(name=name, state=way.CurrentForward().begin(name, True, 2))
 
 
 class TestForwardState:
     def test_it_begins_with_nothing(self, way: ModuleType) -> None:
-        state = way.CurrentForward().begin("owner", False)
+        state = way.CurrentForward().begin("owner", False, 2)
         assert (state.owner, state.measured, state.session, state.recent, state.threads) == (
             "owner",
             False,
@@ -37,7 +38,7 @@ class TestForwardState:
         assert not state.is_open(0)
 
     def test_layers_are_open_until_they_are_left(self, way: ModuleType) -> None:
-        state = way.CurrentForward().begin(None, True)
+        state = way.CurrentForward().begin(None, True, 3)
         for layer in (3, 700, 3):
             state.enter(layer)
         assert [layer for layer in range(1000) if state.is_open(layer)] == [3, 700]
@@ -45,12 +46,21 @@ class TestForwardState:
         state.leave(3)
         assert [layer for layer in range(1000) if state.is_open(layer)] == [700]
 
-    def test_turns_are_counted_by_layer_and_site(self, way: ModuleType) -> None:
-        state = way.CurrentForward().begin(None, True)
-        turns = [
-            state.take_turn(*site) for site in [(5, False), (5, True), (5, False), (900, True), (5, False)]
-        ]
-        assert turns == [0, 0, 1, 0, 2]
+    def test_repeats_are_counted_by_layer_and_site(self, way: ModuleType) -> None:
+        state = way.CurrentForward().begin(None, True, 3)
+        tensors = [(5, 0), (5, 1), (5, 0), (900, 1), (5, 0), (5, 2), (900, 2), (5, 2)]
+        assert [state.next_repeat(*tensor) for tensor in tensors] == [0, 0, 1, 0, 2, 0, 0, 1]
+        assert not state.is_open(5)
+
+    @pytest.mark.parametrize("site", [-1, 3])
+    def test_a_site_that_the_forward_does_not_have_is_an_error(self, way: ModuleType, site: int) -> None:
+        with pytest.raises(IndexError, match=f"site {site} is not one of the forward's 3"):
+            way.CurrentForward().begin(None, True, 3).next_repeat(0, site)
+
+    def test_the_extension_numbers_sites_as_the_vocabulary_does(self) -> None:
+        extension = pytest.importorskip("normprobe.kernels._cpu")
+        assert vocabulary.site_of(vocabulary.INPUT).number == extension.INPUT
+        assert vocabulary.site_of(vocabulary.OUTPUT).number == extension.OUTPUT
 
 
 class TestCurrentForward:
@@ -106,22 +116,22 @@ class TestCurrentForward:
 
 class TestLock:
     def test_a_thread_may_hold_it_twice_and_others_wait(self) -> None:
-        lock, told = current_forward.lock(), []
+        lock, order = current_forward.new_lock(), []
 
         def elsewhere() -> None:
             with lock:
-                told.append("they")
+                order.append("they")
 
         with lock, lock:
             other = threading.Thread(target=elsewhere)
             other.start()
             time.sleep(0.02)
-            told.append("I")
+            order.append("I")
         other.join()
-        assert told == ["I", "they"]
+        assert order == ["I", "they"]
 
     def test_it_is_given_up_after_an_error(self) -> None:
-        lock = current_forward.lock()
+        lock = current_forward.new_lock()
         with pytest.raises(ValueError, match="no"), lock:
             raise ValueError("no")
         other = threading.Thread(target=lambda: lock.__enter__() and lock.__exit__(None, None, None))
@@ -129,8 +139,8 @@ class TestLock:
         other.join(5)
         assert not other.is_alive()
 
-    def test_nobody_is_inside_with_another(self) -> None:
-        lock, counts = current_forward.lock(), [0, 0]
+    def test_one_thread_holds_it_at_a_time(self) -> None:
+        lock, counts = current_forward.new_lock(), [0, 0]
 
         def elsewhere() -> None:
             for _ in range(300):

@@ -30,10 +30,10 @@ def ledger(recording: normprobe.Recording) -> Any:
 def holds(recording: normprobe.Recording, layer: str, site: str, rows: list[Tensor]) -> None:
     """The features of one site are those of a float64 two-pass over what was read or written there."""
     width = rows[0].shape[-1]
-    told = two_pass(torch.cat([row.detach().reshape(-1, width) for row in rows]).double().numpy())
+    oracle = two_pass(torch.cat([row.detach().reshape(-1, width) for row in rows]).double().numpy())
     frame = recording.features.query("layer == @layer and site == @site")
-    np.testing.assert_allclose(frame["mean"], told["mean"], rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(frame["variance"], told["variance"], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(frame["mean"], oracle["mean"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(frame["variance"], oracle["variance"], rtol=1e-5, atol=1e-9)
 
 
 class Calls(nn.Module):
@@ -286,8 +286,8 @@ class TestParametersThatBecomeLayers:
         with normprobe.Probe(model) as probe:
             model(ids)
         row = ledger(probe.recording).loc["embedding"]
-        told = ["kind", "type", "n_features", "status", "via"]
-        assert row[told].tolist() == ["linear", "Embedding", 6, "fired", "functional"]
+        columns = ["kind", "type", "n_features", "status", "via"]
+        assert row[columns].tolist() == ["linear", "Embedding", 6, "fired", "functional"]
         assert probe.recording.ledger["layer"].tolist() == ["norm", "embedding"]
         holds(probe.recording, "embedding", "output", [model(ids)])
 
@@ -433,7 +433,7 @@ class Late(nn.Module):
 
 
 class TestWhenItListens:
-    def test_in_the_modules_where_something_was_heard(self) -> None:
+    def test_in_the_modules_where_a_layer_was_used(self) -> None:
         model = nn.Sequential(nn.MultiheadAttention(4, 2), nn.LayerNorm(4))
         modes_on: list[int] = []
         model[0].register_forward_pre_hook(lambda *_: modes_on.append(modes()))
@@ -475,7 +475,7 @@ class TestWhenItListens:
             model(torch.randn(2, 4))
         assert ledger(probe.recording).loc["late", ["calls", "reason"]].tolist() == [1, ""]
 
-    def test_what_began_unheard_is_found_later_and_the_ledger_says_so(self) -> None:
+    def test_what_began_unseen_is_found_later_and_the_ledger_says_so(self) -> None:
         model = Late(first=2)
         with normprobe.Probe(model) as probe:
             for _ in range(6):

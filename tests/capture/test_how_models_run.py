@@ -39,7 +39,7 @@ def _numbers(recording: normprobe.Recording) -> Any:
     return frame[["calls", "n_samples", "mean", "variance", "min", "max", "abs_mean"]]
 
 
-def _alike(found: normprobe.Recording, expected: normprobe.Recording) -> None:
+def _hold(found: normprobe.Recording, expected: normprobe.Recording) -> None:
     one, other = _numbers(found), _numbers(expected)
     assert one.index.tolist() == other.index.tolist()
     assert one[["calls", "n_samples"]].equals(other[["calls", "n_samples"]])
@@ -77,7 +77,7 @@ class TestGeneration:
         assert sorted(samples.query("call == 0 and example == 0")["position"]) == [0, 1, 2]
         assert sorted(samples.query("call == 2")["example"]) == [4, 5]
 
-    def test_with_and_without_a_cache_the_new_tokens_are_alike(self, llama: LlamaForCausalLM) -> None:
+    def test_with_and_without_a_cache_the_new_tokens_are_the_same(self, llama: LlamaForCausalLM) -> None:
         steps, tokens = self._generated(llama)
         whole, again = self._generated(llama, use_cache=False)
         assert torch.equal(tokens, again)
@@ -264,7 +264,7 @@ class TestWrappers:
             return
         assert found.ledger["layer"].tolist() == NAMES
         assert set(found.ledger["calls"]) == {3}
-        _alike(found, expected)  # weights gathered anew lie elsewhere in memory, and sums round otherwise
+        _hold(found, expected)  # weights gathered anew lie elsewhere in memory, and sums round otherwise
 
     @pytest.mark.usefixtures("group")
     @pytest.mark.filterwarnings("ignore")
@@ -347,7 +347,7 @@ class TestManyAtOnce:
         assert set(probe.recording.ledger["calls"]) == {40}
         assert probe.recording.meta["forwards"] == 40
         assert set(probe.recording.layers["n_samples"]) == {200}
-        _alike(probe.recording, expected)
+        _hold(probe.recording, expected)
         for start, found in enumerate(outputs):
             assert all(map(torch.equal, found, (net(batch) for batch in batches[start::4])))
 
@@ -384,6 +384,6 @@ class TestManyAtOnce:
         with torch.no_grad(), normprobe.Probe(net) as probe:
             outputs = asyncio.run(serve())
         assert set(probe.recording.ledger["calls"]) == {12}
-        _alike(probe.recording, expected)
+        _hold(probe.recording, expected)
         assert all(torch.equal(found, net(batch)) for found, batch in zip(outputs, batches, strict=True))
         assert torch._C._len_torch_function_stack() == 0

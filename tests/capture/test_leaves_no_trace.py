@@ -235,7 +235,7 @@ class TestResultsAreBitwiseEqual:
         assert ledger.loc["layer_norm", "training"] == "eval"
 
     @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-    def test_autocast_dtypes_are_told(self, model: nn.Module) -> None:
+    def test_autocast_dtypes_are_recorded(self, model: nn.Module) -> None:
         with normprobe.Probe(model) as probe, torch.autocast("cpu", torch.bfloat16):
             model(_data())
         dtypes = probe.recording.layers.set_index(["layer", "site"])["dtype"]
@@ -501,7 +501,7 @@ class TestMemory:
                 model(x)
                 del x
                 assert ref() is None
-        assert probe._listener.forwards.current is None
+        assert probe._callbacks.forwards.current is None
 
 
 class Checkpointed(nn.Module):

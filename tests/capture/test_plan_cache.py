@@ -1,4 +1,4 @@
-"""What is agreed on for forwards that are alike changes nothing of what is measured."""
+"""Plans that are used again change nothing of what is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from normprobe.capture import plan_cache
 from normprobe.capture.plan_cache import PlanCache
 from normprobe.kernels import dispatch
 
-pytestmark = pytest.mark.skipif(dispatch.compiled() is None, reason="only the C kernel's hooks agree")
+pytestmark = pytest.mark.skipif(dispatch.compiled() is None, reason="only the C kernel's hooks use plans")
 
 
 class Decoder(nn.Module):
@@ -49,11 +49,13 @@ def frames(recording: normprobe.Recording) -> list[pd.DataFrame]:
     return [recording.layers, recording.features, recording.samples, recording.ledger]
 
 
-def alike(batches: Iterable[dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch, **options: int) -> None:
-    """Hold recordings that agree ahead, forward by forward, and never again, against one another."""
+def hold_against_no_plans(
+    batches: Iterable[dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch, **options: int
+) -> None:
+    """Compare recordings with plans made ahead, forward by forward, and never used again."""
     given = list(batches)
     ahead = normprobe.record(Decoder(), given, part="p", **options)
-    monkeypatch.setattr(plan_cache, "MOST_AHEAD", 1)
+    monkeypatch.setattr(plan_cache, "MAX_LOOKAHEAD", 1)
     singly = normprobe.record(Decoder(), given, part="p", **options)
     monkeypatch.setattr(PlanCache, "prepare", lambda self, forward: None)
     never = normprobe.record(Decoder(), given, part="p", **options)
@@ -80,10 +82,10 @@ SEQUENCES: dict[str, Callable[[], list[dict[str, Tensor]]]] = {
 @pytest.mark.parametrize(
     "options", [{}, {"samples": 6, "values": 3}, {"every": 3}, {"samples": 0, "values": 0}]
 )
-def test_agreeing_ahead_changes_nothing(
+def test_planning_ahead_changes_nothing(
     name: str, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alike(SEQUENCES[name](), monkeypatch, **options)
+    hold_against_no_plans(SEQUENCES[name](), monkeypatch, **options)
 
 
 def test_a_part_called_in_between_is_not_taken_for_the_forward_foreseen() -> None:
@@ -99,7 +101,7 @@ def test_a_part_called_in_between_is_not_taken_for_the_forward_foreseen() -> Non
     assert len(probe.recording.samples.query("layer == 'pooler' and site == 'input'")) == 12
 
 
-def test_sites_that_met_other_samples_keep_their_own() -> None:
+def test_sites_with_other_samples_keep_their_own() -> None:
     class Sometimes(Decoder):
         def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
             hidden = self.table(input_ids)
@@ -116,7 +118,7 @@ def test_sites_that_met_other_samples_keep_their_own() -> None:
         assert set(kept["example"]) <= set(known)
 
 
-def test_what_is_agreed_ahead_holds_no_tensor() -> None:
+def test_plans_made_ahead_hold_no_tensor() -> None:
     model, died = Decoder(), []
     with normprobe.Probe(model), torch.no_grad():
         for seed in range(9):

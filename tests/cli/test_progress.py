@@ -17,7 +17,7 @@ ERASED = "\r\x1b[1A\x1b[2K"  # the line above
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody is there to see, and impatient."""
     monkeypatch.setattr(progress, "visible", lambda: True)
-    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "_DELAY", 0.0)
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the captured stream for a terminal
 
 

@@ -97,7 +97,7 @@ def test_other_batch_sizes_differ_by_rounding_only(model: str, size: int) -> Non
     assert comparison.first_divergence is None
     assert comparison.meta["paired_by"] == "digests"
     assert comparison.layers["error_db"].max() < -100
-    assert comparison.verdict.startswith("Equal")
+    assert comparison.verdict_code in {"equal", "within_rounding"}
 
 
 def _pictures() -> nn.Module:
@@ -115,7 +115,8 @@ def test_the_same_recording_has_no_error_at_all() -> None:
     comparison = compare(sound(), sound())
     assert comparison.first_divergence is None
     assert (comparison.layers["error_db"] == -np.inf).all()
-    assert comparison.verdict == "Equal: no difference at any of 25 layers."
+    assert comparison.verdict_code == "equal"
+    assert comparison.meta["matched"] == 25
     assert comparison.findings().empty
 
 
@@ -126,7 +127,7 @@ def test_another_dtype_of_the_whole_drifts_and_has_no_first_layer(dtype: torch.d
     assert comparison.meta["precision_differs"]
     assert comparison.meta["paired_by"] == "values"
     assert comparison.first_divergence is None
-    assert "drifts from −" in comparison.verdict
+    assert comparison.verdict_code == "within_precision"
     assert list(comparison.findings()["check"]) == ["dtype_differs"]
     assert comparison.layers["error_db"].max() > -65
 
@@ -148,7 +149,7 @@ def test_one_layer_in_another_dtype_is_a_divergence() -> None:
     assert found is not None
     assert (found.layer, found.layer_b) == ("layers.1.up", "layers.1.up.inner")
     assert not comparison.meta["precision_differs"]
-    assert "layers.1.up computes in another dtype" in str(comparison)
+    assert ["layers.1.up", "output"] in comparison.meta["precision_changes"]
     assert "dtype_differs" in set(comparison.findings()["check"])
 
 
@@ -164,7 +165,7 @@ def test_a_port_agrees_and_what_is_fused_is_declared() -> None:
         gone.loc[gone["layer"] == "h.1.qkv", "reason"].item()
         == "fused: does the work of layers.1.query, layers.1.key, layers.1.value of a"
     )
-    assert "12 layers have no counterpart and are not compared" in str(comparison)
+    assert len(gone) == 12
     assert list(comparison.findings()["severity"]) == ["info"]
     back = compare(record(port(net())), sound())
     assert set(back.unmatched["layer"]) == set(gone["layer"])
@@ -184,30 +185,12 @@ def test_a_fault_in_what_is_fused_shows_at_the_next_layer_compared() -> None:
     assert (found.layer, found.site, found.after) == ("layers.1.output", "input", "layers.1.first_norm")
 
 
-def test_the_sentence_says_where_it_arises() -> None:
-    change, _, _ = FAULTS["int8"]
-    comparison = against(changed(net(), change))
-    error = round(-comparison.first_divergence.error_db)  # type: ignore[union-attr]
-    assert comparison.verdict == (
-        f"The first layer that differs is layers.1.down (its output): error −{error} dB, introduced there; "
-        "its input agrees to rounding."
-    )
-    assert repr(comparison) == f"<Comparison: {comparison.verdict}>"
-    change, _, _ = FAULTS["activation"]
-    verdict = against(changed(net(), change)).verdict
-    assert verdict.endswith(
-        "though every layer before it agrees to rounding: it arises between the layers, "
-        "on the way to this one (layers.1.up runs before it)."
-    )
-
-
 def test_a_difference_before_the_first_layer_is_the_datas() -> None:
     comparison = compare(sound(), record(net(), [batch * 1.001 for batch in batches()]), same_data=True)
     assert (comparison.first_divergence.layer, comparison.first_divergence.after) == (
         "layers.0.first_norm",
         None,
     )  # type: ignore[union-attr]
-    assert "before any layer compared" in comparison.verdict
 
 
 def test_a_norm_inherits_exactly_what_its_input_brings() -> None:
@@ -229,7 +212,8 @@ def test_a_norm_inherits_exactly_what_its_input_brings() -> None:
     twin = changed(net(), lambda m: setattr(m.layers[1].second_norm, "eps", 1e-3))
     alone = against(twin).layers.set_index(["layer", "site"]).loc[("layers.1.second_norm", "output")]
     assert second["introduced_db"] == pytest.approx(alone["error_db"], abs=1)
-    assert "More error arises at layers.1.second_norm." in str(comparison)
+    again = comparison.findings().set_index("check").loc["introduces_error"]
+    assert (again["layer"], again["site"]) == ("layers.1.second_norm", "output")
 
 
 def test_the_error_is_that_of_the_kept_rows() -> None:
@@ -273,7 +257,6 @@ def test_nan_in_one_of_the_two_is_a_divergence() -> None:
     found = comparison.first_divergence
     assert found is not None
     assert (found.layer, found.error_db) == ("layers.1.value", np.inf)
-    assert "NaN or infinite values in one of the two only" in comparison.verdict
     both = compare(record(twin), record(twin))
     assert both.first_divergence is None
 
@@ -336,7 +319,6 @@ def test_layers_that_run_in_another_order_are_declared() -> None:
     assert comparison.first_divergence is None
     assert comparison.meta["reordered"] == "right"
     assert list(comparison.findings()["check"]) == ["order_differs"]
-    assert "another order, which shows at right" in str(comparison)
 
 
 def test_a_layer_that_fires_in_one_only_is_declared() -> None:

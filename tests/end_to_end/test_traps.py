@@ -164,9 +164,9 @@ class TestHowLayersAreCalled:
         nested = torch.nested.nested_tensor(parts, layout=layout)
         recording = normprobe.record(nn.Sequential(nn.LayerNorm(6)), [nested])
         features = recording.features.query("site == 'input'")
-        told = torch.cat(parts).double()
-        np.testing.assert_allclose(features["mean"], told.mean(0), rtol=1e-6)
-        np.testing.assert_allclose(features["variance"], told.var(0, correction=0), rtol=1e-6)
+        oracle = torch.cat(parts).double()
+        np.testing.assert_allclose(features["mean"], oracle.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(features["variance"], oracle.var(0, correction=0), rtol=1e-6)
 
     @pytest.mark.parametrize(
         ("given", "said"),

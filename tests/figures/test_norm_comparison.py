@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe import figures
-from normprobe.figures.data.row_pairs import change_with_batch, order_within_samples
+from normprobe.figures.data.norm_comparison import change_with_batch, order_within_samples
 from normprobe.figures.drawing.canvas import Plan, new_figure
 from tests.helpers.figure_recordings import normal, record, stack
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from normprobe import figures
-from normprobe.figures.drawing.palette import VARIABLES, house_style
+from normprobe.figures.drawing.palette import house_style, variables
 from normprobe.figures.drawing.svg import GEOMETRY, NUMBER, SVG_NAMESPACE, draw_svg
 from tests.helpers.figure_recordings import Chain, every_figure, images, norm_names, normal, record, stack
 
@@ -26,7 +26,7 @@ def drawn():
 def test_inline_figures_take_their_colours_from_the_page(drawn):
     for figure in drawn:
         text = figure.svg("fig")
-        found = [colour for colour in VARIABLES if colour in text.lower()]
+        found = [colour for colour in variables() if colour in text.lower()]
         assert not found, (figure.name, found)
         assert "var(--ink)" in text
         assert "var(--in)" in text or figure.name in {"outlier_map", "linear_by_role"}

@@ -13,7 +13,8 @@ from torch import nn
 
 import normprobe
 from normprobe.findings import find
-from normprobe.tables.measures import made_by_few, norms_untrained
+from normprobe.tables.measures.features import norms_untrained
+from normprobe.tables.measures.samples import made_by_few
 from tests.helpers.findings_tables import FakeTables, Layer, normal, tables
 
 

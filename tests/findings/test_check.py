@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import fields
 
 import numpy as np
@@ -13,7 +12,7 @@ import normprobe
 from normprobe.errors import NormprobeError
 from normprobe.findings import CHECKS, COLUMNS, Finding, explain, find, page_of, series, thresholds
 from normprobe.findings.numerics import Fp16Overflow
-from normprobe.report.html.glossary import reading_terms
+from normprobe.report.html.glossary import glossary_entries
 from tests.helpers.findings_tables import Layer, normal, tables
 
 
@@ -92,7 +91,7 @@ def test_every_threshold_is_named_with_whether_it_was_fitted() -> None:
     for check in CHECKS:
         names = {field.name for field in fields(check)}
         assert set(check.fitted) <= names, check.name
-        page = inspect.getdoc(type(check)) or ""
+        page = explain(check.name)
         assert all(f"    {name}: " in page for name in names), f"the page of {check.name} lacks a field"
         assert thresholds(check).count("(fitted)") == len(check.fitted)
     assert "Thresholds: share 0.25 (fitted), rows 16." in explain("constant_features")
@@ -105,9 +104,9 @@ def test_the_page_of_a_check_is_in_the_report_of_a_recording_that_it_found_somet
     with torch.no_grad():
         model[1].running_var.fill_(9.0)
     recording = normprobe.record(model, torch.eye(4))
-    terms = dict(reading_terms(recording.tables, recording.findings()))
-    assert terms["Stale running statistics"] == " ".join(page_of("stale_running_statistics"))
-    assert "Dead features" not in terms
+    entries = dict(glossary_entries(recording.tables, recording.findings()))
+    assert entries["Stale running statistics"] == " ".join(page_of("stale_running_statistics"))
+    assert "Dead features" not in entries
 
 
 def test_a_finding_is_frozen() -> None:

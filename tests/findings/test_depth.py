@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from normprobe.findings import find
+from normprobe.findings import find, series
+from normprobe.findings.depth import VarianceExplodes, VarianceVanishes
 from tests.helpers.findings_tables import FakeTables, Layer, normal, tables
 
 
@@ -87,10 +88,13 @@ def blocks(odd: float) -> list[Layer]:
 
 @pytest.mark.parametrize(("odd", "check"), [(10.0, "variance_explodes"), (0.06, "variance_vanishes")])
 def test_a_linear_is_held_against_the_same_one_in_other_blocks(odd: float, check: str) -> None:
-    found = find(tables(*blocks(odd)), ["variance_explodes", "variance_vanishes"])
+    made = tables(*blocks(odd))
+    found = find(made, ["variance_explodes", "variance_vanishes"])
     assert found[["check", "layer"]].to_numpy().tolist() == [[check, "h.2.down"]]
-    assert "the same Linear in other blocks by 0.0" in found["message"].item()
     row = found.iloc[0]
+    gains = series(made, row["evidence"]).set_index("layer")["value"].filter(like="down")
+    peers = VarianceExplodes().peers if odd > 1 else -VarianceVanishes().peers
+    assert row["threshold"] == pytest.approx(10 ** (np.log10(gains).median() + peers))
     assert (row["value"] > row["threshold"]) == (odd > 1)
     assert find(tables(*blocks(3.0)), ["variance_explodes", "variance_vanishes"]).empty
 
@@ -129,7 +133,7 @@ def positioned(rows: np.ndarray, layers: list[str]) -> FakeTables:
 def test_examples_that_are_all_the_same_though_their_positions_differ() -> None:
     found = find(positioned(np.tile(normal(rows=4), (16, 1)), ["a", "b"]), ["collapsed_samples"])
     assert found[["layer", "site", "affected"]].to_numpy().tolist() == [["a", "input", "a; b"]]
-    assert "in all examples" in found["message"].item()
+    assert found["evidence"].item() == "input:example_spread"
     assert find(positioned(normal(), ["a", "b"]), ["collapsed_samples"]).empty
     prompt = np.concatenate([np.tile(normal(rows=4), (8, 1)), normal(rows=32)])
     assert find(positioned(prompt, ["a", "b"]), ["collapsed_samples"]).empty

@@ -43,12 +43,11 @@ def test_an_operation_between_layers_is_said_to_have_made_it() -> None:
     )
     found = find(made, [Nonfinite()])
     assert found[["layer", "site"]].to_numpy().tolist() == [["b", "input"]]
-    assert "after a" in found["message"].item()
 
 
 def test_nan_in_the_data_is_said_to_be_there() -> None:
     found = find(tables(Layer("a", "linear", broken(normal()), broken(normal()))), [Nonfinite()])
-    assert "already in what the first layer reads" in found["message"].item()
+    assert found[["layer", "site"]].to_numpy().tolist() == [["a", "input"]]
 
 
 def test_nan_born_in_padding_is_a_warning_as_long_as_no_real_row_has_any() -> None:
@@ -56,7 +55,7 @@ def test_nan_born_in_padding_is_a_warning_as_long_as_no_real_row_has_any() -> No
     first = Layer("a", "linear", normal(), normal(), sites=masked)
     found = find(tables(first, Layer("b", "linear", normal(), normal())), [Nonfinite()])
     assert found[["layer", "severity", "value"]].to_numpy().tolist() == [["a", "warning", 7]]
-    assert "padding" in found["message"].item()
+    assert found["evidence"].item() == "output:nonfinite_masked"
     spread = Layer("b", "linear", normal(), broken(normal()))
     assert find(tables(first, spread), [Nonfinite()])["severity"].iloc[0] == "error"
 
@@ -90,6 +89,5 @@ def test_a_layer_called_again_and_again_may_read_what_it_made_itself() -> None:
     )
     found = find(made, [Nonfinite()])
     assert found[["layer", "site", "feature"]].to_numpy().tolist() == [["key", "output", 5]]
-    assert "over all its calls" in found["message"].item()
     once = tables(Layer("query", "linear", read, wrote), Layer("key", "linear", read, key))
     assert find(once, [Nonfinite()])[["layer", "site"]].to_numpy().tolist() == [["query", "input"]]

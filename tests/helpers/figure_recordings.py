@@ -63,7 +63,7 @@ class Chain(nn.Module):
 
 
 def images(blocks: int = 5, norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
-    """Return a network of convolutions and norms for images of one channel."""
+    """A network of convolutions and norms for images of one channel."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for index in range(blocks):
@@ -72,12 +72,12 @@ def images(blocks: int = 5, norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequen
 
 
 def normal(*shape: int) -> Tensor:
-    """Return the same random numbers every time."""
+    """The same random numbers every time."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def stack(*args: Any, **options: Any) -> Stack:
-    """Return a stack of seeded weights whose norms have scales that differ."""
+    """A stack of seeded weights whose norms have scales that differ."""
     torch.manual_seed(0)
     model = Stack(*args, **options)
     for name, parameter in model.named_parameters():
@@ -92,7 +92,7 @@ def record(model: nn.Module, *batches: Tensor, **options: Any) -> normprobe.Reco
 
 
 def norm_names(recording: normprobe.Recording) -> list[str]:
-    """Return the norms in order of execution."""
+    """The norms in order of execution."""
     layers = recording.layers
     return list(dict.fromkeys(layers.loc[layers["kind"] != "linear", "layer"]))
 
@@ -105,7 +105,7 @@ def every_figure(recording: normprobe.Recording) -> list[Rendered]:
 
 
 def text_boxes(figure: Figure) -> list[tuple[str, Any]]:
-    """Return each visible text of a figure and its box in pixels."""
+    """Each visible text of a figure and its box in pixels."""
     with house_style(), quiet_fonts():
         figure.canvas.draw()
         renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Hand-written norms of every way of working that is met in models, each with the view it must get."""
+"""Hand-written norms of every way in which models normalize, each with what its first call must show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def scales(width: int) -> Tensor:
-    """Weights none of which is 0 or 1, nor alike."""
+    """Weights none of which is 0 or 1, and no two of which are equal."""
     return torch.linspace(0.3, 1.6, width) * torch.where(torch.arange(width) % 3 == 0, -1.0, 1.0)
 
 
@@ -146,7 +146,7 @@ class SigmoidGateNorm(Base):
 
 
 class OddlyGatedNorm(Base):
-    """A gate of its own make: only the moments of the output tell."""
+    """A gate of its own make: only the moments of the output show that it normalizes."""
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         return self.affine(self.spread(x * (gate.sin() + 2), -1, centred=False))
@@ -356,7 +356,7 @@ TIME = (3, 7, 12)
 IMAGE = (3, 12, 5, 4)
 HEADS = (2, 6, 4, 12)
 
-# class, input shape, then kind, axis, sample, offset of the verdict
+# class, input shape, then kind, axis, sample, offset of the identification
 CASES: list[tuple[type[nn.Module], tuple[int, ...], tuple[str, int, str, float | None]]] = [
     (PlainLayerNorm, TIME, ("layer_norm", -1, "position", 0.0)),
     (PlainLayerNorm, (9, 12), ("layer_norm", -1, "position", 0.0)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -60,7 +61,8 @@ def moments(data: np.ndarray, axis: int = 0) -> Moments:
     inside = np.where(finite, data, 0.0)
     count = finite.sum(axis)
     mean = inside.sum(axis) / np.maximum(count, 1)
-    return Moments(
+    return replace(
+        Moments.empty(len(count)),
         count=count,
         mean=mean,
         m2=np.where(finite, data - np.expand_dims(mean, axis), 0.0).__pow__(2).sum(axis),

@@ -114,3 +114,17 @@ def text_of(html: str) -> str:
     bare = re.sub(r"<(style|script)\b.*?</\1>", " ", html, flags=re.DOTALL)
     inline = re.sub(r"</?(wbr|b|bdi|code|strong|a|span|small)\b[^>]*>", "", bare)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", inline)).split())
+
+
+def header_of(html: str) -> str:
+    """The words above the sections of a page: verdict, alert, facts, notes, the strip's key."""
+    found = re.search(r"<header>.*?</header>", html, re.DOTALL)
+    assert found is not None
+    return text_of(found.group())
+
+
+def section_of(html: str, name: str) -> str:
+    """The words of one section of a page."""
+    found = re.search(rf'<section id="{name}">.*?</section>', html, re.DOTALL)
+    assert found is not None
+    return text_of(found.group())

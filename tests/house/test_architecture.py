@@ -46,13 +46,13 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "probe": ("capture errors layers recording tables", "torch"),
     "comparison": ("divergence errors recording report tables", "pandas"),
     "live_comparison": ("capture comparison divergence errors layers probe", "torch"),
-    "batchnorm": ("errors layers probe recording vocabulary", "torch pandas numpy"),
-    "loading": ("errors", "torch transformers numpy PIL safetensors pyarrow"),
+    "batchnorm": ("errors layers probe recording tables vocabulary", "torch pandas numpy"),
+    "loading": ("errors tables", "torch transformers numpy PIL safetensors pyarrow"),
     "cli": (
         "batchnorm comparison divergence errors findings loading probe recording report vocabulary",
         "click pandas rich",
     ),
-    "__init__": ("comparison divergence errors layers live_comparison probe recording", ""),
+    "__init__": ("capture comparison divergence errors layers live_comparison probe recording", ""),
     "__main__": ("cli", ""),
 }
 LIBRARIES = {name for _, names in MAY_IMPORT.values() for name in names.split()} | {"scipy"}

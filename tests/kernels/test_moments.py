@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normprobe.kernels.moments import Moments, merge, over, pool
+from normprobe.kernels.moments import MOMENT_FIELDS, Moments, merge, over, pool
+from normprobe.kernels.types import SampleMoments
 from tests.helpers.oracle import two_pass
 
-FIELDS = Moments.__match_args__
+FIELDS = tuple(MOMENT_FIELDS)
 EXACT = ("count", "minimum", "maximum", "zeros", "nonfinite")
 
 
@@ -23,7 +25,8 @@ def moments_of(data: np.ndarray) -> Moments:
     finite = np.isfinite(data)
     inside = np.where(finite, data, 0.0)
     filled = truth["count"] > 0
-    return Moments(
+    return replace(
+        Moments.empty(len(filled)),
         count=truth["count"],
         mean=np.where(filled, truth["mean"], 0.0),
         m2=np.where(filled, truth["variance"], 0.0) * truth["count"],
@@ -152,6 +155,17 @@ def test_pool_takes_any_number_of_sets(size: int) -> None:
         np.testing.assert_allclose(pooled.variance[0], data.var(), rtol=1e-12)
 
 
+def test_the_extension_lists_the_same_fields_in_the_same_order() -> None:
+    extension = pytest.importorskip("normprobe.kernels._cpu")
+    of_samples = tuple(name for name, field in MOMENT_FIELDS.items() if field.of_samples)
+    assert extension.MOMENT_FIELDS == FIELDS == Moments.__match_args__
+    assert extension.MOMENT_FIELDS[: extension.SAMPLE_FIELDS] == of_samples == SampleMoments.__match_args__
+
+
+def test_a_field_that_old_files_lack_can_say_so() -> None:
+    assert not [name for name, field in MOMENT_FIELDS.items() if field.optional and field.whole]
+
+
 def test_the_statistics_of_an_empty_set_are_nan_without_a_warning() -> None:
     empty = Moments.empty(2)
     for values in (empty.variance, empty.abs_mean, empty.zero_fraction):
@@ -168,7 +182,9 @@ def test_over_divides_in_float64() -> None:
 def test_counts_beyond_float32_stay_exact() -> None:
     # torch divides int64 in float32; counts above 2**24 would lose their last digits there.
     big = 2**24 + 1
-    one = Moments(*(torch.tensor([value], dtype=torch.float64) for value in (big, 1.0, 0.0, 1, 1, big, 0, 0)))
+    ones = {"count": big, "mean": 1.0, "minimum": 1.0, "maximum": 1.0, "abs_sum": big}
+    numbers = {name: torch.tensor([value], dtype=torch.float64) for name, value in ones.items()}
+    one = replace(Moments.empty(1).map(lambda field: torch.from_numpy(field).double()), **numbers)
     merged = merge(one, one)
     assert float(merged.count) == 2 * big
     assert float(merged.mean) == 1.0

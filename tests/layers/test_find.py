@@ -254,9 +254,9 @@ def test_a_norm_whose_output_has_another_size_is_refused() -> None:
     assert recording.layers["layer"].tolist() == ["0", "0"]
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_scripted_layers_are_refused_and_the_rest_is_probed() -> None:
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
-        scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU()))
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU()))
     model = nn.Sequential(nn.Linear(4, 4), scripted)
     found = {
         layer.name: (layer.view.kind, layer.type, bool(layer.refused)) for layer in find_layers(model).layers
@@ -305,7 +305,7 @@ def test_a_shared_module_is_one_layer_with_aliases() -> None:
     assert kinds(model, layers="b.*") == {"a": "layer_norm", "b.0": "linear"}
 
 
-def test_a_container_of_a_layer_met_before_is_still_a_container() -> None:
+def test_a_container_of_a_layer_found_before_is_still_a_container() -> None:
     class WrappedNorm(nn.Module):
         def __init__(self, norm: nn.Module) -> None:
             super().__init__()

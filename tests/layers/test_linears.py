@@ -41,8 +41,8 @@ def held(model: nn.Module, x: Tensor) -> normprobe.Recording:
     features = dict(list(probe.recording.features.groupby(["layer", "site"])))
     assert set(features) == {key for key, values in seen.items() if values}
     for key, frame in features.items():
-        told = two_pass(rows(torch.cat([value.flatten(0, -2) for value in seen[key]])))
-        assert worst(frame["mean"], frame["variance"], told["mean"], told["variance"]) < 1e-6
+        expected = two_pass(rows(torch.cat([value.flatten(0, -2) for value in seen[key]])))
+        assert worst(frame["mean"], frame["variance"], expected["mean"], expected["variance"]) < 1e-6
     return probe.recording
 
 

@@ -1,10 +1,9 @@
-"""How the tensors of every layer type read as rows x features, and the registry."""
+"""The registry: the views of torch's layers, and of layers of one's own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,9 +11,6 @@ from torch import Tensor, nn
 import normprobe
 from normprobe.errors import ViewError
 from normprobe.layers import view_registry
-from normprobe.layers.candidates import guessed_view
-from normprobe.layers.module_attributes import eps_of
-from normprobe.layers.to_rows import arrange
 from normprobe.layers.view import View
 from normprobe.layers.view_registry import register_view, registered_view
 
@@ -27,29 +23,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def view_of(module: nn.Module) -> View | None:
-    registered, view = registered_view(module)
-    return view if registered else guessed_view(module)
-
-
-def counting(*shape: int) -> Tensor:
-    return torch.arange(float(np.prod(shape))).reshape(shape)
-
-
-class Named(nn.Module):
-    """A module with one vector, to be given any class name."""
-
-    def __init__(self, **attributes: object) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(4))
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-def named(name: str, **attributes: object) -> nn.Module:
-    return type(name, (Named,), {})(**attributes)
+    return registered_view(module)[1]
 
 
 TYPES = [
@@ -81,60 +55,6 @@ def test_the_layers_of_torch(module: nn.Module, kind: str, axis: int, sample: st
     assert view.certain
 
 
-@pytest.mark.parametrize(
-    "module",
-    [nn.Conv2d(3, 4, 1), nn.Embedding(3, 4), nn.ReLU(), nn.Dropout(), nn.Bilinear(2, 2, 2), nn.Identity()],
-    ids=lambda module: type(module).__name__,
-)
-def test_what_is_no_layer_has_no_view(module: nn.Module) -> None:
-    assert view_of(module) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "attributes", "kind", "axis"),
-    [
-        ("MyRMSNorm", {}, "rms_norm", -1),
-        ("LlamaRmsnorm", {}, "rms_norm", -1),
-        ("FancyLayerNorm", {}, "layer_norm", -1),
-        ("FancyLayerNorm2d", {}, "layer_norm", 1),
-        ("ChannelsLayerNorm", {"data_format": "channels_first"}, "layer_norm", 1),
-        ("ChannelsLayerNorm", {"data_format": "channels_last"}, "layer_norm", -1),
-        ("FrozenBatchNorm2d", {}, "batch_norm", 1),
-        ("MyInstanceNorm", {}, "instance_norm", 1),
-        ("MyGroupNorm", {}, "group_norm", 1),
-        ("Renormalizer", {}, "norm", -1),
-        ("Scaler", {"variance_epsilon": 1e-6}, "norm", -1),
-        ("Scaler", {"rms_norm_eps": 1e-6}, "norm", -1),
-        ("Tracker", {"eps": 1e-5, "running_mean": 0, "running_var": 1}, "batch_norm", 1),
-    ],
-)
-def test_names_and_buffers_of_unknown_norms(
-    name: str, attributes: dict[str, object], kind: str, axis: int
-) -> None:
-    view = view_of(named(name, **attributes))
-    assert view is not None
-    assert (view.kind, view.axis, view.certain) == (kind, axis, False)
-
-
-def test_an_eps_must_be_a_float() -> None:
-    assert view_of(named("Scaler", eps=1)) is None
-    assert view_of(named("Scaler", eps=None)) is None
-    assert eps_of(nn.LayerNorm(3, eps=1e-3)) == 1e-3
-    assert eps_of(nn.RMSNorm(3)) is None
-
-
-def test_a_quantized_linear_whose_weight_is_a_method_is_linear() -> None:
-    class QuantizedLinear(nn.Module):
-        in_features, out_features = 3, 4
-
-        def weight(self) -> Tensor:
-            return torch.zeros(4, 3)
-
-    view = view_of(QuantizedLinear())
-    assert view is not None
-    assert view.kind == "linear"
-
-
 def test_a_subclass_with_a_forward_of_its_own_is_not_certain() -> None:
     class Upcast(nn.LayerNorm):
         def forward(self, input: Tensor) -> Tensor:  # noqa: A002
@@ -155,80 +75,6 @@ def test_a_subclass_with_a_forward_of_its_own_is_not_certain() -> None:
         ("layer_norm", True, -1),
         ("layer_norm", False, 1),
     ]
-
-
-def test_positions_of_the_last_axis() -> None:
-    values = counting(2, 3, 4)
-    arranged = arrange(View("linear"), values)
-    assert arranged.values.shape == (6, 1, 4)
-    assert (arranged.leading, arranged.inner) == ((2, 3), ())
-    assert torch.equal(arranged.values.reshape(2, 3, 4), values)
-
-
-def test_a_single_vector_is_one_sample() -> None:
-    arranged = arrange(View("linear"), counting(4))
-    assert arranged.values.shape == (1, 1, 4)
-    assert (arranged.leading, arranged.inner) == ((), ())
-
-
-def test_several_normalized_axes_are_features_in_row_major_order() -> None:
-    values = counting(5, 2, 3, 4)
-    arranged = arrange(View("layer_norm", trailing=2), values)
-    assert arranged.values.shape == (10, 1, 12)
-    assert arranged.leading == (5, 2)
-    assert torch.equal(arranged.values[3, 0], values[1, 1].flatten())
-    assert arrange(View("layer_norm", trailing=2), counting(3, 4)).values.shape == (1, 1, 12)
-
-
-def test_channels_of_an_example_have_a_row_per_pixel() -> None:
-    values = counting(2, 3, 4, 5)
-    arranged = arrange(View("batch_norm", 1, "example"), values)
-    assert arranged.values.shape == (2, 20, 3)
-    assert (arranged.leading, arranged.inner) == ((2,), (4, 5))
-    assert torch.equal(arranged.values[1, 7], values[1, :, 1, 2])
-    assert arrange(View("batch_norm", 1, "example"), counting(6, 3)).values.shape == (6, 1, 3)
-
-
-def test_positions_over_the_channel_axis() -> None:
-    values = counting(2, 3, 4, 5)
-    arranged = arrange(View("layer_norm", 1), values)
-    assert arranged.values.shape == (40, 1, 3)
-    assert arranged.leading == (2, 4, 5)
-    assert torch.equal(arranged.values[27, 0], values[1, :, 1, 2])
-
-
-def test_an_instance_norm_takes_an_input_without_a_batch() -> None:
-    view = view_of(nn.InstanceNorm2d(3))
-    assert view is not None
-    assert arrange(view, counting(3, 4, 5)).values.shape == (1, 20, 3)
-    assert arrange(view, counting(2, 3, 4, 5)).values.shape == (2, 20, 3)
-
-
-@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
-def test_empty_tensors_are_arranged(shape: tuple[int, ...]) -> None:
-    for view in (View("linear"), View("layer_norm", trailing=2), View("batch_norm", 1, "example")):
-        arranged = arrange(view, torch.zeros(shape))
-        assert arranged.values.numel() == 0
-        assert arranged.values.shape[0] == np.prod(arranged.leading)
-
-
-def test_arranging_copies_nothing_that_it_need_not() -> None:
-    values = counting(2, 3, 4, 5)
-    for view in (View("linear"), View("layer_norm", trailing=3), View("batch_norm", 1, "example")):
-        assert arrange(view, values).values.data_ptr() == values.data_ptr()
-
-
-@pytest.mark.parametrize(
-    ("view", "shape"),
-    [
-        (View("batch_norm", 1, "example"), (4,)),
-        (View("linear"), ()),
-        (View("layer_norm", trailing=3), (2, 3)),
-    ],
-)
-def test_too_few_axes_are_an_error_that_says_so(view: View, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ViewError, match=r"a tensor of shape \(.*\) has no feature axis"):
-        arrange(view, torch.zeros(shape))
 
 
 @pytest.mark.usefixtures("registry")

@@ -208,9 +208,15 @@ def test_the_page_marks_the_first_layer_and_sorts_by_numbers(tmp_path: Path) -> 
     assert 'data-v="-Infinity">none' in html
 
 
-def test_a_report_of_a_recording_stays_beside_it(tmp_path: Path) -> None:
+def test_a_report_of_a_recording_stays_beside_it_with_its_figures(tmp_path: Path) -> None:
     record(net()).report(tmp_path)
+    figures_of_the_report = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures_of_the_report
     compared("equal").report(tmp_path)
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert drawn == figures_of_the_report | {"divergence_profile.png", "divergence_profile.svg"}
+    record(net()).report(tmp_path)
+    assert drawn == {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"report.html", "comparison.html", "layers.csv", "comparison.csv"} <= {
         p.name for p in tmp_path.iterdir()
     }
@@ -282,3 +288,38 @@ def test_dtypes_on_the_page(tmp_path: Path) -> None:
     assert comparison.layers["dtype_b"].eq("bfloat16").all()
     assert isinstance(half.meta["dtype"], str)
     assert torch.bfloat16 == next(net().bfloat16().parameters()).dtype
+
+
+class TestSites:
+    """A comparison shows every site compared, and rests on none of them."""
+
+    def third(self) -> Differences:
+        rows = [
+            row | {"site": "residual", "error_db": -12.5, "introduced_db": -12.5, "introduces": True}
+            for row in stack(2)
+            if row["site"] == "output" and row["beyond"]
+        ]
+        return differences(sorted([*stack(2), *rows], key=lambda row: row["layer"]))
+
+    def test_a_third_site_is_drawn_and_in_both_tables(self, tmp_path: Path) -> None:
+        found = self.third()
+        rendered = figures.render_divergence(found)
+        assert rendered.facts["sites"] == ("input", "output", "residual")
+        assert rendered.facts["largest_db"] == -12.5
+        assert "■ residual" in rendered.caption
+        html = Comparison(found).report(tmp_path).read_text()
+        assert "error of<br>residual, dB" in html
+        assert 'data-v="-12.5"' in html
+        for width in (80, 120):
+            text = comparison_text(found, sentences(found), width=width, unicode=True)
+            assert "residual" in text
+            assert "−12.5" in text
+            assert max(map(len, text.splitlines())) <= width
+
+    @pytest.mark.parametrize("kept", [["input"], ["output"], ["residual"]])
+    def test_one_site_is_enough(self, kept: list[str], tmp_path: Path) -> None:
+        rows = [row for row in self.third().layers.to_dict("records") if row["site"] in kept]
+        found = differences([{str(key): value for key, value in row.items()} for row in rows])
+        html = Comparison(found).report(tmp_path).read_text()
+        assert html.count('<tr id="layer-') == len({row["layer"] for row in rows})
+        assert comparison_text(found, sentences(found), width=80, unicode=True)

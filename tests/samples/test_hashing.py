@@ -204,7 +204,7 @@ def test_memory_is_constant_in_the_number_of_batches() -> None:
             for _ in range(batches):
                 model(data)
             gc.collect()
-            states = probe._listener.states.values()
+            states = probe._callbacks.states.values()
             sites = [site for state in states for site in state.sites.values()]
             arrays = [
                 a

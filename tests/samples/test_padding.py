@@ -561,7 +561,7 @@ class TestShapes:
         masked = _ledger(recording)["masked_by"]
         assert set(masked[["plain", "inner", "heads", "merged", "flat"]]) == {"attention_mask"}
 
-    def test_as_many_heads_as_positions_read_as_on_a_call_that_told(self) -> None:
+    def test_as_many_heads_as_positions_read_as_on_a_call_that_was_certain(self) -> None:
         model = _Shapes().double()
         batches = [torch.randn(3, width, 6, dtype=torch.float64) for width in (5, 2)]
         masks = [torch.arange(width) < torch.tensor([[width], [1], [1]]) for width in (5, 2)]

@@ -18,7 +18,7 @@ from torch import nn
 import normprobe
 from normprobe.errors import RecordingError
 from normprobe.recording import Recording
-from normprobe.tables import export
+from normprobe.tables import atomic_files, export
 from normprobe.tables.export import atomically, write_csv, write_parquet
 from tests.helpers.recordings import batches, net, recorded
 
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_words(
         def refuse(*args: Any, **kwargs: Any) -> Any:
             raise PermissionError(13, "Permission denied", str(locked))
 
-        monkeypatch.setattr(export.tempfile, "mkstemp", refuse)
+        monkeypatch.setattr(atomic_files.tempfile, "mkstemp", refuse)
     else:
         locked.chmod(0o500)
     with pytest.raises(RecordingError) as caught:

@@ -9,84 +9,93 @@ from typing import Any
 import torch
 from torch import nn
 
+from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
+
 UNCOMPILED = "compiled, but run as written while probed: outputs equal the compiled model's only to rounding"
 
 
 def compiled_modules(model: nn.Module) -> Iterator[nn.Module]:
     """The modules whose call runs what `torch.compile` or `module.compile` made of them."""
     for module in model.modules():
+        # `torch.compile(module)` is an OptimizedModule that holds the module as `_orig_mod`;
+        # `module.compile()` leaves the compiled call in `_compiled_call_impl`. Neither has a public name.
         wrapper = type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
         if wrapper or getattr(module, "_compiled_call_impl", None) is not None:
             yield module
 
 
-class _Stance:
-    """What torch does about compiled functions in the whole process: ignores them while anyone asks."""
+class _EagerStance:
+    """What torch does about compiled functions: it ignores them while any probe is on a compiled model.
+
+    A stance is of the whole process, so there is one object of this class, which counts the probes that need
+    it. The lock guards the count and the stance together: probes are entered and left in any thread.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asking = 0
-        self._held: Any = None
+        self._users = 0
+        self._block: Any = None
 
-    def ask(self) -> None:
+    def acquire(self) -> None:
         """Have compiled functions run as they were written."""
         with self._lock:
-            if not self._asking:
-                self._held = torch.compiler.set_stance("force_eager")
-            self._asking += 1
+            if not self._users:
+                self._block = torch.compiler.set_stance("force_eager")
+            self._users += 1
 
-    def withdraw(self) -> None:
-        """Need it no longer: the last to say so restores what was, unless someone else changed it since."""
+    def release(self) -> None:
+        """Give up one use; the last one restores the stance, unless someone else changed it since."""
         with self._lock:
-            self._asking -= 1
-            if not self._asking and torch._dynamo.eval_frame._stance is self._held.stance:
-                self._held.__exit__(None, None, None)
+            self._users -= 1
+            # The stance in force has no public name; leaving the block would overwrite a later one.
+            if not self._users and torch._dynamo.eval_frame._stance is self._block.stance:
+                self._block.__exit__(None, None, None)
 
 
-_STANCE = _Stance()
+_EAGER = _EagerStance()
 
 
 class Uncompiled:
     """Has a compiled model run as it was written until `leave`; torch before 2.6 cannot do that."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._entered = False
 
     def enter(self, model: nn.Module) -> set[int]:
         """Begin, if the model or a part of it is compiled; ids of the modules that now run as written."""
         inside = {id(child) for module in compiled_modules(model) for child in module.modules()}
-        if not inside or not hasattr(torch.compiler, "set_stance"):
-            return set()
-        _STANCE.ask()
-        self._asked = True
+        if not inside or not PRIVATE_TORCH or not hasattr(torch.compiler, "set_stance"):
+            return set()  # layers that compiled code runs never fire then, and the ledger says why
+        _EAGER.acquire()
+        self._entered = True
         return inside
 
     def leave(self) -> None:
         """Let compiled code run again."""
-        if self._asked:
-            self._asked = False
-            _STANCE.withdraw()
+        if self._entered:
+            self._entered = False
+            _EAGER.release()
 
 
-_cut = threading.local()
+_thread = threading.local()
 
 
 def is_cut() -> bool:
     """Whether compiled code was cut in two to call us in this thread."""
-    return getattr(_cut, "here", False)
+    return getattr(_thread, "cut", False)
 
 
-def outside(call: Callable[..., None], args: tuple[Any, ...]) -> None:
+def call_uncompiled(call: Callable[..., None], args: tuple[Any, ...]) -> None:
     """Call what compilation must not look into; the code under compilation is cut in two here."""
-    _cut.here = True
+    _thread.cut = True
     try:
         torch.compiler.disable(call)(*args)  # type: ignore[no-untyped-call]
     finally:
-        _cut.here = False
+        _thread.cut = False
 
 
-# What `torch.compiler.disable` does to a function, without loading the compiler at import.
-outside._torchdynamo_disable = True  # type: ignore[attr-defined]
-outside._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+# What `torch.compiler.disable` does to a function, without loading the compiler (half a second) at import.
+call_uncompiled._torchdynamo_disable = True  # type: ignore[attr-defined]
+call_uncompiled._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
     "normprobe measures here; compile without fullgraph inside its block, or before it"
 )

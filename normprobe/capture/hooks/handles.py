@@ -11,7 +11,8 @@ from torch import nn
 from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
-from normprobe.capture.hooks.compiled import outside
+from normprobe.capture.hooks.compiled import call_uncompiled
+from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
 
 BeforeHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 AfterHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
@@ -33,8 +34,9 @@ class Hook:
         """Call what was wrapped; return None, so that torch leaves the tensors alone."""
         if self._call is None:
             return
+        # Under compilation the graph must break here, or the probe would be compiled into it.
         if is_dynamo_compiling():
-            outside(self._call, args)
+            call_uncompiled(self._call, args)
         else:
             self._call(*args)
 
@@ -43,36 +45,37 @@ class Hook:
         return Hook, ()
 
 
-class _Aside(NamedTuple):
-    """A hook that may be put aside: where torch finds it, under which number, and whether it comes first."""
+class _Entry(NamedTuple):
+    """A hook's entry in a dictionary of torch's: its number there, and whether it comes first."""
 
-    among: dict[int, Callable[..., Any]]
+    hooks: dict[int, Callable[..., Any]]
     number: int
     hook: Hook
     first: bool
 
 
 class Hooks:
-    """All hooks of one probe; `remove` takes away whatever was added, also after a failed entry."""
+    """All hooks of one probe; `remove` takes away whatever was added, also after a failed entry.
+
+    The handles own the hooks' lifetime. What is put aside during a call of the model is taken out of torch's
+    dictionaries, `_forward_pre_hooks` and `_forward_hooks` of a module, each an OrderedDict from a handle's
+    number to the hook: `remove` works whether a hook is in there or not, so a call that was cut short leaves
+    none behind.
+    """
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
-        self._inner: dict[int, tuple[_Aside, _Aside]] = {}
-        self._aside: list[_Aside] = []
+        self._inner: dict[int, tuple[_Entry, _Entry]] = {}
+        self._aside: list[_Entry] = []
         self._threads: set[int] = set()
 
-    def before(self, module: nn.Module, call: BeforeHook) -> _Aside:
+    def before(self, module: nn.Module, call: BeforeHook) -> None:
         """Call ``call(module, args, kwargs)`` ahead of the module's forward, after hooks already there."""
-        hook = Hook(call)
-        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        return _Aside(module._forward_pre_hooks, self._handles[-1].id, hook, False)
+        self._add_before(module, call)
 
-    def after(self, module: nn.Module, call: AfterHook, *, always: bool = False) -> _Aside:
+    def after(self, module: nn.Module, call: AfterHook, *, always: bool = False) -> None:
         """Call ``call(module, args, kwargs, output)`` behind its forward; ``always``: also if it raised."""
-        hook = Hook(call)
-        handle = module.register_forward_hook(hook, with_kwargs=True, prepend=True, always_call=always)
-        self._handles.append(handle)
-        return _Aside(module._forward_hooks, handle.id, hook, True)
+        self._add_after(module, call, always=always)
 
     def around(self, module: nn.Module, before: BeforeHook, after: AfterHook, *, inner: bool = False) -> None:
         """Call both, ahead of the module's forward and behind it, even if it raised.
@@ -83,34 +86,53 @@ class Hooks:
             after: what to call behind it.
             inner: whether both may be put aside.
         """
-        both = self.before(module, before), self.after(module, after, always=True)
-        if inner:
-            self._inner[id(module)] = both
+        first, last = self._add_before(module, before), self._add_after(module, after, always=True)
+        # The outermost hooks stay: they begin and end forwards.
+        if inner and PRIVATE_TORCH:
+            self._inner[id(module)] = (
+                _Entry(module._forward_pre_hooks, *first, first=False),
+                _Entry(module._forward_hooks, *last, first=True),
+            )
+
+    def _add_before(self, module: nn.Module, call: BeforeHook) -> tuple[int, Hook]:
+        hook = Hook(call)
+        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        return self._handles[-1].id, hook
+
+    def _add_after(self, module: nn.Module, call: AfterHook, *, always: bool) -> tuple[int, Hook]:
+        # Ahead of the user's own hooks, which may replace the output: the layer's own output is measured.
+        hook = Hook(call)
+        handle = module.register_forward_hook(hook, with_kwargs=True, prepend=True, always_call=always)
+        self._handles.append(handle)
+        return handle.id, hook
 
     def put_aside(self, modules: Container[int]) -> None:
         """Until `put_back` torch finds no hooks around these modules (by id), and calls them the sooner.
 
-        Nothing happens once a second thread was here: what is aside for one is missed by the others.
+        Nothing happens once a second thread was here: what is aside for one is missed by the others. That
+        needs no lock: a thread adds its number before it looks how many there are.
         """
         self._threads.add(threading.get_ident())
         if len(self._threads) > 1:
             return
         for module, both in self._inner.items():
-            for aside in both if module in modules else ():
-                if aside.among.pop(aside.number, None) is not None:
-                    self._aside.append(aside)
+            for entry in both if module in modules else ():
+                if entry.hooks.pop(entry.number, None) is not None:
+                    self._aside.append(entry)
 
     def put_back(self) -> None:
         """Put back what was put aside."""
         self._threads.add(threading.get_ident())
         while self._aside:
-            among, number, hook, first = self._aside.pop()
-            among[number] = hook
-            if first and isinstance(among, OrderedDict):
-                among.move_to_end(number, last=False)
+            hooks, number, hook, first = self._aside.pop()
+            hooks[number] = hook
+            # Order is the order of calls: hooks behind a layer were put ahead of those already there.
+            if first and isinstance(hooks, OrderedDict):
+                hooks.move_to_end(number, last=False)
 
     def remove(self) -> None:
         """Remove every hook, the last added first; calling it again does nothing."""
+        # What is aside is in no dictionary of torch's and must not come back.
         self._aside.clear()
         self._inner.clear()
         while self._handles:

@@ -1,18 +1,27 @@
-"""Whether torch runs a model, or traces, transforms or captures it: only a run has numbers to measure."""
+"""Private state of torch and of Python: is this a run, whose call is it, which modes see it, is it backward.
+
+Each private name says what it is for. All were read in torch 2.13; the package's `__init__` lists them.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable
-from types import FrameType
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules import module as _calls
+from torch.nn.modules import module as _modules
 from torch.overrides import TorchFunctionMode
 
-_MODES = torch._C._TorchDispatchModeKey
+PRIVATE_TORCH = os.environ.get("NORMPROBE_PRIVATE_TORCH") != "0"
+"""Whether what is optional may rest on private names of torch; read once, when a probe is first imported."""
+
+_DISPATCH_KEYS = torch._C._TorchDispatchModeKey
+"""Names of the modes that torch itself puts in place to trace: PROXY (make_fx, export) and FAKE."""
 
 
 def why_skipped(values: Iterable[Any]) -> str:
@@ -20,22 +29,26 @@ def why_skipped(values: Iterable[Any]) -> str:
 
     What a probe computed there would become part of the graph, or read numbers that do not exist.
     """
-    if torch._C._is_tracing():
+    if torch._C._is_tracing():  # as `torch.jit.is_tracing`, which has no types
         return "a forward that torch.jit traces is left out"
+    # The innermost transform of torch.func in this thread; there is no public way to ask.
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a forward under a transform of torch.func (vmap, grad, jvp) is left out"
-    if torch._C._get_dispatch_mode(_MODES.PROXY) is not None:
+    # The dispatch mode of a key in this thread, or None; `torch.compiler.is_exporting` knows fewer cases.
+    if torch._C._get_dispatch_mode(_DISPATCH_KEYS.PROXY) is not None:
         return "a forward that torch exports or traces is left out"
-    faked = torch._C._get_dispatch_mode(_MODES.FAKE) is not None
+    faked = torch._C._get_dispatch_mode(_DISPATCH_KEYS.FAKE) is not None
     if faked or any(type(value).__name__ == "FakeTensor" for value in values):
         return "a forward of fake tensors, which hold no numbers, is left out"
-    if torch.cuda._initialized and torch.cuda.is_current_stream_capturing():
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if started and torch.cuda.is_current_stream_capturing():
         return "a forward captured in a CUDA graph is left out, and replays of the graph call no hook"
     return ""
 
 
 def is_transformed(tensor: Tensor) -> bool:
     """Whether a tensor stands for others under a transform of `torch.func`, though the model was not."""
+    # Such a tensor is of Python's type Tensor, so its type does not say it.
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
@@ -54,23 +67,30 @@ def unmeasurable(tensor: Tensor) -> str:
     return ""
 
 
-_FILE = _calls.__file__
+def base_of(tensor: Tensor) -> Tensor | None:
+    """The tensor that another one is a view of, or None; `_base` is set by autograd for every view."""
+    return tensor._base
 
 
-def calling() -> FrameType | None:
-    """The innermost call of a module that this code is part of; to be let go of when the call ends.
+_MODULE_FILE = _modules.__file__
+"""The file of `nn.Module._call_impl`, by which its Python frames are known."""
 
-    The frame itself must be held: of one that is gone, Python gives the address to the next.
+
+def innermost_call() -> FrameType | None:
+    """The frame of the innermost call of a module that this code is part of; let it go when the call ends.
+
+    The frame itself must be held: of one that is gone, Python gives the address to the next. Without private
+    names None, for which `is_over` is never true.
     """
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_code.co_filename != _FILE:
+    frame: FrameType | None = sys._getframe() if PRIVATE_TORCH else None
+    while frame is not None and frame.f_code.co_filename != _MODULE_FILE:
         frame = frame.f_back
     return frame
 
 
-def called() -> Any:
+def called_module() -> Any:
     """The module whose call is the innermost one, or None."""
-    frame = calling()
+    frame = innermost_call()
     return None if frame is None else frame.f_locals.get("self")
 
 
@@ -90,13 +110,14 @@ def is_over(call: FrameType | None) -> bool:
 
 
 def put_below(mode: TorchFunctionMode) -> None:
-    """Let a mode hear the calls of this thread, below every other mode.
+    """Let a mode see the calls of this thread, below every other mode.
 
     Leaving a `with` block takes away whichever mode is on top. Below all others a mode can be left behind by
     a KeyboardInterrupt, which runs no hook, and still everyone takes away their own. Only the mode that
     `torch.set_default_device` puts in place must stay the lowest of all; torch checks that.
     """
-    above = _lifted()
+    above = _take_all()
+    # Thread-local; its attribute `device_context` exists once a default device was set.
     default = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
     if above and above[-1] is default:
         _put_back([above.pop()])
@@ -105,12 +126,51 @@ def put_below(mode: TorchFunctionMode) -> None:
 
 def take_out(mode: TorchFunctionMode) -> None:
     """Take a mode away from this thread, wherever it stands, if it is there."""
-    if torch._C._len_torch_function_stack():
-        _put_back([other for other in _lifted() if other is not mode])
+    if PRIVATE_TORCH and torch._C._len_torch_function_stack():
+        _put_back([other for other in _take_all() if other is not mode])
 
 
-def _lifted() -> list[TorchFunctionMode]:
-    """All modes of this thread, the highest first, taken away for a moment."""
+class ModesAside:
+    """A block in which no mode of torch's functions sees this thread.
+
+    What a probe computes would otherwise pass through its own mode, a call of Python for each function and
+    attribute of a tensor, and through those of others, who would count or change it. Tensor subclasses keep
+    their `__torch_function__`, which says what their numbers are (`torch._C.DisableTorchFunction` would not).
+    Blocks may be nested. The stack belongs to the thread, so no lock is needed.
+    """
+
+    __slots__ = ("_stack",)
+
+    def __enter__(self) -> None:
+        # Most forwards have no mode at all: asking for the length first spares them the rest.
+        some = PRIVATE_TORCH and torch._C._len_torch_function_stack()
+        self._stack = _take_all() if some else []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stack:
+            _put_back(self._stack)
+
+
+@contextmanager
+def mode_aside(mode: TorchFunctionMode) -> Iterator[None]:
+    """A block in which this mode alone does not see this thread: a user's function keeps the user's modes."""
+    stack = _take_all() if PRIVATE_TORCH else []
+    _put_back([other for other in stack if other is not mode])
+    try:
+        yield
+    finally:
+        if mode in stack:
+            _take_all()
+            _put_back(stack)
+
+
+def _take_all() -> list[TorchFunctionMode]:
+    """All modes of this thread, the highest first, taken away for a moment.
+
+    `torch.overrides` has only blocks, which end in the order they began; the stack itself is private.
+    """
     return [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
 
 
@@ -121,8 +181,8 @@ def _put_back(above: list[TorchFunctionMode]) -> None:
 
 def in_backward() -> bool:
     """Whether autograd is running backward in this thread: a forward there is a recomputation."""
-    return bool(graph_task() != -1)
+    return bool(_graph_task() != -1)
 
 
-graph_task = torch._C._current_graph_task_id
-"""Which backward is running in this thread; -1: none."""
+_graph_task = torch._C._current_graph_task_id
+"""The number of the backward that runs in this thread, -1 without one; the extension asks it, too."""

@@ -44,7 +44,12 @@ class WeightUse:
     bias: Argument | None = None
     transposed: bool = False
 
+    def has_bias(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call with these arguments adds a bias."""
+        return self.bias is not None and self.bias.of(args, kwargs) is not None
 
+
+# Positions of arguments are those of torch's signatures, which are public and do not move.
 def _norm(weight: int, *statistics: str) -> WeightUse:
     """A norm: its weight, or where it has none its bias or its running statistics."""
     known = (Argument(weight, ("weight",)), Argument(weight + 1, ("bias",)))
@@ -60,8 +65,10 @@ _SUM = WeightUse(
     Argument(1, ("mat1",)), (Argument(2, ("mat2",)),), Argument(0, ("input", "self")), transposed=True
 )
 
+_RMS_NORM = WeightUse(Argument(0, ("input",)), (Argument(2, ("weight",)),))
 _OF_NORM = (functional.layer_norm, torch.layer_norm, functional.group_norm, torch.group_norm)
 _OF_CHANNELS = (functional.instance_norm, functional.batch_norm)
+# `torch.batch_norm` takes weight and bias ahead of the statistics, `functional.batch_norm` behind them.
 _OF_TORCH = WeightUse(
     Argument(0, ("input",)),
     (Argument(1, ("weight",)), Argument(2, ("bias",)), Argument(3, ("running_mean",))),
@@ -72,21 +79,19 @@ USES: dict[Callable[..., Any], WeightUse] = {
     functional.linear: _LINEAR,
     **dict.fromkeys(_OF_NORM, _norm(2)),
     **dict.fromkeys(_OF_CHANNELS, _norm(3, "running_mean", "running_var")),
+    **dict.fromkeys((functional.rms_norm, torch.rms_norm), _RMS_NORM),
     **dict.fromkeys((torch.instance_norm, torch.batch_norm), _OF_TORCH),
     **dict.fromkeys((torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__), _PRODUCT),
     **dict.fromkeys((torch.addmm, Tensor.addmm), _SUM),
 }
-"""Every function that a layer may be called through; torch before 2.4 has no `rms_norm`."""
-
-for _owner in (functional, torch):
-    if hasattr(_owner, "rms_norm"):
-        USES[_owner.rms_norm] = WeightUse(Argument(0, ("input",)), (Argument(2, ("weight",)),))
+"""Every function that a layer may be called through."""
 
 COPIES = frozenset(
     {Tensor.to, Tensor.type, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double, Tensor.detach}
 )
 """Methods whose result stands for the weight they were given."""
 
+# Faults of torch: each of these functions hands all but this argument to a mode.
 _LOST = (
     (functional, "l1_loss", "weight"),
     (torch, "chain_matmul", "out"),
@@ -97,7 +102,11 @@ LOST = {getattr(holder, name): lost for holder, name, lost in _LOST if hasattr(h
 
 
 def lost_arguments(func: Any) -> dict[str, Any]:
-    """Of a function that is under way what it was called with and torch did not hand on."""
+    """Of a function that is under way what it was called with and torch did not hand on.
+
+    They are read from the local variables of its Python frame, which is still on the stack: the first thing
+    that it does is to hand the call to the mode.
+    """
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code is not func.__code__:
         frame = frame.f_back
@@ -106,24 +115,27 @@ def lost_arguments(func: Any) -> dict[str, Any]:
 
 
 COMPOSITE = frozenset({functional.multi_head_attention_forward})
-"""Functions written in Python that call `linear` themselves, where no mode hears it."""
+"""Functions written in Python that call `linear` themselves, where no mode sees it."""
 
 
 def with_linear(func: Any, linear: Callable[..., Any]) -> Callable[..., Any]:
     """The same code as a function of `torch.nn.functional`, but calling this ``linear``.
 
-    While a mode hears a function it hears none that this one calls. So a twin is called, which looks up
-    `linear` elsewhere; torch's own functions are left as they are.
+    While a mode handles a function, torch has taken the mode off the stack, so it sees none that this one
+    calls. So a copy of the function is called, which looks up `linear` elsewhere; torch's own functions are
+    left as they are. It is made anew at each call: others may put another `linear` into the module.
     """
     names = dict(func.__globals__)
     names["linear"] = linear
+    # Private helpers of attention's projections, which call `linear` for it.
     for helper in ("_in_projection_packed", "_in_projection"):
         if helper in names:
-            names[helper] = _twin(names[helper], names)
-    return _twin(func, names)
+            names[helper] = _copied(names[helper], names)
+    return _copied(func, names)
 
 
-def _twin(func: Any, names: dict[str, Any]) -> FunctionType:
-    twin = FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
-    twin.__kwdefaults__ = func.__kwdefaults__
-    return twin
+def _copied(func: Any, names: dict[str, Any]) -> FunctionType:
+    """A function of the same code that looks its names up in these."""
+    copy = FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
+    copy.__kwdefaults__ = func.__kwdefaults__
+    return copy

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normprobe.figures.data import by_depth
+from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.depth_axis import DepthAxis
 from normprobe.formatting import sample_word
-from normprobe.vocabulary import OUTPUT
+from normprobe.vocabulary import INPUT, OUTPUT, in_order
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
-
-if TYPE_CHECKING:
-    pass
 
 POOLED = 5.0  # times the median from which the pooled variance is shown
 
@@ -28,14 +25,17 @@ class Profile:
 
     Attributes:
         depth: the columns.
-        sites: a row per column and site: p5, p50, p95, pooled, ratio, spread, scaled, nonfinite.
-        peaks: a row per column: worst, feature, typical.
+        drawn: the sites at which any norm was measured, in order.
+        sites: a row per column and site (input and output among them, measured or not): p5, p50, p95,
+            pooled, ratio, spread, scaled, nonfinite.
+        peaks: a row per column: worst, feature, typical; of inputs.
         unit: what one sample is called, singular.
         by_feature: columns of one feature, whose variance is that of the feature.
         single: whether there was only one sample.
     """
 
     depth: DepthAxis
+    drawn: tuple[str, ...]
     sites: pd.DataFrame
     peaks: pd.DataFrame
     unit: str
@@ -43,7 +43,7 @@ class Profile:
     single: bool
 
     def site(self, name: str) -> pd.DataFrame:
-        """Return the rows of one site, indexed by column."""
+        """The rows of one site, indexed by column."""
         return self.sites[self.sites["site"] == name].set_index("column")
 
     @property
@@ -59,37 +59,51 @@ class Profile:
 
 
 def summarize(tables: Tables) -> Profile:
-    """Take from the tables what the depth profile shows."""
-    chosen = by_depth.norms(tables)
+    """Take from the tables what the depth profile shows.
+
+    Raises:
+        ValueError: no norm fired.
+    """
+    chosen = layer_statistics.norms(tables)
     if chosen.empty:
         raise ValueError("the recording has no normalization layer that fired: nothing to profile over depth")
     layers = list(chosen["layer"])
-    index = pd.MultiIndex.from_product([layers, by_depth.SITES], names=["layer", "site"])
-    sites = by_depth.sample_quantiles(tables, layers).reindex(index)
-    spread = by_depth.feature_quantiles(tables, layers).reindex(index)
-    sites[["spread", "scaled", "constant"]] = spread[["ratio", "scaled", "constant"]]
-    of_site = tables.layers.set_index(["layer", "site"])
-    sites[["pooled", "nonfinite"]] = of_site[["variance", "nonfinite"]].reindex(index)
+    drawn = layer_statistics.norm_sites(tables)
+    sites = _by_site(tables, layers, in_order([*drawn, INPUT, OUTPUT]))
     single = _single_features(chosen)
+    # The variance within a sample of one feature is 0 by definition; that of the feature says something.
     for layer in single:
         sites.loc[[layer], ["p5", "p50", "p95"]] = np.nan
         sites.loc[[layer], "p50"] = sites.loc[[layer], "pooled"]
         sites.loc[[layer], ["ratio", "flat"]] = np.nan
+    depth = layer_statistics.depth_axis(chosen)
+    place = {layer: column for column, layer in enumerate(layers)}
     sites = sites.reset_index()
-    sites["column"] = np.repeat(np.arange(len(layers)), 2)
-    depth = by_depth.depth_axis(chosen)
-    sites["role"] = np.repeat(np.array(depth.roles, dtype=object), 2)
+    sites["column"] = sites["layer"].map(place).astype(int)
+    sites["role"] = [depth.roles[column] for column in sites["column"]]
     return Profile(
         depth=depth,
+        drawn=drawn,
         sites=sites,
-        peaks=by_depth.peaks(tables, layers).reset_index(drop=True),
-        unit=sample_word(tables.meta, by_depth.unit_of(chosen)),
-        by_feature=tuple(layers.index(layer) for layer in single),
+        peaks=layer_statistics.peaks(tables, layers).reset_index(drop=True),
+        unit=sample_word(tables.meta, layer_statistics.unit_of(chosen)),
+        by_feature=tuple(place[layer] for layer in single),
         single=bool((chosen["n_samples"] == 1).all()),
     )
 
 
+def _by_site(tables: Tables, layers: list[str], names: tuple[str, ...]) -> pd.DataFrame:
+    """A row per layer and site; NaN where a layer was not measured at a site."""
+    index = pd.MultiIndex.from_product([layers, names], names=["layer", "site"])
+    sites = layer_statistics.sample_quantiles(tables, layers).reindex(index)
+    spread = layer_statistics.feature_quantiles(tables, layers).reindex(index)
+    sites[["spread", "scaled", "constant"]] = spread[["ratio", "scaled", "constant"]]
+    of_site = tables.layers.set_index(["layer", "site"])
+    sites[["pooled", "nonfinite"]] = of_site[["variance", "nonfinite"]].reindex(index)
+    return sites
+
+
 def _single_features(chosen: pd.DataFrame) -> list[str]:
-    """Return the layers of one feature per sample: the variance within a sample is 0 there by definition."""
+    """The layers of one feature per sample."""
     single = (chosen["n_features"] == 1) & (chosen["sample_unit"] == "position")
     return list(chosen.loc[single, "layer"])

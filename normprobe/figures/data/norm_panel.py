@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 
 from normprobe.errors import NoSamplesError
-from normprobe.figures.data import by_depth
+from normprobe.figures.data import layer_statistics
 from normprobe.formatting import format_number, sample_word
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
+SITES = (INPUT, OUTPUT)  # the panel is of what a norm reads and writes; further sites are not in it
 ROUNDING = 1e-6  # standard deviations: what float32 leaves of a mean that is 0
 
 
@@ -26,11 +28,12 @@ class Panel:
         layer: its name.
         kind: its kind.
         unit: what one sample is called, singular.
-        moments: the rows of the layers table, by site.
+        moments: the rows of the layers table, by site; all missing where nothing was measured.
         values: kept raw rows by site, (rows, features), finite or not; empty where none were kept.
         features: variance per feature by site, in order of the features.
         samples: variance per kept sample by site.
         defined: whether variances across samples are defined: more than one value per feature.
+        seen: how many samples the norm saw.
     """
 
     layer: str
@@ -41,6 +44,7 @@ class Panel:
     features: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
     defined: bool
+    seen: int
 
     def text(self, site: str, key: str) -> str:
         """Write the mean or variance of one site; a mean that is only rounding as 0."""
@@ -53,26 +57,25 @@ def summarize(tables: Tables, layer: str) -> Panel:
     """Take from the tables what the panel of one norm shows."""
     rows = tables.layers[tables.layers["layer"] == layer].set_index("site")
     if rows.empty or rows["kind"].iloc[0] == "linear":
-        names = ", ".join(map(repr, by_depth.norms(tables)["layer"].head(3)))
+        names = ", ".join(map(repr, layer_statistics.norms(tables)["layer"].head(3)))
         raise ValueError(f"no norm {layer!r} fired in this recording; there are {names or 'none'}")
-    features = by_depth.of_layers(tables.features, [layer]).sort_values("feature")
-    samples = by_depth.of_layers(tables.samples, [layer])
+    features = layer_statistics.of_layers(tables.features, [layer]).sort_values("feature")
+    samples = layer_statistics.of_layers(tables.samples, [layer])
     return Panel(
         layer=layer,
         kind=str(rows["kind"].iloc[0]),
         unit=sample_word(tables.meta, str(rows["sample_unit"].iloc[0])),
-        moments=dict(
-            zip(by_depth.SITES, (row for _, row in rows.loc[list(by_depth.SITES)].iterrows()), strict=True)
-        ),
-        values={site: _values(tables, layer, site) for site in by_depth.SITES},
-        features={site: _variances(features, site) for site in by_depth.SITES},
-        samples={site: _variances(samples, site) for site in by_depth.SITES},
+        moments={str(site): row for site, row in rows.reindex(list(SITES)).iterrows()},
+        values={site: _values(tables, layer, site) for site in SITES},
+        features={site: _variances(features, site) for site in SITES},
+        samples={site: _variances(samples, site) for site in SITES},
         defined=bool((features["count"] > 1).any()),
+        seen=int(rows["n_samples"].max()),
     )
 
 
 def _values(tables: Tables, layer: str, site: str) -> np.ndarray:
-    """Return the kept rows, none where none were kept."""
+    """The kept rows, none where none were kept."""
     try:
         return tables.values(layer, site)
     except NoSamplesError:
@@ -80,5 +83,5 @@ def _values(tables: Tables, layer: str, site: str) -> np.ndarray:
 
 
 def _variances(frame: pd.DataFrame, site: str) -> np.ndarray:
-    """Return the variances of one site."""
+    """The variances of one site."""
     return np.asarray(frame.loc[frame["site"] == site, "variance"], dtype=float)

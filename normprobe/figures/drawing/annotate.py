@@ -47,15 +47,18 @@ def beside(ax: Axes, text: str, point: tuple[float, float]) -> None:
 
 
 def _write(ax: Axes, text: str, x: float, y: float, across: int) -> None:
+    """Write at a place in shares of the chart, flush with the side that the point is on."""
     side = "right" if across < 0 else "left"
     ax.text(x, y, text, transform=ax.transAxes, ha=side, va="center", fontsize=SMALL, color=INK)
 
 
 def _inside(box: tuple[float, float, float, float], wide: float, high: float) -> bool:
+    """Whether a box (left, right, foot, top, points) lies within a chart of this size."""
     return box[0] >= 0 and box[1] <= wide and box[2] >= 0 and box[3] <= high
 
 
 def _touches(box: tuple[float, float, float, float], places: Places) -> bool:
+    """Whether anything drawn runs through a box, or within a point of it."""
     x, y = places[:, 0], places[:, 1]
     return bool(((x > box[0] - 1) & (x < box[1] + 1) & (y > box[2] - 1) & (y < box[3] + 1)).any())
 

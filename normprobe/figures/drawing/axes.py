@@ -31,14 +31,14 @@ class Label:
 
 
 def positive(values: ArrayLike) -> np.ndarray:
-    """Return the finite values above zero, which is what a logarithmic axis can show."""
+    """The finite values above zero, which is what a logarithmic axis can show."""
     array = np.asarray(values, dtype=float).ravel()
     shown: np.ndarray = array[np.isfinite(array) & (array > 0)]
     return shown
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return ticks at 1, 2, 5 under two decades, else at powers of ten, at most seven.
+    """Ticks at 1, 2, 5 under two decades, else at powers of ten, at most seven.
 
     Args:
         low: lower limit, above zero.
@@ -56,7 +56,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def log_limits(values: ArrayLike, *, room: float = 6.0) -> tuple[float, float]:
-    """Return limits that hold all positive values, at least a factor `room` apart.
+    """Limits that hold all positive values, at least a factor `room` apart.
 
     Args:
         values: data; what is not finite or not positive is left out.
@@ -120,7 +120,7 @@ def push_apart(wanted: Sequence[float], gap: float, low: float, high: float) -> 
 
 
 def fraction(ax: Axes, value: float) -> float:
-    """Return where a value lies on the y axis: 0 at its foot, 1 at its top."""
+    """Where a value lies on the y axis: 0 at its foot, 1 at its top."""
     low, high = ax.get_ylim()
     if ax.get_yscale() == "log":
         value, low, high = (float(np.log(max(v, 1e-300))) for v in (value, low, high))
@@ -128,7 +128,7 @@ def fraction(ax: Axes, value: float) -> float:
 
 
 def size_in_points(ax: Axes) -> tuple[float, float]:
-    """Return width and height of an axes in points."""
+    """Width and height of an axes in points."""
     figure = ax.get_figure(root=True)
     width, height = figure.get_size_inches() if figure else (1.0, 1.0)
     box = ax.get_position()

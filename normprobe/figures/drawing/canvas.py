@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 
 from normprobe.figures.drawing.palette import SURFACE, house_style
 from normprobe.figures.drawing.svg import quiet_fonts
+
+Facts = Mapping[str, Any]
+"""What a caption states, by name: numbers, names of layers and sites, tuples of these, None if undefined."""
 
 WIDTH = 10.6  # inches, of every figure of the report
 _SCREEN_DPI = 100
@@ -27,6 +30,11 @@ class Hit:
     low: float
     high: float
     text: str
+
+
+def column_hits(numbers: Iterable[tuple[str, str]]) -> tuple[Hit, ...]:
+    """A stretch for each layer, with the text of its numbers, on an axis of a column per layer."""
+    return tuple(Hit(layer, at - 0.5, at + 0.5, text) for at, (layer, text) in enumerate(numbers))
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Plan:
         margins: room left, right, below and above the charts, inches.
         gaps: room between charts, across and down, inches.
         hits: stretches of layers, along `hit_axis` over all charts.
+        hit_axis: "x" or "y".
+        facts: what the caption states, as numbers and names.
     """
 
     title: str
@@ -55,6 +65,7 @@ class Plan:
     gaps: tuple[float, float] = (0.5, 0.52)
     hits: tuple[Hit, ...] = ()
     hit_axis: str = "x"
+    facts: Facts = field(default_factory=dict)
 
     @property
     def charts(self) -> int:
@@ -66,6 +77,7 @@ class Picture(Figure):
     """A figure that a notebook shows although it lives outside pyplot, on paper of its own."""
 
     def _repr_png_(self) -> bytes:
+        """IPython asks a result for this; pyplot's figures have it from IPython itself."""
         stream = BytesIO()
         with house_style(), quiet_fonts():
             self.savefig(stream, format="png", dpi=_SCREEN_DPI, facecolor=self.get_facecolor())

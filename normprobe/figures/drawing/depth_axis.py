@@ -75,7 +75,7 @@ class DepthAxis:
         return len(self.layers) > MANY
 
     def lines(self, spread: pd.Series) -> tuple[str, ...]:
-        """Return the roles that get a line, in order: those of two columns or more, the widest four.
+        """The roles that get a line, in order: those of two columns or more, the widest four.
 
         Args:
             spread: how wide each role ranges, indexed by role.
@@ -89,14 +89,14 @@ class DepthAxis:
         return tuple(role for role in shared if role in widest)
 
     def labels(self, roles: Sequence[str], width: int = 25) -> dict[str, str]:
-        """Return what to call each role beside its line; nothing where there is nothing to tell apart."""
+        """What to call each role beside its line; nothing where there is nothing to tell apart."""
         if not self.numbered or (len(roles) == 1 and roles[0].endswith("*")):
             return dict.fromkeys(roles, "")
         return {role: shorten_name(text, width) for role, text in role_labels(list(roles)).items()}
 
 
 def margins(depth: DepthAxis, right: float = 2.15) -> tuple[float, float, float, float]:
-    """Return the room left, right, below and above the charts, inches: less below where no names stand."""
+    """The room left, right, below and above the charts, inches: less below where no names stand."""
     return 0.78, right, 0.62 if _names_below(depth) else 0.46, 0.34
 
 
@@ -134,7 +134,7 @@ def _name_columns(ax: Axes, depth: DepthAxis) -> None:
 
 
 def _names_below(depth: DepthAxis) -> list[tuple[float, str]]:
-    """Return place and name of the layers outside any block, and of the stacks where there are several."""
+    """Place and name of the layers outside any block, and of the stacks where there are several."""
     texts: list[tuple[float, str]] = []
     texts += [(run.first, depth.layers[run.first]) for run in depth.runs if run.block is None]
     if len({run.stack for run in depth.runs} - {None}) > 1:
@@ -143,7 +143,7 @@ def _names_below(depth: DepthAxis) -> list[tuple[float, str]]:
 
 
 def _stack_spans(depth: DepthAxis) -> list[tuple[float, str]]:
-    """Return the middle and the name of each unbroken stretch of blocks of one stack."""
+    """The middle and the name of each unbroken stretch of blocks of one stack."""
     spans: list[list[float]] = []
     names: list[str] = []
     for run in depth.runs:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT, OUTPUT, SPARE_COLOURS, site_of, sites
 
 # Each light colour is also the mark by which the page's colour is put in its place (svg.py): all differ.
 INK = "#1d1c1a"
@@ -16,23 +17,64 @@ MUTED = "#5f5d57"
 GRID = "#e3e1d9"
 BAND = "#f4f2ec"
 SURFACE = "#fffffe"
-BEFORE = "#0b62a8"
-AFTER = "#b84a08"
 ACCENT = "#a3195b"
 
-VARIABLES = {
+_FIXED = {
     INK: "--ink",
     MUTED: "--muted",
     GRID: "--grid",
     BAND: "--band",
     SURFACE: "--surface",
-    BEFORE: "--in",
-    AFTER: "--out",
     ACCENT: "--acc",
 }
+_SITE_VARIABLES = {INPUT: "--in", OUTPUT: "--out"}
+_MARKERS = {"○": "o", "●": "o", "■": "s", "▲": "^", "◆": "D", "✚": "P"}  # by `Site.sign`
 
-SITES = {INPUT: BEFORE, OUTPUT: AFTER}
-SITE_WORDS = {INPUT: "before", OUTPUT: "after"}
+
+@dataclass(frozen=True)
+class SiteLook:
+    """How a site is drawn; its colour is never the only sign.
+
+    Attributes:
+        label: one or two words for people.
+        colour: in light colours.
+        face: the inside of its marker: paper for an input, else its colour.
+        marker: of matplotlib.
+        sign: the marker as a letter, for texts.
+    """
+
+    label: str
+    colour: str
+    face: str
+    marker: str
+    sign: str
+
+
+def site_look(name: str) -> SiteLook:
+    """How the site of this name is drawn: an input hollow, an output filled, any further one by a shape."""
+    site = site_of(name)
+    colour = site.colour[0].lower()
+    return SiteLook(site.label, colour, SURFACE if name == INPUT else colour, _MARKERS[site.sign], site.sign)
+
+
+def site_variables() -> dict[str, tuple[str, str]]:
+    """The CSS variable of each site's colour, with the colour in light and in dark.
+
+    The spare colours have variables, too: a site that nobody listed, as in a file from elsewhere, has one.
+    """
+    listed = {_SITE_VARIABLES.get(site.name, f"--site-{site.number}"): site.colour for site in sites()}
+    return listed | {f"--spare-{at}": colour for at, colour in enumerate(SPARE_COLOURS)}
+
+
+def variables() -> dict[str, str]:
+    """The CSS variable that stands for each light colour in the page; of one colour, the first."""
+    found = dict(_FIXED)
+    for variable, (light, _) in site_variables().items():
+        found.setdefault(light.lower(), variable)
+    return found
+
+
+BEFORE, AFTER = site_look(INPUT).colour, site_look(OUTPUT).colour
 
 # Luminance .196 to .235: at least 3.5 : 1 against the paper of both themes, so that lines need no variable.
 ROLE_COLOURS = ("#3a7fbf", "#c4681f", "#2f8f6b", "#b25aa8", "#8a7d22", "#7f7bd6", "#808080", "#cc5568")

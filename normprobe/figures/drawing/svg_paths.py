@@ -12,7 +12,7 @@ _CURVES_OF_A_CIRCLE = 8  # matplotlib's marker "o" is eight Bezier curves
 
 
 def join_uses(root: ET.Element) -> None:
-    """Replace the `<use>` elements of a tree by paths, one for neighbours that look alike.
+    """Replace the `<use>` elements of a tree by paths, one for neighbours of one look.
 
     Args:
         root: a tree without namespaces; changed in place.
@@ -26,14 +26,14 @@ def join_uses(root: ET.Element) -> None:
 
 
 def _look(element: ET.Element) -> tuple[str, str] | None:
-    """Return what two marks must share to be one path; None for anything else."""
+    """What two marks must share to be one path; None for anything else."""
     if element.tag != "use":
         return None
     return element.get("href", "").removeprefix("#"), element.get("style", "")
 
 
 def _join(shapes: dict[str, ET.Element], look: tuple[str, str], uses: list[ET.Element]) -> list[ET.Element]:
-    """Return one path for marks of one look, two for hollow dots."""
+    """One path for marks of one look, two for hollow dots."""
     shape = shapes[look[0]]
     style = _declarations(look[1]) | _declarations(shape.get("style", ""))
     places = [(float(use.get("x", 0)), float(use.get("y", 0))) for use in uses]
@@ -45,7 +45,7 @@ def _join(shapes: dict[str, ET.Element], look: tuple[str, str], uses: list[ET.El
 
 
 def _dots(places: list[tuple[float, float]], radius: float, style: dict[str, str]) -> list[ET.Element]:
-    """Return dots as strokes of no length with round ends, rims first."""
+    """Dots as strokes of no length with round ends, rims first."""
     path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
     fill, rim = style["fill"], style.get("stroke", "none")
     width = float(style.get("stroke-width", 1)) if rim != "none" else 0.0
@@ -74,13 +74,13 @@ def _dots(places: list[tuple[float, float]], radius: float, style: dict[str, str
 
 
 def _radius(outline: str) -> float:
-    """Return a circle's radius: half its width."""
+    """A circle's radius: half its width."""
     xs = [float(x) for x, _ in _PAIR.findall(outline)]
     return (max(xs) - min(xs)) / 2
 
 
 def _moved(outline: str, x: float, y: float) -> str:
-    """Return an outline around the origin moved to (x, y)."""
+    """An outline around the origin moved to (x, y)."""
     return _PAIR.sub(lambda pair: f"{float(pair[1]) + x:.1f} {float(pair[2]) + y:.1f}", outline)
 
 
@@ -96,7 +96,7 @@ def _css(style: dict[str, str]) -> str:
 
 
 def join_paths(elements: Iterable[ET.Element]) -> list[ET.Element]:
-    """Join neighbouring paths that look alike: bars, ticks, cells.
+    """Join neighbouring paths of one look: bars, ticks, cells.
 
     Args:
         elements: what is drawn, in order.
@@ -107,15 +107,15 @@ def join_paths(elements: Iterable[ET.Element]) -> list[ET.Element]:
     joined: list[ET.Element] = []
     for element in elements:
         previous = joined[-1] if joined else None
-        if previous is not None and _alike(previous, element):
+        if previous is not None and _same_look(previous, element):
             previous.set("d", previous.get("d", "") + element.get("d", ""))
         else:
             joined.append(element)
     return joined
 
 
-def _alike(first: ET.Element, second: ET.Element) -> bool:
-    """Return whether two elements are paths that differ in nothing but their outline."""
+def _same_look(first: ET.Element, second: ET.Element) -> bool:
+    """Whether two elements are paths that differ in nothing but their outline."""
     if first.tag != "path" or second.tag != "path" or "dasharray" in first.get("style", ""):
         return False
     rest = [{key: value for key, value in e.attrib.items() if key != "d"} for e in (first, second)]

@@ -22,17 +22,15 @@ from normprobe.figures.drawing.axes import (
     title,
     use_log,
 )
-from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, ROLE_DASHES, SITE_WORDS, SITES, SURFACE
+from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, ROLE_DASHES, SURFACE, site_look
 from normprobe.formatting import format_number, plural
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.figures.data.depth_profile import Profile
 
-if TYPE_CHECKING:
-    from normprobe.figures.data.depth_profile import Profile
-
 FP16_LIMIT = 65504.0  # the largest finite number of IEEE 754 binary16
+_BAR_OPACITY = 0.7  # 3 : 1 against the paper of both themes
 
 
 def variances(ax: Axes, profile: Profile) -> None:
@@ -42,10 +40,10 @@ def variances(ax: Axes, profile: Profile) -> None:
     low, high = log_limits(np.append(sites[["p5", "p50", "p95"]].to_numpy(), pooled))
     room = 0.09 if pooled.notna().any() else 0.0  # for the remark on top
     use_log(ax.yaxis, (low, high * (high / low) ** room))
-    for site in SITES:
-        rows, aside = profile.site(site), shift(ax, profile, site)
-        bars(ax, profile, rows["p5"], rows["p95"], SITES[site], aside=aside)
-        series(ax, profile, rows["p50"], site, aside=aside)
+    for site, aside in _asides(ax, profile).items():
+        rows = profile.site(site)
+        _bars(ax, profile, rows["p5"], rows["p95"], site_look(site).colour, aside=aside)
+        _series(ax, profile, rows["p50"], site, aside=aside)
     if room:
         ax.plot(sites["column"], pooled, "x", color=INK, markersize=3.6, markeredgewidth=0.9)
         note(ax, f"× all values pooled: a few {plural(unit)} carry it", x=0.008, y=0.985, ha="left", va="top")
@@ -54,7 +52,7 @@ def variances(ax: Axes, profile: Profile) -> None:
     what = "each feature’s" if single else f"one {unit}’s"
     percentiles = f": median and 5–95 % of {plural(unit)}" if sites["p95"].notna().any() else ""
     title(ax, f"Variance of {what} values{percentiles}")
-    finish(ax, profile, sites["p50"])
+    _finish(ax, profile, sites["p50"])
 
 
 def sample_ratios(ax: Axes, profile: Profile) -> None:
@@ -73,7 +71,7 @@ def feature_ratios(ax: Axes, profile: Profile) -> None:
             linestyle="none",
             marker="_",
             markersize=5,
-            color=SITES[OUTPUT],
+            color=site_look(OUTPUT).colour,
             alpha=0.75,
             markeredgewidth=1.0,
         )
@@ -90,25 +88,17 @@ def largest(ax: Axes, profile: Profile) -> None:
         )
     )
     use_log(ax.yaxis, (low, high * 1.6))
-    bars(ax, profile, peaks["typical"], peaks["worst"], BEFORE)
-    series(ax, profile, peaks["worst"], INPUT, fill=BEFORE)
-    series(ax, profile, peaks["typical"], INPUT, marker="_", joined=False)
+    _bars(ax, profile, peaks["typical"], peaks["worst"], BEFORE)
+    _series(ax, profile, peaks["worst"], INPUT, face=BEFORE)
+    _series(ax, profile, peaks["typical"], INPUT, marker="_", joined=False)
     if near:
         ax.axhline(FP16_LIMIT, color=ACCENT, linewidth=0.9, linestyle=(0, (4, 2)))
     title(ax, "Largest |value| before the norm: worst feature and median feature")
-    ends = {"worst feature": end(peaks["worst"]), "median feature": end(peaks["typical"])}
+    ends = {"worst feature": _end(peaks["worst"]), "median feature": _end(peaks["typical"])}
     labels = [Label(text, at, BEFORE) for text, at in ends.items() if at is not None]
     label_ends(ax, labels + ([Label("fp16 limit 65,504", FP16_LIMIT, ACCENT)] if near else []))
     _name_worst(ax, profile)
-    finish(ax, profile, peaks["worst"])
-
-
-CHARTS: tuple[tuple[Callable[[Axes, Profile], None], str | None], ...] = (
-    (variances, None),
-    (sample_ratios, "ratio"),
-    (feature_ratios, "spread"),
-    (largest, None),
-)
+    _finish(ax, profile, peaks["worst"])
 
 
 def _ratios(
@@ -119,28 +109,30 @@ def _ratios(
     low, high = log_limits(np.concatenate([shown, [1.0], [] if extra is None else extra]))
     use_log(ax.yaxis, (max(low, 0.8), high))
     ax.axhline(1, color=INK, linewidth=0.9)
-    for site in SITES:
-        series(ax, profile, profile.site(site)[column], site)
     suffix = " (– with its scale)" if extra is not None and extra.notna().any() else ""
-    ends = {site: end(profile.site(site)[column]) for site in SITES}
-    words = {site: SITE_WORDS[site] + (suffix if site == OUTPUT else "") for site in SITES}
-    label_ends(ax, [Label(words[site], at, SITES[site]) for site, at in ends.items() if at is not None])
+    labels = []
+    for site in profile.drawn:
+        values, look = profile.site(site)[column], site_look(site)
+        _series(ax, profile, values, site)
+        if (at := _end(values)) is not None:
+            labels.append(Label(look.label + (suffix if site == OUTPUT else ""), at, look.colour))
+    label_ends(ax, labels)
     title(ax, f"{heading}: 95th ÷ 5th percentile (1 = all equal)")
-    finish(ax, profile, shown)
+    _finish(ax, profile, shown)
 
 
 def _label_roles(ax: Axes, profile: Profile) -> None:
     """Write at each line's right end which role and site it is."""
-    roles = lines(profile) or ("",)
+    roles = _lines(profile) or ("",)
     names = profile.depth.labels(roles) if roles[0] else {}
     labels: dict[str, Label] = {}
-    for site in SITES:
-        rows = profile.site(site)
+    for site in profile.drawn:
+        rows, look = profile.site(site), site_look(site)
         for role in roles:
-            at = end(rows.loc[rows["role"] == role, "p50"] if role else rows["p50"])
-            text = f"{SITE_WORDS[site]} {names.get(role, '')}".strip()
+            at = _end(rows.loc[rows["role"] == role, "p50"] if role else rows["p50"])
+            text = f"{look.label} {names.get(role, '')}".strip()
             if at is not None:
-                labels[text] = Label(text, at, SITES[site])
+                labels[text] = Label(text, at, look.colour)
     label_ends(ax, list(labels.values()))
 
 
@@ -154,24 +146,22 @@ def _name_worst(ax: Axes, profile: Profile) -> None:
     beside(ax, f"{format_number(worst[column])} in feature {feature}", (column, float(worst[column])))
 
 
-BAR = 0.7  # opacity: 3 : 1 against the paper of both themes
-
-
-def lines(profile: Profile) -> tuple[str, ...]:
-    """Return the roles that get a line: those whose variance ranges widest over depth, before the norm."""
-    rows = profile.sites[(profile.sites["site"] == INPUT) & (profile.sites["p50"] > 0)]
+def _lines(profile: Profile) -> tuple[str, ...]:
+    """The roles that get a line: those whose variance ranges widest over depth, at the first site drawn."""
+    rows = profile.sites[(profile.sites["site"] == profile.drawn[0]) & (profile.sites["p50"] > 0)]
     medians = np.log(rows["p50"]).groupby(rows["role"])
     return profile.depth.lines(medians.max() - medians.min())
 
 
-def shift(ax: Axes, profile: Profile, site: str) -> float:
-    """Return how far beside the column's middle a site is drawn, so that two bars stand side by side."""
+def _asides(ax: Axes, profile: Profile) -> dict[str, float]:
+    """How far beside the column's middle each site is drawn, so that bars stand side by side."""
     column = size_in_points(ax)[0] / (len(profile.depth.layers) + 0.4)
-    distance = 0.0 if profile.depth.many else min(0.2, 2.4 / column)
-    return -distance if site == INPUT else distance
+    count = len(profile.drawn)
+    reach = 0.0 if profile.depth.many or count < 2 else min(0.1 * count, 1.2 * count / column, 0.4)
+    return dict(zip(profile.drawn, map(float, np.linspace(-reach, reach, count)), strict=True))
 
 
-def bars(
+def _bars(
     ax: Axes,
     profile: Profile,
     low: pd.Series[float],
@@ -185,50 +175,55 @@ def bars(
     ok = low.notna() & high.notna() & (high > 0)
     if not profile.depth.many:
         ax.vlines(
-            low.index[ok] + aside, low[ok].clip(lower=floor), high[ok], color=colour, alpha=BAR, linewidth=2.0
+            low.index[ok] + aside,
+            low[ok].clip(lower=floor),
+            high[ok],
+            color=colour,
+            alpha=_BAR_OPACITY,
+            linewidth=2.0,
         )
         return
     roles = pd.Series(profile.depth.roles)
-    for role in lines(profile):
+    for role in _lines(profile):
         mine = ok & (roles == role).to_numpy()
         ax.fill_between(
             low.index[mine], low[mine].clip(lower=floor), high[mine], color=colour, alpha=0.2, linewidth=0
         )
 
 
-def series(
+def _series(
     ax: Axes,
     profile: Profile,
     values: pd.Series[float],
     site: str,
     *,
-    fill: str | None = None,
-    marker: str = "o",
+    face: str | None = None,
+    marker: str | None = None,
     joined: bool = True,
     aside: float = 0,
 ) -> None:
     """Draw one value per column: a line per role, a marker per column, zeros at the foot."""
-    colour = SITES[site]
+    look = site_look(site)
     frame = pd.DataFrame(
         {"x": values.index + aside, "y": values.to_numpy(), "role": list(profile.depth.roles)}
     )
     frame.loc[~(frame["y"] > 0), "y"] = np.nan
     if joined:
-        _join(ax, frame, lines(profile), colour)
-    face = fill or (SURFACE if site == INPUT else colour)
-    points = frame if not profile.depth.many else frame[~frame["role"].isin(lines(profile))]
+        _join(ax, frame, _lines(profile), look.colour)
+    face = face or look.face
+    points = frame if not profile.depth.many else frame[~frame["role"].isin(_lines(profile))]
     ax.plot(
         points["x"],
         points["y"],
         linestyle="none",
-        marker=marker,
-        markersize=4.2 if marker == "o" else 5.5,
+        marker=marker or look.marker,
+        markersize=5.5 if marker else 4.2,
         markerfacecolor=face,
-        markeredgecolor=colour,
+        markeredgecolor=look.colour,
         markeredgewidth=1.0,
         zorder=4,
     )
-    foot(ax, list(values.index[values == 0]), colour, fill=face)
+    foot(ax, list(values.index[values == 0]), look.colour, fill=face)
     ax.set(xlabel="", ylabel="")
 
 
@@ -252,15 +247,23 @@ def _join(ax: Axes, frame: pd.DataFrame, roles: tuple[str, ...], colour: str) ->
     )
 
 
-def end(values: pd.Series[float]) -> float | None:
-    """Return the last value a logarithmic axis can show, None where there is none."""
+def _end(values: pd.Series[float]) -> float | None:
+    """The last value a logarithmic axis can show, None where there is none."""
     shown = positive(values)
     return float(shown[-1]) if shown.size else None
 
 
-def finish(ax: Axes, profile: Profile, values: pd.Series[float] | pd.DataFrame) -> None:
+def _finish(ax: Axes, profile: Profile, values: pd.Series[float] | pd.DataFrame) -> None:
     """Mark at the foot the layers that saw NaN or Inf; say why where these values leave nothing to show."""
     broken = profile.sites.loc[profile.sites["nonfinite"].fillna(0) > 0, "column"]
     foot(ax, sorted(set(broken)), ACCENT, marker="X", fill=SURFACE)
     if not positive(values).size:
         note(ax, "all are 0" if values.notna().to_numpy().any() else "no finite values")
+
+
+CHARTS: tuple[tuple[Callable[[Axes, Profile], None], str | None], ...] = (
+    (variances, None),
+    (sample_ratios, "ratio"),
+    (feature_ratios, "spread"),
+    (largest, None),
+)

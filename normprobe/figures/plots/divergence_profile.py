@@ -13,25 +13,23 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from normprobe.figures.drawing.axes import Label, foot, label_ends, title
-from normprobe.figures.drawing.canvas import Hit, Plan, place
+from normprobe.figures.drawing.canvas import Facts, Plan, column_hits, place
 from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare, span
-from normprobe.figures.drawing.palette import ACCENT, INK, MUTED, SITES, SMALL, SURFACE
+from normprobe.figures.drawing.palette import ACCENT, INK, MUTED, SMALL, SURFACE, site_look
 from normprobe.formatting import format_count, format_db, format_number, shorten_name
-from normprobe.vocabulary import INPUT
+from normprobe.vocabulary import INPUT, OUTPUT, in_order
 
 if TYPE_CHECKING:
     from normprobe.divergence import Differences
     from normprobe.divergence.differences import HasDifferences
 
-if TYPE_CHECKING:
-    pass
 
 _LOWEST = 30.0  # dB that the axis of errors spans at least
-_ASIDE = 0.16  # columns between a layer's input and its output
+_ASIDE = 0.16  # columns from the middle of a layer to its input and its output
 
 
 def divergence_profile(comparison: HasDifferences | Differences, *, ax: Any = None) -> Any:
-    """Draw the error at the input and output of every layer in order of execution, and what arises there.
+    """Draw the error at each site of every layer in order of execution, and what arises there.
 
     Errors are noise power over signal power in dB. There is a second chart where error beyond the noise
     arises; never of other data, where nothing tells what a layer introduces.
@@ -55,13 +53,15 @@ class Divergences:
 
     Attributes:
         depth: the columns, one per layer.
-        rows: a row per place, in order, with `column` and `x`, beside the comparison's own columns.
+        rows: a row per layer and site, in order, with `column` and `x`, beside the comparison's own columns.
+        sites: the sites compared, in order.
         same: whether samples pair.
         first: the row of the first divergence, None without one.
     """
 
     depth: DepthAxis
     rows: pd.DataFrame
+    sites: tuple[str, ...]
     same: bool
     first: pd.Series | None
 
@@ -73,10 +73,14 @@ def summarize(comparison: HasDifferences | Differences) -> Divergences:
     each = rows.drop_duplicates("layer")
     depth = DepthAxis(tuple(map(str, each["layer"])), tuple(map(str, each["kind"])), noun="layer")
     column = rows["layer"].map({layer: at for at, layer in enumerate(depth.layers)}).astype(int)
-    aside = np.where(rows["site"] == INPUT, -_ASIDE, _ASIDE)
-    rows = rows.assign(column=column, x=column + aside)
+    sites = in_order([*rows["site"], INPUT, OUTPUT])
+    reach = _ASIDE * min(2.0, (len(sites) - 1) ** 0.5)  # more sites take more room, up to a neighbour's
+    aside = dict(zip(sites, np.linspace(-reach, reach, len(sites)), strict=True))
+    rows = rows.assign(column=column, x=column + rows["site"].map(aside).astype(float))
     beyond = rows[rows["beyond"]]
-    return Divergences(depth, rows, bool(found.facts["same_data"]), None if beyond.empty else beyond.iloc[0])
+    drawn = in_order(rows["site"])
+    first = None if beyond.empty else beyond.iloc[0]
+    return Divergences(depth, rows, drawn, bool(found.facts["same_data"]), first)
 
 
 def plan(comparison: HasDifferences | Differences) -> Plan:
@@ -98,10 +102,8 @@ def plan(comparison: HasDifferences | Differences) -> Plan:
         draw=draw,
         heights=(2.4, 1.5)[: len(charts)],
         margins=margins(found.depth),
-        hits=tuple(
-            Hit(layer, column - 0.5, column + 0.5, text)
-            for column, (layer, text) in enumerate(numbers(found))
-        ),
+        hits=column_hits(numbers(found)),
+        facts=facts(found),
     )
 
 
@@ -115,7 +117,8 @@ def _errors(ax: Axes, found: Divergences) -> None:
     limit = noise.dropna()
     words = "rounding: no divergence" if found.same else "typical of sampling"
     _label(ax, found, "error_db", [Label(words, float(limit.iloc[-1]), ACCENT)] if len(limit) else [])
-    title(ax, "Error at the layer’s input and output, dB (noise power ÷ signal power)")
+    further = " and further sites" if set(found.sites) - {INPUT, OUTPUT} else ""
+    title(ax, f"Error at the layer’s input and output{further}, dB (noise power ÷ signal power)")
     if found.first is not None:
         _name_first(ax, found)
 
@@ -124,10 +127,12 @@ def _introduced(ax: Axes, found: Divergences) -> None:
     """Draw what arises at each place, where that is more than noise and what was inherited explain."""
     _limit(ax, found.rows)
     own = found.rows[found.rows["introduces"]]
-    for site, colour in SITES.items():
+    for site in found.sites:
         mine = own[own["site"] == site]
         heights = mine["introduced_db"].clip(*ax.get_ylim())
-        ax.vlines(mine["x"], ax.get_ylim()[0], heights, color=colour, linewidth=1.4, alpha=0.8)
+        ax.vlines(
+            mine["x"], ax.get_ylim()[0], heights, color=site_look(site).colour, linewidth=1.4, alpha=0.8
+        )
     _points(ax, found, "introduced_db", own)
     title(ax, "What arises there: between the layers (input) or in the layer (output), dB")
 
@@ -145,31 +150,31 @@ def _limit(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def _points(ax: Axes, found: Divergences, column: str, rows: pd.DataFrame | None = None) -> None:
-    """Draw a marker per place: hollow for an input, filled for an output; no error at the foot."""
+    """Draw a marker per layer and site; a place without any error at the foot."""
     shown = found.rows if rows is None else rows
     size = 6.0 if found.depth.many else 17.0
-    for site, colour in SITES.items():
-        mine = shown[shown["site"] == site]
+    for site in found.sites:
+        mine, look = shown[shown["site"] == site], site_look(site)
         finite = mine[np.isfinite(mine[column])]
-        face = SURFACE if site == INPUT else colour
         sns.scatterplot(
-            x=finite["x"], y=finite[column], ax=ax, s=size, facecolor=face, edgecolor=colour,
-            linewidth=0.9, legend=False, zorder=4,
+            x=finite["x"], y=finite[column], ax=ax, s=size, facecolor=look.face, edgecolor=look.colour,
+            marker=look.marker, linewidth=0.9, legend=False, zorder=4,
         )  # fmt: skip
         if not found.depth.many:
-            foot(ax, list(mine.loc[mine[column] == -np.inf, "x"]), colour, fill=face)
+            foot(ax, list(mine.loc[mine[column] == -np.inf, "x"]), look.colour, fill=look.face)
         foot(ax, list(mine.loc[mine[column] == np.inf, "x"]), ACCENT, marker="X", fill=SURFACE)
     ax.set(xlabel="", ylabel="")
 
 
 def _label(ax: Axes, found: Divergences, column: str, labels: list[Label]) -> None:
-    """Name both sites and the noise at the right end."""
-    for site, colour in SITES.items():
+    """Name the sites and the noise at the right end."""
+    for site in found.sites:
+        look = site_look(site)
         values = found.rows.loc[found.rows["site"] == site, column]
         finite = values[np.isfinite(values)]
         if len(finite):
-            mark = "○" if site == INPUT else "●"
-            labels = [Label(f"{mark} {site}", float(finite.iloc[-1]), colour), *labels]
+            word = site if site in (INPUT, OUTPUT) else look.label
+            labels = [Label(f"{look.sign} {word}", float(finite.iloc[-1]), look.colour), *labels]
     label_ends(ax, labels)
 
 
@@ -193,15 +198,33 @@ def _name_first(ax: Axes, found: Divergences) -> None:
     )
 
 
+def facts(found: Divergences) -> Facts:
+    """What the caption states: how many layers differ, where first, and by how much at most."""
+    beyond = found.rows.groupby("layer", sort=False)["beyond"].any()
+    first = found.first
+    return {
+        "same_data": found.same,
+        "sites": found.sites,
+        "layers": len(found.depth.layers),
+        "layers_beyond": int(beyond.sum()),
+        "first": None if first is None else (str(first["layer"]), str(first["site"])),
+        "largest_db": float(found.rows["error_db"].max()),
+    }
+
+
 def caption(found: Divergences) -> str:
-    """Return what to look at, with the numbers filled in."""
-    runs = ["Blue, hollow: a layer’s input; orange, filled: its output. At the foot: no error at all."]
+    """What to look at, with the facts in it."""
+    stated = facts(found)
+    looks = [site_look(site) for site in found.sites if site not in (INPUT, OUTPUT)]
+    further = "".join(f"; {look.sign} {look.label}" for look in looks)
+    legend = f"Blue, hollow: a layer’s input; orange, filled: its output{further}."
+    runs = [f"{legend} At the foot: no error at all."]
     if found.same:
         runs.append(
             "Dots below the dashed line are rounding; a step up marks where the two part. "
             "−20 dB is a tenth of the signal, −40 dB a hundredth."
         )
-        if found.first is not None:
+        if stated["first"]:
             runs.append("**Bottom:** what a layer adds to the error that it was given, beyond rounding.")
     else:
         runs.append(
@@ -209,25 +232,24 @@ def caption(found: Divergences) -> str:
             "what as many other examples would give if the rows of each were alike. Which layers differ is "
             "for the test to say, not for the line."
         )
-    if found.first is None:
+    if not stated["first"]:
         return " ".join([*runs, "Nothing lies beyond the noise."])
-    beyond = found.rows.groupby("layer", sort=False)["beyond"].any()
-    words = f"{int(beyond.sum()):,} of {format_count(len(beyond), 'layer')} differ beyond the noise."
-    return " ".join([*runs, words])
+    layers = format_count(stated["layers"], "layer")
+    return " ".join([*runs, f"{stated['layers_beyond']:,} of {layers} differ beyond the noise."])
 
 
 def aria_label(found: Divergences) -> str:
-    """Return one sentence for those who do not see the figure."""
-    errors = found.rows["error_db"]
+    """One sentence for those who do not see the figure."""
+    stated = facts(found)
     where = "none beyond the noise"
-    if found.first is not None:
-        where = f"first beyond the noise at {found.first['layer']} ({found.first['site']})"
-    largest, count = format_db(float(errors.max())), format_count(len(found.depth.layers), "layer")
-    return f"Error of {count} in order of execution, at most {largest}; {where}."
+    if stated["first"]:
+        where = "first beyond the noise at {} ({})".format(*stated["first"])
+    layers = format_count(stated["layers"], "layer")
+    return f"Error of {layers} in order of execution, at most {format_db(stated['largest_db'])}; {where}."
 
 
 def numbers(found: Divergences) -> Iterator[tuple[str, str]]:
-    """Yield each layer and its numbers, as hovering shows them."""
+    """Each layer and its numbers, as hovering shows them."""
     for layer, rows in found.rows.groupby("layer", sort=False):
         lines = [str(layer)]
         for row in rows.to_dict("records"):

@@ -13,9 +13,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from normprobe.figures.data import by_depth
+from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
-from normprobe.figures.drawing.canvas import Plan, place
+from normprobe.figures.drawing.canvas import Facts, Plan, place
 from normprobe.figures.drawing.palette import ACCENT, INK, MUTED, ROLE_COLOURS, ROLE_DASHES, SURFACE
 from normprobe.formatting import (
     format_count,
@@ -51,11 +51,11 @@ def linear_by_role(tables: Tables | HasTables, *, ax: Any = None) -> Any:
     Raises:
         ValueError: `ax` holds another number of axes, or no role has three Linear layers.
     """
-    return place(plan(by_depth.tables_of(tables)), ax)
+    return place(plan(layer_statistics.tables_of(tables)), ax)
 
 
 @dataclass(frozen=True)
-class Roles:
+class LinearRoles:
     """The numbers of the figure.
 
     Attributes:
@@ -72,7 +72,7 @@ class Roles:
 
 
 def supported(tables: Tables) -> bool:
-    """Return whether a role has three Linear layers."""
+    """Whether a role has three Linear layers."""
     layers = tables.layers
     names = layers.loc[(layers["kind"] == "linear") & (layers["site"] == OUTPUT), "layer"]
     places = spots(list(map(str, names)))
@@ -80,7 +80,7 @@ def supported(tables: Tables) -> bool:
     return any(count >= LEAST for count in counts.values())
 
 
-def summarize(tables: Tables) -> Roles:
+def summarize(tables: Tables) -> LinearRoles:
     """Take from the tables what the figure shows."""
     layers = tables.layers[tables.layers["kind"] == "linear"].sort_values("depth", kind="stable")
     output = layers[layers["site"] == OUTPUT].set_index("layer")
@@ -97,10 +97,12 @@ def summarize(tables: Tables) -> Roles:
     spread = (logs.max() - logs.min()).fillna(0)
     widest = spread.sort_values(ascending=False, kind="stable").index[: len(ROLE_COLOURS)]
     drawn = frame[frame["role"].isin(widest)].sort_values(["role", "block"])
-    peaks = by_depth.peaks(tables, list(drawn.index))
-    drawn = drawn.assign(ratio=(peaks["worst"] / peaks["typical"].where(peaks["typical"] > 0)).to_numpy())
+    peaks = layer_statistics.peaks(tables, list(drawn.index))
+    drawn = drawn.assign(ratio=peaks["ratio"].to_numpy())
     order = [role for role in dict.fromkeys(frame["role"]) if role in set(widest)]
-    return Roles(drawn, role_labels(order), _same_input(layers, drawn, order), len(spread) - len(widest))
+    return LinearRoles(
+        drawn, role_labels(order), _same_input(layers, drawn, order), len(spread) - len(widest)
+    )
 
 
 def _same_input(
@@ -111,7 +113,7 @@ def _same_input(
     groups: dict[tuple[Any, ...], list[str]] = {}
     for role in order:
         mine = drawn[drawn["role"] == role]
-        key = (tuple(mine["block"]), tuple(read.loc[mine.index].to_numpy().round(12).ravel()))
+        key = (tuple(mine["block"]), tuple(read.reindex(mine.index).to_numpy().round(12).ravel()))
         groups.setdefault(key, []).append(role)
     return tuple(tuple(group) for group in groups.values())
 
@@ -121,17 +123,18 @@ def plan(tables: Tables) -> Plan:
     found = summarize(tables)
     return Plan(
         title="Linear layers by role",
-        caption=_caption(found),
-        aria_label=_aria_label(found),
+        caption=caption(found),
+        aria_label=aria_label(found),
         draw=lambda axes: _draw(axes, found),
         heights=(2.7,),
         columns=2,
         margins=(0.62, 2.0, 0.5, 0.34),
         gaps=(2.1, 0.5),
+        facts=facts(found),
     )
 
 
-def _draw(axes: Sequence[Axes], found: Roles) -> None:
+def _draw(axes: Sequence[Axes], found: LinearRoles) -> None:
     """Draw the outputs' variance left, the inputs' outliers right."""
     _chart(axes[0], found, "variance", [(role,) for role in found.labels])
     title(axes[0], "Variance of the output")
@@ -139,7 +142,7 @@ def _draw(axes: Sequence[Axes], found: Roles) -> None:
     title(axes[1], "Input: worst ÷ median feature, largest |value|")
 
 
-def _chart(ax: Axes, found: Roles, column: str, groups: Sequence[tuple[str, ...]]) -> None:
+def _chart(ax: Axes, found: LinearRoles, column: str, groups: Sequence[tuple[str, ...]]) -> None:
     """Draw one line per group of roles over blocks, each named at its right end."""
     order = list(found.labels)
     use_log(ax.yaxis, log_limits(found.lines[column]))
@@ -166,8 +169,8 @@ def _chart(ax: Axes, found: Roles, column: str, groups: Sequence[tuple[str, ...]
     label_ends(ax, ends if order[1:] or order[0] != "*" else [])
 
 
-def _joined(found: Roles, group: tuple[str, ...]) -> str:
-    """Return the labels of roles that share a line, as many as there is room for."""
+def _joined(found: LinearRoles, group: tuple[str, ...]) -> str:
+    """The labels of roles that share a line, as many as there is room for."""
     names = [found.labels[role] for role in group]
     for count in range(len(names), 1, -1):
         left = f" and {len(names) - count} more" if count < len(names) else ""
@@ -177,32 +180,53 @@ def _joined(found: Roles, group: tuple[str, ...]) -> str:
     return shorten_name(names[0], _ROOM - len(left)) + left
 
 
-def _caption(found: Roles) -> str:
-    """Return what to look at, with the numbers filled in."""
-    layers = found.lines.index
-    writer, reader = found.lines["variance"].to_numpy(), found.lines["ratio"].to_numpy()
+def facts(found: LinearRoles) -> Facts:
+    """What the caption states: the layer that writes most, the one whose input is most uneven, the roles."""
+    return {
+        "roles": len(found.labels),
+        "writes_most": _highest(found.lines["variance"]),
+        "reads_most_uneven": _highest(found.lines["ratio"]),
+        "joined": tuple(group for group in found.joined if len(group) > 1),
+        "left_out": found.left_out,
+    }
+
+
+def _highest(values: pd.Series[float]) -> tuple[str, float] | None:
+    """The layer of the largest finite value, and that value."""
+    finite = values[np.isfinite(values)]
+    return (str(finite.idxmax()), float(finite.max())) if len(finite) else None
+
+
+def caption(found: LinearRoles) -> str:
+    """What to look at, with the facts in it."""
+    stated = facts(found)
     text = "Layers whose names differ only in the block number share a line."
     text += " **Left:** a rising line writes ever more"
-    if np.isfinite(writer).any():
-        at = int(np.nanargmax(writer))
-        text += f"; most, variance {format_number(writer[at])}, comes out of {in_prose(layers[at])}"
+    if stated["writes_most"]:
+        layer, variance = stated["writes_most"]
+        text += f"; most, variance {format_number(variance)}, comes out of {in_prose(layer)}"
     text += ". **Right:** a high line is hard to quantize per tensor"
-    if np.isfinite(reader).any():
-        at = int(np.nanargmax(reader))
-        text += f"; highest, {format_number(reader[at])}×, is what {in_prose(layers[at])} reads"
+    if stated["reads_most_uneven"]:
+        layer, ratio = stated["reads_most_uneven"]
+        text += f"; highest, {format_number(ratio)}×, is what {in_prose(layer)} reads"
     text += "."
-    if any(len(group) > 1 for group in found.joined):
+    if stated["joined"]:
         text += " Names on one line read the same tensor."
-    if found.left_out:
-        text += f" {format_count(found.left_out, 'further role')} whose variance changes less: see the table."
+    if further := stated["left_out"]:
+        text += f" {format_count(further, 'further role')} whose variance changes less: see the table."
     return text
 
 
-def _aria_label(found: Roles) -> str:
-    """Return one sentence for those who do not see the figure."""
+def aria_label(found: LinearRoles) -> str:
+    """One sentence for those who do not see the figure."""
     variances = found.lines["variance"]
     return (
         f"Linear layers by role over blocks, {format_count(len(found.labels), 'role')}: "
         f"variance of the output {format_range(variances.min(), variances.max())}; "
         f"worst ÷ median input feature up to {format_number(found.lines['ratio'].max())}."
     )
+
+
+def numbers(_: LinearRoles) -> tuple[()]:
+    """No layer has a stretch of its own here: lines cross, and the table has the numbers."""
+    return ()

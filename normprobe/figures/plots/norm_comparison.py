@@ -1,8 +1,8 @@
-"""Recordings of one network with different norms, side by side: variances, and the order within a sample."""
+"""Recordings of one network with different norms, side by side: variances, order in a sample, batch size."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -11,32 +11,29 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from normprobe.figures.data import by_depth
-from normprobe.figures.data.row_pairs import change_with_batch, order_within_samples
+from normprobe.figures.data import layer_statistics
+from normprobe.figures.data.norm_comparison import change_with_batch, order_within_samples
 from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, note, title, use_log
 from normprobe.figures.drawing.canvas import Plan, place
 from normprobe.figures.drawing.depth_axis import prepare
-from normprobe.figures.drawing.palette import INK, ROLE_COLOURS, ROLE_DASHES, SITE_WORDS, SITES, SURFACE
+from normprobe.figures.drawing.palette import INK, ROLE_COLOURS, ROLE_DASHES, SURFACE, site_look
 from normprobe.formatting import sample_word, shorten_name
-from normprobe.vocabulary import INPUT
+from normprobe.vocabulary import in_order
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
 
+BAND = (0.05, 0.5, 0.95)
+_SIDE = 0.16  # of a recording's room, from its middle to the outer boxes
+_SHIFT = 0.06  # of a column, between the bars of neighbouring recordings
 
-if TYPE_CHECKING:
-    from normprobe.tables.frames import HasTables, Tables
-
-if TYPE_CHECKING:
-    from normprobe.tables.frames import HasTables, Tables
-
-_SIDE = 0.16  # of a recording's room, from its middle to a box
+Name = TypeVar("Name", bound=Hashable)
 
 
 def norm_variances(
     recordings: Mapping[str, Tables | HasTables], layer: str | None = None, *, ax: Any = None
 ) -> Any:
-    """Draw both variances of one norm before and after it, a pair of boxes for each recording.
+    """Draw both variances of one norm before and after it, a box for each recording and site.
 
     Left the variances per feature, right those per kept sample: population variances (divided by n). Boxes
     hold half of them, whiskers 90 %. LayerNorm and RMSNorm equalise the right ones, BatchNorm the left.
@@ -52,10 +49,10 @@ def norm_variances(
     Raises:
         ValueError: `ax` holds another number of axes, or no norm fired in all recordings.
     """
-    tables = named(recordings)
-    norm = shared(tables, layer)[0]
+    tables = _named(recordings)
+    norm = _shared(tables, layer)[0]
     first = next(iter(tables.values()))
-    unit = sample_word(first.meta, by_depth.unit_of(by_depth.norms(first).loc[[norm]]))
+    unit = sample_word(first.meta, layer_statistics.unit_of(layer_statistics.norms(first).loc[[norm]]))
 
     def draw(axes: Sequence[Axes]) -> None:
         """Draw features left, samples right."""
@@ -76,6 +73,51 @@ def norm_variances(
     return place(plan, ax)
 
 
+def _boxes(ax: Axes, tables: Mapping[str, Tables], layer: str, table: str) -> None:
+    """Draw per recording a hollow box before and a filled one after; the foot marks variances of 0."""
+    rows = [layer_statistics.of_layers(getattr(source, table), [layer]) for source in tables.values()]
+    sites = in_order(site for frame in rows for site in frame["site"])
+    variances = {
+        site: [frame.loc[frame["site"] == site, "variance"].dropna().to_numpy(float) for frame in rows]
+        for site in sites
+    }
+    use_log(ax.yaxis, log_limits([1.0, *(v for data in variances.values() for one in data for v in one)]))
+    ax.axhline(1, color=INK, linewidth=0.7, zorder=0)
+    labels = []
+    for side, (site, data) in zip(np.linspace(-_SIDE, _SIDE, len(sites)), variances.items(), strict=True):
+        look = site_look(site)
+        x = np.arange(len(data)) + side
+        above = [one[one > 0] for one in data]
+        # Not seaborn's: it passes matplotlib an argument that 3.11 warns about and 3.13 will not take.
+        boxes = ax.boxplot(
+            above,
+            positions=x,
+            widths=0.52 / max(2, len(sites)),
+            whis=(5, 95),
+            showfliers=False,
+            patch_artist=True,
+            manage_ticks=False,
+        )
+        _colour(boxes, site)
+        foot(ax, [at for at, one in zip(x, data, strict=True) if (one == 0).any()], look.colour)
+        if above[-1].size:
+            labels.append(Label(look.label, float(np.median(above[-1])), look.colour))
+    ax.set_xlim(-0.5, len(tables) - 0.5)
+    ax.set_xticks(range(len(tables)), [shorten_name(name, 24) for name in tables], color=INK)
+    label_ends(ax, labels)
+
+
+def _colour(boxes: dict[str, list[Any]], site: str) -> None:
+    """Colour boxes, whiskers and medians by site: hollow before the norm, else filled."""
+    look = site_look(site)
+    for box in boxes["boxes"]:
+        box.set(facecolor=look.face, edgecolor=look.colour, linewidth=1.2)
+    for line in [*boxes["whiskers"], *boxes["caps"]]:
+        line.set(color=look.colour, linewidth=1.1)
+    for line in boxes["medians"]:
+        line.set(color=look.colour if look.face == SURFACE else INK, linewidth=1.5)
+
+
 def order_kept(recordings: Mapping[str, Tables | HasTables], *, ax: Axes | None = None) -> Axes:
     """Draw how well each norm keeps the order of the features within a sample, a line for each recording.
 
@@ -93,10 +135,10 @@ def order_kept(recordings: Mapping[str, Tables | HasTables], *, ax: Axes | None 
         ValueError: no norm fired in all recordings.
         NoSamplesError: a recording keeps no raw rows.
     """
-    tables = named(recordings)
-    common = shared(tables, None)
-    norms = by_depth.norms(next(iter(tables.values())))
-    depth = by_depth.depth_axis(norms[norms["layer"].isin(common)])
+    tables = _named(recordings)
+    common = _shared(tables, None)
+    norms = layer_statistics.norms(next(iter(tables.values())))
+    depth = layer_statistics.depth_axis(norms[norms["layer"].isin(common)])
     found = {
         name: pd.DataFrame(
             [order_within_samples(source, layer)["order"].quantile(list(BAND)) for layer in depth.layers]
@@ -109,65 +151,13 @@ def order_kept(recordings: Mapping[str, Tables | HasTables], *, ax: Axes | None 
         chart = axes[0]
         low = min([0.0, *(float(frame.min().min()) for frame in found.values())])
         chart.set_ylim(1.05 * low - 0.04, 1.06)
-        lines(chart, found)
+        _lines(chart, found)
         prepare(chart, depth, last=True)
         title(chart, "Order of the features within a sample: rank correlation of before and after (1 = kept)")
 
-    plan = Plan(
-        title="The order within a sample",
-        caption="",
-        aria_label=f"Rank correlation of the features before and after each norm in {', '.join(tables)}.",
-        draw=draw,
-        heights=(2.0,),
-        margins=(0.78, 1.9, 0.62, 0.34),
-    )
-    drawn: Axes = place(plan, ax)
+    words = ("The order within a sample", "Rank correlation of the features before and after each norm in")
+    drawn: Axes = place(_of_lines(words[0], f"{words[1]} {', '.join(tables)}.", draw, below=0.62), ax)
     return drawn
-
-
-def _boxes(ax: Axes, tables: Mapping[str, Tables], layer: str, table: str) -> None:
-    """Draw per recording a hollow box before and a filled one after; the foot marks variances of 0."""
-    variances = {
-        site: [
-            by_depth.of_layers(getattr(source, table), [layer], site)["variance"].dropna().to_numpy(float)
-            for source in tables.values()
-        ]
-        for site in by_depth.SITES
-    }
-    use_log(ax.yaxis, log_limits([1.0, *(v for data in variances.values() for one in data for v in one)]))
-    ax.axhline(1, color=INK, linewidth=0.7, zorder=0)
-    labels = []
-    for side, (site, data) in zip((-_SIDE, _SIDE), variances.items(), strict=True):
-        x = np.arange(len(data)) + side
-        above = [one[one > 0] for one in data]
-        # Not seaborn's: it passes matplotlib an argument that 3.11 warns about and 3.13 will not take.
-        boxes = ax.boxplot(
-            above,
-            positions=x,
-            widths=0.26,
-            whis=(5, 95),
-            showfliers=False,
-            patch_artist=True,
-            manage_ticks=False,
-        )
-        _colour(boxes, site)
-        foot(ax, [at for at, one in zip(x, data, strict=True) if (one == 0).any()], SITES[site])
-        if above[-1].size:
-            labels.append(Label(SITE_WORDS[site], float(np.median(above[-1])), SITES[site]))
-    ax.set_xlim(-0.5, len(tables) - 0.5)
-    ax.set_xticks(range(len(tables)), [shorten_name(name, 24) for name in tables], color=INK)
-    label_ends(ax, labels)
-
-
-def _colour(boxes: dict[str, list[Any]], site: str) -> None:
-    """Colour boxes, whiskers and medians by site: hollow before the norm, filled after it."""
-    hollow = site == INPUT
-    for box in boxes["boxes"]:
-        box.set(facecolor=SURFACE if hollow else SITES[site], edgecolor=SITES[site], linewidth=1.2)
-    for line in [*boxes["whiskers"], *boxes["caps"]]:
-        line.set(color=SITES[site], linewidth=1.1)
-    for line in boxes["medians"]:
-        line.set(color=SITES[site] if hollow else INK, linewidth=1.5)
 
 
 def batch_sensitivity(
@@ -194,9 +184,9 @@ def batch_sensitivity(
         ValueError: no norm fired in all recordings.
         NoSamplesError: a recording keeps no raw rows, or shares none with the largest batches.
     """
-    by_name = {name: named(sizes) for name, sizes in recordings.items()}
+    by_name = {name: _named(sizes) for name, sizes in recordings.items()}
     every = {f"{name} {size}": source for name, sizes in by_name.items() for size, source in sizes.items()}
-    norm = shared(every, layer)[0]
+    norm = _shared(every, layer)[0]
     sizes = sorted({size for found in by_name.values() for size in found})
     found = {name: _changes(sources, norm, sizes) for name, sources in by_name.items()}
     gaps = [
@@ -208,22 +198,15 @@ def batch_sensitivity(
         chart = axes[0]
         chart.set_ylim(-0.02, 1.08 * max([0.1, *(float(frame.max().max()) for frame in found.values())]))
         chart.set_xlim(-0.4, len(sizes) - 0.6)
-        lines(chart, found)
+        _lines(chart, found)
         chart.xaxis.set_major_locator(FixedLocator(list(range(len(sizes)))))
         chart.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{sizes[int(x)]:,}"))
         chart.set_xlabel("batch size")
         note(chart, "\n".join(gaps), x=0.98, y=0.96, ha="right", va="top")
         title(chart, f"How far one sample's output is from that in batches of {sizes[-1]:,}, ÷ its length")
 
-    plan = Plan(
-        title="Sensitivity to the batch size",
-        caption="",
-        aria_label=f"Change of the output after {norm} with batches of {', '.join(map(str, sizes))}.",
-        draw=draw,
-        heights=(2.0,),
-        margins=(0.78, 1.9, 0.5, 0.34),
-    )
-    drawn: Axes = place(plan, ax)
+    label = f"Change of the output after {norm} with batches of {', '.join(map(str, sizes))}."
+    drawn: Axes = place(_of_lines("Sensitivity to the batch size", label, draw, below=0.5), ax)
     return drawn
 
 
@@ -233,37 +216,45 @@ def _changes(sources: Mapping[int, Tables], norm: str, sizes: list[int]) -> pd.D
     return changes.quantile(np.array(BAND)).unstack().reindex(sizes).reset_index(drop=True)
 
 
-BAND = (0.05, 0.5, 0.95)
-_SHIFT = 0.06  # of a column, between the bars of neighbouring recordings
-
-Name = TypeVar("Name", bound=Hashable)
-
-
-def named(recordings: Mapping[Name, Tables | HasTables]) -> dict[Name, Tables]:
-    """Return the tables of recordings by name, refusing none at all."""
+def _named(recordings: Mapping[Name, Tables | HasTables]) -> dict[Name, Tables]:
+    """The tables of recordings by name, refusing none at all."""
     if not recordings:
         raise ValueError("there is no recording to draw; give at least one, by what to call it")
-    return {name: by_depth.tables_of(source) for name, source in recordings.items()}
+    return {name: layer_statistics.tables_of(source) for name, source in recordings.items()}
 
 
-def shared(tables: Mapping[str, Tables], layer: str | None) -> list[str]:
-    """Return the norms that fired in all recordings, in the order of the first; only `layer` if given.
+def _shared(tables: Mapping[str, Tables], layer: str | None) -> list[str]:
+    """The norms that fired in all recordings, in the order of the first; only `layer` if given.
 
     Raises:
         ValueError: there is none, or `layer` is not one.
     """
-    fired = {name: list(map(str, by_depth.norms(source)["layer"])) for name, source in tables.items()}
+    fired = {name: list(map(str, layer_statistics.norms(source)["layer"])) for name, source in tables.items()}
     common = [norm for norm in next(iter(fired.values())) if all(norm in norms for norms in fired.values())]
     if layer is None and common:
         return common
     if layer is not None and layer in common:
         return [layer]
     wanted = "a norm" if layer is None else f"the norm {layer!r}"
-    told = "; ".join(f"{name}: {', '.join(map(repr, norms[:3])) or 'none'}" for name, norms in fired.items())
-    raise ValueError(f"{wanted} must have fired in all {len(tables)} recordings; norms of {told}")
+    listed = "; ".join(
+        f"{name}: {', '.join(map(repr, norms[:3])) or 'none'}" for name, norms in fired.items()
+    )
+    raise ValueError(f"{wanted} must have fired in all {len(tables)} recordings; norms of {listed}")
 
 
-def lines(ax: Axes, found: Mapping[str, pd.DataFrame]) -> None:
+def _of_lines(heading: str, aria_label: str, draw: Callable[[Sequence[Axes]], None], *, below: float) -> Plan:
+    """The figure of one chart with a line for each recording, named at its right end.
+
+    Args:
+        heading: of its section.
+        aria_label: one sentence.
+        draw: puts it on its axes.
+        below: room below the chart, inches.
+    """
+    return Plan(heading, "", aria_label, draw, heights=(2.0,), margins=(0.78, 1.9, below, 0.34))
+
+
+def _lines(ax: Axes, found: Mapping[str, pd.DataFrame]) -> None:
     """Draw a median and a bar from 5 to 95 % per column of the axis, a line for each recording.
 
     Args:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from normprobe.figures.data import by_depth
-from normprobe.figures.data.norm_panel import Panel, summarize
-from normprobe.figures.drawing.canvas import Plan, place
+from normprobe.figures.data import layer_statistics
+from normprobe.figures.data.norm_panel import SITES, Panel, summarize
+from normprobe.figures.drawing.canvas import Facts, Plan, place
 from normprobe.figures.plots import norm_panel_charts
 from normprobe.formatting import format_count, shorten_name
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -34,7 +34,7 @@ def norm_panel(tables: Tables | HasTables, layer: str, *, ax: Any = None) -> Any
     Raises:
         ValueError: `ax` holds another number of axes, or no norm of this name fired.
     """
-    return place(plan(by_depth.tables_of(tables), layer), ax)
+    return place(plan(layer_statistics.tables_of(tables), layer), ax)
 
 
 def plan(tables: Tables, layer: str) -> Plan:
@@ -49,28 +49,40 @@ def plan(tables: Tables, layer: str) -> Plan:
         norm_panel_charts.features(axes[3:5], found)
         norm_panel_charts.samples(axes[5], found)
 
-    means, variances = (
-        " to ".join(found.text(site, key) for site in by_depth.SITES) for key in ("mean", "variance")
-    )
     return Plan(
         title=layer or "(the model)",
-        caption=_caption(found),
-        aria_label=(
-            f"{shorten_name(layer, 60) or 'The model'} before and after: mean {means}, variance {variances}."
-        ),
+        caption=caption(found),
+        aria_label=aria_label(found),
         draw=draw,
         heights=(1.32, 1.32),
         columns=3,
         margins=(0.55, 0.22, 0.32, 0.34),
         gaps=(0.58, 0.68),
+        facts=facts(found),
     )
 
 
-def _caption(found: Panel) -> str:
-    """Return how many rows and samples the charts rest on."""
-    rows = len(found.values[INPUT])
-    seen = int(found.moments[INPUT]["n_samples"])
-    text = f"Mean and variance of {format_count(seen, found.unit)}; "
-    text += f"histograms of values from {format_count(rows, 'kept row')}"
-    kept = len(found.samples[INPUT])
-    return f"{text}, variances per {found.unit} of {format_count(kept)} kept."
+def facts(found: Panel) -> Facts:
+    """What the caption states: how many samples and rows the charts rest on."""
+    return {
+        "layer": found.layer,
+        "kind": found.kind,
+        "seen": found.seen,
+        "kept_rows": max(len(rows) for rows in found.values.values()),
+        "kept_samples": max(len(variances) for variances in found.samples.values()),
+    }
+
+
+def caption(found: Panel) -> str:
+    """How many samples and rows the charts rest on."""
+    stated = facts(found)
+    text = f"Mean and variance of {format_count(stated['seen'], found.unit)}; "
+    text += f"histograms of values from {format_count(stated['kept_rows'], 'kept row')}"
+    return f"{text}, variances per {found.unit} of {format_count(stated['kept_samples'])} kept."
+
+
+def aria_label(found: Panel) -> str:
+    """One sentence for those who do not see the panel."""
+    means, variances = (" to ".join(found.text(site, key) for site in SITES) for key in ("mean", "variance"))
+    name = shorten_name(found.layer, 60) or "The model"
+    return f"{name} before and after: mean {means}, variance {variances}."

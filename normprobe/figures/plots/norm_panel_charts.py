@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis, YAxis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from normprobe.figures.data.by_depth import NEAR_ZERO
 from normprobe.figures.drawing.axes import foot, log_limits, note, positive, size_in_points, title, use_log
-from normprobe.figures.drawing.palette import GRID, INK, MUTED, SITE_WORDS, SITES, SMALL, TEXT
+from normprobe.figures.drawing.palette import GRID, INK, MUTED, SMALL, TEXT, site_look
 from normprobe.formatting import format_number, format_tick, plural
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 BINS = 40
 MOST_BARS = 96  # features that get a bar each
+NEAR_ZERO = 1e-6  # times the median feature's variance: the axis does not reach that low
 MOST_DOTS = 800  # features that get a dot in the chart of one sample
 SYMLOG = 20.0  # times the median |value|
 
@@ -29,7 +29,7 @@ SYMLOG = 20.0  # times the median |value|
 def values(ax: Axes, panel: Panel, site: str) -> None:
     """Draw the histogram of one site's kept values, between the percentiles 0.5 and 99.5."""
     moments = panel.moments[site]
-    word = SITE_WORDS[site]
+    word = site_look(site).label
     title(ax, f"Values {word}: mean {panel.text(site, 'mean')}, var {panel.text(site, 'variance')}")
     data = panel.values[site][np.isfinite(panel.values[site])]
     if not data.size:
@@ -47,7 +47,7 @@ def values(ax: Axes, panel: Panel, site: str) -> None:
         bins=BINS,
         binrange=(low, high),
         element="step",
-        color=SITES[site],
+        color=site_look(site).colour,
         alpha=0.8,
         linewidth=0,
         ax=ax,
@@ -84,7 +84,7 @@ def one_sample(ax: Axes, panel: Panel) -> None:
 
 
 def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return which features get a dot: all up to a limit; beyond it the extreme ones and every k-th."""
+    """Which features get a dot: all up to a limit; beyond it the extreme ones and every k-th."""
     ok = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     if len(ok) <= MOST_DOTS:
         return ok
@@ -100,7 +100,7 @@ def features(axes: Sequence[Axes], panel: Panel) -> None:
     median = float(np.median(shown)) if shown.size else 1.0
     limits = log_limits(shown[shown >= NEAR_ZERO * median], room=10)
     for ax, (site, data) in zip(axes, panel.features.items(), strict=True):
-        title(ax, f"Variance per feature, {SITE_WORDS[site]}")
+        title(ax, f"Variance per feature, {site_look(site).label}")
         if not panel.defined:
             _empty(ax, f"1 {panel.unit}: variances\nacross {plural(panel.unit)} are undefined")
             continue
@@ -109,8 +109,12 @@ def features(axes: Sequence[Axes], panel: Panel) -> None:
             continue
         use_log(ax.yaxis, limits)
         near = int((data < NEAR_ZERO * median).sum())
-        _feature_bars(ax, data, SITES[site], limits[0])
-        foot(ax, [float(i) for i in np.flatnonzero(data < NEAR_ZERO * median)][:MOST_BARS], SITES[site])
+        _feature_bars(ax, data, site_look(site).colour, limits[0])
+        foot(
+            ax,
+            [float(i) for i in np.flatnonzero(data < NEAR_ZERO * median)][:MOST_BARS],
+            site_look(site).colour,
+        )
         if near:
             note(ax, f"{near} near 0", x=0.995, y=1.0, ha="right", va="top")
         _plain(ax.xaxis, whole=True)
@@ -135,33 +139,50 @@ def samples(ax: Axes, panel: Panel) -> None:
     title(ax, f"Variance per {panel.unit}")
     shown = {site: positive(data) for site, data in panel.samples.items()}
     both = np.concatenate(list(shown.values()))
-    if len(panel.samples[INPUT]) < 2 or not both.size:
-        why = f"1 {panel.unit}: undefined" if len(panel.samples[INPUT]) < 2 else "all variances are 0"
-        _empty(ax, why)
+    if reason := _no_variances(panel, both):
+        _empty(ax, reason)
         return
     limits = log_limits(both)
     use_log(ax.xaxis, limits)
     ax.grid(False)
     edges = np.geomspace(*limits, BINS + 1)
     for site, data in shown.items():
+        colour = site_look(site).colour
         share = np.histogram(data, edges)[0] * 100 / max(1, len(panel.samples[site]))
-        ax.stairs(share, edges, fill=True, color=SITES[site], alpha=0.62, linewidth=0)
-        ax.stairs(share, edges, color=SITES[site], linewidth=0.8)
-        zeros = int((panel.samples[site] == 0).sum())
-        if zeros:
-            ax.plot(
-                [0], [0], marker="v", markersize=4, color=SITES[site], transform=ax.transAxes, clip_on=False
-            )
+        ax.stairs(share, edges, fill=True, color=colour, alpha=0.62, linewidth=0)
+        ax.stairs(share, edges, color=colour, linewidth=0.8)
+        if (panel.samples[site] == 0).any():
+            ax.plot([0], [0], marker="v", markersize=4, color=colour, transform=ax.transAxes, clip_on=False)
     ax.set_ylim(0, max(ax.get_ylim()[1], 1) * 1.25)
     _percent(ax)
-    place = 0.995
-    for site in reversed(shown):
-        zeros = int((panel.samples[site] == 0).sum())
-        text = SITE_WORDS[site] + (f" ({zeros} at 0)" if zeros else "")
+    _name_histograms(ax, panel)
+
+
+def _no_variances(panel: Panel, positive_ones: np.ndarray) -> str:
+    """Why there are no variances of samples to compare, "" where there are."""
+    kept = max(map(len, panel.samples.values()))
+    if kept > 1:
+        return "" if positive_ones.size else "all variances are 0"
+    return f"1 {panel.unit}: undefined" if kept == 1 or panel.seen == 1 else "none kept"
+
+
+def _name_histograms(ax: Axes, panel: Panel) -> None:
+    """Write the sites in the corner, each in its colour, with how many samples lie at 0."""
+    right = 0.995
+    for site, data in reversed(panel.samples.items()):
+        zeros, look = int((data == 0).sum()), site_look(site)
+        text = look.label + (f" ({zeros} at 0)" if zeros else "")
         ax.text(
-            place, 0.985, text, color=SITES[site], transform=ax.transAxes, ha="right", va="top", fontsize=TEXT
+            right,
+            0.985,
+            text,
+            color=look.colour,
+            transform=ax.transAxes,
+            ha="right",
+            va="top",
+            fontsize=TEXT,
         )
-        place -= 0.02 + 0.024 * len(text)
+        right -= 0.02 + 0.024 * len(text)
 
 
 def _bare(ax: Axes) -> None:
@@ -206,7 +227,7 @@ def _symlog(axis: Axis, data: np.ndarray) -> bool:
 
 
 def _roomy(axis: Axis, ticks: Sequence[float]) -> list[float]:
-    """Return those ticks, the first ones first, that leave room between one another."""
+    """Those ticks, the first ones first, that leave room between one another."""
     ax, along = axis.axes, int(isinstance(axis, YAxis))
     least = 11 if along else 26
     length = size_in_points(ax)[along]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +14,19 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import Affine2D, Transform
 
-from normprobe.figures.data import by_depth
+from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.axes import LABEL_GAP, note, push_apart, size_in_points
-from normprobe.figures.drawing.canvas import Hit, Plan, place
+from normprobe.figures.drawing.canvas import Facts, Hit, Plan, place
 from normprobe.figures.drawing.palette import ACCENT, GRID, INK, MUTED, SMALL
 from normprobe.formatting import format_count, format_number, role_labels, shorten_name, spots
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
 
-if TYPE_CHECKING:
-    pass
 
 CLEAR, FULL = 3.0, 300.0  # times the median feature
+OUTLIER = 10.0  # times the median feature
 MOST_COLUMNS = 1000
 MOST_NUMBERED = 6
 MOST_LABELS = 31
@@ -45,7 +45,7 @@ def outlier_map(tables: Tables | HasTables, *, ax: Any = None) -> Axes:
     Raises:
         ValueError: no norm other than BatchNorm has a feature of finite values.
     """
-    axes: Axes = place(plan(by_depth.tables_of(tables)), ax)
+    axes: Axes = place(plan(layer_statistics.tables_of(tables)), ax)
     return axes
 
 
@@ -67,13 +67,13 @@ class OutlierMap:
 
 
 def supported(tables: Tables) -> bool:
-    """Return whether there are four norms of one width, other than BatchNorms."""
-    return len(_chosen(tables)) >= 4
+    """Whether there are four norms of one width, other than BatchNorms."""
+    return len(_commonest_width(tables)) >= 4
 
 
-def _chosen(tables: Tables) -> pd.DataFrame:
-    """Return the norms of the commonest width, the wider one of two equally common."""
-    norms = by_depth.norms(tables)
+def _commonest_width(tables: Tables) -> pd.DataFrame:
+    """The norms of the commonest width, the wider one of two equally common."""
+    norms = layer_statistics.norms(tables, INPUT)
     norms = norms[(norms["kind"] != "batch_norm") & (norms["n_features"] > 1)]
     widths = norms["n_features"].value_counts()
     if widths.empty:
@@ -85,19 +85,20 @@ def _chosen(tables: Tables) -> pd.DataFrame:
 
 def summarize(tables: Tables) -> OutlierMap:
     """Take from the tables what the map shows."""
-    chosen = _chosen(tables)
+    chosen = _commonest_width(tables)
     layers = list(chosen["layer"])
     if not layers:
         raise ValueError("the recording has no norm with features to compare (BatchNorms are left out)")
-    largest = by_depth.largest_values(tables, layers)
-    grid = largest.pivot(index="layer", columns="feature", values="value").reindex(layers)
-    typical = grid.median(axis=1)
-    ratios = grid.div(typical.where(typical > 0), axis=0)
+    largest = layer_statistics.largest_values(tables, layers)
+    ratios = largest.pivot(index="layer", columns="feature", values="ratio").reindex(layers)
     above = (ratios > OUTLIER).sum()
     order = pd.DataFrame({"n": above[above > 0], "peak": ratios.max()[above > 0]})
     columns = order.sort_values(["n", "peak"], ascending=False)["n"]
     return OutlierMap(
-        ratios, by_depth.peaks(tables, layers), columns, max(1, -(-grid.shape[1] // MOST_COLUMNS))
+        ratios,
+        layer_statistics.peaks(tables, layers),
+        columns,
+        max(1, -(-ratios.shape[1] // MOST_COLUMNS)),
     )
 
 
@@ -113,11 +114,9 @@ def plan(tables: Tables) -> Plan:
         draw=lambda axes: _draw(axes[0], found),
         heights=(float(np.clip(0.16 * rows, 1.3, most)),),
         margins=(1.95, 1.15, 0.5, 0.78),
-        hits=tuple(
-            Hit(str(layer), row, row + 1, numbers(found, str(layer)))
-            for row, layer in enumerate(found.ratios.index)
-        ),
+        hits=tuple(Hit(layer, row, row + 1, text) for row, (layer, text) in enumerate(numbers(found))),
         hit_axis="y",
+        facts=facts(found),
     )
 
 
@@ -143,10 +142,10 @@ def _draw(ax: Axes, found: OutlierMap) -> None:
         xticklabels=False,
         yticklabels=False,
     )
-    _scale(ax, bar_ax)
+    _opacity_scale(ax, bar_ax)
     for spine in ax.spines.values():
         spine.set(visible=True, color=GRID)
-    _rows(ax, list(map(str, found.ratios.index)))
+    _name_rows(ax, list(map(str, found.ratios.index)))
     per = found.pooled
     ticks = _round_ticks(features)
     ax.xaxis.set_major_locator(FixedLocator([(tick + 0.5) / per for tick in ticks]))
@@ -163,7 +162,7 @@ def _draw(ax: Axes, found: OutlierMap) -> None:
     )
 
 
-def _scale(ax: Axes, bar_ax: Axes) -> None:
+def _opacity_scale(ax: Axes, bar_ax: Axes) -> None:
     """Write the scale of the opacity."""
     bar = ax.collections[0].colorbar
     if bar is None or bar.solids is None:
@@ -175,7 +174,7 @@ def _scale(ax: Axes, bar_ax: Axes) -> None:
     bar_ax.yaxis.set_major_formatter(FixedFormatter(["≤ 3×", "10×", "30×", "100×", "≥ 300×"]))
 
 
-def _rows(ax: Axes, layers: Sequence[str]) -> None:
+def _name_rows(ax: Axes, layers: Sequence[str]) -> None:
     """Name the rows: block and role, every k-th where there are many."""
     places = spots(layers)
     names = role_labels(list(dict.fromkeys(spot.role for spot in places.values())))
@@ -195,7 +194,7 @@ def _rows(ax: Axes, layers: Sequence[str]) -> None:
 
 
 def _round_ticks(features: int) -> list[int]:
-    """Return round feature numbers, at most eight."""
+    """Round feature numbers, at most eight."""
     raw = max(1.0, features / 7)
     power = 10 ** int(np.floor(np.log10(raw)))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
@@ -217,55 +216,64 @@ def _number_columns(ax: Axes, found: OutlierMap) -> None:
 
 
 def _above(ax: Axes) -> Transform:
-    """Return the transform whose units are points, right and up from the chart's top left corner."""
+    """The transform whose units are points, right and up from the chart's top left corner."""
     width, height = size_in_points(ax)
     return Affine2D().scale(1 / width, 1 / height).translate(0, 1) + ax.transAxes
 
 
-OUTLIER = 10.0  # times the median feature
-
-
-def numbers(found: OutlierMap, layer: str) -> str:
-    """Return what hovering over a row says."""
-    peak = found.worst.loc[layer]
-    if pd.isna(peak["feature"]):
-        return f"{layer}\nno finite values"
-    ratio = found.ratios.loc[layer].max()
-    over = int((found.ratios.loc[layer] > OUTLIER).sum())
-    return (
-        f"{layer}\nlargest |value|: {format_number(peak['worst'])} in feature {int(peak['feature'])}, "
-        f"{format_number(ratio)}× the median feature\nfeatures above 10×: {format_count(over)}"
-    )
+def facts(found: OutlierMap) -> Facts:
+    """What the caption states: the features above ten times the median one, and in how many norms."""
+    norms, features = found.ratios.shape
+    return {
+        "norms": norms,
+        "features": features,
+        "outliers": tuple((int(str(feature)), int(count)) for feature, count in found.columns.items()),
+        "largest_ratio": None if found.ratios.isna().all(axis=None) else found.ratios.max().max(),
+    }
 
 
 def caption(found: OutlierMap) -> str:
-    """Return what to look at, with the numbers filled in."""
-    rows = len(found.ratios)
-    facts = [
-        f"**Feature {feature}** exceeds 10× the median feature in {count} of {format_count(rows, 'norm')}."
-        for feature, count in found.columns.head(3).items()
+    """What to look at, with the facts in it."""
+    stated = facts(found)
+    norms, outliers = format_count(stated["norms"], "norm"), stated["outliers"]
+    runs = [
+        f"**Feature {feature}** exceeds 10× the median feature in {count} of {norms}."
+        for feature, count in outliers[:3]
     ]
-    if len(found.columns) > 3:
-        others = len(found.columns) - 3
+    if others := len(outliers[3:]):
         verb = "exceeds" if others == 1 else "exceed"
-        facts.append(f"{format_count(others, 'other feature')} {verb} it somewhere.")
-    if not facts:
-        top = format_number(found.ratios.max().max())
-        facts = [f"No feature exceeds 10× the median feature; the largest reaches {top}×."]
-    if found.ratios.isna().all(axis=None):
-        facts = ["No feature has a finite value above 0 here."]
+        runs.append(f"{format_count(others, 'other feature')} {verb} it somewhere.")
+    if stated["largest_ratio"] is None:
+        runs = ["No feature has a finite value above 0 here."]
+    elif not outliers:
+        top = format_number(stated["largest_ratio"])
+        runs = [f"No feature exceeds 10× the median feature; the largest reaches {top}×."]
     ending = (
         "A lone column is an outlier feature; a full row is a layer where many features differ "
         "from the typical one."
     )
-    return " ".join(["A column is one feature through all depth.", *facts, ending])
+    return " ".join(["A column is one feature through all depth.", *runs, ending])
 
 
 def aria_label(found: OutlierMap) -> str:
-    """Return one sentence for those who do not see the map."""
-    rows, columns = found.ratios.shape
-    text = f"Outlier map of {format_count(rows, 'norm')} and {format_count(columns, 'feature')}:"
-    if found.columns.empty:
+    """One sentence for those who do not see the map."""
+    stated = facts(found)
+    text = f"Outlier map of {format_count(stated['norms'], 'norm')} and "
+    text += f"{format_count(stated['features'], 'feature')}:"
+    if not stated["outliers"]:
         return f"{text} no feature exceeds 10 times the median feature."
-    feature, count = found.columns.index[0], found.columns.iloc[0]
+    feature, count = stated["outliers"][0]
     return f"{text} feature {feature} exceeds 10 times the median feature in {count} of the norms."
+
+
+def numbers(found: OutlierMap) -> Iterator[tuple[str, str]]:
+    """Each layer and its numbers, as hovering over its row shows them."""
+    for layer, (_, ratios) in zip(map(str, found.ratios.index), found.ratios.iterrows(), strict=True):
+        peak = found.worst.loc[layer]
+        if pd.isna(peak["feature"]):
+            yield layer, f"{layer}\nno finite values"
+            continue
+        over = format_count(int((ratios > OUTLIER).sum()))
+        worst = f"{format_number(peak['worst'])} in feature {int(peak['feature'])}"
+        times = f"{format_number(ratios.max())}× the median feature"
+        yield layer, f"{layer}\nlargest |value|: {worst}, {times}\nfeatures above 10×: {over}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,28 +11,28 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from normprobe.figures.data import by_depth
+from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title
-from normprobe.figures.drawing.canvas import Hit, Plan, place
+from normprobe.figures.drawing.canvas import Facts, Plan, column_hits, place
 from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare
 from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, SURFACE
 from normprobe.formatting import format_count, format_number, format_range, format_tick, sample_word
+from normprobe.tables.measures.running_statistics import running_channels
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
 
-if TYPE_CHECKING:
-    pass
-    from normprobe.tables.frames import Tables
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+FEW = 1000  # values per channel; the standard error of a variance is √(2/n) of it, 4 % here
 
 
 def running_statistics(tables: Tables | HasTables, *, ax: Any = None) -> Any:
     """Draw how far BatchNorm's running mean and variance are from what the layer itself observed.
 
-    Observed variances are multiplied by n/(n - 1), as the running variance collects them.
+    Observed variances are multiplied by n/(n - 1), as the running variance collects them; eps is added to
+    both, as the layer does.
 
     Args:
         tables: a recording or its tables.
@@ -44,21 +44,25 @@ def running_statistics(tables: Tables | HasTables, *, ax: Any = None) -> Any:
     Raises:
         ValueError: `ax` holds another number of axes, or no BatchNorm has running statistics.
     """
-    return place(plan(by_depth.tables_of(tables)), ax)
+    return place(plan(layer_statistics.tables_of(tables)), ax)
 
 
 @dataclass(frozen=True)
-class Audit:
+class RunningStatistics:
     """The numbers of the figure.
 
     Attributes:
         depth: the columns.
-        means: a row per column: quantiles over channels of (observed - running) ÷ running standard deviation.
+        means: a row per column: quantiles over channels of (observed - running) ÷ running standard deviation,
+            the layer's eps included.
         variances: the same of observed ÷ running variance.
-        constant: channels left out because a variance is 0 or undefined.
+        constant: channels left out because they vary by no more than rounding.
         channels: how many channels there are.
-        nonfinite: columns that met NaN or Inf.
-        facts: sentences on how much was seen and in which mode.
+        nonfinite: columns whose input has NaN or Inf.
+        trained: how many of the layers ran in train mode.
+        values: the fewest and the most values seen per channel.
+        examples: the most examples that a layer saw.
+        example: what one of them is called, in the right number.
     """
 
     depth: DepthAxis
@@ -67,48 +71,51 @@ class Audit:
     constant: int
     channels: int
     nonfinite: tuple[int, ...]
-    facts: str
+    trained: int
+    values: tuple[int, int]
+    examples: int
+    example: str
 
 
 def supported(tables: Tables) -> bool:
-    """Return whether any BatchNorm has running statistics."""
-    return bool(_channels(tables)["running_var"].notna().any())
+    """Whether any BatchNorm has running statistics."""
+    return not running_channels(tables).empty
 
 
-def _channels(tables: Tables) -> pd.DataFrame:
-    """Return the channels of BatchNorm inputs that have running statistics."""
-    features = tables.features
-    mine = features[(features["kind"] == "batch_norm") & (features["site"] == INPUT)]
-    return mine[mine["running_var"].notna()]
-
-
-def summarize(tables: Tables) -> Audit:
+def summarize(tables: Tables) -> RunningStatistics:
     """Take from the tables what the figure shows."""
-    channels = _channels(tables)
+    channels = running_channels(tables)
     if channels.empty:
         raise ValueError("no BatchNorm of this recording has running statistics")
-    norms = by_depth.norms(tables)
+    norms = layer_statistics.norms(tables, INPUT)
     norms = norms[norms["layer"].isin(channels["layer"])]
-    count = channels["count"].astype(float)
-    mean = channels["seen_mean"].fillna(channels["mean"])
-    unbiased = channels["seen_variance"].fillna(channels["variance"]) * count / (count - 1).where(count > 1)
-    moving = (unbiased > 0) & (channels["running_var"] > 0)
-    mean = (mean - channels["running_mean"]) / np.sqrt(channels["running_var"])
-    order = list(norms["layer"])
-    frame = channels[by_depth.KEYS].assign(mean=mean, variance=unbiased / channels["running_var"])[moving]
-    means, variances = (
-        by_depth.quantiles(frame, QUANTILES, column).droplevel("site").reindex(order).reset_index(drop=True)
-        for column in ("mean", "variance")
+    order, examples = list(norms["layer"]), int(norms["n_samples"].max())
+    frame, count = channels[~channels["constant"]], channels["count"]
+    means, logarithms = (
+        layer_statistics.quantiles(frame, QUANTILES, column)
+        .droplevel("site")
+        .reindex(order)
+        .reset_index(drop=True)
+        for column in ("shift", "log_variance_ratio")
     )
-    return Audit(
-        depth=by_depth.depth_axis(norms),
+    return RunningStatistics(
+        depth=layer_statistics.depth_axis(norms),
         means=means,
-        variances=variances,
-        constant=int((~moving).sum()),
+        variances=logarithms.map(np.exp),
+        constant=int(channels["constant"].sum()),
         channels=len(channels),
         nonfinite=tuple(int(i) for i in np.flatnonzero(norms["nonfinite"].to_numpy() > 0)),
-        facts=facts(tables, norms, count),
+        trained=_in_train_mode(tables, norms),
+        values=(int(count.min()), int(count.max())),
+        examples=examples,
+        example=sample_word(tables.meta, "example", examples),
     )
+
+
+def _in_train_mode(tables: Tables, norms: pd.DataFrame) -> int:
+    """How many of these norms ran in train mode, where running statistics are not used."""
+    training = tables.ledger.set_index("layer")["training"].reindex(norms["layer"])
+    return int(training.astype("string").str.contains("train").fillna(False).sum())
 
 
 def plan(tables: Tables) -> Plan:
@@ -130,14 +137,12 @@ def plan(tables: Tables) -> Plan:
         draw=draw,
         heights=(1.75, 1.75),
         margins=margins(found.depth, right=1.2),
-        hits=tuple(
-            Hit(layer, column - 0.5, column + 0.5, numbers(found, column))
-            for column, layer in enumerate(found.depth.layers)
-        ),
+        hits=column_hits(numbers(found)),
+        facts=facts(found),
     )
 
 
-def _means(ax: Axes, found: Audit) -> None:
+def _means(ax: Axes, found: RunningStatistics) -> None:
     """Draw the standardised differences of the means."""
     finite = found.means.to_numpy()[np.isfinite(found.means.to_numpy())]
     reach = max(0.5, float(np.abs(finite).max()) if finite.size else 0)
@@ -151,7 +156,7 @@ def _means(ax: Axes, found: Audit) -> None:
     title(ax, "Mean: (observed − running) ÷ running standard deviation")
 
 
-def _variances(ax: Axes, found: Audit) -> None:
+def _variances(ax: Axes, found: RunningStatistics) -> None:
     """Draw the ratios of the variances."""
     values = np.append(found.variances.to_numpy().ravel(), [1.0])
     low, high = log_limits(values, room=16)
@@ -172,7 +177,7 @@ def _variances(ax: Axes, found: Audit) -> None:
     title(ax, "Variance: observed ÷ running")
 
 
-def _boxes(ax: Axes, found: Audit, rows: pd.DataFrame) -> None:
+def _boxes(ax: Axes, found: RunningStatistics, rows: pd.DataFrame) -> None:
     """Draw per column thin 5-95 %, thick 25-75 % and the median; bands and a line where there are many."""
     x = rows.index[rows[0.5].notna()]
     rows = rows.loc[x]
@@ -195,69 +200,71 @@ def _boxes(ax: Axes, found: Audit, rows: pd.DataFrame) -> None:
     )
 
 
-FEW = 1000  # values per channel; the standard error of a variance is √(2/n) of it, 4 % here
+def facts(found: RunningStatistics) -> Facts:
+    """What the caption states: the mode, how much was seen, and what was left out."""
+    middle = found.variances[0.5]
+    return {
+        "layers": len(found.depth.layers),
+        "trained": found.trained,
+        "examples": found.examples,
+        "values_per_channel": found.values,
+        "channels": found.channels,
+        "constant_channels": found.constant,
+        "variance_ratio": (middle.min(), middle.max()),
+    }
 
 
-def facts(tables: Tables, norms: pd.DataFrame, count: pd.Series[float]) -> str:
-    """Say in which mode the layers ran, and how much they saw.
-
-    Args:
-        tables: the tables.
-        norms: the BatchNorms' rows of `frames.norms`.
-        count: values seen per channel.
-
-    Returns:
-        Two sentences.
-    """
-    training = tables.ledger.set_index("layer")["training"].reindex(norms["layer"])
-    trained = int(training.astype("string").str.contains("train").fillna(False).sum())
-    if trained:
-        mode = (
-            f"{trained} of {format_count(len(norms), 'layer')} ran in train mode, where the batch’s own "
-            "statistics normalize and the running ones are not used"
-        )
-    else:
-        mode = (
-            "In evaluation mode the layer normalizes with the running numbers, so what lies off the line "
-            "comes out neither centred nor of unit variance"
-        )
-    low, high = int(count.min()), int(count.max())
-    values = (
-        format_count(low, "value") if low == high else f"{format_count(low)} to {format_count(high)} values"
-    )
-    examples = int(norms["n_samples"].max())
-    seen = f"{format_count(examples)} {sample_word(tables.meta, 'example', examples)}"
-    noise = "; so few carry sampling error of their own" if low < FEW else ""
-    return f"{mode}. {seen} and {values} per channel were seen{noise}."
-
-
-def caption(found: Audit) -> str:
-    """Return what to look at, with the numbers filled in."""
+def caption(found: RunningStatistics) -> str:
+    """What to look at, with the facts in it."""
     text = "Each bar is one BatchNorm: **thick** half of its channels, **thin** 90 %, **circle** the median."
-    text = f"{text} {found.facts}"
+    text = f"{text} {_mode(facts(found))}. {_seen(found)}."
     if found.constant:
         channels = format_count(found.channels, "channel")
         text += f" {format_count(found.constant)} of {channels} do not vary and are left out."
     return text
 
 
-def aria_label(found: Audit) -> str:
-    """Return one sentence for those who do not see the figure."""
-    middle = found.variances[0.5]
+def _mode(stated: Facts) -> str:
+    """In which mode the layers ran, and what that means for the figure."""
+    if trained := stated["trained"]:
+        return (
+            f"{trained} of {format_count(stated['layers'], 'layer')} ran in train mode, where the batch’s "
+            "own statistics normalize and the running ones are not used"
+        )
     return (
-        f"Running against observed statistics of {format_count(len(middle), 'BatchNorm')}: the median "
-        f"channel’s observed variance ÷ the running one is {format_range(middle.min(), middle.max())}."
+        "In evaluation mode the layer normalizes with the running numbers, so what lies off the line "
+        "comes out neither centred nor of unit variance"
     )
 
 
-def numbers(found: Audit, column: int) -> str:
-    """Return what hovering over a layer says."""
-    lines = [found.depth.layers[column]]
-    for word, frame in (
-        ("mean, running standard deviations off", found.means),
-        ("variance, observed ÷ running", found.variances),
-    ):
-        row = frame.iloc[column]
-        low, middle, high = (format_number(row[q]) for q in (0.05, 0.5, 0.95))
-        lines.append(f"{word}: median {middle}, 90 % {low} to {high}")
-    return "\n".join(lines)
+def _seen(found: RunningStatistics) -> str:
+    """How much the layers saw, and whether that is little."""
+    low, high = found.values
+    values = (
+        format_count(low, "value") if low == high else f"{format_count(low)} to {format_count(high)} values"
+    )
+    noise = "; so few carry sampling error of their own" if low < FEW else ""
+    return f"{format_count(found.examples)} {found.example} and {values} per channel were seen{noise}"
+
+
+def aria_label(found: RunningStatistics) -> str:
+    """One sentence for those who do not see the figure."""
+    stated = facts(found)
+    return (
+        f"Running against observed statistics of {format_count(stated['layers'], 'BatchNorm')}: the median "
+        f"channel’s observed variance ÷ the running one is {format_range(*stated['variance_ratio'])}."
+    )
+
+
+def numbers(found: RunningStatistics) -> Iterator[tuple[str, str]]:
+    """Each layer and its numbers, as hovering shows them."""
+    charts = {
+        "mean, running standard deviations off": found.means,
+        "variance, observed ÷ running": found.variances,
+    }
+    for column, layer in enumerate(found.depth.layers):
+        lines = [layer]
+        for word, frame in charts.items():
+            low, middle, high = (format_number(frame.iloc[column][q]) for q in (0.05, 0.5, 0.95))
+            lines.append(f"{word}: median {middle}, 90 % {low} to {high}")
+        yield layer, "\n".join(lines)

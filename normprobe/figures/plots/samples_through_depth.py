@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +11,18 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from normprobe.figures.data import by_depth
+from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
-from normprobe.figures.drawing.canvas import Hit, Plan, place
+from normprobe.figures.drawing.canvas import Facts, Plan, column_hits, place
 from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare
 from normprobe.figures.drawing.palette import ACCENT, AFTER, BEFORE, SURFACE
 from normprobe.formatting import format_count, format_number, name_sample, plural, sample_word, shorten_name
+from normprobe.tables.measures.samples import sized_samples
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
 
-if TYPE_CHECKING:
-    pass
 
 IDENTITY = ["part", "call", "example", "position", "repeat"]
 MOST_EXTREME = 4
@@ -45,12 +45,12 @@ def samples_through_depth(tables: Tables | HasTables, *, ax: Any = None) -> Axes
     Raises:
         ValueError: no norm fired whose samples are those of the batch.
     """
-    axes: Axes = place(plan(by_depth.tables_of(tables)), ax)
+    axes: Axes = place(plan(layer_statistics.tables_of(tables)), ax)
     return axes
 
 
 @dataclass(frozen=True)
-class Stream:
+class SampleSizes:
     """The numbers of the figure.
 
     Attributes:
@@ -63,7 +63,7 @@ class Stream:
         unit: what one sample is called, singular.
         example: what one example is called.
         role: label of the role, empty where norms have none.
-        nonfinite: columns that met NaN or Inf.
+        nonfinite: columns whose input has NaN or Inf.
     """
 
     depth: DepthAxis
@@ -80,32 +80,32 @@ class Stream:
 
 
 def supported(tables: Tables) -> bool:
-    """Return whether there are four norms that number their samples alike, and eight samples."""
+    """Whether there are four norms that number their samples by the batch, and eight samples."""
     norms = _aligned(tables)
     return len(norms) >= 4 and int(norms["n_samples"].max()) >= 8
 
 
 def _aligned(tables: Tables) -> pd.DataFrame:
-    """Return the norms whose samples are numbered by the model's batch, so that one can be followed."""
-    norms = by_depth.norms(tables)
+    """The norms measured at the input whose samples are numbered by the batch: one sample can be followed."""
+    norms = layer_statistics.norms(tables, INPUT)
     aligned = tables.ledger.set_index("layer")["aligned"].reindex(norms.index)
     return norms[aligned.astype("boolean").fillna(True).to_numpy(dtype=bool)]
 
 
-def summarize(tables: Tables) -> Stream:
+def summarize(tables: Tables) -> SampleSizes:
     """Take from the tables what the figure shows."""
     norms = _aligned(tables)
     if norms.empty:
         raise ValueError("no norm of this recording numbers its samples by the batch: nothing to follow")
     chosen, sizes, role = _widest(tables, norms)
-    depth = by_depth.depth_axis(chosen)
+    depth = layer_statistics.depth_axis(chosen)
     medians = sizes.median()
     ratios = sizes.div(medians.where(medians > 0)).max(axis=1).sort_values(ascending=False)
     over = ratios[ratios > EXTREME]
     unit = str(chosen["sample_unit"].iloc[0])
     position = sizes.index.names.index("position")
     bands = sizes.quantile([0.01, 0.05, 0.5, 0.95, 0.99]).T.reset_index(drop=True)
-    return Stream(
+    return SampleSizes(
         depth=depth,
         sizes=sizes,
         bands=bands,
@@ -121,14 +121,14 @@ def summarize(tables: Tables) -> Stream:
 
 
 def _widest(tables: Tables, norms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """Return the norms of the role whose samples differ most, the sizes of their samples, the role's label.
+    """The norms of the role whose samples differ most, the sizes of their samples, the role's label.
 
     Roles count with at least half as many norms as the commonest one; without a role of three norms all norms
     of the commonest sample unit are taken.
     """
     unit = norms["sample_unit"].mode().iloc[0]
     norms = norms[norms["sample_unit"] == unit]
-    depth = by_depth.depth_axis(norms)
+    depth = layer_statistics.depth_axis(norms)
     roles = pd.Series(depth.roles, index=norms.index)
     counts = roles.value_counts()
     names = depth.labels(list(dict.fromkeys(roles)))
@@ -147,10 +147,9 @@ def _widest(tables: Tables, norms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
 
 
 def _sizes(tables: Tables, layers: list[str]) -> pd.DataFrame:
-    """Return the root mean square of each kept sample before each layer, a row per sample."""
-    samples = by_depth.of_layers(tables.samples, layers, INPUT)
-    size = np.sqrt(samples["mean"] ** 2 + samples["variance"])
-    frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=size)
+    """The root mean square of each kept sample before each layer, a row per sample."""
+    samples = layer_statistics.of_layers(sized_samples(tables), layers, INPUT)
+    frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=samples["rms"])
     frame[IDENTITY] = frame[IDENTITY].astype(object)
     return frame.pivot_table(index=IDENTITY, columns="layer", values="size", aggfunc="first").reindex(
         columns=layers
@@ -187,14 +186,12 @@ def plan(tables: Tables) -> Plan:
         draw=lambda axes: _draw(axes[0], found),
         heights=(2.5,),
         margins=margins(found.depth),
-        hits=tuple(
-            Hit(layer, column - 0.5, column + 0.5, numbers(found, column))
-            for column, layer in enumerate(found.depth.layers)
-        ),
+        hits=column_hits(numbers(found)),
+        facts=facts(found),
     )
 
 
-def _draw(ax: Axes, found: Stream) -> None:
+def _draw(ax: Axes, found: SampleSizes) -> None:
     """Draw bands, the median, the extreme samples, and their names."""
     x = np.arange(len(found.depth.layers))
     bands, lines = found.bands, [found.sizes.loc[[key]].iloc[0] for key in found.extreme]
@@ -229,47 +226,66 @@ def _draw(ax: Axes, found: Stream) -> None:
     prepare(ax, found.depth, last=True)
 
 
-def numbers(found: Stream, column: int) -> str:
-    """Return what hovering over a norm says."""
-    row, sizes = found.bands.iloc[column], found.sizes.iloc[:, column]
-    low, middle, high = (format_number(row[q]) for q in (0.05, 0.5, 0.95))
-    return (
-        f"{found.depth.layers[column]}\nroot mean square of one {found.unit}: median {middle}\n"
-        f"5–95 %: {low} to {high}\n"
-        f"largest of {format_count(int(sizes.count()))} kept: {format_number(sizes.max())}"
-    )
+def facts(found: SampleSizes) -> Facts:
+    """What the caption states: how many samples stand out, how far, and how many of them are first."""
+    medians = found.bands[0.5]
+    return {
+        "norms": len(medians),
+        "role": found.role or None,
+        "kept": len(found.sizes),
+        "over": found.over,
+        "first": found.first,
+        "largest_ratio": found.top if found.top > 0 else None,
+        "named": tuple(found.extreme.values()),
+        "medians": (medians.iloc[0], medians.iloc[-1]) if medians.notna().any() else None,
+    }
 
 
-def caption(found: Stream) -> str:
-    """Return what to look at, with the counts filled in."""
-    kept, over = len(found.sizes), found.over
-    if not found.top > 0:
+def caption(found: SampleSizes) -> str:
+    """What to look at, with the facts in it."""
+    stated = facts(found)
+    kept, over, first = stated["kept"], stated["over"], stated["first"]
+    if stated["largest_ratio"] is None:
         return f"No kept {found.unit} has finite values above 0 before these norms."
-    shown = "median, bands, the most extreme by name" if found.extreme else "median and bands"
+    shown = "median, bands, the most extreme by name" if stated["named"] else "median and bands"
     text = f"The same {format_count(kept, found.unit)} in every layer: {shown}."
     if not over:
-        return (
-            f"{text} None exceeds ten times the median; the largest reaches {format_number(found.top)} times."
-        )
+        largest = format_number(stated["largest_ratio"])
+        return f"{text} None exceeds ten times the median; the largest reaches {largest} times."
     verb = "exceeds" if over == 1 else "exceed"
     text += f" **{format_count(over)} of {format_count(kept)}** {verb} ten times the median somewhere"
-    if found.first and over == 1:
+    if first and over == 1:
         text += f"; it is the first {found.unit} of its {found.example}"
-    elif found.first:
-        which = "all of those" if found.first == over else f"{found.first} of those {over}"
+    elif first:
+        which = "all of those" if first == over else f"{first} of those {over}"
         text += f"; {which} are the first {found.unit} of their {found.example}"
     ending = "far above all others through many blocks carry massive activations"
     return f"{text}. A few {plural(found.unit)} {ending}."
 
 
-def aria_label(found: Stream) -> str:
-    """Return one sentence for those who do not see the figure."""
-    medians = found.bands[0.5]
-    if not medians.notna().any():
-        return f"Root mean square before {format_count(len(medians), 'norm')}: no finite values."
-    ends = f"{format_number(medians.iloc[0])} to {format_number(medians.iloc[-1])}"
+def aria_label(found: SampleSizes) -> str:
+    """One sentence for those who do not see the figure."""
+    stated = facts(found)
+    norms = format_count(stated["norms"], "norm")
+    if stated["medians"] is None:
+        return f"Root mean square before {norms}: no finite values."
     return (
-        f"Root mean square of {format_count(len(found.sizes), found.unit)} before "
-        f"{format_count(len(medians), 'norm')}: the median goes from {ends}; "
-        f"{format_count(found.over)} above ten times the median somewhere."
+        f"Root mean square of {format_count(stated['kept'], found.unit)} before "
+        f"{norms}: the median goes from {' to '.join(map(format_number, stated['medians']))}; "
+        f"{format_count(stated['over'])} above ten times the median somewhere."
     )
+
+
+def numbers(found: SampleSizes) -> Iterator[tuple[str, str]]:
+    """Each layer and its numbers, as hovering shows them."""
+    for column, layer in enumerate(found.depth.layers):
+        row, sizes = found.bands.iloc[column], found.sizes.iloc[:, column]
+        low, middle, high = (format_number(row[q]) for q in (0.05, 0.5, 0.95))
+        yield (
+            layer,
+            (
+                f"{layer}\nroot mean square of one {found.unit}: median {middle}\n"
+                f"5–95 %: {low} to {high}\n"
+                f"largest of {format_count(int(sizes.count()))} kept: {format_number(sizes.max())}"
+            ),
+        )

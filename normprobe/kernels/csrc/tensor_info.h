@@ -1,46 +1,54 @@
-/* A TensorInfo at a tensor: its type, sizes, strides and address, if its numbers lie in memory as those say.
+/* TensorInfo: type, sizes, strides and address of a tensor, if its numbers lie in memory as those say.
  *
- * Torch from 2.10 on fills a DLPack tensor from its own at once, through a table of functions whose layout DLPack
- * promises to keep (https://dmlc.github.io/dlpack/latest/c_api.html); of an older torch each is an attribute.
+ * Torch from 2.10 on fills a DLPack tensor from one of its own in one call, through a table of functions whose layout
+ * DLPack promises to keep (https://dmlc.github.io/dlpack/latest/c_api.html); of an older torch each is read as an
+ * attribute.
  */
 #ifndef NORMPROBE_TENSOR_INFO_H
 #define NORMPROBE_TENSOR_INFO_H
 
-#include "numerics/moments.h"
+#include "numerics/axis_roles.h"
 #include "interned.h"
 
-enum { MOST_AXES = 64, DLPACK_MAJOR = 1, DLPACK_CPU = 1, DLPACK_FLOAT = 2, DLPACK_BFLOAT = 4 };
+enum { DLPACK_MAJOR = 1, DLPACK_CPU = 1, DLPACK_FLOAT = 2, DLPACK_BFLOAT = 4 };
 
 typedef struct {
     void *data;
-    struct { int32_t type, id; } device;
+    struct {
+        int32_t type, id;
+    } device;
     int32_t axes;
-    struct { uint8_t code, bits; uint16_t lanes; } dtype;
+    struct {
+        uint8_t code, bits;
+        uint16_t lanes;
+    } dtype;
     int64_t *shape, *strides;
     uint64_t offset;
 } DLPackTensor;
 
 typedef struct {
-    struct { uint32_t major, minor; } version;
+    struct {
+        uint32_t major, minor;
+    } version;
     void *before, *allocate, *lend, *take;
     int (*fill)(void *tensor, DLPackTensor *to);
     void *stream;
 } DLPackExchange;
 
-/* That of torch's tensors, if this torch has one. */
-static const DLPackExchange *exchange;
+/* Torch's table, NULL if it has none. */
+static const DLPackExchange *dlpack_exchange;
 
 typedef struct {
     int count, type;
-    int64_t shape[MOST_AXES], strides[MOST_AXES];
+    int64_t shape[MAX_AXES], strides[MAX_AXES];
     const PyObject *dtype; /* not a reference: torch's dtypes live as long as it does */
     void *data;
 } TensorInfo;
 
-/* A tuple of whole numbers; their count, or -1 with an error. */
+/* Read a tuple of whole numbers; returns their count, or -1 with an error. */
 static int read_sizes(PyObject *tuple, int64_t *to) {
     const Py_ssize_t count = tuple != NULL && PyTuple_Check(tuple) ? PyTuple_Size(tuple) : -1;
-    if (count < 0 || count >= MOST_AXES) {
+    if (count < 0 || count >= MAX_AXES) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a tensor of plain sizes is needed");
         return -1;
     }
@@ -51,30 +59,31 @@ static int read_sizes(PyObject *tuple, int64_t *to) {
     return (int)count;
 }
 
-/* Whether a tensor is of a type whose numbers lie in memory, and not with another sign than there; -1 with an error. */
-static int plain(PyObject *tensor) {
+/* Whether a tensor is of a type whose numbers lie in memory as they are: a subclass may hold them elsewhere, and a lazy
+ * minus sign is not in memory. -1 with an error. */
+static int is_plain(PyObject *tensor) {
     const PyTypeObject *type = Py_TYPE(tensor);
     int known = 0;
     for (Py_ssize_t i = 0; i < PyTuple_Size(plain_types); i++)
         known |= (const PyTypeObject *)PyTuple_GetItem(plain_types, i) == type;
     if (!known) return 0;
-    const int negated = is_true(tensor, names.is_neg, 1);
+    const int negated = is_true(tensor, interned.is_neg, 1);
     return negated < 0 ? -1 : !negated;
 }
 
-/* Look at a plain tensor attribute by attribute. What `read_info` gives. */
-static int info_up(PyObject *tensor, TensorInfo *to) {
-    const int entry_here = is_true(tensor, names.is_cpu, 0);
-    const int nested = entry_here <= 0 ? entry_here : is_true(tensor, names.is_nested, 0);
-    if (entry_here <= 0 || nested != 0) return entry_here < 0 || nested < 0 ? -1 : 0;
-    PyObject *sizes = PyObject_GetAttr(tensor, names.shape);
+/* Read a plain tensor attribute by attribute. Returns what `read_tensor_info` does. */
+static int info_by_attributes(PyObject *tensor, TensorInfo *to) {
+    const int on_cpu = is_true(tensor, interned.is_cpu, 0);
+    const int nested = on_cpu <= 0 ? on_cpu : is_true(tensor, interned.is_nested, 0);
+    if (on_cpu <= 0 || nested != 0) return on_cpu < 0 || nested < 0 ? -1 : 0;
+    PyObject *sizes = PyObject_GetAttr(tensor, interned.shape);
     to->count = read_sizes(sizes, to->shape);
     Py_XDECREF(sizes);
-    PyObject *steps = to->count < 0 ? NULL : PyObject_CallMethodObjArgs(tensor, names.stride, NULL);
+    PyObject *steps = to->count < 0 ? NULL : PyObject_CallMethodObjArgs(tensor, interned.stride, NULL);
     const int same = steps != NULL && read_sizes(steps, to->strides) == to->count;
     Py_XDECREF(steps);
-    PyObject *dtype = same ? PyObject_GetAttr(tensor, names.dtype) : NULL;
-    PyObject *address = dtype == NULL ? NULL : PyObject_CallMethodObjArgs(tensor, names.data_ptr, NULL);
+    PyObject *dtype = same ? PyObject_GetAttr(tensor, interned.dtype) : NULL;
+    PyObject *address = dtype == NULL ? NULL : PyObject_CallMethodObjArgs(tensor, interned.data_ptr, NULL);
     to->data = address == NULL ? NULL : PyLong_AsVoidPtr(address);
     to->dtype = dtype;
     to->type = TYPES;
@@ -86,34 +95,34 @@ static int info_up(PyObject *tensor, TensorInfo *to) {
     return same && to->type != TYPES;
 }
 
-/* The same at once. */
-static int info_through(PyObject *tensor, TensorInfo *to) {
-    DLPackTensor seen;
-    if (exchange->fill(tensor, &seen) != 0) return -1;
-    if (seen.device.type != DLPACK_CPU || seen.axes >= MOST_AXES || seen.dtype.lanes != 1) return 0;
-    const int bits = seen.dtype.bits;
-    to->type = seen.dtype.code == DLPACK_BFLOAT && bits == 16 ? BFLOAT16
-               : seen.dtype.code != DLPACK_FLOAT              ? TYPES
-               : bits == 16                                   ? FLOAT16
-               : bits == 32                                   ? FLOAT32
-               : bits == 64                                   ? FLOAT64
-                                                              : TYPES;
+/* The same by DLPack. */
+static int info_by_dlpack(PyObject *tensor, TensorInfo *to) {
+    DLPackTensor given;
+    if (dlpack_exchange->fill(tensor, &given) != 0) return -1;
+    if (given.device.type != DLPACK_CPU || given.axes >= MAX_AXES || given.dtype.lanes != 1) return 0;
+    const int bits = given.dtype.bits;
+    to->type = given.dtype.code == DLPACK_BFLOAT && bits == 16 ? BFLOAT16
+               : given.dtype.code != DLPACK_FLOAT              ? TYPES
+               : bits == 16                                    ? FLOAT16
+               : bits == 32                                    ? FLOAT32
+               : bits == 64                                    ? FLOAT64
+                                                               : TYPES;
     if (to->type == TYPES) return 0;
-    to->count = seen.axes;
-    to->data = (char *)seen.data + seen.offset;
+    to->count = given.axes;
+    to->data = (char *)given.data + given.offset;
     to->dtype = PyTuple_GetItem(dtypes, to->type);
-    for (int i = 0; i < seen.axes; i++) {
-        to->shape[i] = seen.shape[i];
-        to->strides[i] = seen.strides[i];
+    for (int i = 0; i < given.axes; i++) {
+        to->shape[i] = given.shape[i];
+        to->strides[i] = given.strides[i];
     }
     return to->dtype != NULL;
 }
 
-/* Look at a tensor. 1: done; 0: its numbers do not lie in memory, or are of no type that is read here; -1: an error. */
-static int read_info(PyObject *tensor, TensorInfo *to) {
-    int seen = plain(tensor);
-    if (seen > 0) seen = exchange == NULL ? info_up(tensor, to) : info_through(tensor, to);
-    if (seen >= 0 || !PyErr_ExceptionMatches(PyExc_Exception)) return seen;
+/* Read a tensor. 1: done; 0: its numbers do not lie in memory, or are of no type that is read here; -1: an error. */
+static int read_tensor_info(PyObject *tensor, TensorInfo *to) {
+    int readable = is_plain(tensor);
+    if (readable > 0) readable = dlpack_exchange == NULL ? info_by_attributes(tensor, to) : info_by_dlpack(tensor, to);
+    if (readable >= 0 || !PyErr_ExceptionMatches(PyExc_Exception)) return readable;
     PyErr_Clear(); /* a tensor of which torch or DLPack cannot say where its numbers lie */
     return 0;
 }

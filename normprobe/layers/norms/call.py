@@ -1,4 +1,8 @@
-"""One call of a norm as a way of working sees it: samples, rows and features in float64."""
+"""One call of a norm, arranged for each formula as samples, rows and features in float64.
+
+Only a part of a large call is looked at, and of that only what can tell one formula from another: a constant
+sample is 0 after any of them.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,25 @@ from normprobe.layers.norms.formulas import Formula
 from normprobe.layers.to_rows import arrange
 from normprobe.layers.view import View
 
-AGREES = 0.02
-"""Largest relative error of a formula that counts as reproducing a call; bfloat16 rounds by 0.004."""
+TOLERANCE = 0.02
+"""Largest relative error with which a formula still reproduces a call; bfloat16 alone rounds by 0.004."""
+
+_FULL_PRECISION = 1e-5
+"""Above the machine epsilon of float32 (1.2e-7), below that of float16 (9.8e-4) and bfloat16 (7.8e-3)."""
+
+_LEAST_SPREAD = 1e-4
+"""Range of a sample relative to its largest value, below which float32 cannot tell its mean from itself."""
+
+# How much of a call is looked at, in rows, examples and numbers: it happens inside the user's first forward.
 _ROWS = 256
 _EXAMPLES = 8
-_IN_ROWS, _IN_EXAMPLES, _IN_EXAMPLE, _IN_BATCH = 1 << 17, 1 << 18, 1 << 20, 1 << 21
-"""How many numbers are looked at: a first call must not be felt."""
+_NUMBERS_OF_ROWS, _NUMBERS_OF_EXAMPLES = 1 << 17, 1 << 18
+_MOST_NUMBERS_OF_EXAMPLE, _MOST_NUMBERS_OF_BATCH = 1 << 20, 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """One call as a reading sees it, each of shape (samples, rows, features) in float64.
+    """The informative samples of one call as a formula reads them, each (samples, rows, features) in float64.
 
     Attributes:
         x: the input.
@@ -55,9 +67,11 @@ class NormCall:
     ) -> None:
         self.module, self.before, self.after = module, before, after.reshape(before.shape)
         floats = [a for a in arguments if isinstance(a, Tensor) and a.dtype.is_floating_point]
+        # The first is the input itself.
         self._gates = [a.reshape(before.shape) for a in floats[1:] if a.numel() == before.numel()]
-        self._blur = 1e-4 if torch.finfo(before.dtype).eps < 1e-5 else AGREES
-        self._known: dict[tuple[object, ...], Arrays | None] = {}
+        precise = torch.finfo(before.dtype).eps < _FULL_PRECISION
+        self._least_spread = _LEAST_SPREAD if precise else TOLERANCE
+        self._arrays: dict[tuple[object, ...], Arrays | None] = {}
 
     @cached_property
     def axes(self) -> dict[int, int]:
@@ -67,11 +81,11 @@ class NormCall:
         """
         sizes = self.before.shape
         every = {axis: sizes[axis] for axis in (-1, *range(1, len(sizes) - 1)) if sizes}
-        fitting = {axis: size for axis, size in every.items() if size in self._stored}
-        return fitting or every
+        stored = {axis: size for axis, size in every.items() if size in self._stored_sizes}
+        return stored or every
 
     @cached_property
-    def _stored(self) -> set[int]:
+    def _stored_sizes(self) -> set[int]:
         """The sizes of the vectors that the module stores."""
         own = (*self.module.parameters(recurse=False), *self.module.buffers(recurse=False))
         return {tensor.numel() for tensor in own if tensor.numel() > 1}
@@ -80,7 +94,7 @@ class NormCall:
     def groups(self) -> int:
         """How many groups the module says its features fall into."""
         size = getattr(self.module, "group_size", None)
-        width = max(self._stored, default=self.before.shape[-1] if self.before.dim() else 1)
+        width = max(self._stored_sizes, default=self.before.shape[-1] if self.before.dim() else 1)
         if isinstance(size, int) and size > 0 and width % size == 0:
             return width // size
         counts = [getattr(self.module, name, None) for name in ("num_groups", "n_groups", "groups")]
@@ -88,63 +102,70 @@ class NormCall:
 
     @property
     def stored_statistics(self) -> bool:
-        """The module holds two vectors that are no parameters, as for a mean and a spread found earlier."""
+        """Whether the module holds two vectors that are no parameters: a mean and a spread fixed earlier."""
         widths = [tensor.numel() for tensor in self.module.buffers(recurse=False) if tensor.dim() == 1]
         return any(widths.count(size) > 1 for size in self.axes.values())
 
     def arrays(self, formula: Formula) -> Arrays | None:
-        """The numbers of the call that can tell about a reading; None if there are none."""
-        how = "example" if formula.together == "past" else formula.together
-        key = (formula.axis, formula.trailing, how)
-        if key not in self._known:
-            self._known[key] = self._arranged(formula)
-        return self._known[key]
+        """The samples of the call that can tell whether a formula reproduces it; None if there are none.
+
+        Formulas with the same arrangement share one result: arranging in float64 is what a first call costs.
+        """
+        together = "example" if formula.together == "past" else formula.together
+        key = (formula.axis, formula.trailing, together)
+        if key not in self._arrays:
+            self._arrays[key] = self._arranged(formula)
+        return self._arrays[key]
 
     def _arranged(self, formula: Formula) -> Arrays | None:
-        view = formula.of(View("norm"))
+        view = formula.corrected(View("norm"))
         whole = [arrange(view, tensor) for tensor in (self.before, self.after, *self._gates)]
-        picked = _picked(formula, whole[0].values)
-        if picked is None:
+        chosen = _chosen_samples(formula, whole[0].values)
+        if chosen is None:
             return None
         parts = [
-            _rows(formula, arranged.values)[picked].detach().cpu().to(torch.float64) for arranged in whole
+            _samples(formula, arranged.values)[chosen].detach().cpu().to(torch.float64) for arranged in whole
         ]
         x, y = parts[0].flatten(1), parts[1].flatten(1)
-        telling = x.isfinite().all(1) & y.isfinite().all(1)
+        informative = x.isfinite().all(1) & y.isfinite().all(1)
+        # Running statistics normalize a constant sample to something, a batch's are over all samples.
         if formula.together not in ("running", "batch"):
-            telling &= x.amax(1) - x.amin(1) > self._blur * x.abs().amax(1)
-        if not telling.any() or (formula.together == "batch" and not telling.all()):
+            informative &= x.amax(1) - x.amin(1) > self._least_spread * x.abs().amax(1)
+        # One sample that is not finite spoils the statistics of the whole batch.
+        if not informative.any() or (formula.together == "batch" and not informative.all()):
             return None
-        x, y, *gates = (part[telling] for part in parts)
+        x, y, *gates = (part[informative] for part in parts)
         inner = whole[0].inner
-        index = torch.arange(picked.start, picked.stop, picked.step)[telling]
-        return Arrays(x, y, tuple(gates), inner[0] if len(inner) else None, self._scales(x.shape[2], index))
+        index = torch.arange(chosen.start, chosen.stop, chosen.step)[informative]
+        return Arrays(x, y, tuple(gates), inner[0] if len(inner) else None, self._affines(x.shape[2], index))
 
-    def _scales(self, width: int, index: Tensor) -> tuple[Affine, ...]:
-        """What may scale the samples of this index: the same for all, or one row of weights per head."""
+    def _affines(self, width: int, index: Tensor) -> tuple[Affine, ...]:
+        """What may scale and shift the samples of this index: one for all, or a row of weights a head."""
         sizes = self.before.shape
-        heads = (
-            sizes[-2] if len(sizes) > 2 and sizes[-1] == width and sizes[-2] * width in self._stored else 1
-        )
-        found = affines(self.module, heads * width)
-        return tuple(affine if heads == 1 else affine.of_heads(heads, index) for affine in found)
+        per_head = len(sizes) > 2 and sizes[-1] == width and sizes[-2] * width in self._stored_sizes
+        heads = sizes[-2] if per_head else 1
+        stored = affines(self.module, heads * width)
+        return tuple(affine if heads == 1 else affine.of_heads(heads, index) for affine in stored)
 
 
-def _rows(formula: Formula, values: Tensor) -> Tensor:
-    """Samples of one row each where a row is all that counts."""
+def _samples(formula: Formula, values: Tensor) -> Tensor:
+    """Values (samples, rows, features), as samples of one row each where a formula treats rows apart."""
     return values.flatten(0, 1)[:, None] if formula.together in ("features", "running") else values
 
 
-def _picked(formula: Formula, values: Tensor) -> slice | None:
-    """Which samples are needed to see the reading: rows spread over all, a few examples, or everything."""
-    count = len(_rows(formula, values))
+def _chosen_samples(formula: Formula, values: Tensor) -> slice | None:
+    """Which samples a formula is held against: rows spread over all, the first examples, or a whole batch.
+
+    None where there are none, or so many numbers that looking at them would be felt.
+    """
+    count = len(_samples(formula, values))
     if not values.numel():
         return None
     if formula.together in ("features", "running"):
-        rows = max(min(_ROWS, _IN_ROWS // values.shape[2]), 32)
+        rows = max(min(_ROWS, _NUMBERS_OF_ROWS // values.shape[2]), 32)
         return slice(0, count, -(-count // rows))
     each = values[0].numel()
     if formula.together == "batch":
-        return slice(0, count, 1) if count * each <= _IN_BATCH else None
-    count = min(count, _EXAMPLES, max(_IN_EXAMPLES // each, 1))
-    return slice(0, count, 1) if each <= _IN_EXAMPLE else None
+        return slice(0, count, 1) if count * each <= _MOST_NUMBERS_OF_BATCH else None
+    count = min(count, _EXAMPLES, max(_NUMBERS_OF_EXAMPLES // each, 1))
+    return slice(0, count, 1) if each <= _MOST_NUMBERS_OF_EXAMPLE else None

@@ -1,4 +1,4 @@
-"""One call of a norm held against the ways in which norms work: which of them make its output."""
+"""Formulas held against one call of a norm: with what relative error each makes its output of its input."""
 
 from __future__ import annotations
 
@@ -11,147 +11,168 @@ from torch.nn import functional
 
 from normprobe.layers.module_attributes import eps_of
 from normprobe.layers.norms.affine import Affine
-from normprobe.layers.norms.call import AGREES, Arrays, NormCall
-from normprobe.layers.norms.formulas import Formula, normalized
+from normprobe.layers.norms.call import TOLERANCE, Arrays, NormCall
+from normprobe.layers.norms.formulas import Formula, normalize
 
 _ROWS_TO_FIT = 16
-_GATES: tuple[Callable[[Tensor], Tensor], ...] = (
+"""Fewest rows for a least-squares line of two numbers a feature: fewer fit too many formulas."""
+
+_USUAL_EPS = 1e-6
+"""For a norm that does not say its eps."""
+
+_ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     functional.silu,
     torch.sigmoid,
     functional.gelu,
     lambda gate: gate,
 )
+"""What gated norms (Mamba 2, Qwen3-Next) apply to the gate."""
 
-_BARE = Affine(None, None, 0.0)
+_NO_AFFINE = Affine(None, None, 0.0)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A way of working that agrees with a call.
+    """A formula held against a call.
 
     Attributes:
-        reading: which numbers are normalized together.
+        formula: which numbers are normalized together.
         offset: what is added to the stored weight before scaling; None where the weight plays another part.
-        error: the relative error of what it makes against the output.
-        unscaled: the stored weight scales the input, not what is normalized.
+        error: the relative error of what the formula makes against the output.
+        scales_input: the stored weight scales the input, not what is normalized.
     """
 
     formula: Formula
     offset: float | None
     error: float
-    unscaled: bool = False
+    scales_input: bool = False
 
 
 class FormulaFits:
-    """One call of a norm.
+    """Formulas held against one call of a norm; each method is one way in which a norm may use a formula.
 
     Attributes:
         call: the call.
-        mute: no reading asked so far found numbers that can tell one way of working from another.
-        short: there were too few rows to fit any scale and shift.
+        uninformative: no formula tried so far had samples that can tell it from another.
+        too_few_rows: no formula tried so far had rows enough to fit any scale and shift.
     """
 
     def __init__(self, call: NormCall) -> None:
         self.call = call
-        given = eps_of(call.module)
-        self._eps = 1e-6 if given is None else given
+        eps = eps_of(call.module)
+        self._eps = _USUAL_EPS if eps is None else eps
+        # Mean relative error of rounding to the output's dtype, for `_error`.
         self._rounding = torch.finfo(call.after.dtype).eps / 4
-        self.uninformative, self.short = True, True
-
-    def _arrays(self, formula: Formula) -> Arrays | None:
-        found = self.call.arrays(formula)
-        self.uninformative = self.uninformative and found is None
-        return found
-
-    def _made(self, formula: Formula, x: Tensor, arrays: Arrays, eps: float | None = None) -> Tensor | None:
-        return normalized(formula, x, self._eps if eps is None else eps, self.call.module, arrays.time)
+        self.uninformative, self.too_few_rows = True, True
 
     def plain(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
-        """Normalized, scaled and shifted by what the module stores."""
+        """Normalized, then scaled and shifted by what the module stores."""
         for formula, arrays, values in self._normalized(formulas):
             for affine in arrays.affines:
-                yield Fit(formula, affine.offset, self._error(affine.apply(values), arrays.y, affine))
+                yield Fit(formula, affine.offset, self._error(affine.scaled(values), arrays.y, affine))
 
     def gated(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """The same with another tensor of the call: multiplied before or after, or added before."""
         for formula in formulas:
-            arrays = self._arrays(formula)
-            for gate in () if arrays is None else arrays.gates:
-                yield from self._gated(formula, arrays, gate)
+            arrays = self._informative(formula)
+            if arrays is not None:
+                for gate in arrays.gates:
+                    yield from self._gated(formula, arrays, gate)
 
-    def _gated(self, formula: Formula, arrays: Arrays | None, gate: Tensor) -> Iterator[Fit]:
-        assert arrays is not None
-        for act in (*_GATES, None):
-            moved = arrays.x + gate if act is None else arrays.x * act(gate)
-            inside = self._made(formula, moved, arrays)
-            outside = self._made(formula, arrays.x, arrays)
-            if inside is None or outside is None:
+    def _gated(self, formula: Formula, arrays: Arrays, gate: Tensor) -> Iterator[Fit]:
+        for activation in (*_ACTIVATIONS, None):
+            moved = arrays.x + gate if activation is None else arrays.x * activation(gate)
+            before, after = (self._normalize(formula, x, arrays) for x in (moved, arrays.x))
+            # Both depend on shapes alone, so no other activation would do better.
+            if before is None or after is None:
                 return
             for affine in arrays.affines:
-                yield Fit(formula, affine.offset, self._error(affine.apply(inside), arrays.y, affine))
-                if act is not None:
-                    scaled = affine.apply(outside) + (0.0 if affine.shift is None else affine.shift)
-                    yield Fit(formula, affine.offset, self._error(scaled * act(gate), arrays.y, _BARE))
+                yield Fit(formula, affine.offset, self._error(affine.scaled(before), arrays.y, affine))
+                if activation is not None:
+                    output = affine.scaled(after) + (0.0 if affine.shift is None else affine.shift)
+                    error = self._error(output * activation(gate), arrays.y, _NO_AFFINE)
+                    yield Fit(formula, affine.offset, error)
 
     def scaled_first(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """The input scaled by the weight, then normalized."""
         for formula in formulas:
-            arrays = self._arrays(formula)
+            arrays = self._informative(formula)
             for affine in () if arrays is None else arrays.affines:
                 assert arrays is not None
-                made = self._made(formula, affine.apply(arrays.x), arrays)
-                if made is not None and affine.scale is not None:
-                    yield Fit(formula, 0.0, self._error(made, arrays.y, affine), unscaled=True)
+                values = self._normalize(formula, affine.scaled(arrays.x), arrays)
+                if values is not None and affine.scale is not None:
+                    yield Fit(formula, 0.0, self._error(values, arrays.y, affine), scales_input=True)
 
     def fitted(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Normalized, then scaled and shifted by any numbers, one pair per feature (least squares)."""
         for formula, arrays, values in self._normalized(formulas):
-            n, y = values.flatten(0, 1), arrays.y.flatten(0, 1)
-            self.short = self.short and len(n) < _ROWS_TO_FIT
-            if len(n) >= _ROWS_TO_FIT:
-                yield Fit(formula, None, _residual(n, y))
+            rows, y = values.flatten(0, 1), arrays.y.flatten(0, 1)
+            self.too_few_rows = self.too_few_rows and len(rows) < _ROWS_TO_FIT
+            if len(rows) >= _ROWS_TO_FIT:
+                yield Fit(formula, None, _residual(rows, y))
 
-    def moments(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
-        """Whatever becomes of the input: the output, unscaled, has unit second moment where it should."""
+    def unit_moments(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
+        """Whatever becomes of the input: normalizing the output, unscaled, once more changes nothing."""
+        # Stored statistics give an output no particular moments.
         formulas = (formula for formula in formulas if formula.together != "running")
         for formula, arrays, _ in self._normalized(formulas):
             for affine in arrays.affines:
                 y = arrays.y if affine.shift is None else arrays.y - affine.shift
                 y = y if affine.scale is None else y / affine.scale
-                again = self._made(formula, y, arrays, eps=0.0)
+                # Without eps: the output has unit moments already, and a large eps would shrink it again.
+                again = self._normalize(formula, y, arrays, eps=0.0)
                 if len(y) > 1 and again is not None and bool(y.isfinite().all()):
-                    yield Fit(formula, affine.offset, self._error(again, y, _BARE))
+                    yield Fit(formula, affine.offset, self._error(again, y, _NO_AFFINE))
 
-    def passed(self) -> float:
-        """The least error of the input scaled and shifted by what the module stores, or left as it is."""
+    def unnormalized_error(self) -> float:
+        """The least relative error of the input scaled and shifted by what the module stores, or as it is."""
         errors = [1.0]
         for axis in self.call.axes:
-            arrays = self._arrays(Formula("norm", axis))
+            arrays = self._informative(Formula("norm", axis))
             for affine in () if arrays is None else arrays.affines:
                 assert arrays is not None
-                errors.append(self._error(affine.apply(arrays.x), arrays.y, affine))
+                errors.append(self._error(affine.scaled(arrays.x), arrays.y, affine))
         return min(errors)
 
+    def _informative(self, formula: Formula) -> Arrays | None:
+        """The informative samples of the call for a formula, noting whether there were any."""
+        arrays = self.call.arrays(formula)
+        self.uninformative = self.uninformative and arrays is None
+        return arrays
+
     def _normalized(self, formulas: Iterable[Formula]) -> Iterator[tuple[Formula, Arrays, Tensor]]:
+        """The formulas that apply to the call, with its samples and what they normalize the input to."""
         for formula in formulas:
-            arrays = self._arrays(formula)
+            arrays = self._informative(formula)
             if arrays is not None:
-                values = self._made(formula, arrays.x, arrays)
+                values = self._normalize(formula, arrays.x, arrays)
                 if values is not None:
                     yield formula, arrays, values
 
-    def _error(self, made: Tensor, y: Tensor, affine: Affine) -> float:
-        """The relative error of ``made``, before the shift; 0 where rounding hides what it should make."""
+    def _normalize(
+        self, formula: Formula, x: Tensor, arrays: Arrays, eps: float | None = None
+    ) -> Tensor | None:
+        return normalize(formula, x, self._eps if eps is None else eps, self.call.module, arrays.time)
+
+    def _error(self, scaled: Tensor, y: Tensor, affine: Affine) -> float:
+        """The relative error of ``scaled`` against the output less the shift.
+
+        0 where both are so small beside the shift that rounding hides them: such a fit is possible, and as
+        others are, too, the call stays undecided.
+        """
         target = y if affine.shift is None else y - affine.shift
-        size = max(float(target.norm()), float(made.norm()))
-        if size <= self._rounding * float(y.norm()) / AGREES:
+        size = max(float(target.norm()), float(scaled.norm()))
+        if size <= self._rounding * float(y.norm()) / TOLERANCE:
             return 0.0
-        return float((target - made).norm()) / size
+        return float((target - scaled).norm()) / size
 
 
-def _residual(n: Tensor, y: Tensor) -> float:
-    """What is left of y (rows, features) after its best line in n, as a part of its spread per feature."""
-    d, e = n - n.mean(0), y - y.mean(0)
+def _residual(values: Tensor, y: Tensor) -> float:
+    """The root mean square residual of y about its least-squares line in the values, feature by feature.
+
+    Both are (rows, features); relative to the standard deviation of y, 1 where y is constant.
+    """
+    d, e = values - values.mean(0), y - y.mean(0)
     slope = (d * e).sum(0) / d.square().sum(0).clip(1e-30)
     spread = float(e.norm())
     return float((e - slope * d).norm()) / spread if spread else 1.0

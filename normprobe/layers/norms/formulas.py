@@ -1,9 +1,12 @@
-"""The ways in which norms work: which numbers share their statistics, and how such a tensor reads.
+"""The formulas of norms: which numbers share a mean and a variance, and how the tensors of such a norm read.
 
-A reading says of a tensor arranged as (samples, rows, features) which numbers are normalized together:
+A formula says of a tensor arranged as (samples, rows, features) which numbers are normalized together:
 LayerNorm the features of a sample (Ba, Kiros, Hinton 2016), RMSNorm the same without centring (Zhang,
 Sennrich 2019), GroupNorm rows and a group of features of an example (Wu, He 2018), InstanceNorm the rows of
 one feature (Ulyanov, Vedaldi, Lempitsky 2016), BatchNorm those of all examples (Ioffe, Szegedy 2015).
+
+A new way of normalizing is a `Formula` listed by `formulas_of_view` or `other_formulas`, and, where its
+fields do not say enough, a branch of `normalize`.
 """
 
 from __future__ import annotations
@@ -20,20 +23,21 @@ from normprobe.layers.view import SampleUnit, View
 
 Together = Literal["features", "example", "batch", "running", "past"]
 _MOST_GROUPS = 64
+"""Most groups tried where a norm does not say how many it has: each number is a pass over the call."""
 
 
 @dataclass(frozen=True)
 class Formula:
-    """One way a norm may work.
+    """One way in which a norm may work.
 
     Attributes:
-        kind: the kind of such a norm.
+        kind: the kind of a norm that works like this.
         axis: the feature axis.
         together: what is normalized together: the features of a position; the rows (and grouped features)
-            of an example; those of all examples; nothing, but running statistics applied; or the rows of
-            an example so far.
+            of an example; those of all examples (batch); nothing, stored running statistics are applied; or
+            the rows of an example up to each step (past).
         trailing: how many axes, ending at the last, make up the features.
-        groups: how many groups the features fall into.
+        groups: how many groups the features fall into; 0 for one group a feature.
         centred: the mean is subtracted.
         square: the divisor is the root of the mean square, not the standard deviation.
     """
@@ -48,75 +52,78 @@ class Formula:
 
     @property
     def sample(self) -> SampleUnit:
-        """What such a layer treats on its own."""
+        """What a norm that works like this treats on its own."""
         return "position" if self.together == "features" else "example"
 
-    def of(self, view: View) -> View:
-        """The view of a layer that works like this."""
+    def corrected(self, view: View) -> View:
+        """A view with the kind, axis and sample of this formula."""
         return replace(view, kind=self.kind, axis=self.axis, sample=self.sample, trailing=self.trailing)
 
 
-def named(view: View, groups: int) -> tuple[Formula, ...]:
-    """The readings that agree with what a layer's class says of it."""
+def formulas_of_view(view: View, groups: int) -> tuple[Formula, ...]:
+    """The formulas that agree with what a layer's class says of it."""
     axis = view.axis
     if view.sample == "position":
         return over_features(axis, view.trailing, groups)
     if view.kind == "batch_norm":
         return (Formula("batch_norm", axis, "running"), Formula("batch_norm", axis, "batch"))
     if view.kind == "instance_norm":
+        # Of `track_running_stats` in evaluation mode it applies running statistics, as a batch norm does.
         return (Formula("instance_norm", axis, "example", groups=0), Formula("batch_norm", axis, "running"))
     return (Formula(view.kind, axis, "example", groups=groups),)
 
 
 def over_features(axis: int, trailing: int, groups: int) -> tuple[Formula, ...]:
-    """Those that normalize the features of each position."""
-    parts = (1,) if groups == 1 else (groups, 1)
+    """The formulas that normalize the features of each position, as declared groups and as a whole."""
+    counts = (1,) if groups == 1 else (groups, 1)
     return tuple(
         Formula(kind, axis, trailing=trailing, groups=count, centred=kind == "layer_norm")
-        for count in parts
+        for count in counts
         for kind in ("layer_norm", "rms_norm")
     )
 
 
-def others(axes: Mapping[int, int], groups: int) -> Iterator[Formula]:
-    """Every other reading along these feature axes, the commonest first."""
+def other_formulas(axes: Mapping[int, int], groups: int) -> Iterator[Formula]:
+    """Every formula along these feature axes, whatever the class says, the commonest first."""
     for axis in axes:
         yield from over_features(axis, 1, groups)
     for axis in axes:
         yield Formula("instance_norm", axis, "example", groups=0)
-        for count in {groups: None, 1: None}:
+        for count in {groups: None, 1: None}:  # each once, in this order
             yield Formula("group_norm", axis, "example", groups=count)
         yield Formula("group_norm", axis, "past")
         yield Formula("batch_norm", axis, "running")
         yield Formula("batch_norm", axis, "batch")
+    # The rarest last: divided by the standard deviation, without subtracting the mean.
     for axis in axes:
         yield Formula("rms_norm", axis, centred=False, square=False)
 
 
-def grouped(axes: Mapping[int, int]) -> Iterator[Formula]:
-    """Those with any number of equal groups of at least two features, along axes of these sizes."""
+def grouped_formulas(axes: Mapping[int, int]) -> Iterator[Formula]:
+    """The formulas with any number of equal groups of at least two features, along axes of these sizes."""
     for axis, features in axes.items():
         for count in range(2, min(features // 2, _MOST_GROUPS) + 1):
             if features % count == 0:
-                yield from over_features(axis, 1, count)[:2]
+                yield from over_features(axis, 1, count)[:2]  # those after it are without groups
                 if axis == 1:
                     yield Formula("group_norm", axis, "example", groups=count)
 
 
-def normalized(
+def normalize(
     formula: Formula, x: Tensor, eps: float, module: nn.Module, time: int | None = None
 ) -> Tensor | None:
-    """What a norm that works like this makes of ``x`` (samples, rows, features) before scale and shift.
+    """Normalize ``x`` by a formula, before scale and shift.
 
     Args:
-        formula: how it works.
-        x: its input.
+        formula: which numbers are normalized together.
+        x: the input, shape (samples, rows, features).
         eps: added to the variance.
         module: the norm, for its running statistics.
         time: how many steps the rows consist of, for a norm over the steps so far.
 
     Returns:
-        The same shape; None where the norm cannot work like this.
+        The same shape; None where the formula does not apply: no running statistics, groups that do not
+        divide the features, or single numbers, which every formula makes 0 or 1.
     """
     samples, rows, features = x.shape
     if formula.together == "running":
@@ -124,22 +131,24 @@ def normalized(
         return None if mean is None or variance is None else (x - mean) / (variance + eps).sqrt()
     if formula.together == "past":
         return _over_past(x, eps, time)
+    # Beyond this line all formulas differ only in the axes that they average over.
     groups = formula.groups or features
     if features % groups:
         return None
     grouped = x.reshape(samples, rows, groups, features // groups)
     axes = {"features": (3,), "example": (1, 3), "batch": (0, 1)}[formula.together]
-    if sum(grouped.shape[axis] > 1 for axis in axes) == 0:
+    if all(grouped.shape[axis] == 1 for axis in axes):
         return None
-    mean = grouped.mean(axes, keepdim=True)
-    d = grouped - mean if formula.centred else grouped
-    spread = (d if formula.square else grouped.var(axes, keepdim=True).sqrt()).square()
-    spread = spread.mean(axes, keepdim=True)
-    return (d / (spread + eps).sqrt()).reshape(x.shape)
+    d = grouped - grouped.mean(axes, keepdim=True) if formula.centred else grouped
+    variance = d.square().mean(axes, keepdim=True) if formula.square else grouped.var(axes, keepdim=True)
+    return (d / (variance + eps).sqrt()).reshape(x.shape)
 
 
 def _over_past(x: Tensor, eps: float, time: int | None) -> Tensor | None:
-    """Normalized over all features and the steps so far: deviations from the mean so far."""
+    """Normalize over all features and the steps so far (Gemma 3n's audio encoder); None without steps.
+
+    The variance so far is the mean square of each step's deviations from the mean at that step.
+    """
     if not time or time == 1 or x.shape[1] % time:
         return None
     steps = x.reshape(x.shape[0], time, -1)

@@ -1,7 +1,16 @@
 """What a norm's call shows of how it must be read: along which axis, as which kind, scaled by what.
 
-Names lie: `T5LayerNorm` does not centre, Gemma scales by 1 + weight, `VitDetLayerNorm` reads axis 1. So input
-and output decide: of the ways in which norms work, the one that makes this output of this input.
+Names lie: `T5LayerNorm` does not centre, Gemma scales by 1 + weight, `VitDetLayerNorm` reads axis 1. So
+input and output decide, by the formula that makes this output of this input. What is tried, in order:
+
+1. the formulas of the class, with the stored scale and shift (w and 1 + w): almost every norm ends here;
+2. every formula, the same way;
+3. the input scaled and shifted alone: then it does not normalize, and nothing more is tried;
+4. formulas with a gate, with the input scaled first, in groups that the class does not name, with any scale
+   and shift (least squares), and last those under which the output has unit moments.
+
+Each is less strict than the one before, so the first that a formula passes decides. `call.TOLERANCE` is how
+near its output must come; where several come as near and differ, the next call decides.
 """
 
 from __future__ import annotations
@@ -13,14 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.norms.call import AGREES, NormCall
+from normprobe.layers.norms.affine import ones
+from normprobe.layers.norms.call import TOLERANCE, NormCall
 from normprobe.layers.norms.fitting import Fit, FormulaFits
-from normprobe.layers.norms.formulas import grouped, named, others
+from normprobe.layers.norms.formulas import formulas_of_view, grouped_formulas, other_formulas
 from normprobe.layers.view import View
 
 NO_NORM = "its output is its input, scaled and shifted by numbers that do not depend on it: not normalized"
 UNKNOWN = "what it computes is no known normalization, so it is read as its class says"
 LATE = "what it computes shows {}, but calls that could not tell were read as {}, and so are all"
+
+_NEAR_BEST, _NEAR_BEST_FLOOR = 3, 1e-6
+"""A fit is as good as the best up to this factor; the floor stands for the rounding of float32."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,7 @@ class Identification:
     Attributes:
         view: the view on entry, corrected by what the call showed.
         offset: what the layer adds to its stored weight before scaling; None where unknown.
-        decided: the call could tell; otherwise the next one is asked again.
+        decided: the call could tell; otherwise the next call decides.
         reason: what contradicts the layer's name, in words for the ledger, or "".
     """
 
@@ -52,8 +65,8 @@ def identify(
     """Decide from one call of a layer how it is to be read.
 
     A call that cannot tell (constant or all-zero input, weights of zero, too few rows) leaves the view as it
-    is and the verdict open. A later one may still correct the kind and the offset; the axis and the sample
-    only while nothing was ``recorded``, and says so where it comes too late.
+    is, undecided. A later one may still correct the kind and the offset; the axis and the sample only while
+    nothing was ``recorded``, and the reason says so where it comes too late.
 
     Args:
         module: the layer.
@@ -67,102 +80,113 @@ def identify(
         return Identification(view, 0.0, decided=True)
     if before.is_meta or before.is_nested != after.is_nested:
         return Identification(view, 0.0, decided=False)
+    # Its components are of different lengths; a norm of the last axis treats their rows alone.
     if before.is_nested:
         before, after = torch.cat(before.unbind()), torch.cat(after.unbind())
     formula_fits = FormulaFits(NormCall(module, before, after, arguments))
-    fits = _fitting(formula_fits, view)
+    fits = _reproducing_fits(formula_fits, view)
     if not fits:
         return _without_fit(formula_fits, view)
+    # Among equals the kind of the class: a LayerNorm of centred data is as well an RMSNorm.
     best = min(fits, key=lambda fit: (fit.formula.kind != view.kind, fit.error))
-    if len({(fit.formula.of(view), fit.offset) for fit in fits}) > 1:
-        return _agreed(view, fits, best, recorded)
+    if len({(fit.formula.corrected(view), fit.offset) for fit in fits}) > 1:
+        return _ambiguous(view, fits, best, recorded)
     return _corrected(formula_fits, view, best, recorded)
 
 
-def _fitting(formula_fits: FormulaFits, view: View) -> list[Fit]:
-    """The ways of working that agree with the call: those of the name if any does, else the simplest."""
-    mine = named(view, formula_fits.call.groups)
-    found = _agreeing(formula_fits.plain(mine), view.sample)
-    if found or formula_fits.uninformative:
-        return found
-    every = [*mine, *others(formula_fits.call.axes, formula_fits.call.groups)]
+def _reproducing_fits(formula_fits: FormulaFits, view: View) -> list[Fit]:
+    """The fits that reproduce the call, by the first way (see the module) that has any."""
+    call = formula_fits.call
+    of_class = formulas_of_view(view, call.groups)
+    fits = _reproducing(formula_fits.plain(of_class), view.sample)
+    if fits or formula_fits.uninformative:
+        return fits
+    every = [*of_class, *other_formulas(call.axes, call.groups)]
+    fits = _reproducing(formula_fits.plain(every), view.sample)
+    if fits or formula_fits.unnormalized_error() <= TOLERANCE:
+        return fits
     rowwise = [formula for formula in every if formula.together == "features"]
-    wide = [*every, *grouped(formula_fits.call.axes)]
-    found = _agreeing(formula_fits.plain(every), view.sample)
-    if found or formula_fits.passed() <= AGREES:
-        return found
-    tries: tuple[Callable[[], list[Fit]], ...] = (
-        lambda: _agreeing(formula_fits.gated(rowwise), view.sample),
-        lambda: _agreeing(formula_fits.scaled_first(rowwise), view.sample),
-        lambda: _agreeing(formula_fits.plain(wide), view.sample),
-        lambda: _agreeing(formula_fits.fitted(wide), view.sample),
-        lambda: _first(formula_fits.moments(wide), view.kind),
+    with_groups = [*every, *grouped_formulas(call.axes)]
+    # Functions, so that one is computed only where all before it have failed.
+    ways: tuple[Callable[[], list[Fit]], ...] = (
+        lambda: _reproducing(formula_fits.gated(rowwise), view.sample),
+        lambda: _reproducing(formula_fits.scaled_first(rowwise), view.sample),
+        lambda: _reproducing(formula_fits.plain(with_groups), view.sample),
+        lambda: _reproducing(formula_fits.fitted(with_groups), view.sample),
+        lambda: _first_of_unit_moments(formula_fits.unit_moments(with_groups), view.kind),
     )
-    return next(filter(None, (ask() for ask in tries)), [])
+    return next(filter(None, (way() for way in ways)), [])
 
 
-def _agreeing(fits: Iterable[Fit], sample: str) -> list[Fit]:
-    """Those that reproduce the call, as well as the best does.
+def _reproducing(fits: Iterable[Fit], sample: str) -> list[Fit]:
+    """The fits that reproduce the call, as well as the best does.
 
     The same numbers may be the features of a position along one axis and the rows of an example along
     another; where the scale does not tell, what the class says of the sample does.
     """
-    found = [fit for fit in fits if fit.error <= AGREES]
-    best = min((fit.error for fit in found), default=0.0)
-    found = [fit for fit in found if fit.error <= 3 * best + 1e-6]
-    return [fit for fit in found if fit.formula.sample == sample] or found
+    close = [fit for fit in fits if fit.error <= TOLERANCE]
+    best = min((fit.error for fit in close), default=0.0)
+    close = [fit for fit in close if fit.error <= _NEAR_BEST * best + _NEAR_BEST_FLOOR]
+    return [fit for fit in close if fit.formula.sample == sample] or close
 
 
-def _first(fits: Iterable[Fit], kind: str) -> list[Fit]:
-    """The one of the name, else the first: what has unit moments in parts has them in the whole."""
-    found = [fit for fit in fits if fit.error <= AGREES]
-    mine = [fit for fit in found if fit.formula.kind == kind != "rms_norm"]
-    return (mine or found)[:1]
+def _first_of_unit_moments(fits: Iterable[Fit], kind: str) -> list[Fit]:
+    """The fit of the class's kind, else the first; at most one.
+
+    What has unit moments in each of its parts has them in the whole, so several may fit, and formulas of the
+    whole come first. A class of `rms_norm` is not preferred: an output of mean 0 has a unit mean square, too,
+    and that it is 0 shows a `layer_norm`.
+    """
+    close = [fit for fit in fits if fit.error <= TOLERANCE]
+    of_kind = [fit for fit in close if fit.formula.kind == kind != "rms_norm"]
+    return (of_kind or close)[:1]
 
 
-def _agreed(view: View, fits: list[Fit], best: Fit, recorded: bool) -> Identification:
-    """What fits agree on that differ: where the features lie, while that can still be corrected."""
-    found = {replace(fit.formula.of(view), kind=view.kind) for fit in fits}
-    if recorded or len(found) > 1 or found == {view}:
+def _ambiguous(view: View, fits: list[Fit], best: Fit, recorded: bool) -> Identification:
+    """Several formulas reproduce the call: undecided, but for the axis where they have one and it may change.
+
+    Data of mean 0, for example, show where the features lie, and not whether their mean is subtracted.
+    """
+    views = {replace(fit.formula.corrected(view), kind=view.kind) for fit in fits}
+    if recorded or len(views) > 1 or views == {view}:
         return Identification(view, best.offset, decided=False)
-    (place,) = found
-    return Identification(place, best.offset, decided=False, reason=f"what it computes shows {_place(place)}")
+    (common,) = views
+    reason = f"what it computes shows {_axis_and_sample(common)}"
+    return Identification(common, best.offset, decided=False, reason=reason)
 
 
 def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) -> Identification:
-    """The view that a fit stands for, and what it contradicts."""
+    """The view of the one formula that reproduces the call, and what it contradicts."""
+    # A batch-normalized feature under any scale and shift is the feature itself under another scale and
+    # shift, so such a fit shows no normalization.
     if fit.offset is None and fit.formula.together == "batch" and view.kind != "batch_norm":
         return _without_fit(formula_fits, replace(view, axis=fit.formula.axis))
-    found = fit.formula.of(view)
-    if fit.unscaled:
-        found = replace(found, weight=_ones)
-    moved = (found.axis, found.sample, found.trailing) != (view.axis, view.sample, view.trailing)
+    corrected = fit.formula.corrected(view)
+    if fit.scales_input:
+        corrected = replace(corrected, weight=ones)
+    moved = (corrected.axis, corrected.sample, corrected.trailing) != (view.axis, view.sample, view.trailing)
+    # Numbers along another axis cannot be merged with those already recorded; a kind is but a word.
     if moved and recorded:
-        reason = LATE.format(_place(found), _place(view))
-        return Identification(replace(view, kind=found.kind), fit.offset, decided=True, reason=reason)
-    said = []
-    if view.kind not in ("norm", found.kind):
-        said.append(f"its class says {view.kind}, what it computes is {found.kind}")
+        reason = LATE.format(_axis_and_sample(corrected), _axis_and_sample(view))
+        return Identification(replace(view, kind=corrected.kind), fit.offset, decided=True, reason=reason)
+    contradictions = []
+    if view.kind not in ("norm", corrected.kind):
+        contradictions.append(f"its class says {view.kind}, what it computes is {corrected.kind}")
     if moved:
-        said.append(f"what it computes shows {_place(found)}")
-    return Identification(found, fit.offset, decided=True, reason="; ".join(said))
+        contradictions.append(f"what it computes shows {_axis_and_sample(corrected)}")
+    return Identification(corrected, fit.offset, decided=True, reason="; ".join(contradictions))
 
 
 def _without_fit(formula_fits: FormulaFits, view: View) -> Identification:
-    """No normalization by this call's numbers: by stored ones, none at all, or one that is not known."""
-    passed = not formula_fits.uninformative and formula_fits.passed() <= AGREES
-    if formula_fits.uninformative or (formula_fits.short and not passed):
+    """No formula reproduces the call: it cannot tell, or the layer applies stored numbers, or none at all."""
+    unnormalized = not formula_fits.uninformative and formula_fits.unnormalized_error() <= TOLERANCE
+    if formula_fits.uninformative or (formula_fits.too_few_rows and not unnormalized):
         return Identification(view, 0.0, decided=False)
     if formula_fits.call.stored_statistics:
         return Identification(view, 0.0, decided=True)
-    return Identification(view, None, decided=True, reason=NO_NORM if passed else UNKNOWN)
+    return Identification(view, None, decided=True, reason=NO_NORM if unnormalized else UNKNOWN)
 
 
-def _place(view: View) -> str:
+def _axis_and_sample(view: View) -> str:
     axis = "the last axis" if view.axis == -1 else f"axis {view.axis}"
     return f"features along {axis}, samples of one {view.sample}"
-
-
-def _ones(module: nn.Module) -> Tensor | None:
-    weight = getattr(module, "weight", None)
-    return torch.ones_like(weight) if isinstance(weight, Tensor) else None

@@ -1,4 +1,10 @@
-"""The norms that stand for one another: each kind over the last axis, and over axis 1 (channels)."""
+"""The norms that `swap_norms` puts in: each kind over the last axis, and over axis 1 (channels).
+
+A pickled model names the module of each class in it. Those below name `normprobe.counterparts`, where
+normprobe 0.1 defined them: that path stays, wherever this file moves, and versions read one another's models.
+So a class here is never renamed or taken away, a new one is handed on by `normprobe.counterparts`, too, and
+what a class stores keeps its name.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +18,17 @@ from torch import Tensor, nn
 from normprobe.layers.view_registry import register_view
 
 _LEAST_IN_A_GROUP = 4
+"""Of fewer features a mean and a variance say little: two would become +1 and -1."""
+
+_HOME = "normprobe.counterparts"
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a new norm takes over from the one it stands for.
+class NormShape:
+    """What a new norm takes over from the one it replaces.
 
     Attributes:
-        sizes: sizes of the axes that make up its features, `(features,)` but for norms over several axes.
+        sizes: sizes of the axes that make up its features: `(features,)`, or several.
         channels: the features lie on axis 1, not on the last.
         eps: the constant in the denominator.
         weight: the scale as applied, float64 of shape (features,), or None.
@@ -62,7 +71,7 @@ class FeatureGroupNorm(nn.GroupNorm):
 
 
 class FeatureRMSNorm(nn.RMSNorm):
-    """Root-mean-square normalization with a shift, which torch's own has not."""
+    """Root-mean-square normalization of (..., features) with a shift, which torch's own has not."""
 
     def __init__(self, sizes: tuple[int, ...], eps: float) -> None:
         super().__init__(sizes, eps=eps)
@@ -108,20 +117,31 @@ class ChannelRMSNorm(nn.Module):
         return normalized * self.weight.view(across) + self.bias.view(across)
 
 
+for _cls in (
+    FeatureBatchNorm,
+    FeatureGroupNorm,
+    FeatureRMSNorm,
+    ChannelBatchNorm,
+    ChannelLayerNorm,
+    ChannelRMSNorm,
+):
+    _cls.__module__ = _HOME
+
+# The others are read as the torch class they derive from.
 register_view(FeatureBatchNorm, kind="batch_norm", axis=-1, sample="example")
 register_view(FeatureGroupNorm, kind="group_norm", axis=-1)
 register_view(ChannelLayerNorm, kind="layer_norm", axis=1, sample="example")
 register_view(ChannelRMSNorm, kind="rms_norm", axis=1, sample="example")
 
 
-def counterpart(kind: str, shape: Shape) -> nn.Module:
-    """A new norm of a kind and shape, with the scale and shift given, in torch's default dtype.
+def new_norm(kind: str, shape: NormShape) -> nn.Module:
+    """A norm of a kind with the shape, scale and shift of another, in torch's default dtype.
 
     Args:
         kind: `layer_norm`, `batch_norm`, `group_norm` or `rms_norm`.
         shape: what it takes over.
     """
-    norm = _bare(kind, shape)
+    norm = _untrained(kind, shape)
     with torch.no_grad():
         for name, value in (("weight", shape.weight), ("bias", shape.bias)):
             parameter = getattr(norm, name, None)
@@ -130,8 +150,8 @@ def counterpart(kind: str, shape: Shape) -> nn.Module:
     return norm
 
 
-def _bare(kind: str, shape: Shape) -> nn.Module:
-    """A norm of this kind that has not learned anything."""
+def _untrained(kind: str, shape: NormShape) -> nn.Module:
+    """A norm of this kind with a scale of 1 and a shift of 0."""
     width, eps, affine = shape.width, shape.eps, shape.affine
     settings: dict[str, Any] = {"eps": eps, "affine": affine}
     if kind == "batch_norm":

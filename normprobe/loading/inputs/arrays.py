@@ -11,30 +11,38 @@ from torch import Tensor, nn
 
 from normprobe.errors import DataError
 from normprobe.loading.inputs import audio, image_prompts, images
-from normprobe.loading.inputs.modality import Wants, arguments, known_tokens, takes_any_keyword, wants
+from normprobe.loading.inputs.modality import (
+    Modality,
+    forward_arguments,
+    modality_of,
+    takes_any_keyword,
+    vocabulary_size,
+)
 from normprobe.loading.inputs.sources import Arrays, Batch, Chunks, Images, Inputs, count_of
-from normprobe.loading.inputs.to_model import fit, to_tensor
+from normprobe.loading.inputs.to_model import on_model, to_tensor
 from normprobe.loading.models import LoadedModel
 
 
 def prepare(source: Arrays, model: LoadedModel, size: int) -> Inputs:
-    """Make batches of ``size`` rows; floating-point numbers take the model's type.
+    """Make batches of ``size`` rows; floating-point numbers take the model's dtype.
 
     Raises:
-        DataError: The names or types of the arrays do not fit the model's forward.
+        DataError: the names or types of the arrays do not fit the model's forward.
     """
     only = source.arrays.get(0) if len(source.arrays) == 1 else None
-    wanted = wants(model)
-    if only is not None and wanted is Wants.AUDIO and _is_float(only) and only.ndim <= 2:
+    modality = modality_of(model)
+    # Sound has at most two axes (recordings, time); more are features that were extracted already.
+    if only is not None and modality is Modality.AUDIO and _is_float(only) and only.ndim <= 2:
         return audio.prepare(source, only, model, size)
+    # Bytes are pictures, as a camera gives them; floating-point numbers are pixel values ready for the model.
     if only is not None and only.dtype == np.uint8 and only.ndim == 4:
-        shown = Images(source.where, only[: source.rows])
-        if wanted is Wants.IMAGE:
-            return images.prepare(shown, model, size)
-        if wanted is Wants.IMAGE_IN_TEXT:
-            return image_prompts.prepare(shown, model, size)
-    named = _named(source, model, wanted)
-    as_float = wanted is Wants.TENSORS and not _has_embedding(model.module)
+        pictures = Images(source.where, only[: source.rows])
+        if modality is Modality.IMAGE:
+            return images.prepare(pictures, model, size)
+        if modality is Modality.IMAGE_IN_TEXT:
+            return image_prompts.prepare(pictures, model, size)
+    named = _named(source, model, modality)
+    as_float = modality is Modality.TENSORS and not _has_embedding(model.module)
     tensors = Chunks(source.rows, size, lambda rows: _batch(named, rows, model, as_float))
     _check_ids(named, source, model)
     cast = sorted({str(array.dtype) for array in named.values() if not _is_float(array) and as_float})
@@ -49,31 +57,38 @@ def prepare(source: Arrays, model: LoadedModel, size: int) -> Inputs:
 
 
 def _batch(named: Mapping[str | int, Any], rows: range, model: LoadedModel, as_float: bool) -> Batch:
-    """Cut ``rows`` out of every array."""
+    """One batch of some rows of every array: keyword arguments, or a tuple where the arrays have no names."""
     cut = {name: to_tensor(array[rows.start : rows.stop]) for name, array in named.items()}
-    fitted = {name: fit(_floated(value, model, as_float), model) for name, value in cut.items()}
-    return tuple(fitted[index] for index in range(len(fitted))) if 0 in fitted else fitted
+    batch = {name: on_model(_as_float(value, model, as_float), model) for name, value in cut.items()}
+    return tuple(batch[index] for index in range(len(batch))) if 0 in batch else batch
 
 
-def _floated(tensor: Tensor, model: LoadedModel, as_float: bool) -> Tensor:
-    """A model without an embedding computes with what it is given: whole numbers become the model's type."""
+def _as_float(tensor: Tensor, model: LoadedModel, as_float: bool) -> Tensor:
+    """A tensor whose whole numbers are of the model's dtype if ``as_float``.
+
+    A model without an embedding computes with what it is given, and torch multiplies no integers by floats.
+    """
     whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype is not torch.bool
     return tensor.to(model.dtype) if as_float and whole else tensor
 
 
-def _named(source: Arrays, model: LoadedModel, wanted: Wants) -> dict[str | int, Any]:
-    """Return the arrays under the names of the forward's arguments."""
+def _named(source: Arrays, model: LoadedModel, modality: Modality) -> dict[str | int, Any]:
+    """The arrays under the names of the forward's arguments.
+
+    Raises:
+        DataError: a name is missing, or the forward does not take it.
+    """
     kind = type(model.module).__name__
     arrays = dict(source.arrays)
     if 0 in arrays:
-        if wanted is Wants.TENSORS:
+        if modality is Modality.TENSORS:
             return arrays
         if len(arrays) > 1:
             raise DataError(
                 f"{source.where} holds arrays without names; {kind} needs names such as input_ids"
             )
-        return {_main_name(arrays[0], source, model, wanted): arrays[0]}
-    known = arguments(model.module)
+        return {_main_name(arrays[0], source, model, modality): arrays[0]}
+    known = forward_arguments(model.module)
     unknown = [str(name) for name in arrays if name not in known]
     if unknown and not takes_any_keyword(model.module):
         raise DataError(
@@ -88,13 +103,17 @@ def _named(source: Arrays, model: LoadedModel, wanted: Wants) -> dict[str | int,
     return arrays
 
 
-def _main_name(array: Any, source: Arrays, model: LoadedModel, wanted: Wants) -> str:
-    """Return the argument for a single array without a name."""
+def _main_name(array: Any, source: Arrays, model: LoadedModel, modality: Modality) -> str:
+    """The forward's argument for a single array without a name.
+
+    Raises:
+        DataError: the numbers are none that the model reads.
+    """
     kind, held = type(model.module).__name__, f"{array.dtype} of shape {tuple(array.shape)}"
-    if wanted in {Wants.TEXT, Wants.TEXT_AND_IMAGE, Wants.IMAGE_IN_TEXT}:
+    if modality in {Modality.TEXT, Modality.TEXT_AND_IMAGE, Modality.IMAGE_IN_TEXT}:
         if not _is_float(array):
             return "input_ids"
-        if array.ndim == 3 and "inputs_embeds" in arguments(model.module):
+        if array.ndim == 3 and "inputs_embeds" in forward_arguments(model.module):
             return "inputs_embeds"
         raise DataError(
             f"{source.where} holds {held}; {kind} reads token ids (whole numbers, texts x tokens)"
@@ -103,8 +122,8 @@ def _main_name(array: Any, source: Arrays, model: LoadedModel, wanted: Wants) ->
 
 
 def _check_ids(named: Mapping[str | int, Any], source: Arrays, model: LoadedModel) -> None:
-    """Refuse token ids that the embedding has no row for, which torch reports as an index out of range."""
-    ids, rows = named.get("input_ids"), known_tokens(model.module)
+    """Check that the embedding has a row for every token id: torch says no more than index out of range."""
+    ids, rows = named.get("input_ids"), vocabulary_size(model.module)
     if ids is None or rows is None or _is_float(ids):
         return
     low, high = int(ids[: source.rows].min()), int(ids[: source.rows].max())

@@ -8,18 +8,18 @@ from pathlib import Path
 from normprobe.loading.inputs.sources import Images, Texts
 
 _DATA = files("normprobe.loading.inputs") / "bundled_data"
-_WHERE = "the set that ships with normprobe"
+_NAME = "the set that ships with normprobe"
 
 
-def shipped_texts(limit: int | None) -> Texts:
-    """Return the first ``limit`` (or all) of the texts that ship with normprobe, from 2 to about 90 words."""
+def bundled_texts(limit: int | None) -> Texts:
+    """The first ``limit`` (or all) of the texts that ship with normprobe, from 2 to about 90 words."""
     lines = (_DATA / "texts.txt").read_text(encoding="utf-8").split("\n")
     texts = [line for line in lines if line][:limit]
-    return Texts(_WHERE, tuple(texts), (), tuple(range(1, len(texts) + 1)))
+    return Texts(_NAME, tuple(texts), (), tuple(range(1, len(texts) + 1)))
 
 
-def shipped_images(limit: int | None) -> Images:
-    """Return the first ``limit`` (or all) of the images that ship with normprobe."""
+def bundled_images(limit: int | None) -> Images:
+    """The first ``limit`` (or all) of the images that ship with normprobe."""
     with as_file(_DATA / "images") as folder:
-        found = sorted(Path(folder).glob("*.*"))[:limit]
-    return Images(_WHERE, tuple(found))
+        files_in_order = sorted(Path(folder).glob("*.*"))[:limit]
+    return Images(_NAME, tuple(files_in_order))

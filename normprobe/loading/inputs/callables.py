@@ -11,30 +11,37 @@ import torch
 from torch import Tensor
 
 from normprobe.errors import DataError
-from normprobe.loading.inputs.sources import Batch, Inputs, Reference
-from normprobe.loading.inputs.to_model import move
-from normprobe.loading.models import LoadedModel, call_user_code, resolve
+from normprobe.loading.inputs.sources import Batch, ImportPath, Inputs
+from normprobe.loading.inputs.to_model import move_batch
+from normprobe.loading.models import LoadedModel, call_user_code, import_object
 
 
-def prepare(source: Reference, model: LoadedModel) -> Inputs:
-    """Make inputs of a callable that yields batches, or of a thing that can be iterated over.
+def prepare(source: ImportPath, model: LoadedModel) -> Inputs:
+    """Make inputs of a callable that yields batches, or of an iterable of batches.
 
     Raises:
-        DataError: It cannot be imported, raises, or yields something that is not a batch.
+        DataError: it cannot be imported, raises, or yields something that is not a batch.
     """
-    made = resolve(source.where, DataError)
-    batches = UserBatches(made, source.where, model.device, source.limit)
+    named = import_object(source.where, DataError)
+    batches = UserBatches(named, source.where, model.device, source.limit)
     total = None
-    if isinstance(made, Iterable) and isinstance(made, Sized):
-        total = len(made) if source.limit is None else min(len(made), source.limit)
+    if isinstance(named, Iterable) and isinstance(named, Sized):
+        total = len(named) if source.limit is None else min(len(named), source.limit)
     return Inputs(batches, total, f"batches from {source.where}")
 
 
 @dataclass(frozen=True)
 class UserBatches:
-    """The batches of a user's callable, checked and moved to the device; fresh ones each time."""
+    """The batches of a user's callable or iterable, checked and moved to the device; called anew each time.
 
-    made: Any = field(repr=False)
+    Attributes:
+        named: what the import path names.
+        where: the import path, for messages.
+        device: where the batches belong.
+        limit: most batches; None for all.
+    """
+
+    named: Any = field(repr=False)
     where: str
     device: torch.device
     limit: int | None
@@ -48,7 +55,7 @@ class UserBatches:
                     batch = next(iterator)
                 except StopIteration:
                     break
-                batch = move(self._checked(batch, number), self.device)
+                batch = move_batch(self._checked(batch, number), self.device)
             yield batch
             number += 1
         if number == 0:
@@ -56,16 +63,16 @@ class UserBatches:
 
     def _iterator(self) -> Iterator[Any]:
         with call_user_code(self.where, DataError):
-            made = self.made
-            if callable(made) and not (isinstance(made, Iterable) and not isinstance(made, type)):
-                made = made()
-            if isinstance(made, Tensor | np.ndarray | Mapping):
-                return iter([made])
-            if not isinstance(made, Iterable):
-                raise DataError(
-                    f"{self.where} returned a {type(made).__name__}; something that yields batches was needed"
-                )
-            return iter(made)
+            batches = self.named
+            # A DataLoader, say, is iterated over even if it can be called; a class is called.
+            if callable(batches) and (not isinstance(batches, Iterable) or isinstance(batches, type)):
+                batches = batches()
+            if isinstance(batches, Tensor | np.ndarray | Mapping):
+                return iter([batches])  # one batch: iterating over it would give its rows or names
+            if not isinstance(batches, Iterable):
+                kind = type(batches).__name__
+                raise DataError(f"{self.where} returned a {kind}; something that yields batches was needed")
+            return iter(batches)
 
     def _checked(self, batch: Any, number: int) -> Any:
         if isinstance(batch, Tensor | np.ndarray | Mapping | list | tuple):

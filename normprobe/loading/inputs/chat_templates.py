@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from normprobe.errors import DataError
-from normprobe.loading.inputs.modality import Wants, wants
-from normprobe.loading.inputs.processors import whole_processor
+from normprobe.loading.inputs.modality import Modality, modality_of
+from normprobe.loading.inputs.processors import load_processor
 from normprobe.loading.inputs.sources import Texts
 from normprobe.loading.models import LoadedModel
 from normprobe.loading.models.import_path import describe
@@ -17,15 +17,15 @@ Messages = Sequence[dict[str, Any]]
 
 
 def through_template(source: Texts, tokenizer: Any, model: LoadedModel) -> list[str]:
-    """Return each conversation as its model's chat template writes it.
+    """Each conversation as its model's chat template writes it.
 
     Raises:
-        DataError: There is no template, it refuses a conversation, or a conversation holds an image.
+        DataError: there is no template, it refuses a conversation, or a conversation holds an image.
     """
-    with_images = wants(model) is Wants.IMAGE_IN_TEXT
+    with_images = modality_of(model) is Modality.IMAGE_IN_TEXT
     template = getattr(tokenizer, "chat_template", None)
     if not template and with_images:
-        template = getattr(whole_processor(model), "chat_template", None)
+        template = getattr(load_processor(model), "chat_template", None)
     if not template:
         raise DataError(
             f"{source.where} holds chat messages, and the model's tokenizer has no chat template; "
@@ -37,6 +37,7 @@ def through_template(source: Texts, tokenizer: Any, model: LoadedModel) -> list[
             _refuse_images(source, line, messages)
         with name_row(source, line):
             text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
+            # Some templates of such models read lists of parts only, and write nothing of a plain text.
             if with_images and _loses(text, messages):
                 parts = in_parts(messages)
                 text = str(tokenizer.apply_chat_template(parts, chat_template=template, tokenize=False))
@@ -45,13 +46,13 @@ def through_template(source: Texts, tokenizer: Any, model: LoadedModel) -> list[
 
 
 def _loses(text: str, messages: Messages) -> bool:
-    """Tell whether a template left out a plain content, as those do that look for parts of a type."""
+    """Whether a template left out a plain content, as those do that look for parts of a type."""
     contents = [message.get("content") for message in messages]
     return any(isinstance(content, str) and content.strip() not in text for content in contents)
 
 
 def in_parts(messages: Messages) -> list[dict[str, Any]]:
-    """Return messages whose plain contents are lists of one text part.
+    """Messages whose plain contents are lists of one text part.
 
     >>> in_parts([{"role": "user", "content": "hi"}])
     [{'role': 'user', 'content': [{'type': 'text', 'text': 'hi'}]}]
@@ -65,7 +66,7 @@ def in_parts(messages: Messages) -> list[dict[str, Any]]:
 
 
 def _refuse_images(source: Texts, line: int, messages: Messages) -> None:
-    """Messages name images by address; only their text can be written out."""
+    """Check that a conversation is text only: messages name images by address, and nothing is fetched."""
     contents = [message.get("content") for message in messages]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     kinds = [str(part.get("type", "text")) for part in parts if isinstance(part, dict)]
@@ -79,10 +80,10 @@ def _refuse_images(source: Texts, line: int, messages: Messages) -> None:
 
 @contextmanager
 def name_row(source: Texts, line: int) -> Iterator[None]:
-    """Say in which row of the data the tokenizer or its chat template fails.
+    """Name the row of the data on which the tokenizer or its chat template fails.
 
     Raises:
-        DataError: Whatever went wrong inside, in one line.
+        DataError: whatever went wrong inside, in one line.
     """
     try:
         yield

@@ -12,30 +12,30 @@ import torch
 from torch import Tensor
 
 from normprobe.errors import ModelError
-from normprobe.loading.inputs.modality import arguments
+from normprobe.loading.inputs.modality import forward_arguments
 from normprobe.loading.models import LoadedModel
 
 
 def needs_decoder_tokens(model: LoadedModel) -> bool:
-    """Tell whether the model's forward wants ``decoder_input_ids``."""
+    """Whether the model's forward wants ``decoder_input_ids``."""
     encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
-    return encoder_decoder and "decoder_input_ids" in arguments(model.module)
+    return encoder_decoder and "decoder_input_ids" in forward_arguments(model.module)
 
 
-def shifted(ids: list[int], model: LoadedModel) -> list[int]:
-    """Return the decoder's tokens for a text of tokens ``ids``.
+def decoder_tokens(ids: list[int], model: LoadedModel) -> list[int]:
+    """The decoder's tokens for a text of tokens ``ids``.
 
     Raises:
-        ModelError: The config names no token to start with.
+        ModelError: the config names no token to start with.
     """
     return [start_token(model), *ids[:-1]]
 
 
 def start_tokens(model: LoadedModel, examples: int) -> dict[str, Tensor]:
-    """Return one start token an example for a decoder that reads images or sound; else nothing.
+    """One start token an example for a decoder that reads images or sound; else nothing.
 
     Raises:
-        ModelError: The config names no token to start with.
+        ModelError: the config names no token to start with.
     """
     if not needs_decoder_tokens(model):
         return {}
@@ -44,16 +44,16 @@ def start_tokens(model: LoadedModel, examples: int) -> dict[str, Tensor]:
 
 
 def start_token(model: LoadedModel) -> int:
-    """Return the token that the model's decoder begins with.
+    """The token that the model's decoder begins with.
 
     Raises:
-        ModelError: Neither the config nor the generation config names one.
+        ModelError: neither the config nor the generation config names one.
     """
-    settings: list[Any] = [getattr(model.module, "generation_config", None), model.config]
-    settings.append(getattr(model.config, "decoder", None))
+    configs: list[Any] = [getattr(model.module, "generation_config", None), model.config]
+    configs.append(getattr(model.config, "decoder", None))
     for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
-        for place in settings:
-            value = getattr(place, name, None)
+        for config in configs:
+            value = getattr(config, name, None)
             if isinstance(value, int) and value >= 0:
                 return value
     raise ModelError(f"{model.name} names no decoder_start_token_id; give decoder_input_ids in an .npz file")

@@ -10,10 +10,10 @@ import torch
 from normprobe.errors import DataError
 from normprobe.loading.inputs.images import channels, open_image
 from normprobe.loading.inputs.modality import image_token
-from normprobe.loading.inputs.processors import whole_processor
+from normprobe.loading.inputs.processors import load_processor
 from normprobe.loading.inputs.sources import Batch, Chunks, Images, Inputs, count_of
 from normprobe.loading.inputs.texts import labels_of
-from normprobe.loading.inputs.to_model import keywords
+from normprobe.loading.inputs.to_model import keyword_tensors
 from normprobe.loading.models import LoadedModel
 from normprobe.loading.models.import_path import describe
 
@@ -32,10 +32,10 @@ def prepare(source: Images, model: LoadedModel, size: int) -> Inputs:
     The prompt of an image depends on its place alone, so that every batch size gives the same examples.
 
     Raises:
-        DataError: The model has no processor or a damaged one, its chat template or the processor refuses a
+        DataError: the model has no processor or a damaged one, its chat template or the processor refuses a
             prompt, a file is not a readable image, or the image did not get into the text.
     """
-    processor = whole_processor(model)
+    processor = load_processor(model)
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token  # the attention mask hides it
     prompter = _Prompter(processor, model)
@@ -52,7 +52,7 @@ class _Prompter:
     model: LoadedModel
 
     def batch(self, source: Images, rows: range) -> Batch:
-        """Return the keyword arguments of some images; tokens are ``(images, tokens)``."""
+        """The keyword arguments of some images; tokens are ``(images, tokens)``."""
         # A list for each example: the form in which every processor knows which image goes into which text.
         opened = [[open_image(source.items[row], channels(self.model))] for row in rows]
         written = [self._written(PROMPTS[row % len(PROMPTS)]) for row in rows]
@@ -60,17 +60,19 @@ class _Prompter:
         # A chat template may have put in the first token already.
         special = {"add_special_tokens": False} if begin and written[0].startswith(begin) else {}
         try:
-            made = self.processor(images=opened, text=written, padding=True, return_tensors="pt", **special)
+            encoding = self.processor(
+                images=opened, text=written, padding=True, return_tensors="pt", **special
+            )
         except Exception as cause:
             raise DataError(
                 f"{source.where}: the processor of {self.model.name} refuses it: {describe(cause)}"
             ) from cause
-        return self._checked(keywords(made, self.model))
+        return self._checked(keyword_tensors(encoding, self.model))
 
     def _written(self, prompt: str) -> str:
-        """Return the text of a prompt with a place for its image in front."""
+        """The text of a prompt with a place for its image in front."""
         if not getattr(self.processor, "chat_template", None):
-            return f"{_place(self.processor, self.model)}{prompt}"
+            return f"{_image_text(self.processor, self.model)}{prompt}"
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         try:
             return str(
@@ -84,7 +86,11 @@ class _Prompter:
             ) from cause
 
     def _checked(self, batch: dict[str, torch.Tensor]) -> Batch:
-        """Refuse a batch whose images would not be read: a model then takes its image tokens for words."""
+        """A batch, checked for images that would not be read: a model takes their tokens for words then.
+
+        Raises:
+            DataError: there are such.
+        """
         token = image_token(self.model)
         whole = {"input_ids", "pixel_values"} <= set(batch)
         if not whole or not bool(batch["input_ids"].eq(token or 0).any(1).all()):
@@ -95,10 +101,10 @@ class _Prompter:
         return batch
 
 
-def _place(processor: Any, model: LoadedModel) -> str:
-    """Return what stands for an image in a text that did not go through a chat template."""
+def _image_text(processor: Any, model: LoadedModel) -> str:
+    """What stands for an image in a text that did not go through a chat template."""
     for name in ("boi_token", "image_token"):  # Gemma's processor writes image tokens after a start token
-        found = getattr(processor, name, None)
-        if found is not None:
-            return str(found)
+        token = getattr(processor, name, None)
+        if token is not None:
+            return str(token)
     return str(processor.tokenizer.convert_ids_to_tokens(image_token(model)))

@@ -12,9 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from normprobe.errors import DataError
 from normprobe.loading.inputs.decoder_inputs import start_tokens
-from normprobe.loading.inputs.processors import image_processor
+from normprobe.loading.inputs.processors import load_image_processor
 from normprobe.loading.inputs.sources import Batch, Chunks, Images, Inputs, count_of
-from normprobe.loading.inputs.to_model import keywords
+from normprobe.loading.inputs.to_model import keyword_tensors
 from normprobe.loading.models import LoadedModel
 from normprobe.loading.models.import_path import describe
 
@@ -25,36 +25,39 @@ def prepare(source: Images, model: LoadedModel, size: int) -> Inputs:
     """Make batches of ``size`` images in the order of their names.
 
     Raises:
-        DataError: A file is not a readable image, or the processor is damaged or refuses it.
+        DataError: a file is not a readable image, or the processor is damaged or refuses it.
     """
-    process, warnings = processor(model)
+    process, warnings = image_processor(model)
     batches = Chunks(len(source.items), size, lambda rows: batch(source, rows, process, model))
     description = f"{count_of(len(source.items), 'image')} from {source.where}"
     return Inputs(batches, len(batches), description, "position", "image", warnings)
 
 
 def batch(source: Images, rows: range, process: Processor, model: LoadedModel) -> Batch:
-    """Return the keyword arguments of some images."""
+    """The keyword arguments of some images of a source.
+
+    Raises:
+        DataError: one of them cannot be read, or the processor refuses them.
+    """
     opened = [open_image(source.items[index], channels(model)) for index in rows]
     try:
-        made = process(opened)
+        pixels = process(opened)
     except Exception as cause:
         raise DataError(f"{source.where}: the image processor refuses it: {describe(cause)}") from cause
-    return {**keywords(made, model), **start_tokens(model, len(opened))}
+    return {**keyword_tensors(pixels, model), **start_tokens(model, len(opened))}
 
 
-def open_image(item: Any, wanted: int) -> Image.Image:
+def open_image(item: Any, n_channels: int) -> Image.Image:
     """Open a file (or take an array) as an image of 1 or 3 channels.
 
     Raises:
-        DataError: It is not a readable image.
+        DataError: it is not a readable image.
     """
-    mode = "L" if wanted == 1 else "RGB"
+    mode = "L" if n_channels == 1 else "RGB"
     if not isinstance(item, Path):
         array = np.asarray(item)
-        array = (
-            np.moveaxis(array, 0, -1) if array.shape[0] in {1, 3} and array.shape[-1] not in {1, 3} else array
-        )
+        if array.shape[0] in {1, 3} and array.shape[-1] not in {1, 3}:
+            array = np.moveaxis(array, 0, -1)  # channels first, as torch has them
         if array.shape[-1] not in {1, 3}:
             raise DataError(f"an image of shape {array.shape} was given; 1 or 3 channels were needed")
         return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).convert(mode)
@@ -66,26 +69,26 @@ def open_image(item: Any, wanted: int) -> Image.Image:
 
 
 def channels(model: LoadedModel) -> int:
-    """Return how many channels the model's images have."""
+    """How many channels the model's images have."""
     vision = getattr(model.config, "vision_config", model.config)
     value = getattr(vision, "num_channels", 3)
     return value if isinstance(value, int) else 3
 
 
-def processor(model: LoadedModel) -> tuple[Processor, tuple[str, ...]]:
-    """Return the model's image processor, or a plain one and a sentence that says so."""
-    found = image_processor(model)
-    if found is not None:
-        return lambda opened: dict(found(images=list(opened), return_tensors="pt")), ()
+def image_processor(model: LoadedModel) -> tuple[Processor, tuple[str, ...]]:
+    """The model's image processor, or a plain one and a sentence that says so."""
+    own = load_image_processor(model)
+    if own is not None:
+        return lambda opened: dict(own(images=list(opened), return_tensors="pt")), ()
     vision = getattr(model.config, "vision_config", model.config)
     size = getattr(vision, "image_size", 224)
     side = int(size if isinstance(size, int | float) else max(size))
     warning = f"no image processor beside the model: images resized to {side} x {side}, values from -1 to 1"
-    return lambda opened: _plain(opened, side), (warning,)
+    return lambda opened: _resized(opened, side), (warning,)
 
 
-def _plain(opened: Sequence[Image.Image], side: int) -> dict[str, Any]:
-    """Resize and scale to [-1, 1]; ``pixel_values`` is ``(images, channels, side, side)``."""
+def _resized(opened: Sequence[Image.Image], side: int) -> dict[str, Any]:
+    """Images resized and scaled to [-1, 1]; ``pixel_values`` is ``(images, channels, side, side)``."""
     arrays = [
         np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32)
         for image in opened

@@ -15,11 +15,11 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm", "merges.txt", "t
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def tokenizer(model: LoadedModel) -> Any:
+def load_tokenizer(model: LoadedModel) -> Any:
     """Load the tokenizer of ``model``.
 
     Raises:
-        DataError: It has none, a damaged one, or one without words.
+        DataError: it has none, a damaged one, or one without words.
     """
     source = Path(model.source or "")
     # transformers makes a tokenizer with an empty vocabulary where there is none.
@@ -29,19 +29,19 @@ def tokenizer(model: LoadedModel) -> Any:
             "or give token ids as .npy"
         )
     extra = {"gguf_file": model.gguf} if model.gguf else {}
-    found = _load(transformers.AutoTokenizer, "tokenizer", model, **extra)
-    if len(found) <= len(set(found.all_special_ids)):
+    tokenizer = _load(transformers.AutoTokenizer, "tokenizer", model, **extra)
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise DataError(
             f"the tokenizer of {model.name} has an empty vocabulary; save it again with its vocabulary"
         )
-    return found
+    return tokenizer
 
 
-def image_processor(model: LoadedModel) -> Any:
+def load_image_processor(model: LoadedModel) -> Any:
     """Load the image processor of ``model``, or return None where it has no file for one.
 
     Raises:
-        DataError: It is damaged.
+        DataError: it is damaged.
     """
     source = Path(model.source or "")
     if source.is_dir() and not _has_any(source, _PROCESSOR_FILES):
@@ -49,34 +49,39 @@ def image_processor(model: LoadedModel) -> Any:
     return _load(transformers.AutoImageProcessor, "image processor", model)
 
 
-def whole_processor(model: LoadedModel) -> Any:
+def load_processor(model: LoadedModel) -> Any:
     """Load the processor of ``model`` that makes images and text into one sequence.
 
     Raises:
-        DataError: It has none, a damaged one, or one that needs a package that is not installed.
+        DataError: it has none, a damaged one, or one that needs a package that is not installed.
     """
     source, kind = Path(model.source or ""), type(model.module).__name__
     saved = not source.is_dir() or _has_any(source, _PROCESSOR_FILES)
-    found = _load(transformers.AutoProcessor, "processor", model) if saved else None
+    processor = _load(transformers.AutoProcessor, "processor", model) if saved else None
     # Where there is no whole processor transformers returns one of its parts.
-    if any(getattr(found, part, None) is None for part in ("tokenizer", "image_processor")):
+    if any(getattr(processor, part, None) is None for part in ("tokenizer", "image_processor")):
         raise DataError(
             f"{model.name} has no processor with a tokenizer and an image processor, and {kind} needs one to "
             "read images; save it into the model (processor.save_pretrained), or give texts"
         )
-    return found
+    return processor
 
 
-def feature_extractor(model: LoadedModel) -> Any:
+def load_feature_extractor(model: LoadedModel) -> Any:
     """Load the feature extractor of ``model``.
 
     Raises:
-        DataError: It has none, or a damaged one.
+        DataError: it has none, or a damaged one.
     """
     return _load(transformers.AutoFeatureExtractor, "feature extractor", model)
 
 
 def _load(cls: Any, what: str, model: LoadedModel, **extra: Any) -> Any:
+    """Load a part of the model's own folder or hub id; from a folder nothing is fetched.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
     source = str(model.source)
     try:
         return cls.from_pretrained(
@@ -93,9 +98,9 @@ def _load(cls: Any, what: str, model: LoadedModel, **extra: Any) -> Any:
 
 
 def _reason(cause: Exception) -> str:
-    """Say which package is missing where transformers says so in a paragraph."""
-    wants_torchvision = isinstance(cause, ImportError) and "torchvision" in str(cause).lower()
-    return "it needs torchvision; install it" if wants_torchvision else describe(cause)
+    """An error in one line; which package is missing, where transformers says so in a paragraph."""
+    needs_torchvision = isinstance(cause, ImportError) and "torchvision" in str(cause).lower()
+    return "it needs torchvision; install it" if needs_torchvision else describe(cause)
 
 
 def _has_any(folder: Path, patterns: tuple[str, ...]) -> bool:

@@ -1,10 +1,9 @@
-"""What data are before (a source) and after (inputs) they are made to fit a model."""
+"""Data before they fit a model (a source: texts, images, arrays, an import path) and after (inputs)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 Batch = Any  # A tensor, a tuple or list of positional arguments, or a mapping of keyword arguments.
@@ -16,11 +15,11 @@ class Texts:
     """Texts, or conversations of messages, in the order of their file.
 
     Attributes:
-        where: The name people know them by, such as ``"texts.txt"``.
-        texts: One text each; empty where ``chats`` holds messages.
-        chats: One list of messages each.
-        lines: Number of the line or row that each comes from, from 1.
-        warnings: What was left out while reading, a sentence each.
+        where: the name people know them by, such as ``"texts.txt"``.
+        texts: one text each; empty where ``chats`` holds messages.
+        chats: one list of messages each.
+        lines: number of the line or row that each comes from, from 1.
+        warnings: what was left out while reading, a sentence each.
     """
 
     where: str
@@ -32,7 +31,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class Images:
-    """Image files in the order of their names, or uint8 arrays ``(height, width, channels)``."""
+    """Images in the order of their names or of their file.
+
+    Attributes:
+        where: the name people know them by.
+        items: paths, or uint8 arrays ``(height, width, channels)``.
+    """
 
     where: str
     items: Sequence[Any]
@@ -43,9 +47,9 @@ class Arrays:
     """Arrays or tensors by name, the same leading size each; the names are the model's keyword arguments.
 
     Attributes:
-        where: The name people know them by.
-        arrays: By name, or by position where the file has no names.
-        rows: How many of the leading axis are to be used.
+        where: the name people know them by.
+        arrays: by name, or by position where the file has no names.
+        rows: how many of the leading axis are to be used.
     """
 
     where: str
@@ -54,14 +58,19 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A callable of the user's that yields batches."""
+class ImportPath:
+    """A callable of the user's that yields batches, not imported yet.
+
+    Attributes:
+        where: its import path.
+        limit: use only the first so many batches; None uses all.
+    """
 
     where: str
     limit: int | None = None
 
 
-Source = Texts | Images | Arrays | Reference
+Source = Texts | Images | Arrays | ImportPath
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,12 @@ class Inputs:
     """Batches that fit a model, and what to say about them.
 
     Attributes:
-        batches: Makes a fresh iterator each time it is iterated over.
-        total: Number of batches, or None where that shows only at the end.
-        description: Such as ``"48 texts from texts.txt"``.
-        unit: What a position is called: ``"token"`` or ``"position"``.
-        example_unit: What a batch element is called: ``"text"``, ``"image"`` or ``"example"``.
-        warnings: What the user should know, such as ``"3 texts truncated to 512 tokens"``.
+        batches: makes a fresh iterator each time it is iterated over.
+        total: number of batches, or None where that shows only at the end.
+        description: such as ``"48 texts from texts.txt"``.
+        unit: what a position is called: ``"token"`` or ``"position"``.
+        example_unit: what a batch element is called: ``"text"``, ``"image"`` or ``"example"``.
+        warnings: what the user should know, such as ``"3 texts truncated to 512 tokens"``.
         labels: ``(args, kwargs)`` of a forward to the text of each token, padding included, or None.
     """
 
@@ -89,7 +98,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Chunks:
-    """An iterable that makes one batch of each run of ``size`` indices below ``count``.
+    """Batches made one at a time, of each run of ``size`` indices below ``count``, anew in each iteration.
+
+    Images are opened and tensors made when their batch comes: no more than one batch is in memory.
 
     >>> list(Chunks(5, 2, lambda indices: list(indices)))
     [[0, 1], [2, 3], [4]]
@@ -108,14 +119,9 @@ class Chunks:
 
 
 def count_of(number: int, noun: str) -> str:
-    """Return a count with its noun.
+    """A count with its noun.
 
     >>> count_of(1, "text"), count_of(1200, "text")
     ('1 text', '1,200 texts')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def shown(path: Path | str) -> str:
-    """Return the last part of a path, by which people know the file."""
-    return Path(path).name or str(path)

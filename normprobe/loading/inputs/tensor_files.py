@@ -12,13 +12,14 @@ from normprobe.errors import DataError
 from normprobe.loading.inputs.sources import Arrays
 
 _NUMBERS = "biufc"
+"""Kinds of numpy dtypes that are numbers: bool, int, unsigned, float, complex."""
 
 
 def read_npy(path: Path, limit: int | None) -> Arrays:
     """Read one array, mapped into memory rather than loaded.
 
     Raises:
-        DataError: Cut off, damaged, pickled, or empty.
+        DataError: cut off, damaged, pickled, or empty.
     """
     try:
         array = np.lib.format.open_memmap(path, mode="r")
@@ -31,7 +32,7 @@ def read_npz(path: Path, limit: int | None) -> Arrays:
     """Read arrays by name; ``arr_0``, ``arr_1``, ... are positional arguments.
 
     Raises:
-        DataError: Cut off, damaged, pickled, empty, or with arrays of different lengths.
+        DataError: cut off, damaged, pickled, empty, or with arrays of different lengths.
     """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -45,7 +46,7 @@ def read_safetensors(path: Path, limit: int | None) -> Arrays:
     """Read tensors by name.
 
     Raises:
-        DataError: Cut off, damaged, empty, or with tensors of different lengths.
+        DataError: cut off, damaged, empty, or with tensors of different lengths.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -58,6 +59,7 @@ def read_safetensors(path: Path, limit: int | None) -> Arrays:
 
 
 def _positional(arrays: Mapping[str, Any]) -> Mapping[str | int, Any]:
+    """Arrays by place if they have the names that `numpy.savez` gives to arrays without a name."""
     names = [f"arr_{index}" for index in range(len(arrays))]
     if set(arrays) == set(names):
         return {index: arrays[name] for index, name in enumerate(names)}
@@ -65,6 +67,7 @@ def _positional(arrays: Mapping[str, Any]) -> Mapping[str | int, Any]:
 
 
 def _reason(path: Path, cause: Exception) -> str:
+    """Why a file cannot be read; numpy refuses pickled objects by a `ValueError` of the general kind."""
     if any(word in str(cause) for word in ("pickle", "Python objects")):
         return (
             f"{path} holds pickled objects, and loading those runs whatever code they "
@@ -74,7 +77,11 @@ def _reason(path: Path, cause: Exception) -> str:
 
 
 def _checked(path: Path, arrays: Mapping[Any, Any], limit: int | None) -> Arrays:
-    """Refuse what has no rows, and arrays that do not belong together."""
+    """Arrays as a source, checked for rows, numbers and equal lengths.
+
+    Raises:
+        DataError: one is empty or holds no numbers, or their lengths differ.
+    """
     if not arrays:
         raise DataError(f"{path} holds no arrays")
     for name, array in arrays.items():
@@ -89,9 +96,9 @@ def _checked(path: Path, arrays: Mapping[Any, Any], limit: int | None) -> Arrays
             raise DataError(f"{label} is empty: its shape is {tuple(array.shape)}")
     sizes = {name: array.shape[0] for name, array in arrays.items()}
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+        lengths = ", ".join(f"{name} has {size}" for name, size in sizes.items())
         raise DataError(
-            f"the arrays of {path} are of different lengths: {told}; one row an example was needed"
+            f"the arrays of {path} are of different lengths: {lengths}; one row an example was needed"
         )
     rows = next(iter(sizes.values()))
     return Arrays(path.name, dict(arrays), rows if limit is None else min(rows, limit))

@@ -12,15 +12,16 @@ from typing import Any
 from normprobe.errors import DataError
 from normprobe.loading.inputs.sources import Texts, count_of
 
-_MAX_FIELD = 2**31 - 1
+_MAX_FIELD = 2**31 - 1  # characters; the largest that the csv module takes on every platform
 
 
 def read_txt(path: Path, limit: int | None) -> Texts:
     """Read a text per line; empty lines are skipped.
 
     Raises:
-        DataError: Not UTF-8, or no text in it.
+        DataError: not UTF-8, or no text in it.
     """
+    # Generators from here on: with a limit the rest of a large file is never read.
     rows = ((number, line.strip()) for number, line in _lines(path))
     return _texts(path, rows, limit, skipped_silently=True)
 
@@ -29,7 +30,7 @@ def read_jsonl(path: Path, column: str | None, limit: int | None) -> Texts:
     """Read a JSON object (or string) per line: a text, or ``messages`` for the chat template.
 
     Raises:
-        DataError: Not UTF-8, a line that is not JSON, or no text in it.
+        DataError: not UTF-8, a line that is not JSON, or no text in it.
     """
     rows = ((number, _json(path, number, line)) for number, line in _lines(path) if line.strip())
     first = next(rows, None)
@@ -38,7 +39,7 @@ def read_jsonl(path: Path, column: str | None, limit: int | None) -> Texts:
     all_rows = _chain(first, rows)
     if isinstance(first[1], str) and column is None:
         return _texts(path, all_rows, limit)
-    name = column or _choose(path, _fields(path, *first))
+    name = column or _likely_column(path, _fields(path, *first))
     values = ((number, _field(path, number, row, name)) for number, row in all_rows)
     return _chats(path, values, limit) if name == "messages" else _texts(path, values, limit)
 
@@ -47,14 +48,14 @@ def read_csv(path: Path, column: str | None, limit: int | None) -> Texts:
     """Read a column of a CSV (or TSV) file with a header.
 
     Raises:
-        DataError: Not UTF-8, malformed, or without such a column.
+        DataError: not UTF-8, malformed, or without such a column.
     """
     csv.field_size_limit(_MAX_FIELD)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
     rows = _csv_rows(path, reader)
     header = next(rows, (0, []))[1]
-    name = _known(path, header, column) if column is not None else _choose(path, header)
+    name = _checked_column(path, header, column) if column is not None else _likely_column(path, header)
     index = header.index(name)
     return _texts(path, ((number, row[index]) for number, row in rows), limit)
 
@@ -63,7 +64,7 @@ def read_parquet(path: Path, column: str | None, limit: int | None) -> Texts:
     """Read a column of a Parquet file: texts, or ``messages`` for the chat template.
 
     Raises:
-        DataError: Damaged, or without such a column of text.
+        DataError: damaged, or without such a column of text.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -71,8 +72,12 @@ def read_parquet(path: Path, column: str | None, limit: int | None) -> Texts:
     try:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
-        held = [field.name for field in schema if _is_text(field.type) or field.name == "messages"]
-        name = _known(path, schema.names, column) if column is not None else _choose(path, held)
+        textual = [field.name for field in schema if _is_text(field.type) or field.name == "messages"]
+        name = (
+            _checked_column(path, schema.names, column)
+            if column is not None
+            else _likely_column(path, textual)
+        )
         parts = file.iter_batches(columns=[name], batch_size=1024)
         values = list(islice((value for part in parts for value in part.column(0).to_pylist()), limit))
     except (pa.ArrowException, OSError, ValueError, MemoryError) as cause:
@@ -103,6 +108,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _json(path: Path, number: int, line: str) -> Any:
+    """What a line holds.
+
+    Raises:
+        DataError: it is not JSON.
+    """
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as cause:
@@ -112,6 +122,11 @@ def _json(path: Path, number: int, line: str) -> Any:
 
 
 def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """The numbered rows of a CSV reader, each as wide as its header.
+
+    Raises:
+        DataError: one is wider or narrower, or malformed.
+    """
     width = None
     try:
         for row in reader:
@@ -128,12 +143,22 @@ def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def _fields(path: Path, number: int, row: Any) -> list[str]:
+    """The names of a row's fields that may hold the text.
+
+    Raises:
+        DataError: the row is no object.
+    """
     if not isinstance(row, dict):
         raise DataError(f"{path}, line {number} holds a {type(row).__name__}; a JSON object was needed")
     return [name for name, value in row.items() if isinstance(value, str) or name == "messages"]
 
 
 def _field(path: Path, number: int, row: Any, name: str) -> Any:
+    """The field of this name of a row.
+
+    Raises:
+        DataError: it has none.
+    """
     if not isinstance(row, dict) or name not in row:
         has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
         raise DataError(
@@ -142,8 +167,12 @@ def _field(path: Path, number: int, row: Any, name: str) -> Any:
     return row[name]
 
 
-def _choose(path: Path, names: Sequence[str]) -> str:
-    """Return the column that plainly holds the data, or ask for it."""
+def _likely_column(path: Path, names: Sequence[str]) -> str:
+    """The column that plainly holds the data.
+
+    Raises:
+        DataError: there are several that may.
+    """
     for usual in ("messages", "text"):
         if usual in names:
             return usual
@@ -153,7 +182,12 @@ def _choose(path: Path, names: Sequence[str]) -> str:
     raise DataError(f"{path}: which column holds the text? {have}; say it with --column")
 
 
-def _known(path: Path, names: Sequence[str], column: str) -> str:
+def _checked_column(path: Path, names: Sequence[str], column: str) -> str:
+    """The column asked for.
+
+    Raises:
+        DataError: there is none of this name.
+    """
     if column not in names:
         raise DataError(f"{path} has no column {column!r}; it has {', '.join(names[:12]) or 'none'}")
     return column
@@ -186,12 +220,17 @@ def _texts(
         texts.append(value)
     if not texts:
         raise DataError(f"{path} holds no text")
-    told = empty and not skipped_silently
-    warnings = (f"{count_of(empty, 'row')} without text left out",) if told else ()
+    warn = empty and not skipped_silently
+    warnings = (f"{count_of(empty, 'row')} without text left out",) if warn else ()
     return Texts(path.name, tuple(texts), (), tuple(numbers), warnings)
 
 
 def _chats(path: Path, rows: Iterable[tuple[int, Any]], limit: int | None) -> Texts:
+    """Collect up to ``limit`` conversations.
+
+    Raises:
+        DataError: a row is no list of messages, or there is none.
+    """
     numbers, chats = [], []
     for number, messages in islice(rows, limit):
         well_made = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from normprobe.errors import DataError
 from normprobe.loading.inputs.chat_templates import name_row, through_template
-from normprobe.loading.inputs.decoder_inputs import needs_decoder_tokens, shifted
-from normprobe.loading.inputs.modality import arguments, known_tokens
-from normprobe.loading.inputs.processors import tokenizer
+from normprobe.loading.inputs.decoder_inputs import decoder_tokens, needs_decoder_tokens
+from normprobe.loading.inputs.modality import forward_arguments, vocabulary_size
+from normprobe.loading.inputs.processors import load_tokenizer
 from normprobe.loading.inputs.sources import Batch, Chunks, Inputs, Labels, Texts, count_of
-from normprobe.loading.inputs.to_model import keywords
+from normprobe.loading.inputs.to_model import keyword_tensors
 from normprobe.loading.models import LoadedModel
 
 _NO_MAXIMUM = 10**9  # tokenizers without a maximum say 1e30
@@ -29,40 +29,41 @@ def prepare(source: Texts, model: LoadedModel, size: int) -> Inputs:
     by one, so that no padding is ever measured.
 
     Raises:
-        DataError: The tokenizer is missing or refuses a text, or does not belong to the model.
+        DataError: the tokenizer is missing or refuses a text, or does not belong to the model.
     """
-    found = tokenizer(model)
-    encoded, warnings = encode(source, found, model)
-    masked = "attention_mask" in arguments(model.module)
+    tokenizer = load_tokenizer(model)
+    encoded, warnings = encode(source, tokenizer, model)
+    masked = "attention_mask" in forward_arguments(model.module)
     if not masked and size > 1:
         warnings = (*warnings, "the model takes no attention mask: texts are run one by one")
     batches = Chunks(
         len(encoded),
         size if masked else 1,
-        lambda rows: pad(encoded[rows.start : rows.stop], found, model),
+        lambda rows: pad(encoded[rows.start : rows.stop], tokenizer, model),
     )
     what = "conversation" if source.chats else "text"
     description = f"{count_of(len(encoded), what)} from {source.where}"
-    return Inputs(batches, len(batches), description, "token", "text", warnings, labels_of(found))
+    return Inputs(batches, len(batches), description, "token", "text", warnings, labels_of(tokenizer))
 
 
-def encode(source: Texts, found: Any, model: LoadedModel) -> tuple[list[Encoded], tuple[str, ...]]:
-    """Return the tokens of each text, and what to tell: texts truncated or without any token.
+def encode(source: Texts, tokenizer: Any, model: LoadedModel) -> tuple[list[Encoded], tuple[str, ...]]:
+    """The tokens of each text, and warnings: texts truncated or without any token.
 
     Raises:
-        DataError: The tokenizer refuses a text, or makes a token that the model does not know.
+        DataError: the tokenizer refuses a text, or makes a token that the model does not know.
     """
-    most = max_tokens(model, found)
-    texts = through_template(source, found, model) if source.chats else source.texts
+    most = max_tokens(model, tokenizer)
+    texts = through_template(source, tokenizer, model) if source.chats else source.texts
     special = not source.chats  # a chat template has already put in the special tokens
     encoded: list[Encoded] = []
     long = empty = 0
     for line, text in zip(source.lines, texts, strict=True):
         with name_row(source, line):
-            tokens = _tokens(found, text, None, special)
+            tokens = _tokens(tokenizer, text, None, special)
+            # Twice for a long text only: whether one is truncated is to be said.
             if most is not None and len(tokens["input_ids"]) > most:
                 long += 1
-                tokens = _tokens(found, text, most, special)
+                tokens = _tokens(tokenizer, text, most, special)
         if tokens["input_ids"]:
             encoded.append(tokens)
         else:
@@ -78,9 +79,9 @@ def encode(source: Texts, found: Any, model: LoadedModel) -> tuple[list[Encoded]
     return encoded, tuple(warnings)
 
 
-def _tokens(found: Any, text: str, most: int | None, special: bool) -> Encoded:
+def _tokens(tokenizer: Any, text: str, most: int | None, special: bool) -> Encoded:
     """Tokenize one text, cut to ``most`` tokens."""
-    made = found(
+    encoding = tokenizer(
         text,
         truncation=most is not None,
         max_length=most,
@@ -88,30 +89,35 @@ def _tokens(found: Any, text: str, most: int | None, special: bool) -> Encoded:
         padding=False,
         return_attention_mask=True,
     )
-    return {name: list(values) for name, values in made.items()}
+    return {name: list(values) for name, values in encoding.items()}
 
 
-def max_tokens(model: LoadedModel, found: Any) -> int | None:
-    """Return how many tokens the model can read, or None where nothing says so."""
-    said = [
-        getattr(found, "model_max_length", None),
+def max_tokens(model: LoadedModel, tokenizer: Any) -> int | None:
+    """How many tokens the model can read, or None where nothing says so."""
+    maxima = [
+        getattr(tokenizer, "model_max_length", None),
         getattr(model.config, "max_position_embeddings", None),
         getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None),
     ]
-    said += [
-        # RoBERTa and its kin number positions from padding_idx + 1.
+    maxima += [
+        # RoBERTa and models derived from it number positions from padding_idx + 1.
         part.num_embeddings - part.padding_idx - 1
         for name, part in model.module.named_modules()
         if name.endswith("position_embeddings")
         and isinstance(part, nn.Embedding)
         and part.padding_idx is not None
     ]
-    known = [int(value) for value in said if isinstance(value, int | float) and 0 < value < _NO_MAXIMUM]
+    known = [int(value) for value in maxima if isinstance(value, int | float) and 0 < value < _NO_MAXIMUM]
     return min(known, default=None)
 
 
 def _check_known(encoded: Sequence[Encoded], model: LoadedModel) -> None:
-    rows = known_tokens(model.module)
+    """Check that the model knows every token: torch says no more than index out of range.
+
+    Raises:
+        DataError: it does not.
+    """
+    rows = vocabulary_size(model.module)
     highest = max(max(tokens["input_ids"]) for tokens in encoded)
     if rows is not None and highest >= rows:
         raise DataError(
@@ -120,13 +126,13 @@ def _check_known(encoded: Sequence[Encoded], model: LoadedModel) -> None:
         )
 
 
-def pad(encoded: Sequence[Encoded], found: Any, model: LoadedModel) -> Batch:
-    """Return one batch of keyword arguments, padded on the tokenizer's side to its longest text.
+def pad(encoded: Sequence[Encoded], tokenizer: Any, model: LoadedModel) -> Batch:
+    """One batch of keyword arguments, padded on the tokenizer's side to its longest text.
 
     Shapes are ``(texts, tokens)``. Without a padding token the end token stands in: the mask hides it.
     """
-    fill = next((i for i in (found.pad_token_id, found.eos_token_id) if i is not None), 0)
-    left = found.padding_side == "left"
+    fill = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    left = tokenizer.padding_side == "left"
     names = [
         name
         for name in encoded[0]
@@ -137,14 +143,14 @@ def pad(encoded: Sequence[Encoded], found: Any, model: LoadedModel) -> Batch:
         for name in names
     }
     if needs_decoder_tokens(model):
-        start = [shifted(tokens["input_ids"], model) for tokens in encoded]
+        start = [decoder_tokens(tokens["input_ids"], model) for tokens in encoded]
         batch["decoder_input_ids"] = _stack(start, fill, left)
         batch["decoder_attention_mask"] = _stack([[1] * len(ids) for ids in start], 0, left)
-    return keywords(batch, model)
+    return keyword_tensors(batch, model)
 
 
 def _stack(rows: Sequence[Sequence[int]], fill: int, left: bool) -> Tensor:
-    """Return rows of different lengths as one tensor ``(rows, longest)``."""
+    """Rows of different lengths as one tensor ``(rows, longest)``."""
     longest = max(len(row) for row in rows)
     out = torch.full((len(rows), longest), fill)
     for index, row in enumerate(rows):
@@ -153,14 +159,14 @@ def _stack(rows: Sequence[Sequence[int]], fill: int, left: bool) -> Tensor:
     return out
 
 
-def labels_of(found: Any) -> Labels:
-    """Return a callable that gives the text of every token of a forward, padding included."""
-    known: dict[int, str] = {}
+def labels_of(tokenizer: Any) -> Labels:
+    """A callable that gives the text of every token of a forward, padding included."""
+    cache: dict[int, str] = {}
 
     def text(token: int) -> str:
-        if token not in known:
-            known[token] = _token_text(found, token)
-        return known[token]
+        if token not in cache:
+            cache[token] = _token_text(tokenizer, token)
+        return cache[token]
 
     def labels(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[str]]:
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -169,8 +175,8 @@ def labels_of(found: Any) -> Labels:
     return labels
 
 
-def _token_text(found: Any, token: int) -> str:
-    """Return a token as text; one that is part of a character only, or blank, by its own name."""
-    decoded = str(found.decode([token]))
-    named = str(found.convert_ids_to_tokens(token))
+def _token_text(tokenizer: Any, token: int) -> str:
+    """A token as text; one that is part of a character only, or blank, by its own name."""
+    decoded = str(tokenizer.decode([token]))
+    named = str(tokenizer.convert_ids_to_tokens(token))
     return named if not decoded.strip() or "\N{REPLACEMENT CHARACTER}" in decoded else decoded

@@ -15,8 +15,11 @@ from normprobe.errors import ModelError
 from normprobe.loading.models.import_path import describe
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
 _COUNTS = re.compile("layer|block|depth|group|expert|label")
-_MOST = 100_000
+_MOST_COUNT = 100_000
+"""Most of what these words of a config.json count: a damaged number would have torch build for hours."""
+
 _WEIGHTS = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -31,7 +34,16 @@ _OTHER_FORMATS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was loaded: the module, what to call it, and where tokenizer and processor are."""
+    """A model as it was loaded.
+
+    Attributes:
+        module: the model.
+        name: what to call it in headings.
+        source: folder or hub id that holds tokenizer and processor, or None.
+        gguf: name of the GGUF file inside ``source``, or None.
+        config: the transformers config, or None for a model of the user's own.
+        warnings: what the user should know, a sentence each.
+    """
 
     module: nn.Module
     name: str
@@ -42,7 +54,7 @@ class Checkpoint:
 
 
 def is_hub_id(text: str) -> bool:
-    """Tell whether ``text`` could be ``name`` or ``owner/name`` on the hub."""
+    """Whether ``text`` could be ``name`` or ``owner/name`` on the hub."""
     return _HUB_ID.fullmatch(text) is not None and not text.endswith((".json", ".npy", ".txt"))
 
 
@@ -50,7 +62,7 @@ def from_folder(path: Path, spec: str, dtype: Any, trust: bool) -> Checkpoint:
     """Load the model of a local folder; nothing is fetched.
 
     Raises:
-        ModelError: No or bad config.json, no weights, damaged or unfitting weights, an unknown architecture.
+        ModelError: no or bad config.json, no weights, damaged or unfitting weights, an unknown architecture.
     """
     path = _inner_folder(path)
     raw = _read_config(path / "config.json", spec)
@@ -63,7 +75,7 @@ def from_hub(spec: str, dtype: Any, trust: bool) -> Checkpoint:
     """Load a model by its hub id, from the local cache where it is there.
 
     Raises:
-        ModelError: As for a folder; or the hub has no such model or cannot be reached.
+        ModelError: as for a folder; or the hub has no such model or cannot be reached.
     """
     from transformers.utils import cached_file
 
@@ -82,10 +94,11 @@ def from_gguf(path: Path, spec: str, dtype: Any) -> Checkpoint:
     """Load a GGUF file through transformers, dequantized.
 
     Raises:
-        ModelError: The file is missing or damaged, or transformers cannot read its architecture.
+        ModelError: the file is missing or damaged, or transformers cannot read its architecture.
     """
     if not path.is_file():
         raise ModelError(f"{spec} is not a file")
+    # Four bytes show a renamed or damaged file before transformers reads all of it.
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{spec} does not begin like a GGUF file")
@@ -103,17 +116,22 @@ def from_gguf(path: Path, spec: str, dtype: Any) -> Checkpoint:
 
 
 def _inner_folder(path: Path) -> Path:
-    """Return the folder of the transformer inside an older sentence-transformers folder."""
+    """The folder of the transformer inside an older sentence-transformers folder."""
     inner = path / "0_Transformer"
     return inner if not (path / "config.json").exists() and (inner / "config.json").exists() else path
 
 
 def _folder_name(path: Path, spec: str) -> str:
-    """Return ``spec``, or the last two parts of a long absolute path."""
+    """``spec``, or the last two parts of a long absolute path."""
     return spec if not Path(spec).is_absolute() else "/".join(path.resolve().parts[-2:])
 
 
 def _read_config(file: Path, spec: str) -> dict[str, Any]:
+    """The object in a config.json, checked.
+
+    Raises:
+        ModelError: there is none, it is of another format, or it is damaged.
+    """
     if not file.is_file():
         for name, what in _OTHER_FORMATS.items():
             if (file.parent / name).exists():
@@ -130,23 +148,32 @@ def _read_config(file: Path, spec: str) -> dict[str, Any]:
 
 
 def _check_counts(raw: dict[str, Any], spec: str) -> None:
-    """Refuse a number of layers that no model has: building them would take forever."""
+    """Check the numbers of layers, experts and so on in a config, inner configs included.
+
+    Raises:
+        ModelError: one is larger than that of any model.
+    """
     for key, value in raw.items():
         if isinstance(value, dict):
             _check_counts(value, spec)
-        elif isinstance(value, int) and value > _MOST and _COUNTS.search(key):
+        elif isinstance(value, int) and value > _MOST_COUNT and _COUNTS.search(key):
             raise ModelError(
-                f"config.json of {spec} says {key} {value:,}; is it damaged? At most {_MOST:,} is built"
+                f"config.json of {spec} says {key} {value:,}; is it damaged? At most {_MOST_COUNT:,} is built"
             )
 
 
 def _load(raw: dict[str, Any], source: str, name: str, dtype: Any, trust: bool) -> Checkpoint:
+    """Load the model of a config, with all of its weights.
+
+    Raises:
+        ModelError: its class cannot be had, or its weights are damaged, do not fit or are not all there.
+    """
     cls, warnings = _model_class(raw, source, name, trust)
     try:
         module, info = cls.from_pretrained(
             source,
             output_loading_info=True,
-            local_files_only=Path(source).is_dir(),
+            local_files_only=Path(source).is_dir(),  # a folder is whole, or an error says what is missing
             trust_remote_code=trust,
             **_dtype_argument(dtype),
         )
@@ -157,7 +184,14 @@ def _load(raw: dict[str, Any], source: str, name: str, dtype: Any, trust: bool) 
 
 
 def _model_class(raw: dict[str, Any], source: str, name: str, trust: bool) -> tuple[Any, tuple[str, ...]]:
-    """Return the class that config.json names, and what to tell about that."""
+    """The class that config.json names, and warnings about it.
+
+    A class that transformers lacks may come with the checkpoint as Python code, which runs only if the user
+    trusts it.
+
+    Raises:
+        ModelError: no class is named, or it cannot be had.
+    """
     architectures = raw.get("architectures")
     if not architectures:
         return _class_of_type(raw, name)
@@ -165,13 +199,14 @@ def _model_class(raw: dict[str, Any], source: str, name: str, trust: bool) -> tu
         raise ModelError(
             f"config.json of {name} has architectures {architectures!r}; a list of names was needed"
         )
-    wanted = architectures[0]
-    cls = getattr(transformers, wanted, None)
+    # Not AutoModel, which would leave out the head: its Linear is a layer, too.
+    architecture = architectures[0]
+    cls = getattr(transformers, architecture, None)
     if isinstance(cls, type) and hasattr(cls, "from_pretrained") and issubclass(cls, nn.Module):
         return cls, ()
     remote = raw.get("auto_map")
     own = (
-        [ref for ref in remote.values() if str(ref).endswith(f".{wanted}")]
+        [ref for ref in remote.values() if str(ref).endswith(f".{architecture}")]
         if isinstance(remote, dict)
         else []
     )
@@ -179,20 +214,21 @@ def _model_class(raw: dict[str, Any], source: str, name: str, trust: bool) -> tu
         return _remote_class(own[0], source, name), ()
     if own:
         raise ModelError(
-            f"{name} brings the code of {wanted} with it; read it, and if you trust it, --trust-remote-code"
+            f"{name} brings the code of {architecture} with it; read it, and if you trust it, "
+            "--trust-remote-code"
         )
     if isinstance(cls, type):
         raise ModelError(
-            f"config.json of {name} names {wanted}, which is not a model that can be loaded here"
+            f"config.json of {name} names {architecture}, which is not a model that can be loaded here"
         )
     raise ModelError(
-        f"config.json of {name} names the architecture {wanted}, which transformers "
+        f"config.json of {name} names the architecture {architecture}, which transformers "
         f"{transformers.__version__} does not have; update it, or build the model with module.py:callable"
     )
 
 
 def _class_of_type(raw: dict[str, Any], name: str) -> tuple[Any, tuple[str, ...]]:
-    """Return the base class of ``model_type`` where config.json names no architecture."""
+    """The base class of ``model_type`` where config.json names no architecture."""
     kind = raw.get("model_type")
     configs = transformers.models.auto.configuration_auto.CONFIG_MAPPING
     if isinstance(kind, str) and kind in configs:
@@ -208,6 +244,11 @@ def _class_of_type(raw: dict[str, Any], name: str) -> tuple[Any, tuple[str, ...]
 
 
 def _remote_class(reference: str, source: str, name: str) -> Any:
+    """The class that the checkpoint's own code defines; called only if the user trusts it.
+
+    Raises:
+        ModelError: the code cannot be loaded.
+    """
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     try:
@@ -217,12 +258,14 @@ def _remote_class(reference: str, source: str, name: str) -> Any:
 
 
 def _dtype_argument(dtype: Any) -> dict[str, Any]:
-    """Return the dtype under the name that the installed transformers takes."""
+    """The dtype under the name that the installed transformers takes."""
+    # Renamed in transformers 4.56.
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     return {"dtype" if version >= (4, 56) else "torch_dtype": dtype}
 
 
 def _reason(cause: Exception) -> str:
+    """Why loading failed, in one line: what other libraries say in a paragraph, or name by a type alone."""
     if "ignore_mismatched_sizes" in str(cause):
         return "the shapes of its weights do not fit its config.json"
     if type(cause).__name__ == "SafetensorError":
@@ -233,7 +276,11 @@ def _reason(cause: Exception) -> str:
 
 
 def _missing_weights(info: dict[str, Any], module: nn.Module, name: str) -> tuple[str, ...]:
-    """Refuse a model with weights left at random, but for a pooler, whose output nothing reads."""
+    """Warnings about weights that the checkpoint lacks: those of a pooler, whose output nothing reads.
+
+    Raises:
+        ModelError: it lacks others, which transformers would leave at random.
+    """
     missing = sorted(str(key) for key in info.get("missing_keys", ()))
     serious = [key for key in missing if "pooler" not in key]
     if serious:

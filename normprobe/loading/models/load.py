@@ -10,12 +10,10 @@ import torch
 from torch import nn
 
 from normprobe.errors import ModelError
+from normprobe.loading.constants import DTYPES, PICKLE_SUFFIXES
 from normprobe.loading.models import checkpoint
-from normprobe.loading.models.import_path import call_user_code, describe, is_reference, resolve
+from normprobe.loading.models.import_path import call_user_code, describe, import_object, is_import_path
 from normprobe.loading.models.weights import load_weights
-
-_PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}
-_DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 
 @dataclass(frozen=True)
@@ -23,14 +21,14 @@ class LoadedModel:
     """A model in evaluation mode, and where its tokenizer or processor is found.
 
     Attributes:
-        module: The model.
-        name: What to call it in headings, such as ``"./smollm2"``.
-        source: Folder or hub id that holds tokenizer and processor, or None.
-        gguf: Name of the GGUF file inside ``source``, or None.
-        config: The transformers config, or None for a model of the user's own.
-        device: Where its inputs belong.
-        trust_remote_code: Whether code of the checkpoint may run.
-        warnings: What the user should know, a sentence each.
+        module: the model.
+        name: what to call it in headings, such as ``"./smollm2"``.
+        source: folder or hub id that holds tokenizer and processor, or None.
+        gguf: name of the GGUF file inside ``source``, or None.
+        config: the transformers config, or None for a model of the user's own.
+        device: where its inputs belong.
+        trust_remote_code: whether code of the checkpoint may run.
+        warnings: what the user should know, a sentence each.
     """
 
     module: nn.Module = field(repr=False)
@@ -60,44 +58,58 @@ def load_model(
     """Load a model and put it into evaluation mode.
 
     Args:
-        spec: A Hugging Face folder, hub id or ``.gguf`` file; or ``module.py:callable`` or
+        spec: a Hugging Face folder, hub id or ``.gguf`` file; or ``module.py:callable`` or
             ``package.module:callable``, which is an ``nn.Module`` or returns one.
-        weights: Safetensors file or state dict (read with ``weights_only=True``) for a callable's model.
+        weights: safetensors file or state dict (read with ``weights_only=True``) for a callable's model.
         dtype: ``"auto"`` (as stored), ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``.
         device: ``"auto"`` (cuda where there is one, else cpu) or a name torch knows, such as ``"cuda:1"``.
-        trust_remote_code: Allow Python code that comes with a checkpoint to run.
+        trust_remote_code: allow Python code that comes with a checkpoint to run.
 
     Raises:
-        ModelError: There is no such model, or it cannot be loaded.
+        ModelError: there is no such model, or it cannot be loaded.
     """
-    where = _device(device)
-    kind = _dtype(dtype)
-    if is_reference(spec) and not Path(spec).exists():
-        found = _built(spec, weights)
+    target = _device(device)
+    wanted = _dtype(dtype)
+    # A folder may have a colon in its name.
+    if is_import_path(spec) and not Path(spec).exists():
+        loaded = _from_callable(spec, weights)
     else:
         if weights is not None:
             raise ModelError(
                 f"--weights {weights} goes with module.py:callable; {spec} has weights of its own"
             )
-        found = _stored(spec, "auto" if kind is None else kind, trust_remote_code)
-    module = found.module.eval()
+        loaded = _from_disk_or_hub(spec, "auto" if wanted is None else wanted, trust_remote_code)
+    # In training mode dropout is random, and a BatchNorm's running statistics would move with each batch.
+    module = loaded.module.eval()
     try:
-        module = module.to(where) if kind is None else module.to(where, kind)
+        module = module.to(target) if wanted is None else module.to(target, wanted)
     except (RuntimeError, NotImplementedError, torch.OutOfMemoryError) as cause:
         raise ModelError(
-            f"{spec} cannot be put on {where}: {describe(cause)}; try --device cpu or a smaller --dtype"
+            f"{spec} cannot be put on {target}: {describe(cause)}; try --device cpu or a smaller --dtype"
         ) from cause
     return LoadedModel(
-        module, found.name, found.source, found.gguf, found.config, where, trust_remote_code, found.warnings
+        module,
+        loaded.name,
+        loaded.source,
+        loaded.gguf,
+        loaded.config,
+        target,
+        trust_remote_code,
+        loaded.warnings,
     )
 
 
 def _device(name: str) -> torch.device:
+    """The device of this name, tried with an empty tensor.
+
+    Raises:
+        ModelError: torch does not know it, or it cannot be used here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device)  # a device may have a name and no driver
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as cause:
         raise ModelError(
             f"--device {name} cannot be used here: {describe(cause)}; try --device cpu"
@@ -108,13 +120,22 @@ def _device(name: str) -> torch.device:
 
 
 def _dtype(name: str) -> torch.dtype | None:
-    if name not in _DTYPES:
-        raise ModelError(f"--dtype {name} is not one of {', '.join(_DTYPES)}")
+    """The dtype of this name; None for ``auto``.
+
+    Raises:
+        ModelError: it is not one of `DTYPES`.
+    """
+    if name not in DTYPES:
+        raise ModelError(f"--dtype {name} is not one of {', '.join(DTYPES)}")
     return None if name == "auto" else getattr(torch, name)
 
 
-def _stored(spec: str, dtype: Any, trust: bool) -> checkpoint.Checkpoint:
-    """Load a folder, a hub id or a GGUF file."""
+def _from_disk_or_hub(spec: str, dtype: Any, trust: bool) -> checkpoint.Checkpoint:
+    """Load a folder, a hub id or a GGUF file.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be loaded.
+    """
     path = Path(spec).expanduser()
     if path.is_dir():
         return checkpoint.from_folder(path, spec, dtype, trust)
@@ -130,8 +151,9 @@ def _stored(spec: str, dtype: Any, trust: bool) -> checkpoint.Checkpoint:
 
 
 def _file_refusal(path: Path, spec: str) -> str:
+    """Why a file is no model, and what to give instead."""
     suffix = path.suffix.lower()
-    if suffix in _PICKLES:
+    if suffix in PICKLE_SUFFIXES:
         return (
             f"{spec} is a pickle file: loading a pickled module runs whatever code it holds, and a state "
             f"dict has no architecture; give module.py:callable that builds the model, and --weights {spec}"
@@ -146,9 +168,13 @@ def _file_refusal(path: Path, spec: str) -> str:
     return f"{spec} is no model; MODEL is a Hugging Face folder, a .gguf file or module.py:callable"
 
 
-def _built(spec: str, weights: str | None) -> checkpoint.Checkpoint:
-    """Call the user's factory and load its weights."""
-    made = resolve(spec, ModelError)
+def _from_callable(spec: str, weights: str | None) -> checkpoint.Checkpoint:
+    """Call the user's factory (or take the user's model) and load its weights.
+
+    Raises:
+        ModelError: it cannot be imported, raises, returns no model, or the weights do not fit.
+    """
+    made = import_object(spec, ModelError)
     if not isinstance(made, nn.Module):
         if not callable(made):
             raise ModelError(f"{spec} is a {type(made).__name__}, not a callable that returns an nn.Module")
@@ -158,6 +184,7 @@ def _built(spec: str, weights: str | None) -> checkpoint.Checkpoint:
         raise ModelError(f"{spec} returned a {type(made).__name__}; an nn.Module was needed")
     if weights is not None:
         load_weights(made, weights)
+    # A transformers model that the user's code loaded from a folder has its tokenizer there.
     config = getattr(made, "config", None)
     origin = getattr(config, "name_or_path", "") if hasattr(config, "to_dict") else ""
     source = origin if isinstance(origin, str) and Path(origin).is_dir() and origin else None
@@ -165,4 +192,5 @@ def _built(spec: str, weights: str | None) -> checkpoint.Checkpoint:
 
 
 def _is_transformers(module: nn.Module) -> bool:
+    """Whether a model is one of transformers', by the attribute that names its main input."""
     return isinstance(getattr(type(module), "main_input_name", None), str)

@@ -1,4 +1,4 @@
-"""Silence for the progress bars that other libraries draw while a model loads."""
+"""Progress bars of other libraries, switched off while a model loads: the command line draws its own."""
 
 from __future__ import annotations
 

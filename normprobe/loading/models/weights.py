@@ -14,18 +14,21 @@ from normprobe.errors import ModelError
 from normprobe.loading.models.import_path import describe
 
 _NESTED = ("state_dict", "model_state_dict", "model")
+"""Keys under which training loops save the state dict beside the optimizer's."""
+
 _PREFIXES = ("module.", "_orig_mod.")
+"""Of DataParallel and of torch.compile."""
 
 
 def load_weights(module: nn.Module, file: str) -> None:
     """Load a safetensors file or a state dict into ``module``, strictly.
 
-    Pickle files are read with ``weights_only=True``, which runs no code. A state dict below
-    ``state_dict``, ``model_state_dict`` or ``model`` is found, and ``module.`` and ``_orig_mod.`` before all
-    names are dropped.
+    Pickle files are read with ``weights_only=True``: an unpickler that knows tensors and containers only and
+    refuses everything else, so no code of the file runs. A state dict below ``state_dict``,
+    ``model_state_dict`` or ``model`` is taken, and ``module.`` or ``_orig_mod.`` before all names is dropped.
 
     Raises:
-        ModelError: The file is missing, damaged, a pickled module, or does not fit the model.
+        ModelError: the file is missing, damaged, a pickled module, or does not fit the model.
     """
     state = _without_prefix(_unnested(_read(file), file))
     own = module.state_dict()
@@ -36,6 +39,7 @@ def load_weights(module: nn.Module, file: str) -> None:
     ]
     missing = [f"{name} is missing in the file" for name in own if name not in state]
     extra = [f"{name} is not in the model" for name in state if name not in own]
+    # Ahead of torch's own check, whose message is a paragraph of every name.
     problems = [*wrong, *missing, *extra]
     if problems:
         rest = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -44,6 +48,11 @@ def load_weights(module: nn.Module, file: str) -> None:
 
 
 def _read(file: str) -> Any:
+    """What a weights file holds.
+
+    Raises:
+        ModelError: it is missing, damaged, or holds pickled objects.
+    """
     path = Path(file).expanduser()
     if not path.is_file():
         raise ModelError(f"--weights {file} is not a file; a safetensors file or a state dict was needed")
@@ -63,6 +72,11 @@ def _read(file: str) -> Any:
 
 
 def _unnested(state: Any, file: str) -> dict[str, Tensor]:
+    """The state dict in what a file holds, names to tensors.
+
+    Raises:
+        ModelError: there is none.
+    """
     for key in _NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -72,6 +86,7 @@ def _unnested(state: Any, file: str) -> dict[str, Tensor]:
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without a wrapper's prefix, if all names have it."""
     for prefix in _PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}

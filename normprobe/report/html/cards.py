@@ -11,9 +11,10 @@ from markupsafe import Markup, escape
 
 from normprobe.findings.evidence_series import series
 from normprobe.formatting import format_count, format_number, name_sample, sample_word
+from normprobe.report.finding_words import SHAPES, WORDS, extent
 from normprobe.report.html.sparkline import Sparkline, sparkline
 from normprobe.report.layer_summary import LINEAR
-from normprobe.report.overview import SHAPES, WORDS, extent, text_or_empty
+from normprobe.report.shown_text import text_or_empty
 
 if TYPE_CHECKING:
     from normprobe.report.html.links import Anchors
@@ -47,6 +48,7 @@ def finding_cards(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> l
 
 
 def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
+    """One finding as the page shows it."""
     severity, value = str(row["severity"]), float(row["value"])
     affected = [name for name in text_or_empty(row["affected"]).split("; ") if name]
     evidence = text_or_empty(row["evidence"])
@@ -89,7 +91,7 @@ def measured(statistic: str, value: float, threshold: float) -> str:
 
 
 def _rests_on(tables: Tables, row: pd.Series) -> str:
-    """Say of how many samples a median |value| is, as it rests on the raw rows that were kept."""
+    """Of how many samples a median |value| is: it rests on the raw rows that were kept."""
     if "median |value|" not in text_or_empty(row["message"]):
         return ""
     at = tables.layers[(tables.layers["layer"] == row["layer"]) & (tables.layers["site"] == row["site"])]
@@ -108,16 +110,16 @@ def _strong(row: pd.Series) -> list[str]:
 
 
 def _where(tables: Tables, row: pd.Series, anchors: Anchors) -> Markup:
-    """Say which layer and site, and what the message leaves out: feature, sample, the layer that wrote it."""
-    told = text_or_empty(row["message"])
+    """Layer and site, and what the message leaves out: feature, sample, the layer that wrote it."""
+    message = text_or_empty(row["message"])
     pieces = [
         Markup("{} ({})").format(anchors.name(str(row["layer"])), text_or_empty(row["site"]) or "all sites")
     ]
-    if not pd.isna(row["feature"]) and f"feature {int(row['feature'])}" not in told.lower():
+    if not pd.isna(row["feature"]) and f"feature {int(row['feature'])}" not in message.lower():
         pieces.append(escape(f"feature {int(row['feature'])}"))
     if not pd.isna(row["example"]):
         pieces.append(Markup("<bdi>{}</bdi>").format(_sample(tables, row)))
-    if (writer := text_or_empty(row["written_by"])) and writer not in told:
+    if (writer := text_or_empty(row["written_by"])) and writer not in message:
         pieces.append(Markup("written by {}").format(anchors.name(writer)))
     return Markup(", ").join(pieces)
 
@@ -158,6 +160,7 @@ def source_markup(text: str) -> Markup:
 
 
 def _reference(text: str) -> Markup:
+    """A paper as a link; `noreferrer`, so that no site learns where the page lies."""
     scheme, _, rest = text.partition(":")
     address = {"arXiv": f"https://arxiv.org/abs/{rest}", "doi": f"https://doi.org/{rest}"}.get(scheme, text)
     return Markup('<a href="{}" rel="noreferrer">{}</a>').format(address, text)

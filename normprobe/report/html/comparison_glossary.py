@@ -62,7 +62,7 @@ _SHIFT = (
 )
 
 
-def comparison_terms(found: Differences) -> list[tuple[str, str]]:
+def comparison_entries(found: Differences) -> list[tuple[str, str]]:
     """Pairs of term and explanation."""
     if not found.facts["same_data"]:
         return [_ERROR, *_other(found), _SHIFT]
@@ -70,6 +70,7 @@ def comparison_terms(found: Differences) -> list[tuple[str, str]]:
 
 
 def _other(found: Differences) -> list[tuple[str, str]]:
+    """What errors and chance mean where the two saw other data."""
     level = f"{100 * found.facts['level']:g} %"
     return [
         (

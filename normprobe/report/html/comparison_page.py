@@ -13,13 +13,13 @@ from markupsafe import Markup, escape
 from normprobe.formatting import format_count
 from normprobe.report.comparison_rows import comparison_rows, heads
 from normprobe.report.files import FIGURES, write_atomically
+from normprobe.report.finding_words import SHAPES, WORDS
 from normprobe.report.html.cards import Card, measured, source_markup
-from normprobe.report.html.comparison_glossary import comparison_terms
+from normprobe.report.html.comparison_glossary import comparison_entries
 from normprobe.report.html.links import Anchors
 from normprobe.report.html.page import assets
 from normprobe.report.html.sections import Figure, Section, caption_markup
 from normprobe.report.html.templating import environment
-from normprobe.report.overview import SHAPES, WORDS
 
 if TYPE_CHECKING:
     from normprobe.divergence import Differences
@@ -43,10 +43,16 @@ def write_comparison(found: Differences, said: list[str], findings: pd.DataFrame
     Raises:
         RecordingError: the folder is a file or cannot be written.
     """
-    return write_atomically(directory, partial(_render, found, said, findings, directory), PAGE)
+    return write_atomically(directory, partial(_render, found, said, findings, directory), _drawn, PAGE)
+
+
+def _drawn(name: str) -> bool:
+    """Whether a file in the folder of figures has the name of one that a comparison draws."""
+    return name in {"divergence_profile.png", "divergence_profile.svg"}
 
 
 def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder: Path, drawn: Path) -> str:
+    """The page as text; its figure is left in the folder `drawn`."""
     anchors = _anchors(found)
     rows, note = comparison_rows(found)
     figure = _figure(found, drawn, anchors)
@@ -66,7 +72,7 @@ def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder:
         heads=heads(found),
         kinds=sorted({row.kind for row in rows}),
         unmatched=found.unmatched.to_dict("records"),
-        terms=comparison_terms(found),
+        entries=comparison_entries(found),
         files=[f"{name}.csv" for name in _TABLES if (folder / f"{name}.csv").is_file()] + [f"{FIGURES}/"],
         made=_made(found),
         **assets(),
@@ -82,6 +88,7 @@ def _title(found: Differences) -> str:
 
 
 def _anchors(found: Differences) -> Anchors:
+    """Where each layer stands on the page: it has no panels, only rows."""
     layers = list(dict.fromkeys(map(str, found.layers["layer"])))
     shown = {layer: layer or str(found.facts["models"][0]) for layer in layers}
     rows = frozenset(row.layer for row in comparison_rows(found)[0])
@@ -89,6 +96,7 @@ def _anchors(found: Differences) -> Anchors:
 
 
 def _figure(found: Differences, drawn: Path, anchors: Anchors) -> Figure:
+    """The figure of the errors, saved and as the page shows it."""
     from normprobe import figures
 
     rendered = figures.render_divergence(found)
@@ -98,6 +106,7 @@ def _figure(found: Differences, drawn: Path, anchors: Anchors) -> Figure:
 
 
 def _sections(found: Differences, figure: Figure) -> list[Section]:
+    """The sections in order; layers without a counterpart only where there are any."""
     alone = (
         [Section("unseen", "Not compared", "Layers without a counterpart")] if len(found.unmatched) else []
     )
@@ -111,6 +120,7 @@ def _sections(found: Differences, figure: Figure) -> list[Section]:
 
 
 def _card(row: pd.Series, anchors: Anchors) -> Card:
+    """One finding as the page shows it; where the message names the layer, nothing names it again."""
     severity = str(row["severity"])
     affected = [name for name in str(row["affected"]).split("; ") if name]
     layer, site = str(row["layer"]), str(row["site"])
@@ -135,7 +145,7 @@ def _card(row: pd.Series, anchors: Anchors) -> Card:
 
 
 def _facts(found: Differences) -> list[Markup]:
-    """Say which two, over what data, in which dtypes, and how many layers were compared."""
+    """Which two, over what data, in which dtypes, and how many layers were compared."""
     facts = found.facts
     said = [
         f"{which}: {name}, {dtype}"

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from normprobe.findings import page_of
-from normprobe.formatting import format_number
+from normprobe.formatting import format_count, format_number
+from normprobe.report.layer_summary import further_sites
+from normprobe.vocabulary import site_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from normprobe.tables.frames import Tables
 
-_TERMS = [
+_ENTRIES = [
     (
         "Before and after",
         "The input and the output of a layer. “After” a norm includes its own scale and shift. "
@@ -36,10 +38,33 @@ _TERMS = [
 ]
 
 
-def reading_terms(tables: Tables, findings: pd.DataFrame) -> list[tuple[str, str]]:
+def glossary_entries(tables: Tables, findings: pd.DataFrame) -> list[tuple[str, str]]:
     """Pairs of term and explanation, with this recording's units, choices and thresholds filled in."""
-    terms = [*_TERMS, _sample_term(tables), _kept_term(tables), *_threshold_term(findings)]
-    return [*terms, *_pages(findings)]
+    entries = [
+        _ENTRIES[0],
+        *_site_entries(tables),
+        *_ENTRIES[1:],
+        _sample_term(tables),
+        _kept_term(tables),
+        *_threshold_term(findings),
+    ]
+    return [*entries, *_pages(findings)]
+
+
+def _site_entries(tables: Tables) -> list[tuple[str, str]]:
+    """A term for each site besides input and output."""
+    layers = tables.layers
+    entries = []
+    for name in further_sites(layers):
+        site, count = site_of(name), layers.loc[layers["site"] == name, "layer"].nunique()
+        where = (
+            f"A further site, `{name}`, measured at {format_count(count, 'layer')}: marked {site.sign} in "
+        )
+        where += (
+            "a colour of its own. The table has its variance and largest |value| in columns of their own."
+        )
+        entries.append((site.label[:1].upper() + site.label[1:], where))
+    return entries
 
 
 def _pages(findings: pd.DataFrame) -> list[tuple[str, str]]:
@@ -49,6 +74,7 @@ def _pages(findings: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _sample_term(tables: Tables) -> tuple[str, str]:
+    """What a sample is, for each kind of layer that there is."""
     unit, example = tables.meta["unit"], tables.meta["example_unit"]
     units = set(tables.layers["sample_unit"])
     lines = []
@@ -63,6 +89,7 @@ def _sample_term(tables: Tables) -> tuple[str, str]:
 
 
 def _kept_term(tables: Tables) -> tuple[str, str]:
+    """Of how many samples what is kept."""
     options = tables.meta["options"]
     kept, rows = options["samples"], options["values"]
     samples = (
@@ -76,6 +103,7 @@ def _kept_term(tables: Tables) -> tuple[str, str]:
 
 
 def _threshold_term(findings: pd.DataFrame) -> list[tuple[str, str]]:
+    """The thresholds of the checks that found something."""
     seen = findings.dropna(subset=["threshold"]).drop_duplicates("check")
     if seen.empty:
         return []

@@ -8,8 +8,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from normprobe.formatting import format_number
+from normprobe.report.finding_words import WORDS, severity_counts
 from normprobe.report.html.templating import polished
-from normprobe.report.overview import WORDS, severity_counts, unseen, unseen_reasons
+from normprobe.report.run_summary import unseen, unseen_reasons
 
 if TYPE_CHECKING:
     from normprobe.report.html.links import Anchors
@@ -19,7 +20,7 @@ _MOST_NAMED = 3
 
 
 def verdict(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> Markup:
-    """Say in one or two sentences whether anything is worth acting on; gaps come first.
+    """Whether anything is worth acting on, in one or two sentences; gaps come first.
 
     Args:
         tables: the tables of a recording.
@@ -38,6 +39,7 @@ def verdict(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> Markup:
 
 
 def _judgement(findings: pd.DataFrame, anchors: Anchors) -> Markup:
+    """Whether anything is worth acting on, with the findings of the worst severity."""
     counts = severity_counts(findings)
     if not counts:
         return Markup("Nothing worth acting on.")
@@ -47,6 +49,7 @@ def _judgement(findings: pd.DataFrame, anchors: Anchors) -> Markup:
 
 
 def _count_words(counts: dict[str, int]) -> Markup:
+    """The counts in words, the worst one emphasised."""
     words = [
         Markup("{} {}{}").format(n, WORDS[severity].lower(), "" if n == 1 else "s")
         for severity, n in counts.items()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from normprobe.report.layer_summary import LINEAR
-from normprobe.report.overview import display_name, unseen
+from normprobe.report.run_summary import unseen
+from normprobe.report.shown_text import display_name
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -74,6 +75,7 @@ def _looks(tables: Tables, serious: set[str]) -> list[tuple[str, str, str]]:
 
 
 def _cell(chunk: list[tuple[str, str, str]], x: float, width: float) -> Cell:
+    """One cell for some neighbouring layers: it looks like the worst of them."""
     look, title, layer = max(chunk, key=lambda entry: _RANK[entry[0]])
     if len(chunk) > 1:
         title = f"{title} and {len(chunk) - 1} more"

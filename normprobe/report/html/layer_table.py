@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from normprobe.formatting import format_number
-from normprobe.report.overview import Value, display_name
+from normprobe.report.log_scale import LogScale
+from normprobe.report.markers import marker_path
+from normprobe.report.shown_text import Value, display_name
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -20,10 +22,27 @@ _WIDTH, _PAD = 72.0, 5.0
 
 @dataclass(frozen=True)
 class Dumbbell:
-    """Variance before and after as places on a common log scale, 0 to 72; None where it is 0 or unknown."""
+    """Variances as places on a common log scale, 0 to 72; None where one is 0 or unknown.
+
+    Attributes:
+        before: of the input.
+        after: of the output.
+        further: an SVG path of the marker of each further site that has a place, with its colour's variable.
+    """
 
     before: float | None
     after: float | None
+    further: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Further:
+    """A site besides input and output: its label, its marker as a letter, its colour's CSS variable."""
+
+    name: str
+    label: str
+    sign: str
+    variable: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,18 @@ class Row:
     ratio: Value
     zeros: Value
     nonfinite: Value
+    further_variances: list[Value]
+    further_largest: list[Value]
+
+
+def further_columns(summary: pd.DataFrame) -> list[Further]:
+    """The further sites of a summary; each has two columns, variance and largest |value|."""
+    from normprobe.figures.drawing.palette import site_look, variables
+
+    names = [column.removeprefix("max_") for column in summary.columns if column.startswith("max_")]
+    looks = {name: site_look(name) for name in names if name not in {"in", "out"}}
+    known = variables()
+    return [Further(name, look.label, look.sign, known[look.colour]) for name, look in looks.items()]
 
 
 def layer_rows(tables: Tables, summary: pd.DataFrame, ranked: list[str]) -> list[Row]:
@@ -57,31 +88,52 @@ def layer_rows(tables: Tables, summary: pd.DataFrame, ranked: list[str]) -> list
         Rows in order of execution.
     """
     shown = summary[summary.index.isin(set(ranked[:MOST_ROWS]))]
-    place = _log_scale(summary)
+    further = further_columns(summary)
+    scale = _variance_scale(summary, further)
     measured = int(tables.meta["measured"])
-    return [_row(tables, str(layer), values, place, measured) for layer, values in shown.iterrows()]
+    return [
+        _row(
+            str(layer),
+            display_name(tables, str(layer)),
+            values,
+            further=further,
+            scale=scale,
+            measured=measured,
+        )
+        for layer, values in shown.iterrows()
+    ]
 
 
-def _row(tables: Tables, layer: str, values: pd.Series, place: _Place, measured: int) -> Row:
+def _row(
+    layer: str, name: str, values: pd.Series, *, further: list[Further], scale: LogScale, measured: int
+) -> Row:
+    """What the table shows of one layer."""
+    places = [(site, _place(scale, values[f"variance_{site.name}"])) for site in further]
     return Row(
         layer=layer,
-        name=display_name(tables, layer),
+        name=name,
         kind=str(values["kind"]),
         order=int(values["depth"]),
         calls=repeated_calls(int(values["calls"]), measured),
-        dumbbell=Dumbbell(place(values["variance_in"]), place(values["variance_out"])),
+        dumbbell=Dumbbell(
+            before=_place(scale, values["variance_in"]),
+            after=_place(scale, values["variance_out"]),
+            further=[(marker_path(site.name, x, 6), site.variable) for site, x in places if x is not None],
+        ),
         features=_value(values["n_features"]),
         before=_value(values["variance_in"]),
         after=_value(values["variance_out"]),
         largest=_value(values["max_in"]),
         ratio=_value(values["ratio"], "×"),
         zeros=_share(values["zeros"]),
-        nonfinite=_value(values["nonfinite_in"] + values["nonfinite_out"]),
+        nonfinite=_value(values["nonfinite"]),
+        further_variances=[_value(values[f"variance_{site.name}"]) for site in further],
+        further_largest=[_value(values[f"max_{site.name}"]) for site in further],
     )
 
 
 def repeated_calls(calls: int, measured: int) -> str:
-    """Say how often a layer ran where that is not once per forward: `12 calls`, `7 calls in 3 forwards`."""
+    """How often a layer ran, where that is not once per forward: `12 calls`, `7 calls in 3 forwards`."""
     if measured in {calls, 0}:
         return ""
     if calls % measured == 0:
@@ -89,26 +141,22 @@ def repeated_calls(calls: int, measured: int) -> str:
     return f"{calls:,} call{'' if calls == 1 else 's'} in {measured:,} forwards"
 
 
-class _Place:
-    """Maps a variance to its place on the table's log scale."""
-
-    def __init__(self, low: float, high: float) -> None:
-        self._low, self._span = low, max(high - low, 1e-9)
-
-    def __call__(self, variance: float) -> float | None:
-        if not variance > 0 or not np.isfinite(variance):
-            return None
-        share = (np.log10(variance) - self._low) / self._span
-        return round(_PAD + float(share) * (_WIDTH - 2 * _PAD), 1)
+def _variance_scale(summary: pd.DataFrame, further: list[Further]) -> LogScale:
+    """The common scale of all variances of the table."""
+    columns = ["variance_in", "variance_out", *(f"variance_{site.name}" for site in further)]
+    values = summary[columns].to_numpy(dtype="float64").ravel()
+    shown = values[np.isfinite(values) & (values > 0)]
+    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (1.0, 10.0)
+    return LogScale(low, high, _PAD, _WIDTH - _PAD)
 
 
-def _log_scale(summary: pd.DataFrame) -> _Place:
-    values = summary[["variance_in", "variance_out"]].to_numpy(dtype="float64").ravel()
-    logs = np.log10(values[np.isfinite(values) & (values > 0)])
-    return _Place(float(logs.min()), float(logs.max())) if len(logs) else _Place(0.0, 1.0)
+def _place(scale: LogScale, variance: float) -> float | None:
+    """The place of a variance, None where a log scale has none."""
+    return scale.place(variance) if variance > 0 and np.isfinite(variance) else None
 
 
 def _value(number: float, unit: str = "") -> Value:
+    """The cell of a number; a dash, which sorts last, where it is missing."""
     if pd.isna(number):
         return Value("–", "")
     return _keyed(format_number(float(number)) + unit, float(number))
@@ -121,6 +169,7 @@ def _keyed(shown: str, number: float) -> Value:
 
 
 def _share(number: float) -> Value:
+    """The cell of a share, in percent."""
     if pd.isna(number):
         return Value("–", "")
     percent = 100 * float(number)

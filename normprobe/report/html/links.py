@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup, escape
 
 from normprobe.report.html.templating import breakable, polished
-from normprobe.report.overview import display_name
+from normprobe.report.shown_text import display_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -70,7 +70,9 @@ class Anchors:
         names = [n for n in self.number if len(n) > 1 and not n.isdigit()]
         if not names:
             return None
-        names.sort(key=len, reverse=True)
+        names.sort(
+            key=len, reverse=True
+        )  # the first alternative that fits wins: the longest name has to be it
         return re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, names))})(?![\w]|\.\w)")
 
 
@@ -87,6 +89,7 @@ def shown_names(tables: Tables, layers: Iterable[str]) -> dict[str, str]:
 
 
 def _embolden(text: str, patterns: list[str]) -> Markup:
+    """Escape a text and set what matches a pattern in bold."""
     text = polished(text)
     if not patterns:
         return escape(text)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,24 +11,26 @@ import pandas as pd
 from markupsafe import Markup
 
 from normprobe.formatting import format_count
-from normprobe.report import overview
+from normprobe.report import run_summary, shown_text
 from normprobe.report.files import FIGURES, write_atomically
 from normprobe.report.html.cards import finding_cards
-from normprobe.report.html.glossary import reading_terms
+from normprobe.report.html.glossary import glossary_entries
 from normprobe.report.html.headline import verdict
 from normprobe.report.html.layer_strip import MOST_CELLS, strip_cells
-from normprobe.report.html.layer_table import MOST_ROWS, layer_rows
+from normprobe.report.html.layer_table import MOST_ROWS, further_columns, layer_rows
 from normprobe.report.html.links import Anchors, number_layers, shown_names
 from normprobe.report.html.sections import (
+    PANEL_FILE,
     check_choice,
-    chosen_panels,
     figure_sections,
     norm_panels,
     ordered_sections,
+    panel_layers,
 )
+from normprobe.report.html.stylesheet import TEMPLATES, stylesheet
 from normprobe.report.html.templating import environment
 from normprobe.report.layer_summary import LINEAR, named_layers, standing_out, summarize
-from normprobe.vocabulary import INPUT
+from normprobe.vocabulary import OUTPUT
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -43,7 +42,6 @@ _UNSEEN_HELP = {
     "bypassed": "Bypassed: its weight was read without a call of the module, so no hook sees its tensors.",
     "refused": "Refused: it does not read as rows and features; normprobe.register_view says how to.",
 }
-_RARELY = (100_000, 20, 100)  # keeps at most a few figures that nothing refers to
 _TABLES = ("layers", "features", "samples", "ledger", "findings")
 
 
@@ -71,27 +69,28 @@ def write_report(
         RecordingError: the folder is a file or cannot be written.
     """
     check_choice(panels)
-    overview.check_measured(tables)
+    run_summary.check_measured(tables)
     folder = Path(directory)
-    with _rare_collection():
-        return write_atomically(folder, partial(_render, tables, findings, panels, folder))
+    return write_atomically(folder, partial(_render, tables, findings, panels, folder), _drawn)
 
 
-@contextmanager
-def _rare_collection() -> Iterator[None]:
-    """Collect garbage less often: passes over the 20,000 objects of each figure took a fifth of the time."""
-    before = gc.get_threshold()
-    gc.set_threshold(*(max(usual, rare) for usual, rare in zip(before, _RARELY, strict=True)))
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
+def _drawn(name: str) -> bool:
+    """Whether a file in the folder of figures has the name of one that a report draws."""
+    from normprobe.figures import registry  # loads matplotlib, which notebook and terminal do without
+
+    stem, _, ending = name.rpartition(".")
+    if ending in {"png", "svg"} and registry.entry_of(stem) is not None:
+        return True
+    return PANEL_FILE.fullmatch(name) is not None
 
 
 def _render(tables: Tables, findings: pd.DataFrame, panels: str | None, folder: Path, drawn: Path) -> str:
+    """The page as text; its figures are left in the folder `drawn`."""
     summary = summarize(tables)
     ranked = standing_out(summary, named_layers(findings))
-    anchors = _anchors(tables, chosen_panels(summary, ranked, panels), frozenset(ranked[:MOST_ROWS]))
+    anchors = _anchors(
+        tables, frozenset(panel_layers(summary, ranked, panels)), frozenset(ranked[:MOST_ROWS])
+    )
     figures = figure_sections(tables, drawn, anchors)
     each = norm_panels(tables, summary, anchors, drawn if panels == "files" else None)
     rows = layer_rows(tables, summary, ranked)
@@ -102,12 +101,13 @@ def _render(tables: Tables, findings: pd.DataFrame, panels: str | None, folder: 
         sections=ordered_sections(tables, figures, each),
         cards=finding_cards(tables, findings, anchors),
         rows=rows,
+        further=further_columns(summary),
         rows_note=_rows_note(len(rows), len(summary)),
         kinds=sorted({row.kind for row in rows}),
         panels=each.shown,
         panels_open=each.opened,
         panels_note=each.note,
-        terms=reading_terms(tables, findings),
+        entries=glossary_entries(tables, findings),
         files=_files(folder, drawn),
         **_header(tables, findings, anchors),
         **_unseen(tables),
@@ -116,26 +116,27 @@ def _render(tables: Tables, findings: pd.DataFrame, panels: str | None, folder: 
 
 
 def _anchors(tables: Tables, panels: frozenset[str], rows: frozenset[str]) -> Anchors:
+    """Where each layer stands on the page."""
     number = number_layers(tables)
     return Anchors(number, shown_names(tables, number), panels, rows)
 
 
 def assets() -> dict[str, Markup]:
     """The style and script of a page."""
-    folder = Path(__file__).parent / "templates"
-    return {n: Markup((folder / f"page.{n}").read_text("utf-8")) for n in ("css", "js")}
+    return {"css": Markup(stylesheet()), "js": Markup((TEMPLATES / "page.js").read_text("utf-8"))}
 
 
 def _header(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> dict[str, Any]:
+    """What stands above the sections: name, verdict, facts, ledger strip."""
     cells = strip_cells(tables, findings)
     key = _key(tables, {cell.look for cell in cells})
     whole = str(tables.meta["name"])
-    name = overview.heading(whole)
+    name = shown_text.heading(whole)
     return {
         "name": name,
         "verdict": verdict(tables, findings, anchors),
         "alert": _alert(tables, anchors),
-        "facts": [*overview.data_facts(tables.meta), *([] if name == whole else [f"read from {whole}"])],
+        "facts": [*run_summary.data_facts(tables.meta), *([] if name == whole else [f"read from {whole}"])],
         "notes": _notes(tables),
         "cells": cells,
         "key": key,
@@ -147,11 +148,11 @@ def _header(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> dict[st
 def _key(tables: Tables, looks: set[str]) -> list[tuple[str, str]]:
     """The strip in words: pairs of the look of a cell (empty for none) and what it stands for."""
     fired = tables.ledger[tables.ledger["status"] == "fired"]
-    counts = overview.kind_counts(fired)
+    counts = run_summary.kind_counts(fired)
     key = [(LINEAR if kind == LINEAR else "norm", f"{n:,} {kind}") for kind, n in counts.items()]
     if "flag" in looks:
         key.append(("flag", "named by an error or a warning"))
-    missed = overview.unseen_reasons(tables.ledger)
+    missed = run_summary.unseen_reasons(tables.ledger)
     order = "in order of execution; "
     key.append(("unseen", f"{missed}, at the end") if missed else ("", order + "every one fired"))
     if missed:
@@ -163,27 +164,31 @@ def _key(tables: Tables, looks: set[str]) -> list[tuple[str, str]]:
 
 
 def _alert(tables: Tables, anchors: Anchors) -> Markup | None:
-    found = overview.first_nonfinite(tables.layers)
+    """Where values that are not finite begin, None without any."""
+    found = run_summary.first_nonfinite(tables.layers)
     if found is None:
         return None
     layer, site, count = found
-    what = "output of {} is the first with NaN or Inf ({}); its input has none."
-    if site == INPUT:
-        what = "input of {} already has NaN or Inf ({})."
-    text = Markup("<strong>NaN or Inf.</strong> The " + what + " All statistics are over the finite values.")
-    return text.format(anchors.name(layer), format_count(count, "value"))
+    what = "already has NaN or Inf ({})."
+    if site == OUTPUT:
+        what = "is the first with NaN or Inf ({}); its input has none."
+    text = Markup("<strong>NaN or Inf.</strong> The {} of {} " + what + " {}")
+    ending = "All statistics are over the finite values."
+    return text.format(site, anchors.name(layer), format_count(count, "value"), ending)
 
 
 def _notes(tables: Tables) -> list[str]:
+    """What a reader should know before reading any number."""
     notes = []
     if (tables.ledger["kind"] == LINEAR).all():
         notes.append("No normalization layer: Linear layers only.")
-    if overview.single_sample(tables):
+    if run_summary.single_sample(tables):
         notes.append("1 sample: variances across samples are undefined.")
     return notes + [str(warning) for warning in tables.meta["warnings"]]
 
 
 def _made(tables: Tables) -> str:
+    """When, and with which versions, the recording was made."""
     versions = [f"{name} {version}" for name, version in tables.meta["versions"].items() if version]
     made = datetime.fromisoformat(tables.meta["created"]).astimezone(UTC)
     return f"Recorded {made:%Y-%m-%d %H:%M} UTC with {', '.join(versions)}; measured by {_kernels(tables)}."
@@ -196,27 +201,30 @@ def _kernels(tables: Tables) -> str:
 
 
 def _rows_note(shown: int, total: int) -> str:
+    """The sentence above a table that does not hold all layers."""
     if shown == total:
         return ""
     return f"The {shown:,} of {total:,} layers that stand out most; layers.csv has them all."
 
 
 def _unseen(tables: Tables) -> dict[str, Any]:
+    """The section of the layers that were not measured."""
     rows = [
         {
-            "name": overview.display_name(tables, str(r.layer)),
+            "name": shown_text.display_name(tables, str(r.layer)),
             "kind": r.kind,
             "status": r.status,
             "reason": r.reason,
         }
-        for r in overview.unseen(tables.ledger).itertuples()
+        for r in run_summary.unseen(tables.ledger).itertuples()
     ]
+    reasons = run_summary.unseen_reasons(tables.ledger)
     return {
         "unseen": rows,
         "unseen_help": [
             help_ for status, help_ in _UNSEEN_HELP.items() if status in {r["status"] for r in rows}
         ],
-        "unseen_note": f"{overview.unseen_reasons(tables.ledger)}. They are in no figure and no statistic.",
+        "unseen_note": f"{reasons}. They are in no figure and no statistic.",
     }
 
 

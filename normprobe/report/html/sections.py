@@ -14,7 +14,8 @@ from normprobe.errors import NormprobeError
 from normprobe.formatting import format_count, format_number
 from normprobe.report.html.templating import polished
 from normprobe.report.layer_summary import LINEAR
-from normprobe.report.overview import display_name, unseen
+from normprobe.report.run_summary import unseen
+from normprobe.report.shown_text import display_name
 
 if TYPE_CHECKING:
     from normprobe.figures import Rendered
@@ -22,13 +23,9 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 _FEW_NORMS = 4
-_IDS = {
-    "depth_profile": ("norms", "Norms"),
-    "outlier_map": ("features", "Features"),
-    "samples_through_depth": ("samples", "Samples"),
-    "running_statistics": ("batchnorm", "BatchNorm"),
-    "linear_by_role": ("linear", "Linear"),
-}
+MOST_PANELS = 64
+CHOICES = (None, "all", "files")
+PANEL_FILE = re.compile(r"norm_\d{4,}_[A-Za-z0-9_.]*\.png")  # what `_file_name` gives, with its ending
 
 
 @dataclass(frozen=True)
@@ -69,109 +66,6 @@ class Panels:
     note: str = ""
 
 
-def figure_sections(tables: Tables, directory: Path, anchors: Anchors) -> list[Section]:
-    """Draw the figures that the recording supports, in the page and as files.
-
-    Args:
-        tables: the tables of a recording.
-        directory: receives a PNG and an SVG of each figure.
-        anchors: the places of layers on the page.
-    """
-    from normprobe import figures
-
-    sections = []
-    for name in figures.available(tables):
-        rendered = figures.render(tables, name)
-        rendered.save(directory)
-        section, link = _IDS[name]
-        drawn = _figure(rendered, f"{section}-", anchors)
-        sections.append(Section(section, link, drawn.title, drawn))
-    return sections
-
-
-def norm_panels(tables: Tables, summary: pd.DataFrame, anchors: Anchors, directory: Path | None) -> Panels:
-    """Draw a panel for each norm that has a place on the page.
-
-    Args:
-        tables: the tables of a recording.
-        summary: its frame of `summarize`.
-        anchors: says which layers have a panel.
-        directory: receives a PNG of each panel; None for no files.
-    """
-    from normprobe import figures
-
-    chosen = [str(layer) for layer in summary.index if layer in anchors.panels]
-    shown = []
-    for layer in chosen:
-        rendered = figures.render(tables, "norm_panel", layer=layer)
-        if directory is not None:
-            replace(rendered, name=_file_name(anchors.number[layer], layer)).save(directory, svg=False)
-        drawn = _figure(rendered, f"p{anchors.number[layer]}-", anchors)
-        shown.append(Panel(layer, display_name(tables, layer), _numbers(summary, layer), drawn))
-    total = int((summary["kind"] != LINEAR).sum())
-    return Panels(shown, total < _FEW_NORMS, _panels_note(len(chosen), total, total < _FEW_NORMS))
-
-
-def chosen_panels(summary: pd.DataFrame, ranked: list[str], panels: str | None) -> frozenset[str]:
-    """The layers that get a panel."""
-    return frozenset(panel_layers(summary, ranked, panels))
-
-
-def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> list[Section]:
-    """Put the sections in order; the panels of fewer than four norms come right after the findings."""
-    each = [Section("panels", "Each norm", "Each norm, before and after")] if panels.shown else []
-    missed = (
-        [Section("unseen", "Not seen", "Layers that were not seen")] if len(unseen(tables.ledger)) else []
-    )
-    first = Section("findings", "Findings", "Findings")
-    table = Section("layers", "All layers", "All layers")
-    last = Section("reading", "How to read", "How to read this")
-    if panels.opened:
-        return [first, *each, *drawn, table, *missed, last]
-    return [first, *drawn, table, *each, *missed, last]
-
-
-def _figure(rendered: Rendered, prefix: str, anchors: Anchors) -> Figure:
-    svg = Markup(rendered.svg(prefix, link=anchors.panel))
-    return Figure(rendered.title, svg, caption_markup(rendered.caption))
-
-
-def _file_name(number: int, layer: str) -> str:
-    """A file name for a panel: its number and what of the layer's name is safe in a file name."""
-    return f"norm_{number:04d}_{re.sub(r'[^A-Za-z0-9_.]+', '_', layer)[-80:]}"
-
-
-def caption_markup(caption: str) -> Markup:
-    """Escape a caption and set its `**words**` in bold."""
-    pieces = re.split(r"\*\*(.+?)\*\*", polished(caption))
-    return Markup("").join(
-        Markup("<b>{}</b>").format(piece) if i % 2 else escape(piece) for i, piece in enumerate(pieces)
-    )
-
-
-def _numbers(summary: pd.DataFrame, layer: str) -> str:
-    columns = ("variance_in", "variance_out", "max_in")
-    before, after, largest = (format_number(float(summary[c][layer])) for c in columns)
-    return f"{summary['kind'][layer]}, variance {before} → {after}, largest |value| before {largest}"
-
-
-def _panels_note(shown: int, total: int, opened: bool) -> str:
-    if opened:
-        return ""
-    if shown == total:
-        return (
-            f"{format_count(total, 'norm')}, in order of execution. Open one for its values before and after."
-        )
-    return (
-        f"{shown} of {total:,}: those in findings, the first, the last, then the largest ÷ median feature; "
-        "the others with `recording.report(..., panels='all')`."
-    )
-
-
-MOST_PANELS = 64
-CHOICES = (None, "all", "files")
-
-
 def check_choice(panels: str | None) -> None:
     """Raise unless `panels` is None, "all" or "files".
 
@@ -200,3 +94,102 @@ def panel_layers(summary: pd.DataFrame, ranked: list[str], panels: str | None) -
     wanted = [norms[0], norms[-1], *(layer for layer in ranked if layer in inside)]
     chosen = set(list(dict.fromkeys(wanted))[:MOST_PANELS])
     return [layer for layer in norms if layer in chosen]
+
+
+def figure_sections(tables: Tables, directory: Path, anchors: Anchors) -> list[Section]:
+    """Draw the figures that the recording supports, in the page and as files.
+
+    Args:
+        tables: the tables of a recording.
+        directory: receives a PNG and an SVG of each figure.
+        anchors: the places of layers on the page.
+    """
+    from normprobe import figures
+    from normprobe.figures import registry
+
+    sections = []
+    for name in figures.available(tables):
+        rendered = figures.render(tables, name)
+        rendered.save(directory)
+        entry = registry.entry_of(name)
+        assert entry is not None, "what is available is in the registry"
+        drawn = _figure(rendered, f"{entry.section}-", anchors)
+        sections.append(Section(entry.section, entry.link, drawn.title, drawn))
+    return sections
+
+
+def norm_panels(tables: Tables, summary: pd.DataFrame, anchors: Anchors, directory: Path | None) -> Panels:
+    """Draw a panel for each norm that has a place on the page.
+
+    Args:
+        tables: the tables of a recording.
+        summary: its frame of `summarize`.
+        anchors: says which layers have a panel.
+        directory: receives a PNG of each panel; None for no files.
+    """
+    from normprobe import figures
+
+    chosen = [str(layer) for layer in summary.index if layer in anchors.panels]
+    shown = []
+    for layer in chosen:
+        rendered = figures.render(tables, "norm_panel", layer=layer)
+        if directory is not None:
+            replace(rendered, name=_file_name(anchors.number[layer], layer)).save(directory, svg=False)
+        drawn = _figure(rendered, f"p{anchors.number[layer]}-", anchors)
+        shown.append(Panel(layer, display_name(tables, layer), _numbers(summary, layer), drawn))
+    total = int((summary["kind"] != LINEAR).sum())
+    return Panels(shown, total < _FEW_NORMS, _panels_note(len(chosen), total, total < _FEW_NORMS))
+
+
+def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> list[Section]:
+    """Put the sections in order; the panels of fewer than four norms come right after the findings."""
+    each = [Section("panels", "Each norm", "Each norm, before and after")] if panels.shown else []
+    missed = (
+        [Section("unseen", "Not seen", "Layers that were not seen")] if len(unseen(tables.ledger)) else []
+    )
+    first = Section("findings", "Findings", "Findings")
+    table = Section("layers", "All layers", "All layers")
+    last = Section("reading", "How to read", "How to read this")
+    if panels.opened:
+        return [first, *each, *drawn, table, *missed, last]
+    return [first, *drawn, table, *each, *missed, last]
+
+
+def _figure(rendered: Rendered, prefix: str, anchors: Anchors) -> Figure:
+    """A drawn figure as the page shows it, its layers linked to their panels."""
+    svg = Markup(rendered.svg(prefix, link=anchors.panel))
+    return Figure(rendered.title, svg, caption_markup(rendered.caption))
+
+
+def _file_name(number: int, layer: str) -> str:
+    """A file name for a panel: its number and what of the layer's name is safe in a file name."""
+    return f"norm_{number:04d}_{re.sub(r'[^A-Za-z0-9_.]+', '_', layer)[-80:]}"
+
+
+def caption_markup(caption: str) -> Markup:
+    """Escape a caption and set its `**words**` in bold."""
+    pieces = re.split(r"\*\*(.+?)\*\*", polished(caption))
+    return Markup("").join(
+        Markup("<b>{}</b>").format(piece) if i % 2 else escape(piece) for i, piece in enumerate(pieces)
+    )
+
+
+def _numbers(summary: pd.DataFrame, layer: str) -> str:
+    """What the closed heading of a panel says."""
+    columns = ("variance_in", "variance_out", "max_in")
+    before, after, largest = (format_number(float(summary[c][layer])) for c in columns)
+    return f"{summary['kind'][layer]}, variance {before} → {after}, largest |value| before {largest}"
+
+
+def _panels_note(shown: int, total: int, opened: bool) -> str:
+    """The sentence above the panels: how many there are, and how to have the others."""
+    if opened:
+        return ""
+    if shown == total:
+        return (
+            f"{format_count(total, 'norm')}, in order of execution. Open one for its values before and after."
+        )
+    return (
+        f"{shown} of {total:,}: those in findings, the first, the last, then the largest ÷ median feature; "
+        "the others with `recording.report(..., panels='all')`."
+    )

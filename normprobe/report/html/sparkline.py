@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from normprobe.report.log_scale import LogScale
+
 WIDTH, HEIGHT = 150, 34
 _LEFT, _RIGHT, _TOP, _FOOT = 4.0, 146.0, 5.0, 29.0
 _MOST_POINTS = 142
@@ -22,7 +24,8 @@ class Sparkline:
         foot: ticks at the foot for values that a log scale cannot show (zero).
         threshold: height of the dashed line, or None where there is no threshold above zero.
         dot: position of the worst layer, or None.
-        low: smallest shown value. high: largest.
+        low: smallest shown value.
+        high: largest shown value.
     """
 
     path: str
@@ -49,33 +52,21 @@ def sparkline(series: pd.DataFrame, threshold: float, worst: str) -> Sparkline |
     shown = np.isfinite(values) & (values > 0)
     if shown.sum() < 2:
         return None
-    scale = _Scale(values[shown], threshold)
+    low, high = float(values[shown].min()), float(values[shown].max())
+    ends = [low, high] + ([threshold] if threshold > 0 else [])
+    scale = LogScale(min(ends), max(ends), _FOOT, _TOP)
     x = np.linspace(_LEFT, _RIGHT, len(values))
     index = _worst(ordered, np.where(shown, values, -1.0), worst)
-    dot = (round(float(x[index]), 1), scale.y(values[index])) if shown[index] else None
+    dot = (round(float(x[index]), 1), scale.place(values[index])) if shown[index] else None
     kept = _thin(values, shown)
-    line = scale.y(threshold) if threshold > 0 else None
+    line = scale.place(threshold) if threshold > 0 else None
     zeros = [i for i in kept if values[i] == 0]
     foot = "".join(f"M{x[i]:.1f} {_FOOT:g}v4" for i in zeros)
-    return Sparkline(_path(x, values, shown, kept, scale), foot, line, dot, scale.low, scale.high)
-
-
-class _Scale:
-    """A log scale that holds the values and, where it is finite and positive, the threshold."""
-
-    def __init__(self, values: NDArray[np.float64], threshold: float) -> None:
-        self.low, self.high = float(values.min()), float(values.max())
-        ends = [self.low, self.high] + ([threshold] if threshold > 0 else [])
-        self._from, self._to = np.log10(min(ends)), np.log10(max(ends))
-
-    def y(self, value: float) -> float:
-        """The height of a value, rounded to a tenth of a pixel."""
-        span = self._to - self._from
-        share = (np.log10(value) - self._from) / span if span > 1e-9 else 0.5
-        return round(float(_FOOT - share * (_FOOT - _TOP)), 1)
+    return Sparkline(_path(x, values, shown, kept, scale), foot, line, dot, low, high)
 
 
 def _worst(ordered: pd.DataFrame, values: NDArray[np.float64], worst: str) -> int:
+    """The index of the layer to mark: the worst one, or the largest value where that has none."""
     found = ordered.index[ordered["layer"] == worst]
     return int(found[0]) if len(found) and values[found[0]] > 0 else int(values.argmax())
 
@@ -99,11 +90,12 @@ def _path(
     values: NDArray[np.float64],
     shown: NDArray[np.bool_],
     kept: list[int],
-    scale: _Scale,
+    scale: LogScale,
 ) -> str:
+    """The line through the kept values, with a gap wherever one cannot be shown."""
     pieces, pen = [], "M"
     for i in kept:
         if shown[i]:
-            pieces.append(f"{pen}{x[i]:.1f} {scale.y(values[i]):g}")
+            pieces.append(f"{pen}{x[i]:.1f} {scale.place(values[i]):g}")
         pen = "L" if shown[i] else "M"
     return "".join(pieces)

@@ -1,4 +1,4 @@
-"""The notebook's chart: the median sample's variance before and after each norm, over depth."""
+"""The notebook's chart: the median sample's variance at each norm's sites, over depth."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import pandas as pd
 
 from normprobe.formatting import format_tick, role_of
 from normprobe.report.layer_summary import LINEAR
+from normprobe.report.log_scale import LogScale
+from normprobe.report.markers import marker_path
+from normprobe.tables.measures.samples import sample_measures
+from normprobe.vocabulary import in_order
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -44,6 +48,11 @@ class SmallChart:
     ticks: list[Tick]
     lines: list[Line]
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that have a line, in order."""
+        return in_order(line.site for line in self.lines)
+
 
 def small_chart(tables: Tables) -> SmallChart | None:
     """Lay out the chart.
@@ -59,22 +68,23 @@ def small_chart(tables: Tables) -> SmallChart | None:
         return None
     low, high = floor(log10(points["value"].min())), ceil(log10(points["value"].max()))
     high = max(high, low + 1)
-    points["y"] = [_height(value, low, high) for value in points["value"]]
+    scale = LogScale(10.0**low, 10.0**high, _FOOT, _TOP)
+    points["y"] = [scale.place(value) for value in points["value"]]
     dotted = points["x"].nunique() <= _MOST_DOTS
     lines = [
         _line(str(site), chosen, dotted) for (site, _), chosen in points.groupby(["site", "role"], sort=False)
     ]
     step = max(1, ceil((high - low) / 4))
-    ticks = [Tick(_height(10.0**e, low, high), format_tick(10.0**e)) for e in range(low, high + 1, step)]
+    ticks = [Tick(scale.place(10.0**e), format_tick(10.0**e)) for e in range(low, high + 1, step)]
     return SmallChart(ticks, lines)
 
 
 def _points(tables: Tables) -> pd.DataFrame:
+    """A row per norm and site: the median sample's variance where that is above zero, its x and its role."""
     norms = tables.layers[tables.layers["kind"] != LINEAR]
     order = norms.drop_duplicates("layer").sort_values("depth", kind="stable")["layer"]
-    samples = tables.samples[tables.samples["kind"] != LINEAR]
-    medians = samples.groupby(["site", "layer"], sort=False)["variance"].median()
-    points = medians.rename("value").reset_index()
+    points = sample_measures(tables)["sample_variance"].rename("value").reset_index()
+    points = points[points["layer"].isin(order)]
     points = points[np.isfinite(points["value"]) & (points["value"] > 0)]
     place = {layer: i / max(1, len(order) - 1) for i, layer in enumerate(order)}
     points["x"] = [round(_LEFT + place[layer] * (_RIGHT - _LEFT), 1) for layer in points["layer"]]
@@ -83,12 +93,9 @@ def _points(tables: Tables) -> pd.DataFrame:
     return ordered
 
 
-def _height(value: float, low: int, high: int) -> float:
-    return round(_FOOT - (log10(value) - low) / (high - low) * (_FOOT - _TOP), 1)
-
-
 def _line(site: str, points: pd.DataFrame, dotted: bool) -> Line:
+    """Join the points of one role at one site; equal neighbours once."""
     places = [place for place, _ in groupby(zip(points["x"], points["y"], strict=True))]
     path = "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
-    dots = "".join(f"M{x - 2.5:g} {y:g}a2.5 2.5 0 1 0 5 0a2.5 2.5 0 1 0 -5 0" for x, y in places)
+    dots = "".join(marker_path(site, x, y) for x, y in places)
     return Line(site, path, dots if dotted else "")

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normprobe.formatting import text_width
-from normprobe.report.comparison_rows import Row, comparison_rows
+from normprobe.formatting import shorten_text, text_width
+from normprobe.report.comparison_rows import Row, compared_sites, comparison_rows, site_word
 from normprobe.report.terminal.lines import NARROWEST, WIDEST, Terminal
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.divergence import Differences
 
 _MOST_ROWS = 8
 _AROUND = 2  # layers shown before and after the first divergence
+_WIDTH = 12  # columns of a site's errors
 
 
 def comparison_text(found: Differences, said: list[str], *, width: int, unicode: bool) -> str:
@@ -51,22 +53,26 @@ def _table(found: Differences, terminal: Terminal) -> list[str]:
     """The layers around the first divergence, those where more arises, and the one that differs most."""
     every = comparison_rows(found)[0]
     chosen = _chosen(found, every)
-    # Which of a row's values are shown, under which heading, in how many columns.
-    shown = [(0, "error in", 12), (1, "error out", 12), (3, "introduced", 13)]
-    if not found.facts["same_data"]:
-        shown[-1] = (2, "by chance", 13)
-    names = terminal.width - sum(width for _, _, width in shown) - len("  first")
-    heads = "".join(head.rjust(width) for _, head, width in shown)
     if not chosen:
         return []
+    last = "introduced" if found.facts["same_data"] else "by chance"
+    heads = "".join(_head(site).rjust(_WIDTH) for site in compared_sites(found)) + last.rjust(_WIDTH + 1)
+    names = terminal.width - text_width(heads) - len("  first")
     lines = ["In order of execution, dB".ljust(names) + heads]
     for row in chosen:
         name = terminal.name(row.name, names - 1)
-        cells = "".join(terminal.show(row.values[at].shown).rjust(width) for at, _, width in shown)
+        cells = "".join(terminal.show(error.shown).rjust(_WIDTH) for error in row.errors)
+        cells += terminal.show(row.split[-1].shown).rjust(_WIDTH + 1)
         mark = f"  {row.mark.split()[0]}" if row.mark else ""
         lines.append(name + " " * (names - text_width(name)) + cells + mark)
     more = len(every) - len(chosen)
     return [*lines, f"and {more:,} more in comparison.csv"] if more > 0 else lines
+
+
+def _head(site: str) -> str:
+    """The heading of a site's errors."""
+    words = {INPUT: "error in", OUTPUT: "error out"}
+    return words.get(site) or shorten_text(site_word(site), _WIDTH - 2)
 
 
 def _chosen(found: Differences, rows: list[Row]) -> list[Row]:

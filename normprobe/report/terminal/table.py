@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from normprobe.formatting import format_number, role_of, sample_word, text_width
-from normprobe.report.layer_summary import LINEAR
-from normprobe.report.overview import display_name
+from normprobe.formatting import format_number, role_of, sample_word, shorten_text, text_width
+from normprobe.report.layer_summary import LINEAR, further_sites
+from normprobe.report.shown_text import display_name
 from normprobe.report.terminal.lines import WIDEST, Terminal
+from normprobe.vocabulary import site_of
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -58,7 +59,26 @@ def stand_out_table(
         name = terminal.name(display_name(tables, str(layer)), names - 1)
         cells = [terminal.show(column.text(values)).rjust(column.width) for column in columns]
         lines.append(name + " " * (names - text_width(name)) + "".join(cells))
-    return [line.rstrip() for line in lines]
+    return [*(line.rstrip() for line in lines), *_further(tables, summary.loc[chosen], terminal)]
+
+
+def _further(tables: Tables, chosen: pd.DataFrame, terminal: Terminal) -> list[str]:
+    """The chosen layers once more for each further site at which they were measured."""
+    lines = []
+    for site in further_sites(tables.layers):
+        rows = chosen[chosen[f"max_{site}"].notna()]
+        if rows.empty:
+            continue
+        label = shorten_text(site_of(site).label, terminal.width - 40)
+        heads = f"{'variance':>10}{'max |value|':>13}"
+        names = terminal.width - len(heads)
+        lines += ["", terminal.show(f"The same at {label}").ljust(names) + heads]
+        for layer, values in rows.iterrows():
+            name = terminal.name(display_name(tables, str(layer)), names - 1)
+            cells = (format_number(values[f"{what}_{site}"]) for what in ("variance", "max"))
+            variance, largest = map(terminal.show, cells)
+            lines.append(f"{name}{' ' * (names - text_width(name))}{variance:>10}{largest:>13}")
+    return lines
 
 
 def _distinct(summary: pd.DataFrame, ranked: list[str], named: set[str]) -> list[str]:
@@ -80,6 +100,7 @@ def _distinct(summary: pd.DataFrame, ranked: list[str], named: set[str]) -> list
 
 
 def _columns(tables: Tables, *, wide: bool) -> list[Column]:
+    """The columns of numbers; three more on a wide terminal."""
     before = Column("var in", 10, lambda row: format_number(row["variance_in"]))
     after = Column("var out", 10, lambda row: format_number(row["variance_out"]))
     largest = Column("max |in|", 12, lambda row: format_number(row["max_in"]))
@@ -100,6 +121,7 @@ def _columns(tables: Tables, *, wide: bool) -> list[Column]:
 
 
 def _times(ratio: float) -> str:
+    """A ratio with its sign, or a dash."""
     text = format_number(ratio)
     return text if pd.isna(ratio) else f"{text}×"
 

@@ -95,7 +95,7 @@ def test_compiled_before(
     graphs = _graphs()
     compiled(_x())
     assert _graphs() == graphs  # what was compiled is still there
-    assert recording.meta["forwards"] == probe._listener.forwards.calls == 3
+    assert recording.meta["forwards"] == probe._callbacks.forwards.calls == 3
 
 
 def _graphs() -> int:
@@ -115,7 +115,7 @@ def test_compiled_inside(model: Model, compile_it: Callable[..., nn.Module], bac
     assert probe.recording.layers.equals(expected.layers)
     output = compiled(_x())
     assert torch.equal(output, model(_x()))
-    assert probe._listener.forwards.calls == 3
+    assert probe._callbacks.forwards.calls == 3
 
 
 def test_a_whole_graph_compiled_inside_is_refused_in_words(model: Model) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 
-from normprobe.capture.hooks.torch_internals import put_below, take_out
+import normprobe
+from normprobe.capture import function_mode
+from normprobe.capture.hooks.torch_internals import ModesAside, mode_aside, put_below, take_out
 
 
 class Quiet(TorchFunctionMode):
@@ -100,3 +104,100 @@ def test_taking_out_what_is_not_there_changes_nothing() -> None:
     with Quiet() as other:
         take_out(Quiet())
         assert stack() == [other]
+
+
+def test_aside_no_mode_sees_anything_and_all_come_back_in_their_order() -> None:
+    mode, other = Quiet(), Quiet()
+    torch.set_default_device("meta")
+    try:
+        with other:
+            put_below(mode)
+            before = stack()
+            with ModesAside():
+                assert stack() == []
+                assert not torch.ones(1).is_meta
+                with ModesAside():
+                    assert stack() == []
+            assert stack() == before
+            with pytest.raises(ValueError, match="no"), ModesAside():
+                raise ValueError("no")
+            assert stack() == before
+            assert torch.ones(1).is_meta
+            take_out(mode)
+    finally:
+        torch.set_default_device(None)
+
+
+def test_one_mode_aside_leaves_the_others_in_place() -> None:
+    mode, others = Quiet(), [Quiet(), Quiet()]
+    with others[0], others[1]:
+        put_below(mode)
+        with mode_aside(mode):
+            assert stack() == others
+        assert stack() == [mode, *others]
+        take_out(mode)
+        with mode_aside(mode):
+            assert stack() == others
+        assert stack() == others
+
+
+def test_other_threads_keep_their_modes() -> None:
+    found: list[int] = []
+    with Quiet(), ModesAside():
+        thread = threading.Thread(target=lambda: found.append(len(stack())))
+        thread.start()
+        thread.join()
+    assert found == [0]
+
+
+class Named(TorchFunctionMode):
+    """Notes which functions it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(getattr(func, "__name__", str(func)))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_probe_does_not_see_what_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, x, own = nn.Sequential(nn.Linear(10, 5), nn.LayerNorm(5)).eval(), torch.randn(32, 10), []
+    handle = function_mode._Mode.__torch_function__
+
+    def noted(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        own.append(func.__name__)
+        return handle(self, func, types, args, kwargs)
+
+    monkeypatch.setattr(function_mode._Mode, "__torch_function__", noted)
+    with normprobe.Probe(model):
+        model(x)
+    assert own == ["linear", "layer_norm"]
+
+
+def test_a_mode_of_the_users_sees_no_statistic() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(10, 5), nn.LayerNorm(5)).eval(), torch.randn(32, 10)
+    with normprobe.Probe(model), Named() as mode:
+        model(x)
+    computed = {"clone", "detach", "to", "sum", "square", "var_mean", "stride", "data_ptr", "isfinite"}
+    assert {"linear", "layer_norm"} <= set(mode.seen)
+    assert not computed & set(mode.seen)
+
+
+class Scaled(Tensor):
+    """A tensor whose functions give ten times what torch's do: its numbers are what these say."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            found = func(*args, **(kwargs or {}))
+        return found.mul(10) if func is Tensor.to else found
+
+
+def test_a_subclass_of_tensor_keeps_its_own_functions() -> None:
+    values = torch.ones(2, 3).as_subclass(Scaled)
+    with ModesAside():
+        assert float(values.to(torch.float64).sum()) == 60

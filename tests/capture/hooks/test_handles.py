@@ -22,16 +22,16 @@ def _hook_tables(module: nn.Module) -> dict[str, Any]:
 
 
 def test_hooks_are_called_in_order_and_leave_the_tensors_alone() -> None:
-    module, x, told = nn.Linear(2, 2), torch.randn(3, 2), []
+    module, x, calls = nn.Linear(2, 2), torch.randn(3, 2), []
     expected = module(x)
     hooks = Hooks()
-    hooks.before(module, lambda m, args, kwargs: told.append(("before", m, args[0] is x, kwargs)))
-    hooks.after(module, lambda m, args, kwargs, output: told.append(("after", m, output)) or output + 1)  # type: ignore[func-returns-value]
+    hooks.before(module, lambda m, args, kwargs: calls.append(("before", m, args[0] is x, kwargs)))
+    hooks.after(module, lambda m, args, kwargs, output: calls.append(("after", m, output)) or output + 1)  # type: ignore[func-returns-value]
     found = module(x)
     assert torch.equal(found, expected)
-    assert [entry[0] for entry in told] == ["before", "after"]
-    assert told[0][1:] == (module, True, {})
-    assert torch.equal(told[1][2], expected)
+    assert [entry[0] for entry in calls] == ["before", "after"]
+    assert calls[0][1:] == (module, True, {})
+    assert torch.equal(calls[1][2], expected)
 
 
 def test_keyword_arguments_are_seen() -> None:
@@ -111,48 +111,48 @@ def test_a_module_with_hooks_can_be_copied_and_saved_whatever_they_hold() -> Non
 
 class TestPutAside:
     def around(self) -> tuple[nn.Module, Hooks, list[str]]:
-        told: list[str] = []
+        calls: list[str] = []
         module = nn.Identity()
-        module.register_forward_pre_hook(lambda m, args: told.append("own before"))
-        module.register_forward_hook(lambda m, args, output: told.append("own after"))
+        module.register_forward_pre_hook(lambda m, args: calls.append("own before"))
+        module.register_forward_hook(lambda m, args, output: calls.append("own after"))
         hooks = Hooks()
-        hooks.around(module, lambda *_: told.append("before"), lambda *_: told.append("after"), inner=True)
-        return module, hooks, told
+        hooks.around(module, lambda *_: calls.append("before"), lambda *_: calls.append("after"), inner=True)
+        return module, hooks, calls
 
     def test_nothing_is_called_until_it_is_put_back_where_it_was(self) -> None:
-        module, hooks, told = self.around()
+        module, hooks, calls = self.around()
         tables = {name: list(value) for name, value in _hook_tables(module).items()}
         hooks.put_aside({id(module)})
         module(torch.ones(1))
-        assert told == ["own before", "own after"]
-        told.clear()
+        assert calls == ["own before", "own after"]
+        calls.clear()
         hooks.put_back()
         assert {name: list(value) for name, value in _hook_tables(module).items()} == tables
         module(torch.ones(1))
-        assert told == ["own before", "before", "after", "own after"]
+        assert calls == ["own before", "before", "after", "own after"]
 
     def test_only_what_was_named_and_may_be(self) -> None:
-        module, hooks, told = self.around()
-        hooks.around(outer := nn.Identity(), lambda *_: told.append("outer"), lambda *_: None)
+        module, hooks, calls = self.around()
+        hooks.around(outer := nn.Identity(), lambda *_: calls.append("outer"), lambda *_: None)
         hooks.put_aside({id(outer)})
         outer(torch.ones(1))
         module(torch.ones(1))
-        assert told == ["outer", "own before", "before", "after", "own after"]
+        assert calls == ["outer", "own before", "before", "after", "own after"]
 
     def test_what_is_aside_is_removed_with_the_rest(self) -> None:
-        module, hooks, told = self.around()
+        module, hooks, calls = self.around()
         hooks.put_aside({id(module)})
         hooks.remove()
         hooks.put_back()
         module(torch.ones(1))
-        assert told == ["own before", "own after"]
+        assert calls == ["own before", "own after"]
         assert all(len(value) <= 1 for value in _hook_tables(module).values() if isinstance(value, dict))
 
     def test_never_again_once_a_second_thread_was_here(self) -> None:
-        module, hooks, told = self.around()
+        module, hooks, calls = self.around()
         other = threading.Thread(target=hooks.put_back)
         other.start()
         other.join()
         hooks.put_aside({id(module)})
         module(torch.ones(1))
-        assert told == ["own before", "before", "after", "own after"]
+        assert calls == ["own before", "before", "after", "own after"]

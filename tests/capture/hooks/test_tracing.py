@@ -118,7 +118,7 @@ def test_functional_call_runs_the_model(model: nn.Sequential) -> None:
     assert layers.loc[("2", "output"), "max"] == float(expected.max())
 
 
-class CurrentForward(nn.Module):
+class TransformsPart(nn.Module):
     """Transforms a part of itself while it runs."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class CurrentForward(nn.Module):
 
 
 def test_layers_under_a_transform_inside_the_model() -> None:
-    model = CurrentForward()
+    model = TransformsPart()
     expected = model(X)
     with normprobe.Probe(model) as probe:
         assert torch.equal(model(X), expected)

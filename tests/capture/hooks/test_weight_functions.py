@@ -68,7 +68,7 @@ def test_torch_drops_nothing_else() -> None:
     assert found <= {f"{func.__name__}.{name}" for func, name in LOST.items()}
 
 
-def test_a_twin_of_attention_computes_the_same_and_calls_what_it_is_given() -> None:
+def test_a_copy_of_attention_computes_the_same_and_calls_what_it_is_given() -> None:
     calls: list[tuple[int, ...]] = []
 
     def linear(*args: Any) -> Tensor:
@@ -79,11 +79,11 @@ def test_a_twin_of_attention_computes_the_same_and_calls_what_it_is_given() -> N
     q, k = torch.randn(3, 2, 4), torch.randn(5, 2, 4)
     weights = (attention.in_proj_weight, attention.in_proj_bias, None, None, False, 0.0)
     given = (4, 2, *weights, attention.out_proj.weight, attention.out_proj.bias)
-    twin = with_linear(F.multi_head_attention_forward, linear)
+    copied = with_linear(F.multi_head_attention_forward, linear)
     for query, key in ((q, q), (q, k)):
         expected = F.multi_head_attention_forward(query, key, key, *given)
-        found = twin(query, key, key, *given)
+        found = copied(query, key, key, *given)
         assert all(map(torch.equal, found, expected))
     assert calls == [(12, 4), (4, 4), (4, 4), (8, 4), (4, 4)]
-    assert twin.__globals__ is not vars(F)
+    assert copied.__globals__ is not vars(F)
     assert F.linear is torch._C._nn.linear

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.norms.affine import affines, vector
+from normprobe.layers.norms.affine import affines, applied_weight, vector
+from normprobe.layers.view import View
 
 
 class Holder(nn.Module):
@@ -49,8 +50,8 @@ def test_a_scale_is_applied_as_stored_or_on_top_of_one() -> None:
     plain, unit = affines(module, 2)
     values = torch.ones(3, 2, dtype=torch.float64)
     assert (plain.offset, unit.offset) == (0.0, 1.0)
-    assert plain.apply(values)[0].tolist() == [0.5, 2.0]
-    assert unit.apply(values)[0].tolist() == [1.5, 3.0]
+    assert plain.scaled(values)[0].tolist() == [0.5, 2.0]
+    assert unit.scaled(values)[0].tolist() == [1.5, 3.0]
     assert plain.shift is not None
     assert plain.shift.tolist() == [1.0, 0.0]
 
@@ -58,5 +59,25 @@ def test_a_scale_is_applied_as_stored_or_on_top_of_one() -> None:
 def test_without_a_weight_the_scale_is_one() -> None:
     (only,) = affines(Holder(), 2)
     values = torch.randn(3, 2)
-    assert only.apply(values) is values
+    assert only.scaled(values) is values
     assert (only.scale, only.shift, only.offset) == (None, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("module", "view", "offset", "applied"),
+    [
+        (Holder(gamma=torch.tensor([0.5, 2.0])), View("norm"), 0.0, [0.5, 2.0]),
+        (Holder(weight=torch.tensor([0.5, 2.0])), View("rms_norm"), 1.0, [1.5, 3.0]),
+        (Holder(weight=torch.tensor([0.5, 2.0])), View("norm"), None, [0.5, 2.0]),
+        (Holder(), View("norm"), 0.0, [1.0, 1.0]),
+        (Holder(), View("norm"), None, None),
+        (Holder(weight=torch.ones(3)), View("norm"), 0.0, None),
+        (Holder(a=torch.tensor([[3.0], [4.0]])), View("norm", weight=lambda m: m.a), 0.0, [3.0, 4.0]),
+    ],
+)
+def test_the_scale_as_applied(
+    module: nn.Module, view: View, offset: float | None, applied: list[float] | None
+) -> None:
+    weight = applied_weight(module, view, offset, 2)
+    assert (None if weight is None else weight.tolist()) == applied
+    assert weight is None or weight.dtype == torch.float64

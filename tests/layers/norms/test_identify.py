@@ -38,7 +38,7 @@ def data(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def called(module: nn.Module, x: Tensor, **options: bool) -> Identification:
-    """The verdict on a module from one call, with a second tensor where its forward takes one."""
+    """What one call of a module shows, with a second tensor where its forward takes one."""
     view = find_layers(module).layers[0].view
     more = () if module.forward.__code__.co_argcount < 3 else (data(*x.shape).flip(0) - 1,)
     with torch.no_grad():
@@ -53,22 +53,22 @@ def shown(identification: Identification) -> tuple[str, int, str, float | None]:
 
 
 @pytest.mark.parametrize(
-    ("cls", "shape", "told"), CASES, ids=[f"{cls.__name__}{shape}" for cls, shape, _ in CASES]
+    ("cls", "shape", "expected"), CASES, ids=[f"{cls.__name__}{shape}" for cls, shape, _ in CASES]
 )
 def test_the_way_of_working_is_found(
-    cls: type[nn.Module], shape: tuple[int, ...], told: tuple[str, int, str, float | None]
+    cls: type[nn.Module], shape: tuple[int, ...], expected: tuple[str, int, str, float | None]
 ) -> None:
     module = (cls(12) if issubclass(cls, nn.modules.batchnorm._NormBase | nn.LayerNorm) else cls()).eval()
     identification = called(module, data(*shape))
-    assert shown(identification) == told
+    assert shown(identification) == expected
     assert identification.decided
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("cls", [PlainLayerNorm, PlainRMSNorm, UnitOffsetRMSNorm, UncentredLayerNorm])
 def test_in_other_dtypes(cls: type[nn.Module], dtype: torch.dtype) -> None:
-    told = {case: told for case, shape, told in CASES if shape == TIME}[cls]
-    assert shown(called(cls().to(dtype), data(4, 30, 12, dtype=dtype))) == told
+    expected = {case: expected for case, shape, expected in CASES if shape == TIME}[cls]
+    assert shown(called(cls().to(dtype), data(4, 30, 12, dtype=dtype))) == expected
 
 
 def test_what_contradicts_the_class_is_said() -> None:

@@ -1,4 +1,4 @@
-"""Exchanged norms compute what their kind says, keep what the old ones learned; what stays is declared."""
+"""Swapped norms compute what their kind says, keep what the old ones learned; what stays is declared."""
 
 from __future__ import annotations
 
@@ -142,14 +142,14 @@ def test_the_scale_is_taken_over_as_applied(cls: Any, offset: float) -> None:
     assert new(x).detach() == pytest.approx(old(x).detach(), abs=1e-5)
 
 
-def test_a_norm_with_two_names_is_exchanged_under_both() -> None:
+def test_a_norm_with_two_names_is_swapped_under_both() -> None:
     norm = nn.LayerNorm(8)
     swapped = normprobe.swap_norms(nn.Sequential(norm, nn.Linear(8, 8), norm), to="rms_norm")
     assert isinstance(swapped[0], nn.RMSNorm)
     assert swapped[0] is swapped[2]
 
 
-def test_only_the_chosen_layers_are_exchanged() -> None:
+def test_only_the_chosen_layers_are_swapped() -> None:
     swapped = normprobe.swap_norms(
         nn.Sequential(*(nn.LayerNorm(8) for _ in range(3))), "rms_norm", layers="1"
     )
@@ -186,7 +186,7 @@ class CosineNorm(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "to", "told"),
+    ("model", "to", "message"),
     [
         (nn.LayerNorm(7), "group_norm", "LayerNorm.*its 7 features do not divide"),
         (nn.LayerNorm((4, 3)), "batch_norm", "its last 2 axes together, which batch_norm cannot"),
@@ -195,14 +195,14 @@ class CosineNorm(nn.Module):
         (CosineNorm(), "layer_norm", "is no normalization of a sample's features"),
     ],
 )
-def test_what_stays_is_declared(model: nn.Module, to: Any, told: str) -> None:
-    with pytest.warns(UserWarning, match=told):
+def test_what_stays_is_declared(model: nn.Module, to: Any, message: str) -> None:
+    with pytest.warns(UserWarning, match=message):
         swapped = normprobe.swap_norms(model, to=to)
     stays = dict(swapped.named_modules()).get("gated", swapped)
     assert type(stays) in (type(model), GatedNorm)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_a_scripted_norm_stays() -> None:
     with pytest.warns(UserWarning, match="a scripted module takes no hooks"):
         normprobe.swap_norms(nn.Sequential(torch.jit.script(nn.LayerNorm(8))), to="rms_norm")

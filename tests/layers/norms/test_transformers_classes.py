@@ -65,7 +65,7 @@ REFUSES = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)
 
 
 @dataclass(frozen=True)
-class Told:
+class Outcome:
     """What normprobe says of a class; `positive`: it is a norm."""
 
     positive: bool
@@ -129,7 +129,7 @@ def called(module: nn.Module) -> pd.Series:
     raise AssertionError(f"{type(module).__name__} takes none of the shapes")
 
 
-def told(module: str, name: str) -> Told | None:
+def outcome_of(module: str, name: str) -> Outcome | None:
     """What normprobe says of a class; None if it cannot be built."""
     cls = getattr(importlib.import_module(f"transformers.{module}"), name)
     try:
@@ -139,45 +139,45 @@ def told(module: str, name: str) -> Told | None:
     try:
         layers = find_layers(on_meta).layers
     except normprobe.NoLayersError:
-        return Told(False)
+        return Outcome(False)
     if layers[0].name:
-        return Told(False)
+        return Outcome(False)
     row = called(built(cls, "cpu"))
     positive = row["status"] == "fired" and NO_NORM not in row["reason"]
-    return Told(positive, row["kind"], row["n_features"], row["reason"])
+    return Outcome(positive, row["kind"], row["n_features"], row["reason"])
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> pd.DataFrame:
+def outcomes() -> pd.DataFrame:
     if not transformers.__version__.startswith(MADE_FOR):
         pytest.skip(f"the table was made for transformers {MADE_FOR}")
-    found = [told(module, name) for module, name in zip(TABLE["module"], TABLE["class"], strict=True)]
-    return TABLE.assign(told=found)[[one is not None for one in found]]
+    found = [outcome_of(module, name) for module, name in zip(TABLE["module"], TABLE["class"], strict=True)]
+    return TABLE.assign(outcome=found)[[one is not None for one in found]]
 
 
-def test_nearly_every_class_can_be_built(verdicts: pd.DataFrame) -> None:
-    assert len(verdicts) >= 0.95 * len(TABLE)
-    assert (verdicts["is_norm"] == 1).sum() == (TABLE["is_norm"] == 1).sum()
+def test_nearly_every_class_can_be_built(outcomes: pd.DataFrame) -> None:
+    assert len(outcomes) >= 0.95 * len(TABLE)
+    assert (outcomes["is_norm"] == 1).sum() == (TABLE["is_norm"] == 1).sum()
 
 
-def test_precision_and_recall_by_class(verdicts: pd.DataFrame) -> None:
-    positive = verdicts["told"].map(lambda one: one.positive)
-    norm = verdicts["is_norm"] == 1
+def test_precision_and_recall_by_class(outcomes: pd.DataFrame) -> None:
+    positive = outcomes["outcome"].map(lambda one: one.positive)
+    norm = outcomes["is_norm"] == 1
     right = (positive & norm).sum()
-    assert right / positive.sum() >= 0.99, verdicts["class"][positive & ~norm].tolist()
-    assert right / norm.sum() >= 0.99, verdicts["class"][~positive & norm].tolist()
+    assert right / positive.sum() >= 0.99, outcomes["class"][positive & ~norm].tolist()
+    assert right / norm.sum() >= 0.99, outcomes["class"][~positive & norm].tolist()
 
 
-def test_kinds_and_axes(verdicts: pd.DataFrame) -> None:
-    norms = verdicts[verdicts["told"].map(lambda one: one.positive) & (verdicts["is_norm"] == 1)]
-    told = dict(zip(norms["class"], norms["told"], strict=True))
+def test_kinds_and_axes(outcomes: pd.DataFrame) -> None:
+    norms = outcomes[outcomes["outcome"].map(lambda one: one.positive) & (outcomes["is_norm"] == 1)]
+    by_class = dict(zip(norms["class"], norms["outcome"], strict=True))
     kinds = dict(zip(norms["class"], norms["kind"], strict=True))
-    wrong = {name: one for name, one in told.items() if one.kind != kinds[name]}
-    assert len(wrong) <= 0.01 * len(told), wrong
+    wrong = {name: outcome for name, outcome in by_class.items() if outcome.kind != kinds[name]}
+    assert len(wrong) <= 0.01 * len(by_class), wrong
     # Sizes of the axes that hold no features.
-    assert not {name: one for name, one in told.items() if one.features in (2, 3, 4, 5, 6, 9)}
-    unknown = [name for name, one in told.items() if UNKNOWN in one.reason]
-    assert len(unknown) <= 0.01 * len(told), unknown
+    assert not {name: outcome for name, outcome in by_class.items() if outcome.features in (2, 3, 4, 5, 6, 9)}
+    unknown = [name for name, outcome in by_class.items() if UNKNOWN in outcome.reason]
+    assert len(unknown) <= 0.01 * len(by_class), unknown
 
 
 def test_the_table_is_complete() -> None:

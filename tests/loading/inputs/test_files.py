@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from normprobe.errors import DataError
 from normprobe.loading.inputs import check_data
-from normprobe.loading.inputs.readers import read_source
+from normprobe.loading.inputs.readers import FORMATS, Format, read_source
 from normprobe.loading.inputs.sources import Arrays, Chunks, Images, Texts
 
 ROWS = ["the cat", "a dog, and a cat", 'they said "no"']
@@ -74,7 +74,7 @@ class TestJsonl:
         write(file, "".join(json.dumps(row) + "\n" for row in ROWS))
         assert read(file).texts == tuple(ROWS)
 
-    def test_rows_without_text_are_told(self, tmp_path: Path) -> None:
+    def test_rows_without_text_are_warned_of(self, tmp_path: Path) -> None:
         file = write(tmp_path / "x.jsonl", '{"text": "cat"}\n{"text": null}\n{"text": " "}\n')
         assert read(file) == Texts("x.jsonl", ("cat",), (), (1,), ("2 rows without text left out",))
 
@@ -311,3 +311,15 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
         else:
             assert found.texts or found.chats
     assert 1000 < refused < 5900
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.suffixes[0])
+def test_every_format_is_named_where_a_file_is_not_read(tmp_path: Path, form: Format) -> None:
+    """One table: what is read, and what people are told to give."""
+    message = refusal(write(tmp_path / "x.xyz", "x"))
+    assert "which is not read; give .txt, .jsonl" in message
+    assert (form.name or form.suffixes[0]) in message
+    empty = [refusal(write(tmp_path / f"x{suffix}", "")) for suffix in form.suffixes]
+    assert all(message.endswith("is empty") for message in empty)
+    with_columns = refusal(write(tmp_path / "x.txt", "x"), "a").partition("goes with ")[2].partition(";")[0]
+    assert form.has_columns == (form.suffixes[0] in with_columns)

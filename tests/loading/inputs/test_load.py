@@ -95,7 +95,7 @@ class TestTexts:
         assert (batch["input_ids"][hidden] == 4).all()
 
     @pytest.mark.parametrize(("kind", "most"), [("bert", 40), ("gpt2", 24), ("llama", 32)])
-    def test_long_texts_are_cut_at_the_models_maximum_and_told(
+    def test_long_texts_are_cut_at_the_models_maximum_with_a_warning(
         self, shelf: dict[str, LoadedModel], tmp_path: Path, kind: str, most: int
     ) -> None:
         file = tmp_path / "long.txt"
@@ -167,7 +167,7 @@ class TestTexts:
             with pytest.raises(DataError, match="is 0; at least 1 was needed"):
                 load_inputs(shelf["bert"], texts, **{name: 0})
 
-    def test_the_shipped_set_is_varied_ascii_english(self, shelf: dict[str, LoadedModel]) -> None:
+    def test_the_bundled_set_is_varied_ascii_english(self, shelf: dict[str, LoadedModel]) -> None:
         inputs = load_inputs(shelf["bert"], limit=10)
         assert inputs.description == "10 texts from the set that ships with normprobe"
         whole = Path(__file__).parents[3] / "normprobe" / "loading" / "inputs" / "bundled_data" / "texts.txt"
@@ -178,7 +178,7 @@ class TestTexts:
         assert 80 <= max(lengths) <= 100
         assert sum(length > 60 for length in lengths) >= 5
 
-    def test_rows_without_any_token_are_left_out_and_told(
+    def test_rows_without_any_token_are_left_out_with_a_warning(
         self, shelf: dict[str, LoadedModel], tmp_path: Path
     ) -> None:
         (tmp_path / "odd.txt").write_text("\u200b\u00ad\nthe cat\n", encoding="utf-8")
@@ -274,17 +274,19 @@ class TestImages:
         assert torch.equal(made, expected)
         runs(shelf["vit"], inputs)
 
-    def test_the_shipped_set(self, shelf: dict[str, LoadedModel]) -> None:
+    def test_the_bundled_set(self, shelf: dict[str, LoadedModel]) -> None:
         inputs = load_inputs(shelf["vit"])
         assert inputs.description == "8 images from the set that ships with normprobe"
         assert sum(len(batch["pixel_values"]) for batch in batches_of(inputs)) == 8
-        shipped = Path(__file__).parents[3] / "normprobe" / "loading" / "inputs" / "bundled_data" / "images"
-        assert sum(file.stat().st_size for file in shipped.iterdir()) < 200_000
+        bundled = Path(__file__).parents[3] / "normprobe" / "loading" / "inputs" / "bundled_data" / "images"
+        assert sum(file.stat().st_size for file in bundled.iterdir()) < 200_000
 
     def test_one_image_alone(self, shelf: dict[str, LoadedModel], photos: Path) -> None:
         assert load_inputs(shelf["vit"], str(photos / "a.jpg")).description == "1 image from a.jpg"
 
-    def test_without_a_processor_a_plain_one_is_used_and_told(self, tmp_path: Path, photos: Path) -> None:
+    def test_without_a_processor_a_plain_one_is_used_with_a_warning(
+        self, tmp_path: Path, photos: Path
+    ) -> None:
         model = load_model(checkpoints.vit(tmp_path / "m", processor=False))
         inputs = load_inputs(model, str(photos))
         assert inputs.warnings == (

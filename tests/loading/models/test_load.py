@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from normprobe.errors import ModelError
-from normprobe.loading.models import is_reference, load_model, without_bars
+from normprobe.loading.models import is_import_path, load_model, without_bars
 from tests.helpers import checkpoints
 
 FACTORY = """
@@ -170,7 +170,7 @@ class TestCheckpoint:
         edit_config(copy, architectures=None, model_type="none_such")
         assert "names no architecture: it has architectures None and model_type 'none_such'" in refusal(copy)
 
-    def test_no_architecture_but_a_known_type_is_taken_and_told(self, copy: Path) -> None:
+    def test_no_architecture_but_a_known_type_is_taken_with_a_warning(self, copy: Path) -> None:
         edit_config(copy, architectures=None)
         found = load_model(str(copy))
         assert type(found.module) is transformers.BertModel
@@ -225,7 +225,7 @@ class TestCheckpoint:
         assert "lacks weights of BertModel, which would be left at random" in message
         assert "encoder.layer.1.output.dense.weight" in message
 
-    def test_a_missing_pooler_is_told(self, copy: Path) -> None:
+    def test_a_missing_pooler_is_warned_of(self, copy: Path) -> None:
         state = load_file(copy / "model.safetensors")
         kept = {name: value for name, value in state.items() if "pooler" not in name}
         save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
@@ -287,14 +287,14 @@ def test_files_that_are_no_model(tmp_path: Path, name: str, words: str) -> None:
 
 
 class TestCallable:
-    def test_references_are_told_from_paths(self) -> None:
-        assert is_reference("nets.py:build")
-        assert is_reference("/a b/nets.py:Net.small")
-        assert is_reference("my.nets:build")
-        assert not is_reference("./folder")
-        assert not is_reference("owner/name")
-        assert not is_reference("nets.py")
-        assert not is_reference("nets.py:")
+    def test_import_paths_differ_from_other_paths(self) -> None:
+        assert is_import_path("nets.py:build")
+        assert is_import_path("/a b/nets.py:Net.small")
+        assert is_import_path("my.nets:build")
+        assert not is_import_path("./folder")
+        assert not is_import_path("owner/name")
+        assert not is_import_path("nets.py")
+        assert not is_import_path("nets.py:")
 
     @pytest.mark.parametrize("name", ["build", "Net", "instance"])
     def test_a_factory_a_class_and_a_module(self, nets: str, name: str) -> None:

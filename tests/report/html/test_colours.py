@@ -1,17 +1,29 @@
 """Colours: text and marks stand out enough from what is behind them, in both themes."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-import normprobe.report
 from normprobe.figures.drawing import palette
+from normprobe.report.html.stylesheet import TEMPLATES, stylesheet
+from normprobe.vocabulary import INPUT, OUTPUT, site_of
 
-TEMPLATES = Path(normprobe.report.__file__).parent / "html" / "templates"
-CSS = (TEMPLATES / "page.css").read_text("utf-8")
-TEXT = ("ink", "muted", "in", "out", "acc", "error", "warning", "info")
-MARKS = ("ink", "in", "out", "acc", "cell", "muted")
+CSS = stylesheet()
+TEXT = (
+    "ink",
+    "muted",
+    "in",
+    "out",
+    "acc",
+    "error",
+    "warning",
+    "info",
+    "spare-0",
+    "spare-1",
+    "spare-2",
+    "spare-3",
+)
+MARKS = ("ink", "in", "out", "acc", "cell", "muted", "spare-0", "spare-1", "spare-2", "spare-3")
 
 
 def themes() -> dict[str, dict[str, str]]:
@@ -64,14 +76,21 @@ def test_dark_applies_to_screens_only():
 
 def test_figures_know_every_colour_they_name():
     light = themes()["light"]
-    assert {light[v.removeprefix("--")] for v in palette.VARIABLES.values()} == set(palette.VARIABLES)
+    assert {light[v.removeprefix("--")] for v in palette.variables().values()} == set(palette.variables())
 
 
 def test_the_notebook_uses_the_same_colours():
     css = (TEMPLATES / "notebook.css").read_text("utf-8")
     light, dark = themes()["light"], themes()["dark by choice"]
-    for name, variable in (("before", "in"), ("after", "out"), ("cell", "cell"), ("alarm", "acc")):
+    for name, variable in (("cell", "cell"), ("alarm", "acc")):
         assert f"--{name}: light-dark({light[variable]}, {dark[variable]})" in css
+
+
+def test_the_page_and_the_figures_take_the_colours_of_sites_from_the_vocabulary():
+    light, dark = themes()["light"], themes()["dark by choice"]
+    for site, variable in ((INPUT, "in"), (OUTPUT, "out")):
+        assert (light[variable], dark[variable]) == site_of(site).colour
+    assert palette.site_look("nobody listed this").colour in palette.variables()
 
 
 def test_the_script_stays_short():

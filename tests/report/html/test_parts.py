@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from markupsafe import Markup
 
-from normprobe.report import overview
+from normprobe.report import shown_text
+from normprobe.report.finding_words import extent
 from normprobe.report.html.cards import finding_cards
 from normprobe.report.html.headline import lower_first
 from normprobe.report.html.layer_strip import strip_cells
@@ -17,7 +18,7 @@ from normprobe.report.html.sections import caption_markup, panel_layers
 from normprobe.report.html.sparkline import sparkline
 from normprobe.report.html.templating import breakable, coded, polished
 from normprobe.report.layer_summary import named_layers, standing_out, summarize
-from normprobe.report.overview import extent, mode_words, ordinal
+from normprobe.report.run_summary import mode_words, ordinal
 from normprobe.report.terminal.lines import plain
 from tests.helpers.report_models import NOTHING, finding, findings_of, record, stack
 
@@ -266,4 +267,4 @@ def test_no_finding_names_nothing():
     ],
 )
 def test_a_path_gives_its_end_to_the_heading(name, heading):
-    assert overview.heading(name) == heading
+    assert shown_text.heading(name) == heading

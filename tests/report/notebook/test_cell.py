@@ -62,7 +62,7 @@ def test_the_largest_cell_fits():
         record(norms, torch.randn(9, 2)), findings_of(*[finding("3", message=long, title=long)] * 9)
     )
     assert len(html.encode()) <= 40_000
-    assert '<path class="np-input"' in html
+    assert '<path class="np-site-input"' in html
     assert "np-dots" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
 
 
@@ -70,7 +70,7 @@ def test_the_chart_needs_four_norms():
     assert 'class="np-chart"' not in notebook_html(record(stack(2)), NOTHING)
     html = notebook_html(record(stack(3)), NOTHING)
     chart = re.search(r'<svg class="np-chart".*?</svg>', html, re.DOTALL).group()
-    assert len(re.findall(r'class="np-(?:input|output)"', chart)) == 4  # two roles, two sites
+    assert len(re.findall(r'class="np-site-(?:input|output)"', chart)) == 4  # two roles, two sites
     places = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", chart)]
     assert all(0 <= y <= 150 for y in places)
 

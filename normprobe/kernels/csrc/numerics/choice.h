@@ -1,4 +1,7 @@
-/* A CompiledChoice: which samples of a forward count, which are kept, and of which the raw row is. */
+/* CompiledChoice: which rows of a tensor count, which samples are kept and in which slots; twin of kernels/choice.py.
+ *
+ * It never changes once made, so it may be read without the interpreter's lock. All indices are checked here: nothing
+ * that reads them looks at the bounds again. */
 #ifndef NORMPROBE_CHOICE_H
 #define NORMPROBE_CHOICE_H
 
@@ -6,10 +9,10 @@
 
 typedef struct {
     PyObject_HEAD
-    int64_t outer, inner;
-    unsigned char *real;
-    int64_t kept, *keep, *slots;
-    int64_t raw_kept, *raw_rows, *raw_slots;
+    int64_t outer, inner;                    /* samples, and rows of each */
+    unsigned char *real;                     /* per row, 0 where it is padding; NULL: none is */
+    int64_t kept, *keep, *slots;             /* so many samples, ascending, and where each is kept */
+    int64_t raw_kept, *raw_rows, *raw_slots; /* likewise rows whose numbers are kept */
 } CompiledChoice;
 
 /* A copy of a buffer of int64 numbers within [0, limit), or NULL with an error. */
@@ -27,6 +30,17 @@ static int64_t *numbers_of(PyObject *source, int64_t limit, int64_t *count) {
             free(copy);
             return NULL;
         }
+    return copy;
+}
+
+/* A copy of a mask of one byte per row, or NULL with an error. */
+static unsigned char *mask_of(PyObject *source, int64_t rows) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(source, &view, PyBUF_C_CONTIGUOUS) < 0) return NULL;
+    unsigned char *copy = view.itemsize == 1 && view.len == rows ? malloc((size_t)rows + 1) : NULL;
+    if (copy == NULL) PyErr_SetString(PyExc_ValueError, "a mask needs one byte per row");
+    else memcpy(copy, view.buf, (size_t)rows);
+    PyBuffer_Release(&view);
     return copy;
 }
 
@@ -48,13 +62,12 @@ static int ascending(const int64_t *numbers, int64_t count) {
     return 1;
 }
 
-/* Plan(samples, rows, real, keep, slots, raw_rows, raw_slots) */
+/* CompiledChoice(samples, rows, real, keep, slots, raw_rows, raw_slots) */
 static PyObject *choice_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     long long outer, inner;
     PyObject *real, *keep, *slots, *raw_rows, *raw_slots;
-    if (!PyArg_ParseTuple(args, "LLOOOOO", &outer, &inner, &real, &keep, &slots, &raw_rows, &raw_slots))
-        return NULL;
+    if (!PyArg_ParseTuple(args, "LLOOOOO", &outer, &inner, &real, &keep, &slots, &raw_rows, &raw_slots)) return NULL;
     const long long most = 1LL << 40;
     if (outer < 0 || inner < 0 || outer > most || inner > most || (inner > 0 && outer > most / inner)) {
         PyErr_SetString(PyExc_ValueError, "a choice needs sizes from 0 on");
@@ -66,17 +79,7 @@ static PyObject *choice_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     choice->outer = outer;
     choice->inner = inner;
     const int64_t rows = outer * inner, any = INT64_MAX;
-    if (real != Py_None) {
-        Py_buffer view;
-        if (PyObject_GetBuffer(real, &view, PyBUF_C_CONTIGUOUS) < 0) goto fail;
-        if (view.itemsize == 1 && view.len == rows) choice->real = malloc((size_t)rows + 1);
-        if (choice->real != NULL) memcpy(choice->real, view.buf, (size_t)rows);
-        PyBuffer_Release(&view);
-        if (choice->real == NULL) {
-            PyErr_SetString(PyExc_ValueError, "a mask needs one byte per row");
-            goto fail;
-        }
-    }
+    if (real != Py_None && (choice->real = mask_of(real, rows)) == NULL) goto fail;
     if ((choice->keep = numbers_of(keep, outer, &choice->kept)) == NULL) goto fail;
     if ((choice->slots = numbers_of(slots, any, &slots_count)) == NULL) goto fail;
     if ((choice->raw_rows = numbers_of(raw_rows, rows, &choice->raw_kept)) == NULL) goto fail;
@@ -92,6 +95,7 @@ fail:
 }
 
 static PyType_Slot choice_slots[] = {{Py_tp_new, (void *)choice_new}, {Py_tp_dealloc, (void *)choice_free}, {0, NULL}};
-static PyType_Spec choice_spec = {"normprobe.kernels._cpu.CompiledChoice", sizeof(CompiledChoice), 0, Py_TPFLAGS_DEFAULT, choice_slots};
+static PyType_Spec choice_spec = {"normprobe.kernels._cpu.CompiledChoice", sizeof(CompiledChoice), 0,
+                                  Py_TPFLAGS_DEFAULT, choice_slots};
 
 #endif

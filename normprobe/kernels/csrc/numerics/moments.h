@@ -1,4 +1,9 @@
-/* Moments of sets of numbers, and their merging by the update of Chan, Golub and LeVeque (1979). */
+/* The fields of moments, listed once, and their merging by the update of Chan, Golub and LeVeque (1979).
+ *
+ * Twin of `normprobe.kernels.moments`: the same fields under the same names in the same order, which a test compares.
+ * A new field is an entry in a list below, a line in `merge_moments` and in `merge_columns` (none if it is a sum), and
+ * its sum over numbers in row_loops.h and tile_loops.h.
+ */
 #ifndef NORMPROBE_MOMENTS_H
 #define NORMPROBE_MOMENTS_H
 
@@ -6,7 +11,20 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { FIELDS = 8 };
+/* X(name, value of an empty set) of each field: those that samples have, too, then those that merge by adding, which
+ * stay last and together. */
+#define SAMPLE_MOMENTS(X) X(count, 0) X(mean, 0) X(m2, 0) X(minimum, INFINITY) X(maximum, -INFINITY)
+#define MOMENT_SUMS(X) X(abs_sum, 0) X(zeros, 0) X(nonfinite, 0)
+#define MOMENT_FIELDS(X)                                                                                               \
+    SAMPLE_MOMENTS(X)                                                                                                  \
+    MOMENT_SUMS(X)
+
+#define ONE_MORE(name, empty) +1
+enum {
+    FIELDS = 0 MOMENT_FIELDS(ONE_MORE),
+    SAMPLE_FIELDS = 0 SAMPLE_MOMENTS(ONE_MORE),
+    SUM_FIELDS = 0 MOMENT_SUMS(ONE_MORE)
+};
 enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16, TYPES };
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && !defined(NO_CLONES)
@@ -17,9 +35,9 @@ enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16, TYPES };
 
 /* `restrict` but for gcc, which then reads numbers again and again instead of keeping them in registers. */
 #if defined(__GNUC__) && !defined(__clang__)
-#define APART
+#define RESTRICT
 #else
-#define APART restrict
+#define RESTRICT restrict
 #endif
 
 #if defined(__GNUC__)
@@ -30,90 +48,89 @@ enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16, TYPES };
 #define PREFETCH(address) ((void)0)
 #endif
 
+/* Of one set of numbers. */
+#define NUMBER_OF(name, empty) double name;
 typedef struct {
-    double count, mean, m2, low, high, absolute, zeros, nonfinite;
+    MOMENT_FIELDS(NUMBER_OF)
 } Moments;
 
-static const Moments EMPTY = {0, 0, 0, INFINITY, -INFINITY, 0, 0, 0};
+#define EMPTY_FIELD(name, empty) .name = empty,
+static const Moments EMPTY = {MOMENT_FIELDS(EMPTY_FIELD)};
 
-/* The same for many columns, an array per field, one after the other. */
+/* Of many columns of numbers: an array per field, one behind the other in the order of the fields. */
+#define ARRAY_OF(name, empty) double *name;
 typedef struct {
-    double *count, *mean, *m2, *low, *high, *absolute, *zeros, *nonfinite;
+    MOMENT_FIELDS(ARRAY_OF)
+    double *end;
 } Columns;
 
-/* Who holds an extreme; sample -1: nobody yet. */
+/* Which sample and feature has an extreme; sample -1: none yet. */
 typedef struct {
     double value;
     int64_t sample, feature;
 } Holder;
 
-static const Holder NO_LOW = {INFINITY, -1, 0}, NO_HIGH = {-INFINITY, -1, 0};
+static const Holder NO_MINIMUM = {INFINITY, -1, 0}, NO_MAXIMUM = {-INFINITY, -1, 0};
 
 /* Whether one holder of a value comes before another of the same value. */
-static int before(const Holder *a, const Holder *b) {
+static int precedes(const Holder *a, const Holder *b) {
     return a->sample < b->sample || (a->sample == b->sample && a->feature < b->feature);
 }
 
-static Columns columns_at(double *recent, int64_t features) {
-    const Columns c = {recent,
-                       recent + features,
-                       recent + 2 * features,
-                       recent + 3 * features,
-                       recent + 4 * features,
-                       recent + 5 * features,
-                       recent + 6 * features,
-                       recent + 7 * features};
-    return c;
+static Columns columns_at(double *storage, int64_t features) {
+    Columns columns;
+#define PLACE_ARRAY(name, empty) columns.name = storage, storage += features;
+    MOMENT_FIELDS(PLACE_ARRAY)
+#undef PLACE_ARRAY
+    columns.end = storage;
+    return columns;
 }
 
-static void clear(const Columns *c, int64_t features) {
-    memset(c->count, 0, sizeof(double) * FIELDS * (size_t)features);
-    for (int64_t i = 0; i < features; i++) {
-        c->low[i] = INFINITY;
-        c->high[i] = -INFINITY;
-    }
+static void clear_columns(const Columns *columns, int64_t features) {
+#define CLEAR_ARRAY(name, empty)                                                                                       \
+    for (int64_t i = 0; i < features; i++) columns->name[i] = empty;
+    MOMENT_FIELDS(CLEAR_ARRAY)
+#undef CLEAR_ARRAY
 }
 
+/* Add the numbers of another set to those of `a`. */
 static void merge_moments(Moments *a, const Moments *b) {
-    const double total = a->count + b->count;
-    a->nonfinite += b->nonfinite;
-    if (b->count == 0) return;
-    if (a->count == 0) {
-        const double nonfinite = a->nonfinite;
-        *a = *b;
-        a->nonfinite = nonfinite;
+    if (a->count == 0) { /* beside an empty set the square of a huge difference may overflow */
+        Moments all = *b;
+#define ADD_TO_ALL(name, empty) all.name += a->name;
+        MOMENT_SUMS(ADD_TO_ALL)
+#undef ADD_TO_ALL
+        *a = all;
         return;
     }
-    const double share = b->count / total, delta = b->mean - a->mean;
+#define ADD(name, empty) a->name += b->name;
+    MOMENT_SUMS(ADD)
+#undef ADD
+    if (b->count == 0) return;
+    const double total = a->count + b->count, share = b->count / total, delta = b->mean - a->mean;
     a->m2 += b->m2 + delta * delta * (a->count * share);
     a->mean = share > 0.5 ? b->mean - delta * (1 - share) : a->mean + delta * share;
     a->count = total;
-    a->low = b->low < a->low ? b->low : a->low;
-    a->high = b->high > a->high ? b->high : a->high;
-    a->absolute += b->absolute;
-    a->zeros += b->zeros;
+    a->minimum = b->minimum < a->minimum ? b->minimum : a->minimum;
+    a->maximum = b->maximum > a->maximum ? b->maximum : a->maximum;
 }
 
-static void merge_one(const Columns *to, int64_t i, const Moments *own) {
-    Moments m = {to->count[i], to->mean[i],     to->m2[i],    to->low[i],
-                 to->high[i],  to->absolute[i], to->zeros[i], to->nonfinite[i]};
-    merge_moments(&m, own);
-    to->count[i] = m.count;
-    to->mean[i] = m.mean;
-    to->m2[i] = m.m2;
-    to->low[i] = m.low;
-    to->high[i] = m.high;
-    to->absolute[i] = m.absolute;
-    to->zeros[i] = m.zeros;
-    to->nonfinite[i] = m.nonfinite;
+static void merge_into_column(const Columns *columns, int64_t i, const Moments *own) {
+#define FROM_COLUMN(name, empty) .name = columns->name[i],
+#define TO_COLUMN(name, empty) columns->name[i] = all.name;
+    Moments all = {MOMENT_FIELDS(FROM_COLUMN)};
+    merge_moments(&all, own);
+    MOMENT_FIELDS(TO_COLUMN)
+#undef FROM_COLUMN
+#undef TO_COLUMN
 }
 
-/* Column by column, without a branch. */
+/* The same for many columns at once, without a branch, so that it vectorises. */
 CLONES static void merge_columns(const Columns *into, const Columns *from, int64_t features) {
     double *restrict count = into->count, *restrict mean = into->mean, *restrict m2 = into->m2;
-    double *restrict low = into->low, *restrict high = into->high;
+    double *restrict minimum = into->minimum, *restrict maximum = into->maximum;
     const double *restrict own_count = from->count, *restrict own_mean = from->mean, *restrict own_m2 = from->m2;
-    const double *restrict own_low = from->low, *restrict own_high = from->high;
+    const double *restrict own_minimum = from->minimum, *restrict own_maximum = from->maximum;
 #pragma omp simd
     for (int64_t i = 0; i < features; i++) {
         const double total = count[i] + own_count[i];
@@ -123,14 +140,14 @@ CLONES static void merge_columns(const Columns *into, const Columns *from, int64
         m2[i] = m2[i] + own_m2[i] + (weight > 0 ? delta * delta * weight : 0);
         mean[i] = share > 0.5 ? own_mean[i] - delta * (1 - share) : mean[i] + delta * share;
         count[i] = total;
-        low[i] = own_low[i] < low[i] ? own_low[i] : low[i];
-        high[i] = own_high[i] > high[i] ? own_high[i] : high[i];
+        minimum[i] = own_minimum[i] < minimum[i] ? own_minimum[i] : minimum[i];
+        maximum[i] = own_maximum[i] > maximum[i] ? own_maximum[i] : maximum[i];
     }
-    /* The last three fields are sums, and lie one behind the other. */
-    double *restrict sums = into->absolute;
-    const double *restrict own_sums = from->absolute;
+    /* The fields that are sums lie one behind the other at the end. */
+    double *restrict sums = into->end - SUM_FIELDS * features;
+    const double *restrict own_sums = from->end - SUM_FIELDS * features;
 #pragma omp simd
-    for (int64_t i = 0; i < 3 * features; i++) sums[i] += own_sums[i];
+    for (int64_t i = 0; i < SUM_FIELDS * features; i++) sums[i] += own_sums[i];
 }
 
 #endif

@@ -1,4 +1,4 @@
-"""Running statistics collected anew from the data of a command, into a new file."""
+"""The option ``--recalibrate``: running statistics collected anew from a command's data, in a new file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ if TYPE_CHECKING:
     from normprobe.loading.models import LoadedModel
 
 
-def check_weights(name: str, saved: bool, out: Path) -> None:
-    """Look at where weights are to be written before anything runs.
+def check_recalibration(name: str, is_recording: bool, out: Path) -> None:
+    """Check, before anything runs, that there will be weights and where to write them.
+
+    Args:
+        name: the model or recording, as on the command line.
+        is_recording: which of these it is.
+        out: the new file.
 
     Raises:
-        UsageError: ``name`` is a saved recording, which holds no model.
-        ModelError: There is a file already, or its ending says nothing.
+        UsageError: it is a saved recording, which holds no model.
+        ModelError: there is a file already, or its ending says nothing.
     """
     from normprobe.loading.models import check_new_weights
 
-    if saved:
+    if is_recording:
         raise click.UsageError(f"{name} is a saved recording: --recalibrate needs the model")
     check_new_weights(out)
 
@@ -31,8 +36,10 @@ def check_weights(name: str, saved: bool, out: Path) -> None:
 def recalibrate_into(out: Path, model: LoadedModel, request: Request) -> None:
     """Recalibrate a model that has been measured on the same data, and write its weights.
 
+    The data are read a second time: measuring comes first, so that the report shows the model as it was.
+
     Raises:
-        NormprobeError: The model has no batch norm, or the data do not fit, or the file cannot be written.
+        NormprobeError: the model has no batch norm, or the data do not fit, or the file cannot be written.
     """
     from normprobe.batchnorm import recalibrate
     from normprobe.loading.inputs import load_inputs

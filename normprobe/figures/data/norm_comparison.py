@@ -1,4 +1,4 @@
-"""Rows compared pair by pair: before with after a norm, and after it in batches of one size with another."""
+"""The numbers behind the comparison of norms: the order kept within a row, the change with the batch size."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from normprobe.errors import NoSamplesError
-from normprobe.figures.data import by_depth
-from normprobe.vocabulary import OUTPUT
+from normprobe.figures.data import layer_statistics
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
@@ -34,9 +34,9 @@ def order_within_samples(tables: Tables | HasTables, layer: str) -> pd.DataFrame
     Raises:
         NoSamplesError: no raw rows of this layer are kept.
     """
-    source = by_depth.tables_of(tables)
-    before, after = (source.values(layer, site) for site in by_depth.SITES)
-    applied = by_depth.of_layers(source.features, [layer], OUTPUT).sort_values("feature")
+    source = layer_statistics.tables_of(tables)
+    before, after = (source.values(layer, site) for site in (INPUT, OUTPUT))
+    applied = layer_statistics.of_layers(source.features, [layer], OUTPUT).sort_values("feature")
     weight, bias = (applied[name].to_numpy(float) for name in ("weight", "bias"))
     scaled = weight != 0
     bare = (after[:, scaled] - bias[scaled]) / weight[scaled]
@@ -58,7 +58,9 @@ def change_with_batch(recordings: Mapping[int, Tables | HasTables], layer: str) 
     Raises:
         NoSamplesError: no raw rows of this layer are kept, or the recordings share none.
     """
-    rows = {size: _rows_after(by_depth.tables_of(recordings[size]), layer) for size in sorted(recordings)}
+    rows = {
+        size: _rows_after(layer_statistics.tables_of(recordings[size]), layer) for size in sorted(recordings)
+    }
     reference = rows[max(rows)]
     changes = []
     for size, frame in rows.items():
@@ -84,7 +86,7 @@ def _rows_after(tables: Tables, layer: str) -> pd.DataFrame:
 
 def _identities(tables: Tables, layer: str, count: int) -> pd.DataFrame:
     """Which samples the kept raw rows belong to: the first of the kept samples."""
-    samples = by_depth.of_layers(tables.samples, [layer], OUTPUT)
+    samples = layer_statistics.of_layers(tables.samples, [layer], OUTPUT)
     return samples[IDENTITY].head(count).reset_index(drop=True)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,25 +10,10 @@ import pandas as pd
 from normprobe.errors import NoSamplesError
 from normprobe.formatting import format_count
 from normprobe.report.layer_summary import LINEAR
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT, OUTPUT, in_order
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
-
-if TYPE_CHECKING:
-    from normprobe.tables.frames import Tables
-
-if TYPE_CHECKING:
-    from normprobe.tables.frames import Tables
-
-if TYPE_CHECKING:
-    from normprobe.tables.frames import Tables
-
-_PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
-_ANY_MODEL = re.compile(r"models?|weights|final|best|checkpoints?([-_]\d+)?|[0-9a-f]{40}")
-
-SHAPES = {"error": "■", "warning": "▲", "info": "●"}
-WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
 
 
 def check_measured(tables: Tables) -> None:
@@ -52,29 +35,6 @@ def measured_any(tables: Tables) -> bool:
     return bool((tables.layers["n_samples"] > 0).any())
 
 
-def display_name(tables: Tables, layer: str) -> str:
-    """The name to show for a layer: its own, or the class of a model that is itself a layer."""
-    return layer or str(tables.meta["model"])
-
-
-def heading(name: str) -> str:
-    """What to call a model in a heading: of a path its end, of any other name all.
-
-    >>> heading("/models/smollm2/SmolLM2-135M.gguf"), heading("./run/checkpoint-100"), heading("org/model")
-    ('SmolLM2-135M', 'run/checkpoint-100', 'org/model')
-    """
-    if not (_PATH.match(name) or name.endswith(".gguf")):
-        return name
-    *folders, last = [name, *(part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..", "~"))]
-    last, folders = last.removesuffix(".gguf"), folders[1:]
-    return f"{folders[-1]}/{last}" if folders and _ANY_MODEL.fullmatch(last) else last
-
-
-def one_line_text(text: str) -> str:
-    """Replace line breaks and control characters, which would break a terminal's lines, by blanks."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 def kind_counts(ledger: pd.DataFrame) -> dict[str, int]:
     """Count the layers of each kind, norms first, the commonest kind first."""
     counts = {str(kind): int(n) for kind, n in ledger["kind"].value_counts().items()}
@@ -92,13 +52,8 @@ def unseen_reasons(ledger: pd.DataFrame) -> str:
     return ", ".join(f"{n:,} {status}" for status, n in counts.items())
 
 
-def severity_counts(findings: pd.DataFrame) -> dict[str, int]:
-    """Count findings by severity, worst first, those without any left out."""
-    return {s: int(n) for s in SHAPES if (n := (findings["severity"] == s).sum())}
-
-
 def data_facts(meta: Mapping[str, Any]) -> list[str]:
-    """Say what was run: data, samples, padding, dtype, device, mode, and `every` where it is not 1."""
+    """What was run: data, samples, padding, dtype, device, mode, and `every` where it is not 1."""
     every = int(meta["options"].get("every", 1))
     unit, example = str(meta["unit"]), str(meta["example_unit"])
     data = meta.get("data") or format_count(int(meta["examples"]), example)
@@ -135,44 +90,17 @@ def first_nonfinite(layers: pd.DataFrame) -> tuple[str, str, int] | None:
 
     Returns:
         The first layer, in order of execution, whose output has one while its input has none, with the
-        site `output` and the count; else the first layer that has any, with the site; else None.
+        site `output` and the count; else the first layer that has any, with its first such site; else None.
     """
     ordered = layers.sort_values("depth", kind="stable")
     counts = ordered.pivot_table(index="layer", columns="site", values="nonfinite", sort=False, aggfunc="sum")
+    counts = counts.reindex(columns=list(in_order([*counts.columns, INPUT, OUTPUT])))
     made = counts[(counts[OUTPUT] > 0) & (counts[INPUT] == 0)]
     if len(made):
         return str(made.index[0]), OUTPUT, int(made[OUTPUT].iloc[0])
-    dirty = counts[counts.max(axis=1) > 0]
+    dirty = counts[(counts > 0).any(axis=1)]
     if dirty.empty:
         return None
-    site = INPUT if dirty[INPUT].iloc[0] else OUTPUT
-    return str(dirty.index[0]), site, int(dirty[site].iloc[0])
-
-
-def extent(tables: Tables, row: pd.Series) -> str:
-    """Say how many layers share a finding: `36 of 61 norms`; empty where it is one layer or none."""
-    affected = int(row["layers_affected"])
-    if affected < 2:
-        return ""
-    ledger = tables.ledger[tables.ledger["status"] == "fired"]
-    linear = ledger["kind"] == LINEAR
-    named = ledger["layer"].isin([str(row["layer"]), *text_or_empty(row["affected"]).split("; ")])
-    if not named.any():
-        return f"{affected:,} layers"
-    if linear[named].nunique() > 1:
-        return f"{affected:,} of {len(ledger):,} layers"
-    same = linear == linear[named].iloc[0]
-    return f"{affected:,} of {same.sum():,} {'Linear' if linear[named].iloc[0] else 'norms'}"
-
-
-@dataclass(frozen=True)
-class Value:
-    """A number of the table: as shown, and as sorted (empty where the shown text sorts by itself)."""
-
-    shown: str
-    key: str
-
-
-def text_or_empty(value: object) -> str:
-    """The text of a cell of a frame; empty where it is missing."""
-    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]
+    first = dirty.iloc[0]
+    site = str(first.index[first > 0][0])
+    return str(dirty.index[0]), site, int(first[site])

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normprobe.cli import printing
-from normprobe.cli.error_lines import guarded
-from normprobe.cli.load_or_measure import is_recording, obtain
-from normprobe.cli.options import DTYPES, Request, debug, measuring, request_of
-from normprobe.cli.outputs import check_folder
+from normprobe.cli.error_lines import with_error_lines
+from normprobe.cli.load_or_measure import is_recording, recording_of
+from normprobe.cli.options import Request, debug, measuring, request_of
+from normprobe.cli.output_paths import check_folder
 from normprobe.cli.progress import waiting
+from normprobe.loading.constants import DTYPES
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
 
 _DIFFERENT = 3
+"""Exit status of a comparison that ran and found a difference."""
 
 
 @click.command()
@@ -35,7 +37,7 @@ _DIFFERENT = 3
 @click.option("--weights-b", metavar="FILE", help="The weights of B, if not those of --weights.")
 @measuring
 @debug
-@guarded
+@with_error_lines
 def compare(a: str, b: str, out: Path, dtype_b: str | None, weights_b: str | None, **options: Any) -> None:
     """Compare two models or recordings: which layer differs first, and where error arises.
 
@@ -44,11 +46,11 @@ def compare(a: str, b: str, out: Path, dtype_b: str | None, weights_b: str | Non
     """
     check_folder("--out", out)
     request = request_of(options)
-    first, second = _both(a, b, request, {"dtype": dtype_b, "weights": weights_b})
+    first, second = _recordings(a, b, request, {"dtype": dtype_b, "weights": weights_b})
     with waiting("Comparing"):
-        from normprobe.comparison import compare as compared
+        from normprobe import comparison as library
 
-        comparison = compared(first, second)
+        comparison = library.compare(first, second)
     printing.print_comparison(comparison)
     with waiting("Writing   report"):
         page = comparison.report(out)
@@ -57,18 +59,25 @@ def compare(a: str, b: str, out: Path, dtype_b: str | None, weights_b: str | Non
         raise click.exceptions.Exit(_DIFFERENT)
 
 
-def _both(a: str, b: str, request: Request, own: dict[str, str | None]) -> tuple[Recording, Recording]:
-    """Measure or load both; options are for those that are models.
+def _recordings(a: str, b: str, request: Request, own: dict[str, str | None]) -> tuple[Recording, Recording]:
+    """The recordings of A and B; options are for those that are models.
+
+    Args:
+        a: a model or recording.
+        b: the same.
+        request: the options that both have.
+        own: those that B has of its own; None where it has not.
 
     Raises:
-        NormprobeError: One of them cannot be read, or its data do not fit.
+        NormprobeError: one of them cannot be read, or its data do not fit.
     """
     changed: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
     if changed and is_recording(b):
         given = ", ".join(f"--{name}-b" for name in changed)
         raise click.UsageError(f"{b} is a saved recording: {given} cannot change it")
+    # Options with two recordings are an error, which `recording_of` raises; with one they are the model's.
     plain = Request.plain()
     mixed = is_recording(a) != is_recording(b)
-    first = obtain(a, plain if mixed and is_recording(a) else request)
-    second = obtain(b, plain if mixed and is_recording(b) else replace(request, **changed))
+    first = recording_of(a, plain if mixed and is_recording(a) else request)
+    second = recording_of(b, plain if mixed and is_recording(b) else replace(request, **changed))
     return first, second

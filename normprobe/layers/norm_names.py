@@ -1,0 +1,37 @@
+"""What the name of a norm's class says of its kind and axis, until the first call says more."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from normprobe.layers.view import View
+from normprobe.vocabulary import NORM_KINDS
+
+
+def norm_by_name(module: nn.Module, name: str) -> View:
+    """The view of a norm by its class name (lower-case) and its buffers.
+
+    Names that say axis 1 are ``*Norm2d``, as the channels-first LayerNorms of ConvNeXt and VitDet are called;
+    a ``data_format`` says it, too.
+    """
+    if "batchnorm" in name or (hasattr(module, "running_mean") and hasattr(module, "running_var")):
+        return View("batch_norm", 1, "example")
+    if "instancenorm" in name:
+        return View("instance_norm", 1, "example")
+    if "groupnorm" in name:
+        return View("group_norm", 1, "example")
+    axis = 1 if "norm2d" in name or getattr(module, "data_format", "") == "channels_first" else -1
+    if "layernorm" in name:
+        return View("layer_norm", axis)
+    return View("rms_norm" if "rms" in name else "norm", axis)
+
+
+def scripted_view(original_name: str) -> View | None:
+    """The view of a scripted module by the name of the class it was made from; None if that is no layer.
+
+    Only the kind counts: a scripted module is refused, so its tensors are never read.
+    """
+    name = original_name.lower()
+    if name.endswith("linear"):
+        return View("linear")
+    return next((View(kind) for kind in NORM_KINDS if kind.replace("_", "") in name), None)

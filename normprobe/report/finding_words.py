@@ -1,0 +1,37 @@
+"""How findings are spoken of: signs and words of their severity, counts, and how many layers share one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from normprobe.report.layer_summary import LINEAR
+from normprobe.report.shown_text import text_or_empty
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
+
+SHAPES = {"error": "■", "warning": "▲", "info": "●"}
+WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
+
+
+def severity_counts(findings: pd.DataFrame) -> dict[str, int]:
+    """Count findings by severity, worst first, those without any left out."""
+    return {s: int(n) for s in SHAPES if (n := (findings["severity"] == s).sum())}
+
+
+def extent(tables: Tables, row: pd.Series) -> str:
+    """How many layers share a finding: `36 of 61 norms`; empty where it is one layer or none."""
+    affected = int(row["layers_affected"])
+    if affected < 2:
+        return ""
+    ledger = tables.ledger[tables.ledger["status"] == "fired"]
+    linear = ledger["kind"] == LINEAR
+    named = ledger["layer"].isin([str(row["layer"]), *text_or_empty(row["affected"]).split("; ")])
+    if not named.any():
+        return f"{affected:,} layers"
+    if linear[named].nunique() > 1:
+        return f"{affected:,} of {len(ledger):,} layers"
+    same = linear == linear[named].iloc[0]
+    return f"{affected:,} of {same.sum():,} {'Linear' if linear[named].iloc[0] else 'norms'}"

@@ -1,0 +1,51 @@
+"""How names of layers and models, headings and cells of tables are shown."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
+
+_PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
+_ANY_MODEL = re.compile(r"models?|weights|final|best|checkpoints?([-_]\d+)?|[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number of the table: as shown, and as sorted (empty where the shown text sorts by itself)."""
+
+    shown: str
+    key: str
+
+
+def text_or_empty(value: object) -> str:
+    """The text of a cell of a frame; empty where it is missing."""
+    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]
+
+
+def display_name(tables: Tables, layer: str) -> str:
+    """The name to show for a layer: its own, or the class of a model that is itself a layer."""
+    return layer or str(tables.meta["model"])
+
+
+def heading(name: str) -> str:
+    """What to call a model in a heading: of a path its end, of any other name all.
+
+    >>> heading("/models/smollm2/SmolLM2-135M.gguf"), heading("./run/checkpoint-100"), heading("org/model")
+    ('SmolLM2-135M', 'run/checkpoint-100', 'org/model')
+    """
+    if not (_PATH.match(name) or name.endswith(".gguf")):
+        return name
+    *folders, last = [name, *(part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..", "~"))]
+    last, folders = last.removesuffix(".gguf"), folders[1:]
+    return f"{folders[-1]}/{last}" if folders and _ANY_MODEL.fullmatch(last) else last
+
+
+def one_line_text(text: str) -> str:
+    """Replace line breaks and control characters, which would break a terminal's lines, by blanks."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

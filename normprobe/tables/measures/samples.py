@@ -1,0 +1,95 @@
+"""Measures of kept samples: their size beside the median sample's, and how much they differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from normprobe.tables.measures.common import cached, percentile_ratio, ratio
+from normprobe.tables.schema import SITE_KEY
+from normprobe.vocabulary import INPUT
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
+
+
+@cached
+def sized_samples(tables: Tables) -> pd.DataFrame:
+    """``tables.samples`` with ``square`` (variance + mean², over the features of a sample) and ``rms``."""
+    samples = tables.samples
+    square = samples["variance"] + samples["mean"] ** 2
+    return samples.assign(square=square, rms=np.sqrt(square))
+
+
+@cached
+def sample_measures(tables: Tables) -> pd.DataFrame:
+    """What the kept samples say, by layer and site.
+
+    Columns: ``sample_ratio`` (largest RMS of a sample ÷ the median), ``sample_variance`` (median over samples
+    of the variance over features), ``sample_square`` (median of variance + mean²) and ``offset`` (median of
+    mean² ÷ variance; infinite for constant samples).
+    """
+    samples = sized_samples(tables)
+    offset = (samples["mean"] ** 2 / samples["variance"]).where(samples["square"] > 0)
+    groups = samples.assign(offset=offset).groupby(SITE_KEY, sort=False, observed=True)
+    return pd.DataFrame(
+        {
+            "sample_ratio": ratio(groups["rms"].max(), groups["rms"].median()),
+            "sample_variance": groups["variance"].median(),
+            "sample_square": groups["square"].median(),
+            "offset": groups["offset"].median(),
+        }
+    )
+
+
+@cached
+def sample_spreads(tables: Tables) -> pd.DataFrame:
+    """How far apart samples lie, by layer and site.
+
+    Column: ``ratio``, 95th ÷ 5th percentile of the variances over features of the kept samples; those of
+    variance 0 are left out, and it is NaN where fewer than two are left.
+    """
+    samples = tables.samples
+    spread = percentile_ratio(samples["variance"], [samples["layer"], samples["site"]])
+    return spread.to_frame("ratio")
+
+
+@cached
+def example_measures(tables: Tables) -> pd.DataFrame:
+    """How much examples differ at the same position, by layer and site.
+
+    Columns: ``examples`` (how many are compared) and ``example_spread`` (the share of the mean square that
+    varies over examples, of what is kept of a sample: its mean, standard deviation, smallest and largest
+    value; NaN without two examples at one position).
+    """
+    samples = tables.samples
+    site = [samples["layer"], samples["site"]]
+    moments = samples[["mean", "min", "max"]].assign(deviation=samples["variance"] ** 0.5)
+    positions = [*site, samples["repeat"], samples["position"].fillna(0)]
+    groups = moments.groupby(positions, sort=False, observed=True)
+    several = groups["mean"].transform("size") > 1
+    apart = ((moments - groups.transform("mean")) ** 2).sum(axis=1).where(several, 0)
+    whole = (moments**2).sum(axis=1).where(several, 0)
+    sums = pd.DataFrame({"apart": apart, "whole": whole}).groupby(site, sort=False, observed=True).sum()
+    compared = samples.loc[several, [*SITE_KEY, "part", "example"]].drop_duplicates()
+    return pd.DataFrame(
+        {
+            "examples": compared.groupby(SITE_KEY, sort=False).size().reindex(sums.index, fill_value=0),
+            "example_spread": ratio(sums["apart"], sums["whole"]),
+        }
+    )
+
+
+def made_by_few(tables: Tables, layer: str, share: float = 0.02) -> bool:
+    """Whether a few samples make more than half of the mean square of what a layer reads.
+
+    Its moments are then theirs, and say nothing of the data. At least 8 kept samples; few is ``share`` of
+    them, one at least.
+    """
+    samples = sized_samples(tables)
+    rows = samples[(samples["layer"] == layer) & (samples["site"] == INPUT)]
+    square = rows["square"].dropna().sort_values(ascending=False)
+    few = square.iloc[: max(1, int(share * len(square)))]
+    return len(square) >= 8 and bool(few.sum() > 0.5 * square.sum())
