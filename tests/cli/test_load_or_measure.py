@@ -100,7 +100,7 @@ def function_of(module: str) -> Callable[..., None]:
         ("nets", True),
         ("normprobe_nets.models", True),
         ("torch.nn.functional", True),
-        *((name, True) for name in WITHIN_MODEL),
+        *((name, True) for name in sorted(WITHIN_MODEL)),
         ("normprobe.capture.anything", False),
         ("normprobe.probe", False),
     ],
