@@ -142,6 +142,8 @@ def test_uniform_tables_are_no_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (packed({"recording.json": b"[" * 100_000}), "is damaged or no recording"),
         (packed({"recording.json": b'{"format": "other"}'}), "is no normprobe recording"),
     ],
+    # Without the bytes, which hold the time: workers of pytest-xdist must collect the same names.
+    ids=["empty", "csv", "pickle", "document", "no format", "nested", "other format"],
 )
 def test_a_foreign_file_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     refused(tmp_path, data, message)
