@@ -10,7 +10,7 @@ or channel, a number, or the model with new running statistics. Distances are th
 >>> normprobe.batchnorm.recalibrate(model, batches)
 """
 
-from normprobe.batchnorm.distances import audit, channels, score
+from normprobe.batchnorm.audit_tables import audit, channels, score
 from normprobe.batchnorm.recalibration import recalibrate
 
 __all__ = ["audit", "channels", "recalibrate", "score"]

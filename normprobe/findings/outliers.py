@@ -12,9 +12,9 @@ from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.dead import inner
 from normprobe.findings.written_by import writer
 from normprobe.formatting import format_count, format_number
+from normprobe.tables.columns import SITE_KEY
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.features import finite_features
-from normprobe.tables.schema import SITE_KEY
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from normprobe.tables.columns import SITE_KEY
 from normprobe.tables.measures.common import at_site, row_of
 from normprobe.tables.measures.features import finite_features
 from normprobe.tables.measures.layers import inputs_and_outputs, layer_measures
-from normprobe.tables.schema import SITE_KEY
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ One formula, in one place: the pairwise update of Chan, Golub and LeVeque, "Upda
 Pairwise Algorithm for Computing Sample Variances" (1979), in float64. It is written with operators
 that numpy arrays and torch tensors share, so the same lines serve a table and an accelerator.
 
-A new moment is a field of `Moments` here, a field and its merging in ``csrc/numerics/moments.h`` with its sum
-in ``row_loops.h`` and ``tile_loops.h``, and the same sum in `reference`, `chunked` and `few_rows`. Stored and
+A new moment is a field of `Moments` here, a field and its merging in ``csrc/numerics/moments.h``, its sum in
+``row_loops.h`` and ``column_loops.h``, and the same sum in `reference`, `chunked` and `few_rows`. Stored and
 public columns follow from the field's `MomentField`; a test holds the list in C against the one here.
 """
 
@@ -28,7 +28,7 @@ class PublicColumn(NamedTuple):
     Attributes:
         name: the column.
         derive: its values, from the moments of each feature; numpy arrays only.
-        unit: value, value², share or count; see `normprobe.tables.schema.UNITS`.
+        unit: value, value², share or count; see `normprobe.tables.columns.UNITS`.
         meaning: one line for people.
         whole: whether it holds int64.
     """

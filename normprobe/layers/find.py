@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
-from normprobe.layers.candidates import Candidate, candidate_of
+from normprobe.layers.entry_rule import Candidate, candidate_of
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
 from normprobe.layers.module_attributes import eps_of, n_features_of, stored
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers

@@ -1,7 +1,7 @@
 """The registry of layer types: how the tensors of each read as rows x features; torch's own stand at the end.
 
 A new norm type of torch is one entry here. A kind that is new, too, is listed in `vocabulary` (and in
-`norm_names`, if classes of other people bear its name); a way of normalizing that is new has its formula in
+`kind_by_name`, if classes of other people bear its name); a way of normalizing that is new has its formula in
 `norms.formulas`, so that a first call is recognised.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from normprobe.errors import ViewError
-from normprobe.layers.norm_names import norm_by_name
+from normprobe.layers.kind_by_name import norm_by_name
 from normprobe.layers.view import SampleUnit, View, WeightOf
 from normprobe.vocabulary import KINDS, SAMPLE_UNITS
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.formatting import format_number
-from normprobe.report.shown_text import Value
+from normprobe.report.display_text import Value
 from normprobe.vocabulary import INPUT, OUTPUT, in_order, site_of
 
 if TYPE_CHECKING:

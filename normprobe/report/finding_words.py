@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from normprobe.report.display_text import text_or_empty
 from normprobe.report.layer_summary import LINEAR
-from normprobe.report.shown_text import text_or_empty
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, over, pool
-from normprobe.tables.schema import FEATURES, LAYERS, LEDGER, SAMPLES, public_moments, shaped
+from normprobe.tables.columns import FEATURES, LAYERS, LEDGER, SAMPLES, public_moments, shaped
 
 
 def moments_of(frame: pd.DataFrame) -> Moments:

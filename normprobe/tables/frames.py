@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import build, derive
+from normprobe.tables.columns import based
 from normprobe.tables.records import LayerRecord
-from normprobe.tables.schema import based
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
 
 _COPIES_ON_WRITE = int(pd.__version__.split(".", maxsplit=1)[0]) >= 3

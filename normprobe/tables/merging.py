@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from normprobe.errors import RecordingError
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, merge
 from normprobe.tables.build import HELD, SEEN, VECTORS
+from normprobe.tables.columns import SITE_KEY, based
 from normprobe.tables.derive import moments_of, row_starts, starts
 from normprobe.tables.frames import Tables
-from normprobe.tables.merging_meta import merge_ledgers, merge_meta, pieces, with_every_layer
-from normprobe.tables.schema import SITE_KEY, based
+from normprobe.tables.merging_ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
 from normprobe.vocabulary import site_order
 
 _SUMS = ("calls", "n_samples", "masked", "nonfinite_masked", "within_sum", "within_count")

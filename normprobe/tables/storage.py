@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normprobe.errors import RecordingError
+from normprobe.tables.columns import BASE, OPTIONAL
 from normprobe.tables.export import atomically
 from normprobe.tables.frames import Tables
-from normprobe.tables.schema import BASE, OPTIONAL
 from normprobe.tables.validate import check_meta, check_tables
 
 FORMAT = 1

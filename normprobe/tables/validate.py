@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.schema import BASE, SITE_KEY, WHOLE
+from normprobe.tables.columns import BASE, SITE_KEY, WHOLE
 from normprobe.vocabulary import KINDS, STATUSES
 
 if TYPE_CHECKING:

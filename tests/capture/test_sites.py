@@ -16,6 +16,7 @@ import normprobe
 from normprobe import vocabulary
 from normprobe.capture import site_registry
 from normprobe.errors import NoSamplesError, ViewError
+from normprobe.formatting import format_number
 from tests.helpers.oracle import two_pass, worst
 
 SITES = ["input", "output", "gate"]
@@ -151,6 +152,17 @@ def test_files_merges_and_csv(tmp_path: Path) -> None:
         assert (table["site"] == "gate").sum() == (getattr(recording, name)["site"] == "gate").sum() > 0
     recording.save(tmp_path / "run.normprobe")
     hold(normprobe.load(tmp_path / "run.normprobe"), gates_of(model, batches))
+
+
+@pytest.mark.usefixtures("gate")
+def test_the_report_shows_it(tmp_path: Path) -> None:
+    model, batches = model_and_batches()
+    recording = normprobe.record(model, batches)
+    variance = recording.layers.set_index(["layer", "site"]).loc[("norm", "gate"), "variance"]
+    page = recording.report(tmp_path / "report").read_text("utf-8")
+    row = next(row for row in page.split("<tr") if 'id="layer-' in row and ">norm<" in row)
+    assert format_number(variance) in row
+    assert f"--site-{vocabulary.site_of('gate').number}" in page
 
 
 def test_a_file_loads_where_its_site_is_not_registered(

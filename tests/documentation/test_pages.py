@@ -26,7 +26,7 @@ from normprobe import batchnorm, figures, findings
 from normprobe.cli import main
 from normprobe.findings import CHECKS, COLUMNS, thresholds
 from normprobe.layers import view_registry
-from normprobe.tables.schema import TABLES, UNITS
+from normprobe.tables.columns import TABLES, UNITS
 from tests.helpers.markdown import PAGES, ROOT, blocks, name_of, run, with_outputs
 
 DOCS = ROOT / "docs"

@@ -15,7 +15,7 @@ from benchmarks.survey import check as survey_check
 from benchmarks.survey.check import check
 from benchmarks.survey.torch_modules import torch_models
 from normprobe import probe
-from normprobe.layers import find
+from normprobe.layers import entry_rule
 
 FAMILIES = {
     "bert": "text",
@@ -90,9 +90,9 @@ def test_a_hook_that_stays_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_layer_that_is_not_found_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    every = find.guessed_view, find.registered_view
-    hidden = lambda module: (True, None) if isinstance(module, nn.LayerNorm) else every[1](module)  # noqa: E731
-    monkeypatch.setattr(find, "registered_view", hidden)
+    known = entry_rule.registered_view
+    hidden = lambda module: (True, None) if isinstance(module, nn.LayerNorm) else known(module)  # noqa: E731
+    monkeypatch.setattr(entry_rule, "registered_view", hidden)
     model = Model()
     assert "silent: norm is not in the ledger" in check(model, model).faults
 

@@ -16,12 +16,7 @@ from normprobe import figures
 from normprobe.figures.data import layer_statistics
 from normprobe.figures.data.depth_profile import summarize
 from normprobe.figures.drawing.palette import AFTER, BEFORE
-from normprobe.figures.plots import (
-    linear_by_role,
-    outlier_map,
-    running_statistics,
-    samples_through_depth,
-)
+from normprobe.figures.plots import linear_by_role, outlier_map, running_statistics, samples_through_depth
 from tests.helpers.figure_recordings import every_figure, images, norm_names, normal, record, stack
 
 X = normal(6, 7, 16)

@@ -424,13 +424,13 @@ def test_the_name_of_the_kernel_in_use(asked: str, name: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("near", [0.0, 1.0, -30.0, 1e6, float("nan")])
-def test_whatever_the_quick_way_begins_near_it_is_exact_or_leaves_it_to_the_reference(near: float) -> None:
+def test_whatever_mean_it_begins_about_chunked_is_exact_or_leaves_it_to_the_reference(near: float) -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(9, 1, 5, generator=generator) - 30
     constant = rows[:, :, :1].expand(9, 1, 5).contiguous()
     for values in (rows, constant, rows[:1], torch.full((4, 1, 5), 0.1), rows.bfloat16()):
         keep = torch.arange(len(values))
-        found = chunked.measure(values, keep, near=torch.full((5,), near, dtype=torch.float64))
+        found = chunked.measure(values, keep, prior_mean=torch.full((5,), near, dtype=torch.float64))
         expected = reference.measure(values, keep)
         if found is not None:
             told = (

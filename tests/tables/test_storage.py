@@ -259,7 +259,6 @@ def _with(column: str, change: Any) -> Any:
         ),
         ("sites", _with("calls", lambda v: [None, *v[1:]]), "lacks entries of sites.calls"),
         ("sites", _with("layer", lambda v: ["other", *v[1:]]), "unknown layer of a site 'other'"),
-        ("sites", _with("site", lambda v: ["inside", *v[1:]]), "unknown site 'inside'"),
         ("sites", _with("site", lambda v: ["input"] * len(v)), "a layer occurs twice"),
         ("sites", _with("n_features", lambda v: [99, *v[1:]]), "other features than its sites declare"),
         ("sites", _with("n_features", lambda v: [2**62] * len(v)), "other features than its sites declare"),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.figures.drawing.depth_axis import DepthAxis
+from normprobe.tables.columns import SITE_KEY
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.features import (
     feature_measures,
@@ -17,7 +18,6 @@ from normprobe.tables.measures.features import (
     normalized_variances,
 )
 from normprobe.tables.measures.samples import sample_spreads
-from normprobe.tables.schema import SITE_KEY
 from normprobe.vocabulary import INPUT, in_order
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 #ifndef NORMPROBE_INTERNED_H
 #define NORMPROBE_INTERNED_H
 
-#include "objects.h"
+#include "python_objects.h"
 
 /* X(name) of each attribute that is looked up by its name. They must equal the names in torch, in
  * `normprobe.capture.forward.Forward`, `layer_state.LayerState` and `site_state.SiteState`: where one is renamed there

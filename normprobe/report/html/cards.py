@@ -11,10 +11,10 @@ from markupsafe import Markup, escape
 
 from normprobe.findings.evidence_series import series
 from normprobe.formatting import format_count, format_number, name_sample, sample_word
+from normprobe.report.display_text import text_or_empty
 from normprobe.report.finding_words import SHAPES, WORDS, extent
 from normprobe.report.html.sparkline import Sparkline, sparkline
 from normprobe.report.layer_summary import LINEAR
-from normprobe.report.shown_text import text_or_empty
 
 if TYPE_CHECKING:
     from normprobe.report.html.links import Anchors

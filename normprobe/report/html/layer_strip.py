@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from normprobe.report.display_text import display_name
 from normprobe.report.layer_summary import LINEAR
 from normprobe.report.run_summary import unseen
-from normprobe.report.shown_text import display_name
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables

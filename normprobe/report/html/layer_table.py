@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from normprobe.formatting import format_number
+from normprobe.report.display_text import Value, display_name
 from normprobe.report.log_scale import LogScale
-from normprobe.report.markers import marker_path
-from normprobe.report.shown_text import Value, display_name
+from normprobe.report.site_markers import marker_path
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from normprobe.report.display_text import display_name
 from normprobe.report.html.templating import breakable, polished
-from normprobe.report.shown_text import display_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from normprobe.formatting import format_count
-from normprobe.report import run_summary, shown_text
+from normprobe.report import display_text, run_summary
 from normprobe.report.files import FIGURES, write_atomically
 from normprobe.report.html.cards import finding_cards
 from normprobe.report.html.glossary import glossary_entries
@@ -131,7 +131,7 @@ def _header(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> dict[st
     cells = strip_cells(tables, findings)
     key = _key(tables, {cell.look for cell in cells})
     whole = str(tables.meta["name"])
-    name = shown_text.heading(whole)
+    name = display_text.heading(whole)
     return {
         "name": name,
         "verdict": verdict(tables, findings, anchors),
@@ -211,7 +211,7 @@ def _unseen(tables: Tables) -> dict[str, Any]:
     """The section of the layers that were not measured."""
     rows = [
         {
-            "name": shown_text.display_name(tables, str(r.layer)),
+            "name": display_text.display_name(tables, str(r.layer)),
             "kind": r.kind,
             "status": r.status,
             "reason": r.reason,

@@ -12,10 +12,10 @@ from markupsafe import Markup, escape
 
 from normprobe.errors import NormprobeError
 from normprobe.formatting import format_count, format_number
+from normprobe.report.display_text import display_name
 from normprobe.report.html.templating import polished
 from normprobe.report.layer_summary import LINEAR
 from normprobe.report.run_summary import unseen
-from normprobe.report.shown_text import display_name
 
 if TYPE_CHECKING:
     from normprobe.figures import Rendered

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from normprobe.formatting import format_count, sample_word, shorten_name
-from normprobe.report import finding_words, run_summary, shown_text
+from normprobe.report import display_text, finding_words, run_summary
 from normprobe.report.finding_words import extent
 from normprobe.report.html.layer_strip import Cell, strip_cells
 from normprobe.report.html.templating import environment
@@ -122,7 +122,7 @@ def _card(tables: Tables, row: pd.Series) -> dict[str, Any]:
         "title": row["title"],
         "extent": extent(tables, row),
         "message": str(row["message"])[:_LONGEST],
-        "layer": shorten_name(shown_text.display_name(tables, str(row["layer"])), 60),
+        "layer": shorten_name(display_text.display_name(tables, str(row["layer"])), 60),
     }
 
 

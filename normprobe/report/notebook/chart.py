@@ -13,7 +13,7 @@ import pandas as pd
 from normprobe.formatting import format_tick, role_of
 from normprobe.report.layer_summary import LINEAR
 from normprobe.report.log_scale import LogScale
-from normprobe.report.markers import marker_path
+from normprobe.report.site_markers import marker_path
 from normprobe.tables.measures.samples import sample_measures
 from normprobe.vocabulary import in_order
 

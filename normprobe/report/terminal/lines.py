@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 
 from normprobe.formatting import shorten_name, text_width
-from normprobe.report.shown_text import one_line_text
+from normprobe.report.display_text import one_line_text
 
 NARROWEST, WIDEST = 80, 120
 _SUPERSCRIPTS = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"

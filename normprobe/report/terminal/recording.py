@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from normprobe.formatting import format_count, format_number
-from normprobe.report import run_summary, shown_text
+from normprobe.report import display_text, run_summary
+from normprobe.report.display_text import text_or_empty
 from normprobe.report.finding_words import WORDS, extent
 from normprobe.report.layer_summary import further_sites, named_layers, standing_out, summarize
-from normprobe.report.shown_text import text_or_empty
 from normprobe.report.terminal.lines import NARROWEST, WIDEST, Terminal
 from normprobe.report.terminal.table import stand_out_table
 from normprobe.vocabulary import site_of
@@ -61,7 +61,7 @@ def _head(tables: Tables, terminal: Terminal) -> list[str]:
         lines += terminal.wrap(f"also measured: {further}")
     if found := run_summary.first_nonfinite(tables.layers):
         layer, site, count = found
-        name = terminal.name(shown_text.display_name(tables, layer), 40)
+        name = terminal.name(display_text.display_name(tables, layer), 40)
         lines += terminal.wrap(f"NaN or Inf first in the {site} of {name} ({format_count(count, 'value')})")
     if run_summary.single_sample(tables):
         lines.append("1 sample: variances across samples are undefined")
@@ -84,7 +84,7 @@ def _coverage(tables: Tables, terminal: Terminal) -> list[str]:
         fired = "the one layer fired" if total == 1 else f"all {total:,} layers fired"
         return terminal.wrap(f"{counts}: {fired}")
     gap = f"{total - len(missed):,} of {total:,} layers fired; {len(missed):,} did not"
-    names = [shown_text.display_name(tables, str(layer)) for layer in missed["layer"][:_MOST_NAMES]]
+    names = [display_text.display_name(tables, str(layer)) for layer in missed["layer"][:_MOST_NAMES]]
     lines = [*terminal.wrap(counts), f"{gap} (normprobe layers MODEL says why):"]
     lines += [f"  {terminal.name(name, terminal.width - 2)}" for name in names]
     more = len(missed) - _MOST_NAMES
@@ -116,7 +116,7 @@ def _finding(tables: Tables, row: pd.Series, terminal: Terminal) -> list[str]:
     wheres = [what]
     if writer := text_or_empty(row["written_by"]):
         wheres.append(
-            f"written by {terminal.name(shown_text.display_name(tables, writer), terminal.width - 22)}"
+            f"written by {terminal.name(display_text.display_name(tables, writer), terminal.width - 22)}"
         )
     limit = f"threshold {format_number(row['threshold'])}" if pd.notna(row["threshold"]) else ""
     measured = ", ".join(filter(None, [statistic, limit]))
@@ -125,7 +125,7 @@ def _finding(tables: Tables, row: pd.Series, terminal: Terminal) -> list[str]:
 
 def _what(tables: Tables, row: pd.Series, terminal: Terminal) -> str:
     """The value and where: `27,347 in feature 507 at model.layers.12.input_layernorm`."""
-    name = terminal.name(shown_text.display_name(tables, str(row["layer"])), terminal.width - 32)
+    name = terminal.name(display_text.display_name(tables, str(row["layer"])), terminal.width - 32)
     feature = "" if pd.isna(row["feature"]) else f" in feature {int(row['feature'])}"
     return f"{format_number(row['value'])}{feature} at {name}"
 

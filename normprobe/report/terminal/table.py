@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from normprobe.formatting import format_number, role_of, sample_word, shorten_text, text_width
+from normprobe.report.display_text import display_name
 from normprobe.report.layer_summary import LINEAR, further_sites
-from normprobe.report.shown_text import display_name
 from normprobe.report.terminal.lines import WIDEST, Terminal
 from normprobe.vocabulary import site_of
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from normprobe.tables.columns import SITE_KEY
 from normprobe.tables.measures.common import cached, percentile_ratio, ratio
-from normprobe.tables.schema import SITE_KEY
 from normprobe.vocabulary import OUTPUT
 
 if TYPE_CHECKING:

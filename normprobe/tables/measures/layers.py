@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from normprobe.tables.columns import SITE_KEY
 from normprobe.tables.measures.common import at_site, cached, ratio
 from normprobe.tables.measures.samples import sample_measures
-from normprobe.tables.schema import SITE_KEY
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from normprobe.tables.columns import SITE_KEY
 from normprobe.tables.measures.common import cached
 from normprobe.tables.measures.features import finite_features, norms_untrained
-from normprobe.tables.schema import SITE_KEY
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from markupsafe import Markup
 
-from normprobe.report import shown_text
+from normprobe.report import display_text
 from normprobe.report.finding_words import extent
 from normprobe.report.html.cards import finding_cards
 from normprobe.report.html.headline import lower_first
@@ -267,4 +267,4 @@ def test_no_finding_names_nothing():
     ],
 )
 def test_a_path_gives_its_end_to_the_heading(name, heading):
-    assert shown_text.heading(name) == heading
+    assert display_text.heading(name) == heading

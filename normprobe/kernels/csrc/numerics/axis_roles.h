@@ -5,7 +5,7 @@
 #ifndef NORMPROBE_AXIS_ROLES_H
 #define NORMPROBE_AXIS_ROLES_H
 
-#include "numerics/parts.h"
+#include "numerics/thread_parts.h"
 
 enum { MAX_AXES = 64 };
 

@@ -4,7 +4,7 @@
 #define NORMPROBE_BATCH_MOMENTS_H
 
 #include "numerics/choice.h"
-#include "numerics/parts.h"
+#include "numerics/thread_parts.h"
 
 enum { RECENT_TENSORS = 32 };
 

@@ -1,4 +1,4 @@
-/* What the loops of row_loops.h and tile_loops.h repeat for each of four or eight numbers side by side.
+/* What the loops of row_loops.h and column_loops.h repeat for each of four or eight numbers side by side.
  *
  * T and ABS are those of the number type that the loops are included for.
  */

@@ -2,7 +2,7 @@
  *
  * Twin of `normprobe.kernels.moments`: the same fields under the same names in the same order, which a test compares.
  * A new field is an entry in a list below, a line in `merge_moments` and in `merge_columns` (none if it is a sum), and
- * its sum over numbers in row_loops.h and tile_loops.h.
+ * its sum over numbers in row_loops.h and column_loops.h.
  */
 #ifndef NORMPROBE_MOMENTS_H
 #define NORMPROBE_MOMENTS_H

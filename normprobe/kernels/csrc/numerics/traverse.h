@@ -32,7 +32,7 @@ static int64_t tile_width(int64_t features) {
 #define HUGE_SQUARE 1e32f
 #define TINY_SQUARE 1e-26f
 #include "numerics/row_loops.h"
-#include "numerics/tile_loops.h"
+#include "numerics/column_loops.h"
 #undef T
 #undef STRIP
 #undef NAME
@@ -48,7 +48,7 @@ static int64_t tile_width(int64_t features) {
 #define HUGE_SQUARE 1e290
 #define TINY_SQUARE 1e-280
 #include "numerics/row_loops.h"
-#include "numerics/tile_loops.h"
+#include "numerics/column_loops.h"
 
 /* What is measured, from the tensor's own shape and strides (in elements). A sample is an outer index where samples
  * have rows of their own, and a row (outer * inner + inner index) otherwise. */

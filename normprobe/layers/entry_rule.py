@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from normprobe.layers.kind_by_name import norm_by_name, scripted_view
 from normprobe.layers.layer import NamedModule
 from normprobe.layers.module_attributes import EPS_NAMES, IN_FEATURES, OUT_FEATURES, is_lazy, stored
-from normprobe.layers.norm_names import norm_by_name, scripted_view
 from normprobe.layers.view import View
 from normprobe.layers.view_registry import registered_view
 

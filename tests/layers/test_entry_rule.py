@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.candidates import Candidate, candidate_of
+from normprobe.layers.entry_rule import Candidate, candidate_of
 from normprobe.layers.layer import modules_of
 from normprobe.layers.module_attributes import eps_of
 from normprobe.layers.view import View
