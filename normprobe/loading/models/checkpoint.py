@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -264,13 +265,21 @@ def _dtype_argument(dtype: Any) -> dict[str, Any]:
     return {"dtype" if version >= (4, 56) else "torch_dtype": dtype}
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _reason(cause: Exception) -> str:
     """Why loading failed, in one line: what other libraries say in a paragraph, or name by a type alone."""
     if "ignore_mismatched_sizes" in str(cause):
         return "the shapes of its weights do not fit its config.json"
     if type(cause).__name__ == "SafetensorError":
         return f"its weights are damaged or cut off ({describe(cause)}); fetch them again"
-    if type(cause).__name__ == "UnpicklingError":
+    # Transformers before 5 raises an OSError about it.
+    if "UnpicklingError" in (type(error).__name__ for error in _chain(cause)):
         return "its weights hold pickled objects, and loading those runs whatever code they hold"
     return describe(cause)
 
