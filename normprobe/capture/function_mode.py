@@ -169,7 +169,7 @@ class FunctionCapture:
     ) -> Any:
         """Call a function that may be a layer's, and measure what the layer reads and writes if it is one."""
         forward, session = self._callbacks.forwards.current, self.session()
-        used = None if session is None else session.layer_of(use, args, kwargs)
+        used = None if session is None else _used(session, use, args, kwargs)
         if forward is None or session is None or used is None:
             return func(*args, **kwargs)
         # The lock is not held during the call itself, which other threads' calls may wait for.
@@ -204,6 +204,16 @@ class FunctionCapture:
         missed = session.note_use(used.owner)
         if missed:
             state.note(f"uses of its weight alone before forward {missed + 1} of a kind may be missing")
+
+
+def _used(
+    session: FunctionSession, use: WeightUse, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> UsedLayer | None:
+    """The layer whose computation a call is; None, too, of weights that cannot be asked (sparse ones)."""
+    try:
+        return session.layer_of(use, args, kwargs)
+    except Exception:
+        return None
 
 
 class _Mode(TorchFunctionMode):

@@ -20,7 +20,7 @@ from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why_skipped
 from normprobe.capture.layer_state import LayerState
 from normprobe.capture.measure import Measurer
-from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption
+from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption, is_users_own, users_own
 from normprobe.capture.run_info import RunInfo
 from normprobe.capture.sample_numbers import named_labels
 from normprobe.capture.site_registry import TensorOf
@@ -61,10 +61,11 @@ class HookCallbacks:
         every: int,
         seed: int,
     ) -> None:
-        self._masks, self._labels = GivenMasks(mask), labels
+        self.run_info = RunInfo()
+        self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
         self.samples, self.values, self.seed = samples, values, seed
         self.states: dict[tuple[int, str], LayerState] = {}
-        self.forwards, self.run_info = Forwards(every), RunInfo()
+        self.forwards = Forwards(every)
         self.entered: set[int] = set()
         self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
@@ -103,7 +104,10 @@ class HookCallbacks:
                 state.reasons[UNCOMPILED] = 1
         # Containers come first: of a module that is a layer, too, the layer's hooks lie within the
         # container's.
-        both, outer = (self._enter_container, self._leave_container), {model, *model.children()}
+        both, outer = (
+            (self._own(self._enter_container), self._own(self._leave_container)),
+            {model, *model.children()},
+        )
         for module in found.containers:
             hooks.around(module, *self._fast_hooks.container(module, model, *both), inner=module not in outer)
         for state in states:
@@ -112,17 +116,30 @@ class HookCallbacks:
                 hooks.around(state.layer.module, *self._hooks_of(state))
         for module in model.modules():
             if takes_time_first(module):
-                hooks.before(module, self._claim_time_first)
+                hooks.before(module, self._own(self._claim_time_first))
             if isinstance(module, nn.TransformerEncoderLayer):
-                hooks.before(module, self._enter_fused)
+                hooks.before(module, self._own(self._enter_fused))
         for module in decoders(model):
             hooks.before(module, self._enter_decoder)
 
     def _hooks_of(self, state: LayerState) -> tuple[Callable[..., None], Callable[..., None]]:
         """What to call ahead of a layer and behind it."""
-        before, after = partial(self._before, state), partial(self._after, state)
+        before, after = self._own(partial(self._before, state)), self._own(partial(self._after, state))
         # The extension's hooks know of the input and the output alone.
         return (before, after) if state.further_sites else self._fast_hooks.layer(state, before, after)
+
+    def _own(self, call: Callable[..., None]) -> Callable[..., None]:
+        """A callback that lets no error of the probe's own into the user's forward."""
+
+        def called(*args: Any) -> None:
+            try:
+                call(*args)
+            except Exception as error:
+                if is_users_own(error):
+                    raise
+                self.run_info.note("a call of a module was not measured", error)
+
+        return called
 
     def leave(self) -> None:
         """Forget forwards that were cut short, and add up how buffers moved."""
@@ -179,7 +196,12 @@ class HookCallbacks:
         if forward.state.measured:
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
-            forward.labels = named_labels(self._labels, forward, args, kwargs)
+            try:
+                with users_own():
+                    forward.labels = named_labels(self._labels, forward, args, kwargs)
+            except BaseException:
+                self.forwards.withdraw(forward.call, measured=True, examples=forward.batch.size)
+                raise
             with self.lock, torch.no_grad(), ModesAside():
                 self._measurer.begin(forward)
                 self.run_info.add(forward)
@@ -225,7 +247,11 @@ class HookCallbacks:
                 self._observe(state, INPUT, tensor, forward)
             else:
                 # The output decides how the input reads, and the layer may overwrite its input: keep a clone.
-                forward.stash[state.index] = tensor.detach().clone()
+                clone = partial(self._stash, state, tensor, forward)
+                self._guard(state, "a call at its input", clone)
+
+    def _stash(self, state: LayerState, tensor: Tensor, forward: Forward) -> None:
+        forward.stash[state.index] = tensor.detach().clone()
 
     def _after(self, state: LayerState, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         forward = self.forwards.current
