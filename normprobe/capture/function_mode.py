@@ -227,6 +227,9 @@ class _Mode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        # At once: the fewer steps around it, the fewer interrupts find the user's gradient mode half changed.
+        if func is torch._C._set_grad_enabled:
+            return func(*args, **kwargs)
         if is_dynamo_compiling():  # a function of the model's that compiles itself, whole perhaps
             return func(*args, **kwargs)
         # Lookups by identity first: this runs for every function and attribute of a tensor.

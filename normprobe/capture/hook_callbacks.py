@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from normprobe.capture import current_forward
@@ -17,6 +16,7 @@ from normprobe.capture.forward import Forward, Forwards, Sequence
 from normprobe.capture.function_mode import FunctionCapture
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks
+from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why_skipped
 from normprobe.capture.layer_state import LayerState
 from normprobe.capture.measure import Measurer
@@ -74,6 +74,7 @@ class HookCallbacks:
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._depth = 0
+        self._no_grad = NoGrad()
         self._measurer, self._reservoirs = Measurer(seed, samples), EmptyReservoirs(samples)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
@@ -130,22 +131,31 @@ class HookCallbacks:
 
     def _own(self, call: Callable[..., None]) -> Callable[..., None]:
         """A callback that lets no error of the probe's own into the user's forward."""
+        return partial(self._call_own, call)
 
-        def called(*args: Any) -> None:
-            try:
-                call(*args)
-            except Exception as error:
-                if is_users_own(error):
-                    raise
-                self.run_info.note("a call of a module was not measured", error)
+    def _call_own(self, call: Callable[..., None], *args: Any) -> None:
+        try:
+            call(*args)
+        except Exception as error:
+            if is_users_own(error):
+                raise
+            self.run_info.note("a call of a module was not measured", error)
 
-        return called
+    def leaving(self, grad: bool) -> tuple[Callable[[], None], ...]:
+        """The steps that end a block: forget forwards that were cut short, and add up how buffers moved.
 
-    def leave(self) -> None:
-        """Forget forwards that were cut short, and add up how buffers moved."""
-        self.function_capture.close()
-        self._uncompiled.leave()
-        self.forwards.clear()
+        Args:
+            grad: whether gradients were on as the block began.
+        """
+        return (
+            self.function_capture.close,
+            self._uncompiled.leave,
+            self.forwards.clear,
+            partial(self._no_grad.restore, grad),
+            self._leave_buffers,
+        )
+
+    def _leave_buffers(self) -> None:
         for state in self.states.values():
             state.buffers.leave()
 
@@ -181,7 +191,7 @@ class HookCallbacks:
         lead = None if forward is None else forward.batch.lead
         if forward is None or lead is None or all(value is not lead for value in (*args, *kwargs.values())):
             return
-        with self.lock, torch.no_grad(), ModesAside():
+        with self.lock, ModesAside(), self._no_grad:
             before = replace(forward)
             if self.forwards.read_time_first(forward) and forward.state.measured:
                 self.run_info.withdraw(before)
@@ -202,7 +212,7 @@ class HookCallbacks:
             except BaseException:
                 self.forwards.withdraw(forward.call, measured=True, examples=forward.batch.size)
                 raise
-            with self.lock, torch.no_grad(), ModesAside():
+            with self.lock, ModesAside(), self._no_grad:
                 self._measurer.begin(forward)
                 self.run_info.add(forward)
             forward.state.session = self.function_capture.open(module, forward, kwargs)
@@ -327,7 +337,7 @@ class HookCallbacks:
     def _guard(self, state: LayerState, what: str, call: Callable[[], None]) -> None:
         """Make a call that may fail; the ledger says so then, and the user's forward goes on."""
         # Statistics are no part of the user's graph, whatever the mode around.
-        with torch.no_grad():
+        with self._no_grad:
             try:
                 call()
             except Exception as error:
