@@ -12,6 +12,7 @@ from torch import Tensor
 
 from normprobe.errors import NormprobeError
 from normprobe.samples.masks import Masks, Padding, find_masks, mask_sizes, to_real
+from normprobe.tables.records import valid_name
 
 MaskOf = Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
 MaskOption = Literal["auto"] | MaskOf | Mapping[str, Tensor] | None
@@ -114,12 +115,14 @@ class GivenMasks:
 
 def shown(option: Any) -> Any:
     """An option as JSON holds it."""
-    if option is None or isinstance(option, (str, int)):
+    if option is None or isinstance(option, int):
         return option
+    if isinstance(option, str):
+        return valid_name(option)
     if isinstance(option, Mapping):
-        return sorted(map(str, option))
+        return sorted(valid_name(str(name)) for name in option)
     return (
-        [str(entry) for entry in option]
+        [valid_name(str(entry)) for entry in option]
         if isinstance(option, (list, tuple, set))
         else getattr(option, "__name__", "callable")
     )

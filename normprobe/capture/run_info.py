@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from normprobe.capture.forward import Forward
 from normprobe.kernels import dispatch
+from normprobe.layers.module_attributes import attribute
 from normprobe.samples.fingerprint import digest
 from normprobe.samples.pad_tokens import PadToken, count_padding, pad_token
+from normprobe.tables.records import valid_text
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
     """Facts about a model and the versions that ran it, as JSON holds them."""
-    inner = getattr(model, "_orig_mod", model)
+    inner = attribute(model, "_orig_mod", model)
     tensors = list(inner.parameters()) or list(inner.buffers())
     transformers = sys.modules.get("transformers")
     return {
@@ -75,8 +77,8 @@ class _PendingBatch(NamedTuple):
 
 def _configured_dtype(model: nn.Module) -> str | None:
     """The dtype that a model's configuration asks for; None where it says nothing."""
-    config = getattr(model, "config", None)
-    dtype = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    config = attribute(model, "config")
+    dtype = attribute(config, "dtype") or attribute(config, "torch_dtype")
     return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype | str) else None
 
 
@@ -99,7 +101,7 @@ class RunInfo:
     def note(self, what: str, error: Exception) -> None:
         """Warn once that something about the data is not known, because of an error."""
         message = str(error).splitlines()[0] if str(error) else "no message"
-        self._warnings[f"{what}: {type(error).__name__}: {message}"[:_LONGEST]] = None
+        self._warnings[valid_text(f"{what}: {type(error).__name__}: {message}")[:_LONGEST]] = None
 
     def add(self, forward: Forward) -> None:
         """Count the examples and positions of a forward, and fingerprint its first tensor."""
