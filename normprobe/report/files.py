@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from normprobe.errors import RecordingError
-from normprobe.tables.atomic_files import replace_file
+from normprobe.tables.atomic_files import prefix_of_process, remove_leftovers, replace_file
 
+_PREFIX = ".report-"
 PAGE = "report.html"
 FIGURES = "figures"
 SECTIONS = ("depth_profile", "outlier_map", "samples_through_depth", "running_statistics", "linear_by_role")
@@ -32,7 +33,8 @@ def write_atomically(directory: Path, build: Callable[[Path], str], name: str = 
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".report-", dir=directory) as workshop:
+        remove_leftovers(directory, _PREFIX)
+        with tempfile.TemporaryDirectory(prefix=prefix_of_process(_PREFIX), dir=directory) as workshop:
             return _fill(directory, Path(workshop), build, name)
     except (FileExistsError, NotADirectoryError) as error:
         raise RecordingError(

@@ -25,8 +25,8 @@ Private names, each read in torch 2.13, and what they are for. Where there is a 
 The rest is optional: it makes calls cheaper, or shows what no hook sees.
 
 - `torch._C._len_torch_function_stack`, `_get_function_stack_at`, `_pop_torch_function_stack`,
-  `_push_on_torch_function_stack` and `torch._GLOBAL_DEVICE_CONTEXT` (torch_internals): the mode that sees functions stands below those of
-  others, and all modes are aside while a probe computes.
+  `_push_on_torch_function_stack` and `torch._GLOBAL_DEVICE_CONTEXT` (torch_internals): the mode that sees
+  functions stands below those of others, and all modes are aside while a probe computes.
 - Python frames of `Module._call_impl` (torch_internals): whether a KeyboardInterrupt ended a forward, and
   which module calls a function. Frames of `functional.l1_loss` and two others (weight_functions):
   arguments that torch drops on the way to a mode.
