@@ -39,7 +39,9 @@ def summarize(tables: Tables) -> pd.DataFrame:
         sample_spreads(tables)["ratio"],
     )
     before, after = at_site(layers, INPUT), at_site(layers, OUTPUT)
-    rows = after[["kind", "type", "depth", "calls", "n_features"]].copy()
+    known = pd.concat([after, before])  # a layer may have been measured at one of them alone
+    known = known[~known.index.duplicated()]
+    rows = known[["kind", "type", "depth", "calls", "n_features"]].copy()
     rows["variance_in"] = before["variance"]
     rows["variance_out"] = after["variance"]
     rows["max_in"] = before["abs_max"]

@@ -139,6 +139,9 @@ def first_nonfinite(layers: pd.DataFrame) -> tuple[str, str, int] | None:
     """
     ordered = layers.sort_values("depth", kind="stable")
     counts = ordered.pivot_table(index="layer", columns="site", values="nonfinite", sort=False, aggfunc="sum")
+    counts = counts.reindex(columns=[INPUT, OUTPUT]).fillna(
+        0
+    )  # of a site that was not measured none is known
     made = counts[(counts[OUTPUT] > 0) & (counts[INPUT] == 0)]
     if len(made):
         return str(made.index[0]), OUTPUT, int(made[OUTPUT].iloc[0])

@@ -55,6 +55,8 @@ def summarize(tables: Tables, layer: str) -> Panel:
     if rows.empty or rows["kind"].iloc[0] == "linear":
         names = ", ".join(map(repr, by_depth.norms(tables)["layer"].head(3)))
         raise ValueError(f"no norm {layer!r} fired in this recording; there are {names or 'none'}")
+    if not set(by_depth.SITES) <= set(rows.index):
+        raise ValueError(f"norm {layer!r} was not measured both before and after; a panel shows both")
     features = by_depth.of_layers(tables.features, [layer]).sort_values("feature")
     samples = by_depth.of_layers(tables.samples, [layer])
     return Panel(

@@ -111,7 +111,7 @@ def _same_input(
     groups: dict[tuple[Any, ...], list[str]] = {}
     for role in order:
         mine = drawn[drawn["role"] == role]
-        key = (tuple(mine["block"]), tuple(read.loc[mine.index].to_numpy().round(12).ravel()))
+        key = (tuple(mine["block"]), tuple(read.reindex(mine.index).to_numpy().round(12).ravel()))
         groups.setdefault(key, []).append(role)
     return tuple(tuple(group) for group in groups.values())
 

@@ -113,8 +113,9 @@ def norm_panels(tables: Tables, summary: pd.DataFrame, anchors: Anchors, directo
 
 
 def chosen_panels(summary: pd.DataFrame, ranked: list[str], panels: str | None) -> frozenset[str]:
-    """The layers that get a panel."""
-    return frozenset(panel_layers(summary, ranked, panels))
+    """The layers that get a panel: of those measured before and after, as a count at each site says."""
+    both = summary[["nonfinite_in", "nonfinite_out"]].notna().all(axis=1)
+    return frozenset(panel_layers(summary[both], ranked, panels))
 
 
 def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> list[Section]:
