@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from normprobe.capture.coverage import RunCoverage, why_unseen
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
+from normprobe.capture.hooks.interrupts import finish
 from normprobe.capture.probe_options import LabelsOf, MaskOption, check_options, shown
 from normprobe.capture.run_info import describe
 from normprobe.capture.site_state import nbytes
@@ -20,6 +21,7 @@ from normprobe.errors import NormprobeError
 from normprobe.layers.find import LayerFilter, find_layers
 from normprobe.recording import Recording
 from normprobe.tables.frames import build_tables
+from normprobe.tables.records import valid_name
 
 
 class Probe:
@@ -73,10 +75,11 @@ class Probe:
             raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
         check_options(samples, values, every, mask)
         self.model = model
-        self.part = part if part is not None else str(uuid.uuid4())
+        self.part = valid_name(part) if part is not None else str(uuid.uuid4())
         self._filter = (layers, list(kinds) if kinds is not None and not isinstance(kinds, str) else kinds)
         self._mask = mask
         self._hooks: Hooks | None = None
+        self._grad = True
         self._final: Recording | None = None
         self._callbacks = HookCallbacks(
             mask=mask,
@@ -99,19 +102,24 @@ class Probe:
                 "this probe is already active; leave its block first, or make a second Probe"
             )
         found = find_layers(self.model, *self._filter)
-        self._final, self._hooks = None, Hooks()
+        self._grad = torch.is_grad_enabled()
         try:
+            self._final, self._hooks = None, Hooks()
             self._callbacks.attach(self.model, found, self._hooks)
+            return self
         except BaseException:
             self._detach()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove every hook, whatever happened."""
-        self._detach()
+        try:
+            self._detach()
+        finally:
+            # Again, should an interrupt have come between two steps; what is done is not done twice.
+            self._detach()
 
     @property
     def recording(self) -> Recording:
@@ -136,9 +144,10 @@ class Probe:
 
     def _detach(self) -> None:
         if self._hooks is not None:
-            self._hooks.remove()
-            self._hooks = None
-        self._callbacks.leave()
+            finish(self._hooks.remove, *self._callbacks.leaving(self._grad), self._forget_hooks)
+
+    def _forget_hooks(self) -> None:
+        self._hooks = None
 
     def _meta(self) -> dict[str, Any]:
         """The circumstances of the recording, as JSON holds them."""

@@ -13,6 +13,7 @@ from normprobe.capture.forward import Forwards
 from normprobe.capture.hooks.compiled import compiled_modules
 from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
 from normprobe.layers.layer import Layer
+from normprobe.layers.module_attributes import attribute
 
 NO_CALL = "no forward was measured: call the model inside the block (code compiled before it calls no hook)"
 NOT_LISTENING = "; uses of its weight alone were not looked for: NORMPROBE_PRIVATE_TORCH=0"
@@ -23,7 +24,7 @@ def would_fuse(module: nn.Module) -> bool:
     """Whether torch would run this `nn.TransformerEncoderLayer` as one fused kernel, had it no hooks."""
     # The conditions of `nn.TransformerEncoderLayer.forward`, those on the input aside: torch has no function
     # that says them. Where one is missing here, the ledger has a word too many, and nothing else follows.
-    attention = getattr(module, "self_attn", None)
+    attention = attribute(module, "self_attn")
     if not isinstance(attention, nn.MultiheadAttention) or module.training or not attention.batch_first:
         return False
     trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in module.parameters())

@@ -188,9 +188,13 @@ class Forwards:
             self.calls += 1
             self.measured += measured
         # Of a forward that is not measured only the number of examples counts, for those after it.
-        masks = finder.masks(arguments, args, kwargs) if measured else Masks()
-        own = None if masks.own is None else masks.own.real.shape
-        batch = read_batch(arguments, own if measured else finder.sizes(arguments, args, kwargs))
+        try:
+            masks = finder.masks(arguments, args, kwargs) if measured else Masks()
+            own = None if masks.own is None else masks.own.real.shape
+            batch = read_batch(arguments, own if measured else finder.sizes(arguments, args, kwargs))
+        except BaseException:  # of the user's function: no forward came of it
+            self.withdraw(call, measured=measured)
+            raise
         if measured and not masks.two_sided and self._has_two_sides(module):
             masks = replace(masks, two_sided=True, cross=masks.cross or masks.own)
         with self._lock:
@@ -201,6 +205,13 @@ class Forwards:
         forward = Forward(state, call, first, batch, masks, decoder, frame=innermost_call())
         self.inside.enter(forward)
         return forward
+
+    def withdraw(self, call: int, *, measured: bool, examples: int = 0) -> None:
+        """Take back a forward that the user's mask or labels ended before it began."""
+        with self._lock:
+            self.measured -= measured
+            if self.calls == call + 1:  # else another thread has drawn the next numbers
+                self.calls, self.examples = call, self.examples - examples
 
     def read_time_first(self, forward: Forward) -> bool:
         """Read the forward's first tensor as (time, batch, ...) from now on; False if it was already."""

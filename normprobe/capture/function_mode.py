@@ -169,7 +169,7 @@ class FunctionCapture:
     ) -> Any:
         """Call a function that may be a layer's, and measure what the layer reads and writes if it is one."""
         forward, session = self._callbacks.forwards.current, self.session()
-        used = None if session is None else session.layer_of(use, args, kwargs)
+        used = None if session is None else _used(session, use, args, kwargs)
         if forward is None or session is None or used is None:
             return func(*args, **kwargs)
         # The lock is not held during the call itself, which other threads' calls may wait for.
@@ -206,6 +206,16 @@ class FunctionCapture:
             state.note(f"uses of its weight alone before forward {missed + 1} of a kind may be missing")
 
 
+def _used(
+    session: FunctionSession, use: WeightUse, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> UsedLayer | None:
+    """The layer whose computation a call is; None, too, of weights that cannot be asked (sparse ones)."""
+    try:
+        return session.layer_of(use, args, kwargs)
+    except Exception:
+        return None
+
+
 class _Mode(TorchFunctionMode):
     """Hands on every call as it is, and those that may be a layer's to `FunctionCapture.call`."""
 
@@ -217,6 +227,9 @@ class _Mode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        # At once: the fewer steps around it, the fewer interrupts find the user's gradient mode half changed.
+        if func is torch._C._set_grad_enabled:
+            return func(*args, **kwargs)
         if is_dynamo_compiling():  # a function of the model's that compiles itself, whole perhaps
             return func(*args, **kwargs)
         # Lookups by identity first: this runs for every function and attribute of a tensor.

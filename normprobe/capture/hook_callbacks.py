@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from normprobe.capture import current_forward
@@ -17,10 +16,11 @@ from normprobe.capture.forward import Forward, Forwards, Sequence
 from normprobe.capture.function_mode import FunctionCapture
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks
+from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why_skipped
 from normprobe.capture.layer_state import LayerState
 from normprobe.capture.measure import Measurer
-from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption
+from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption, is_users_own, users_own
 from normprobe.capture.run_info import RunInfo
 from normprobe.capture.sample_numbers import named_labels
 from normprobe.capture.site_registry import TensorOf
@@ -61,10 +61,11 @@ class HookCallbacks:
         every: int,
         seed: int,
     ) -> None:
-        self._masks, self._labels = GivenMasks(mask), labels
+        self.run_info = RunInfo()
+        self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
         self.samples, self.values, self.seed = samples, values, seed
         self.states: dict[tuple[int, str], LayerState] = {}
-        self.forwards, self.run_info = Forwards(every), RunInfo()
+        self.forwards = Forwards(every)
         self.entered: set[int] = set()
         self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
@@ -73,6 +74,7 @@ class HookCallbacks:
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._depth = 0
+        self._no_grad = NoGrad()
         self._measurer, self._reservoirs = Measurer(seed, samples), EmptyReservoirs(samples)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
@@ -103,7 +105,10 @@ class HookCallbacks:
                 state.reasons[UNCOMPILED] = 1
         # Containers come first: of a module that is a layer, too, the layer's hooks lie within the
         # container's.
-        both, outer = (self._enter_container, self._leave_container), {model, *model.children()}
+        both, outer = (
+            (self._own(self._enter_container), self._own(self._leave_container)),
+            {model, *model.children()},
+        )
         for module in found.containers:
             hooks.around(module, *self._fast_hooks.container(module, model, *both), inner=module not in outer)
         for state in states:
@@ -112,23 +117,45 @@ class HookCallbacks:
                 hooks.around(state.layer.module, *self._hooks_of(state))
         for module in model.modules():
             if takes_time_first(module):
-                hooks.before(module, self._claim_time_first)
+                hooks.before(module, self._own(self._claim_time_first))
             if isinstance(module, nn.TransformerEncoderLayer):
-                hooks.before(module, self._enter_fused)
+                hooks.before(module, self._own(self._enter_fused))
         for module in decoders(model):
             hooks.before(module, self._enter_decoder)
 
     def _hooks_of(self, state: LayerState) -> tuple[Callable[..., None], Callable[..., None]]:
         """What to call ahead of a layer and behind it."""
-        before, after = partial(self._before, state), partial(self._after, state)
+        before, after = self._own(partial(self._before, state)), self._own(partial(self._after, state))
         # The extension's hooks know of the input and the output alone.
         return (before, after) if state.further_sites else self._fast_hooks.layer(state, before, after)
 
-    def leave(self) -> None:
-        """Forget forwards that were cut short, and add up how buffers moved."""
-        self.function_capture.close()
-        self._uncompiled.leave()
-        self.forwards.clear()
+    def _own(self, call: Callable[..., None]) -> Callable[..., None]:
+        """A callback that lets no error of the probe's own into the user's forward."""
+        return partial(self._call_own, call)
+
+    def _call_own(self, call: Callable[..., None], *args: Any) -> None:
+        try:
+            call(*args)
+        except Exception as error:
+            if is_users_own(error):
+                raise
+            self.run_info.note("a call of a module was not measured", error)
+
+    def leaving(self, grad: bool) -> tuple[Callable[[], None], ...]:
+        """The steps that end a block: forget forwards that were cut short, and add up how buffers moved.
+
+        Args:
+            grad: whether gradients were on as the block began.
+        """
+        return (
+            self.function_capture.close,
+            self._uncompiled.leave,
+            self.forwards.clear,
+            partial(self._no_grad.restore, grad),
+            self._leave_buffers,
+        )
+
+    def _leave_buffers(self) -> None:
         for state in self.states.values():
             state.buffers.leave()
 
@@ -164,7 +191,7 @@ class HookCallbacks:
         lead = None if forward is None else forward.batch.lead
         if forward is None or lead is None or all(value is not lead for value in (*args, *kwargs.values())):
             return
-        with self.lock, torch.no_grad(), ModesAside():
+        with self.lock, ModesAside(), self._no_grad:
             before = replace(forward)
             if self.forwards.read_time_first(forward) and forward.state.measured:
                 self.run_info.withdraw(before)
@@ -179,8 +206,13 @@ class HookCallbacks:
         if forward.state.measured:
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
-            forward.labels = named_labels(self._labels, forward, args, kwargs)
-            with self.lock, torch.no_grad(), ModesAside():
+            try:
+                with users_own():
+                    forward.labels = named_labels(self._labels, forward, args, kwargs)
+            except BaseException:
+                self.forwards.withdraw(forward.call, measured=True, examples=forward.batch.size)
+                raise
+            with self.lock, ModesAside(), self._no_grad:
                 self._measurer.begin(forward)
                 self.run_info.add(forward)
             forward.state.session = self.function_capture.open(module, forward, kwargs)
@@ -225,7 +257,11 @@ class HookCallbacks:
                 self._observe(state, INPUT, tensor, forward)
             else:
                 # The output decides how the input reads, and the layer may overwrite its input: keep a clone.
-                forward.stash[state.index] = tensor.detach().clone()
+                clone = partial(self._stash, state, tensor, forward)
+                self._guard(state, "a call at its input", clone)
+
+    def _stash(self, state: LayerState, tensor: Tensor, forward: Forward) -> None:
+        forward.stash[state.index] = tensor.detach().clone()
 
     def _after(self, state: LayerState, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         forward = self.forwards.current
@@ -301,7 +337,7 @@ class HookCallbacks:
     def _guard(self, state: LayerState, what: str, call: Callable[[], None]) -> None:
         """Make a call that may fail; the ledger says so then, and the user's forward goes on."""
         # Statistics are no part of the user's graph, whatever the mode around.
-        with torch.no_grad():
+        with self._no_grad:
             try:
                 call()
             except Exception as error:

@@ -21,7 +21,7 @@ from normprobe.layers.view import View
 from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
 from normprobe.samples.reservoir import Reservoir
-from normprobe.tables.records import LayerRecord
+from normprobe.tables.records import LayerRecord, valid_name, valid_text
 from normprobe.vocabulary import INPUT, OUTPUT
 
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
@@ -205,8 +205,8 @@ class LayerState:
         # Other kinds with running statistics (instance norm) have no finding that asks.
         changes = self.buffers.changes() if self.view.kind == "batch_norm" else BufferChanges(None, None)
         ledger = {
-            "layer": layer.name,
-            "aliases": "; ".join(layer.aliases),
+            "layer": valid_name(layer.name),
+            "aliases": valid_name("; ".join(layer.aliases)),
             "kind": self.view.kind,
             "type": layer.type,
             "n_features": self._n_features(),
@@ -220,7 +220,7 @@ class LayerState:
             "masked_by": "; ".join(self.masked_by),
             "sample_unit": self.view.sample,
             "aligned": self.aligned if fired else None,
-            "reason": "; ".join([reason, *notes] if reason else notes),
+            "reason": valid_text("; ".join([reason, *notes] if reason else notes)),
             "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
             "moved": changes.moved,
             "updates": changes.updates,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from normprobe.errors import NormprobeError
 from normprobe.samples.masks import Masks, Padding, find_masks, mask_sizes, to_real
+from normprobe.tables.records import valid_name
 
 MaskOf = Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
 MaskOption = Literal["auto"] | MaskOf | Mapping[str, Tensor] | None
+_GIVEN = "raised by what normprobe.Probe was given as its mask or labels"
 LabelsOf = Callable[[tuple[Any, ...], dict[str, Any]], list[list[str]]]
 
 
@@ -46,6 +49,21 @@ def given_padding(mask: Any, name: str) -> Padding | None:
     return None if real is None else Padding(name, real)
 
 
+@contextmanager
+def users_own() -> Iterator[None]:
+    """A block that runs or reads what the user gave: its errors are the user's own, and say so."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(_GIVEN)
+        raise
+
+
+def is_users_own(error: Exception) -> bool:
+    """Whether an error is one of a mask or of labels that the user gave."""
+    return _GIVEN in getattr(error, "__notes__", ())
+
+
 class GivenMasks:
     """The padding masks of forwards as the user wants them.
 
@@ -53,25 +71,30 @@ class GivenMasks:
         by_layer: whether layers have masks of their own.
     """
 
-    def __init__(self, mask: MaskOption) -> None:
-        self._mask = mask
+    def __init__(self, mask: MaskOption, note: Callable[[str, Exception], None]) -> None:
+        """Keep the user's option, and what to call with the error of an argument that cannot be read."""
+        self._mask, self._note = mask, note
         self.by_layer = isinstance(mask, Mapping)
 
     def masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
         """The masks of a call, given its arguments by name and as they are."""
-        if self._mask == "auto":
-            return find_masks(arguments)
         if callable(self._mask):
-            own = given_padding(self._mask(args, kwargs), "mask")
+            with users_own():
+                own = given_padding(self._mask(args, kwargs), "mask")
             return Masks(own, own, own)
-        return Masks()
+        try:
+            return find_masks(arguments) if self._mask == "auto" else Masks()
+        except Exception as error:  # a mask of a form that is none of the known ones
+            self._note("no padding mask was found in a forward whose arguments could not be read", error)
+            return Masks()
 
     def sizes(
         self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[int, ...] | None:
         """(batch, positions) of the mask of a forward that is not measured."""
         if callable(self._mask):
-            mask = self._mask(args, kwargs)
+            with users_own():
+                mask = self._mask(args, kwargs)
             return None if mask is None else tuple(mask.shape)
         return mask_sizes(arguments) if self._mask == "auto" else None
 
@@ -86,17 +109,20 @@ class GivenMasks:
         """The mask of a layer that matches this pattern, or else the one found for its sequence."""
         if not isinstance(self._mask, Mapping):
             return found
-        return None if pattern is None else given_padding(self._mask[pattern], pattern)
+        with users_own():
+            return None if pattern is None else given_padding(self._mask[pattern], pattern)
 
 
 def shown(option: Any) -> Any:
     """An option as JSON holds it."""
-    if option is None or isinstance(option, (str, int)):
+    if option is None or isinstance(option, int):
         return option
+    if isinstance(option, str):
+        return valid_name(option)
     if isinstance(option, Mapping):
-        return sorted(map(str, option))
+        return sorted(valid_name(str(name)) for name in option)
     return (
-        [str(entry) for entry in option]
+        [valid_name(str(entry)) for entry in option]
         if isinstance(option, (list, tuple, set))
         else getattr(option, "__name__", "callable")
     )

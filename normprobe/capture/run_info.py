@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from normprobe.capture.forward import Forward
 from normprobe.kernels import dispatch
+from normprobe.layers.module_attributes import attribute
 from normprobe.samples.fingerprint import digest
 from normprobe.samples.pad_tokens import PadToken, count_padding, pad_token
+from normprobe.tables.records import valid_text
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
     """Facts about a model and the versions that ran it, as JSON holds them."""
-    inner = getattr(model, "_orig_mod", model)
+    inner = attribute(model, "_orig_mod", model)
     tensors = list(inner.parameters()) or list(inner.buffers())
     transformers = sys.modules.get("transformers")
     return {
@@ -43,6 +45,13 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "warnings": [],
     }
 
+
+_LONGEST = 300
+"""Letters of a warning."""
+
+_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_PLAIN = (*_WHOLE, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Dtypes of first tensors that may be pending: not every operation knows the others."""
 
 _SMALL, _MOST_PENDING = 1 << 14, 1 << 16
 """Numbers of a first tensor that may be pending, and how many may be in all."""
@@ -68,8 +77,8 @@ class _PendingBatch(NamedTuple):
 
 def _configured_dtype(model: nn.Module) -> str | None:
     """The dtype that a model's configuration asks for; None where it says nothing."""
-    config = getattr(model, "config", None)
-    dtype = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    config = attribute(model, "config")
+    dtype = attribute(config, "dtype") or attribute(config, "torch_dtype")
     return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype | str) else None
 
 
@@ -86,6 +95,13 @@ class RunInfo:
         # By device, so that counting waits for none of them.
         self._pads: dict[torch.device, Tensor] = {}
         self._pad_of: dict[int, PadToken | None] = {}
+        self._fingerprinted = True
+        self._warnings: dict[str, None] = {}
+
+    def note(self, what: str, error: Exception) -> None:
+        """Warn once that something about the data is not known, because of an error."""
+        message = str(error).splitlines()[0] if str(error) else "no message"
+        self._warnings[valid_text(f"{what}: {type(error).__name__}: {message}")[:_LONGEST]] = None
 
     def add(self, forward: Forward) -> None:
         """Count the examples and positions of a forward, and fingerprint its first tensor."""
@@ -127,9 +143,8 @@ class RunInfo:
             if self._numbers_pending >= _MOST_PENDING:
                 self._flush()
         else:
-            of_batch = digest(lead, forward.first, time_first=batch.time_first, real=real)
-            self._digest = self._digest + times * of_batch.cpu()
-            self._count_pads(forward.state.owner, lead, real, times)
+            owner, first = forward.state.owner, forward.first
+            self._fingerprint(lead, first, real, owner, times=times, time_first=batch.time_first)
 
     def _flush(self) -> None:
         """Fingerprint what is pending: tokens by the ten thousand, not forward by forward."""
@@ -142,8 +157,29 @@ class RunInfo:
             lead = torch.cat([batch.lead for batch in joined])
             masks = [batch.real for batch in joined if batch.real is not None]
             real = np.concatenate(masks) if masks else None
-            self._digest = self._digest + digest(lead, joined[0].first, real=real)
-            self._count_pads(joined[0].owner, lead, real, 1)
+            self._fingerprint(lead, joined[0].first, real, joined[0].owner)
+
+    def _fingerprint(
+        self,
+        lead: Tensor,
+        first: int,
+        real: NDArray[np.bool_] | None,
+        owner: nn.Module,
+        *,
+        times: int = 1,
+        time_first: bool = False,
+    ) -> None:
+        """Add a first tensor to the digest, or say why it has none: the user's forward goes on either way."""
+        try:
+            of_batch = times * digest(lead, first, time_first=time_first, real=real).cpu()
+            self._count_pads(owner, lead, real, times)
+        except Exception as error:
+            # One forward without: what is left would pass for the digest of less data.
+            self._fingerprinted = False
+            kind = f"{type(lead).__name__} of {lead.dtype} and layout {lead.layout}".replace("torch.", "")
+            self.note(f"the data have no fingerprint, for the first argument of a forward is a {kind}", error)
+        else:
+            self._digest = self._digest + of_batch
 
     def _count_pads(self, owner: nn.Module, ids: Tensor, real: NDArray[np.bool_] | None, times: int) -> None:
         """Count the padding tokens that no mask leaves out, without waiting for the device."""
@@ -159,10 +195,12 @@ class RunInfo:
     def facts(self, part: str) -> dict[str, Any]:
         """Counts, units and the digest of this part, as JSON holds them."""
         self._flush()
-        digests = {part: [self._counts["examples"], int(self._digest)]}
+        # 0 stands for data that have no fingerprint.
+        digests = {part: [self._counts["examples"], int(self._digest) if self._fingerprinted else 0]}
         known = any(pad is not None for pad in self._pad_of.values())
         pads = sum(int(count) for count in self._pads.values()) if known else None
-        return {**self._counts, **self._units, "digests": digests, "pad_tokens": pads}
+        known_of_data = {"digests": digests, "pad_tokens": pads, "warnings": list(self._warnings)}
+        return {**self._counts, **self._units, **known_of_data}
 
 
 def _is_small(lead: Tensor) -> bool:
@@ -170,6 +208,8 @@ def _is_small(lead: Tensor) -> bool:
     return (
         type(lead) is Tensor
         and lead.is_cpu
+        and lead.dtype in _PLAIN
+        and lead.layout is torch.strided
         and lead.dim() > 1
         and lead.numel() <= _SMALL
         and not lead.is_nested

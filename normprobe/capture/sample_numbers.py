@@ -194,14 +194,14 @@ def named_labels(
     """The text of each real sample of a forward, as the user's callable gives it."""
     if labels is None:
         return None
-    given = labels(args, kwargs)
+    texts_of = labels(args, kwargs)
     mask = forward.masks.own
     if mask is None:
-        return given
+        return texts_of
     # Positions count real samples only, so labels of padding are dropped.
     return [
         [text for text, real in zip(texts, row, strict=True) if real] if len(texts) == len(row) else texts
-        for texts, row in zip(given, mask.real, strict=False)
+        for texts, row in zip(texts_of, mask.real, strict=False)
     ]
 
 

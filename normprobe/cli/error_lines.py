@@ -15,6 +15,7 @@ import click
 from normprobe.errors import NormprobeError
 
 _DISABLE_BARS = "TQDM_DISABLE"  # read when tqdm is imported, which is later than here
+_MOST = 1000  # letters of an error
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -38,7 +39,7 @@ def with_error_lines(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as cause:
             if debug:
                 raise
-            click.echo(f"Error: {_message(cause)}", err=True)
+            click.echo(f"Error: {_cut(_message(cause))}", err=True)
             raise click.exceptions.Exit(1) from None
 
     return run
@@ -54,6 +55,11 @@ def _message(cause: Exception) -> str:
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
     return f"{type(cause).__name__}: {text} (a defect of normprobe; --debug shows where, please report it)"
+
+
+def _cut(text: str) -> str:
+    """A message cut in its middle: what it repeats of the input may be endless."""
+    return text if len(text) <= _MOST else f"{text[: _MOST - 300]} … {text[-300:]}"
 
 
 @contextmanager

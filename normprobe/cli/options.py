@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -84,7 +85,8 @@ class Samples(click.ParamType):  # type: ignore[type-arg]  # generic from click 
         """An int from 1, or "all"."""
         if value == "all" or isinstance(value, int):
             return value if value == "all" else int(value)
-        if not str(value).isdigit() or int(value) < 1:
+        # Of ASCII: Python calls a superscript two a digit, and reads it as no number.
+        if not re.fullmatch("[0-9]{1,18}", str(value)) or int(value) < 1:
             self.fail(f"{value!r} is neither a number from 1 nor 'all'", param, ctx)
         return int(value)
 

@@ -109,7 +109,7 @@ class CompiledAccumulator:
         self.state = AccumulatorState(
             features, axis_roles.axis, axis_roles.trailing, unbatched, axis_roles.by_example
         )
-        self._features = features
+        self._features, self._axis_roles = features, axis_roles
         # Reads what was arranged as (samples, rows, features), however the site's own tensors read.
         self._reader = AccumulatorState(features, -1, 1, -1, True)
 
@@ -126,7 +126,7 @@ class CompiledAccumulator:
         rows = values.flatten(0, 1)[torch.from_numpy(choice.raw)]
         # Only the chosen rows are copied, so they are numbered anew; their slots stay.
         copied = Choice(len(rows), 1, raw=np.arange(len(rows)), raw_slots=choice.raw_slots)
-        self.state.keep(_plain(rows), compiled_choice(copied))
+        self.state.keep(_as_read(_plain(rows), self._axis_roles), compiled_choice(copied))
 
     def totals(self, slots: int, raw_slots: int) -> Totals:
         """Everything so far."""
@@ -175,6 +175,20 @@ class CompiledAccumulator:
             found = self._reader.measure(plain.contiguous(), compiled_choice(choice), threads(), SMALL)
         assert found is not None
         return found
+
+
+def _as_read(rows: Tensor, axis_roles: AxisRoles) -> Tensor:
+    """Rows (rows, features) as a tensor whose axes, all others of size 1, read so by these roles."""
+    if axis_roles.trailing > 1:
+        return rows.reshape(len(rows), *[1] * (axis_roles.trailing - 1), -1)
+    axis = axis_roles.axis
+    count = max(2, axis + 1, -axis)
+    count += count == axis_roles.unbatched  # a batch axis would be put in front
+    axis %= count
+    # The batch is the first axis, or the one behind the features where these are the first.
+    shape = [1] * count
+    shape[0 if axis else 1], shape[axis] = rows.shape
+    return (rows if axis else rows.T).reshape(shape)
 
 
 def _plain(values: Tensor) -> Tensor:

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from normprobe.layers.kind_by_name import norm_by_name, scripted_view
 from normprobe.layers.layer import NamedModule
-from normprobe.layers.module_attributes import EPS_NAMES, IN_FEATURES, OUT_FEATURES, is_lazy, stored
+from normprobe.layers.module_attributes import (
+    EPS_NAMES,
+    IN_FEATURES,
+    OUT_FEATURES,
+    attribute,
+    is_lazy,
+    stored,
+)
 from normprobe.layers.view import View
 from normprobe.layers.view_registry import registered_view
 
@@ -50,7 +57,7 @@ def candidate_of(named: NamedModule, layers: Container[int]) -> Candidate | None
     """
     module, name = named.module, type(named.module).__name__
     if isinstance(module, torch.jit.ScriptModule):
-        name = str(getattr(module, "original_name", name))
+        name = str(attribute(module, "original_name", name))
         view = scripted_view(name)
         return None if view is None else Candidate(view, name, _SCRIPTED)
     if isinstance(module, nn.Bilinear):
@@ -82,7 +89,7 @@ def view_by_rule(module: nn.Module) -> View | None:
         return None  # it cannot be called: an abstract base, a codebook
     if "norm" in name.lower():
         return norm_by_name(module, name.lower()) if has_parameters or not has_children else None
-    has_eps = any(isinstance(getattr(module, eps, None), float) for eps in EPS_NAMES)
+    has_eps = any(isinstance(attribute(module, eps, None), float) for eps in EPS_NAMES)
     return norm_by_name(module, name.lower()) if has_eps and not has_children else None
 
 
@@ -96,9 +103,9 @@ def _is_linear(module: nn.Module, name: str) -> bool:
     if isinstance(weight, Tensor):
         plain = name.endswith("Linear") or name == "Conv1D"
         return plain and (is_lazy(weight) or weight.dim() == 2)
-    sizes = [getattr(module, side, None) for side in (IN_FEATURES[0], OUT_FEATURES[0])]
+    sizes = [attribute(module, side, None) for side in (IN_FEATURES[0], OUT_FEATURES[0])]
     if sizes == [None, None]:
-        sizes = [getattr(module, side, None) for side in (IN_FEATURES[1], OUT_FEATURES[1])]
+        sizes = [attribute(module, side, None) for side in (IN_FEATURES[1], OUT_FEATURES[1])]
     # Packed ones carry their kernel or bit width behind the word: `Linear_Marlin`, `Linear4bit`.
     is_named = re.search(r"Linear(_[A-Za-z]+|\d\w*)?$", name) is not None
     return is_named and all(isinstance(size, int) for size in sizes)

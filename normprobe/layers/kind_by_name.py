@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from normprobe.layers.module_attributes import attribute
 from normprobe.layers.view import View
 from normprobe.vocabulary import NORM_KINDS
 
@@ -14,16 +15,21 @@ def norm_by_name(module: nn.Module, name: str) -> View:
     Names that say axis 1 are ``*Norm2d``, as the channels-first LayerNorms of ConvNeXt and VitDet are called;
     a ``data_format`` says it, too.
     """
-    if "batchnorm" in name or (hasattr(module, "running_mean") and hasattr(module, "running_var")):
+    if "batchnorm" in name or _has_running_statistics(module):
         return View("batch_norm", 1, "example")
     if "instancenorm" in name:
         return View("instance_norm", 1, "example")
     if "groupnorm" in name:
         return View("group_norm", 1, "example")
-    axis = 1 if "norm2d" in name or getattr(module, "data_format", "") == "channels_first" else -1
+    axis = 1 if "norm2d" in name or attribute(module, "data_format", "") == "channels_first" else -1
     if "layernorm" in name:
         return View("layer_norm", axis)
     return View("rms_norm" if "rms" in name else "norm", axis)
+
+
+def _has_running_statistics(module: nn.Module) -> bool:
+    missing = object()
+    return all(attribute(module, name, missing) is not missing for name in ("running_mean", "running_var"))
 
 
 def scripted_view(original_name: str) -> View | None:

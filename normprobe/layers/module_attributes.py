@@ -16,10 +16,22 @@ IN_FEATURES = ("in_features", "infeatures")  # HQQ and some GPTQ kernels write i
 OUT_FEATURES = ("out_features", "outfeatures")
 
 
+def attribute(module: Any, name: str, default: Any = None) -> Any:
+    """An attribute of a module, or the default: also where the module's own code raises, whatever it raises.
+
+    Every attribute that a foreign module is asked for is read here: a property, or a `__getattr__`, may raise
+    anything, and what cannot be read is not said.
+    """
+    try:
+        return getattr(module, name, default)
+    except Exception:
+        return default
+
+
 def eps_of(module: nn.Module) -> float | None:
     """The number that keeps the module from dividing by zero, under any of its usual names."""
     for name in EPS_NAMES:
-        value = getattr(module, name, None)
+        value = attribute(module, name)
         if isinstance(value, (float, int)) and not isinstance(value, bool):
             return float(value)
     return None
@@ -32,7 +44,7 @@ def stored(module: nn.Module, name: str) -> Any:
     if parametrize.is_parametrized(module, name):
         parts: Any = module.parametrizations
         return next(parts[name].parameters(recurse=False), None)
-    return getattr(module, name, None)
+    return attribute(module, name)
 
 
 def is_lazy(parameter: Any) -> bool:
@@ -43,11 +55,11 @@ def is_lazy(parameter: Any) -> bool:
 def n_features_of(module: nn.Module) -> int | None:
     """How many features the module says its input has, or None where it says nothing."""
     for name in (*IN_FEATURES, "num_features", "num_channels"):
-        value = getattr(module, name, None)
+        value = attribute(module, name)
         if isinstance(value, int) and value > 0:
             return value
-    shape = getattr(module, "normalized_shape", None)
-    if isinstance(shape, (tuple, list, torch.Size)):
+    shape = attribute(module, "normalized_shape")
+    if isinstance(shape, (tuple, list, torch.Size)) and all(isinstance(size, int) for size in shape):
         return math.prod(shape)
     weight = stored(module, "weight")
     if isinstance(weight, Tensor) and not is_lazy(weight):

@@ -15,6 +15,7 @@ from torch import nn
 
 from normprobe.errors import ViewError
 from normprobe.layers.kind_by_name import norm_by_name
+from normprobe.layers.module_attributes import attribute
 from normprobe.layers.view import SampleUnit, View, WeightOf
 from normprobe.vocabulary import KINDS, SAMPLE_UNITS
 
@@ -98,7 +99,7 @@ def _last_axes(module: Any, kind: str, forward: Any) -> View:
         if view.axis != -1:
             return replace(view, kind=kind)
     certain = type(module).forward is forward
-    return View(kind, trailing=len(module.normalized_shape), certain=certain)
+    return View(kind, trailing=len(attribute(module, "normalized_shape", (1,))), certain=certain)
 
 
 def _channels(module: Any, kind: str) -> View:

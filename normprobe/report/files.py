@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from normprobe.errors import RecordingError
-from normprobe.tables.atomic_files import replace_file
+from normprobe.tables.atomic_files import prefix_of_process, remove_leftovers, replace_file
 
+_PREFIX = ".report-"
 PAGE = "report.html"
 FIGURES = "figures"
 
@@ -32,8 +33,9 @@ def write_atomically(
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(directory, _PREFIX)
         # In the same folder, so that moving is a rename: within one file system it is whole or not at all.
-        with tempfile.TemporaryDirectory(prefix=".report-", dir=directory) as workshop:
+        with tempfile.TemporaryDirectory(prefix=prefix_of_process(_PREFIX), dir=directory) as workshop:
             return _fill(directory, Path(workshop), build, drawn, name)
     except (FileExistsError, NotADirectoryError) as error:
         raise RecordingError(

@@ -200,10 +200,10 @@ _TIME_FIRST = (
 def takes_time_first(module: nn.Module) -> bool:
     """Whether the module is one of torch's that read (time, batch, features)."""
     if isinstance(module, _TIME_FIRST):  # only some have the attribute themselves, but their attention has
-        return any(getattr(child, "batch_first", True) is False for child in module.modules())
+        return any(vars(child).get("batch_first", True) is False for child in module.modules())
     known = isinstance(module, (nn.RNNBase, nn.MultiheadAttention))
     of_torch = known or type(module).__module__.startswith("torch.")
-    return of_torch and getattr(module, "batch_first", True) is False
+    return of_torch and vars(module).get("batch_first", True) is False
 
 
 def decoders(model: nn.Module) -> list[nn.Module]:

@@ -25,7 +25,10 @@ def pad_token(model: nn.Module) -> PadToken | None:
     It is the ``pad_token_id`` of a transformers config, or the ``padding_idx`` that all embeddings of the
     model that have one agree on.
     """
-    config = getattr(model, "config", None)
+    try:
+        config = getattr(model, "config", None)
+    except Exception:  # of a property of the model's
+        config = None
     for source in (config, getattr(config, "text_config", None)):
         token = getattr(source, "pad_token_id", None)
         if isinstance(token, int) and token >= 0:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
+
+_PREFIX = ".normprobe-"
 
 
 def replace_file(target: Path, write: Callable[[Any], None]) -> None:
@@ -26,7 +31,8 @@ def replace_file(target: Path, write: Callable[[Any], None]) -> None:
         raise IsADirectoryError("it is a folder")
     if place.exists() and not place.is_file():
         raise OSError("it is no regular file")
-    descriptor, name = tempfile.mkstemp(prefix=".normprobe-", dir=place.parent)
+    remove_leftovers(place.parent, _PREFIX)
+    descriptor, name = tempfile.mkstemp(prefix=prefix_of_process(_PREFIX), dir=place.parent)
     os.close(descriptor)
     try:
         with Path(name).open("wb") as handle:
@@ -40,6 +46,37 @@ def replace_file(target: Path, write: Callable[[Any], None]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def prefix_of_process(prefix: str) -> str:
+    """How temporary names of this process begin: with a prefix, the machine and the process."""
+    return f"{prefix}{crc32(socket.gethostname().encode()):08x}-{os.getpid()}-"
+
+
+def remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove what writers that were killed left in a folder under such names.
+
+    Only those of this machine, and of processes that are no more: others may be writing.
+    """
+    own = prefix_of_process(prefix).rpartition(f"{os.getpid()}-")[0]
+    for left in folder.glob(f"{own}*") if os.name == "posix" else ():
+        process = left.name.removeprefix(own).partition("-")[0]
+        if process.isdecimal() and not _is_alive(int(process)):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is such a process, on a system where signal 0 asks that and does nothing."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
 
 
 def _umask() -> int:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments
-from normprobe.tables.records import Holder, Kept, LayerRecord, SiteRecord
+from normprobe.tables.records import Holder, Kept, LayerRecord, SiteRecord, valid_text
 from normprobe.vocabulary import INPUT, OUTPUT
 
 SEEN = ("seen_count", "seen_mean", "seen_m2")
@@ -138,5 +138,5 @@ def label_frame(every: Sequence[Place], part: str) -> pd.DataFrame:
             named = zip(site.samples.example, site.samples.position, site.samples.text, strict=True)
             found.update({(int(e), int(p)): text for e, p, text in named if text})
     keys = sorted(found)
-    columns = {"part": [part] * len(keys), "text": [found[key] for key in keys]}
+    columns = {"part": [part] * len(keys), "text": [valid_text(str(found[key])) for key in keys]}
     return pd.DataFrame({**columns, "example": [e for e, _ in keys], "position": [p for _, p in keys]})

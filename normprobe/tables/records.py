@@ -12,6 +12,16 @@ from normprobe.kernels.moments import Moments
 Numbers = NDArray[Any]
 
 
+def valid_text(text: str) -> str:
+    """A text as Unicode, which pandas and Parquet ask for: what stands alone of a pair becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def valid_name(name: str) -> str:
+    """A name as Unicode; what is none is escaped, so that names that differ go on differing."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class Holder(NamedTuple):
     """Who holds an extreme."""
 

@@ -236,6 +236,9 @@ class TestUsage:
             ["report", "m", "--kinds", "conv"],
             ["report", "m", "--samples", "few"],
             ["report", "m", "--samples", "0"],
+            ["report", "m", "--samples", "²"],
+            ["report", "m", "--samples", "٣"],
+            ["report", "m", "--samples", "9" * 5000],
             ["report", "m", "--limit", "0"],
             ["report", "m", "--dtype", "int8"],
             ["export", "m", "--out", "o", "--format", "xls"],
@@ -283,6 +286,19 @@ class TestDebug:
         done = CliRunner().invoke(main, ["export", "nets.py:Net", "--data", "x.npy", "--out", "out"])
         assert done.exit_code == 1
         assert done.stderr.startswith(f"Error: {words}")
+
+    @pytest.mark.parametrize("command", ["report", "layers"])
+    def test_an_endless_name_is_cut(self, folder: Path, command: str) -> None:
+        done = CliRunner().invoke(main, [command, "m" * 5000])
+        assert done.exit_code == 1
+        assert len(done.stderr) < 1100
+        assert done.stderr.startswith("Error: ")
+
+    @pytest.mark.parametrize("data", [["--data", "nets.py:batches"], []], ids=["callable", "bundled"])
+    def test_a_column_of_what_has_none_is_refused(self, folder: Path, data: list[str]) -> None:
+        done = CliRunner().invoke(main, ["layers", "nets.py:Net", "--column", "a", *data])
+        assert done.exit_code == 1
+        assert "--column a names the column of a table; " in done.stderr
 
     def test_other_libraries_are_silent_around_an_error(self, folder: Path) -> None:
         torch.save({"a": object()}, "bert/pytorch_model.bin")

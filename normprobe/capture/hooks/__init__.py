@@ -2,7 +2,8 @@
 
 In comes a model and what to call: `handles` for its modules, `weight_functions` for functions that use
 the weight of a layer. Out go those calls, and answers to what only torch knows: whether a forward is a
-run, whose call this is, whether it is backward, what is compiled. Nothing here measures.
+run, whose call this is, whether it is backward, what is compiled. `interrupts` says how a Ctrl-C in the
+middle of any of it leaves nothing behind. Nothing here measures.
 
 Private names, each read in torch 2.13, and what they are for. Where there is a public way, it is taken.
 
@@ -16,14 +17,16 @@ Private names, each read in torch 2.13, and what they are for. Where there is a 
 - `Module._compiled_call_impl`, `OptimizedModule._orig_mod` (compiled, run_info, layers): what is
   compiled.
 - `_torchdynamo_disable` on a function (compiled): compilation does not look into a hook.
+- `Module._forward_hooks` and the dictionaries beside it (handles): a hook whose handle an interrupt lost.
+  `torch._C._set_grad_enabled` (function_mode): how torch switches gradients, which a mode hears, too.
 - `nn.modules.batchnorm._BatchNorm`, `instancenorm._InstanceNorm` and its `_get_no_batch_dim` (layers,
   batchnorm): the base classes of norms.
 
 The rest is optional: it makes calls cheaper, or shows what no hook sees.
 
-- `torch._C._len_torch_function_stack`, `_pop_torch_function_stack`, `_push_on_torch_function_stack` and
-  `torch._GLOBAL_DEVICE_CONTEXT` (torch_internals): the mode that sees functions stands below those of
-  others, and all modes are aside while a probe computes.
+- `torch._C._len_torch_function_stack`, `_get_function_stack_at`, `_pop_torch_function_stack`,
+  `_push_on_torch_function_stack` and `torch._GLOBAL_DEVICE_CONTEXT` (torch_internals): the mode that sees
+  functions stands below those of others, and all modes are aside while a probe computes.
 - Python frames of `Module._call_impl` (torch_internals): whether a KeyboardInterrupt ended a forward, and
   which module calls a function. Frames of `functional.l1_loss` and two others (weight_functions):
   arguments that torch drops on the way to a mode.

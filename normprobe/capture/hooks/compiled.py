@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
+from normprobe.layers.module_attributes import attribute
 
 UNCOMPILED = "compiled, but run as written while probed: outputs equal the compiled model's only to rounding"
 
@@ -20,36 +21,39 @@ def compiled_modules(model: nn.Module) -> Iterator[nn.Module]:
         # `torch.compile(module)` is an OptimizedModule that holds the module as `_orig_mod`;
         # `module.compile()` leaves the compiled call in `_compiled_call_impl`. Neither has a public name.
         wrapper = type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
-        if wrapper or getattr(module, "_compiled_call_impl", None) is not None:
+        if wrapper or attribute(module, "_compiled_call_impl") is not None:
             yield module
 
 
 class _EagerStance:
     """What torch does about compiled functions: it ignores them while any probe is on a compiled model.
 
-    A stance is of the whole process, so there is one object of this class, which counts the probes that need
-    it. The lock guards the count and the stance together: probes are entered and left in any thread.
+    A stance is of the whole process, so there is one object of this class, which knows the probes that need
+    it. The lock guards them and the stance together: probes are entered and left in any thread.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = 0
+        self._users: set[int] = set()
         self._block: Any = None
 
-    def acquire(self) -> None:
-        """Have compiled functions run as they were written."""
+    def acquire(self, user: int) -> None:
+        """Have compiled functions run as they were written, for the user of this id."""
         with self._lock:
-            if not self._users:
+            if self._block is None:
                 self._block = torch.compiler.set_stance("force_eager")
-            self._users += 1
+            self._users.add(user)
 
-    def release(self) -> None:
-        """Give up one use; the last one restores the stance, unless someone else changed it since."""
+    def release(self, user: int) -> None:
+        """Give up a use, if there is one; the last restores the stance, unless someone else changed it."""
         with self._lock:
-            self._users -= 1
+            self._users.discard(user)
+            if self._users or self._block is None:
+                return
             # The stance in force has no public name; leaving the block would overwrite a later one.
-            if not self._users and torch._dynamo.eval_frame._stance is self._block.stance:
+            if torch._dynamo.eval_frame._stance is self._block.stance:
                 self._block.__exit__(None, None, None)
+            self._block = None
 
 
 _EAGER = _EagerStance()
@@ -66,15 +70,15 @@ class Uncompiled:
         inside = {id(child) for module in compiled_modules(model) for child in module.modules()}
         if not inside or not PRIVATE_TORCH or not hasattr(torch.compiler, "set_stance"):
             return set()  # layers that compiled code runs never fire then, and the ledger says why
-        _EAGER.acquire()
-        self._entered = True
+        self._entered = True  # first: what an interrupt cuts short is released, too
+        _EAGER.acquire(id(self))
         return inside
 
     def leave(self) -> None:
         """Let compiled code run again."""
         if self._entered:
+            _EAGER.release(id(self))
             self._entered = False
-            _EAGER.release()
 
 
 _thread = threading.local()

@@ -67,6 +67,8 @@ class Hooks:
         self._handles: list[RemovableHandle] = []
         self._inner: dict[int, tuple[_Entry, _Entry]] = {}
         self._aside: list[_Entry] = []
+        # What is being registered: torch has the hook a moment before its handle is known here.
+        self._registering: tuple[nn.Module, Hook] | None = None
         self._threads: set[int] = set()
 
     def before(self, module: nn.Module, call: BeforeHook) -> None:
@@ -96,12 +98,14 @@ class Hooks:
 
     def _add_before(self, module: nn.Module, call: BeforeHook) -> tuple[int, Hook]:
         hook = Hook(call)
+        self._registering = module, hook
         self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         return self._handles[-1].id, hook
 
     def _add_after(self, module: nn.Module, call: AfterHook, *, always: bool) -> tuple[int, Hook]:
         # Ahead of the user's own hooks, which may replace the output: the layer's own output is measured.
         hook = Hook(call)
+        self._registering = module, hook
         handle = module.register_forward_hook(hook, with_kwargs=True, prepend=True, always_call=always)
         self._handles.append(handle)
         return handle.id, hook
@@ -117,23 +121,48 @@ class Hooks:
             return
         for module, both in self._inner.items():
             for entry in both if module in modules else ():
-                if entry.hooks.pop(entry.number, None) is not None:
+                if entry.number in entry.hooks:
+                    # Noted first: an interrupt between the two must not lose the hook.
                     self._aside.append(entry)
+                    del entry.hooks[entry.number]
 
     def put_back(self) -> None:
         """Put back what was put aside."""
         self._threads.add(threading.get_ident())
         while self._aside:
-            hooks, number, hook, first = self._aside.pop()
+            hooks, number, hook, first = self._aside[-1]
             hooks[number] = hook
             # Order is the order of calls: hooks behind a layer were put ahead of those already there.
             if first and isinstance(hooks, OrderedDict):
                 hooks.move_to_end(number, last=False)
+            self._aside.pop()
 
     def remove(self) -> None:
-        """Remove every hook, the last added first; calling it again does nothing."""
+        """Remove every hook, the last added first; what an interrupt left is removed by calling it again."""
         # What is aside is in no dictionary of torch's and must not come back.
         self._aside.clear()
         self._inner.clear()
         while self._handles:
-            self._handles.pop().remove()
+            self._handles[-1].remove()
+            self._handles.pop()
+        if self._registering is not None:
+            _forget(*self._registering)
+            self._registering = None
+
+
+_DICTIONARIES = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+"""Where torch writes of a module's hooks, by the numbers of their handles."""
+
+
+def _forget(module: nn.Module, hook: Hook) -> None:
+    """Remove a hook whose handle an interrupt may have lost."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for number in [number for number, held in hooks.items() if held is hook]:
+            for name in _DICTIONARIES:
+                getattr(module, name).pop(number, None)

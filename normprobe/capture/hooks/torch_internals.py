@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as _modules
 from torch.overrides import TorchFunctionMode
+
+from normprobe.capture.hooks.interrupts import finish
 
 PRIVATE_TORCH = os.environ.get("NORMPROBE_PRIVATE_TORCH") != "0"
 """Whether what is optional may rest on private names of torch; read once, when a probe is first imported."""
@@ -126,8 +129,10 @@ def put_below(mode: TorchFunctionMode) -> None:
 
 def take_out(mode: TorchFunctionMode) -> None:
     """Take a mode away from this thread, wherever it stands, if it is there."""
-    if PRIVATE_TORCH and torch._C._len_torch_function_stack():
-        _put_back([other for other in _take_all() if other is not mode])
+    above = _stack() if PRIVATE_TORCH else []
+    if mode in above:
+        # To its end: an interrupt in between would take the modes of others from their own blocks.
+        finish(partial(_set_stack, [other for other in above if other is not mode]))
 
 
 class ModesAside:
@@ -144,13 +149,19 @@ class ModesAside:
     def __enter__(self) -> None:
         # Most forwards have no mode at all: asking for the length first spares them the rest.
         some = PRIVATE_TORCH and torch._C._len_torch_function_stack()
-        self._stack = _take_all() if some else []
+        self._stack = _stack() if some else []
+        if self._stack:
+            try:
+                _take_all()
+            except BaseException:  # an interrupt: without `__enter__` no `__exit__` puts them back
+                finish(partial(_set_stack, self._stack))
+                raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._stack:
-            _put_back(self._stack)
+            finish(partial(_set_stack, self._stack))
 
 
 @contextmanager
@@ -172,6 +183,18 @@ def _take_all() -> list[TorchFunctionMode]:
     `torch.overrides` has only blocks, which end in the order they began; the stack itself is private.
     """
     return [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+
+
+def _stack() -> list[TorchFunctionMode]:
+    """All modes of this thread, the highest first, left as they are."""
+    count = torch._C._len_torch_function_stack()
+    return [torch._C._get_function_stack_at(at) for at in reversed(range(count))]
+
+
+def _set_stack(above: list[TorchFunctionMode]) -> None:
+    """Let these be the modes of this thread, the highest first."""
+    _take_all()
+    _put_back(above)
 
 
 def _put_back(above: list[TorchFunctionMode]) -> None:

@@ -122,6 +122,7 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "normprobe",
     "text.color": INK,
+    "text.parse_math": False,  # a layer's name may hold dollar signs
     "xtick.color": GRID,
     "ytick.color": GRID,
     "xtick.labelcolor": MUTED,

@@ -19,6 +19,7 @@ LINK = "{http://www.w3.org/1999/xlink}href"
 FONTS = 'system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","Noto Sans","DejaVu Sans",sans-serif'
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")  # whole, in geometry only: texts are never touched
 GEOMETRY = ("d", "x", "y", "width", "height", "transform", "viewBox")
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _STYLE_NUMBER = re.compile(r"(?<![\w#.-])\d+\.\d{3,}")
 
 
@@ -35,7 +36,8 @@ def draw_svg(figure: Figure) -> ET.Element:
     _place_empty_labels(figure)
     with quiet_fonts():
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    root = ET.fromstring(buffer.getvalue())
+    # Names may hold control characters, which matplotlib writes as they are and XML does not know.
+    root = ET.fromstring(_NOT_XML.sub(_escaped, buffer.getvalue().decode()))
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         if LINK in element.attrib:
@@ -53,6 +55,11 @@ def draw_svg(figure: Figure) -> ET.Element:
         _tidy(element)
     _rename_ids(small)
     return small
+
+
+def _escaped(character: re.Match[str]) -> str:
+    """A character as Python escapes it."""
+    return ascii(character[0])[1:-1]
 
 
 def _place_empty_labels(figure: Figure) -> None:

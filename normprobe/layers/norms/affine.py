@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from normprobe.layers.module_attributes import attribute
 from normprobe.layers.view import View
 
 _NAMES = {
@@ -83,13 +84,13 @@ def applied_weight(module: nn.Module, view: View, offset: float | None, width: i
         weight = vector(module, "weight", width)
     if weight is not None:
         return weight + (offset or 0.0)
-    bare = offset is not None and getattr(module, "weight", None) is None
+    bare = offset is not None and attribute(module, "weight") is None
     return torch.ones(width, dtype=torch.float64) if bare else None
 
 
 def ones(module: nn.Module) -> Tensor | None:
     """The scale of a norm that scales its input, not what is normalized: 1 for each of its weights."""
-    weight = getattr(module, "weight", None)
+    weight = attribute(module, "weight")
     return torch.ones_like(weight) if isinstance(weight, Tensor) else None
 
 
@@ -99,7 +100,7 @@ def vector(module: nn.Module, name: str, width: int) -> Tensor | None:
     A ``weight`` may also be called gamma, scale, gain or g, a ``bias`` beta, shift or b.
     """
     for alias in _NAMES.get(name, (name,)):
-        value = getattr(module, alias, None)
+        value = attribute(module, alias)
         if isinstance(value, Tensor) and value.is_meta:
             value = _offloaded(module, alias)
         if isinstance(value, Tensor) and not value.is_meta and value.numel() == width:
@@ -110,5 +111,5 @@ def vector(module: nn.Module, name: str, width: int) -> Tensor | None:
 def _offloaded(module: nn.Module, name: str) -> Tensor | None:
     """A tensor that accelerate keeps elsewhere and puts in place only while the module computes."""
     # Private to accelerate (`AlignDevicesHook.weights_map`); where it is missing the tensor is unknown.
-    weights = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+    weights = attribute(attribute(module, "_hf_hook"), "weights_map")
     return weights[name] if weights is not None and name in weights else None

@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from normprobe.layers.module_attributes import attribute
 from normprobe.layers.norms.affine import Affine, affines
 from normprobe.layers.norms.formulas import Formula
 from normprobe.layers.to_rows import arrange
@@ -93,11 +94,11 @@ class NormCall:
     @cached_property
     def groups(self) -> int:
         """How many groups the module says its features fall into."""
-        size = getattr(self.module, "group_size", None)
+        size = attribute(self.module, "group_size")
         width = max(self._stored_sizes, default=self.before.shape[-1] if self.before.dim() else 1)
         if isinstance(size, int) and size > 0 and width % size == 0:
             return width // size
-        counts = [getattr(self.module, name, None) for name in ("num_groups", "n_groups", "groups")]
+        counts = [attribute(self.module, name) for name in ("num_groups", "n_groups", "groups")]
         return next((count for count in counts if isinstance(count, int) and count > 0), 1)
 
     @property

@@ -37,6 +37,9 @@ def load_inputs(
     for name, number in (("--batch-size", batch_size), ("--limit", limit)):
         if number is not None and number < 1:
             raise DataError(f"{name} is {number}; at least 1 was needed")
+    if column is not None and (data is None or _is_callable(data)):
+        what = "the bundled set" if data is None else data
+        raise DataError(f"--column {column} names the column of a table; {what} has no columns")
     source = _bundled(model, limit) if data is None else _source(data, column, limit)
     return _prepare(source, model, batch_size or (64 if isinstance(source, Arrays) else 8))
 
@@ -57,9 +60,14 @@ def _source(data: str, column: str | None, limit: int | None) -> Source:
     Raises:
         DataError: the file cannot be read.
     """
-    if is_import_path(data) and not Path(data).exists():
+    if _is_callable(data):
         return ImportPath(data, limit)
     return read_source(Path(data).expanduser(), column, limit)
+
+
+def _is_callable(data: str) -> bool:
+    """Whether data of this name are what a callable yields."""
+    return is_import_path(data) and not Path(data).exists()
 
 
 def _bundled(model: LoadedModel, limit: int | None) -> Source:
