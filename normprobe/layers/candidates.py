@@ -10,15 +10,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from normprobe.layers.layer import NamedModule
-from normprobe.layers.module_attributes import EPS_NAMES, IN_FEATURES, OUT_FEATURES, is_lazy, stored
+from normprobe.layers.module_attributes import (
+    EPS_NAMES,
+    IN_FEATURES,
+    OUT_FEATURES,
+    PARAMETER_HOLDERS,
+    is_lazy,
+    is_per_feature,
+    own_tensors,
+    stored,
+)
 from normprobe.layers.norm_names import norm_by_name, scripted_view
-from normprobe.layers.view import View
+from normprobe.layers.view import MATRIX, View
 from normprobe.layers.view_registry import registered_view
 
 _SCRIPTED = "a scripted module takes no hooks; probe the eager model"
@@ -73,17 +82,22 @@ def view_by_rule(module: nn.Module) -> View | None:
         return View("linear", certain=True)
     if type(module).__module__.startswith("torch.nn.utils"):
         return None
-    # A norm's scale and shift are vectors: what holds a matrix (an embedding, a convolution) does more.
-    if any(parameter.dim() > 1 for parameter in module.parameters() if not is_lazy(parameter)):
-        return None
-    has_children = next(module.children(), None) is not None
-    has_parameters = next(module.parameters(recurse=False), None) is not None
-    if not has_parameters and type(module).forward is nn.Module.forward and "forward" not in vars(module):
+    children = [child for child in module.children() if not isinstance(child, PARAMETER_HOLDERS)]
+    own = own_tensors(module)
+    if not own and type(module).forward is nn.Module.forward and "forward" not in vars(module):
         return None  # it cannot be called: an abstract base, a codebook
+    # Children with more than a number a feature (convolutions, embeddings) make it a container.
+    inner = (parameter for child in children for parameter in child.parameters() if not is_lazy(parameter))
+    if not all(is_per_feature(parameter) for parameter in inner):
+        return None
+    # Not so its own: a scale may have a row for each head. That it is one, the first call must show.
+    unconfirmed = "" if all(is_per_feature(tensor) for tensor in own.values()) else MATRIX
     if "norm" in name.lower():
-        return norm_by_name(module, name.lower()) if has_parameters or not has_children else None
-    has_eps = any(isinstance(getattr(module, eps, None), float) for eps in EPS_NAMES)
-    return norm_by_name(module, name.lower()) if has_eps and not has_children else None
+        view = norm_by_name(module, name.lower()) if own or not children else None
+    else:
+        has_eps = any(isinstance(getattr(module, eps, None), float) for eps in EPS_NAMES)
+        view = norm_by_name(module, name.lower()) if has_eps and not children and not unconfirmed else None
+    return None if view is None else replace(view, unconfirmed=unconfirmed)
 
 
 def _is_linear(module: nn.Module, name: str) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from normprobe.errors import NoLayersError
 from normprobe.layers.candidates import Candidate, candidate_of
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
-from normprobe.layers.module_attributes import eps_of, n_features_of, stored
+from normprobe.layers.module_attributes import eps_of, n_features_of_linear, n_features_of_norm, stored
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
 from normprobe.vocabulary import KINDS
 
@@ -98,7 +98,7 @@ def _layer(named: NamedModule, candidate: Candidate) -> Layer:
         module=module,
         view=candidate.view,
         type=candidate.type,
-        n_features=n_features_of(module),
+        n_features=(n_features_of_linear if candidate.view.kind == "linear" else n_features_of_norm)(module),
         eps=eps_of(module),
         affine=any(isinstance(stored(module, name), Tensor) for name in ("weight", "bias")),
         refused=candidate.refused,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "norm_eps", "layer_norm_eps",
 
 IN_FEATURES = ("in_features", "infeatures")  # HQQ and some GPTQ kernels write it without the underscore
 OUT_FEATURES = ("out_features", "outfeatures")
+
+PARAMETER_HOLDERS = (nn.ParameterDict, nn.ParameterList)
+"""Modules that compute nothing: what they hold is their parent's."""
 
 
 def eps_of(module: nn.Module) -> float | None:
@@ -40,8 +44,37 @@ def is_lazy(parameter: Any) -> bool:
     return isinstance(parameter, (nn.UninitializedParameter, nn.UninitializedBuffer))
 
 
-def n_features_of(module: nn.Module) -> int | None:
-    """How many features the module says its input has, or None where it says nothing."""
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's parameters and buffers by name, those in a ParameterDict or ParameterList of its own too.
+
+    Of a name that is a path (Keras: ``layer_normalization/gamma``) the last part counts.
+    """
+    holders = [child for child in module.children() if isinstance(child, PARAMETER_HOLDERS)]
+    return {
+        re.split(r"[/.]", name)[-1]: tensor
+        for holder in (module, *holders)
+        for name, tensor in (*holder._parameters.items(), *holder._buffers.items())
+        if tensor is not None and not is_lazy(tensor)
+    }
+
+
+def is_per_feature(tensor: Tensor) -> bool:
+    """Whether a tensor has one number a feature: at most one of its axes is longer than 1."""
+    return sum(size > 1 for size in tensor.shape) <= 1
+
+
+def n_features_of_norm(module: nn.Module) -> int | None:
+    """How many features a norm says its input has, in words or by the length of its scale or shift."""
+    if n_features_in_words(module) is not None:
+        return n_features_in_words(module)
+    tensors = [tensor for tensor in own_tensors(module).values() if tensor.numel() > 1]
+    # A scale of several axes has one row for each head or type; only its last axis can be features.
+    sizes = [tensor.numel() for tensor in tensors if is_per_feature(tensor)]
+    return next(iter([*sizes, *(tensor.shape[-1] for tensor in tensors)]), None)
+
+
+def n_features_in_words(module: nn.Module) -> int | None:
+    """How many features one of the module's usual attributes says its input has."""
     for name in (*IN_FEATURES, "num_features", "num_channels"):
         value = getattr(module, name, None)
         if isinstance(value, int) and value > 0:
@@ -49,6 +82,13 @@ def n_features_of(module: nn.Module) -> int | None:
     shape = getattr(module, "normalized_shape", None)
     if isinstance(shape, (tuple, list, torch.Size)):
         return math.prod(shape)
+    return None
+
+
+def n_features_of_linear(module: nn.Module) -> int | None:
+    """How many features a Linear says its input has, or None where it says nothing."""
+    if n_features_in_words(module) is not None:
+        return n_features_in_words(module)
     weight = stored(module, "weight")
     if isinstance(weight, Tensor) and not is_lazy(weight):
         # Conv1D of transformers stores (in, out); the other Linears store (out, in).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from normprobe.layers.module_attributes import is_per_feature, own_tensors
 from normprobe.layers.view import View
 from normprobe.vocabulary import NORM_KINDS
 
@@ -20,10 +21,17 @@ def norm_by_name(module: nn.Module, name: str) -> View:
         return View("instance_norm", 1, "example")
     if "groupnorm" in name:
         return View("group_norm", 1, "example")
-    axis = 1 if "norm2d" in name or getattr(module, "data_format", "") == "channels_first" else -1
+    first = "norm2d" in name or getattr(module, "data_format", "") == "channels_first" or _channels(module)
+    axis = 1 if first else -1
     if "layernorm" in name:
         return View("layer_norm", axis)
     return View("rms_norm" if "rms" in name else "norm", axis)
+
+
+def _channels(module: nn.Module) -> bool:
+    """Whether a norm's scale and shift are shaped for channels: (1, C, 1, 1), (C, 1, 1) and the like."""
+    shaped = [t for t in own_tensors(module).values() if t.dim() > 1 and t.numel() > 1 and is_per_feature(t)]
+    return bool(shaped) and all(tensor.shape[-1] == 1 for tensor in shaped)
 
 
 def scripted_view(original_name: str) -> View | None:

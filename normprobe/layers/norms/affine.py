@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from normprobe.layers.module_attributes import is_lazy, own_tensors
 from normprobe.layers.view import View
 
 _NAMES = {
     "weight": ("weight", "gamma", "scale", "gain", "g"),
     "bias": ("bias", "beta", "shift", "b"),
+    "running_mean": ("running_mean", "moving_mean"),
+    "running_var": ("running_var", "moving_var", "moving_variance"),
 }
 
 
@@ -59,7 +62,11 @@ class Affine:
 
 def affines(module: nn.Module, width: int) -> Iterator[Affine]:
     """The ways in which a norm may apply what it stores: the weight as it stands, or 1 + weight."""
-    weight, bias = vector(module, "weight", width), vector(module, "bias", width)
+    yield from affines_of(vector(module, "weight", width), vector(module, "bias", width))
+
+
+def affines_of(weight: Tensor | None, bias: Tensor | None) -> Iterator[Affine]:
+    """The ways in which this weight and bias, as float64, may be applied."""
     if weight is None:
         yield Affine(None, bias, 0.0)
         return
@@ -83,8 +90,30 @@ def applied_weight(module: nn.Module, view: View, offset: float | None, width: i
         weight = vector(module, "weight", width)
     if weight is not None:
         return weight + (offset or 0.0)
-    bare = offset is not None and getattr(module, "weight", None) is None
+    bare = offset is not None and next(tensors_named(module, "weight"), None) is None
     return torch.ones(width, dtype=torch.float64) if bare else None
+
+
+def applied_bias(module: nn.Module, width: int, *, known: bool) -> Tensor | None:
+    """The shift as applied, float64 of shape (width,) on the CPU; None where it is unknown.
+
+    Args:
+        module: the norm.
+        width: the number of its features.
+        known: its scale as applied is known, so what it stores says whether it has a shift at all.
+    """
+    bias = vector(module, "bias", width)
+    if bias is None and known and next(tensors_named(module, "bias"), None) is None:
+        return torch.zeros(width, dtype=torch.float64)
+    return bias
+
+
+def several_per_feature(module: nn.Module, width: int) -> bool:
+    """Whether a norm stores more than one scale or shift a feature, one for each head, say."""
+    return any(
+        vector(module, name, width) is None and any(t.numel() > width for t in tensors_named(module, name))
+        for name in ("weight", "bias")
+    )
 
 
 def ones(module: nn.Module) -> Tensor | None:
@@ -98,13 +127,21 @@ def vector(module: nn.Module, name: str, width: int) -> Tensor | None:
 
     A ``weight`` may also be called gamma, scale, gain or g, a ``bias`` beta, shift or b.
     """
-    for alias in _NAMES.get(name, (name,)):
-        value = getattr(module, alias, None)
-        if isinstance(value, Tensor) and value.is_meta:
-            value = _offloaded(module, alias)
-        if isinstance(value, Tensor) and not value.is_meta and value.numel() == width:
+    for value in tensors_named(module, name):
+        if value.numel() == width:
             return value.detach().cpu().to(torch.float64).reshape(-1)
     return None
+
+
+def tensors_named(module: nn.Module, name: str) -> Iterator[Tensor]:
+    """The tensors that a module has under this name or another of the same meaning."""
+    own = own_tensors(module)
+    for alias in _NAMES.get(name, (name,)):
+        value = getattr(module, alias, own.get(alias))
+        if isinstance(value, Tensor) and value.is_meta:
+            value = _offloaded(module, alias)
+        if isinstance(value, Tensor) and not value.is_meta and not is_lazy(value):
+            yield value
 
 
 def _offloaded(module: nn.Module, name: str) -> Tensor | None:

@@ -22,14 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.norms.affine import ones
+from normprobe.layers.norms.affine import ones, several_per_feature
 from normprobe.layers.norms.call import TOLERANCE, NormCall
 from normprobe.layers.norms.fitting import Fit, FormulaFits
 from normprobe.layers.norms.formulas import formulas_of_view, grouped_formulas, other_formulas
-from normprobe.layers.view import View
+from normprobe.layers.to_rows import extent_of
+from normprobe.layers.view import MATRIX, View
 
 NO_NORM = "its output is its input, scaled and shifted by numbers that do not depend on it: not normalized"
 UNKNOWN = "what it computes is no known normalization, so it is read as its class says"
+ROWS = "one feature has several scales or shifts, which no weight of the feature is"
+UNCONFIRMED = "it looks like a norm by {}, but its call shows none: {}"
 LATE = "what it computes shows {}, but calls that could not tell were read as {}, and so are all"
 
 _NEAR_BEST, _NEAR_BEST_FLOOR = 3, 1e-6
@@ -45,12 +48,14 @@ class Identification:
         offset: what the layer adds to its stored weight before scaling; None where unknown.
         decided: the call could tell; otherwise the next call decides.
         reason: what contradicts the layer's name, in words for the ledger, or "".
+        refused: why it is no norm after all, or "".
     """
 
     view: View
     offset: float | None
     decided: bool
     reason: str = ""
+    refused: str = ""
 
 
 def identify(
@@ -172,6 +177,10 @@ def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) 
     contradictions = []
     if view.kind not in ("norm", corrected.kind):
         contradictions.append(f"its class says {view.kind}, what it computes is {corrected.kind}")
+    if several_per_feature(
+        formula_fits.call.module, extent_of(corrected, formula_fits.call.before.shape).features
+    ):
+        contradictions.append(ROWS)
     if moved:
         contradictions.append(f"what it computes shows {_axis_and_sample(corrected)}")
     return Identification(corrected, fit.offset, decided=True, reason="; ".join(contradictions))
@@ -184,7 +193,12 @@ def _without_fit(formula_fits: FormulaFits, view: View) -> Identification:
         return Identification(view, 0.0, decided=False)
     if formula_fits.call.stored_statistics:
         return Identification(view, 0.0, decided=True)
-    return Identification(view, None, decided=True, reason=NO_NORM if unnormalized else UNKNOWN)
+    reason = NO_NORM if unnormalized else UNKNOWN
+    scales = view.unconfirmed == MATRIX and formula_fits.call.stores_what_broadcasts
+    if view.unconfirmed and not scales:
+        refused = UNCONFIRMED.format(view.unconfirmed, reason.partition(", so")[0])
+        return Identification(view, None, decided=True, refused=refused)
+    return Identification(view, None, decided=True, reason=reason)
 
 
 def _axis_and_sample(view: View) -> str:
