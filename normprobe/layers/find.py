@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
-from normprobe.layers.candidates import Candidate, candidate_of
+from normprobe.layers.candidates import Candidate, candidate_of, look_alike
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
 from normprobe.layers.module_attributes import eps_of, n_features_of_linear, n_features_of_norm, stored
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
@@ -67,7 +67,9 @@ def _every_layer(model: nn.Module, modules: Sequence[NamedModule]) -> tuple[Laye
     # Not innermost first: tables and reports list layers as the model defines them.
     layers: list[Layer] = []
     for named in modules:
-        layers += [by_id[id(named.module)]] if id(named.module) in by_id else parameter_layers(named)
+        found = [by_id[id(named.module)]] if id(named.module) in by_id else list(parameter_layers(named))
+        refused = None if found else look_alike(named, by_id)
+        layers += found if refused is None else [_layer(named, refused)]
     # A wrapper may have a layer of its own beside the model's: then only the full names differ.
     ambiguous = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
     full_names = (

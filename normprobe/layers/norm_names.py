@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
 from normprobe.layers.module_attributes import is_per_feature, own_tensors
@@ -26,6 +28,20 @@ def norm_by_name(module: nn.Module, name: str) -> View:
     if "layernorm" in name:
         return View("layer_norm", axis)
     return View("rms_norm" if "rms" in name else "norm", axis)
+
+
+def norm_by_ending(name: str) -> View | None:
+    """The view of a norm whose class name ends in an abbreviation (``GlobLN``, ``SyncBN2d``), else None."""
+    ending = re.search(r"(LN|BN|GN|IN)(?:\dd)?$", name)
+    return None if ending is None else _ENDINGS[ending[1]]
+
+
+_ENDINGS = {
+    "LN": View("layer_norm"),
+    "BN": View("batch_norm", 1, "example"),
+    "GN": View("group_norm", 1, "example"),
+    "IN": View("instance_norm", 1, "example"),
+}
 
 
 def _channels(module: nn.Module) -> bool:

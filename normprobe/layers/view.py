@@ -11,8 +11,14 @@ from torch import Tensor, nn
 SampleUnit = Literal["position", "example"]
 """The same words as `vocabulary.SAMPLE_UNITS`, for the type checker."""
 
+CONDITIONED = "its name, with a Linear inside for a scale"
+"""The `View.unconfirmed` of a norm by its name that may compute its scale and shift by Linears inside."""
+
 MATRIX = "its name"
 """The `View.unconfirmed` of a norm by its name that has a parameter with several axes longer than 1."""
+
+EPS = "its eps"
+"""The `View.unconfirmed` of a norm by nothing but an eps or running statistics."""
 
 WeightOf = Callable[[nn.Module], Tensor | None]
 

@@ -44,6 +44,7 @@ class Arrays:
         y: the output.
         gates: the other tensors of the call that have as many numbers.
         time: how many steps the rows consist of, where there are several.
+        examples: which element of the leading axis each sample is of, shape (samples,).
         affines: the ways in which the module may scale and shift these samples.
     """
 
@@ -51,6 +52,7 @@ class Arrays:
     y: Tensor
     gates: tuple[Tensor, ...]
     time: int | None
+    examples: Tensor
     affines: tuple[Affine, ...]
 
 
@@ -175,7 +177,11 @@ class NormCall:
             return part[informative]
 
         affines = self._affines_by_row(x.shape[2], chosen_of) or self._affines(x.shape[2], index)
-        return Arrays(x, y, tuple(gates), inner[0] if len(inner) else None, affines)
+        each = (
+            len(_samples(formula, whole[0].values)) // max(whole[0].leading[0], 1) if whole[0].leading else 1
+        )
+        time = inner[0] if len(inner) else None
+        return Arrays(x, y, tuple(gates), time, index // max(each, 1), affines)
 
     def _affines(self, width: int, index: Tensor) -> tuple[Affine, ...]:
         """What may scale and shift the samples of this index: one for all, or a row of weights a head."""

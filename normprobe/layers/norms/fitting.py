@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from normprobe.layers.norms.formulas import Formula, normalize
 
 _ROWS_TO_FIT = 16
 """Fewest rows for a least-squares line of two numbers a feature: fewer fit too many formulas."""
+
+_ROWS_TO_SCALE = 4
+"""Fewest rows for a least-squares line through 0."""
 
 _USUAL_EPS = 1e-6
 """For a norm that does not say its eps."""
@@ -111,6 +115,16 @@ class FormulaFits:
             if len(rows) >= _ROWS_TO_FIT:
                 yield Fit(formula, None, _residual(rows, y))
 
+    def fitted_by_example(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
+        """The same, with numbers for each example: a norm may compute them from another argument."""
+        formulas = (formula for formula in formulas if formula.together in ("features", "example"))
+        for formula, arrays, values in self._normalized(formulas):
+            examples = arrays.examples.repeat_interleave(values.shape[1])
+            error = _residual_by_example(values.flatten(0, 1), arrays.y.flatten(0, 1), examples)
+            self.too_few_rows = self.too_few_rows and error is None
+            if error is not None:
+                yield Fit(formula, None, error)
+
     def unit_moments(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Whatever becomes of the input: normalizing the output, unscaled, once more changes nothing."""
         # Stored statistics give an output no particular moments.
@@ -165,6 +179,24 @@ class FormulaFits:
         if size <= self._rounding * float(y.norm()) / TOLERANCE:
             return 0.0
         return float((target - scaled).norm()) / size
+
+
+def _residual_by_example(values: Tensor, y: Tensor, examples: Tensor) -> float | None:
+    """The residual of y about lines in the values for each example and feature; None with too few rows.
+
+    Both are (rows, features). With few rows the lines go through 0, so that they cannot fit by chance.
+    """
+    squares, spread = 0.0, 0.0
+    for example in torch.unique(examples):
+        v, target = values[examples == example], y[examples == example]
+        if len(v) < _ROWS_TO_SCALE:
+            continue
+        if len(v) >= _ROWS_TO_FIT:
+            v, target = v - v.mean(0), target - target.mean(0)
+        slope = (v * target).sum(0) / v.square().sum(0).clip(1e-30)
+        squares += float((target - slope * v).square().sum())
+        spread += float(target.square().sum())
+    return math.sqrt(squares / spread) if spread else None
 
 
 def _residual(values: Tensor, y: Tensor) -> float:

@@ -27,7 +27,7 @@ from normprobe.layers.norms.call import TOLERANCE, NormCall
 from normprobe.layers.norms.fitting import Fit, FormulaFits
 from normprobe.layers.norms.formulas import formulas_of_view, grouped_formulas, other_formulas
 from normprobe.layers.to_rows import extent_of
-from normprobe.layers.view import MATRIX, View
+from normprobe.layers.view import CONDITIONED, EPS, MATRIX, View
 
 NO_NORM = "its output is its input, scaled and shifted by numbers that do not depend on it: not normalized"
 UNKNOWN = "what it computes is no known normalization, so it is read as its class says"
@@ -112,14 +112,18 @@ def _reproducing_fits(formula_fits: FormulaFits, view: View) -> list[Fit]:
         return fits
     rowwise = [formula for formula in every if formula.together == "features"]
     with_groups = [*every, *grouped_formulas(call.axes)]
+    conditioned = view.unconfirmed == CONDITIONED
+    any_scale = formula_fits.fitted_by_example if conditioned else formula_fits.fitted
     # Functions, so that one is computed only where all before it have failed.
     ways: tuple[Callable[[], list[Fit]], ...] = (
         lambda: _reproducing(formula_fits.gated(rowwise), view.sample),
         lambda: _reproducing(formula_fits.scaled_first(rowwise), view.sample),
         lambda: _reproducing(formula_fits.plain(with_groups), view.sample),
-        lambda: _reproducing(formula_fits.fitted(with_groups), view.sample),
+        lambda: _reproducing(any_scale(with_groups), view.sample),
         lambda: _first_of_unit_moments(formula_fits.unit_moments(with_groups), view.kind),
     )
+    # Codes and embeddings may have unit moments by chance: no proof for what has no norm's name.
+    ways = ways[:-1] if view.unconfirmed == EPS else ways
     return next(filter(None, (way() for way in ways)), [])
 
 

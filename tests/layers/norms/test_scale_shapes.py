@@ -95,8 +95,10 @@ def test_a_scale_shaped_for_broadcasting_lies_along_its_long_axis(
     assert (row.sample_unit, row.reason, row.status) == ("position", "", "fired")
     output = recording.features[recording.features["site"] == "output"]
     torch.testing.assert_close(torch.tensor(output.weight.to_numpy()), norm.g.detach().double().flatten())
-    shift = norm.b.detach().double().flatten() if isinstance(norm, ShapedLayerNorm) else torch.zeros(8).double()
-    torch.testing.assert_close(torch.tensor(output.bias.to_numpy()), shift)
+    shift = (
+        norm.b.detach().double().flatten() if isinstance(norm, ShapedLayerNorm) else torch.zeros(8).double()
+    )
+    torch.testing.assert_close(torch.tensor(output.bias.to_numpy()), shift.detach().double())
     variances = norm(x).detach().double().movedim(axis, 0).flatten(1).var(1, unbiased=False)
     torch.testing.assert_close(torch.tensor(output.variance.to_numpy()), variances, rtol=1e-5, atol=1e-8)
 
