@@ -46,6 +46,7 @@ class LayerState:
         settled: whether how the layer computes is known: from its class, or from a call.
         undecided_calls: how many calls did not tell.
         offset: what the layer adds to its stored weight before scaling; None where unknown.
+        factor: what the layer scales by beside its stored weight.
         modes: train and eval, as the layer ran.
         grads: the gradient modes it ran in.
         masked_by: the masks applied.
@@ -67,6 +68,7 @@ class LayerState:
     settled: bool = False
     undecided_calls: int = 0
     offset: float | None = 0.0
+    factor: float = 1.0
     modes: dict[str, None] = field(default_factory=dict)
     grads: dict[str, None] = field(default_factory=dict)
     masked_by: dict[str, None] = field(default_factory=dict)
@@ -149,6 +151,7 @@ class LayerState:
             self.settled = self.undecided_calls == MOST_UNDECIDED
             identification = identify(module, self.view, before, after, arguments, recorded=recorded)
             self.view, self.offset = identification.view, identification.offset
+            self.factor = identification.factor
             self.settled = self.settled or identification.decided
             if identification.reason:
                 self.reasons[identification.reason] = 1
@@ -169,7 +172,7 @@ class LayerState:
         width = self.sites[OUTPUT].width
         if self.view.kind == "linear" or width is None:
             return
-        weight = applied_weight(module, self.view, self.offset, width)
+        weight = applied_weight(module, self.view, self.offset, width, self.factor)
         if weight is not None:
             self.vectors["weight"] = weight.numpy().copy()
         bias = applied_bias(module, width, known=weight is not None)
@@ -186,7 +189,7 @@ class LayerState:
         Id, address and version together: a write in place raises the version, `.data = ` moves the address,
         and a new tensor at an old one's id has another address or version.
         """
-        stamps: list[Any] = [self.offset]
+        stamps: list[Any] = [self.offset, self.factor]
         try:
             for tensor in chain.from_iterable(store.values() for store in self._stores):
                 stamps.append(None if tensor is None else (id(tensor), tensor.data_ptr(), tensor._version))

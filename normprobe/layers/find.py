@@ -15,6 +15,7 @@ from normprobe.errors import NoLayersError
 from normprobe.layers.candidates import Candidate, candidate_of, look_alike
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
 from normprobe.layers.module_attributes import eps_of, n_features_of_linear, n_features_of_norm, stored
+from normprobe.layers.norms.affine import stores_scale
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
 from normprobe.vocabulary import KINDS
 
@@ -102,7 +103,8 @@ def _layer(named: NamedModule, candidate: Candidate) -> Layer:
         type=candidate.type,
         n_features=(n_features_of_linear if candidate.view.kind == "linear" else n_features_of_norm)(module),
         eps=eps_of(module),
-        affine=any(isinstance(stored(module, name), Tensor) for name in ("weight", "bias")),
+        affine=any(isinstance(stored(module, name), Tensor) for name in ("weight", "bias"))
+        or (candidate.view.kind != "linear" and stores_scale(module)),
         refused=candidate.refused,
     )
 

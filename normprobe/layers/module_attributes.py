@@ -26,6 +26,11 @@ def eps_of(module: nn.Module) -> float | None:
         value = getattr(module, name, None)
         if isinstance(value, (float, int)) and not isinstance(value, bool):
             return float(value)
+    if isinstance(module, nn.RMSNorm):
+        # Its eps=None is the machine epsilon, of float32 at least: torch computes in no less.
+        weight = stored(module, "weight")
+        dtype = weight.dtype if isinstance(weight, Tensor) else torch.get_default_dtype()
+        return torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     return None
 
 

@@ -78,7 +78,8 @@ def test_an_eps_must_be_a_float() -> None:
     assert view_of(named("Scaler", eps=1)) is None
     assert view_of(named("Scaler", eps=None)) is None
     assert eps_of(nn.LayerNorm(3, eps=1e-3)) == 1e-3
-    assert eps_of(nn.RMSNorm(3)) is None
+    assert eps_of(nn.RMSNorm(3)) == torch.finfo(torch.float32).eps
+    assert eps_of(nn.Linear(3, 3)) is None
 
 
 def test_a_quantized_linear_whose_weight_is_a_method_is_linear() -> None:

@@ -74,7 +74,9 @@ def affines_of(weight: Tensor | None, bias: Tensor | None) -> Iterator[Affine]:
         yield Affine(weight + offset, bias, offset)
 
 
-def applied_weight(module: nn.Module, view: View, offset: float | None, width: int) -> Tensor | None:
+def applied_weight(
+    module: nn.Module, view: View, offset: float | None, width: int, factor: float = 1.0
+) -> Tensor | None:
     """The scale as applied, float64 of shape (width,) on the CPU; None where it is unknown.
 
     Args:
@@ -82,6 +84,7 @@ def applied_weight(module: nn.Module, view: View, offset: float | None, width: i
         view: how it is read; its ``weight`` decides where it has one.
         offset: what the norm adds to its stored weight; None where its calls do not show it.
         width: the number of its features.
+        factor: what all of that is multiplied by: an L2 norm has 1 / sqrt(width) to a root mean square's 1.
     """
     declared = view.weight(module) if view.weight is not None else None
     if declared is not None:
@@ -89,9 +92,9 @@ def applied_weight(module: nn.Module, view: View, offset: float | None, width: i
     else:
         weight = vector(module, "weight", width)
     if weight is not None:
-        return weight + (offset or 0.0)
+        return (weight + (offset or 0.0)) * factor
     bare = offset is not None and next(tensors_named(module, "weight"), None) is None
-    return torch.ones(width, dtype=torch.float64) if bare else None
+    return torch.full((width,), factor, dtype=torch.float64) if bare else None
 
 
 def applied_bias(module: nn.Module, width: int, *, known: bool) -> Tensor | None:
@@ -125,12 +128,25 @@ def ones(module: nn.Module) -> Tensor | None:
 def vector(module: nn.Module, name: str, width: int) -> Tensor | None:
     """A module's tensor of this name as float64 of shape (width,) on the CPU, if it has that many numbers.
 
-    A ``weight`` may also be called gamma, scale, gain or g, a ``bias`` beta, shift or b.
+    A ``weight`` may also be called gamma, scale, gain or g, a ``bias`` beta, shift or b; a single number
+    counts for all features.
     """
     for value in tensors_named(module, name):
         if value.numel() == width:
             return value.detach().cpu().to(torch.float64).reshape(-1)
+    if name in ("weight", "bias"):
+        # One number for all features (ScaleNorm; Nguyen, Salazar 2019, arXiv:1910.05895).
+        for value in tensors_named(module, name):
+            if value.numel() == 1 and value.is_floating_point():
+                return value.detach().cpu().to(torch.float64).reshape(1).repeat(width)
     return None
+
+
+def stores_scale(module: nn.Module) -> bool:
+    """Whether a norm has a scale or shift of its own: a parameter, or a buffer called like one."""
+    names = {*_NAMES["weight"], *_NAMES["bias"]}
+    own = own_tensors(module)
+    return any(name in names or isinstance(tensor, nn.Parameter) for name, tensor in own.items())
 
 
 def tensors_named(module: nn.Module, name: str) -> Iterator[Tensor]:

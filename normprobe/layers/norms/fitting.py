@@ -43,6 +43,7 @@ class Fit:
         formula: which numbers are normalized together.
         offset: what is added to the stored weight before scaling; None where the weight plays another part.
         error: the relative error of what the formula makes against the output.
+        factor: what is multiplied by beside the stored weight.
         scales_input: the stored weight scales the input, not what is normalized.
     """
 
@@ -50,6 +51,7 @@ class Fit:
     offset: float | None
     error: float
     scales_input: bool = False
+    factor: float = 1.0
 
 
 class FormulaFits:
@@ -74,6 +76,21 @@ class FormulaFits:
         for formula, arrays, values in self._normalized(formulas):
             for affine in arrays.affines:
                 yield Fit(formula, affine.offset, self._error(affine.scaled(values), arrays.y, affine))
+
+    def factored(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
+        """Normalized, scaled and shifted by what the module stores, and scaled by one number fitted to it."""
+        formulas = (formula for formula in formulas if formula.together in ("features", "example"))
+        for formula, arrays, values in self._normalized(formulas):
+            fits = []
+            for affine in arrays.affines:
+                scaled = affine.scaled(values)
+                target = arrays.y if affine.shift is None else arrays.y - affine.shift
+                factor = float((scaled * target).sum() / scaled.square().sum().clip(1e-30))
+                error = self._error(scaled * factor, arrays.y, affine) if factor else 1.0
+                fits.append(Fit(formula, affine.offset, error, factor=factor))
+            # A constant weight fits as w and as 1 + w: then the one with a factor that norms are known by.
+            close = [fit for fit in fits if fit.error <= TOLERANCE]
+            yield from sorted(close, key=lambda fit: not _is_usual(fit.factor, values.shape[2]))[:1]
 
     def gated(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """The same with another tensor of the call: multiplied before or after, or added before."""
@@ -179,6 +196,13 @@ class FormulaFits:
         if size <= self._rounding * float(y.norm()) / TOLERANCE:
             return 0.0
         return float((target - scaled).norm()) / size
+
+
+def _is_usual(factor: float, width: int) -> bool:
+    """Whether a factor is 1, sqrt(d) or 1 / sqrt(d), or that of a divisor d - 1 in place of d."""
+    unbiased = math.sqrt(1 - 1 / width)
+    usual = (1.0, math.sqrt(width), 1 / math.sqrt(width), unbiased, 1 / unbiased if width > 1 else 1.0)
+    return any(abs(factor - one) <= 1e-3 * one for one in usual)
 
 
 def _residual_by_example(values: Tensor, y: Tensor, examples: Tensor) -> float | None:

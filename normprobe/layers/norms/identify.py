@@ -4,7 +4,7 @@ Names lie: `T5LayerNorm` does not centre, Gemma scales by 1 + weight, `VitDetLay
 input and output decide, by the formula that makes this output of this input. What is tried, in order:
 
 1. the formulas of the class, with the stored scale and shift (w and 1 + w): almost every norm ends here;
-2. every formula, the same way;
+2. every formula, the same way, and scaled by one more number (L2 norms, unbiased divisors);
 3. the input scaled and shifted alone: then it does not normalize, and nothing more is tried;
 4. formulas with a gate, with the input scaled first, in groups that the class does not name, with any scale
    and shift (least squares), and last those under which the output has unit moments.
@@ -49,6 +49,7 @@ class Identification:
         decided: the call could tell; otherwise the next call decides.
         reason: what contradicts the layer's name, in words for the ledger, or "".
         refused: why it is no norm after all, or "".
+        factor: what the layer scales by beside its stored weight.
     """
 
     view: View
@@ -56,6 +57,7 @@ class Identification:
     decided: bool
     reason: str = ""
     refused: str = ""
+    factor: float = 1.0
 
 
 def identify(
@@ -108,8 +110,17 @@ def _reproducing_fits(formula_fits: FormulaFits, view: View) -> list[Fit]:
         return fits
     every = [*of_class, *other_formulas(call.axes, call.groups)]
     fits = _reproducing(formula_fits.plain(every), view.sample)
-    if fits or formula_fits.unnormalized_error() <= TOLERANCE:
+    if fits:
         return fits
+    fits, unnormalized = (
+        _reproducing(formula_fits.factored(every), view.sample),
+        formula_fits.unnormalized_error(),
+    )
+    # Rows of almost one length are almost unchanged by an L2 norm: the nearer of the two.
+    if fits and min(fit.error for fit in fits) < unnormalized:
+        return fits
+    if unnormalized <= TOLERANCE:
+        return []
     rowwise = [formula for formula in every if formula.together == "features"]
     with_groups = [*every, *grouped_formulas(call.axes)]
     conditioned = view.unconfirmed == CONDITIONED
@@ -187,7 +198,8 @@ def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) 
         contradictions.append(ROWS)
     if moved:
         contradictions.append(f"what it computes shows {_axis_and_sample(corrected)}")
-    return Identification(corrected, fit.offset, decided=True, reason="; ".join(contradictions))
+    reason = "; ".join(contradictions)
+    return Identification(corrected, fit.offset, decided=True, reason=reason, factor=fit.factor)
 
 
 def _without_fit(formula_fits: FormulaFits, view: View) -> Identification:
