@@ -14,8 +14,13 @@ from torch import Tensor, nn
 from normprobe.errors import NoLayersError
 from normprobe.layers.candidates import Candidate, candidate_of, look_alike
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
-from normprobe.layers.module_attributes import eps_of, n_features_of_linear, n_features_of_norm, stored
-from normprobe.layers.norms.affine import stores_scale
+from normprobe.layers.module_attributes import (
+    eps_of,
+    n_features_of_linear,
+    n_features_of_norm,
+    stored,
+    stores_scale,
+)
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
 from normprobe.vocabulary import KINDS
 

@@ -13,6 +13,14 @@ from torch.nn.utils import parametrize
 EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "norm_eps", "layer_norm_eps", "rms_norm_eps")
 """The usual names of the constant in a norm's denominator."""
 
+NAMES = {
+    "weight": ("weight", "gamma", "scale", "gain", "g"),
+    "bias": ("bias", "beta", "shift", "b"),
+    "running_mean": ("running_mean", "moving_mean"),
+    "running_var": ("running_var", "moving_var", "moving_variance"),
+}
+"""The usual names of what a norm stores, by the one that torch has."""
+
 IN_FEATURES = ("in_features", "infeatures")  # HQQ and some GPTQ kernels write it without the underscore
 OUT_FEATURES = ("out_features", "outfeatures")
 
@@ -99,3 +107,10 @@ def n_features_of_linear(module: nn.Module) -> int | None:
         # Conv1D of transformers stores (in, out); the other Linears store (out, in).
         return weight.shape[0] if weight.dim() == 1 or type(module).__name__ == "Conv1D" else weight.shape[-1]
     return None
+
+
+def stores_scale(module: nn.Module) -> bool:
+    """Whether a norm has a scale or shift of its own: a parameter, or a buffer called like one."""
+    names = {*NAMES["weight"], *NAMES["bias"]}
+    own = own_tensors(module)
+    return any(name in names or isinstance(tensor, nn.Parameter) for name, tensor in own.items())

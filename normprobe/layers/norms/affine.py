@@ -13,15 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.module_attributes import is_lazy, own_tensors
+from normprobe.layers.module_attributes import NAMES, is_lazy, own_tensors
 from normprobe.layers.view import View
-
-_NAMES = {
-    "weight": ("weight", "gamma", "scale", "gain", "g"),
-    "bias": ("bias", "beta", "shift", "b"),
-    "running_mean": ("running_mean", "moving_mean"),
-    "running_var": ("running_var", "moving_var", "moving_variance"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,17 +135,10 @@ def vector(module: nn.Module, name: str, width: int) -> Tensor | None:
     return None
 
 
-def stores_scale(module: nn.Module) -> bool:
-    """Whether a norm has a scale or shift of its own: a parameter, or a buffer called like one."""
-    names = {*_NAMES["weight"], *_NAMES["bias"]}
-    own = own_tensors(module)
-    return any(name in names or isinstance(tensor, nn.Parameter) for name, tensor in own.items())
-
-
 def tensors_named(module: nn.Module, name: str) -> Iterator[Tensor]:
     """The tensors that a module has under this name or another of the same meaning."""
     own = own_tensors(module)
-    for alias in _NAMES.get(name, (name,)):
+    for alias in NAMES.get(name, (name,)):
         value = getattr(module, alias, own.get(alias))
         if isinstance(value, Tensor) and value.is_meta:
             value = _offloaded(module, alias)

@@ -85,11 +85,15 @@ class NormCall:
         """
         sizes = self.before.shape
         every = {axis: sizes[axis] for axis in (-1, *range(1, len(sizes) - 1)) if sizes}
+        return self.axes_of_stored_sizes or every
+
+    @cached_property
+    def axes_of_stored_sizes(self) -> dict[int, int]:
+        """Those of them that a stored tensor speaks for, with their sizes."""
+        sizes = self.before.shape
+        every = {axis: sizes[axis] for axis in (-1, *range(1, len(sizes) - 1)) if sizes}
         shaped = {axis: size for axis, size in every.items() if axis in self._shaped_axes}
-        if shaped:
-            return shaped
-        stored = {axis: size for axis, size in every.items() if size in self._stored_sizes}
-        return stored or every
+        return shaped or {axis: size for axis, size in every.items() if size in self._stored_sizes}
 
     @cached_property
     def _stored_sizes(self) -> set[int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from normprobe.layers.module_attributes import eps_of
+from normprobe.layers.norms.activations import activated, activations_of
 from normprobe.layers.norms.affine import Affine
 from normprobe.layers.norms.call import TOLERANCE, Arrays, NormCall
 from normprobe.layers.norms.formulas import Formula, normalize
@@ -44,6 +45,7 @@ class Fit:
         offset: what is added to the stored weight before scaling; None where the weight plays another part.
         error: the relative error of what the formula makes against the output.
         factor: what is multiplied by beside the stored weight.
+        activation: what the scaled and shifted values go through, or "".
         scales_input: the stored weight scales the input, not what is normalized.
     """
 
@@ -52,6 +54,7 @@ class Fit:
     error: float
     scales_input: bool = False
     factor: float = 1.0
+    activation: str = ""
 
 
 class FormulaFits:
@@ -91,6 +94,20 @@ class FormulaFits:
             # A constant weight fits as w and as 1 + w: then the one with a factor that norms are known by.
             close = [fit for fit in fits if fit.error <= TOLERANCE]
             yield from sorted(close, key=lambda fit: not _is_usual(fit.factor, values.shape[2]))[:1]
+
+    def activated(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
+        """Normalized, scaled and shifted, then put through an activation."""
+        activations: dict[str, Callable[[Tensor], Tensor]] = {}
+        for name, activation in activations_of(self.call.module):
+            activations.setdefault(name, activation)
+        for formula, arrays, values in self._normalized(formulas):
+            for affine in arrays.affines:
+                output = affine.scaled(values) + (0.0 if affine.shift is None else affine.shift)
+                for name, activation in activations.items():
+                    result = activated(activation, output)
+                    if result is not None:
+                        error = self._error(result.to(output.dtype), arrays.y, _NO_AFFINE)
+                        yield Fit(formula, affine.offset, error, activation=name)
 
     def gated(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """The same with another tensor of the call: multiplied before or after, or added before."""

@@ -6,8 +6,8 @@ input and output decide, by the formula that makes this output of this input. Wh
 1. the formulas of the class, with the stored scale and shift (w and 1 + w): almost every norm ends here;
 2. every formula, the same way, and scaled by one more number (L2 norms, unbiased divisors);
 3. the input scaled and shifted alone: then it does not normalize, and nothing more is tried;
-4. formulas with a gate, with the input scaled first, in groups that the class does not name, with any scale
-   and shift (least squares), and last those under which the output has unit moments.
+4. formulas with an activation behind, with a gate, with the input scaled first, in groups that the class does
+   not name, with any scale and shift (least squares), and last those under which the output has unit moments.
 
 Each is less strict than the one before, so the first that a formula passes decides. `call.TOLERANCE` is how
 near its output must come; where several come as near and differ, the next call decides.
@@ -32,6 +32,8 @@ from normprobe.layers.view import CONDITIONED, EPS, MATRIX, View
 NO_NORM = "its output is its input, scaled and shifted by numbers that do not depend on it: not normalized"
 UNKNOWN = "what it computes is no known normalization, so it is read as its class says"
 ROWS = "one feature has several scales or shifts, which no weight of the feature is"
+ACTIVATED = "its output is {} of what it normalizes, scales and shifts: variance / weight**2 is not of that"
+BY_LENGTH = "its features lie along {} by the length of what it stores"
 UNCONFIRMED = "it looks like a norm by {}, but its call shows none: {}"
 LATE = "what it computes shows {}, but calls that could not tell were read as {}, and so are all"
 
@@ -93,7 +95,7 @@ def identify(
     formula_fits = FormulaFits(NormCall(module, before, after, arguments))
     fits = _reproducing_fits(formula_fits, view)
     if not fits:
-        return _without_fit(formula_fits, view)
+        return _without_fit(formula_fits, view, recorded)
     # Among equals the kind of the class: a LayerNorm of centred data is as well an RMSNorm.
     best = min(fits, key=lambda fit: (fit.formula.kind != view.kind, fit.error))
     if len({(fit.formula.corrected(view), fit.offset) for fit in fits}) > 1:
@@ -127,6 +129,7 @@ def _reproducing_fits(formula_fits: FormulaFits, view: View) -> list[Fit]:
     any_scale = formula_fits.fitted_by_example if conditioned else formula_fits.fitted
     # Functions, so that one is computed only where all before it have failed.
     ways: tuple[Callable[[], list[Fit]], ...] = (
+        lambda: _reproducing(formula_fits.activated(every), view.sample),
         lambda: _reproducing(formula_fits.gated(rowwise), view.sample),
         lambda: _reproducing(formula_fits.scaled_first(rowwise), view.sample),
         lambda: _reproducing(formula_fits.plain(with_groups), view.sample),
@@ -180,7 +183,7 @@ def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) 
     # A batch-normalized feature under any scale and shift is the feature itself under another scale and
     # shift, so such a fit shows no normalization.
     if fit.offset is None and fit.formula.together == "batch" and view.kind != "batch_norm":
-        return _without_fit(formula_fits, replace(view, axis=fit.formula.axis))
+        return _without_fit(formula_fits, replace(view, axis=fit.formula.axis), recorded)
     corrected = fit.formula.corrected(view)
     if fit.scales_input:
         corrected = replace(corrected, weight=ones)
@@ -196,13 +199,15 @@ def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) 
         formula_fits.call.module, extent_of(corrected, formula_fits.call.before.shape).features
     ):
         contradictions.append(ROWS)
+    if fit.activation:
+        contradictions.append(ACTIVATED.format(fit.activation))
     if moved:
         contradictions.append(f"what it computes shows {_axis_and_sample(corrected)}")
     reason = "; ".join(contradictions)
     return Identification(corrected, fit.offset, decided=True, reason=reason, factor=fit.factor)
 
 
-def _without_fit(formula_fits: FormulaFits, view: View) -> Identification:
+def _without_fit(formula_fits: FormulaFits, view: View, recorded: bool) -> Identification:
     """No formula reproduces the call: it cannot tell, or the layer applies stored numbers, or none at all."""
     unnormalized = not formula_fits.uninformative and formula_fits.unnormalized_error() <= TOLERANCE
     if formula_fits.uninformative or (formula_fits.too_few_rows and not unnormalized):
@@ -214,9 +219,21 @@ def _without_fit(formula_fits: FormulaFits, view: View) -> Identification:
     if view.unconfirmed and not scales:
         refused = UNCONFIRMED.format(view.unconfirmed, reason.partition(", so")[0])
         return Identification(view, None, decided=True, refused=refused)
+    call = formula_fits.call
+    stored = call.axes_of_stored_sizes
+    # What its class says of the axis is less than how many numbers it stores; several say nothing.
+    if not recorded and len(stored) == 1 and view.trailing == 1:
+        (axis,) = stored
+        if axis % call.before.dim() != view.axis % call.before.dim():
+            moved = replace(view, axis=axis)
+            reason = f"{reason}; {BY_LENGTH.format(_axis(axis))}"
+            return Identification(moved, None, decided=True, reason=reason)
     return Identification(view, None, decided=True, reason=reason)
 
 
 def _axis_and_sample(view: View) -> str:
-    axis = "the last axis" if view.axis == -1 else f"axis {view.axis}"
-    return f"features along {axis}, samples of one {view.sample}"
+    return f"features along {_axis(view.axis)}, samples of one {view.sample}"
+
+
+def _axis(axis: int) -> str:
+    return "the last axis" if axis == -1 else f"axis {axis}"
