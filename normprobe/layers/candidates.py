@@ -26,6 +26,7 @@ from normprobe.layers.module_attributes import (
     is_per_feature,
     own_tensors,
     stored,
+    stores_scale,
 )
 from normprobe.layers.norm_names import norm_by_ending, norm_by_name, scripted_view
 from normprobe.layers.view import CONDITIONED, EPS, MATRIX, View
@@ -153,6 +154,10 @@ def _view_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
     if not names or not per_feature or not _is_callable(module):
         return None
     # Its scale is computed by the Linears inside from a condition (AdaLN, Perez et al. 2018).
+    # A scale of its own round one norm that has none: together they are that norm.
+    if len(inside) == 1 and inside[0].view.kind != "linear" and stores_scale(module):
+        bare = inside[0]
+        return None if bare.affine or bare.refused else replace(bare.view, certain=False)
     if _IS_NORM.search(names[0]) and all(layer.view.kind == "linear" for layer in inside):
         return replace(norm_by_name(module, names[0]), unconfirmed=CONDITIONED)
     return None

@@ -39,7 +39,9 @@ def eps_of(module: nn.Module) -> float | None:
         weight = stored(module, "weight")
         dtype = weight.dtype if isinstance(weight, Tensor) else torch.get_default_dtype()
         return torch.finfo(torch.promote_types(dtype, torch.float32)).eps
-    return None
+    # A scale round a norm without one: that norm's.
+    inner = {eps_of(child) for child in module.children()} - {None}
+    return inner.pop() if len(inner) == 1 and stores_scale(module) else None
 
 
 def stored(module: nn.Module, name: str) -> Any:
