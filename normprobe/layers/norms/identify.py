@@ -114,10 +114,8 @@ def _reproducing_fits(formula_fits: FormulaFits, view: View) -> list[Fit]:
     fits = _reproducing(formula_fits.plain(every), view.sample)
     if fits:
         return fits
-    fits, unnormalized = (
-        _reproducing(formula_fits.factored(every), view.sample),
-        formula_fits.unnormalized_error(),
-    )
+    fits = _reproducing(formula_fits.factored(every), view.sample)
+    unnormalized = formula_fits.unnormalized_error()
     # Rows of almost one length are almost unchanged by an L2 norm: the nearer of the two.
     if fits and min(fit.error for fit in fits) < unnormalized:
         return fits
