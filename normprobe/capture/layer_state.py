@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
-from normprobe.layers.norms.affine import applied_weight, vector
+from normprobe.layers.module_attributes import PARAMETER_HOLDERS
+from normprobe.layers.norms.affine import applied_bias, applied_weight, vector
 from normprobe.layers.norms.identify import identify
 from normprobe.layers.view import View
 from normprobe.samples.layout import Layout
@@ -45,6 +46,7 @@ class LayerState:
         settled: whether how the layer computes is known: from its class, or from a call.
         undecided_calls: how many calls did not tell.
         offset: what the layer adds to its stored weight before scaling; None where unknown.
+        factor: what the layer scales by beside its stored weight.
         modes: train and eval, as the layer ran.
         grads: the gradient modes it ran in.
         masked_by: the masks applied.
@@ -66,6 +68,7 @@ class LayerState:
     settled: bool = False
     undecided_calls: int = 0
     offset: float | None = 0.0
+    factor: float = 1.0
     modes: dict[str, None] = field(default_factory=dict)
     grads: dict[str, None] = field(default_factory=dict)
     masked_by: dict[str, None] = field(default_factory=dict)
@@ -84,6 +87,9 @@ class LayerState:
         self.sequence_rule = SequenceRule.named(self.layer.name)
         self._noted_modes: set[tuple[bool, bool, bool]] = set()
         self._stamps: list[Any] | None = None
+        # The dictionaries themselves: their values may be replaced at any time.
+        holders = (child for child in self.layer.module.children() if isinstance(child, PARAMETER_HOLDERS))
+        self._stores = [d for m in (self.layer.module, *holders) for d in (m._parameters, m._buffers)]
 
     @staticmethod
     def of(index: int, layer: Layer, samples: Reservoir, rows: Reservoir) -> LayerState:
@@ -135,13 +141,9 @@ class LayerState:
     def settle(self, module: nn.Module, before: Tensor, after: Tensor, arguments: Sequence[Any] = ()) -> None:
         """Correct the view by what a call shows: the first, or the first that can tell."""
         if before.numel() != after.numel():
-            self.refused = (
+            self._refuse(
                 f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
             )
-            # Empty sites, with reservoirs that keep nothing, in place of what calls before this one measured.
-            firings = self.firings
-            self.sites = {name: SiteState.of(Reservoir(0), Reservoir(0)) for name in self.sites}
-            self.firings, self.settled = firings, True
         elif before.numel():
             # Once something is recorded the axis stays: sums over other features cannot be added.
             recorded = any(site.counters.calls for site in self.sites.values())
@@ -149,9 +151,20 @@ class LayerState:
             self.settled = self.undecided_calls == MOST_UNDECIDED
             identification = identify(module, self.view, before, after, arguments, recorded=recorded)
             self.view, self.offset = identification.view, identification.offset
+            self.factor = identification.factor
             self.settled = self.settled or identification.decided
             if identification.reason:
                 self.reasons[identification.reason] = 1
+            if identification.refused:
+                self._refuse(identification.refused)
+
+    def _refuse(self, why: str) -> None:
+        """Measure the layer no further, and forget what was measured."""
+        self.refused = why
+        # Empty sites, with reservoirs that keep nothing, in place of what calls before this one measured.
+        firings = self.firings
+        self.sites = {name: SiteState.of(Reservoir(0), Reservoir(0)) for name in self.sites}
+        self.firings, self.settled = firings, True
 
     def snapshot_vectors(self, module: nn.Module) -> None:
         """Copy the scale, shift and running statistics that the call just measured applied."""
@@ -159,11 +172,12 @@ class LayerState:
         width = self.sites[OUTPUT].width
         if self.view.kind == "linear" or width is None:
             return
-        weight = applied_weight(module, self.view, self.offset, width)
+        weight = applied_weight(module, self.view, self.offset, width, self.factor)
         if weight is not None:
             self.vectors["weight"] = weight.numpy().copy()
-        bias = vector(module, "bias", width)
-        self.vectors["bias"] = np.zeros(width) if bias is None else bias.cpu().numpy().copy()
+        bias = applied_bias(module, width, known=weight is not None)
+        if bias is not None:
+            self.vectors["bias"] = bias.numpy().copy()
         for name in ("running_mean", "running_var"):
             statistics = vector(module, name, width)
             if statistics is not None:
@@ -175,9 +189,9 @@ class LayerState:
         Id, address and version together: a write in place raises the version, `.data = ` moves the address,
         and a new tensor at an old one's id has another address or version.
         """
-        stamps: list[Any] = [self.offset]
+        stamps: list[Any] = [self.offset, self.factor]
         try:
-            for tensor in (*module._parameters.values(), *module._buffers.values()):
+            for tensor in chain.from_iterable(store.values() for store in self._stores):
                 stamps.append(None if tensor is None else (id(tensor), tensor.data_ptr(), tensor._version))
         except RuntimeError:  # one made in inference mode has no version, a fake one no data
             return False

@@ -12,9 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
-from normprobe.layers.entry_rule import Candidate, candidate_of
+from normprobe.layers.entry_rule import Candidate, candidate_of, look_alike
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
-from normprobe.layers.module_attributes import eps_of, n_features_of, stored
+from normprobe.layers.module_attributes import (
+    eps_of,
+    n_features_of_linear,
+    n_features_of_norm,
+    stored,
+    stores_scale,
+)
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
 from normprobe.vocabulary import KINDS
 
@@ -67,7 +73,9 @@ def _every_layer(model: nn.Module, modules: Sequence[NamedModule]) -> tuple[Laye
     # Not innermost first: tables and reports list layers as the model defines them.
     layers: list[Layer] = []
     for named in modules:
-        layers += [by_id[id(named.module)]] if id(named.module) in by_id else parameter_layers(named)
+        found = [by_id[id(named.module)]] if id(named.module) in by_id else list(parameter_layers(named))
+        refused = None if found else look_alike(named, by_id)
+        layers += found if refused is None else [_layer(named, refused)]
     # A wrapper may have a layer of its own beside the model's: then only the full names differ.
     ambiguous = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
     full_names = (
@@ -98,9 +106,10 @@ def _layer(named: NamedModule, candidate: Candidate) -> Layer:
         module=module,
         view=candidate.view,
         type=candidate.type,
-        n_features=n_features_of(module),
+        n_features=(n_features_of_linear if candidate.view.kind == "linear" else n_features_of_norm)(module),
         eps=eps_of(module),
-        affine=any(isinstance(stored(module, name), Tensor) for name in ("weight", "bias")),
+        affine=any(isinstance(stored(module, name), Tensor) for name in ("weight", "bias"))
+        or (candidate.view.kind != "linear" and stores_scale(module)),
         refused=candidate.refused,
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
-from normprobe.layers.module_attributes import attribute
+from normprobe.layers.module_attributes import attribute, is_per_feature, own_tensors
 from normprobe.layers.view import View
 from normprobe.vocabulary import NORM_KINDS
 
@@ -21,7 +23,8 @@ def norm_by_name(module: nn.Module, name: str) -> View:
         return View("instance_norm", 1, "example")
     if "groupnorm" in name:
         return View("group_norm", 1, "example")
-    axis = 1 if "norm2d" in name or attribute(module, "data_format", "") == "channels_first" else -1
+    first = "norm2d" in name or attribute(module, "data_format", "") == "channels_first" or _channels(module)
+    axis = 1 if first else -1
     if "layernorm" in name:
         return View("layer_norm", axis)
     return View("rms_norm" if "rms" in name else "norm", axis)
@@ -30,6 +33,26 @@ def norm_by_name(module: nn.Module, name: str) -> View:
 def _has_running_statistics(module: nn.Module) -> bool:
     missing = object()
     return all(attribute(module, name, missing) is not missing for name in ("running_mean", "running_var"))
+
+
+def norm_by_ending(name: str) -> View | None:
+    """The view of a norm whose class name ends in an abbreviation (``GlobLN``, ``SyncBN2d``), else None."""
+    ending = re.search(r"(LN|BN|GN|IN)(?:\dd)?$", name)
+    return None if ending is None else _ENDINGS[ending[1]]
+
+
+_ENDINGS = {
+    "LN": View("layer_norm"),
+    "BN": View("batch_norm", 1, "example"),
+    "GN": View("group_norm", 1, "example"),
+    "IN": View("instance_norm", 1, "example"),
+}
+
+
+def _channels(module: nn.Module) -> bool:
+    """Whether a norm's scale and shift are shaped for channels: (1, C, 1, 1), (C, 1, 1) and the like."""
+    shaped = [t for t in own_tensors(module).values() if t.dim() > 1 and t.numel() > 1 and is_per_feature(t)]
+    return bool(shaped) and all(tensor.shape[-1] == 1 for tensor in shaped)
 
 
 def scripted_view(original_name: str) -> View | None:

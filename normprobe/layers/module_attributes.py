@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -12,8 +13,19 @@ from torch.nn.utils import parametrize
 EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "norm_eps", "layer_norm_eps", "rms_norm_eps")
 """The usual names of the constant in a norm's denominator."""
 
+NAMES = {
+    "weight": ("weight", "gamma", "scale", "gain", "g"),
+    "bias": ("bias", "beta", "shift", "b"),
+    "running_mean": ("running_mean", "moving_mean"),
+    "running_var": ("running_var", "moving_var", "moving_variance"),
+}
+"""The usual names of what a norm stores, by the one that torch has."""
+
 IN_FEATURES = ("in_features", "infeatures")  # HQQ and some GPTQ kernels write it without the underscore
 OUT_FEATURES = ("out_features", "outfeatures")
+
+PARAMETER_HOLDERS = (nn.ParameterDict, nn.ParameterList)
+"""Modules that compute nothing: what they hold is their parent's."""
 
 
 def attribute(module: Any, name: str, default: Any = None) -> Any:
@@ -34,7 +46,14 @@ def eps_of(module: nn.Module) -> float | None:
         value = attribute(module, name)
         if isinstance(value, (float, int)) and not isinstance(value, bool):
             return float(value)
-    return None
+    if isinstance(module, nn.RMSNorm):
+        # Its eps=None is the machine epsilon, of float32 at least: torch computes in no less.
+        weight = stored(module, "weight")
+        dtype = weight.dtype if isinstance(weight, Tensor) else torch.get_default_dtype()
+        return torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    # A scale round a norm without one: that norm's.
+    inner = {eps_of(child) for child in module.children()} - {None}
+    return inner.pop() if len(inner) == 1 and stores_scale(module) else None
 
 
 def stored(module: nn.Module, name: str) -> Any:
@@ -52,8 +71,37 @@ def is_lazy(parameter: Any) -> bool:
     return isinstance(parameter, (nn.UninitializedParameter, nn.UninitializedBuffer))
 
 
-def n_features_of(module: nn.Module) -> int | None:
-    """How many features the module says its input has, or None where it says nothing."""
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's parameters and buffers by name, those in a ParameterDict or ParameterList of its own too.
+
+    Of a name that is a path (Keras: ``layer_normalization/gamma``) the last part counts.
+    """
+    holders = [child for child in module.children() if isinstance(child, PARAMETER_HOLDERS)]
+    return {
+        re.split(r"[/.]", name)[-1]: tensor
+        for holder in (module, *holders)
+        for name, tensor in (*holder._parameters.items(), *holder._buffers.items())
+        if tensor is not None and not is_lazy(tensor)
+    }
+
+
+def is_per_feature(tensor: Tensor) -> bool:
+    """Whether a tensor has one number a feature: at most one of its axes is longer than 1."""
+    return sum(size > 1 for size in tensor.shape) <= 1
+
+
+def n_features_of_norm(module: nn.Module) -> int | None:
+    """How many features a norm says its input has, in words or by the length of its scale or shift."""
+    if n_features_in_words(module) is not None:
+        return n_features_in_words(module)
+    tensors = [tensor for tensor in own_tensors(module).values() if tensor.numel() > 1]
+    # A scale of several axes has one row for each head or type; only its last axis can be features.
+    sizes = [tensor.numel() for tensor in tensors if is_per_feature(tensor)]
+    return next(iter([*sizes, *(tensor.shape[-1] for tensor in tensors)]), None)
+
+
+def n_features_in_words(module: nn.Module) -> int | None:
+    """How many features one of the module's usual attributes says its input has."""
     for name in (*IN_FEATURES, "num_features", "num_channels"):
         value = attribute(module, name)
         if isinstance(value, int) and value > 0:
@@ -61,8 +109,22 @@ def n_features_of(module: nn.Module) -> int | None:
     shape = attribute(module, "normalized_shape")
     if isinstance(shape, (tuple, list, torch.Size)) and all(isinstance(size, int) for size in shape):
         return math.prod(shape)
+    return None
+
+
+def n_features_of_linear(module: nn.Module) -> int | None:
+    """How many features a Linear says its input has, or None where it says nothing."""
+    if n_features_in_words(module) is not None:
+        return n_features_in_words(module)
     weight = stored(module, "weight")
     if isinstance(weight, Tensor) and not is_lazy(weight):
         # Conv1D of transformers stores (in, out); the other Linears store (out, in).
         return weight.shape[0] if weight.dim() == 1 or type(module).__name__ == "Conv1D" else weight.shape[-1]
     return None
+
+
+def stores_scale(module: nn.Module) -> bool:
+    """Whether a norm has a scale or shift of its own: a parameter, or a buffer called like one."""
+    names = {*NAMES["weight"], *NAMES["bias"]}
+    own = own_tensors(module)
+    return any(name in names or isinstance(tensor, nn.Parameter) for name, tensor in own.items())

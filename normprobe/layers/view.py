@@ -11,6 +11,15 @@ from torch import Tensor, nn
 SampleUnit = Literal["position", "example"]
 """The same words as `vocabulary.SAMPLE_UNITS`, for the type checker."""
 
+CONDITIONED = "its name, with a Linear inside for a scale"
+"""The `View.unconfirmed` of a norm by its name that may compute its scale and shift by Linears inside."""
+
+MATRIX = "its name"
+"""The `View.unconfirmed` of a norm by its name that has a parameter with several axes longer than 1."""
+
+EPS = "its eps"
+"""The `View.unconfirmed` of a norm by nothing but an eps or running statistics."""
+
 WeightOf = Callable[[nn.Module], Tensor | None]
 
 
@@ -27,6 +36,8 @@ class View:
         unbatched: number of axes of an input without a batch axis, for layers that accept one.
         weight: the scale as applied, of shape (features,), where it is not the module's ``weight``.
         certain: the kind and axis follow from the class itself; otherwise the first call may correct them.
+        unconfirmed: what makes a module look like a norm, where that alone does not make it one and its
+            first call must show that it normalizes; else "".
     """
 
     kind: str
@@ -36,3 +47,4 @@ class View:
     unbatched: int | None = None
     weight: WeightOf | None = None
     certain: bool = False
+    unconfirmed: str = ""

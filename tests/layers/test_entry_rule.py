@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.layers.entry_rule import Candidate, candidate_of
+from normprobe.layers.find import find_layers
 from normprobe.layers.layer import modules_of
 from normprobe.layers.module_attributes import eps_of
 from normprobe.layers.view import View
 
 
 def candidate(module: nn.Module) -> Candidate | None:
-    return candidate_of(modules_of(module)[0], ())
+    return candidate_of(modules_of(module)[0], {})
 
 
 def view_of(module: nn.Module) -> View | None:
@@ -77,7 +78,8 @@ def test_an_eps_must_be_a_float() -> None:
     assert view_of(named("Scaler", eps=1)) is None
     assert view_of(named("Scaler", eps=None)) is None
     assert eps_of(nn.LayerNorm(3, eps=1e-3)) == 1e-3
-    assert eps_of(nn.RMSNorm(3)) is None
+    assert eps_of(nn.RMSNorm(3)) == torch.finfo(torch.float32).eps
+    assert eps_of(nn.Linear(3, 3)) is None
 
 
 def test_a_quantized_linear_whose_weight_is_a_method_is_linear() -> None:
@@ -99,8 +101,8 @@ def test_what_contains_a_layer_is_a_container() -> None:
             self.weight, self.inner = nn.Parameter(torch.ones(4)), nn.LayerNorm(4)
 
     (outer, inner) = modules_of(WrapperNorm())
-    assert candidate_of(outer, ()) is not None
-    assert candidate_of(outer, {id(inner.module)}) is None
+    assert candidate_of(outer, {}) is not None
+    assert candidate_of(outer, {id(inner.module): find_layers(inner.module).layers[0]}) is None
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

@@ -114,7 +114,7 @@ class RobertaPreLayerNormOutput(nn.Module):
 
 
 class NormedEmbedding(nn.Module):
-    """A table of vectors, not a norm."""
+    """A table of vectors, not a norm: its first call, not its name, shows that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,6 +168,7 @@ def test_layers_of_torch_in_order_of_definition() -> None:
         (NoNorm(), "norm"),
         (GatedNorm(), "norm"),
         (Scaler(), "norm"),
+        (NormedEmbedding(), "norm"),
         (Conv1D(5, 4), "linear"),
     ],
     ids=lambda value: type(value).__name__,
@@ -181,7 +182,6 @@ def test_look_alikes_that_are_layers(module: nn.Module, kind: str) -> None:
     [
         (ConvNormLayer(), {"norm": "batch_norm"}),
         (RobertaPreLayerNormOutput(), {"dense": "linear"}),
-        (NormedEmbedding(), {}),
         (NormalizedActivation(), {}),
         (nn.Embedding(9, 4, max_norm=1.0), {}),
     ],

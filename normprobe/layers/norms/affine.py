@@ -13,13 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.module_attributes import attribute
+from normprobe.layers.module_attributes import NAMES, attribute, is_lazy, own_tensors
 from normprobe.layers.view import View
-
-_NAMES = {
-    "weight": ("weight", "gamma", "scale", "gain", "g"),
-    "bias": ("bias", "beta", "shift", "b"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +55,11 @@ class Affine:
 
 def affines(module: nn.Module, width: int) -> Iterator[Affine]:
     """The ways in which a norm may apply what it stores: the weight as it stands, or 1 + weight."""
-    weight, bias = vector(module, "weight", width), vector(module, "bias", width)
+    yield from affines_of(vector(module, "weight", width), vector(module, "bias", width))
+
+
+def affines_of(weight: Tensor | None, bias: Tensor | None) -> Iterator[Affine]:
+    """The ways in which this weight and bias, as float64, may be applied."""
     if weight is None:
         yield Affine(None, bias, 0.0)
         return
@@ -68,7 +67,9 @@ def affines(module: nn.Module, width: int) -> Iterator[Affine]:
         yield Affine(weight + offset, bias, offset)
 
 
-def applied_weight(module: nn.Module, view: View, offset: float | None, width: int) -> Tensor | None:
+def applied_weight(
+    module: nn.Module, view: View, offset: float | None, width: int, factor: float = 1.0
+) -> Tensor | None:
     """The scale as applied, float64 of shape (width,) on the CPU; None where it is unknown.
 
     Args:
@@ -76,6 +77,7 @@ def applied_weight(module: nn.Module, view: View, offset: float | None, width: i
         view: how it is read; its ``weight`` decides where it has one.
         offset: what the norm adds to its stored weight; None where its calls do not show it.
         width: the number of its features.
+        factor: what all of that is multiplied by: an L2 norm has 1 / sqrt(width) to a root mean square's 1.
     """
     declared = view.weight(module) if view.weight is not None else None
     if declared is not None:
@@ -83,9 +85,31 @@ def applied_weight(module: nn.Module, view: View, offset: float | None, width: i
     else:
         weight = vector(module, "weight", width)
     if weight is not None:
-        return weight + (offset or 0.0)
-    bare = offset is not None and attribute(module, "weight") is None
-    return torch.ones(width, dtype=torch.float64) if bare else None
+        return (weight + (offset or 0.0)) * factor
+    bare = offset is not None and next(tensors_named(module, "weight"), None) is None
+    return torch.full((width,), factor, dtype=torch.float64) if bare else None
+
+
+def applied_bias(module: nn.Module, width: int, *, known: bool) -> Tensor | None:
+    """The shift as applied, float64 of shape (width,) on the CPU; None where it is unknown.
+
+    Args:
+        module: the norm.
+        width: the number of its features.
+        known: its scale as applied is known, so what it stores says whether it has a shift at all.
+    """
+    bias = vector(module, "bias", width)
+    if bias is None and known and next(tensors_named(module, "bias"), None) is None:
+        return torch.zeros(width, dtype=torch.float64)
+    return bias
+
+
+def several_per_feature(module: nn.Module, width: int) -> bool:
+    """Whether a norm stores more than one scale or shift a feature, one for each head, say."""
+    return any(
+        vector(module, name, width) is None and any(t.numel() > width for t in tensors_named(module, name))
+        for name in ("weight", "bias")
+    )
 
 
 def ones(module: nn.Module) -> Tensor | None:
@@ -97,15 +121,29 @@ def ones(module: nn.Module) -> Tensor | None:
 def vector(module: nn.Module, name: str, width: int) -> Tensor | None:
     """A module's tensor of this name as float64 of shape (width,) on the CPU, if it has that many numbers.
 
-    A ``weight`` may also be called gamma, scale, gain or g, a ``bias`` beta, shift or b.
+    A ``weight`` may also be called gamma, scale, gain or g, a ``bias`` beta, shift or b; a single number
+    counts for all features.
     """
-    for alias in _NAMES.get(name, (name,)):
-        value = attribute(module, alias)
+    for value in tensors_named(module, name):
+        if value.numel() == width:
+            return value.detach().cpu().to(torch.float64).reshape(-1)
+    if name in ("weight", "bias"):
+        # One number for all features (ScaleNorm; Nguyen, Salazar 2019, arXiv:1910.05895).
+        for value in tensors_named(module, name):
+            if value.numel() == 1 and value.is_floating_point():
+                return value.detach().cpu().to(torch.float64).reshape(1).repeat(width)
+    return None
+
+
+def tensors_named(module: nn.Module, name: str) -> Iterator[Tensor]:
+    """The tensors that a module has under this name or another of the same meaning."""
+    own = own_tensors(module)
+    for alias in NAMES.get(name, (name,)):
+        value = attribute(module, alias, own.get(alias))
         if isinstance(value, Tensor) and value.is_meta:
             value = _offloaded(module, alias)
-        if isinstance(value, Tensor) and not value.is_meta and value.numel() == width:
-            return value.detach().cpu().to(torch.float64).reshape(-1)
-    return None
+        if isinstance(value, Tensor) and not value.is_meta and not is_lazy(value):
+            yield value
 
 
 def _offloaded(module: nn.Module, name: str) -> Tensor | None:

@@ -6,15 +6,15 @@ sample is 0 after any of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.module_attributes import attribute
-from normprobe.layers.norms.affine import Affine, affines
+from normprobe.layers.module_attributes import attribute, is_per_feature, own_tensors
+from normprobe.layers.norms.affine import Affine, affines, affines_of, tensors_named, vector
 from normprobe.layers.norms.formulas import Formula
 from normprobe.layers.to_rows import arrange
 from normprobe.layers.view import View
@@ -44,6 +44,7 @@ class Arrays:
         y: the output.
         gates: the other tensors of the call that have as many numbers.
         time: how many steps the rows consist of, where there are several.
+        examples: which element of the leading axis each sample is of, shape (samples,).
         affines: the ways in which the module may scale and shift these samples.
     """
 
@@ -51,6 +52,7 @@ class Arrays:
     y: Tensor
     gates: tuple[Tensor, ...]
     time: int | None
+    examples: Tensor
     affines: tuple[Affine, ...]
 
 
@@ -72,6 +74,7 @@ class NormCall:
         self._gates = [a.reshape(before.shape) for a in floats[1:] if a.numel() == before.numel()]
         precise = torch.finfo(before.dtype).eps < _FULL_PRECISION
         self._least_spread = _LEAST_SPREAD if precise else TOLERANCE
+        self._indices = [a for a in arguments if isinstance(a, Tensor) and _is_index(a, before)]
         self._arrays: dict[tuple[object, ...], Arrays | None] = {}
 
     @cached_property
@@ -82,14 +85,47 @@ class NormCall:
         """
         sizes = self.before.shape
         every = {axis: sizes[axis] for axis in (-1, *range(1, len(sizes) - 1)) if sizes}
-        stored = {axis: size for axis, size in every.items() if size in self._stored_sizes}
-        return stored or every
+        return self.axes_of_stored_sizes or every
+
+    @cached_property
+    def axes_of_stored_sizes(self) -> dict[int, int]:
+        """Those of them that a stored tensor speaks for, with their sizes."""
+        sizes = self.before.shape
+        every = {axis: sizes[axis] for axis in (-1, *range(1, len(sizes) - 1)) if sizes}
+        shaped = {axis: size for axis, size in every.items() if axis in self._shaped_axes}
+        return shaped or {axis: size for axis, size in every.items() if size in self._stored_sizes}
 
     @cached_property
     def _stored_sizes(self) -> set[int]:
-        """The sizes of the vectors that the module stores."""
-        own = (*self.module.parameters(recurse=False), *self.module.buffers(recurse=False))
-        return {tensor.numel() for tensor in own if tensor.numel() > 1}
+        """The sizes of the vectors that the module stores, of several of them together also each one's."""
+        stored = [tensor for tensor in own_tensors(self.module).values() if tensor.numel() > 1]
+        rows = {tensor.shape[-1] for tensor in stored if not is_per_feature(tensor)}
+        return {tensor.numel() for tensor in stored} | rows
+
+    @cached_property
+    def _shaped_axes(self) -> set[int]:
+        """The axes along which a stored tensor such as (1, C, 1, 1) lies when it broadcasts."""
+        dims = self.before.dim()
+        shaped = [t for t in own_tensors(self.module).values() if t.dim() > 1 and t.numel() > 1]
+        axes = {
+            max(range(-t.dim(), 0), key=lambda axis: t.shape[axis])
+            for t in shaped
+            if is_per_feature(t) and _broadcasts(t, self.before)
+        }
+        return {axis if axis == -1 else axis + dims for axis in axes}
+
+    @cached_property
+    def stores_what_broadcasts(self) -> bool:
+        """Whether all that the module stores may scale or shift the output: it broadcasts against it.
+
+        A row of numbers for each type does so by an index among the arguments.
+        """
+        return all(
+            _broadcasts(tensor, self.before)
+            or (self._indices and tensor.shape[-1:] == self.before.shape[-1:])
+            for tensor in own_tensors(self.module).values()
+            if not is_per_feature(tensor)
+        )
 
     @cached_property
     def groups(self) -> int:
@@ -104,7 +140,7 @@ class NormCall:
     @property
     def stored_statistics(self) -> bool:
         """Whether the module holds two vectors that are no parameters: a mean and a spread fixed earlier."""
-        widths = [tensor.numel() for tensor in self.module.buffers(recurse=False) if tensor.dim() == 1]
+        widths = [t.numel() for t in self.module.buffers(recurse=False) if is_per_feature(t)]
         return any(widths.count(size) > 1 for size in self.axes.values())
 
     def arrays(self, formula: Formula) -> Arrays | None:
@@ -138,7 +174,18 @@ class NormCall:
         x, y, *gates = (part[informative] for part in parts)
         inner = whole[0].inner
         index = torch.arange(chosen.start, chosen.stop, chosen.step)[informative]
-        return Arrays(x, y, tuple(gates), inner[0] if len(inner) else None, self._affines(x.shape[2], index))
+
+        def chosen_of(tensor: Tensor) -> Tensor:
+            arranged = arrange(view, tensor.expand(self.before.shape))
+            part = _samples(formula, arranged.values)[chosen].detach().cpu().to(torch.float64)
+            return part[informative]
+
+        affines = self._affines_by_row(x.shape[2], chosen_of) or self._affines(x.shape[2], index)
+        each = (
+            len(_samples(formula, whole[0].values)) // max(whole[0].leading[0], 1) if whole[0].leading else 1
+        )
+        time = inner[0] if len(inner) else None
+        return Arrays(x, y, tuple(gates), time, index // max(each, 1), affines)
 
     def _affines(self, width: int, index: Tensor) -> tuple[Affine, ...]:
         """What may scale and shift the samples of this index: one for all, or a row of weights a head."""
@@ -147,6 +194,48 @@ class NormCall:
         heads = sizes[-2] if per_head else 1
         stored = affines(self.module, heads * width)
         return tuple(affine if heads == 1 else affine.of_heads(heads, index) for affine in stored)
+
+    def _affines_by_row(self, width: int, chosen: Callable[[Tensor], Tensor]) -> tuple[Affine, ...]:
+        """What may scale and shift samples by numbers that one feature has several of; nothing otherwise.
+
+        Args:
+            width: the number of features.
+            chosen: the samples looked at of a tensor that broadcasts against the input.
+        """
+        weight, bias = (self._by_row(name, width) for name in ("weight", "bias"))
+        if weight is None and bias is None:
+            return ()
+        scale, shift = (
+            vector(self.module, name, width) if tensor is None else chosen(tensor)
+            for name, tensor in (("weight", weight), ("bias", bias))
+        )
+        return tuple(affines_of(scale, shift))
+
+    def _by_row(self, name: str, width: int) -> Tensor | None:
+        """The weight or bias with several numbers a feature, in a shape that broadcasts, or None."""
+        for tensor in tensors_named(self.module, name):
+            if is_per_feature(tensor) or tensor.numel() == width:
+                continue
+            if _broadcasts(tensor, self.before):
+                return tensor.detach()
+            for index in self._indices:
+                rows = tensor.dim() == 2 and tensor.shape[1] == self.before.shape[-1]
+                if rows and int(index.min()) >= 0 and int(index.max()) < len(tensor):
+                    middle = (1,) * (self.before.dim() - 2)
+                    return tensor.detach()[index].reshape(len(index), *middle, tensor.shape[1])
+        return None
+
+
+def _broadcasts(tensor: Tensor, to: Tensor) -> bool:
+    """Whether a tensor broadcasts against another without making it larger."""
+    sizes = (1,) * (to.dim() - tensor.dim()) + tuple(tensor.shape)
+    return len(sizes) == to.dim() and all(a in (1, b) for a, b in zip(sizes, to.shape, strict=True))
+
+
+def _is_index(tensor: Tensor, x: Tensor) -> bool:
+    """Whether a tensor of a call may say for each element of the leading axis which of several it is."""
+    integer = not tensor.dtype.is_floating_point and not tensor.dtype.is_complex
+    return integer and tensor.dtype != torch.bool and tensor.dim() == 1 and tensor.shape == x.shape[:1]
 
 
 def _samples(formula: Formula, values: Tensor) -> Tensor:

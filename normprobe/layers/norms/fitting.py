@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,12 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from normprobe.layers.module_attributes import eps_of
+from normprobe.layers.norms.activations import activated, activations_of
 from normprobe.layers.norms.affine import Affine
 from normprobe.layers.norms.call import TOLERANCE, Arrays, NormCall
 from normprobe.layers.norms.formulas import Formula, normalize
 
 _ROWS_TO_FIT = 16
 """Fewest rows for a least-squares line of two numbers a feature: fewer fit too many formulas."""
+
+_ROWS_TO_SCALE = 4
+"""Fewest rows for a least-squares line through 0."""
 
 _USUAL_EPS = 1e-6
 """For a norm that does not say its eps."""
@@ -39,6 +44,8 @@ class Fit:
         formula: which numbers are normalized together.
         offset: what is added to the stored weight before scaling; None where the weight plays another part.
         error: the relative error of what the formula makes against the output.
+        factor: what is multiplied by beside the stored weight.
+        activation: what the scaled and shifted values go through, or "".
         scales_input: the stored weight scales the input, not what is normalized.
     """
 
@@ -46,6 +53,8 @@ class Fit:
     offset: float | None
     error: float
     scales_input: bool = False
+    factor: float = 1.0
+    activation: str = ""
 
 
 class FormulaFits:
@@ -70,6 +79,35 @@ class FormulaFits:
         for formula, arrays, values in self._normalized(formulas):
             for affine in arrays.affines:
                 yield Fit(formula, affine.offset, self._error(affine.scaled(values), arrays.y, affine))
+
+    def factored(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
+        """Normalized, scaled and shifted by what the module stores, and scaled by one number fitted to it."""
+        formulas = (formula for formula in formulas if formula.together in ("features", "example"))
+        for formula, arrays, values in self._normalized(formulas):
+            fits = []
+            for affine in arrays.affines:
+                scaled = affine.scaled(values)
+                target = arrays.y if affine.shift is None else arrays.y - affine.shift
+                factor = float((scaled * target).sum() / scaled.square().sum().clip(1e-30))
+                error = self._error(scaled * factor, arrays.y, affine) if factor else 1.0
+                fits.append(Fit(formula, affine.offset, error, factor=factor))
+            # A constant weight fits as w and as 1 + w: then the one with a factor that norms are known by.
+            close = [fit for fit in fits if fit.error <= TOLERANCE]
+            yield from sorted(close, key=lambda fit: not _is_usual(fit.factor, values.shape[2]))[:1]
+
+    def activated(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
+        """Normalized, scaled and shifted, then put through an activation."""
+        activations: dict[str, Callable[[Tensor], Tensor]] = {}
+        for name, activation in activations_of(self.call.module):
+            activations.setdefault(name, activation)
+        for formula, arrays, values in self._normalized(formulas):
+            for affine in arrays.affines:
+                output = affine.scaled(values) + (0.0 if affine.shift is None else affine.shift)
+                for name, activation in activations.items():
+                    result = activated(activation, output)
+                    if result is not None:
+                        error = self._error(result.to(output.dtype), arrays.y, _NO_AFFINE)
+                        yield Fit(formula, affine.offset, error, activation=name)
 
     def gated(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """The same with another tensor of the call: multiplied before or after, or added before."""
@@ -110,6 +148,16 @@ class FormulaFits:
             self.too_few_rows = self.too_few_rows and len(rows) < _ROWS_TO_FIT
             if len(rows) >= _ROWS_TO_FIT:
                 yield Fit(formula, None, _residual(rows, y))
+
+    def fitted_by_example(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
+        """The same, with numbers for each example: a norm may compute them from another argument."""
+        formulas = (formula for formula in formulas if formula.together in ("features", "example"))
+        for formula, arrays, values in self._normalized(formulas):
+            examples = arrays.examples.repeat_interleave(values.shape[1])
+            error = _residual_by_example(values.flatten(0, 1), arrays.y.flatten(0, 1), examples)
+            self.too_few_rows = self.too_few_rows and error is None
+            if error is not None:
+                yield Fit(formula, None, error)
 
     def unit_moments(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Whatever becomes of the input: normalizing the output, unscaled, once more changes nothing."""
@@ -165,6 +213,31 @@ class FormulaFits:
         if size <= self._rounding * float(y.norm()) / TOLERANCE:
             return 0.0
         return float((target - scaled).norm()) / size
+
+
+def _is_usual(factor: float, width: int) -> bool:
+    """Whether a factor is 1, sqrt(d) or 1 / sqrt(d), or that of a divisor d - 1 in place of d."""
+    unbiased = math.sqrt(1 - 1 / width)
+    usual = (1.0, math.sqrt(width), 1 / math.sqrt(width), unbiased, 1 / unbiased if width > 1 else 1.0)
+    return any(abs(factor - one) <= 1e-3 * one for one in usual)
+
+
+def _residual_by_example(values: Tensor, y: Tensor, examples: Tensor) -> float | None:
+    """The residual of y about lines in the values for each example and feature; None with too few rows.
+
+    Both are (rows, features). With few rows the lines go through 0, so that they cannot fit by chance.
+    """
+    squares, spread = 0.0, 0.0
+    for example in torch.unique(examples):
+        v, target = values[examples == example], y[examples == example]
+        if len(v) < _ROWS_TO_SCALE:
+            continue
+        if len(v) >= _ROWS_TO_FIT:
+            v, target = v - v.mean(0), target - target.mean(0)
+        slope = (v * target).sum(0) / v.square().sum(0).clip(1e-30)
+        squares += float((target - slope * v).square().sum())
+        spread += float(target.square().sum())
+    return math.sqrt(squares / spread) if spread else None
 
 
 def _residual(values: Tensor, y: Tensor) -> float:

@@ -94,8 +94,10 @@ def other_formulas(axes: Mapping[int, int], groups: int) -> Iterator[Formula]:
         yield Formula("group_norm", axis, "past")
         yield Formula("batch_norm", axis, "running")
         yield Formula("batch_norm", axis, "batch")
-    # The rarest last: divided by the standard deviation, without subtracting the mean.
+    # The rarest last: the rows of a feature without centring (filter response normalization; Singh, Krishnan
+    # 2020, arXiv:1911.09737); divided by the standard deviation, without subtracting the mean.
     for axis in axes:
+        yield Formula("instance_norm", axis, "example", groups=0, centred=False)
         yield Formula("rms_norm", axis, centred=False, square=False)
 
 

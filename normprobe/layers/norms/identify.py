@@ -4,10 +4,10 @@ Names lie: `T5LayerNorm` does not centre, Gemma scales by 1 + weight, `VitDetLay
 input and output decide, by the formula that makes this output of this input. What is tried, in order:
 
 1. the formulas of the class, with the stored scale and shift (w and 1 + w): almost every norm ends here;
-2. every formula, the same way;
+2. every formula, the same way, and scaled by one more number (L2 norms, unbiased divisors);
 3. the input scaled and shifted alone: then it does not normalize, and nothing more is tried;
-4. formulas with a gate, with the input scaled first, in groups that the class does not name, with any scale
-   and shift (least squares), and last those under which the output has unit moments.
+4. formulas with an activation behind, with a gate, with the input scaled first, in groups that the class does
+   not name, with any scale and shift (least squares), and last those under which the output has unit moments.
 
 Each is less strict than the one before, so the first that a formula passes decides. `call.TOLERANCE` is how
 near its output must come; where several come as near and differ, the next call decides.
@@ -22,14 +22,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.layers.norms.affine import ones
+from normprobe.layers.norms.affine import ones, several_per_feature
 from normprobe.layers.norms.call import TOLERANCE, NormCall
 from normprobe.layers.norms.fitting import Fit, FormulaFits
 from normprobe.layers.norms.formulas import formulas_of_view, grouped_formulas, other_formulas
-from normprobe.layers.view import View
+from normprobe.layers.to_rows import extent_of
+from normprobe.layers.view import CONDITIONED, EPS, MATRIX, View
 
 NO_NORM = "its output is its input, scaled and shifted by numbers that do not depend on it: not normalized"
 UNKNOWN = "what it computes is no known normalization, so it is read as its class says"
+ROWS = "one feature has several scales or shifts, which no weight of the feature is"
+ACTIVATED = "its output is {} of what it normalizes, scales and shifts: variance / weight**2 is not of that"
+BY_LENGTH = "its features lie along {} by the length of what it stores"
+UNCONFIRMED = "it looks like a norm by {}, but its call shows none: {}"
 LATE = "what it computes shows {}, but calls that could not tell were read as {}, and so are all"
 
 _NEAR_BEST, _NEAR_BEST_FLOOR = 3, 1e-6
@@ -45,12 +50,16 @@ class Identification:
         offset: what the layer adds to its stored weight before scaling; None where unknown.
         decided: the call could tell; otherwise the next call decides.
         reason: what contradicts the layer's name, in words for the ledger, or "".
+        refused: why it is no norm after all, or "".
+        factor: what the layer scales by beside its stored weight.
     """
 
     view: View
     offset: float | None
     decided: bool
     reason: str = ""
+    refused: str = ""
+    factor: float = 1.0
 
 
 def identify(
@@ -86,7 +95,7 @@ def identify(
     formula_fits = FormulaFits(NormCall(module, before, after, arguments))
     fits = _reproducing_fits(formula_fits, view)
     if not fits:
-        return _without_fit(formula_fits, view)
+        return _without_fit(formula_fits, view, recorded)
     # Among equals the kind of the class: a LayerNorm of centred data is as well an RMSNorm.
     best = min(fits, key=lambda fit: (fit.formula.kind != view.kind, fit.error))
     if len({(fit.formula.corrected(view), fit.offset) for fit in fits}) > 1:
@@ -103,18 +112,30 @@ def _reproducing_fits(formula_fits: FormulaFits, view: View) -> list[Fit]:
         return fits
     every = [*of_class, *other_formulas(call.axes, call.groups)]
     fits = _reproducing(formula_fits.plain(every), view.sample)
-    if fits or formula_fits.unnormalized_error() <= TOLERANCE:
+    if fits:
         return fits
+    fits = _reproducing(formula_fits.factored(every), view.sample)
+    unnormalized = formula_fits.unnormalized_error()
+    # Rows of almost one length are almost unchanged by an L2 norm: the nearer of the two.
+    if fits and min(fit.error for fit in fits) < unnormalized:
+        return fits
+    if unnormalized <= TOLERANCE:
+        return []
     rowwise = [formula for formula in every if formula.together == "features"]
     with_groups = [*every, *grouped_formulas(call.axes)]
+    conditioned = view.unconfirmed == CONDITIONED
+    any_scale = formula_fits.fitted_by_example if conditioned else formula_fits.fitted
     # Functions, so that one is computed only where all before it have failed.
     ways: tuple[Callable[[], list[Fit]], ...] = (
+        lambda: _reproducing(formula_fits.activated(every), view.sample),
         lambda: _reproducing(formula_fits.gated(rowwise), view.sample),
         lambda: _reproducing(formula_fits.scaled_first(rowwise), view.sample),
         lambda: _reproducing(formula_fits.plain(with_groups), view.sample),
-        lambda: _reproducing(formula_fits.fitted(with_groups), view.sample),
+        lambda: _reproducing(any_scale(with_groups), view.sample),
         lambda: _first_of_unit_moments(formula_fits.unit_moments(with_groups), view.kind),
     )
+    # Codes and embeddings may have unit moments by chance: no proof for what has no norm's name.
+    ways = ways[:-1] if view.unconfirmed == EPS else ways
     return next(filter(None, (way() for way in ways)), [])
 
 
@@ -160,7 +181,7 @@ def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) 
     # A batch-normalized feature under any scale and shift is the feature itself under another scale and
     # shift, so such a fit shows no normalization.
     if fit.offset is None and fit.formula.together == "batch" and view.kind != "batch_norm":
-        return _without_fit(formula_fits, replace(view, axis=fit.formula.axis))
+        return _without_fit(formula_fits, replace(view, axis=fit.formula.axis), recorded)
     corrected = fit.formula.corrected(view)
     if fit.scales_input:
         corrected = replace(corrected, weight=ones)
@@ -172,21 +193,45 @@ def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) 
     contradictions = []
     if view.kind not in ("norm", corrected.kind):
         contradictions.append(f"its class says {view.kind}, what it computes is {corrected.kind}")
+    if several_per_feature(
+        formula_fits.call.module, extent_of(corrected, formula_fits.call.before.shape).features
+    ):
+        contradictions.append(ROWS)
+    if fit.activation:
+        contradictions.append(ACTIVATED.format(fit.activation))
     if moved:
         contradictions.append(f"what it computes shows {_axis_and_sample(corrected)}")
-    return Identification(corrected, fit.offset, decided=True, reason="; ".join(contradictions))
+    reason = "; ".join(contradictions)
+    return Identification(corrected, fit.offset, decided=True, reason=reason, factor=fit.factor)
 
 
-def _without_fit(formula_fits: FormulaFits, view: View) -> Identification:
+def _without_fit(formula_fits: FormulaFits, view: View, recorded: bool) -> Identification:
     """No formula reproduces the call: it cannot tell, or the layer applies stored numbers, or none at all."""
     unnormalized = not formula_fits.uninformative and formula_fits.unnormalized_error() <= TOLERANCE
     if formula_fits.uninformative or (formula_fits.too_few_rows and not unnormalized):
         return Identification(view, 0.0, decided=False)
     if formula_fits.call.stored_statistics:
         return Identification(view, 0.0, decided=True)
-    return Identification(view, None, decided=True, reason=NO_NORM if unnormalized else UNKNOWN)
+    reason = NO_NORM if unnormalized else UNKNOWN
+    scales = view.unconfirmed == MATRIX and formula_fits.call.stores_what_broadcasts
+    if view.unconfirmed and not scales:
+        refused = UNCONFIRMED.format(view.unconfirmed, reason.partition(", so")[0])
+        return Identification(view, None, decided=True, refused=refused)
+    call = formula_fits.call
+    stored = call.axes_of_stored_sizes
+    # What its class says of the axis is less than how many numbers it stores; several say nothing.
+    if not recorded and len(stored) == 1 and view.trailing == 1:
+        (axis,) = stored
+        if axis % call.before.dim() != view.axis % call.before.dim():
+            moved = replace(view, axis=axis)
+            reason = f"{reason}; {BY_LENGTH.format(_axis(axis))}"
+            return Identification(moved, None, decided=True, reason=reason)
+    return Identification(view, None, decided=True, reason=reason)
 
 
 def _axis_and_sample(view: View) -> str:
-    axis = "the last axis" if view.axis == -1 else f"axis {view.axis}"
-    return f"features along {axis}, samples of one {view.sample}"
+    return f"features along {_axis(view.axis)}, samples of one {view.sample}"
+
+
+def _axis(axis: int) -> str:
+    return "the last axis" if axis == -1 else f"axis {axis}"

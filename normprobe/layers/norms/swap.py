@@ -131,15 +131,16 @@ def _kind_and_shape(layer: Layer) -> tuple[str, NormShape]:
     sizes = tuple(getattr(module, "normalized_shape", ())) or (layer.n_features,)
     kind, weight = layer.view.kind, vector(module, "weight", math.prod(sizes))
     if type(module).forward not in _KNOWN_FORWARDS:
-        kind, offset = _kind_by_trial(layer, layer.n_features)
-        weight = None if weight is None else weight + offset
+        kind, offset, factor = _kind_by_trial(layer, layer.n_features)
+        if weight is not None or factor != 1.0:
+            weight = (torch.ones(math.prod(sizes)) if weight is None else weight + offset) * factor
     bias = vector(module, "bias", math.prod(sizes))
     eps = _USUAL_EPS if layer.eps is None else layer.eps
     return kind, NormShape(sizes, layer.view.axis == 1, eps, weight, bias)
 
 
-def _kind_by_trial(layer: Layer, width: int) -> tuple[str, float]:
-    """Run a norm of an unknown class on random numbers: its kind, and what it adds to its weight.
+def _kind_by_trial(layer: Layer, width: int) -> tuple[str, float, float]:
+    """Run a norm of an unknown class on random numbers: its kind, and what it adds to and times its weight.
 
     Raises:
         _CannotSwapError: it cannot be run, or what it computes is not known.
@@ -172,7 +173,7 @@ def _kind_by_trial(layer: Layer, width: int) -> tuple[str, float]:
         raise _CannotSwapError(
             "what it computes is no normalization of a sample's features, scaled and shifted"
         )
-    return kind, offset
+    return kind, offset, identification.factor
 
 
 def _set_up_like(new: nn.Module, old: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import normprobe
 from normprobe.capture import layer_state
 from normprobe.capture.layer_state import MOST_UNDECIDED
 from normprobe.layers.find import find_layers
-from normprobe.layers.norms.identify import NO_NORM, UNKNOWN, Identification, identify
+from normprobe.layers.norms.identify import NO_NORM, UNCONFIRMED, UNKNOWN, Identification, identify
 from normprobe.layers.view import View
 from tests.helpers.handwritten_norms import (
     CASES,
@@ -84,13 +84,20 @@ def test_what_contradicts_the_class_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("module", "reason"),
-    [(NoNorm(), NO_NORM), (IdentityNorm(), NO_NORM), (ResidualGate(), UNKNOWN)],
-    ids=["NoNorm", "identity", "gate"],
+    [(NoNorm(), NO_NORM), (IdentityNorm(), NO_NORM)],
+    ids=["NoNorm", "identity"],
 )
 def test_what_does_not_normalize_is_said(module: nn.Module, reason: str) -> None:
     identification = called(module, data(3, 30, 12) * 2)
     assert (identification.decided, identification.reason, identification.offset) == (True, reason, None)
     assert (identification.view.kind, identification.view.axis) == ("norm", -1)
+
+
+def test_what_has_an_eps_alone_and_does_not_normalize_is_refused() -> None:
+    identification = called(ResidualGate(), data(3, 30, 12) * 2)
+    assert (identification.decided, identification.reason) == (True, "")
+    why = "what it computes is no known normalization"
+    assert identification.refused == UNCONFIRMED.format("its eps", why)
 
 
 class SineNorm(Base):

@@ -140,9 +140,15 @@ def outcome_of(module: str, name: str) -> Outcome | None:
         layers = find_layers(on_meta).layers
     except normprobe.NoLayersError:
         return Outcome(False)
-    if layers[0].name:
+    if layers[0].name or layers[0].refused:
         return Outcome(False)
-    row = called(built(cls, "cpu"))
+    try:
+        row = called(built(cls, "cpu"))
+    except AssertionError:
+        # What its call must confirm first counts for nothing without one.
+        if layers[0].view.unconfirmed:
+            return Outcome(False)
+        raise
     positive = row["status"] == "fired" and NO_NORM not in row["reason"]
     return Outcome(positive, row["kind"], row["n_features"], row["reason"])
 
