@@ -32,6 +32,5 @@ def test_a_report_is_written(name: str, tmp_path: Path) -> None:
     assert page.stat().st_size > 10_000
 
 
-def test_a_panel_without_a_site_says_so() -> None:
-    with pytest.raises(ValueError, match="norm '2' was not measured both before and after"):
-        figures.render(VARIANTS["no input of 2"], "norm_panel", layer="2")
+def test_a_panel_without_a_site_draws_the_other() -> None:
+    assert "<svg" in figures.render(VARIANTS["no input of 2"], "norm_panel", layer="2").svg("p-")

@@ -42,5 +42,5 @@ def test_a_killed_reports_folder_goes(tmp_path: Path, dead: int) -> None:
     left = tmp_path / of_process(".report-", dead) / "figures"
     left.mkdir(parents=True)
     (left / "half.png").write_text("half")
-    write_atomically(tmp_path, lambda drawn: "<html>")
+    write_atomically(tmp_path, lambda folder: "<html>", lambda name: False)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

@@ -42,6 +42,14 @@ def timer() -> Iterator[Callable[[float], None]]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture(autouse=True)
+def _tracer_as_before() -> Iterator[None]:
+    """Whoever traced before, coverage for one, goes on afterwards."""
+    before = sys.gettrace()
+    yield
+    sys.settrace(before)
+
+
 class Interrupting:
     """Raises a KeyboardInterrupt before the n-th step that Python takes inside a function and what it calls.
 
