@@ -118,11 +118,11 @@ class LayerState:
         """Tell the counters whether everything about a call is decided, so that the extension may handle it.
 
         That a key projection of cross-attention reads another sequence depends on the forward, and a scale
-        that a user's function gives on anything: their calls are looked at each time.
+        that a user's function gives on anything: their calls are looked at each time. So are those of a norm
+        whose parameters lie in a child: the extension's stamps are of the module's own two dictionaries.
         """
-        decided = (
-            self.settled and not self.refused and not self.sequence_rule.cross and self.view.weight is None
-        )
+        own_vectors = self.view.weight is None and len(self._stores) == 2
+        decided = self.settled and not self.refused and not self.sequence_rule.cross and own_vectors
         for site in self.sites.values():
             site.counters.decided = decided
 

@@ -82,3 +82,24 @@ def test_merging_adds_updates_up() -> None:
         parts.append(probe.recording)
     found = row(normprobe.merge(*parts), "0")
     assert (found["updates"], found["firings"], bool(found["moved"])) == (2, 2, True)
+
+
+class _DictNorm(nn.Module):
+    """An RMS norm that keeps its scale in a ParameterDict."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.eps, self.held = 1e-6, nn.ParameterDict({"weight": nn.Parameter(torch.ones(width))})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.held["weight"]
+
+
+def test_a_scale_in_a_child_is_that_of_the_last_call() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), _DictNorm(8))
+    with torch.no_grad(), normprobe.Probe(model) as probe:
+        for scale in range(1, 13):
+            model[1].held["weight"].fill_(scale)
+            model(torch.randn(5, 8))
+    features = probe.recording.features
+    assert set(features.loc[(features["layer"] == "1") & (features["site"] == "output"), "weight"]) == {12.0}
