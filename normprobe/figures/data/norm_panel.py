@@ -59,6 +59,7 @@ def summarize(tables: Tables, layer: str) -> Panel:
     if rows.empty or rows["kind"].iloc[0] == "linear":
         names = ", ".join(map(repr, layer_statistics.norms(tables)["layer"].head(3)))
         raise ValueError(f"no norm {layer!r} fired in this recording; there are {names or 'none'}")
+    # A bar stands where its feature is: the order of rows is the chart's axis.
     features = layer_statistics.of_layers(tables.features, [layer]).sort_values("feature")
     samples = layer_statistics.of_layers(tables.samples, [layer])
     return Panel(

@@ -112,6 +112,7 @@ def summarize(tables: Tables) -> SampleSizes:
         extreme=_name_extreme(tables, ratios[ratios > 2], unit),
         over=len(over),
         top=float(ratios.max()),
+        # The position of an example is always 0, and says nothing.
         first=sum(int(identity[position] == 0) for identity in over.index) if unit == "position" else 0,
         unit=sample_word(tables.meta, unit),
         example=sample_word(tables.meta, "example"),
@@ -151,6 +152,7 @@ def _sizes(tables: Tables, layers: list[str]) -> pd.DataFrame:
     samples = layer_statistics.of_layers(sized_samples(tables), layers, INPUT)
     frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=samples["rms"])
     frame[IDENTITY] = frame[IDENTITY].astype(object)
+    # pivot_table sorts its columns by name; here they are in order of execution.
     return frame.pivot_table(index=IDENTITY, columns="layer", values="size", aggfunc="first").reindex(
         columns=layers
     )
