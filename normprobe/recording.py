@@ -84,6 +84,7 @@ class Recording:
         """
         from normprobe.findings import find  # imported here: loading a recording takes no checks
 
+        # A copy: what is kept is for report and export, too.
         return self._found.copy() if checks is None else find(self._tables, list(checks))
 
     @cached_property
@@ -125,13 +126,16 @@ class Recording:
             NoSamplesError: nothing was measured.
             RecordingError: the directory cannot be written.
         """
+        # Loads templates, which loading and merging do without.
         from normprobe.report import check_choice, write_report
 
         check_choice(panels)
+        # Before any file: tables without rows would look like a result.
         if self._tables.layers["n_samples"].sum() == 0:
             raise NoSamplesError(
                 "nothing was measured, so there is nothing to report; run the model in the block"
             )
+        # First, as the page names the tables that it finds beside it.
         self.to_csv(directory)
         return write_report(self._tables, self.findings(), Path(directory), panels=panels)
 
