@@ -80,7 +80,11 @@ class Recording:
         """What is worth a person's attention, a row each, errors first.
 
         Args:
-            checks: the checks to run; by default all of `normprobe.findings`.
+            checks: which to run, as objects with thresholds of your own or by name; by default all of
+                `normprobe.findings`.
+
+        Raises:
+            NormprobeError: a name is not that of a check.
         """
         from normprobe.findings import find  # imported here: loading a recording takes no checks
 
@@ -191,7 +195,8 @@ def merge(*recordings: Recording) -> Recording:
     """Merge recordings of parts of the data into the recording of the whole.
 
     Raises:
-        RecordingError: a part occurs twice, or the recordings are of different models or options.
+        RecordingError: there is none, one of them is no recording, a part occurs twice, or they are of
+            different models or options.
     """
     if not recordings:
         raise RecordingError("merge needs at least one recording")

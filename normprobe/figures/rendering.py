@@ -105,7 +105,8 @@ def render(tables: Tables | HasTables, name: str, *, layer: str | None = None) -
         The figure and its words.
 
     Raises:
-        ValueError: there is no figure of this name, or the panel's layer is not named.
+        ValueError: there is no figure of this name, the recording lacks what it needs, or the panel's layer
+            is not named or did not fire.
     """
     source = layer_statistics.tables_of(tables)
     entry = registry.entry_of(name)

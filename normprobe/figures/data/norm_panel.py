@@ -54,7 +54,11 @@ class Panel:
 
 
 def summarize(tables: Tables, layer: str) -> Panel:
-    """Take from the tables what the panel of one norm shows."""
+    """Take from the tables what the panel of one norm shows.
+
+    Raises:
+        ValueError: no norm of this name fired.
+    """
     rows = tables.layers[tables.layers["layer"] == layer].set_index("site")
     if rows.empty or rows["kind"].iloc[0] == "linear":
         names = ", ".join(map(repr, layer_statistics.norms(tables)["layer"].head(3)))

@@ -82,7 +82,11 @@ def supported(tables: Tables) -> bool:
 
 
 def summarize(tables: Tables) -> LinearRoles:
-    """Take from the tables what the figure shows."""
+    """Take from the tables what the figure shows.
+
+    Raises:
+        ValueError: no role has three Linear layers.
+    """
     layers = tables.layers[tables.layers["kind"] == "linear"].sort_values("depth", kind="stable")
     output = layers[layers["site"] == OUTPUT].set_index("layer")
     frame = pd.DataFrame({"variance": output["variance"], "nonfinite": output["nonfinite"]})

@@ -86,7 +86,11 @@ def _commonest_width(tables: Tables) -> pd.DataFrame:
 
 
 def summarize(tables: Tables) -> OutlierMap:
-    """Take from the tables what the map shows."""
+    """Take from the tables what the map shows.
+
+    Raises:
+        ValueError: no norm other than BatchNorm has features to compare.
+    """
     chosen = _commonest_width(tables)
     layers = list(chosen["layer"])
     if not layers:

@@ -83,7 +83,11 @@ def supported(tables: Tables) -> bool:
 
 
 def summarize(tables: Tables) -> RunningStatistics:
-    """Take from the tables what the figure shows."""
+    """Take from the tables what the figure shows.
+
+    Raises:
+        ValueError: no BatchNorm has running statistics.
+    """
     channels = running_channels(tables)
     if channels.empty:
         raise ValueError("no BatchNorm of this recording has running statistics")

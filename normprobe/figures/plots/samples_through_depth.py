@@ -93,7 +93,11 @@ def _aligned(tables: Tables) -> pd.DataFrame:
 
 
 def summarize(tables: Tables) -> SampleSizes:
-    """Take from the tables what the figure shows."""
+    """Take from the tables what the figure shows.
+
+    Raises:
+        ValueError: no norm that fired numbers its samples by the batch.
+    """
     norms = _aligned(tables)
     if norms.empty:
         raise ValueError("no norm of this recording numbers its samples by the batch: nothing to follow")
