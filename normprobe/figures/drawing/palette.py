@@ -146,7 +146,7 @@ _STYLE: dict[str, Any] = {
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw under the same settings whatever the user's are, and give the user's back."""
-    # Of the process, not of a drawing: setting the backend would choose one anew.
+    # These are of the process, not of a drawing: what a notebook or a window goes by while we draw.
     kept = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "figure.hooks")
     settings: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key not in kept}
     with mpl.rc_context(settings | _STYLE):
