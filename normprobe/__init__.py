@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+# For type checkers and editors, which do not run `__getattr__`.
 if TYPE_CHECKING:
     from normprobe.capture.site_registry import register_site
     from normprobe.comparison import Comparison, compare
@@ -79,7 +80,9 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"normprobe.{_HOME[name]}"), name)
     if name == "__version__":
+        # What is installed says it, so that it stands in pyproject.toml alone.
         return importlib.metadata.version("normprobe")
+    # Packages that users reach by attribute without an import of their own.
     if name in {"batchnorm", "figures", "findings"}:
         return importlib.import_module(f"normprobe.{name}")
     raise AttributeError(f"module 'normprobe' has no attribute {name!r}")

@@ -95,6 +95,7 @@ class Comparison:
         Raises:
             RecordingError: the directory cannot be written.
         """
+        # Loads templates, which comparing does without.
         from normprobe.report import write_comparison
 
         self.to_csv(directory)

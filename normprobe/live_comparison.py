@@ -55,12 +55,14 @@ def compare_live(
             raise NormprobeError(
                 f"compare_live takes two models, got {type(model).__name__}; compare takes recordings"
             )
+    # Batches may come from a generator: the first is needed here, and again in its turn.
     every = iter([batches] if isinstance(batches, (Tensor, Mapping)) else batches)
     first = next(every, None)
     if first is None:
         raise NormprobeError("compare_live needs a batch at least, got none")
     suited = _suited(a, b)
     with _undisturbed(a, b):
+        # Only to learn which layers run, in which order: of the numbers next to nothing is kept.
         of_a = record(a, [first], samples=1, values=0).tables
         of_b = record(b, [suited(first)], samples=1, values=0).tables
         matched = matched_layers(of_a, of_b)
@@ -85,6 +87,7 @@ def _undisturbed(*models: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         for module, _ in modes:
+            # Not eval(), which a model may override, and which does not tell what was in training mode.
             module.training = False
         with _forked(*models), torch.no_grad():
             yield
@@ -95,6 +98,7 @@ def _undisturbed(*models: nn.Module) -> Iterator[None]:
 
 def _forked(*models: nn.Module) -> Any:
     """Random numbers as before afterwards, on the devices of these models."""
+    # Of these devices only: by default fork_rng initializes every one of the machine.
     cuda = {tensor.device for model in models for tensor in model.parameters() if tensor.is_cuda}
     return torch.random.fork_rng(list(cuda))
 
@@ -105,6 +109,7 @@ def _suited(a: nn.Module, b: nn.Module) -> Callable[[Any], Any]:
 
     def suit(value: Any) -> Any:
         if isinstance(value, Tensor) and of_a is not None and of_b is not None:
+            # Token ids stay integers, and what the first model takes in another dtype the second does, too.
             return value.to(of_b.device, of_b.dtype if value.dtype == of_a.dtype else None)
         if isinstance(value, Mapping):
             return {name: suit(entry) for name, entry in value.items()}

@@ -75,7 +75,9 @@ class Probe:
             raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
         check_options(samples, values, every, mask)
         self.model = model
+        # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
+        # Used on each entry, so what can be read once only becomes a list.
         self._filter = (layers, list(kinds) if kinds is not None and not isinstance(kinds, str) else kinds)
         self._mask = mask
         self._hooks: Hooks | None = None
@@ -89,6 +91,7 @@ class Probe:
             every=every,
             seed=seed,
         )
+        # Looked for here, so that a filter that fits nothing is an error before anything runs.
         self._callbacks.add_layers(find_layers(model, *self._filter))
 
     def __enter__(self) -> Self:
@@ -101,6 +104,7 @@ class Probe:
             raise NormprobeError(
                 "this probe is already active; leave its block first, or make a second Probe"
             )
+        # Anew: since the probe was made or left, layers may have been put in.
         found = find_layers(self.model, *self._filter)
         self._grad = torch.is_grad_enabled()
         try:
@@ -138,6 +142,7 @@ class Probe:
                 for state in states
             ]
             recording = Recording(build_tables(records, self._meta(), self.part))
+        # While the block lasts more may be measured.
         if self._hooks is None:
             self._final = recording
         return recording
@@ -162,6 +167,7 @@ class Probe:
             "every": forwards.every,
             "seed": callbacks.seed,
         }
+        # A dictionary, not a set: the order is that of the layers, not of hashes.
         modes = {mode: None for state in states for mode in state.modes}
         return {
             **describe(self.model),
@@ -194,11 +200,13 @@ def record(
         NoLayersError: there is nothing to probe.
         NormprobeError: an option or a batch is not of the form above.
     """
+    # Of anything else Probe says what is wrong with it.
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
     probe = Probe(model, **options)
     try:
         for module, _ in modes:
             module.training = False
+        # Not inference_mode: its tensors have no version, by which one is measured once for all its readers.
         with probe, torch.no_grad():
             run_batches(model, batches, progress)
     finally:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from normprobe.kernels.moments import MOMENT_FIELDS, PublicColumn
 
+# NUMBER where an entry may be unknown (pandas' nullable integers); WHOLE where it never is.
 TEXT, WHOLE, REAL, NUMBER, TRUTH = "string", "int64", "float64", "Int64", "boolean"
 
 SITE_KEY = ["layer", "site"]
@@ -128,7 +129,9 @@ def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataF
 
 
 def _cast(frame: pd.DataFrame, dtypes: dict[str, str]) -> pd.DataFrame:
+    # A new index: what was filtered, sorted or merged is to equal what was loaded from a file.
     frame = frame[list(dtypes)].reset_index(drop=True)
+    # Only what differs: before pandas 3 astype copies columns that are of the dtype already.
     return frame.astype({name: dtype for name, dtype in dtypes.items() if str(frame.dtypes[name]) != dtype})
 
 

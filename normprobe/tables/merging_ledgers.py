@@ -44,6 +44,7 @@ def with_every_layer(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
 def _completed(frame: pd.DataFrame, never_used: pd.DataFrame) -> pd.DataFrame:
     """A ledger with all these layers at its end, those that it has as they are."""
     own = frame["layer"].isin(never_used["layer"])
+    # Of the ledger's dtypes: blank entries made objects of columns, and pandas 2 warns of joining those.
     missing = never_used[~never_used["layer"].isin(frame["layer"])]
     tail = pd.concat([frame[own], missing.astype(frame.dtypes.to_dict())]).sort_values("layer")
     return pd.concat([frame[~own], tail], ignore_index=True)
@@ -103,6 +104,7 @@ def _reasons(values: Iterable[str], *, add: bool) -> str:
     for piece in (piece for value in values for piece in value.split("; ") if piece):
         times = _TIMES.search(piece)
         text, count = (piece[: times.start()], int(times[1])) if times else (piece, 1)
+        # Parts in which a layer never fired state one reason, not the same one "2 times".
         counts[text] = counts.get(text, 0) + count if add else max(counts.get(text, 0), count)
     shown = {text: f"{text} ({count} times)" if count > 1 else text for text, count in counts.items()}
     return "; ".join(shown[text] for text in sorted(shown))
@@ -129,6 +131,7 @@ def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
         return stated.pop() if len(stated) == 1 else _UNITS[name]
     if name == "digests":
         return dict(sorted(item for value in known for item in value.items()))
+    # All in UTC and in one format, so that texts sort as times do.
     return max(known) if name == "created" else _equal_in_all(values)
 
 

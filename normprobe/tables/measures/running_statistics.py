@@ -61,6 +61,7 @@ def running_channels(tables: Tables) -> pd.DataFrame:
     """
     features = tables.features
     rows = features[features["running_var"].notna() & (features["site"] == INPUT)]
+    # Merged parts that differ in eps have none in common; then the shift is that of the bare statistics.
     eps = rows["layer"].map(tables.ledger.set_index("layer")["eps"]).astype("float64").fillna(0.0).to_numpy()
     seen_variance, count = (rows[name].to_numpy(np.float64) for name in ("seen_variance", "count"))
     apart = (rows["seen_mean"] - rows["running_mean"]).to_numpy(np.float64)
@@ -109,4 +110,5 @@ def running_measures(tables: Tables) -> pd.DataFrame:
 def never_updated(tables: Tables) -> bool:
     """Whether the model is as initialized in all its batch norms, running statistics included."""
     untouched = running_measures(tables)["untouched"]
+    # Of no batch norm at all everything would be true.
     return bool(len(untouched)) and bool(untouched.all()) and norms_untrained(tables, ("batch_norm",))

@@ -67,8 +67,10 @@ def example_measures(tables: Tables) -> pd.DataFrame:
     samples = tables.samples
     site = [samples["layer"], samples["site"]]
     moments = samples[["mean", "min", "max"]].assign(deviation=samples["variance"] ** 0.5)
+    # By repeat, too: a layer that is called twice in a forward computes two things at one position.
     positions = [*site, samples["repeat"], samples["position"].fillna(0)]
     groups = moments.groupby(positions, sort=False, observed=True)
+    # A position that a single example reaches would count as one at which examples do not differ.
     several = groups["mean"].transform("size") > 1
     apart = ((moments - groups.transform("mean")) ** 2).sum(axis=1).where(several, 0)
     whole = (moments**2).sum(axis=1).where(several, 0)
