@@ -76,7 +76,7 @@ class Forward:
         recent: moments of tensors just measured, where the compiled kernel does not hold them.
         reading: the sequence that each layer read last, by its index, where its name does not say it.
         traced: the sequences of the outputs of its layers, likewise.
-        by_size: the masks where there are other numbers of positions, by sequence.
+        by_size: the masks where there are other numbers of positions, by the id of the mask at the input.
         frame: the call of its owner, as Python runs it.
     """
 
@@ -97,7 +97,7 @@ class Forward:
     recent: dict[Any, Any] = field(default_factory=dict)
     reading: dict[int, str] = field(default_factory=dict)
     traced: TracedTensors = field(default_factory=TracedTensors)
-    by_size: dict[str, MaskBySize] = field(default_factory=dict)
+    by_size: dict[int, MaskBySize] = field(default_factory=dict)
     frame: FrameType | None = None
 
     def sequence(self, reads: str, padding: Padding | None) -> Sequence:

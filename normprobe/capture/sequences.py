@@ -110,7 +110,7 @@ class SequenceFinder:
         counts = _positions(extent_of(state.view, tensor.shape), forward)
         if padding.real.shape[1] in counts or padding.real.shape[0] not in (1, forward.batch.size):
             return sequence
-        masks = forward.by_size.setdefault(reads, MaskBySize(padding.real))
+        masks = forward.by_size.setdefault(id(padding), MaskBySize(padding.real))
         for count in counts:
             if count > 1 and count not in self._learned:
                 if not masks.knows(count) and not self._is_learned(count, tensor, forward):
@@ -142,8 +142,8 @@ class SequenceFinder:
             return False
         batch, (_, time) = forward.batch.size, sequence.padding.real.shape
         total = extent.samples * extent.rows
-        if total >= batch * time:
-            return True  # every position, in windows, say
+        if total >= batch * time:  # every position, in windows, say; or twice as many relative ones
+            return batch > 1 or total < 2 * time - 1
         counts = _positions(extent, forward)
         return (
             extent.leading[:1] == (batch,)
@@ -159,7 +159,7 @@ class SequenceFinder:
         for reads in ("own", *masks.others):
             padding = masks.of(reads)
             if padding is not None and not padding.full:
-                sizes = forward.by_size.setdefault(reads, MaskBySize(padding.real))
+                sizes = forward.by_size.setdefault(id(padding), MaskBySize(padding.real))
                 sizes.carry(strides, given.shape[-axes:], made.shape[-axes:])
 
     def _length_functions(self, owner: nn.Module) -> list[Callable[..., Any]]:
@@ -196,9 +196,13 @@ def _positions(extent: Extent, forward: Forward) -> tuple[int, ...]:
         return (leading[0],)
     if leading[:1] == (batch,):
         return (*leading[1:], *(inner if len(leading) == 1 else ()))
-    if not leading or batch < 1 or leading[0] % batch:
+    if not leading or batch < 1:
         return ()
-    return (leading[1],) if len(leading) > 1 else (leading[0] // batch,)
+    whole = leading[0] % batch == 0
+    if len(leading) == 1:
+        return (leading[0] // batch,) if whole else ()
+    # Attention swaps the two: (positions, batch), or puts heads beside the batch.
+    return (*(leading[:1] if leading[1] == batch else ()), *(leading[1:2] if whole else ()))
 
 
 def _same(argument: Tensor, tensor: Tensor) -> bool:

@@ -39,7 +39,7 @@ class Stride(NamedTuple):
 
 
 def strides_of(module: nn.Module) -> tuple[Stride, ...]:
-    """What a module does along each of its last axes; none if it keeps sizes, or is no convolution or pool."""
+    """What a module does along each of its last axes; none if it keeps sizes or is of another kind."""
     if isinstance(module, _TRANSPOSED):
         return tuple(Stride(0, 0, 0) for _ in range(_axes_of_transposed(module)))
     axes = next((count for kind, count in _AXES.items() if isinstance(module, kind)), 0)
