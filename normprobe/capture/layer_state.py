@@ -58,6 +58,7 @@ class LayerState:
         sequence_rule: which sequence of a forward it works on.
         scaled: whether it may have vectors of its own to record.
         functional_calls: how many of its calls no hook saw, but the use of its weight showed.
+        sequence: the sequence that it was seen to work on, where several have masks.
         sequence_certain: whether which sequence it works on does not depend on the forward.
         unmasked: how many measured calls held padding, for the mask did not fit.
     """
@@ -82,6 +83,7 @@ class LayerState:
     sequence_rule: SequenceRule = field(init=False)
     scaled: bool = field(init=False)
     functional_calls: int = 0
+    sequence: str | None = None
     sequence_certain: bool = True
     unmasked: int = 0
 

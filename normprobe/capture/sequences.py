@@ -68,31 +68,32 @@ class SequenceFinder:
         return reads
 
     def _read(self, state: LayerState, tensor: Tensor, forward: Forward, reads: str) -> str:
-        masks = forward.masks
-        state.sequence_certain = True
-        for sequence, argument in masks.arguments.items():
-            if argument is tensor or _same(argument, tensor):
-                return sequence
-        made = forward.traced.made(tensor)
-        if made is not None:
-            return "cross" if masks.two_sided and made == "own" else made
-        if reads == "cross":
-            return reads
-        return self._of_its_size(state, tensor, forward, reads)
+        """The sequence of a tensor that a layer reads."""
+        masks, state.sequence_certain = forward.masks, True
+        given = (name for name, argument in masks.arguments.items() if _same(argument, tensor))
+        known = next(given, None) or forward.traced.made(tensor)
+        if known is not None:
+            known = "cross" if masks.two_sided and known == "own" else known
+            state.sequence = known
+            return known
+        return reads if reads == "cross" else self._of_its_size(state, tensor, forward, reads)
 
     def _of_its_size(self, state: LayerState, tensor: Tensor, forward: Forward, reads: str) -> str:
         """The sequence of a tensor by its sizes, where no other has them, or of the layers beside it."""
         masks = forward.masks
         counts = _positions(extent_of(state.view, tensor.shape), forward)
         fitting = [name for name in _masked(forward) if _count(forward, name) in counts and name != reads]
-        state.sequence_certain = not fitting
         if not fitting:
             return reads
         if len(fitting) == 1 and not self._may_be(reads, counts, forward, _count(forward, fitting[0])):
-            state.sequence_certain = True
             return fitting[0]
-        beside = None if masks.two_sided else forward.traced.beside(state.layer.name, tensor)
-        return beside or reads
+        # Once seen, for the extension's hooks note no outputs.
+        if state.sequence in (reads, *fitting):
+            return str(state.sequence)
+        if not masks.two_sided:
+            state.sequence = forward.traced.beside(state.layer.name, tensor)
+        state.sequence_certain = state.sequence is not None
+        return state.sequence or reads
 
     def _may_be(self, reads: str, counts: tuple[int, ...], forward: Forward, count: int) -> bool:
         """Whether a tensor with so many positions may be of the sequence that the layer's name says."""
@@ -114,7 +115,8 @@ class SequenceFinder:
         for count in counts:
             if count > 1 and count not in self._learned:
                 if not masks.knows(count) and not self._is_learned(count, tensor, forward):
-                    masks.find(count, self._length_functions(forward.state.owner))
+                    # Stacked positions only where nothing else comes in that may have as many.
+                    masks.find(count, self._length_functions(forward.state.owner), stacked=sequence.alone)
                 real = masks.at(count)
                 if real is not None:
                     return self._sized(forward, reads, Padding(padding.name, real))
@@ -207,5 +209,7 @@ def _positions(extent: Extent, forward: Forward) -> tuple[int, ...]:
 
 def _same(argument: Tensor, tensor: Tensor) -> bool:
     """Whether a tensor is an argument, seen through a view."""
+    if argument is tensor:
+        return True
     same = argument.numel() == tensor.numel() and argument.dtype == tensor.dtype
     return same and address(argument) == address(tensor) != 0

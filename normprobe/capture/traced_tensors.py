@@ -5,7 +5,9 @@ from __future__ import annotations
 import weakref
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
+
+_UNKNOWN = (None, 0, None)
 
 
 @dataclass(eq=False)
@@ -13,26 +15,26 @@ class TracedTensors:
     """Which sequence the outputs of a forward's layers are of, as long as they live.
 
     Attributes:
-        outputs: a weak reference and a sequence by the address of an output.
+        outputs: of an output, by its address, a weak reference to its storage, its size and its sequence.
+            The storage, for a view may outlive the tensor that it was made of.
         parents: of the modules that hold layers, the sequence all of these worked on so far, and the first
             two sizes; None where they worked on several.
     """
 
-    outputs: dict[int, tuple[weakref.ref[Tensor], str]] = field(default_factory=dict)
+    outputs: dict[int, tuple[weakref.ref[UntypedStorage], int, str]] = field(default_factory=dict)
     parents: dict[str, tuple[str, tuple[int, ...]] | None] = field(default_factory=dict)
 
     def note(self, name: str, tensor: Tensor, reads: str) -> None:
         """Note that this output of a layer is of a sequence."""
-        self.outputs[address(tensor)] = weakref.ref(tensor), reads
+        if at := address(tensor):
+            self.outputs[at] = weakref.ref(tensor.untyped_storage()), tensor.numel(), reads
         parent, known = name.rpartition(".")[0], (reads, tuple(tensor.shape[:2]))
         self.parents[parent] = known if self.parents.get(parent, known) == known else None
 
     def made(self, tensor: Tensor) -> str | None:
         """The sequence of the output that a tensor is, seen through a view."""
-        made = self.outputs.get(address(tensor))
-        if made is not None and (output := made[0]()) is not None and output.numel() == tensor.numel():
-            return made[1]
-        return None
+        storage, numel, reads = self.outputs.get(address(tensor), _UNKNOWN)
+        return reads if storage is not None and storage() is not None and numel == tensor.numel() else None
 
     def beside(self, name: str, tensor: Tensor) -> str | None:
         """The sequence of the layers in the same module, where all had one, and tensors of this size."""

@@ -237,7 +237,6 @@ class MaskReader:
                 self._in_vain[name] = self._in_vain.get(name, 0) + 1
                 if _is_missed(name, tensor, candidates):
                     unused.append(name)
-                    self._in_vain[name] = _MOST_LOOKS
         return found, tuple(unused)
 
     def _looked_at(self, name: str, value: Any) -> Tensor | None:
@@ -246,7 +245,7 @@ class MaskReader:
         tensor = value if isinstance(value, Tensor) else held_tensor(value) if says else None
         if tensor is None or tensor.is_nested or tensor.is_meta or tensor.numel() == 0:
             return None
-        if self._in_vain.get(name, 0) >= _MOST_LOOKS:
+        if self._in_vain.get(name, 0) >= (_MOST_LOOKS if says is None else _MOST_LOOKS_BY_NAME):
             return None
         if tensor.dim() == 1:
             return tensor if _LENGTHS.match(name.lower()) else None
@@ -285,8 +284,8 @@ class MaskReader:
         return values if by_name else None
 
 
-_MOST_LOOKS = 4
-"""In how many forwards an argument that is not used is looked at."""
+_MOST_LOOKS, _MOST_LOOKS_BY_NAME = 4, 32
+"""In how many forwards an argument that is not used is looked at, and one that is called a mask."""
 
 
 def _may_be_a_mask(name: str, tensor: Tensor) -> bool:

@@ -124,12 +124,14 @@ class MaskBySize:
         """Whether something was found out of so many positions, be it that nothing is certain."""
         return size in self._of
 
-    def find(self, size: int, functions: Iterable[Callable[..., Any]]) -> Real | None:
+    def find(
+        self, size: int, functions: Iterable[Callable[..., Any]], *, stacked: bool = True
+    ) -> Real | None:
         """The mask where there are so many positions by a model's own functions, or else by whole groups."""
         real = next(iter(self._of.values()))
         assert real is not None
         found = next((mask for f in functions if (mask := _by_function(real, f, size)) is not None), None)
-        self._of[size] = _by_groups(real, size) if found is None else found
+        self._of[size] = _by_groups(real, size) if found is None and stacked else found
         return self._of[size]
 
 
