@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.capture.forward import Forward, Sequence
@@ -114,6 +116,8 @@ class SequenceFinder:
         masks = forward.by_size.setdefault(id(padding), MaskBySize(padding.real))
         for count in counts:
             if count > 1 and count not in self._learned:
+                if sequence.alone and not masks.knows(count):
+                    masks.note(count, _with_a_prefix(tensor, padding.real, count))
                 if not masks.knows(count) and not self._is_learned(count, tensor, forward):
                     # Stacked positions only where nothing else comes in that may have as many.
                     masks.find(count, self._length_functions(forward.state.owner), stacked=sequence.alone)
@@ -169,6 +173,17 @@ class SequenceFinder:
         if id(owner) not in self._functions:
             self._functions[id(owner)] = list(_functions(owner))
         return self._functions[id(owner)]
+
+
+def _with_a_prefix(tensor: Tensor, real: NDArray[np.bool_], count: int) -> NDArray[np.bool_] | None:
+    """The mask behind positions that a model put before those of its input, the same for every example."""
+    more = count - real.shape[1]
+    if more < 1 or tensor.dim() < 3 or tensor.shape[:2] != (len(real), count) or len(real) < 2:
+        return None
+    alike = bool((tensor[:, :more] == tensor[:1, :more]).all())
+    if not alike or bool((tensor[:, more] == tensor[:1, more]).all()):
+        return None
+    return np.concatenate([np.ones((len(real), more), bool), real], axis=1)
 
 
 def _functions(owner: nn.Module) -> Iterator[Callable[..., Any]]:

@@ -233,7 +233,7 @@ class MaskReader:
             masked = read_lengths(name, tensor, candidates) if one else self._read(name, tensor, candidates)
             if masked is not None:
                 found.append(masked)
-            elif tensor.dim() == 2:
+            elif tensor.dim() > 1:
                 self._in_vain[name] = self._in_vain.get(name, 0) + 1
                 if _is_missed(name, tensor, candidates):
                     unused.append(name)
@@ -314,10 +314,18 @@ def is_two_valued(tensor: Tensor) -> bool:
 def _is_missed(name: str, tensor: Tensor, candidates: Mapping[str, Tensor]) -> bool:
     """Whether an argument that is not used looks like a mask of padding: by its name, or by its values."""
     others = [candidate for candidate in candidates.values() if candidate is not tensor]
-    if not any(fits(tuple(tensor.shape), other) for other in others) or not is_two_valued(tensor):
+    if not any(_is_as_large(tensor, other) for other in others) or not is_two_valued(tensor):
         return False
-    values = (tensor != 0).detach().cpu().numpy()
+    values = (tensor != 0).detach().flatten(1).cpu().numpy()
     if values.all() or not values.any() or _is_triangle(values):
         return False
     changes = (values[:, 1:] != values[:, :-1]).sum(1)
     return mask_name(name) is not None or bool(changes.max(initial=0) <= 1)
+
+
+def _is_as_large(mask: Tensor, argument: Tensor) -> bool:
+    """Whether a mask has an argument's positions, or its pixels."""
+    if mask.dim() == 2:
+        return fits(tuple(mask.shape), argument)
+    alike = argument.dim() == mask.dim() + 1 and argument.shape[0] == mask.shape[0]
+    return alike and argument.shape[-2:] == mask.shape[-2:]

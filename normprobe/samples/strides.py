@@ -124,6 +124,11 @@ class MaskBySize:
         """Whether something was found out of so many positions, be it that nothing is certain."""
         return size in self._of
 
+    def note(self, size: int, real: Real | None) -> None:
+        """Note the mask where there are so many positions, if there is one."""
+        if real is not None:
+            self._of[size] = real
+
     def find(
         self, size: int, functions: Iterable[Callable[..., Any]], *, stacked: bool = True
     ) -> Real | None:
@@ -156,4 +161,5 @@ def _by_groups(real: Real, size: int) -> Real | None:
     if length < 2 or real.shape[1] - size * length >= length:
         return None
     groups = real[:, : size * length].reshape(len(real), size, length)
-    return groups.all(2) if (groups.all(2) == groups.any(2)).all() else None
+    whole = np.asarray(groups.all(2))
+    return whole if np.array_equal(whole, groups.any(2)) else None
