@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from normprobe.capture import current_forward
 from normprobe.capture.coverage import SLOWED, would_fuse
 from normprobe.capture.fast_hooks import FastHooks
-from normprobe.capture.forward import Forward, Forwards, Sequence
+from normprobe.capture.forward import Forward, Forwards
 from normprobe.capture.function_mode import FunctionCapture
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks
@@ -23,10 +23,13 @@ from normprobe.capture.measure import Measurer
 from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption, is_users_own, users_own
 from normprobe.capture.run_info import RunInfo
 from normprobe.capture.sample_numbers import named_labels
+from normprobe.capture.sequences import SequenceFinder
 from normprobe.capture.site_registry import TensorOf
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
+from normprobe.samples.masks import Masks
 from normprobe.samples.reservoir import EmptyReservoirs
+from normprobe.samples.strides import Stride, strides_of
 from normprobe.vocabulary import INPUT, OUTPUT
 
 LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
@@ -74,8 +77,9 @@ class HookCallbacks:
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._depth = 0
-        self._no_grad = NoGrad()
-        self._measurer, self._reservoirs = Measurer(seed, samples), EmptyReservoirs(samples)
+        self._several, self._no_grad = False, NoGrad()
+        self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
+        self._measurer = Measurer(seed, samples, self._sequences.holds_padding)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""
@@ -120,6 +124,8 @@ class HookCallbacks:
                 hooks.before(module, self._own(self._claim_time_first))
             if isinstance(module, nn.TransformerEncoderLayer):
                 hooks.before(module, self._own(self._enter_fused))
+            if strides := strides_of(module):
+                hooks.after(module, self._own(partial(self._carry_masks, strides)))
         for module in decoders(model):
             hooks.before(module, self._enter_decoder)
 
@@ -215,23 +221,31 @@ class HookCallbacks:
             with self.lock, ModesAside(), self._no_grad:
                 self._measurer.begin(forward)
                 self.run_info.add(forward)
+                self._note_masks(forward.masks)
             forward.state.session = self.function_capture.open(module, forward, kwargs)
         if module is self.model and forward.state.session is None:
             self._hooks.put_aside(self.entered)  # which have nothing to do inside a call of the model
         return forward
 
-    def _sequence(self, state: LayerState, forward: Forward) -> Sequence:
-        """What the layer works on in this forward."""
-        reads = state.sequence_rule.reads(
-            two_sided=forward.masks.two_sided, decoder_fired=forward.decoder_fired
-        )
-        # Not by layer: layers that work on one sequence share it, and with it placements and selections.
-        pattern = self._masks.pattern_of(state.layer.name)
-        sequence = forward.sequences.get((reads, pattern))
-        if sequence is None:
-            padding = self._masks.padding(pattern, forward.masks.of(reads))
-            sequence = forward.sequences[reads, pattern] = forward.sequence(reads, padding)
-        return sequence
+    def _note_masks(self, masks: Masks) -> None:
+        """Note the masks that are not used, and ask anew what layers work on once several have masks."""
+        for name in masks.unused:
+            self.run_info.note_unused_mask(name)
+        if masks.several and not self._several:
+            self._several = True
+            for state in self.states.values():
+                for site in state.sites.values():
+                    site.counters.decided = False
+
+    def _carry_masks(
+        self, strides: tuple[Stride, ...], module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
+        """Carry the forward's masks through a convolution or a pool."""
+        forward = self.forwards.current
+        if forward is not None and forward.state.measured and forward.masks.padded:
+            given, made = first_tensor((*args, *kwargs.values())), first_tensor([output])
+            if given is not None and made is not None:
+                self._sequences.carry(strides, forward, given, made)
 
     def _before(
         self, state: LayerState, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -317,7 +331,7 @@ class HookCallbacks:
             raise TypeError(f"its function gave {type(tensor).__name__}, no tensor")
         if tensor is not None:
             with self.lock, ModesAside():
-                self._measurer.observe(state, name, tensor, forward, self._sequence(state, forward))
+                self._measure(state, name, tensor, forward)
 
     def _snapshot_alone(self, state: LayerState, module: nn.Module) -> None:
         """`_snapshot` for the extension's hooks, around which no modes are aside."""
@@ -330,9 +344,11 @@ class HookCallbacks:
             self._guard(state, "its scale", partial(state.snapshot_vectors, module))
 
     def _observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
-        sequence = self._sequence(state, forward)
-        measure = partial(self._measurer.observe, state, site, tensor, forward, sequence)
-        self._guard(state, f"a call at its {site}", measure)
+        self._guard(state, f"a call at its {site}", partial(self._measure, state, site, tensor, forward))
+
+    def _measure(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
+        sequence = self._sequences.of(state, site, tensor, forward)
+        self._measurer.observe(state, site, tensor, forward, sequence)
 
     def _guard(self, state: LayerState, what: str, call: Callable[[], None]) -> None:
         """Make a call that may fail; the ledger says so then, and the user's forward goes on."""

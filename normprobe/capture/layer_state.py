@@ -58,6 +58,9 @@ class LayerState:
         sequence_rule: which sequence of a forward it works on.
         scaled: whether it may have vectors of its own to record.
         functional_calls: how many of its calls no hook saw, but the use of its weight showed.
+        sequence: the sequence that it was seen to work on, where several have masks.
+        sequence_certain: whether which sequence it works on does not depend on the forward.
+        unmasked: how many measured calls held padding, for the mask did not fit.
     """
 
     index: int
@@ -80,6 +83,9 @@ class LayerState:
     sequence_rule: SequenceRule = field(init=False)
     scaled: bool = field(init=False)
     functional_calls: int = 0
+    sequence: str | None = None
+    sequence_certain: bool = True
+    unmasked: int = 0
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
@@ -122,7 +128,8 @@ class LayerState:
         whose parameters lie in a child: the extension's stamps are of the module's own two dictionaries.
         """
         own_vectors = self.view.weight is None and len(self._stores) == 2
-        decided = self.settled and not self.refused and not self.sequence_rule.cross and own_vectors
+        own_sequence = self.sequence_certain and not self.sequence_rule.cross
+        decided = self.settled and not self.refused and own_sequence and own_vectors
         for site in self.sites.values():
             site.counters.decided = decided
 
@@ -239,6 +246,7 @@ class LayerState:
             "moved": changes.moved,
             "updates": changes.updates,
             "firings": self.firings,
+            "unmasked": self.unmasked,
         }
         sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
         return LayerRecord(

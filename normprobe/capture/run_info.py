@@ -103,6 +103,13 @@ class RunInfo:
         message = str(error).splitlines()[0] if str(error) else "no message"
         self._warnings[valid_text(f"{what}: {type(error).__name__}: {message}")[:_LONGEST]] = None
 
+    def note_unused_mask(self, name: str) -> None:
+        """Warn once of an argument that looks like a mask of padding and is not used as one."""
+        text = (
+            f"the argument {name} looks like a mask of padding and was not used: hand it to Probe(mask=...)"
+        )
+        self._warnings[valid_text(text)[:_LONGEST]] = None
+
     def add(self, forward: Forward) -> None:
         """Count the examples and positions of a forward, and fingerprint its first tensor."""
         self._count(forward, 1)

@@ -35,7 +35,7 @@ def with_every_layer(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     if parameters.empty:
         return list(frames)
     blank: dict[str, Any] = dict.fromkeys(("via", "masked_by", "training", "grad"), "")
-    blank |= {"calls": 0, "firings": 0, "status": "never fired", "reason": _NEVER_USED}
+    blank |= {"calls": 0, "firings": 0, "unmasked": 0, "status": "never fired", "reason": _NEVER_USED}
     blank |= dict.fromkeys(("depth", "aligned"), pd.NA)
     never_used = parameters.assign(**blank)
     return [_completed(frame, never_used) for frame in frames]
@@ -75,7 +75,7 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{name: pieces(columns[name]) for name in joined},
         "reason": _reasons(columns["reason"], add=status == "fired"),
         "calls": sum(row["calls"] for row in rows),
-        **{name: _of_known(sum, columns[name]) for name in ("updates", "firings")},
+        **{name: _of_known(sum, columns[name]) for name in ("updates", "firings", "unmasked")},
         **{name: _of_known(any, columns[name]) for name in ("moved", "trainable")},
         "aligned": all(aligned) if aligned else pd.NA,
         "depth": min(depths, default=pd.NA),

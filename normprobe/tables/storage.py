@@ -218,7 +218,7 @@ def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
         {
             column: _as_pandas(table.column(column), kind)
             if column in table.column_names
-            else np.full(len(table), np.nan)
+            else pd.array([None] * len(table), dtype=kind)
             for column, kind in BASE[name].items()
         }
     )
