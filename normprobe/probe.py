@@ -128,7 +128,10 @@ class Probe:
             return self._final
         callbacks = self._callbacks
         with callbacks.lock:  # other threads may be measuring
-            coverage = RunCoverage.of(self.model, callbacks.entered, callbacks.forwards, callbacks.layers())
+            reads = callbacks.function_capture.reads
+            coverage = RunCoverage.of(
+                self.model, callbacks.entered, callbacks.forwards, callbacks.layers(), reads
+            )
             # In order of definition; what only its use made a layer comes last, by name.
             states = sorted(
                 callbacks.states.values(), key=lambda state: state.layer.name if state.layer.by_use else ""
@@ -136,6 +139,7 @@ class Probe:
             records = [
                 state.record(why_unseen(coverage, state.layer), callbacks.forwards.skipped)
                 for state in states
+                if state.confirmed
             ]
             recording = Recording(build_tables(records, self._meta(), self.part))
         if self._hooks is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ from normprobe.layers.module_attributes import attribute
 NO_CALL = "no forward was measured: call the model inside the block (code compiled before it calls no hook)"
 NOT_LISTENING = "; uses of its weight alone were not looked for: NORMPROBE_PRIVATE_TORCH=0"
 SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bare model's only to rounding"
+
+READ = "its weight was read ({}) without a call of its module, so what it reads and gives is not measured"
+OTHERWISE = "its weight was read ({}), but not as that of a Linear, so what it reads and gives is not measured"
+RAN = "its `forward` ran without a call of its module, so what it reads and gives is not measured"
 
 
 def would_fuse(module: nn.Module) -> bool:
@@ -75,6 +80,7 @@ class RunCoverage:
         forwards: how many there were.
         measured: how many of them were measured.
         split: names of the fused projections whose parts for queries, keys and values were used as layers.
+        reads: the function that read the weight of a layer, by the layer's key.
     """
 
     model: nn.Module
@@ -83,13 +89,20 @@ class RunCoverage:
     forwards: int
     measured: int
     split: Set[str]
+    reads: Mapping[tuple[int, str], str]
 
     @staticmethod
-    def of(model: nn.Module, entered: Set[int], forwards: Forwards, layers: Iterable[Layer]) -> RunCoverage:
+    def of(
+        model: nn.Module,
+        entered: Set[int],
+        forwards: Forwards,
+        layers: Iterable[Layer],
+        reads: Mapping[tuple[int, str], str],
+    ) -> RunCoverage:
         """How the forwards of a model went whose ``layers`` were found on entry or by their use."""
         parents = {id(child): module for module in model.modules() for child in module.children()}
         split = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
-        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split)
+        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split, reads)
 
 
 def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
@@ -100,6 +113,9 @@ def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
     parent = layer.module if layer.parameter else coverage.parents.get(id(layer.module))
     entered = id(parent) in coverage.entered
     bypassed = _why_bypassed(coverage, layer, parent) if entered else ""
+    if not bypassed and layer.key in coverage.reads:
+        name = coverage.reads[layer.key]
+        bypassed = OTHERWISE.format(name) if layer.parameter else READ.format(name) if name else RAN
     if bypassed:
         return "bypassed", bypassed
     if next(compiled_modules(coverage.model), None) is not None:
@@ -119,7 +135,9 @@ def _why_bypassed(coverage: RunCoverage, layer: Layer, parent: nn.Module | None)
     weight = layer.module._parameters.get(layer.parameter)
     if weight is not None and weight.dim() > 2:
         shape = tuple(weight.shape)
-        return f"one tensor of shape {shape} holds the weights of all experts; their products are not probed"
+        experts = re.search("expert|moe|mixture", f"{layer.name} {layer.type}", re.IGNORECASE)
+        held = "the weights of all experts" if experts else "several matrices"
+        return f"one tensor of shape {shape} holds {held}; their products are not probed"
     if layer.name in coverage.split:
         return "its parts for queries, keys and values are used apart and are layers of their own"
     if isinstance(parent, nn.MultiheadAttention):

@@ -15,10 +15,11 @@ from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
+from normprobe.layers.linear_rule import why_no_linear
 from normprobe.layers.module_attributes import PARAMETER_HOLDERS
 from normprobe.layers.norms.affine import applied_bias, applied_weight, vector
 from normprobe.layers.norms.identify import identify
-from normprobe.layers.view import View
+from normprobe.layers.view import WRAPS, View
 from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
 from normprobe.samples.reservoir import Reservoir
@@ -106,6 +107,11 @@ class LayerState:
         return all(site.layout is not Layout.UNALIGNED and not site.unaligned for site in self.sites.values())
 
     @property
+    def confirmed(self) -> bool:
+        """Whether it is a layer: what may be one by nothing but what it holds must show it by a call."""
+        return self.view.unconfirmed != WRAPS or (self.settled and not self.refused)
+
+    @property
     def firings(self) -> int:
         """How often it was called, measured or not, recomputations in backward aside."""
         return self.sites[OUTPUT].counters.firings
@@ -140,7 +146,11 @@ class LayerState:
 
     def settle(self, module: nn.Module, before: Tensor, after: Tensor, arguments: Sequence[Any] = ()) -> None:
         """Correct the view by what a call shows: the first, or the first that can tell."""
-        if before.numel() != after.numel():
+        if self.view.kind == "linear":
+            self.settled = bool(before.numel())
+            if before.numel() and (why := why_no_linear(module, self.view, before, after)):
+                self._refuse(why)
+        elif before.numel() != after.numel():
             self._refuse(
                 f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
             )

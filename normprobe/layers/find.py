@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from normprobe.errors import NoLayersError
 from normprobe.layers.entry_rule import Candidate, candidate_of, look_alike
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
+from normprobe.layers.linear_rule import sizes_of_linear
 from normprobe.layers.module_attributes import (
     eps_of,
     n_features_of_linear,
@@ -22,6 +23,7 @@ from normprobe.layers.module_attributes import (
     stores_scale,
 )
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
+from normprobe.layers.view import View
 from normprobe.vocabulary import KINDS
 
 __all__ = ["Layer", "LayerFilter", "LayerSet", "find_layers"]
@@ -106,12 +108,20 @@ def _layer(named: NamedModule, candidate: Candidate) -> Layer:
         module=module,
         view=candidate.view,
         type=candidate.type,
-        n_features=(n_features_of_linear if candidate.view.kind == "linear" else n_features_of_norm)(module),
+        n_features=_n_features(module, candidate.view),
         eps=eps_of(module),
         affine=any(isinstance(stored(module, name), Tensor) for name in ("weight", "bias"))
         or (candidate.view.kind != "linear" and stores_scale(module)),
         refused=candidate.refused,
     )
+
+
+def _n_features(module: nn.Module, view: View) -> int | None:
+    """How many features a layer says its input has."""
+    if view.kind != "linear":
+        return n_features_of_norm(module)
+    # Of what is a Linear by its call alone the weight may be of any shape.
+    return sizes_of_linear(module)[0] if view.unconfirmed else n_features_of_linear(module)
 
 
 def _containers(model: nn.Module, selected: Sequence[Layer]) -> tuple[nn.Module, ...]:
