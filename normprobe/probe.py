@@ -128,9 +128,14 @@ class Probe:
             return self._final
         callbacks = self._callbacks
         with callbacks.lock:  # other threads may be measuring
-            reads = callbacks.function_capture.reads
+            # A layer may hold others, which are its parts.
+            called = {id(state.layer.module) for state in callbacks.states.values() if state.firings}
             coverage = RunCoverage.of(
-                self.model, callbacks.entered, callbacks.forwards, callbacks.layers(), reads
+                self.model,
+                callbacks.entered | called,
+                callbacks.forwards,
+                callbacks.layers(),
+                callbacks.function_capture.reads,
             )
             # In order of definition; what only its use made a layer comes last, by name.
             states = sorted(

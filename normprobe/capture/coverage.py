@@ -101,6 +101,11 @@ class RunCoverage:
     ) -> RunCoverage:
         """How the forwards of a model went whose ``layers`` were found on entry or by their use."""
         parents = {id(child): module for module in model.modules() for child in module.children()}
+        # A list or dictionary of modules is never called itself: what holds it calls what it holds.
+        for child, parent in parents.items():
+            while type(parent).forward is nn.Module.forward and id(parent) in parents:
+                parent = parents[id(parent)]
+            parents[child] = parent
         split = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
         return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split, reads)
 

@@ -174,6 +174,12 @@ class FunctionCapture:
         if forward is None or session is None or found is None:
             return self.note_reads(func, args, kwargs, func(*args, **kwargs))
         use, used = found
+        given = use.given(args, kwargs)
+        # Inside the call of a Linear that is one as a whole, its weights are used as its parts.
+        whole = session.around.get(id(used.layer.module))
+        inside = whole is not None and forward.state.is_open(self._callbacks.state_of(whole).index)
+        if inside or (use.moves and not _is_data(given, forward)):
+            return self.note_reads(func, args, kwargs, func(*args, **kwargs))
         # The lock is not held during the call itself, which other threads' calls may wait for.
         with self._callbacks.lock:
             state = self._callbacks.state_of(used.layer)
@@ -184,7 +190,7 @@ class FunctionCapture:
         hooked = any(forward.state.is_open(index) for index in indices)
         if state.refused or hooked or (self.left_out and id(called_module()) in self.left_out):
             return func(*args, **kwargs)
-        self._callbacks.before(state, forward, use.given(args, kwargs))
+        self._callbacks.before(state, forward, given)
         output = None
         try:
             output = func(*args, **kwargs)
@@ -236,6 +242,20 @@ def _used(
     except Exception:
         return None
     return None
+
+
+def _is_data(tensor: Tensor | None, forward: Forward) -> bool:
+    """Whether a tensor that a weight is multiplied by from the left is the forward's, features last.
+
+    A product of two weights, or one with a rotation of a weight, looks the same; its rows are no samples.
+    """
+    if tensor is None or isinstance(tensor, nn.Parameter):
+        return False
+    batch, time, sizes = forward.batch.size, forward.batch.time, tuple(tensor.shape)
+    if len(sizes) != 2:
+        return len(sizes) == 1 or sizes[0] % max(batch, 1) == 0
+    whole = sizes[0] in (batch, batch * (time or 0))
+    return whole or (batch > 1 and sizes[0] % batch == 0 and sizes[0] != sizes[1])
 
 
 class _Mode(TorchFunctionMode):

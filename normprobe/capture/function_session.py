@@ -65,6 +65,7 @@ class FunctionSession:
             reference is that very tensor, for ids are used again.
         sharing: of an owner, by its key, the other layers that hold the very same weight, by theirs.
         bare: the norms that store nothing, by the code of their `forward`.
+        around: of a module (by id) inside a Linear that is one by its own call, that Linear.
         on: whether the mode is in place.
         entered: the modules whose calls are under way, and whether the mode was in place around each.
     """
@@ -75,6 +76,7 @@ class FunctionSession:
     owners: dict[int, WeightOwner] = field(default_factory=dict)
     sharing: dict[tuple[int, str], dict[tuple[int, str], Layer]] = field(default_factory=dict)
     bare: dict[CodeType, list[Layer]] = field(default_factory=dict)
+    around: dict[int, Layer] = field(default_factory=dict)
     on: bool = False
     entered: list[tuple[nn.Module, bool]] = field(default_factory=list)
 
@@ -91,6 +93,8 @@ class FunctionSession:
             code = getattr(type(layer.module).forward, "__code__", None)
             if layer.view.kind != "linear" and code is not None and not own_tensors(layer.module):
                 session.bare.setdefault(code, []).append(layer)
+            if layer.view.kind == "linear" and layer.view.unconfirmed:
+                session.around |= {id(part): layer for part in layer.module.modules()}
         return session
 
     def add_owners(self, layers: Iterable[Layer]) -> None:

@@ -110,11 +110,11 @@ _OF_TORCH = WeightUse(
 
 def _of_einsum(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[WeightUse]:
     """The ways in which one operand of `torch.einsum` may be a Linear's weight (out, in) for the other."""
-    operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
+    operands = [value for value in args[1:] if isinstance(value, Tensor)]
     equation = args[0].replace(" ", "") if args and isinstance(args[0], str) else ""
     left, arrow, result = equation.partition("->")
     subscripts = left.split(",")
-    if not arrow or not len(operands) == len(subscripts) == 2 or operands is not args[1:]:
+    if not arrow or not len(operands) == len(subscripts) == len(args) - 1 == 2:
         return
     for weight, read in ((0, 1), (1, 0)):
         if len(subscripts[weight]) != 2 or "." in subscripts[weight]:
@@ -147,7 +147,8 @@ USES: dict[Callable[..., Any], tuple[WeightUse, ...] | UsesOf] = {
     **dict.fromkeys((functional.rms_norm, torch.rms_norm), (_RMS_NORM,)),
     **dict.fromkeys((torch.instance_norm, torch.batch_norm), (_OF_TORCH,)),
     **dict.fromkeys(
-        (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__), (_PRODUCT, _FROM_THE_LEFT)
+        (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm),
+        (_PRODUCT, _FROM_THE_LEFT),
     ),
     **dict.fromkeys((torch.mv, Tensor.mv), (_FROM_THE_LEFT,)),
     **dict.fromkeys((torch.addmm, Tensor.addmm), (_SUM,)),
