@@ -14,12 +14,16 @@ from normprobe.capture.forward import Forwards
 from normprobe.capture.hooks.compiled import compiled_modules
 from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
 from normprobe.layers.layer import Layer
-from normprobe.layers.module_attributes import attribute
+from normprobe.layers.module_attributes import attribute, modules_in, parts_of, stored
 
 NO_CALL = "no forward was measured: call the model inside the block (code compiled before it calls no hook)"
 NOT_LISTENING = "; uses of its weight alone were not looked for: NORMPROBE_PRIVATE_TORCH=0"
 SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bare model's only to rounding"
 
+PAST = (
+    "hooks switch off torch's fused encoder layer, which reads weights past the {} that wraps one of them: "
+    "the bare model's outputs differ"
+)
 READ = "its weight was read ({}) without a call of its module, so what it reads and gives is not measured"
 OTHERWISE = "its weight was read ({}), but not as that of a Linear, so what it reads and gives is not measured"
 RAN = "its `forward` ran without a call of its module, so what it reads and gives is not measured"
@@ -29,12 +33,33 @@ def would_fuse(module: nn.Module) -> bool:
     """Whether torch would run this `nn.TransformerEncoderLayer` as one fused kernel, had it no hooks."""
     # The conditions of `nn.TransformerEncoderLayer.forward`, those on the input aside: torch has no function
     # that says them. Where one is missing here, the ledger has a word too many, and nothing else follows.
+    # By attributes, as torch asks for them: an adapter round the attention or a Linear has these as well.
     attention = attribute(module, "self_attn")
-    if not isinstance(attention, nn.MultiheadAttention) or module.training or not attention.batch_first:
+    if module.training or attribute(attention, "batch_first") is not True:
         return False
-    trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in module.parameters())
-    even = attention.num_heads % 2 == 0 and attention.in_proj_bias is not None
-    return even and not trained and not torch.is_autocast_enabled()
+    if not attribute(module, "activation_relu_or_gelu") or attribute(attention, "in_proj_bias") is None:
+        return False
+    weights = [stored(part, name) for part in _fused_parts(module) for name in _FUSED_WEIGHTS]
+    trained = any(isinstance(weight, Tensor) and weight.requires_grad for weight in weights)
+    even = attribute(attention, "num_heads", 1) % 2 == 0
+    return even and not (trained and torch.is_grad_enabled()) and not torch.is_autocast_enabled()
+
+
+def why_slowed(module: nn.Module) -> str:
+    """What hooks change at an encoder layer that torch would fuse."""
+    own = {nn.MultiheadAttention.forward, nn.Linear.forward, nn.LayerNorm.forward}
+    others = [type(p).__name__ for p in _fused_parts(module) if attribute(type(p), "forward") not in own]
+    return PAST.format(others[0]) if others else SLOWED
+
+
+def _fused_parts(module: nn.Module) -> list[nn.Module]:
+    """The parts of an encoder layer whose weights its fused kernel reads."""
+    attention = attribute(module, "self_attn")
+    parts = [attribute(module, name) for name in ("norm1", "norm2", "linear1", "linear2")]
+    return [p for p in (attention, attribute(attention, "out_proj"), *parts) if isinstance(p, nn.Module)]
+
+
+_FUSED_WEIGHTS = ("weight", "bias", "in_proj_weight", "in_proj_bias")
 
 
 def decides_by_mode(
@@ -100,10 +125,10 @@ class RunCoverage:
         reads: Mapping[tuple[int, str], str],
     ) -> RunCoverage:
         """How the forwards of a model went whose ``layers`` were found on entry or by their use."""
-        parents = {id(child): module for module in model.modules() for child in module.children()}
+        parents = {id(child): module for module in modules_in(model) for child in parts_of(module).values()}
         # A list or dictionary of modules is never called itself: what holds it calls what it holds.
         for child, parent in parents.items():
-            while type(parent).forward is nn.Module.forward and id(parent) in parents:
+            while isinstance(parent, (nn.ModuleList, nn.ModuleDict)) and id(parent) in parents:
                 parent = parents[id(parent)]
             parents[child] = parent
         split = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}

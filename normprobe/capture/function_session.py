@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from normprobe.capture.hooks.torch_internals import base_of
 from normprobe.capture.hooks.weight_functions import WeightUse
 from normprobe.layers.layer import Layer
-from normprobe.layers.module_attributes import is_lazy, own_tensors
+from normprobe.layers.module_attributes import attribute, is_lazy, own_tensors
 from normprobe.layers.parameter_layers import projection_part
 
 
@@ -90,7 +90,7 @@ class FunctionSession:
         session = FunctionSession(schedule, everywhere, by_module)
         session.add_owners(layer for held in by_module.values() for layer in held)
         for layer in (layer for held in by_module.values() for layer in held):
-            code = getattr(type(layer.module).forward, "__code__", None)
+            code = attribute(attribute(type(layer.module), "forward"), "__code__")
             if layer.view.kind != "linear" and code is not None and not own_tensors(layer.module):
                 session.bare.setdefault(code, []).append(layer)
             if layer.view.kind == "linear" and layer.view.unconfirmed:

@@ -16,7 +16,7 @@ from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
 from normprobe.layers.linear_rule import why_no_linear
-from normprobe.layers.module_attributes import PARAMETER_HOLDERS
+from normprobe.layers.module_attributes import PARAMETER_HOLDERS, keras_variables
 from normprobe.layers.norms.affine import applied_bias, applied_weight, vector
 from normprobe.layers.norms.identify import identify
 from normprobe.layers.view import WRAPS, View
@@ -90,7 +90,11 @@ class LayerState:
         self._stamps: list[Any] | None = None
         # The dictionaries themselves: their values may be replaced at any time.
         holders = (child for child in self.layer.module.children() if isinstance(child, PARAMETER_HOLDERS))
-        self._stores = [d for m in (self.layer.module, *holders) for d in (m._parameters, m._buffers)]
+        self._stores: list[Mapping[str, Tensor | None]] = [
+            store for held in (self.layer.module, *holders) for store in (held._parameters, held._buffers)
+        ]
+        if variables := keras_variables(self.layer.module):
+            self._stores.append(variables)
 
     @staticmethod
     def of(index: int, layer: Layer, samples: Reservoir, rows: Reservoir) -> LayerState:

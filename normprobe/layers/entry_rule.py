@@ -25,6 +25,7 @@ from normprobe.layers.module_attributes import (
     attribute,
     is_lazy,
     is_per_feature,
+    modules_in,
     own_tensors,
     stores_scale,
 )
@@ -75,7 +76,7 @@ def candidate_of(named: NamedModule, layers: Mapping[int, Layer]) -> Candidate |
         if _normalizes_weights(named):
             return None
         inside = [
-            layers[id(child)] for child in module.modules() if child is not module and id(child) in layers
+            layers[id(child)] for child in modules_in(module) if child is not module and id(child) in layers
         ]
         view = view_by_rule(module, inside)
     return None if view is None else Candidate(view, name)
@@ -89,7 +90,7 @@ def look_alike(named: NamedModule, layers: Mapping[int, Layer]) -> Candidate | N
         layers: as for `candidate_of`.
     """
     module, name = named.module, type(named.module).__name__
-    contains = any(id(child) in layers for child in module.modules())
+    contains = any(id(child) in layers for child in modules_in(module))
     if isinstance(module, torch.jit.ScriptModule) or contains:
         return None
     if registered_view(module)[0] or _normalizes_weights(named) or not _is_callable(module):
@@ -103,6 +104,29 @@ def look_alike(named: NamedModule, layers: Mapping[int, Layer]) -> Candidate | N
     if own and not matrices and says_both_sizes(module):
         return Candidate(View("linear"), name, _NO_WEIGHT)
     return None
+
+
+def why_none(named: NamedModule) -> str:
+    """Why a module that comes near a Linear or norm, by its names or what it says, is none; "" if it is not near.
+
+    Args:
+        named: a module that is no candidate.
+    """
+    module, name = named.module, type(named.module).__name__
+    registered, view = registered_view(module)
+    near = _names_of_norms(module) or re.search(r"(?i)linear|dense$", name) or norm_by_ending(name)
+    says_eps = any(isinstance(attribute(module, eps), float) for eps in EPS_NAMES)
+    if isinstance(module, torch.jit.ScriptModule) or not (near or says_eps or says_both_sizes(module)):
+        return ""
+    if registered and view is None:
+        return "register_view says that its class is never probed"
+    if _normalizes_weights(named):
+        return "it normalizes weights, not what flows through"
+    if not _is_callable(module):
+        return "it has no forward of its own"
+    if not own_tensors(module):
+        return "it stores no weight or scale of its own"
+    return "what it stores is neither the weight of a Linear nor the scale of a norm"
 
 
 def view_by_rule(module: nn.Module, inside: Sequence[Layer] = ()) -> View | None:

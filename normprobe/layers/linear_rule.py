@@ -35,11 +35,13 @@ _NAMED, _BASE = "its class name", "the Linear that it adapts"
 BASES = ("base_layer", "original_module")
 """Attributes under which adapters keep the layer that they stand for."""
 
-# A word of its own: not `NonLinear`, not what is built of one (`LinearAttention`, `LinearBlock`).
-_WORD = re.compile(
-    r"(?<!Non)(?<!Bi)Linear(?![a-z])(?!Att|Act|ReLU|Block|Schedul|Warm|Interp|Up|Norm|Trans|Emb)|Dense$"
+# What begins so is a Linear that does more (`LinearEnsemble`), or another module (`LinearAttention`).
+_WORD = re.compile(r"^_?Linear(?![a-z])|(?<!Non)(?<!Bi)Linear(?=[A-Z])")
+_OTHER = re.compile(
+    r"expert|moe|mixture|norm|rout|gat(e|ing)|att|act|relu|conv|emb|block|mlp|mixer|cache|rotary|rope|schedul|"
+    r"warm|interp|upsampl|former|coder|head$|regress|classif|loss",
+    re.IGNORECASE,
 )
-_EXPERTS = re.compile(r"expert|moe|mixture", re.IGNORECASE)
 _IS_BASE = re.compile(r"(base|orig|wrapped|frozen|pretrained|inner|linear$|lin$|layer$|module$)", re.IGNORECASE)
 _ADAPTS = re.compile(r"lora|dora|adapt|ia3|low_?rank|bit_?fit|delta|tune|bias|scale", re.IGNORECASE)
 # What computes nothing of its own in an adapted Linear.
@@ -59,11 +61,12 @@ def linear_by_rule(module: nn.Module, name: str) -> View | None:
     elif is_called_linear(name) and says_both_sizes(module):
         return View("linear", certain=True)
     own = any(tensor.is_floating_point() and tensor.numel() > 1 for tensor in own_tensors(module).values())
-    if own and _WORD.search(name) and not _EXPERTS.search(name):
-        named = is_called_linear(name) or name == "Dense"
-        if named or isinstance(weight, Tensor) or says_both_sizes(module):
-            return View("linear", unconfirmed=_NAMED)
-    return None
+    if not own or _OTHER.search(name):
+        return None
+    begins = _WORD.match(name) is not None and isinstance(weight, Tensor)
+    sized = says_both_sizes(module) and _WORD.search(name) is not None
+    named = name == "Dense" or (is_called_linear(name) and not re.search("(non|bi)linear", name.lower()))
+    return View("linear", unconfirmed=_NAMED) if named or begins or sized else None
 
 
 def linear_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
