@@ -76,7 +76,7 @@ def linear_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
     only_linears = len(linears) == len(inside)
     base = base_of_adapter(module)
     if base is not None and id(base) in linears:
-        adapted = says_both_sizes(module) or (only_linears and _adds_to(module, base, linears, strict=False))
+        adapted = says_both_sizes(module) or (only_linears and _adapts(module, base, linears))
         return View("linear", unconfirmed=_BASE) if adapted else None
     weight = stored(module, "weight")
     matrix = isinstance(weight, Tensor) and not is_lazy(weight) and weight.dim() == 2
@@ -160,36 +160,44 @@ def _said(module: nn.Module, names: Sequence[str]) -> int | None:
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
-def _adds_to(module: nn.Module, base: nn.Module, linears: Set[int], *, strict: bool = True) -> bool:
-    """Whether all that a module holds beside a Linear are scales, shifts or parts of low rank for it.
+def _adds_to(module: nn.Module, base: nn.Module, linears: Set[int]) -> bool:
+    """Whether all that a module holds beside a Linear are scales, shifts or parts of lower rank for it.
 
     Args:
         module: the module.
         base: the Linear, a child of the module.
         linears: the ids of the Linears inside the module.
-        strict: there must be such a part, and its rank must be lower than that of a full one.
     """
-    own = {id(inner) for inner in base.modules()}
-    others = [inner for inner in module.modules() if inner is not module and id(inner) not in own]
-    if not all(id(inner) in linears or isinstance(inner, _PASSES) for inner in others):
+    others, sizes = _beside(module, base), sizes_of_linear(base)
+    if None in sizes or not all(id(inner) in linears or isinstance(inner, _PASSES) for inner in others):
         return False
-    sizes = sizes_of_linear(base)
-    parts = [sizes_of_linear(inner) for inner in others if id(inner) in linears]
     holders = [module, *(inner for inner in others if id(inner) not in linears)]
     tensors = [tensor for holder in holders for tensor in own_tensors(holder).values() if tensor.numel() > 1]
     vectors = [tensor.numel() for tensor in tensors if tensor.dim() == 1]
     # Parameters may be stored either way round; of the size of the weight they are added to it.
-    factors = [tuple(tensor.shape) for tensor in tensors if tensor.dim() == 2]
-    factors = [shape for shape in factors if shape not in (sizes, sizes[::-1])]
-    if None in sizes or len(vectors) + sum(tensor.dim() == 2 for tensor in tensors) < len(tensors):
-        return False
-    limit = min(size or 0 for size in sizes) if strict else None
+    matrices: list[Sizes] = [(tensor.shape[0], tensor.shape[1]) for tensor in tensors if tensor.dim() == 2]
+    factors = [shape for shape in matrices if shape not in (sizes, sizes[::-1])]
+    parts = [sizes_of_linear(inner) for inner in others if id(inner) in linears]
+    limit = min(size or 0 for size in sizes)
     return (
-        all(count in sizes for count in vectors)
+        len(vectors) + len(matrices) == len(tensors)
+        and all(count in sizes for count in vectors)
         and _are_factors(parts, sizes, limit)
-        and _are_factors([*factors], sizes, limit)
-        and (bool(parts or tensors) or not strict)
+        and _are_factors(factors, sizes, limit)
+        and bool(parts or tensors)
     )
+
+
+def _adapts(module: nn.Module, base: nn.Module, linears: Set[int]) -> bool:
+    """Whether a module that keeps a Linear as its base has no other Linears than factors of a product."""
+    parts = [sizes_of_linear(inner) for inner in _beside(module, base) if id(inner) in linears]
+    return not _activates(module) and _are_factors(parts, sizes_of_linear(base), None)
+
+
+def _beside(module: nn.Module, base: nn.Module) -> list[nn.Module]:
+    """The modules inside a module that are not those of one child."""
+    own = {id(inner) for inner in base.modules()}
+    return [inner for inner in module.modules() if inner is not module and id(inner) not in own]
 
 
 def _are_factors(parts: Sequence[Sizes], sizes: Sizes, limit: int | None) -> bool:
