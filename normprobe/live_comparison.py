@@ -67,9 +67,9 @@ def compare_live(
         of_b = record(b, [suited(first)], samples=1, values=0).tables
         matched = matched_layers(of_a, of_b)
         layers = [{layer.name: layer for layer in find_layers(model).layers} for model in (a, b)]
-        side_by_side = SideBySide(
-            a, [Pair(layers[0][match.a], layers[1][match.b]) for match in matched.pairs]
-        )
+        # What only its use in a function makes a layer has no module whose calls could be compared.
+        called = [pair for pair in matched.pairs if pair.a in layers[0] and pair.b in layers[1]]
+        side_by_side = SideBySide(a, [Pair(layers[0][pair.a], layers[1][pair.b]) for pair in called])
         for done, batch in enumerate(chain([first], every), 1):
             # The second begins with the random numbers that the first began with.
             with _forked(a, b), side_by_side.keeping(batch):

@@ -132,7 +132,15 @@ class Probe:
             return self._final
         callbacks = self._callbacks
         with callbacks.lock:  # other threads may be measuring
-            coverage = RunCoverage.of(self.model, callbacks.entered, callbacks.forwards, callbacks.layers())
+            # A layer may hold others, which are its parts.
+            called = {id(state.layer.module) for state in callbacks.states.values() if state.firings}
+            coverage = RunCoverage.of(
+                self.model,
+                callbacks.entered | called,
+                callbacks.forwards,
+                callbacks.layers(),
+                callbacks.function_capture.reads,
+            )
             # In order of definition; what only its use made a layer comes last, by name.
             states = sorted(
                 callbacks.states.values(), key=lambda state: state.layer.name if state.layer.by_use else ""
@@ -140,6 +148,7 @@ class Probe:
             records = [
                 state.record(why_unseen(coverage, state.layer), callbacks.forwards.skipped)
                 for state in states
+                if state.confirmed
             ]
             recording = Recording(build_tables(records, self._meta(), self.part))
         # While the block lasts more may be measured.

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from normprobe.capture import current_forward
-from normprobe.capture.coverage import SLOWED, would_fuse
+from normprobe.capture.coverage import why_slowed, would_fuse
 from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forward import Forward, Forwards
 from normprobe.capture.function_mode import FunctionCapture
@@ -186,10 +186,10 @@ class HookCallbacks:
 
     def _enter_fused(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if would_fuse(module):
-            inside = {id(child) for child in module.modules()}
+            inside, why = {id(child) for child in module.modules()}, why_slowed(module)
             for (layer, _), state in self.states.items():
                 if layer in inside:
-                    state.reasons[SLOWED] = 1
+                    state.reasons[why] = 1
 
     def _claim_time_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Read the forward's first tensor as (time, batch, ...) if a module that reads so is given it."""

@@ -15,10 +15,11 @@ from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
-from normprobe.layers.module_attributes import PARAMETER_HOLDERS
+from normprobe.layers.linear_rule import why_no_linear
+from normprobe.layers.module_attributes import PARAMETER_HOLDERS, keras_variables
 from normprobe.layers.norms.affine import applied_bias, applied_weight, vector
 from normprobe.layers.norms.identify import identify
-from normprobe.layers.view import View
+from normprobe.layers.view import WRAPS, View
 from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
 from normprobe.samples.reservoir import Reservoir
@@ -95,7 +96,11 @@ class LayerState:
         self._stamps: list[Any] | None = None
         # The dictionaries themselves: their values may be replaced at any time.
         holders = (child for child in self.layer.module.children() if isinstance(child, PARAMETER_HOLDERS))
-        self._stores = [d for m in (self.layer.module, *holders) for d in (m._parameters, m._buffers)]
+        self._stores: list[Mapping[str, Tensor | None]] = [
+            store for held in (self.layer.module, *holders) for store in (held._parameters, held._buffers)
+        ]
+        if variables := keras_variables(self.layer.module):
+            self._stores.append(variables)
 
     @staticmethod
     def of(index: int, layer: Layer, samples: Reservoir, rows: Reservoir) -> LayerState:
@@ -110,6 +115,11 @@ class LayerState:
     def aligned(self) -> bool:
         """Whether every measured call could be numbered as the forward's."""
         return all(site.layout is not Layout.UNALIGNED and not site.unaligned for site in self.sites.values())
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it is a layer: what may be one by nothing but what it holds must show it by a call."""
+        return self.view.unconfirmed != WRAPS or (self.settled and not self.refused)
 
     @property
     def firings(self) -> int:
@@ -147,7 +157,11 @@ class LayerState:
 
     def settle(self, module: nn.Module, before: Tensor, after: Tensor, arguments: Sequence[Any] = ()) -> None:
         """Correct the view by what a call shows: the first, or the first that can tell."""
-        if before.numel() != after.numel():
+        if self.view.kind == "linear":
+            self.settled = bool(before.numel())
+            if before.numel() and (why := why_no_linear(module, self.view, before, after)):
+                self._refuse(why)
+        elif before.numel() != after.numel():
             self._refuse(
                 f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
             )

@@ -78,6 +78,7 @@ class SideBySide:
         self._masks = Masks()
         self._kept: dict[tuple[int, str, int], Tensor] = {}
         self._calls: dict[tuple[int, str], int] = {}
+        self._again = False
         # The tensor kept last at an input, its version and its copy.
         self._latest: tuple[Tensor, int, Tensor] | None = None
 
@@ -114,11 +115,16 @@ class SideBySide:
         try:
             for at, pair in enumerate(self._pairs):
                 module = getattr(pair, side).module
-                hooks.before(module, partial(before, at))
-                hooks.after(module, partial(after, at))
+                hooks.before(module, partial(self._unless_again, before, at))
+                hooks.after(module, partial(self._unless_again, after, at))
             yield
         finally:
             hooks.remove()
+
+    def _unless_again(self, callback: Callable[..., None], at: int, *called: Any) -> None:
+        """Hand on a call of the model's own, not one of a layer inside one that is called again."""
+        if not self._again:
+            callback(at, *called)
 
     def _keep_input(self, at: int, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._keep(at, INPUT, first_tensor([*args, *kwargs.values()]))
@@ -141,7 +147,11 @@ class SideBySide:
         local = self._sums[at].local
         if local is None or input_a is None or output_a is None or own is None:
             return
-        on_input_a = _called_again(module, args, kwargs, input_a)
+        self._again = True
+        try:
+            on_input_a = _called_again(module, args, kwargs, input_a)
+        finally:
+            self._again = False
         if on_input_a is None or not on_input_a.shape == output_a.shape == own.shape:
             self._sums[at].local = None
         else:

@@ -80,7 +80,7 @@ def live_differences(
         examples: how many examples ran.
     """
     readers = RecordingArrays(a), RecordingArrays(b)
-    seen = tuple(pair for pair in matched.pairs if found[pair.a].sites[OUTPUT].rows)
+    seen = tuple(pair for pair in matched.pairs if pair.a in found and found[pair.a].sites[OUTPUT].rows)
     places = list(match_sites(readers, seen))
     rounding = precision(*dtypes_of(readers, places))
     sums: list[SummedSite] = [found[place.match.a].sites[place.site] for place in places]
