@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.capture.side_by_side import Pair, SideBySide
+from normprobe.capture.side_by_side import Pair, SideBySide, differing_tensors
 from normprobe.comparison import Comparison
 from normprobe.divergence.from_live_sums import live_differences, matched_layers
 from normprobe.errors import NormprobeError
@@ -68,6 +68,9 @@ def compare_live(
         side_by_side = SideBySide(
             a, [Pair(layers[0][match.a], layers[1][match.b]) for match in matched.pairs]
         )
+        stored = {
+            match.a: differing_tensors(layers[0][match.a], layers[1][match.b]) for match in matched.pairs
+        }
         for done, batch in enumerate(chain([first], every), 1):
             # The second begins with the random numbers that the first began with.
             with _forked(a, b), side_by_side.keeping(batch):
@@ -76,7 +79,11 @@ def compare_live(
                 run_batches(b, [suited(batch)])
             if progress is not None:
                 progress(done)
-    return Comparison(live_differences(of_a, of_b, matched, side_by_side.found(), side_by_side.examples))
+    return Comparison(
+        live_differences(
+            of_a, of_b, matched, side_by_side.found(), examples=side_by_side.examples, tensors=stored
+        )
+    )
 
 
 @contextmanager

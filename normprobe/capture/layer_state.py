@@ -18,6 +18,7 @@ from normprobe.layers.layer import Layer
 from normprobe.layers.module_attributes import PARAMETER_HOLDERS
 from normprobe.layers.norms.affine import applied_bias, applied_weight, vector
 from normprobe.layers.norms.identify import identify
+from normprobe.layers.settings import settings_of
 from normprobe.layers.view import View
 from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
@@ -235,6 +236,7 @@ class LayerState:
             "sample_unit": self.view.sample,
             "aligned": self.aligned if fired else None,
             "reason": valid_text("; ".join([reason, *notes] if reason else notes)),
+            "settings": "" if layer.parameter else settings_of(layer.module, self.view.kind),
             "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
             "moved": changes.moved,
             "updates": changes.updates,

@@ -139,6 +139,7 @@ BASE: dict[str, dict[str, str]] = {
     "ledger_base": {
         **{name: dtype for name, (dtype, _) in LEDGER.items()},
         **{"depth": NUMBER, "trainable": TRUTH, "moved": TRUTH, "updates": NUMBER, "firings": NUMBER},
+        "settings": TEXT,
     },
     "sites": {
         "layer": TEXT,
@@ -173,8 +174,11 @@ Large frames hold numbers only: ``place`` is the row of ``sites`` that a sample 
 index of its part in ``meta["parts"]``, and the features of all places follow one another in their order.
 """
 
-OPTIONAL = {"feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional)}
-"""Columns of base frames that a file from before they were measured lacks; they read as NaN."""
+OPTIONAL = {
+    "feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
+    "ledger_base": frozenset({"settings"}),
+}
+"""Columns of base frames that a file from before them lacks; they read as missing, texts as ''."""
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -210,10 +210,14 @@ def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
         {
             column: _as_pandas(table.column(column), kind)
             if column in table.column_names
-            else np.full(len(table), np.nan)
+            else pd.Series([_MISSING.get(kind)] * len(table), dtype=kind)
             for column, kind in BASE[name].items()
         }
     )
+
+
+_MISSING = {"string": "", "float64": np.nan}
+"""What stands for an entry of an optional column; else pandas' own."""
 
 
 def _as_pandas(column: Any, kind: str) -> Any:
