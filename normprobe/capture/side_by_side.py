@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normprobe.capture.batch_arguments import BatchArguments
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.power_sums import LocalPowerSums, PowerSums
 from normprobe.capture.site_registry import TensorOf, registered_sites
@@ -77,6 +78,7 @@ class SideBySide:
             for further in self._further
         ]
         self._signatures = Signatures()
+        self._arguments = BatchArguments(model)
         self._masks = Masks()
         self._kept: dict[tuple[int, str, int], Tensor] = {}
         self._calls: dict[tuple[int, str], int] = {}
@@ -91,7 +93,7 @@ class SideBySide:
     def keeping(self, batch: Any) -> Iterator[None]:
         """Keep what the first model's layers read and give while the block runs."""
         # The second model's masks are these, too: it runs on the same batch.
-        named = self._signatures.named(self._model, *_arguments(batch))
+        named = self._signatures.named(self._model, *self._arguments.of(batch))
         self._masks = find_masks(named)
         own = self._masks.own
         self.examples += read_batch(named, None if own is None else own.real.shape).size
@@ -229,13 +231,6 @@ def _relative_difference(a: Tensor, b: Tensor) -> float | None:
     a, b = a.to("cpu", torch.float64), b.to("cpu", torch.float64)
     size, apart = float(a.norm()), float((b - a).norm())
     return apart / size if apart > rounding * size and size > 0 else math.inf if apart > size == 0 else None
-
-
-def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that a batch stands for."""
-    if isinstance(batch, Tensor):
-        return (batch,), {}
-    return ((), dict(batch)) if isinstance(batch, Mapping) else (tuple(batch), {})
 
 
 def _registered(tensor_of: TensorOf, module: nn.Module, called: tuple[Any, ...]) -> Tensor | None:

@@ -161,6 +161,7 @@ def facts_of(
         "precision_differs": rounding.throughout,
         "precision_changes": [[places[at].match.a, places[at].site] for at in rounding.changed],
         "matched": len(matched.pairs),
+        "warnings": list(dict.fromkeys(text for facts in meta for text in facts["warnings"])),
         "silent_twins": [[*twins[:2], list(twins.twins), twins.status] for twins in matched.silent_twins],
         "reordered": _reordered(tables[1], matched),
     }

@@ -258,4 +258,4 @@ def _circumstances(found: Differences) -> list[str]:
             f"{format_count(len(alone), 'layer')} {'has' if len(alone) == 1 else 'have'} no counterpart and "
             f"{'is' if len(alone) == 1 else 'are'} not compared: {_named(alone)}."
         )
-    return lines
+    return [*lines, *(f"{text[0].upper()}{text[1:]}." for text in facts.get("warnings", []) if text)]
