@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.capture.side_by_side import Pair, SideBySide
+from normprobe.capture.side_by_side import Pair, SideBySide, differing_tensors
 from normprobe.comparison import Comparison
 from normprobe.divergence.from_live_sums import live_differences, matched_layers
 from normprobe.errors import NormprobeError
@@ -70,6 +70,7 @@ def compare_live(
         # What only its use in a function makes a layer has no module whose calls could be compared.
         called = [pair for pair in matched.pairs if pair.a in layers[0] and pair.b in layers[1]]
         side_by_side = SideBySide(a, [Pair(layers[0][pair.a], layers[1][pair.b]) for pair in called])
+        stored = {pair.a: differing_tensors(layers[0][pair.a], layers[1][pair.b]) for pair in called}
         for done, batch in enumerate(chain([first], every), 1):
             # The second begins with the random numbers that the first began with.
             with _forked(a, b), side_by_side.keeping(batch):
@@ -78,7 +79,11 @@ def compare_live(
                 run_batches(b, [suited(batch)])
             if progress is not None:
                 progress(done)
-    return Comparison(live_differences(of_a, of_b, matched, side_by_side.found(), side_by_side.examples))
+    return Comparison(
+        live_differences(
+            of_a, of_b, matched, side_by_side.found(), examples=side_by_side.examples, tensors=stored
+        )
+    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from normprobe.capture.batch_arguments import BatchArguments
 from normprobe.capture.coverage import RunCoverage, why_unseen
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
@@ -201,7 +202,9 @@ def record(
     Args:
         model: the model; its modes are as before afterwards.
         batches: an iterable of tensors, of tuples or lists (positional arguments) or of mappings (keyword
-            arguments); a single tensor or mapping counts as one batch.
+            arguments); a single tensor or mapping counts as one batch. Of a longer tuple, as a loader of
+            inputs and labels gives it, as many leading items are used as the forward takes; ``meta`` says so
+            in ``warnings``.
         progress: called with the number of batches done, after each.
         **options: as `Probe` takes them.
 
@@ -217,14 +220,17 @@ def record(
             module.training = False
         # Not inference_mode: its tensors have no version, by which one is measured once for all its readers.
         with probe, torch.no_grad():
-            run_batches(model, batches, progress)
+            left_out = run_batches(model, batches, progress)
     finally:
         for module, mode in modes:
             module.training = mode
-    return probe.recording
+    recording = probe.recording
+    if not left_out:
+        return recording
+    return recording.annotate(warnings=[*recording.meta["warnings"], left_out])
 
 
-def run_batches(model: nn.Module, batches: Any, progress: Callable[[int], None] | None = None) -> None:
+def run_batches(model: nn.Module, batches: Any, progress: Callable[[int], None] | None = None) -> str:
     """Call a model on each batch, as `record` takes them, in whatever modes it is.
 
     Args:
@@ -232,24 +238,16 @@ def run_batches(model: nn.Module, batches: Any, progress: Callable[[int], None] 
         batches: an iterable of batches, or a single tensor or mapping.
         progress: called with the number of batches done, after each.
 
+    Returns:
+        What of the batches was left out, since the forward does not take it, in a sentence; "" for nothing.
+
     Raises:
         NormprobeError: a batch is not of a form that `record` takes.
     """
+    arguments = BatchArguments(model)
     for done, batch in enumerate([batches] if isinstance(batches, (Tensor, Mapping)) else batches, 1):
-        _call(model, batch)
+        args, kwargs = arguments.of(batch)
+        model(*args, **kwargs)
         if progress is not None:
             progress(done)
-
-
-def _call(model: nn.Module, batch: Any) -> None:
-    if isinstance(batch, Tensor):
-        model(batch)
-    elif isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, (tuple, list)):
-        model(*batch)
-    else:
-        raise NormprobeError(
-            "a batch is a tensor, a tuple or list of arguments, or a mapping of them; "
-            f"got {type(batch).__name__}"
-        )
+    return arguments.left_out

@@ -19,6 +19,7 @@ from normprobe.layers.linear_rule import why_no_linear
 from normprobe.layers.module_attributes import PARAMETER_HOLDERS, keras_variables
 from normprobe.layers.norms.affine import applied_bias, applied_weight, vector
 from normprobe.layers.norms.identify import identify
+from normprobe.layers.settings import settings_of
 from normprobe.layers.view import WRAPS, View
 from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
@@ -256,6 +257,7 @@ class LayerState:
             "sample_unit": self.view.sample,
             "aligned": self.aligned if fired else None,
             "reason": valid_text("; ".join([reason, *notes] if reason else notes)),
+            "settings": "" if layer.parameter else settings_of(layer.module, self.view.kind),
             "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
             "moved": changes.moved,
             "updates": changes.updates,

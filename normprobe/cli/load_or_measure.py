@@ -104,7 +104,7 @@ def measure(
         if recalibrate is not None:
             recalibrate_into(recalibrate, model, request)
     # Only now: an error is to be the one line that is printed.
-    for warning in recording.meta["warnings"]:
+    for warning in dict.fromkeys((*model.warnings, *inputs.warnings, *recording.meta["warnings"])):
         click.echo(f"Note: {warning}", err=True)
     return recording
 

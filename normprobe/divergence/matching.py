@@ -53,12 +53,29 @@ class FiredLayers:
     silent: Mapping[str, str]
 
 
+class SilentTwins(NamedTuple):
+    """A layer that fired in one model (`a` or `b`) only, and those in its place in the other that did not.
+
+    Attributes:
+        of: the model of the layer that fired.
+        layer: its name.
+        twins: the layers of its shape in the same place of the other model.
+        status: their status: never fired or bypassed.
+    """
+
+    of: str
+    layer: str
+    twins: tuple[str, ...]
+    status: str
+
+
 @dataclass(frozen=True)
 class MatchedLayers:
     """The layers of two models, matched, in the first one's order of execution; and those left over."""
 
     pairs: tuple[Match, ...]
     unmatched: tuple[Unmatched, ...]
+    silent_twins: tuple[SilentTwins, ...] = ()
 
 
 def match_layers(a: FiredLayers, b: FiredLayers) -> MatchedLayers:

@@ -40,7 +40,7 @@ def places(records: Sequence[LayerRecord]) -> list[Place]:
 
 def ledger_frame(records: Sequence[LayerRecord]) -> pd.DataFrame:
     """A row per layer in order of definition."""
-    frame = pd.DataFrame([record.ledger for record in records])
+    frame = pd.DataFrame([{"settings": "", **record.ledger} for record in records])
     # Nullable: what never fired has no depth, and one NaN would make floats of all.
     frame["depth"] = pd.array([record.depth for record in records], dtype="Int64")
     return frame

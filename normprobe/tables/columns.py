@@ -143,6 +143,7 @@ BASE: dict[str, dict[str, str]] = {
         **{name: dtype for name, (dtype, _) in LEDGER.items()},
         **{"depth": NUMBER, "trainable": TRUTH, "moved": TRUTH, "updates": NUMBER, "firings": NUMBER},
         "unmasked": NUMBER,
+        "settings": TEXT,
     },
     "sites": {
         "layer": TEXT,
@@ -179,9 +180,9 @@ index of its part in ``meta["parts"]``, and the features of all places follow on
 
 OPTIONAL = {
     "feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
-    "ledger_base": frozenset({"unmasked"}),
+    "ledger_base": frozenset({"settings", "unmasked"}),
 }
-"""Columns of base frames that a file from before they were measured lacks; they read as missing."""
+"""Columns of base frames that a file from before them lacks; they read as missing, texts as ''."""
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

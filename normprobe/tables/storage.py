@@ -218,10 +218,14 @@ def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
         {
             column: _as_pandas(table.column(column), kind)
             if column in table.column_names
-            else pd.array([None] * len(table), dtype=kind)
+            else pd.Series([_MISSING.get(kind)] * len(table), dtype=kind)
             for column, kind in BASE[name].items()
         }
     )
+
+
+_MISSING = {"string": "", "float64": np.nan}
+"""What stands for an entry of an optional column; else pandas' own."""
 
 
 def _as_pandas(column: Any, kind: str) -> Any:
