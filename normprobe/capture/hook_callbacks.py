@@ -73,6 +73,7 @@ class HookCallbacks:
         self._fast_hooks = FastHooks(self.forwards, self.lock, self._snapshot_alone)
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
+        self._batch_norms: tuple[LayerState, ...] = ()
         self._depth = 0
         self._no_grad = NoGrad()
         self._measurer, self._reservoirs = Measurer(seed, samples), EmptyReservoirs(samples)
@@ -99,6 +100,8 @@ class HookCallbacks:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
         states = self.add_layers(found)
+        # Before a call has told what they compute, norms of no particular kind may be batch norms.
+        self._batch_norms = tuple(s for s in states if s.layer.view.kind in ("batch_norm", "norm"))
         uncompiled = self._uncompiled.enter(model)
         for state in states:
             if id(state.layer.module) in uncompiled:
@@ -204,6 +207,7 @@ class HookCallbacks:
             return self.forwards.begin_skipped(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
         if forward.state.measured:
+            self._note_modes(module)
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
             try:
@@ -219,6 +223,13 @@ class HookCallbacks:
         if module is self.model and forward.state.session is None:
             self._hooks.put_aside(self.entered)  # which have nothing to do inside a call of the model
         return forward
+
+    def _note_modes(self, module: nn.Module) -> None:
+        """Count the batch norms that are in train mode in a forward of a model in evaluation mode."""
+        if self._batch_norms and not module.training:
+            with self.lock:
+                for state in self._batch_norms:
+                    state.train_in_eval += state.layer.module.training
 
     def _sequence(self, state: LayerState, forward: Forward) -> Sequence:
         """What the layer works on in this forward."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
+from normprobe.capture.norm_facts import ShownByCall, is_trainable, norm_facts
 from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
@@ -58,6 +59,8 @@ class LayerState:
         sequence_rule: which sequence of a forward it works on.
         scaled: whether it may have vectors of its own to record.
         functional_calls: how many of its calls no hook saw, but the use of its weight showed.
+        shown: what the call that settled it showed beside how it is read.
+        train_in_eval: in how many forwards of a model in evaluation mode it was in train mode.
     """
 
     index: int
@@ -80,6 +83,8 @@ class LayerState:
     sequence_rule: SequenceRule = field(init=False)
     scaled: bool = field(init=False)
     functional_calls: int = 0
+    shown: ShownByCall = ShownByCall()
+    train_in_eval: int = 0
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
@@ -152,6 +157,7 @@ class LayerState:
             identification = identify(module, self.view, before, after, arguments, recorded=recorded)
             self.view, self.offset = identification.view, identification.offset
             self.factor = identification.factor
+            self.shown = ShownByCall.of(identification, training=module.training)
             self.settled = self.settled or identification.decided
             if identification.reason:
                 self.reasons[identification.reason] = 1
@@ -226,6 +232,7 @@ class LayerState:
             "n_features": self._n_features(),
             "eps": layer.eps,
             "affine": layer.affine,
+            **norm_facts(layer.module, self.view, self.shown, self.modes, moved=changes.moved),
             "training": "; ".join(self.modes),
             "grad": "; ".join(self.grads),
             "calls": calls,
@@ -235,10 +242,11 @@ class LayerState:
             "sample_unit": self.view.sample,
             "aligned": self.aligned if fired else None,
             "reason": valid_text("; ".join([reason, *notes] if reason else notes)),
-            "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
+            "trainable": is_trainable(layer.module),
             "moved": changes.moved,
             "updates": changes.updates,
             "firings": self.firings,
+            "train_in_eval": self.train_in_eval,
         }
         sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
         return LayerRecord(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from normprobe.errors import NormprobeError
+from normprobe.tables.measures.divisors import divisor_measures
 from normprobe.tables.measures.features import feature_measures
 from normprobe.tables.measures.layers import gain_measures, layer_measures
 from normprobe.tables.measures.running_statistics import running_measures
@@ -27,6 +28,7 @@ _HOME = {
         feature_measures,
     ),
     **dict.fromkeys(("feature_ratio", "scale_ratio", "weight_ratio"), feature_measures),
+    "divisor": divisor_measures,
     "example_spread": example_measures,
     **dict.fromkeys(("gain", "spread_gain"), gain_measures),
     **dict.fromkeys(("running_shift", "running_ratio"), running_measures),

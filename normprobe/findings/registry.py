@@ -18,8 +18,9 @@ from normprobe.findings.check import Check
 from normprobe.findings.collapsed import CollapsedSamples
 from normprobe.findings.dead import ConstantFeatures, DeadFeatures
 from normprobe.findings.depth import VarianceExplodes, VarianceVanishes
+from normprobe.findings.nonfinite import Nonfinite
 from normprobe.findings.norms import NearlyConstantRows, OutlierNormWeight, VarianceBelowEps
-from normprobe.findings.numerics import Fp16Overflow, Nonfinite
+from normprobe.findings.numerics import Fp16Overflow
 from normprobe.findings.outliers import MassiveActivations, OutlierFeatures
 from normprobe.findings.padding import PaddingInNorm, PaddingUnmasked
 from normprobe.findings.running_statistics import RunningVarianceInvalid, StaleRunningStatistics

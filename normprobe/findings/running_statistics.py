@@ -166,7 +166,7 @@ class RunningVarianceInvalid(Check):
                 statistic="running variance",
                 value=value,
                 threshold=0,
-                message=f"The running variance is {format_number(value)} in "
+                message=f"The running variance is {'NaN' if np.isnan(value) else format_number(value)} in "
                 f"{format_count(len(here), 'channel')}.",
                 evidence="input:running_ratio",
                 affected=names,

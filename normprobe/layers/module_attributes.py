@@ -128,3 +128,11 @@ def stores_scale(module: nn.Module) -> bool:
     names = {*NAMES["weight"], *NAMES["bias"]}
     own = own_tensors(module)
     return any(name in names or isinstance(tensor, nn.Parameter) for name, tensor in own.items())
+
+
+def groups_of(module: nn.Module, kind: str) -> int | None:
+    """How many groups of features a norm of this kind says that it normalizes, each together; 1 for all."""
+    if kind == "group_norm":
+        counts = (attribute(module, name) for name in ("num_groups", "n_groups", "groups"))
+        return next((count for count in counts if isinstance(count, int) and count > 0), None)
+    return 1 if kind in ("layer_norm", "rms_norm") else None

@@ -85,6 +85,7 @@ SAMPLES: dict[str, tuple[str, str]] = {
     "variance": (REAL, "their population variance (divisor: their number)"),
     "min": (REAL, "the smallest"),
     "max": (REAL, "the largest"),
+    "count": (WHOLE, "finite values of the sample; what it has beside them is NaN or infinite"),
 }
 
 LEDGER: dict[str, tuple[str, str]] = {
@@ -95,6 +96,11 @@ LEDGER: dict[str, tuple[str, str]] = {
     "n_features": (NUMBER, "features of its input"),
     "eps": (REAL, "the constant in its denominator"),
     "affine": (TRUTH, "whether it has a scale or shift of its own"),
+    "groups": (NUMBER, "groups of features, each normalized together; missing where each feature is alone"),
+    "activation": (TEXT, "what its output goes through inside it; variance / weight**2 is not of that"),
+    "momentum": (REAL, "share of a batch in the running statistics it updates; missing where they average"),
+    "running_dtype": (TEXT, "dtype of the running statistics"),
+    "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
     "training": (TEXT, "modes it ran in: train, eval; several joined by `; `"),
     "grad": (TEXT, "gradient modes it ran in: grad, no_grad, inference; several joined by `; `"),
     "calls": (WHOLE, "measured firings"),
@@ -139,6 +145,7 @@ BASE: dict[str, dict[str, str]] = {
     "ledger_base": {
         **{name: dtype for name, (dtype, _) in LEDGER.items()},
         **{"depth": NUMBER, "trainable": TRUTH, "moved": TRUTH, "updates": NUMBER, "firings": NUMBER},
+        **{"train_in_eval": NUMBER, "processes": NUMBER},
     },
     "sites": {
         "layer": TEXT,
@@ -173,8 +180,13 @@ Large frames hold numbers only: ``place`` is the row of ``sites`` that a sample 
 index of its part in ``meta["parts"]``, and the features of all places follow one another in their order.
 """
 
-OPTIONAL = {"feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional)}
-"""Columns of base frames that a file from before they were measured lacks; they read as NaN."""
+OPTIONAL = {
+    "feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
+    "ledger_base": frozenset(
+        ("groups", "activation", "momentum", "running_dtype", "statistics", "train_in_eval", "processes")
+    ),
+}
+"""Columns of base frames that a file from before they were measured lacks; they read as missing, texts as ""."""
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

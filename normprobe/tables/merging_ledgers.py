@@ -12,6 +12,7 @@ from normprobe.errors import RecordingError
 from normprobe.vocabulary import STATUSES
 
 _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds")
+_ANY = ("trainable",)
 _UNIONS = ("parts", "warnings", "training")
 _JOINED = ("name", "model", "data", "device", "dtype", "kernel")
 _UNITS = {"unit": "position", "example_unit": "example"}
@@ -67,6 +68,7 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         )
     columns = {name: [row[name] for row in best] for name in best[0]}
     joined = ("aliases", "training", "grad", "masked_by", "via", "sample_unit")
+    joined += ("activation", "running_dtype", "statistics")
     aligned = [value for value in columns["aligned"] if not pd.isna(value)]
     depths = [row["depth"] for row in rows if not pd.isna(row["depth"])]
     return {
@@ -74,7 +76,7 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{name: pieces(columns[name]) for name in joined},
         "reason": _reasons(columns["reason"], add=status == "fired"),
         "calls": sum(row["calls"] for row in rows),
-        **{name: _of_known(sum, columns[name]) for name in ("updates", "firings")},
+        **{name: _of_known(sum, columns[name]) for name in ("updates", "firings", "train_in_eval")},
         **{name: _of_known(any, columns[name]) for name in ("moved", "trainable")},
         "aligned": all(aligned) if aligned else pd.NA,
         "depth": min(depths, default=pd.NA),
@@ -119,6 +121,8 @@ def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
     known = [value for value in values if value is not None]
     if name in _SUMS:
         return sum(known) if known else None
+    if name in _ANY:
+        return any(known) if known else None
     if name in _UNIONS:
         return sorted({entry for value in known for entry in value})
     if name in _JOINED:
@@ -127,6 +131,8 @@ def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
         # A part that measured nothing does not know its unit.
         stated = {meta[name] for meta in metas if meta["measured"]} or set(known)
         return stated.pop() if len(stated) == 1 else _UNITS[name]
+    if name == "stored_nonfinite":
+        return {tensor: max(value.get(tensor, 0) for value in known) for tensor in sorted(set().union(*known))}
     if name == "digests":
         return dict(sorted(item for value in known for item in value.items()))
     return max(known) if name == "created" else _equal_in_all(values)
