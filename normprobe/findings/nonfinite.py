@@ -98,7 +98,7 @@ class Nonfinite(Check):
             value=count,
             threshold=0,
             message=f"{format_number(count)} {'value is' if count == 1 else 'values are'} NaN or Inf"
-            f"{padding}, {origin}{_because(cause)}{when}; "
+            f"{padding}, {origin}{when}{_because(cause)}; "
             f"so it is at {format_count(len(later), 'layer')} from here on{hidden}.",
             advice=cause.advice
             if cause is not None

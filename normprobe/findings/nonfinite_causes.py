@@ -57,7 +57,9 @@ def cause_of(tables: Tables, layers: pd.DataFrame, layer: str, site: str) -> Cau
     if found is not None or row["kind"] != "linear":
         return found or _divisor(tables, layers, layer)
     reads_finite = layers["nonfinite"].get((layer, INPUT), 1) == 0
-    return _overflow(row) if reads_finite and "float16" in _dtypes(row) else _near_the_end(row, [row["abs_max"]])
+    return (
+        _overflow(row) if reads_finite and "float16" in _dtypes(row) else _near_the_end(row, [row["abs_max"]])
+    )
 
 
 def hidden_behind(tables: Tables, named: Sequence[str]) -> str:
@@ -79,8 +81,12 @@ def _stored_in(tables: Tables, layer: str) -> Cause | None:
     own = {name.removeprefix(layer).lstrip("."): count for name, count in stored.items()}
     words = f"it stores NaN or Inf itself ({_listed(own)})"
     if any("running_" in name or "moving_" in name for name in stored):
-        return Cause(words, "Find the batch that put NaN or Inf into it, and recalibrate the running statistics.")
-    return Cause(words, "Load or copy the weights anew, and look for the step that wrote NaN or Inf into them.")
+        return Cause(
+            words, "Find the batch that put NaN or Inf into it, and recalibrate the running statistics."
+        )
+    return Cause(
+        words, "Load or copy the weights anew, and look for the step that wrote NaN or Inf into them."
+    )
 
 
 def _running(tables: Tables, layer: str) -> dict[str, int]:
@@ -99,7 +105,9 @@ def _stored_elsewhere(tables: Tables) -> Cause | None:
     if not stored:
         return None
     words = f"modules that are not measured store NaN or Inf ({_listed(stored)})"
-    return Cause(words, "Load or copy the weights anew, and look for the step that wrote NaN or Inf into them.")
+    return Cause(
+        words, "Load or copy the weights anew, and look for the step that wrote NaN or Inf into them."
+    )
 
 
 def _by_layer(tables: Tables) -> dict[str | None, dict[str, int]]:
@@ -110,7 +118,9 @@ def _by_layer(tables: Tables) -> dict[str | None, dict[str, int]]:
     names = sorted(ledger["layer"], key=len, reverse=True)
     found: dict[str | None, dict[str, int]] = {}
     for tensor, count in stored.items():
-        owner = next((name for name in names if tensor.startswith((f"{name}.", f"{name}_")) or not name), None)
+        owner = next(
+            (name for name in names if tensor.startswith((f"{name}.", f"{name}_")) or not name), None
+        )
         found.setdefault(owner, {})[tensor] = int(count)
     return found
 
@@ -124,9 +134,7 @@ def _listed(stored: dict[str, int]) -> str:
 
 def _divisor(tables: Tables, layers: pd.DataFrame, layer: str) -> Cause | None:
     """The cause that a norm divides by what is no positive number, or that its sums overflow."""
-    return (
-        _negative(tables, layer) or _rounded_eps(tables, layers, layer) or _sums(layers, layer)
-    )
+    return _negative(tables, layer) or _rounded_eps(tables, layers, layer) or _sums(layers, layer)
 
 
 def _negative(tables: Tables, layer: str) -> Cause | None:
@@ -140,7 +148,9 @@ def _negative(tables: Tables, layer: str) -> Cause | None:
     if below:
         return Cause(f"its running variance is negative in {format_count(below, 'channel')}", advice)
     if none:
-        return Cause(f"its running variance is 0 in {format_count(none, 'channel')}, and its eps is 0", advice)
+        return Cause(
+            f"its running variance is 0 in {format_count(none, 'channel')}, and its eps is 0", advice
+        )
     return None
 
 
@@ -179,8 +189,8 @@ def _sums(layers: pd.DataFrame, layer: str) -> Cause | None:
 def _overflow(row: Any) -> Cause:
     """A Linear in fp16 that reads finite values and stores finite ones: its sums went beyond the range."""
     return Cause(
-        f"they overflow float16, which ends at {format_number(_LARGEST['float16'])} "
-        f"(the finite ones reach {_reach(row['abs_max'])})",
+        f"an overflow of float16, which ends at {format_number(_LARGEST['float16'])} "
+        f"(the finite values reach {_reach(row['abs_max'])})",
         RANGE,
     )
 

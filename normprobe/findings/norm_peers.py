@@ -77,7 +77,7 @@ class NormUnlikePeers(Check):
         if apart.empty:
             return []
         layer = str(apart.idxmax())
-        of_weight = not by_weight.get(layer, np.nan) <= 0
+        of_weight = bool(by_weight[layer] > 0)
         return [self._finding(layer, weight if of_weight else wrote, roles, tuple(apart.index), of_weight)]
 
     def _apart(self, values: pd.Series, roles: pd.Series) -> pd.Series:

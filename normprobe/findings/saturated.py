@@ -134,6 +134,8 @@ def _is_softmax(tables: Tables, row: pd.Series, layer: str) -> bool:
 def _after_few_values(tables: Tables, row: pd.Series) -> bool:
     """Whether a batch norm before, of as many features, normalized over two or three values in train mode."""
     norms = batch_norms(tables)
-    few = norms[norms["trains"] & (norms["values"] < _FEW_VALUES) & (norms["n_features"] == row["n_features"])]
+    few = norms[
+        norms["trains"] & (norms["values"] < _FEW_VALUES) & (norms["n_features"] == row["n_features"])
+    ]
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
     return bool((depth.reindex(few.index) < row["depth"]).any())

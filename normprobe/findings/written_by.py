@@ -47,7 +47,7 @@ def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: f
 
     A model whose last Linear writes only zeros does not count: classifiers are often initialized so. Nor does
     a learned constant (a query, a class token, a branch started at 0): an input that is exactly the same for
-    all samples, behind which samples differ again.
+    all samples of a model in whose last layer they differ.
 
     Args:
         tables: the tables.
@@ -73,8 +73,7 @@ _ROUNDING = 1e-12
 
 
 def _is_learned_constant(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:
-    """Whether collapsed sites begin with one that reads a constant, behind which samples differ again."""
+    """Whether collapsed sites begin with one that reads a constant, though what the model ends in differs."""
     if lost.empty or lost.index[0][1] != INPUT or lost.index[0] == layers.index[0]:
         return False
-    behind = layers.iloc[layers.index.get_loc(lost.index[0]) :]
-    return bool(lost["spread"].iloc[0] <= _ROUNDING and (behind["spread"] > _ROUNDING).any())
+    return bool(lost["spread"].iloc[0] <= _ROUNDING < layers["spread"].iloc[-1])

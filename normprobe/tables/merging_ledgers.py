@@ -132,7 +132,9 @@ def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
         stated = {meta[name] for meta in metas if meta["measured"]} or set(known)
         return stated.pop() if len(stated) == 1 else _UNITS[name]
     if name == "stored_nonfinite":
-        return {tensor: max(value.get(tensor, 0) for value in known) for tensor in sorted(set().union(*known))}
+        return {
+            tensor: max(value.get(tensor, 0) for value in known) for tensor in sorted(set().union(*known))
+        }
     if name == "digests":
         return dict(sorted(item for value in known for item in value.items()))
     return max(known) if name == "created" else _equal_in_all(values)
