@@ -83,7 +83,7 @@ class LayerState:
     sequence_rule: SequenceRule = field(init=False)
     scaled: bool = field(init=False)
     functional_calls: int = 0
-    shown: ShownByCall = ShownByCall()
+    shown: ShownByCall = field(default_factory=ShownByCall)
     train_in_eval: int = 0
 
     def __post_init__(self) -> None:

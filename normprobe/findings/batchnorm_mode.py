@@ -38,7 +38,7 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
 
 
 def fired(tables: Tables) -> pd.DataFrame:
-    """The ledger of all layers that fired, by layer, with ``trains``, ``grads`` and ``odd`` of `batch_norms`."""
+    """The ledger of all layers that fired, with ``trains``, ``grads`` and ``odd`` of `batch_norms`."""
     ledger = tables.ledger_base[tables.ledger_base["calls"] > 0].set_index("layer")
     training, grad = (ledger[name].fillna("").str.split("; ") for name in ("training", "grad"))
     statistics = _column(ledger, "statistics").fillna("").astype(str)

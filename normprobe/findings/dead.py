@@ -41,9 +41,9 @@ class DeadFeatures(Check):
     nothing and learns nothing. Some always are: a good ReLU network was measured with 23 % of them. The layer
     that reads the zeros is named, and beside it the layer that writes them, whose outputs are never positive.
     An input that is 0 throughout, where no layer writes only negative values, is a branch multiplied by 0, as
-    adapters are started, and no finding. Between convolutions no probed layer reads the zeros; there the batch, group or instance norm is named
-    whose output is never positive in so many channels. Zeros that a norm writes itself, by a weight of 0, are
-    another check's, ``constant_features``.
+    adapters are started, and no finding. Between convolutions no probed layer reads the zeros; there the
+    batch, group or instance norm is named whose output is never positive in so many channels. Zeros that a
+    norm writes itself, by a weight of 0, are another check's, ``constant_features``.
 
     What to do: look at the writing layer's bias and learning rate; a large step pushes biases far below 0.
 

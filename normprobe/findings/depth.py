@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.formatting import format_number, role_of
+from normprobe.formatting import format_number, role_of, spots
 from normprobe.tables.measures.common import at_site, row_of
 from normprobe.tables.measures.layers import gain_measures, inputs_and_outputs, layer_measures
 from normprobe.tables.measures.running_statistics import never_updated
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 SLOPE_SOURCE = "arXiv:1803.01719; arXiv:2502.05795"
+
+_BLOCKS = 3
+"""Fewest blocks of a model whose norms say something of depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +184,13 @@ def _chain_of_norms(layers: pd.DataFrame, norms: pd.DataFrame) -> pd.MultiIndex:
     """Those of the norms' inputs that follow one another in the flow of data.
 
     A norm that reads just what a Linear wrote stands behind a branch where others read a sum: only these are
-    the residual stream. Where all stand behind a Linear, those whose Linear layers read the same are parallel,
-    and the first of them counts.
+    the residual stream. Where all stand behind a Linear, those whose Linear layers read the same are
+    parallel, and the first of them counts. The norms of one or two blocks are no depth.
     """
+    place = spots([str(name) for name in norms.index.get_level_values("layer")])
+    roles = Counter(spot.role for spot in place.values() if spot.block is not None and spot.role != "*")
+    if roles and max(roles.values()) < _BLOCKS:
+        return norms.index[:0]
     moments = ["mean", "variance", "min", "max"]
     linear = layers[layers["kind"] == "linear"]
     wrote, read = at_site(linear, OUTPUT), at_site(linear, INPUT)
@@ -205,9 +213,9 @@ class VarianceExplodes(_VarianceDepth):
     """The activations grow with depth far faster than in healthy networks, or one layer is out of scale.
 
     The series is what norms read (the residual stream, without norms that stand behind a branch) of the
-    median sample, or in a model without norms what the Linear layers of its longest chain write. Growth alone is healthy: a pre-LN stream grows 1.6 to 1.8 times a norm, a trained
-    MLP up to 7 times a layer over four layers. So the slope times the total is held against a threshold, in
-    decades. A single layer counts if its gain stands out from the model's median gain, or, in a model of
+    median sample, or in a model without norms what the Linear layers of its longest chain write. Growth alone
+    is healthy: a pre-LN stream grows 1.6 to 1.8 times a norm, a trained MLP up to 7 times a layer over four
+    layers. So the slope times the total is held against a threshold, in decades. A single layer counts if its gain stands out from the model's median gain, or, in a model of
     blocks, from that of the same Linear in the other blocks.
 
     What to do: look at the named layer's weights; at initialization, scale weights by the square root of 2 /

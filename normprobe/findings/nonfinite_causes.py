@@ -70,7 +70,8 @@ def hidden_behind(tables: Tables, named: Sequence[str]) -> str:
         return ""
     tensors = {name: count for stored in others.values() for name, count in stored.items()}
     verb = "stores" if len(others) == 1 else "store"
-    return f"; {format_count(len(others), 'further layer')} {verb} NaN or Inf, hidden behind ({_listed(tensors)})"
+    further = format_count(len(others), "further layer")
+    return f"; {further} {verb} NaN or Inf, hidden behind ({_listed(tensors)})"
 
 
 def _stored_in(tables: Tables, layer: str) -> Cause | None:
@@ -114,7 +115,7 @@ def _by_layer(tables: Tables) -> dict[str | None, dict[str, int]]:
     """The stored tensors with NaN or Inf and how many, by the measured layer that holds them, or None."""
     stored = tables.meta.get("stored_nonfinite") or {}
     ledger = tables.ledger[tables.ledger["status"] == "fired"]
-    # A part of attention's projections is a layer by its parameter's name: `attn.in_proj` of `in_proj_weight`.
+    # A projection of attention is a layer by its parameter's name: `attn.in_proj` of `in_proj_weight`.
     names = sorted(ledger["layer"], key=len, reverse=True)
     found: dict[str | None, dict[str, int]] = {}
     for tensor, count in stored.items():
@@ -199,7 +200,7 @@ def _near_the_end(row: Any, reached: Sequence[float]) -> Cause | None:
     """An overflow that the finite values beside it make likely."""
     for name in _dtypes(row):
         limit = _LARGEST.get(name, np.inf)
-        most = max((float(value) for value in reached if value == value), default=0.0)
+        most = float(np.nanmax([0.0, *reached]))
         if most > limit / _NEAR:
             return Cause(
                 f"an overflow of {name}, as the values beside them, which reach {format_number(most)} of "

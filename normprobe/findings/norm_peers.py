@@ -46,7 +46,7 @@ class NormUnlikePeers(Check):
     title: ClassVar[str] = "A norm unlike those of other blocks"
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = (
-        "Compare its weight with the original checkpoint; look for an edit, merge or conversion that scaled it."
+        "Compare its weight with the original checkpoint; look for an edit or conversion that scaled it."
     )
     source: ClassVar[str] = "Huber 1981, Robust Statistics"
     fitted: ClassVar[tuple[str, ...]] = ("decades",)
@@ -104,8 +104,8 @@ class NormUnlikePeers(Check):
             statistic="RMS of the weight" if of_weight else "variance of the output",
             value=value,
             threshold=float(others.min() / 10**power if below else others.max() * 10**power),
-            message=f"The {what} is {format_number(value)}; in the {len(others)} other blocks the same norm's "
-            f"is {format_range(others.min(), others.max())}.",
+            message=f"The {what} is {format_number(value)}; in the {len(others)} other blocks "
+            f"the same norm's is {format_range(others.min(), others.max())}.",
             evidence="output:weight_rms" if of_weight else "output:variance",
             affected=affected,
         )

@@ -34,8 +34,8 @@ class StaleRunningStatistics(Check):
     Where a few wild samples make up most of what that one sees, its moments are not held against it, nor is
     what it sees behind a norm with single channels that are off (``stale_channels``).
 
-    A momentum that keeps only the last batch (0.9 and more), never moves (0), or moves by steps that the dtype
-    of the buffers rounds away is named as the cause.
+    A momentum that keeps only the last batch (0.9 and more), never moves (0), or moves by steps that the
+    dtype of the buffers rounds away is named as the cause.
 
     Running statistics of exactly 0 and 1 in every channel were never updated: an error, or a note where all
     batch norms of the model have weight 1 and bias 0 too, that is, are not trained at all.

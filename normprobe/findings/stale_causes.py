@@ -17,7 +17,7 @@ _SPACING = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 """Distance of neighbouring numbers from 1 to 2."""
 
 _LAST_BATCH = 0.9
-"""A momentum from which on little but the last batch is kept: the convention of other frameworks, 1 - ours."""
+"""A momentum from which on little but the last batch is kept: other frameworks mean 1 - torch's."""
 
 _HARDLY = 1e-3
 """A momentum below which thousands of batches are needed."""
@@ -47,7 +47,7 @@ def stale_cause(tables: Tables, layer: str) -> StaleCause | None:
         )
     if momentum >= _LAST_BATCH:
         return StaleCause(
-            f"Its momentum is {momentum:g}: each batch counts {momentum:.1%}, so they keep little but the last.",
+            f"Its momentum is {momentum:g}, with which they keep little but the last batch.",
             f"Set momentum to {1 - momentum:.4g} (torch's is the share of the new batch; other frameworks "
             "mean the share of the old), and recalibrate the running statistics.",
         )

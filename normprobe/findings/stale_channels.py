@@ -26,8 +26,8 @@ class StaleChannels(Check):
 
     A running variance near 0 of a channel that is alive makes it explode: it is divided by next to nothing
     (a channel that had died in training, an eps of 0, a spliced or edited checkpoint). A running mean that is
-    another channel's shifts it. On small data a channel is four times off without harm, a thousand times it is
-    not. The first such layer in order of execution is named; what later batch norms see follows from it.
+    another channel's shifts it. On small data a channel is four times off without harm, a thousand times it
+    is not. The first such layer in order of execution is named; what later batch norms see follows from it.
 
     What to do: correct these entries (compare with the original checkpoint), or recalibrate this layer; for
     channels that died in training use an eps that is not 0.
@@ -128,5 +128,5 @@ class StaleChannels(Check):
         wrote = rows.set_index("feature")["variance"]
         if worst["feature"] not in wrote.index:
             return ""
-        others = format_number(wrote.drop(worst["feature"]).median())
-        return f"; its output has variance {format_number(wrote[worst['feature']])}, the median channel's {others}"
+        own, others = wrote[worst["feature"]], wrote.drop(worst["feature"]).median()
+        return f"; its output has variance {format_number(own)}, the median channel's {format_number(others)}"

@@ -186,7 +186,7 @@ OPTIONAL = {
         ("groups", "activation", "momentum", "running_dtype", "statistics", "train_in_eval", "processes")
     ),
 }
-"""Columns of base frames that a file from before they were measured lacks; they read as missing, texts as ""."""
+"""Columns of base frames that a file of before lacks; they read as missing, texts as ""."""
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from normprobe.errors import RecordingError
 from normprobe.vocabulary import STATUSES
 
 _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds")
-_ANY = ("trainable",)
+_MAPPINGS = ("digests", "stored_nonfinite")
 _UNIONS = ("parts", "warnings", "training")
 _JOINED = ("name", "model", "data", "device", "dtype", "kernel")
 _UNITS = {"unit": "position", "example_unit": "example"}
@@ -121,8 +121,6 @@ def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
     known = [value for value in values if value is not None]
     if name in _SUMS:
         return sum(known) if known else None
-    if name in _ANY:
-        return any(known) if known else None
     if name in _UNIONS:
         return sorted({entry for value in known for entry in value})
     if name in _JOINED:
@@ -131,11 +129,7 @@ def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
         # A part that measured nothing does not know its unit.
         stated = {meta[name] for meta in metas if meta["measured"]} or set(known)
         return stated.pop() if len(stated) == 1 else _UNITS[name]
-    if name == "stored_nonfinite":
-        return {
-            tensor: max(value.get(tensor, 0) for value in known) for tensor in sorted(set().union(*known))
-        }
-    if name == "digests":
+    if name in _MAPPINGS:
         return dict(sorted(item for value in known for item in value.items()))
     return max(known) if name == "created" else _equal_in_all(values)
 

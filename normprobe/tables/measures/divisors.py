@@ -1,4 +1,4 @@
-"""What norms divide by: the variance (or mean square) of a sample, of a group of its features, of a channel."""
+"""What norms divide by: the variance (or mean square) of a sample, a group of features, a channel."""
 
 from __future__ import annotations
 
