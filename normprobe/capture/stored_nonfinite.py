@@ -12,7 +12,7 @@ from normprobe.tables.records import LayerRecord, valid_name
 
 
 def stored_nonfinite(model: nn.Module) -> dict[str, int]:
-    """How many NaN or infinite numbers the parameters and buffers of a model hold, by name; those with any."""
+    """How many NaN or infinite numbers each tensor that a model stores holds, by name; those with any."""
     found = {}
     for named in modules_of(model):
         own = chain(named.module._parameters.items(), named.module._buffers.items())

@@ -215,8 +215,9 @@ class VarianceExplodes(_VarianceDepth):
     The series is what norms read (the residual stream, without norms that stand behind a branch) of the
     median sample, or in a model without norms what the Linear layers of its longest chain write. Growth alone
     is healthy: a pre-LN stream grows 1.6 to 1.8 times a norm, a trained MLP up to 7 times a layer over four
-    layers. So the slope times the total is held against a threshold, in decades. A single layer counts if its gain stands out from the model's median gain, or, in a model of
-    blocks, from that of the same Linear in the other blocks.
+    layers. So the slope times the total is held against a threshold, in decades. A single layer counts if its
+    gain stands out from the model's median gain, or, in a model of blocks, from that of the same Linear in
+    the other blocks.
 
     What to do: look at the named layer's weights; at initialization, scale weights by the square root of 2 /
     inputs before a ReLU, or put a norm before each block.
