@@ -18,6 +18,7 @@ from normprobe.capture.hooks.interrupts import finish
 from normprobe.capture.probe_options import LabelsOf, MaskOption, check_options, shown
 from normprobe.capture.run_info import describe
 from normprobe.capture.site_state import nbytes
+from normprobe.capture.stored_nonfinite import any_nonfinite, stored_nonfinite
 from normprobe.errors import NormprobeError
 from normprobe.layers.find import LayerFilter, find_layers
 from normprobe.recording import Recording
@@ -151,7 +152,11 @@ class Probe:
                 for state in states
                 if state.confirmed
             ]
-            recording = Recording(build_tables(records, self._meta(), self.part))
+            meta = self._meta()
+            # A pass over all that the model stores: only where the cause of NaN or Inf is asked for.
+            if any_nonfinite(records):
+                meta["stored_nonfinite"] = stored_nonfinite(self.model)
+            recording = Recording(build_tables(records, meta, self.part))
         # While the block lasts more may be measured.
         if self._hooks is None:
             self._final = recording

@@ -25,7 +25,9 @@ PAST = (
     "the bare model's outputs differ"
 )
 READ = "its weight was read ({}) without a call of its module, so what it reads and gives is not measured"
-OTHERWISE = "its weight was read ({}), but not as that of a Linear, so what it reads and gives is not measured"
+OTHERWISE = (
+    "its weight was read ({}), but not as that of a Linear, so what it reads and gives is not measured"
+)
 RAN = "its `forward` ran without a call of its module, so what it reads and gives is not measured"
 
 

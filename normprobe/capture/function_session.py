@@ -17,7 +17,6 @@ from normprobe.layers.layer import Layer
 from normprobe.layers.module_attributes import attribute, is_lazy, own_tensors
 from normprobe.layers.parameter_layers import projection_part
 
-
 _FRAMES = 8
 """How far out of a function the `forward` of a norm is looked for: torch's own functions lie between."""
 

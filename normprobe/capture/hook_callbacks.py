@@ -76,6 +76,7 @@ class HookCallbacks:
         self._fast_hooks = FastHooks(self.forwards, self.lock, self._snapshot_alone)
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
+        self._batch_norms: tuple[LayerState, ...] = ()
         self._depth = 0
         self._several, self._no_grad = False, NoGrad()
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
@@ -103,6 +104,8 @@ class HookCallbacks:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
         states = self.add_layers(found)
+        # Before a call has told what they compute, norms of no particular kind may be batch norms.
+        self._batch_norms = tuple(s for s in states if s.layer.view.kind in ("batch_norm", "norm"))
         uncompiled = self._uncompiled.enter(model)
         for state in states:
             if id(state.layer.module) in uncompiled:
@@ -210,6 +213,7 @@ class HookCallbacks:
             return self.forwards.begin_skipped(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
         if forward.state.measured:
+            self._note_modes(module)
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
             try:
@@ -246,6 +250,13 @@ class HookCallbacks:
             given, made = first_tensor((*args, *kwargs.values())), first_tensor([output])
             if given is not None and made is not None:
                 self._sequences.carry(strides, forward, given, made)
+
+    def _note_modes(self, module: nn.Module) -> None:
+        """Count the batch norms that are in train mode in a forward of a model in evaluation mode."""
+        if self._batch_norms and not module.training:
+            with self.lock:
+                for state in self._batch_norms:
+                    state.train_in_eval += state.layer.module.training
 
     def _before(
         self, state: LayerState, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
+from normprobe.capture.norm_facts import ShownByCall, is_trainable, norm_facts
 from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
@@ -63,6 +64,8 @@ class LayerState:
         sequence: the sequence that it was seen to work on, where several have masks.
         sequence_certain: whether which sequence it works on does not depend on the forward.
         unmasked: how many measured calls held padding, for the mask did not fit.
+        shown: what the call that settled it showed beside how it is read.
+        train_in_eval: in how many forwards of a model in evaluation mode it was in train mode.
     """
 
     index: int
@@ -88,6 +91,8 @@ class LayerState:
     sequence: str | None = None
     sequence_certain: bool = True
     unmasked: int = 0
+    shown: ShownByCall = field(default_factory=ShownByCall)
+    train_in_eval: int = 0
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
@@ -174,6 +179,7 @@ class LayerState:
             identification = identify(module, self.view, before, after, arguments, recorded=recorded)
             self.view, self.offset = identification.view, identification.offset
             self.factor = identification.factor
+            self.shown = ShownByCall.of(identification, training=module.training)
             self.settled = self.settled or identification.decided
             if identification.reason:
                 self.reasons[identification.reason] = 1
@@ -248,6 +254,7 @@ class LayerState:
             "n_features": self._n_features(),
             "eps": layer.eps,
             "affine": layer.affine,
+            **norm_facts(layer.module, self.view, self.shown, self.modes, moved=changes.moved),
             "training": "; ".join(self.modes),
             "grad": "; ".join(self.grads),
             "calls": calls,
@@ -258,11 +265,12 @@ class LayerState:
             "aligned": self.aligned if fired else None,
             "reason": valid_text("; ".join([reason, *notes] if reason else notes)),
             "settings": "" if layer.parameter else settings_of(layer.module, self.view.kind),
-            "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
+            "trainable": is_trainable(layer.module),
             "moved": changes.moved,
             "updates": changes.updates,
             "firings": self.firings,
             "unmasked": self.unmasked,
+            "train_in_eval": self.train_in_eval,
         }
         sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
         return LayerRecord(

@@ -33,6 +33,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "device": "; ".join(dict.fromkeys(str(tensor.device) for tensor in tensors)) or "cpu",
         "dtype": "; ".join(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors)),
         "meant_dtype": _configured_dtype(inner),
+        "trainable": any(parameter.requires_grad for parameter in inner.parameters()),
         "kernel": dispatch.name(),
         "versions": {
             "normprobe": metadata.version("normprobe"),

@@ -42,7 +42,9 @@ _OTHER = re.compile(
     r"warm|interp|upsampl|former|coder|head$|regress|classif|loss",
     re.IGNORECASE,
 )
-_IS_BASE = re.compile(r"(base|orig|wrapped|frozen|pretrained|inner|linear$|lin$|layer$|module$)", re.IGNORECASE)
+_IS_BASE = re.compile(
+    r"(base|orig|wrapped|frozen|pretrained|inner|linear$|lin$|layer$|module$)", re.IGNORECASE
+)
 _ADAPTS = re.compile(r"lora|dora|adapt|ia3|low_?rank|bit_?fit|delta|tune|bias|scale", re.IGNORECASE)
 # What computes nothing of its own in an adapted Linear.
 _PASSES = (nn.Identity, nn.modules.dropout._DropoutNd, nn.ModuleDict, nn.ModuleList, *PARAMETER_HOLDERS)
@@ -118,7 +120,10 @@ def why_no_linear(module: nn.Module, view: View, before: Tensor, after: Tensor) 
     if len(read) == len(gave) > 0 and read[:-1] == gave[:-1]:
         # A weight may be stored either way round.
         ways = [sizes] if says_both_sizes(module) else [sizes, sizes[::-1]]
-        as_said = any(all(size in (None, last) for size, last in zip(way, (read[-1], gave[-1]), strict=True)) for way in ways)
+        as_said = any(
+            all(size in (None, last) for size, last in zip(way, (read[-1], gave[-1]), strict=True))
+            for way in ways
+        )
     if real and as_said:
         return ""
     said = "" if None in sizes else f", though it says {sizes[0]} features in and {sizes[1]} out"

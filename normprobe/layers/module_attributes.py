@@ -78,7 +78,9 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     Of a name that is a path (Keras: ``layer_normalization/gamma``) the last part counts.
     """
     holders = [child for child in module.children() if isinstance(child, PARAMETER_HOLDERS)]
-    named = [item for held in (module, *holders) for item in (*held._parameters.items(), *held._buffers.items())]
+    named = [
+        item for held in (module, *holders) for item in (*held._parameters.items(), *held._buffers.items())
+    ]
     return {
         re.split(r"[/.]", name)[-1]: tensor
         for name, tensor in (*named, *keras_variables(module).items())
@@ -163,3 +165,11 @@ def stores_scale(module: nn.Module) -> bool:
     names = {*NAMES["weight"], *NAMES["bias"]}
     own = own_tensors(module)
     return any(name in names or isinstance(tensor, nn.Parameter) for name, tensor in own.items())
+
+
+def groups_of(module: nn.Module, kind: str) -> int | None:
+    """How many groups of features a norm of this kind says that it normalizes, each together; 1 for all."""
+    if kind == "group_norm":
+        counts = (attribute(module, name) for name in ("num_groups", "n_groups", "groups"))
+        return next((count for count in counts if isinstance(count, int) and count > 0), None)
+    return 1 if kind in ("layer_norm", "rms_norm") else None

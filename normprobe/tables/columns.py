@@ -86,6 +86,7 @@ SAMPLES: dict[str, tuple[str, str]] = {
     "variance": (REAL, "their population variance (divisor: their number)"),
     "min": (REAL, "the smallest"),
     "max": (REAL, "the largest"),
+    "count": (WHOLE, "finite values of the sample; what it has beside them is NaN or infinite"),
 }
 
 LEDGER: dict[str, tuple[str, str]] = {
@@ -96,6 +97,11 @@ LEDGER: dict[str, tuple[str, str]] = {
     "n_features": (NUMBER, "features of its input"),
     "eps": (REAL, "the constant in its denominator"),
     "affine": (TRUTH, "whether it has a scale or shift of its own"),
+    "groups": (NUMBER, "groups of features, each normalized together; missing where each feature is alone"),
+    "activation": (TEXT, "what its output goes through inside it; variance / weight**2 is not of that"),
+    "momentum": (REAL, "share of a batch in the running statistics it updates; missing where they average"),
+    "running_dtype": (TEXT, "dtype of the running statistics"),
+    "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
     "training": (TEXT, "modes it ran in: train, eval; several joined by `; `"),
     "grad": (TEXT, "gradient modes it ran in: grad, no_grad, inference; several joined by `; `"),
     "calls": (WHOLE, "measured firings"),
@@ -144,6 +150,7 @@ BASE: dict[str, dict[str, str]] = {
         **{"depth": NUMBER, "trainable": TRUTH, "moved": TRUTH, "updates": NUMBER, "firings": NUMBER},
         "unmasked": NUMBER,
         "settings": TEXT,
+        **{"train_in_eval": NUMBER, "processes": NUMBER},
     },
     "sites": {
         "layer": TEXT,
@@ -180,9 +187,21 @@ index of its part in ``meta["parts"]``, and the features of all places follow on
 
 OPTIONAL = {
     "feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
-    "ledger_base": frozenset({"settings", "unmasked"}),
+    "ledger_base": frozenset(
+        (
+            "settings",
+            "unmasked",
+            "groups",
+            "activation",
+            "momentum",
+            "running_dtype",
+            "statistics",
+            "train_in_eval",
+            "processes",
+        )
+    ),
 }
-"""Columns of base frames that a file from before them lacks; they read as missing, texts as ''."""
+"""Columns of base frames that a file of before lacks; they read as missing, texts as ""."""
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from normprobe.errors import RecordingError
 from normprobe.vocabulary import STATUSES
 
 _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds")
+_MAPPINGS = ("digests", "stored_nonfinite")
 _UNIONS = ("parts", "warnings", "training")
 _JOINED = ("name", "model", "data", "device", "dtype", "kernel")
 _UNITS = {"unit": "position", "example_unit": "example"}
@@ -68,6 +69,7 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         )
     columns = {name: [row[name] for row in best] for name in best[0]}
     joined = ("aliases", "training", "grad", "masked_by", "via", "sample_unit", "settings")
+    joined += ("activation", "running_dtype", "statistics")
     aligned = [value for value in columns["aligned"] if not pd.isna(value)]
     depths = [row["depth"] for row in rows if not pd.isna(row["depth"])]
     return {
@@ -75,7 +77,10 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{name: pieces(columns[name]) for name in joined},
         "reason": _reasons(columns["reason"], add=status == "fired"),
         "calls": sum(row["calls"] for row in rows),
-        **{name: _of_known(sum, columns[name]) for name in ("updates", "firings", "unmasked")},
+        **{
+            name: _of_known(sum, columns[name])
+            for name in ("updates", "firings", "unmasked", "train_in_eval")
+        },
         **{name: _of_known(any, columns[name]) for name in ("moved", "trainable")},
         "aligned": all(aligned) if aligned else pd.NA,
         "depth": min(depths, default=pd.NA),
@@ -129,7 +134,7 @@ def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
         # A part that measured nothing does not know its unit.
         stated = {meta[name] for meta in metas if meta["measured"]} or set(known)
         return stated.pop() if len(stated) == 1 else _UNITS[name]
-    if name == "digests":
+    if name in _MAPPINGS:
         return dict(sorted(item for value in known for item in value.items()))
     # All in UTC and in one format, so that texts sort as times do.
     return max(known) if name == "created" else _equal_in_all(values)

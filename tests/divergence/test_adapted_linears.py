@@ -113,9 +113,7 @@ def live(a: nn.Module, b: nn.Module) -> Comparison:
 
 @pytest.mark.parametrize("compare", [recorded, live])
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_an_adapted_model_equals_the_merged_one(
-    adapter: Adapter, compare: Callable[..., Comparison]
-) -> None:
+def test_an_adapted_model_equals_the_merged_one(adapter: Adapter, compare: Callable[..., Comparison]) -> None:
     _, adapted, merged = models(adapter)
     for a, b in ((adapted, merged), (merged, adapted)):
         found = compare(a, b)
@@ -137,9 +135,7 @@ def test_an_adapter_is_named_against_the_bare_layer(
 
 @pytest.mark.parametrize("compare", [recorded, live])
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_a_merge_with_the_wrong_scale_is_named(
-    adapter: Adapter, compare: Callable[..., Comparison]
-) -> None:
+def test_a_merge_with_the_wrong_scale_is_named(adapter: Adapter, compare: Callable[..., Comparison]) -> None:
     _, adapted, merged = models(adapter)
     merged[1].down = adapted[1].down.merged(0.25)
     first = compare(adapted, merged).first_divergence

@@ -108,6 +108,7 @@ _OF_TORCH = WeightUse(
     Argument(2, ("bias",)),
 )
 
+
 def _of_einsum(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[WeightUse]:
     """The ways in which one operand of `torch.einsum` may be a Linear's weight (out, in) for the other."""
     operands = [value for value in args[1:] if isinstance(value, Tensor)]
@@ -123,7 +124,12 @@ def _of_einsum(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Wei
         given = _spelled(subscripts[read], operands[read].dim())
         output = _spelled(result, operands[read].dim())
         rest = [letter for letter in given if letter != fed]
-        if fed in given and fed not in output and made in output and sorted(rest) == sorted(set(output) - {made}):
+        if (
+            fed in given
+            and fed not in output
+            and made in output
+            and sorted(rest) == sorted(set(output) - {made})
+        ):
             axes = tuple([which.index(letter) for letter in rest] for which in (given, output))
             yield WeightUse(
                 Argument(1 + read, ()),
@@ -167,7 +173,12 @@ LOOKUPS = frozenset({functional.embedding, functional.embedding_bag, torch.embed
 def reads_values(func: Callable[..., Any]) -> bool:
     """Whether a function reads the numbers of a tensor that it is given, not its sizes, dtype or device."""
     name = getattr(func, "__name__", "")
-    return func not in LOOKUPS and name not in _ATTRIBUTES and not name.startswith("new_") and "_like" not in name
+    return (
+        func not in LOOKUPS
+        and name not in _ATTRIBUTES
+        and not name.startswith("new_")
+        and "_like" not in name
+    )
 
 
 _ATTRIBUTES = {"__get__", "__set__", "requires_grad_", "detach", "size", "dim", "numel", "stride"}

@@ -52,6 +52,9 @@ class Identification:
         reason: what contradicts the layer's name, in words for the ledger, or "".
         refused: why it is no norm after all, or "".
         factor: what the layer scales by beside its stored weight.
+        statistics: of a batch norm, whose mean and variance the call took: ``batch`` or ``running``; else "".
+        groups: how many groups of features, each normalized together; None where it is not known.
+        activation: what the output went through, or "".
     """
 
     view: View
@@ -60,6 +63,9 @@ class Identification:
     reason: str = ""
     refused: str = ""
     factor: float = 1.0
+    statistics: str = ""
+    groups: int | None = None
+    activation: str = ""
 
 
 def identify(
@@ -201,8 +207,17 @@ def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) 
         contradictions.append(ACTIVATED.format(fit.activation))
     if moved:
         contradictions.append(f"what it computes shows {_axis_and_sample(corrected)}")
-    reason = "; ".join(contradictions)
-    return Identification(corrected, fit.offset, decided=True, reason=reason, factor=fit.factor)
+    together = fit.formula.together
+    return Identification(
+        corrected,
+        fit.offset,
+        decided=True,
+        reason="; ".join(contradictions),
+        factor=fit.factor,
+        statistics=together if together in ("batch", "running") else "",
+        groups=fit.formula.groups or None,
+        activation=fit.activation,
+    )
 
 
 def _without_fit(formula_fits: FormulaFits, view: View, recorded: bool) -> Identification:

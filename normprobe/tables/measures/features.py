@@ -61,6 +61,7 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
         "varying": features["deviation"].where(~features["constant"]),
         "zeros": features["zero_fraction"].where(~features["zero"]),
         "size": features["weight"].abs(),
+        "weight_square": features["weight"] ** 2,
         "silent": (features["max"] <= 0) & ~features["constant"],
         "high": features["peak"] >= 0.5 * highest,
     }
@@ -77,6 +78,7 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
             "feature_ratio": ratio(groups["peak"].max(), groups["peak"].median()),
             "scale_ratio": ratio(groups["varying"].max(), groups["varying"].quantile(0.25, "lower")),
             "weight_ratio": ratio(groups["size"].max(), groups["size"].median()),
+            "weight_rms": np.sqrt(groups["weight_square"].mean()),
             "live_zeros": groups["zeros"].mean(),
             "high_features": groups["high"].mean(),
             "silent_features": groups["silent"].mean(),

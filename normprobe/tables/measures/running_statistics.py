@@ -84,8 +84,9 @@ def running_measures(tables: Tables) -> pd.DataFrame:
 
     Columns: ``running_shift`` (median over channels of |shift|), ``running_log_ratio`` (median of
     log_variance_ratio), ``running_ratio`` (exp of its size: a factor of at least 1, ÷ 4 counts as 4),
-    ``running_noise`` (median absolute deviation of log_variance_ratio) and ``untouched`` (running_mean is 0
-    and running_var is 1 exactly in every channel). Constant channels are left out of the medians.
+    ``running_noise`` (median absolute deviation of log_variance_ratio), ``channel_ratio`` and
+    ``channel_shift`` (of the worst channel: observed ÷ running variance, and |shift|) and ``untouched``
+    (running_mean is 0 and running_var is 1 exactly in every channel). Constant channels are left out.
     """
     channels = running_channels(tables)
     # A dead channel has a running variance near 0, too, and would pull the medians towards agreement.
@@ -102,6 +103,8 @@ def running_measures(tables: Tables) -> pd.DataFrame:
             "running_log_ratio": middle,
             "running_ratio": np.exp(middle.abs()),
             "running_noise": off.groupby(level=SITE_KEY, sort=False).median(),
+            "channel_ratio": np.exp(groups["factor"].max()),
+            "channel_shift": groups["size"].max(),
             "untouched": groups["untouched"].all(),
         }
     )

@@ -95,3 +95,9 @@ def made_by_few(tables: Tables, layer: str, share: float = 0.02) -> bool:
     square = rows["square"].dropna().sort_values(ascending=False)
     few = square.iloc[: max(1, int(share * len(square)))]
     return len(square) >= 8 and bool(few.sum() > 0.5 * square.sum())
+
+
+def distinct_samples(tables: Tables, layer: str, site: str) -> int:
+    """How many of the kept samples of a site differ in what is kept of them."""
+    samples = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == site)]
+    return len(samples[["mean", "variance", "min", "max"]].drop_duplicates())
