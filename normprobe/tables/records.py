@@ -18,8 +18,11 @@ def valid_text(text: str) -> str:
 
 
 def valid_name(name: str) -> str:
-    """A name as Unicode; what is none is escaped, so that names that differ go on differing."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A name as Unicode; what is none is escaped, so that names that differ go on differing.
+
+    So is NUL: pandas before 3 compares texts up to the first one only.
+    """
+    return name.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 class Holder(NamedTuple):

@@ -210,7 +210,7 @@ def test_the_example_of_neighbours(run: Run) -> None:
     rows = [numbers(line) for line in table.splitlines() if ".LayerNorm" in line]
     assert len(rows) == 13
     kept_layer, kept_batch, before, layer, batch = np.array(rows).T[:5]
-    assert kept_layer.min() > 0.98
+    assert kept_layer.min() > 0.97
     assert kept_batch.max() < 0.9
     assert layer == pytest.approx(before, abs=0.011)
     assert batch[-1] > before[-1] + 0.02

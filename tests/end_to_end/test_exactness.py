@@ -217,7 +217,8 @@ def hold_fired(model: nn.Module, run: Callable[[], normprobe.Recording], real: n
     names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.LayerNorm))]
     seen = tensors(model, names, lambda: found.append(run()))
     modules = dict(model.named_modules())
-    features = found[0].features.set_index(["layer", "site"])
+    # Sorted: pandas before 3 warns of a search through what is not.
+    features = found[0].features.set_index(["layer", "site"]).sort_index(kind="stable")
     probed = set(features.index)
     assert probed
     for key in probed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers.models.mixtral import MixtralConfig, MixtralForCausalLM
@@ -84,6 +85,7 @@ def test_experts_that_were_not_called_never_fired() -> None:
     assert row["reason"] == "the Experts that holds it was never called"
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="experts were modules, the router a Linear")
 def test_of_transformers() -> None:
     torch.manual_seed(0)
     shape = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 20}

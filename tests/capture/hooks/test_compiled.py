@@ -120,10 +120,10 @@ def test_compiled_inside(model: Model, compile_it: Callable[..., nn.Module], bac
 
 def test_a_whole_graph_compiled_inside_is_refused_in_words(model: Model) -> None:
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    with (
-        normprobe.Probe(model),
-        pytest.raises(Exception, match="normprobe measures here; compile without fullgraph"),
-    ):
+    # Before 2.8 torch leaves out why a function is not compiled, and names it alone.
+    own = torch.__version__ >= (2, 8)
+    said = "normprobe measures here; compile without fullgraph" if own else "call_uncompiled"
+    with normprobe.Probe(model), pytest.raises(Exception, match=said):
         compiled(_x())
     assert torch.equal(compiled(_x()), model(_x()))
 
