@@ -60,7 +60,7 @@ _EAGER = _EagerStance()
 
 
 class Uncompiled:
-    """Has a compiled model run as it was written until `leave`; torch before 2.6 cannot do that."""
+    """Has a compiled model run as it was written until `leave`."""
 
     def __init__(self) -> None:
         self._entered = False
@@ -68,7 +68,7 @@ class Uncompiled:
     def enter(self, model: nn.Module) -> set[int]:
         """Begin, if the model or a part of it is compiled; ids of the modules that now run as written."""
         inside = {id(child) for module in compiled_modules(model) for child in module.modules()}
-        if not inside or not PRIVATE_TORCH or not hasattr(torch.compiler, "set_stance"):
+        if not inside or not PRIVATE_TORCH:
             return set()  # layers that compiled code runs never fire then, and the ledger says why
         self._entered = True  # first: what an interrupt cuts short is released, too
         _EAGER.acquire(id(self))
