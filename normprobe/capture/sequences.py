@@ -32,10 +32,14 @@ class SequenceFinder:
 
     Args:
         masks: the masks as the user wants them.
+
+    Attributes:
+        crosses_by_name: whether names say which layers of a decoder read what its encoder gave.
     """
 
     def __init__(self, masks: GivenMasks) -> None:
         self._masks = masks
+        self.crosses_by_name = False
         self._functions: dict[int, list[Callable[..., Any]]] = {}
         # Whether layers read the same of every example at these numbers of positions: learned queries, no
         # data. And what the model made up where there are so many positions more than the mask has.
@@ -46,9 +50,9 @@ class SequenceFinder:
         """What the layer works on that has this tensor at this site."""
         masks = forward.masks
         reads = state.sequence_rule.reads(two_sided=masks.two_sided, decoder_fired=forward.decoder_fired)
-        if masks.several or (masks.two_sided and reads == "decoder"):
+        if masks.several or (masks.two_sided and reads == "decoder" and not self.crosses_by_name):
             reads = self._by_tensor(state, name, tensor, forward, reads)
-        elif masks.two_sided and name == OUTPUT:
+        elif masks.two_sided and name == OUTPUT and not self.crosses_by_name:
             forward.traced.note(state.layer.name, tensor, reads)
         # Not by layer: layers that work on one sequence share it, and with it placements and selections.
         pattern = self._masks.pattern_of(state.layer.name)
@@ -112,6 +116,8 @@ class SequenceFinder:
         """The sequence where there are as many positions as the tensor has."""
         padding = sequence.padding
         assert padding is not None
+        if state.view.axis == -1 and tensor.dim() > 2 and tensor.shape[:2] == padding.real.shape:
+            return sequence  # as most are
         counts = _positions(extent_of(state.view, tensor.shape), forward)
         if padding.real.shape[1] in counts or padding.real.shape[0] not in (1, forward.batch.size):
             return sequence
