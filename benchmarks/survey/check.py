@@ -214,10 +214,17 @@ def _ways(real: np.ndarray, lead: list[int]) -> list[np.ndarray | None]:
         (lead[:1] == [batch * time], real.reshape(-1)),
         (n > 1 and lead[1] == time and lead[0] % batch == 0, np.repeat(real, heads, 0)),
         (n > 2 and lead[0] == batch and lead[2] == time, real[:, None]),
+        (n > 1 and lead[0] == batch and lead[1] > time, _longer(real, max(lead))),
+        (n > 1 and lead[1] == batch and lead[0] > time, _longer(real, max(lead)).T),
         *((fewer > 0, _scaled(real, fewer, rounded)) for rounded in (np.floor, np.ceil)),
     ]
     spread = [np.broadcast_to(m.reshape(*m.shape, *[1] * (n - m.ndim)), lead) for fits, m in laid if fits]
     return [*spread, None]
+
+
+def _longer(real: np.ndarray, positions: int) -> np.ndarray:
+    """A mask with padding that the model put behind the texts itself."""
+    return np.pad(real, ((0, 0), (0, max(0, positions - real.shape[1]))))
 
 
 def _scaled(real: np.ndarray, fewer: int, rounded: Callable[..., Any]) -> np.ndarray:

@@ -104,6 +104,8 @@ class HookCallbacks:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
         states = self.add_layers(found)
+        rules = [state.sequence_rule for state in states]
+        self._sequences.crosses_by_name = any(rule.cross or rule.torch_cross for rule in rules)
         # Before a call has told what they compute, norms of no particular kind may be batch norms.
         self._batch_norms = tuple(s for s in states if s.layer.view.kind in ("batch_norm", "norm"))
         uncompiled = self._uncompiled.enter(model)

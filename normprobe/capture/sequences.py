@@ -32,21 +32,27 @@ class SequenceFinder:
 
     Args:
         masks: the masks as the user wants them.
+
+    Attributes:
+        crosses_by_name: whether names say which layers of a decoder read what its encoder gave.
     """
 
     def __init__(self, masks: GivenMasks) -> None:
         self._masks = masks
+        self.crosses_by_name = False
         self._functions: dict[int, list[Callable[..., Any]]] = {}
-        # Numbers of positions at which a layer read the same of every example: learned queries, no data.
-        self._learned: set[int] = set()
+        # Whether layers read the same of every example at these numbers of positions: learned queries, no
+        # data. And what the model made up where there are so many positions more than the mask has.
+        self._learned: dict[int, bool] = {}
+        self._made_up: dict[int, str] = {}
 
     def of(self, state: LayerState, name: str, tensor: Tensor, forward: Forward) -> Sequence:
         """What the layer works on that has this tensor at this site."""
         masks = forward.masks
         reads = state.sequence_rule.reads(two_sided=masks.two_sided, decoder_fired=forward.decoder_fired)
-        if masks.several or (masks.two_sided and reads == "decoder"):
+        if masks.several or (masks.two_sided and reads == "decoder" and not self.crosses_by_name):
             reads = self._by_tensor(state, name, tensor, forward, reads)
-        elif masks.two_sided and name == OUTPUT:
+        elif masks.two_sided and name == OUTPUT and not self.crosses_by_name:
             forward.traced.note(state.layer.name, tensor, reads)
         # Not by layer: layers that work on one sequence share it, and with it placements and selections.
         pattern = self._masks.pattern_of(state.layer.name)
@@ -110,14 +116,16 @@ class SequenceFinder:
         """The sequence where there are as many positions as the tensor has."""
         padding = sequence.padding
         assert padding is not None
+        if state.view.axis == -1 and tensor.dim() > 2 and tensor.shape[:2] == padding.real.shape:
+            return sequence  # as most are
         counts = _positions(extent_of(state.view, tensor.shape), forward)
         if padding.real.shape[1] in counts or padding.real.shape[0] not in (1, forward.batch.size):
             return sequence
         masks = forward.by_size.setdefault(id(padding), MaskBySize(padding.real))
         for count in counts:
-            if count > 1 and count not in self._learned:
+            if count > 1 and not self._learned.get(count):
                 if sequence.alone and not masks.knows(count):
-                    masks.note(count, _with_a_prefix(tensor, padding.real, count))
+                    masks.note(count, self._extended(tensor, padding.real, count))
                 if not masks.knows(count) and not self._is_learned(count, tensor, forward):
                     # Stacked positions only where nothing else comes in that may have as many.
                     masks.find(count, self._length_functions(forward.state.owner), stacked=sequence.alone)
@@ -138,9 +146,29 @@ class SequenceFinder:
         lead, size = forward.batch.lead, forward.batch.size
         if lead is None or tensor.is_meta or size < 2 or len(tensor) != size or len(lead) != size:
             return False
-        if bool((tensor[0] == tensor[-1]).all()) and not bool((lead[0] == lead[-1]).all()):
-            self._learned.add(count)
-        return count in self._learned
+        # Looked at once: it waits for the device. Examples that are all the same tell nothing.
+        if count not in self._learned and not bool((lead[0] == lead[-1]).all()):
+            self._learned[count] = bool((tensor[0] == tensor[-1]).all())
+        return self._learned.get(count, False)
+
+    def _extended(self, tensor: Tensor, real: NDArray[np.bool_], count: int) -> NDArray[np.bool_] | None:
+        """The mask where the model put positions of its own before those of its input, or behind them.
+
+        Before them alike for every example: a prompt, which is real. Behind them all the same: padding.
+        """
+        size, time = real.shape
+        more = count - time
+        if more < 1 or tensor.dim() < 3 or tensor.shape[:2] != (size, count) or size < 2:
+            return None
+        if more not in self._made_up:
+            alike = (tensor == tensor[:1]).flatten(2).all(2).all(0).tolist()
+            prompt = all(alike[:more]) and not alike[more]
+            behind = more > 1 and not all(alike) and bool((tensor[:, time:] == tensor[:1, -1:]).all())
+            self._made_up[more] = "prompt" if prompt else "padding" if behind else ""
+        if not (kind := self._made_up[more]):
+            return None
+        own = np.full((size, more), kind == "prompt")
+        return np.concatenate([own, real] if kind == "prompt" else [real, own], axis=1)
 
     def holds_padding(self, extent: Extent, forward: Forward, sequence: Sequence) -> bool:
         """Whether a tensor that the sequence's mask does not fit holds padding of it all the same."""
@@ -154,7 +182,7 @@ class SequenceFinder:
         return (
             extent.leading[:1] == (batch,)
             and any(1 < count < time for count in counts)
-            and not any(count in self._learned for count in counts)
+            and not any(self._learned.get(count) for count in counts)
         )
 
     def carry(self, strides: tuple[Stride, ...], forward: Forward, given: Tensor, made: Tensor) -> None:
@@ -173,17 +201,6 @@ class SequenceFinder:
         if id(owner) not in self._functions:
             self._functions[id(owner)] = list(_functions(owner))
         return self._functions[id(owner)]
-
-
-def _with_a_prefix(tensor: Tensor, real: NDArray[np.bool_], count: int) -> NDArray[np.bool_] | None:
-    """The mask behind positions that a model put before those of its input, the same for every example."""
-    more = count - real.shape[1]
-    if more < 1 or tensor.dim() < 3 or tensor.shape[:2] != (len(real), count) or len(real) < 2:
-        return None
-    alike = bool((tensor[:, :more] == tensor[:1, :more]).all())
-    if not alike or bool((tensor[:, more] == tensor[:1, more]).all()):
-        return None
-    return np.concatenate([np.ones((len(real), more), bool), real], axis=1)
 
 
 def _functions(owner: nn.Module) -> Iterator[Callable[..., Any]]:

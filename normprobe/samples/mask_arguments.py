@@ -225,7 +225,7 @@ class MaskReader:
         unused: list[str] = []
         candidates: dict[str, Tensor] = {}
         for name, value in arguments.items():
-            tensor = None if name in used else self._looked_at(name, value)
+            tensor = self._looked_at(name, value) if _may_be_one(name) and name not in used else None
             if tensor is None:
                 continue
             candidates = candidates or sources(arguments)
@@ -288,10 +288,16 @@ _MOST_LOOKS, _MOST_LOOKS_BY_NAME = 4, 32
 """In how many forwards an argument that is not used is looked at, and one that is called a mask."""
 
 
+@lru_cache(maxsize=1024)
+def _may_be_one(name: str) -> bool:
+    """Whether a name does not rule out a mask or lengths."""
+    says = mask_name(name) or _LENGTHS.match(name.lower())
+    return bool(says) or not ("mask" in name.lower() or _NUMBERS.search(name.lower()))
+
+
 def _may_be_a_mask(name: str, tensor: Tensor) -> bool:
     """Whether an argument whose name does not say mask may be one all the same."""
-    named = "mask" in name.lower() or bool(_NUMBERS.search(name.lower()))
-    return not named and not tensor.is_floating_point() and not tensor.is_complex()
+    return _may_be_one(name) and not tensor.is_floating_point() and not tensor.is_complex()
 
 
 def _in_runs(values: NDArray[np.bool_]) -> bool:

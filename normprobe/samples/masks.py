@@ -164,7 +164,9 @@ def find_masks(arguments: Mapping[str, Any], reader: MaskReader | None = None) -
     source = source or _packed(arguments)
     used = {mask.name for mask in (source, target, memory) if mask is not None}
     further, unused = (reader or MaskReader()).read(arguments, used)
-    read = {name: tensor for name, tensor in sources(arguments).items() if name not in DECODER_INPUTS}
+    # Of masks that leave nothing out nothing more is asked: a decoded token is a forward.
+    asked = bool(further) or memory is not None or (source is not None and not source.full)
+    read = _read_by_layers(arguments) if asked else {}
     first = next(iter(read.values()), None)
     others: dict[str, Padding] = {}
     for mask in further:
@@ -177,10 +179,15 @@ def find_masks(arguments: Mapping[str, Any], reader: MaskReader | None = None) -
     own = _last_positions(source, found, _LENGTHS)
     decoder = _last_positions(target, found, _DECODER_LENGTHS)
     cross = memory or (source if two_sided else None)
-    masks = Masks(own, decoder, cross, two_sided, others, unused=unused)
-    masks = replace(masks, alone=own is not None and all(_of_positions(own, each) for each in read.values()))
+    alone = own is not None and all(_of_positions(own, each) for each in read.values())
+    masks = Masks(own, decoder, cross, two_sided, others, alone=alone, unused=unused)
     of_others = {mask.name: mask.argument for mask in further if mask.name in others}
     return _with_arguments(masks, read, of_others) if masks.several else masks
+
+
+def _read_by_layers(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The arguments that layers may read, but for the decoder's in an encoder-decoder."""
+    return {name: tensor for name, tensor in sources(arguments).items() if name not in DECODER_INPUTS}
 
 
 def _with_arguments(masks: Masks, read: Mapping[str, Tensor], of_others: Mapping[str, Tensor]) -> Masks:

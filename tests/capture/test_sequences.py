@@ -391,6 +391,33 @@ class TestStrides:
         assert_real_rows(Stacked(), {"x": x, "attention_mask": real([12, 9, 3], 12)}, {"out": mask})
 
 
+class Extended(nn.Module):
+    """Puts a prompt of its own before the text, or padding behind it."""
+
+    def __init__(self, prompt: bool) -> None:
+        super().__init__()
+        self.prompt, self.table = prompt, nn.Embedding(20, 8, padding_idx=0)
+        self.own, self.norm = nn.Parameter(torch.randn(4, 8)), nn.LayerNorm(8)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        size = len(input_ids)
+        if self.prompt:
+            return self.norm(torch.cat([self.own.expand(size, -1, -1), self.table(input_ids)], 1))
+        return self.norm(self.table(nn.functional.pad(input_ids, (0, 4))))
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+def test_positions_that_a_model_puts_before_a_text_are_real_and_its_padding_behind_is_not(
+    prompt: bool,
+) -> None:
+    mask = real([12, 8, 4], 12)
+    inputs = {"input_ids": torch.randint(1, 20, (3, 12)) * mask, "attention_mask": mask.long()}
+    own = torch.full((3, 4), prompt)
+    extended = torch.cat([own, mask] if prompt else [mask, own], 1)
+    recording = assert_real_rows(Extended(prompt), inputs, {"norm": extended})
+    assert recording.findings(["padding_unmasked"]).empty
+
+
 class Stacked(nn.Module):
     """Three positions as one."""
 
