@@ -30,6 +30,8 @@ OTHERWISE = (
 )
 RAN = "its `forward` ran without a call of its module, so what it reads and gives is not measured"
 
+_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict)
+
 
 def would_fuse(module: nn.Module) -> bool:
     """Whether torch would run this `nn.TransformerEncoderLayer` as one fused kernel, had it no hooks."""
@@ -129,10 +131,12 @@ class RunCoverage:
         """How the forwards of a model went whose ``layers`` were found on entry or by their use."""
         parents = {id(child): module for module in modules_in(model) for child in parts_of(module).values()}
         # A list or dictionary of modules is never called itself: what holds it calls what it holds.
-        for child, parent in parents.items():
-            while isinstance(parent, (nn.ModuleList, nn.ModuleDict)) and id(parent) in parents:
-                parent = parents[id(parent)]
-            parents[child] = parent
+        lists = {key: parent for key, parent in parents.items() if isinstance(parent, _NEVER_CALLED)}
+        for child, parent in lists.items():
+            outer = parent
+            while isinstance(outer, _NEVER_CALLED) and id(outer) in parents:
+                outer = parents[id(outer)]
+            parents[child] = outer
         split = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
         return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split, reads)
 

@@ -204,6 +204,7 @@ class FunctionCapture:
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> Any:
         """Note whose weight a function read to give a tensor; hand the result on."""
+        # What gives no tensor asks for a size or a dtype; most calls end here.
         session = self.session() if isinstance(result, (Tensor, tuple)) and reads_values(func) else None
         if session is not None:
             try:
@@ -251,6 +252,7 @@ def _is_data(tensor: Tensor | None, forward: Forward) -> bool:
     """
     if tensor is None or isinstance(tensor, nn.Parameter):
         return False
+    # The weight's own width would fit by chance: then as many rows as the forward has, or none.
     batch, time, sizes = forward.batch.size, forward.batch.time, tuple(tensor.shape)
     if len(sizes) != 2:
         return len(sizes) == 1 or sizes[0] % max(batch, 1) == 0

@@ -151,6 +151,7 @@ class FunctionSession:
 
     def running(self) -> Iterator[Layer]:
         """The norms that store nothing, so that no function can show them, whose `forward` is under way."""
+        # By the frames of Python: a call of `forward` leaves no other trace, and most models have none such.
         frame: FrameType | None = sys._getframe() if self.bare else None
         for _ in range(_FRAMES):
             if frame is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -115,8 +115,10 @@ def _by_name(a: Sequence[str], b: Sequence[str]) -> dict[str, str]:
     return {short_a[name]: short_b[name] for name in short_a if name in short_b}
 
 
-def _without_adapter(a: Iterable[str], b: Iterable[str], matched: Mapping[str, str]) -> dict[str, str]:
-    """Layers inside an adapter that is no layer itself, matched with what the other model calls by its name."""
+def _without_adapter(
+    a: Mapping[str, LayerShape], b: Mapping[str, LayerShape], matched: Mapping[str, str]
+) -> dict[str, str]:
+    """Layers inside an adapter that is no layer itself, matched with what the other has in its place."""
     outer_a, outer_b = (
         {name if _outside(name) in names else _outside(name): name for name in names} for names in (a, b)
     )

@@ -107,7 +107,7 @@ def look_alike(named: NamedModule, layers: Mapping[int, Layer]) -> Candidate | N
 
 
 def why_none(named: NamedModule) -> str:
-    """Why a module that comes near a Linear or norm, by its names or what it says, is none; "" if it is not near.
+    """Why a module that comes near a Linear or norm, by its names or what it says, is none; else "".
 
     Args:
         named: a module that is no candidate.
@@ -172,20 +172,22 @@ def _view_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
     """The view of a module that contains layers; None for most, which are containers."""
     if not _is_callable(module):
         return None
-    if linear := linear_round(module, inside):
-        return linear
     base = next((layer for layer in inside if layer.module is base_of_adapter(module)), None)
     if base is not None and all(layer.view.kind == base.view.kind != "linear" for layer in inside):
         return replace(base.view, certain=False)
+    return linear_round(module, inside) or _norm_round(module, inside)
+
+
+def _norm_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
+    """The view of a module called a norm that contains layers."""
     names = _names_of_norms(module)
-    per_feature = all(is_per_feature(tensor) for tensor in own_tensors(module).values())
-    if not names or not per_feature:
+    if not names or not all(is_per_feature(tensor) for tensor in own_tensors(module).values()):
         return None
-    # Its scale is computed by the Linears inside from a condition (AdaLN, Perez et al. 2018).
     # A scale of its own round one norm that has none: together they are that norm.
     if len(inside) == 1 and inside[0].view.kind != "linear" and stores_scale(module):
         bare = inside[0]
         return None if bare.affine or bare.refused else replace(bare.view, certain=False)
+    # Its scale is computed by the Linears inside from a condition (AdaLN, Perez et al. 2018).
     if _IS_NORM.search(names[0]) and all(layer.view.kind == "linear" for layer in inside):
         return replace(norm_by_name(module, names[0]), unconfirmed=CONDITIONED)
     return None

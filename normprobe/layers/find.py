@@ -185,7 +185,7 @@ def _patterns(layers: str | Iterable[str]) -> Sequence[str]:
 
 
 def _nothing_found(model: nn.Module, modules: Sequence[NamedModule]) -> str:
-    """The message of an error: what the model holds, and the modules that come nearest with why each is none."""
+    """The message of an error: what the model holds, and what comes nearest with why it is none."""
     reasons = [(named, why_none(named)) for named in modules]
     near = [
         f"{named.names[0] or 'the model itself'!r} ({type(named.module).__name__}: {why})"

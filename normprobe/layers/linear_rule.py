@@ -38,10 +38,11 @@ BASES = ("base_layer", "original_module")
 # What begins so is a Linear that does more (`LinearEnsemble`), or another module (`LinearAttention`).
 _WORD = re.compile(r"^_?Linear(?![a-z])|(?<!Non)(?<!Bi)Linear(?=[A-Z])")
 _OTHER = re.compile(
-    r"expert|moe|mixture|norm|rout|gat(e|ing)|att|act|relu|conv|emb|block|mlp|mixer|cache|rotary|rope|schedul|"
-    r"warm|interp|upsampl|former|coder|head$|regress|classif|loss",
+    r"norm|router|gat(e|ing)|attention|attn|activation|relu|conv|embed|block|mlp|mixer|cache|rotary|rope|"
+    r"schedul|warmup|interpol|upsampl|former|encoder|decoder|head$|regress|classif|loss",
     re.IGNORECASE,
 )
+_EXPERTS = re.compile(r"expert|moe|mixture", re.IGNORECASE)
 _IS_BASE = re.compile(
     r"(base|orig|wrapped|frozen|pretrained|inner|linear$|lin$|layer$|module$)", re.IGNORECASE
 )
@@ -63,12 +64,13 @@ def linear_by_rule(module: nn.Module, name: str) -> View | None:
     elif is_called_linear(name) and says_both_sizes(module):
         return View("linear", certain=True)
     own = any(tensor.is_floating_point() and tensor.numel() > 1 for tensor in own_tensors(module).values())
-    if not own or _OTHER.search(name):
+    if not own or _EXPERTS.search(name):
         return None
-    begins = _WORD.match(name) is not None and isinstance(weight, Tensor)
-    sized = says_both_sizes(module) and _WORD.search(name) is not None
     named = name == "Dense" or (is_called_linear(name) and not re.search("(non|bi)linear", name.lower()))
-    return View("linear", unconfirmed=_NAMED) if named or begins or sized else None
+    begins = _WORD.match(name) is not None and isinstance(weight, Tensor)
+    sized = _WORD.search(name) is not None and says_both_sizes(module)
+    found = named or ((begins or sized) and not _OTHER.search(name))
+    return View("linear", unconfirmed=_NAMED) if found else None
 
 
 def linear_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
@@ -116,15 +118,10 @@ def why_no_linear(module: nn.Module, view: View, before: Tensor, after: Tensor) 
     sizes = sizes_of_linear(module)
     read, gave = tuple(before.shape), tuple(after.shape)
     real = before.is_floating_point() and after.is_floating_point()
-    as_said = False
-    if len(read) == len(gave) > 0 and read[:-1] == gave[:-1]:
-        # A weight may be stored either way round.
-        ways = [sizes] if says_both_sizes(module) else [sizes, sizes[::-1]]
-        as_said = any(
-            all(size in (None, last) for size, last in zip(way, (read[-1], gave[-1]), strict=True))
-            for way in ways
-        )
-    if real and as_said:
+    # A weight may be stored either way round.
+    ways = [sizes] if says_both_sizes(module) else [sizes, sizes[::-1]]
+    same = len(read) == len(gave) > 0 and read[:-1] == gave[:-1]
+    if real and same and any(_fits(way, (read[-1], gave[-1])) for way in ways):
         return ""
     said = "" if None in sizes else f", though it says {sizes[0]} features in and {sizes[1]} out"
     if not real:
@@ -133,6 +130,11 @@ def why_no_linear(module: nn.Module, view: View, before: Tensor, after: Tensor) 
         f"it looks like a Linear by {view.unconfirmed}, but its call shows none: "
         f"it reads a tensor of shape {read} and gives one of {gave}{said}"
     )
+
+
+def _fits(said: Sizes, sizes: tuple[int, int]) -> bool:
+    """Whether sizes are those that are said, as far as they are."""
+    return all(known in (None, size) for known, size in zip(said, sizes, strict=True))
 
 
 def sizes_of_linear(module: nn.Module) -> Sizes:
@@ -219,7 +221,7 @@ def _are_factors(parts: Sequence[Sizes], sizes: Sizes, limit: int | None) -> boo
 
 
 def _rank(first: Sizes, second: Sizes, sizes: Sizes) -> int | None:
-    """The rank that two matrices share, either way round, if one reads features in and one gives those out."""
+    """The rank that two matrices share, either way round, if one reads features in and one gives them out."""
     for a, b in itertools.product((first, first[::-1]), (second, second[::-1])):
         for one, other in ((a, b), (b, a)):
             if one[0] == sizes[0] and other[1] == sizes[1] and one[1] == other[0]:

@@ -78,12 +78,11 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     Of a name that is a path (Keras: ``layer_normalization/gamma``) the last part counts.
     """
     holders = [child for child in module.children() if isinstance(child, PARAMETER_HOLDERS)]
-    named = [
-        item for held in (module, *holders) for item in (*held._parameters.items(), *held._buffers.items())
-    ]
+    stores = [store for held in (module, *holders) for store in (held._parameters, held._buffers)]
     return {
         re.split(r"[/.]", name)[-1]: tensor
-        for name, tensor in (*named, *keras_variables(module).items())
+        for store in (*stores, keras_variables(module))
+        for name, tensor in store.items()
         if tensor is not None and not is_lazy(tensor)
     }
 

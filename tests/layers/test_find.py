@@ -435,6 +435,29 @@ def test_a_model_without_layers_is_an_error_that_says_what_to_do(model: nn.Modul
         normprobe.Probe(model)
 
 
+def test_the_error_names_what_comes_nearest_and_why_it_is_none() -> None:
+    class Unnormalized(nn.Module):
+        eps = 1e-5
+
+    class LinearAttention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    weight_norm = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1))
+    model = nn.ModuleDict({"conv": weight_norm, "own": Unnormalized(), "mix": LinearAttention()})
+    with pytest.raises(NoLayersError) as raised:
+        normprobe.Probe(model)
+    assert str(raised.value) == (
+        "ModuleDict has no Linear or normalization layer to probe; nearest come "
+        "'conv.parametrizations.weight.0' (_WeightNorm: it normalizes weights, not what flows through), "
+        "'own' (Unnormalized: it has no forward of its own), "
+        "'mix' (LinearAttention: it stores no weight or scale of its own); "
+        "teach normprobe a layer type of your own with normprobe.register_view"
+    )
+    with pytest.raises(NoLayersError, match=r"to probe among Conv2d, ReLU; teach"):
+        normprobe.Probe(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
+
+
 def test_containers_hold_layers_and_the_outermost_comes_first() -> None:
     found = find_layers(MODEL, layers="encoder.0.*")
     assert found.containers == (MODEL, MODEL["encoder"], MODEL["encoder"][0])

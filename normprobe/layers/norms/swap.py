@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import warnings
 from dataclasses import replace
@@ -16,8 +15,8 @@ from normprobe.errors import NormprobeError
 from normprobe.layers.find import Layer, LayerFilter, find_layers
 from normprobe.layers.norms import replacements
 from normprobe.layers.norms.affine import vector
-from normprobe.layers.norms.identify import identify
 from normprobe.layers.norms.replacements import NormShape, groups_for, new_norm
+from normprobe.layers.norms.trial import CannotSwapError, Trial, try_norm, with_activation
 from normprobe.vocabulary import NORM_KINDS
 
 Norm = Literal["layer_norm", "batch_norm", "group_norm", "rms_norm"]
@@ -42,13 +41,6 @@ _KNOWN_FORWARDS = {
 _USUAL_EPS = 1e-5
 """That of torch's own norms, for one that does not say its eps."""
 
-_TRIAL_SAMPLES = 64
-"""More than `identify` needs to fit a scale and shift, and still only an instant."""
-
-
-class _CannotSwapError(Exception):
-    """The reason why a norm stays as it is."""
-
 
 def swap_norms(
     model: nn.Module, to: Norm, *, layers: LayerFilter | None = None, groups: int = 32
@@ -62,7 +54,9 @@ def swap_norms(
     1 + weight) of the old one, and reads its features on the same axis. Over channels, `layer_norm` and
     `rms_norm` normalize all channels and pixels of an example together (group normalization with one group;
     Wu and He 2018, arXiv:1803.08494). A `batch_norm` starts with running mean 0 and variance 1: train the
-    copy, or collect its running statistics, before using it in evaluation mode.
+    copy, or collect its running statistics, before using it in evaluation mode. Where an activation is part
+    of the norm's module (timm's ``BatchNormAct2d``) the norm alone is exchanged: an `nn.Sequential` of the
+    new norm and that activation takes its place.
 
     Args:
         model: the model; it may itself be a norm.
@@ -91,7 +85,7 @@ def swap_norms(
     for layer in norms:
         try:
             replacements_by_id[id(layer.module)] = _replacement(layer, to, groups)
-        except _CannotSwapError as reason:
+        except CannotSwapError as reason:
             kept.append(f"{layer.name or layer.type} ({layer.type}): {reason}")
     if kept:
         message = f"{len(kept)} of {len(norms)} norms stay as they are, not {to}: " + "; ".join(kept)
@@ -100,80 +94,47 @@ def swap_norms(
 
 
 def _replacement(layer: Layer, to: Norm, groups: int) -> nn.Module:
-    """The norm that replaces a layer's; the layer's own where it is of the kind already.
+    """The norm that replaces a layer's, with its activation; the layer's own where it is of the kind already.
 
     Raises:
-        _CannotSwapError: there is none.
+        CannotSwapError: there is none.
     """
     if layer.refused:
-        raise _CannotSwapError(layer.refused)
-    kind, shape = _kind_and_shape(layer)
-    if kind == to:
+        raise CannotSwapError(layer.refused)
+    trial, shape = _trial_and_shape(layer)
+    if trial.kind == to:
         return layer.module
+    if trial.obstacle:
+        raise CannotSwapError(trial.obstacle)
     if len(shape.sizes) > 1 and to in ("batch_norm", "group_norm"):
-        raise _CannotSwapError(f"it normalizes its last {len(shape.sizes)} axes together, which {to} cannot")
+        raise CannotSwapError(f"it normalizes its last {len(shape.sizes)} axes together, which {to} cannot")
     if to == "group_norm":
         shape = replace(shape, groups=groups_for(shape.width, groups))
         if shape.groups == 1 < groups:
-            raise _CannotSwapError(f"its {shape.width} features do not divide into groups of 4 or more")
-    return _set_up_like(new_norm(to, shape), layer.module)
+            raise CannotSwapError(f"its {shape.width} features do not divide into groups of 4 or more")
+    new = _set_up_like(new_norm(to, shape), layer.module)
+    return with_activation(new, layer.module, trial.activation) if trial.activation else new
 
 
-def _kind_and_shape(layer: Layer) -> tuple[str, NormShape]:
+def _trial_and_shape(layer: Layer) -> tuple[Trial, NormShape]:
     """What a norm computes, known of torch's own classes and tried for any other, and what it stores.
 
     Raises:
-        _CannotSwapError: neither the module nor a trial shows it.
+        CannotSwapError: neither the module nor a trial shows it.
     """
     module = layer.module
     if layer.n_features is None:
-        raise _CannotSwapError("its number of features cannot be told from the module")
+        raise CannotSwapError("its number of features cannot be told from the module")
     sizes = tuple(getattr(module, "normalized_shape", ())) or (layer.n_features,)
-    kind, weight = layer.view.kind, vector(module, "weight", math.prod(sizes))
+    weight, bias = (vector(module, name, math.prod(sizes)) for name in ("weight", "bias"))
+    trial = Trial(layer.view.kind, layer.view.axis == 1)
     if type(module).forward not in _KNOWN_FORWARDS:
-        kind, offset, factor = _kind_by_trial(layer, layer.n_features)
-        if weight is not None or factor != 1.0:
-            weight = (torch.ones(math.prod(sizes)) if weight is None else weight + offset) * factor
-    bias = vector(module, "bias", math.prod(sizes))
+        trial = try_norm(module, layer.view, layer.n_features)
+        if weight is not None or trial.factor != 1.0:
+            plain = torch.ones(math.prod(sizes)) if weight is None else weight + trial.offset
+            weight = plain * trial.factor
     eps = _USUAL_EPS if layer.eps is None else layer.eps
-    return kind, NormShape(sizes, layer.view.axis == 1, eps, weight, bias)
-
-
-def _kind_by_trial(layer: Layer, width: int) -> tuple[str, float, float]:
-    """Run a norm of an unknown class on random numbers: its kind, and what it adds to and times its weight.
-
-    Raises:
-        _CannotSwapError: it cannot be run, or what it computes is not known.
-    """
-    module, channels = layer.module, layer.view.axis == 1
-    arguments = inspect.signature(module.forward).parameters
-    if len(arguments) != 1:
-        raise _CannotSwapError(f"its forward takes {len(arguments)} arguments, a norm's one")
-    like = next(module.parameters(), torch.empty(0))
-    # A generator of its own: torch's random state is the user's.
-    generator = torch.Generator().manual_seed(0)
-    before = torch.randn(_TRIAL_SAMPLES, width, *([2, 2] * channels), generator=generator).to(like)
-    if channels:
-        # Channels of different means: normalized one by one they come out unlike normalized together.
-        before = before + torch.arange(width).reshape(-1, 1, 1).to(like)
-    # Not `eval()`, which reaches the children too and would have to be undone for each.
-    mode, module.training = module.training, False
-    try:
-        with torch.no_grad():
-            after = module(before)
-    except Exception as error:
-        raise _CannotSwapError(
-            f"it cannot be tried on random numbers ({type(error).__name__}: {error})"
-        ) from error
-    finally:
-        module.training = mode
-    identification = identify(module, layer.view, before, after)
-    kind, offset = identification.view.kind, identification.offset
-    if offset is None or not identification.decided or kind not in ("layer_norm", "rms_norm"):
-        raise _CannotSwapError(
-            "what it computes is no normalization of a sample's features, scaled and shifted"
-        )
-    return kind, offset, identification.factor
+    return trial, NormShape(sizes, trial.channels, eps, weight, bias)
 
 
 def _set_up_like(new: nn.Module, old: nn.Module) -> nn.Module:
