@@ -78,7 +78,9 @@ def read_csv(path: Path, column: str | None, limit: int | None) -> Texts:
     found = collect(path, choice, cells, limit)
     if separator == _usual(path) or skipped:
         return found
-    return replace(found, warnings=(*found.warnings, f"fields separated by {_SEPARATORS[separator]}"))
+    line = separator.join(header).replace("\t", "\\t")
+    said = f"fields separated by {_SEPARATORS.get(separator, repr(separator))}: {line[:60]}"
+    return replace(found, warnings=(*found.warnings, said))
 
 
 def _usual(path: Path) -> str:

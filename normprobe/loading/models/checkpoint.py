@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from normprobe.errors import ModelError
 from normprobe.loading.models.import_path import describe
+from normprobe.loading.models.sentence_modules import Find, with_sentence_modules
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -65,11 +66,22 @@ def from_folder(path: Path, spec: str, dtype: Any, trust: bool) -> Checkpoint:
     Raises:
         ModelError: no or bad config.json, no weights, damaged or unfitting weights, an unknown architecture.
     """
-    path = _inner_folder(path)
+    folder, path = path, _inner_folder(path)
     raw = _read_config(path / "config.json", spec)
     if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
         raise ModelError(f"{spec} has a config.json but no weights (*.safetensors or pytorch_model*.bin)")
-    return _load(raw, str(path), _folder_name(path, spec), dtype, trust)
+    loaded = _load(raw, str(path), _folder_name(path, spec), dtype, trust)
+
+    def find(name: str) -> Path | None:
+        return folder / name if (folder / name).is_file() else None
+
+    return _with_modules(loaded, find)
+
+
+def _with_modules(loaded: Checkpoint, find: Find) -> Checkpoint:
+    """The checkpoint with the modules that stand behind its transformer."""
+    module, said = with_sentence_modules(loaded.module, find)
+    return replace(loaded, module=module, warnings=(*loaded.warnings, *said))
 
 
 def from_hub(spec: str, dtype: Any, trust: bool) -> Checkpoint:
@@ -88,7 +100,16 @@ def from_hub(spec: str, dtype: Any, trust: bool) -> Checkpoint:
         ) from cause
     if config is None:
         raise ModelError(f"{spec} on the hub has no config.json, which says what to build")
-    return _load(_read_config(Path(config), spec), spec, spec, dtype, trust)
+    loaded = _load(_read_config(Path(config), spec), spec, spec, dtype, trust)
+
+    def find(name: str) -> Path | None:
+        try:
+            found = cached_file(spec, name, _raise_exceptions_for_missing_entries=False)
+        except (OSError, ValueError):
+            return None
+        return None if found is None else Path(found)
+
+    return _with_modules(loaded, find)
 
 
 def from_gguf(path: Path, spec: str, dtype: Any) -> Checkpoint:

@@ -42,12 +42,12 @@ class TestSeparators:
         ("name", "sign", "said"),
         [
             ("x.csv", ",", ()),
-            ("x.csv", ";", ("fields separated by semicolons",)),
-            ("x.csv", "\t", ("fields separated by tabs",)),
-            ("x.csv", "|", ("fields separated by vertical bars",)),
+            ("x.csv", ";", ("fields separated by semicolons: id;text;n",)),
+            ("x.csv", "\t", ("fields separated by tabs: id\\ttext\\tn",)),
+            ("x.csv", "|", ("fields separated by vertical bars: id|text|n",)),
             ("x.tsv", "\t", ()),
-            ("x.tsv", ",", ("fields separated by commas",)),
-            ("x.tsv", ";", ("fields separated by semicolons",)),
+            ("x.tsv", ",", ("fields separated by commas: id,text,n",)),
+            ("x.tsv", ";", ("fields separated by semicolons: id;text;n",)),
         ],
     )
     def test_whichever_it_is_the_column_is_read(
