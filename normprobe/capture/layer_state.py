@@ -234,7 +234,6 @@ class LayerState:
             never: status and reason of a layer that did not fire.
             skipped: why forwards were left out, with how often.
         """
-        layer = self.layer
         calls = max(site.counters.calls for site in self.sites.values())
         # A layer none of whose calls could be measured fired all the same; its notes say why.
         called = calls > 0 or self.depth is not None
@@ -247,14 +246,7 @@ class LayerState:
         # Other kinds with running statistics (instance norm) have no finding that asks.
         changes = self.buffers.changes() if self.view.kind == "batch_norm" else BufferChanges(None, None)
         ledger = {
-            "layer": valid_name(layer.name),
-            "aliases": valid_name("; ".join(layer.aliases)),
-            "kind": self.view.kind,
-            "type": layer.type,
-            "n_features": self._n_features(),
-            "eps": layer.eps,
-            "affine": layer.affine,
-            **norm_facts(layer.module, self.view, self.shown, self.modes, moved=changes.moved),
+            **self._facts(changes),
             "training": "; ".join(self.modes),
             "grad": "; ".join(self.grads),
             "calls": calls,
@@ -264,8 +256,6 @@ class LayerState:
             "sample_unit": self.view.sample,
             "aligned": self.aligned if fired else None,
             "reason": valid_text("; ".join([reason, *notes] if reason else notes)),
-            "settings": "" if layer.parameter else settings_of(layer.module, self.view.kind),
-            "trainable": is_trainable(layer.module),
             "moved": changes.moved,
             "updates": changes.updates,
             "firings": self.firings,
@@ -276,6 +266,23 @@ class LayerState:
         return LayerRecord(
             ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
         )
+
+    def _facts(self, changes: BufferChanges) -> dict[str, Any]:
+        """The columns of the ledger that say what the layer is."""
+        layer = self.layer
+        return {
+            "layer": valid_name(layer.name),
+            "aliases": valid_name("; ".join(layer.aliases)),
+            "kind": self.view.kind,
+            "type": layer.type,
+            "n_features": self._n_features(),
+            "eps": layer.eps,
+            "affine": layer.affine,
+            **norm_facts(layer.module, self.view, self.shown, self.modes, moved=changes.moved),
+            # Of a parameter the module is the holder's, whose settings are not this layer's.
+            "settings": "" if layer.parameter else settings_of(layer.module, self.view.kind),
+            "trainable": is_trainable(layer.module),
+        }
 
     def _via(self) -> str:
         """What saw its calls: hooks, the functions that use its weight, or both."""

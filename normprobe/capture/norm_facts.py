@@ -84,6 +84,7 @@ def _statistics(shown: ShownByCall, modes: Iterable[str], has_running: bool, fro
     """
     found: dict[str, None] = {}
     for mode in modes:
+        # A mode in which no call was looked at: custom classes follow torch's habit.
         known = shown.statistics if (mode == "train") is shown.training else ""
         found[known or ("running" if has_running and (mode == "eval" or frozen) else "batch")] = None
     return list(found)
@@ -94,6 +95,7 @@ def _processes(module: nn.Module) -> int | None:
     if "sync" not in type(module).__name__.lower() and not isinstance(module, nn.SyncBatchNorm):
         return None
     group = attribute(module, "process_group")
+    # Asked as the recording is taken: no collective call, which would wait for other processes.
     try:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_world_size(group)

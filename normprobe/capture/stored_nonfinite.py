@@ -15,6 +15,7 @@ def stored_nonfinite(model: nn.Module) -> dict[str, int]:
     """How many NaN or infinite numbers each tensor that a model stores holds, by name; those with any."""
     found = {}
     for named in modules_of(model):
+        # From the dictionaries: attributes of parametrized modules would be computed, and may raise.
         own = chain(named.module._parameters.items(), named.module._buffers.items())
         for name, tensor in own:
             count = _count(tensor)

@@ -41,7 +41,8 @@ class StaleChannels(Check):
             layer's median channel, that is reported,
         shift: or least distance of its means in running standard deviations,
         times: which must be so many times the median channel's.
-        samples: least number of examples.
+        samples: least number of examples,
+        means: and least number for a distance of means to count: those of a few images lie far apart.
     """
 
     name: ClassVar[str] = "stale_channels"
@@ -58,6 +59,7 @@ class StaleChannels(Check):
     shift: float = 1.0
     times: float = 25.0
     samples: int = 4
+    means: int = 16
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first layer with such a channel, and of it the channel that is worst."""
@@ -114,6 +116,8 @@ class StaleChannels(Check):
         ratio = rows["log_variance_ratio"] - middle - np.log(self.factor)
         usual = layer.map(measures["running_shift"]).astype("float64")
         shift = np.log(rows["shift"].abs() / np.maximum(self.shift, self.times * usual))
+        examples = layer.map(norms["examples"] * norms["calls"]).astype("float64")
+        shift = shift.where(examples >= self.means, -np.inf)
         columns = ["running_mean", "running_var", "seen_mean", "seen_variance"]
         rows = rows.join(tables.features[columns]).assign(
             scaled=ratio >= shift, beyond=pd.concat([ratio, shift], axis=1).max(axis=1)

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments
+from normprobe.tables.columns import BASE, OPTIONAL, missing
 from normprobe.tables.records import Holder, Kept, LayerRecord, SiteRecord, valid_text
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -43,7 +44,10 @@ def ledger_frame(records: Sequence[LayerRecord]) -> pd.DataFrame:
     frame = pd.DataFrame([{"settings": "", **record.ledger} for record in records])
     # Nullable: what never fired has no depth, and one NaN would make floats of all.
     frame["depth"] = pd.array([record.depth for record in records], dtype="Int64")
-    return frame
+    # Kinds of records that do not know a column (of tests, of converters) leave it out.
+    dtypes, optional = BASE["ledger_base"], OPTIONAL["ledger_base"]
+    unknown = {name: missing(dtypes[name], len(frame)) for name in optional if name not in frame}
+    return frame.assign(**unknown)
 
 
 def site_frame(every: Sequence[Place], part: str) -> pd.DataFrame:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
 from normprobe.kernels.moments import MOMENT_FIELDS, PublicColumn
@@ -118,7 +121,8 @@ TABLES = {"layers": LAYERS, "features": FEATURES, "samples": SAMPLES, "ledger": 
 _OF_UNIT = {
     "value": "abs_median weight bias running_mean seen_mean",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
-    "count": "calls n_samples n_features masked nonfinite_masked",
+    "share": "momentum",
+    "count": "groups calls n_samples n_features masked nonfinite_masked",
     "index": "depth feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature",
 }
@@ -202,6 +206,13 @@ OPTIONAL = {
     ),
 }
 """Columns of base frames that a file of before lacks; they read as missing, texts as ""."""
+
+
+def missing(dtype: str, size: int) -> Any:
+    """A column of which nothing is known: NaN or NA, texts ""."""
+    if dtype == REAL:
+        return np.full(size, np.nan)
+    return pd.array(["" if dtype == TEXT else pd.NA] * size, dtype=dtype)
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

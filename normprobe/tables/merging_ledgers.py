@@ -82,6 +82,8 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for name in ("updates", "firings", "unmasked", "train_in_eval")
         },
         **{name: _of_known(any, columns[name]) for name in ("moved", "trainable")},
+        # Recordings of older versions do not know them.
+        **{name: _common_of_known(columns[name]) for name in ("groups", "momentum", "processes")},
         "aligned": all(aligned) if aligned else pd.NA,
         "depth": min(depths, default=pd.NA),
     }
@@ -96,6 +98,11 @@ def _of_known(add: Callable[[Any], Any], values: Sequence[Any]) -> Any:
 def _common(values: Sequence[Any]) -> Any:
     """The value if all are equal, else a missing one."""
     return values[0] if all(not pd.isna(value) and value == values[0] for value in values) else None
+
+
+def _common_of_known(values: Sequence[Any]) -> Any:
+    """The value if all that are known are equal, else a missing one."""
+    return _common([value for value in values if not pd.isna(value)] or [None])
 
 
 def pieces(values: Iterable[Any]) -> str:

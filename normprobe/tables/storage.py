@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normprobe.errors import RecordingError
-from normprobe.tables.columns import BASE, OPTIONAL
+from normprobe.tables.columns import BASE, OPTIONAL, missing
 from normprobe.tables.export import atomically
 from normprobe.tables.frames import Tables
 from normprobe.tables.validate import check_meta, check_tables
@@ -218,7 +218,7 @@ def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
         {
             column: _as_pandas(table.column(column), kind)
             if column in table.column_names
-            else _missing(kind, len(table))
+            else missing(kind, len(table))
             for column, kind in BASE[name].items()
         }
     )
@@ -227,13 +227,6 @@ def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
 def _as_pandas(column: Any, kind: str) -> Any:
     """One column as an array of its dtype; what is missing in a float column is NaN."""
     return column.to_numpy() if kind in ("int64", "float64") else _NULLABLE[kind].__from_arrow__(column)
-
-
-def _missing(kind: str, size: int) -> Any:
-    """A column of an older file, which lacks it."""
-    if kind == "float64":
-        return np.full(size, np.nan)
-    return pd.array(["" if kind == "string" else pd.NA] * size, dtype=_NULLABLE[kind])
 
 
 def _values(archive: zipfile.ZipFile, path: Path) -> Any:

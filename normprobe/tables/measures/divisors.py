@@ -109,8 +109,8 @@ def _of_groups(
     whole = whole.where(whole > 1e-12 * square, 0.0) if of_input else whole * np.nan
     written = channels["unscaled"][outputs].groupby(group[outputs]).mean()
     small = written < _NORMALIZED if plain else written.isna() & False
-    told = (eps * written / (1 - written)).where(small)
-    found = pd.concat([whole, told], axis=1).min(axis=1)
+    implied = (eps * written / (1 - written)).where(small)
+    found = pd.concat([whole, implied], axis=1).min(axis=1)
     what = "channel" if kind == "instance_norm" else "output" if not of_input else "group"
     found = found[(found > 0) | found.isna()]
     return what, float(found.median())
