@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
+import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -66,16 +69,32 @@ def _frozen() -> nn.Module:
 
 
 def _timm_without_data() -> None:
-    """Put only the constants in place of timm's readers of data, which want torchvision."""
+    """Import timm with only the constants of its readers of data, which want torchvision.
+
+    Its layers ask torchvision for one class, to know modules of that class when they meet one; no model here
+    has one, so an empty class does.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if "timm" in sys.modules:
+        return
+    found = importlib.util.find_spec("timm")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("timm is not installed")
+    file = Path(found.submodule_search_locations[0]) / "data" / "constants.py"
+    data = types.ModuleType("timm.data")
+    exec(compile(file.read_text(), str(file), "exec"), vars(data))
+    names = ("torchvision", "torchvision.ops", "torchvision.ops.misc")
+    absent = {name: types.ModuleType(name) for name in names}
+    vars(absent["torchvision.ops.misc"])["FrozenBatchNorm2d"] = type("FrozenBatchNorm2d", (nn.Module,), {})
+    sys.modules.update({"timm.data": data, **absent})
     try:
-        import torchvision  # noqa: F401
-    except Exception:  # absent, or built for another torch
-        bare_package("timm")
-        bare_package("timm.data")
-        constants = importlib.import_module("timm.data.constants")
-        vars(sys.modules["timm.data"]).update(
-            {name: value for name, value in vars(constants).items() if name.isupper()}
-        )
+        for name in ("timm", "timm.layers", "timm.models", "timm.utils"):
+            importlib.import_module(name)
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def vit_pytorch() -> Iterator[Entry]:
