@@ -191,7 +191,7 @@ def test_a_layer_inside_an_adapter_stands_for_it_only_where_that_is_no_layer() -
     square = LayerShape(False, 8, 8)
 
     def fired(*names: str) -> FiredLayers:
-        return FiredLayers({n: square for n in names}, {n: n.encode() for n in names}, {})
+        return FiredLayers(dict.fromkeys(names, square), {n: n.encode() for n in names}, {})
 
     def matched(a: FiredLayers, b: FiredLayers) -> dict[str, tuple[str, str]]:
         return {pair.a: (pair.b, pair.by) for pair in match_layers(a, b).pairs}

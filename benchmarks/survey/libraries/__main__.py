@@ -16,14 +16,15 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from benchmarks.survey.libraries import verdicts
 from benchmarks.survey.libraries.catalogue import LIBRARIES
 from benchmarks.survey.libraries.check import Fault, Result, examine
 from benchmarks.survey.libraries.entry import Entry
-from benchmarks.survey.libraries.warnings_table import verdict
 
 COLUMNS = ("models", "layers", "fired", "exact", "functional", "declared", "judged")
 SORTS = ("crash", "outputs", "hooks", "missed", "silent", "name", "kind", "unit", "inexact", "mask", "weight")
 WARNINGS = ("true", "false", "open")
+"""Warnings of models as they were built, by the verdict of `warnings.csv`."""
 
 
 def entries(only: list[str]) -> Iterator[tuple[str, Entry | str]]:
@@ -67,8 +68,9 @@ def _count(counts: Counter[str], library: str, entry: Entry, result: Result) -> 
         counts[name] += getattr(result, name)
     for fault in result.faults:
         counts[fault.sort] += 1
+        counts["known"] += verdicts.is_known(library, entry.name, fault)
     for check, layer, _ in result.warnings:
-        counts[verdict(library, entry.name, check, layer)] += 1
+        counts[verdicts.of_warning(library, entry.name, check, layer)] += 1
 
 
 def _tell(library: str, entry: Entry, result: Result) -> None:
@@ -77,18 +79,20 @@ def _tell(library: str, entry: Entry, result: Result) -> None:
     for fault in result.faults:
         alike[fault.sort, fault.type].append(fault)
     for (sort, cls), faults in alike.items():
-        print(f"  {sort}: {cls} x{len(faults)}, {faults[0].layer}: {faults[0].text}", flush=True)
+        known = ", known" if verdicts.is_known(library, entry.name, faults[0]) else ""
+        print(f"  {sort}{known}: {cls} x{len(faults)}, {faults[0].layer}: {faults[0].text}", flush=True)
     for check, layer, message in result.warnings:
-        print(f"  warning ({verdict(library, entry.name, check, layer)}): {check} at {layer}: {message[:160]}")
+        found = verdicts.of_warning(library, entry.name, check, layer)
+        print(f"  warning ({found}): {check} at {layer}: {message[:160]}")
 
 
 def show(counts: dict[str, Counter[str]], absent: dict[str, str]) -> None:
     """Print the table and the totals."""
-    columns = (*COLUMNS, *SORTS, *WARNINGS)
-    print(f"{'library':28}" + "".join(f"{name:>11}" for name in columns))
+    columns = (*COLUMNS, *SORTS, "known", *WARNINGS)
+    print(f"{'library':27}" + "".join(f"{name:>11}" for name in columns))
     total: Counter[str] = sum(counts.values(), Counter())
     for library, row in [*sorted(counts.items()), ("all", total)]:
-        print(f"{library:28}" + "".join(f"{row[name]:>11}" for name in columns))
+        print(f"{library:27}" + "".join(f"{row[name]:>11}" for name in columns))
     measured = total["fired"] - total["functional"]
     print(f"\n{total['exact']} of {measured} measured layers exact; {len(counts)} libraries")
     for library, reason in absent.items():

@@ -30,8 +30,14 @@ def keras() -> Iterator[Entry]:
         return k.Model(given, kl.Dense(3)(kl.BatchNormalization()(inner)))
 
     yield entry("functional", functional, X)
-    yield entry("sequential", lambda: k.Sequential([k.Input((32,)), kl.Dense(16), kl.RMSNormalization(), kl.Dense(3)]), X)
-    image = lambda: k.Sequential([k.Input((8, 8, 3)), kl.Conv2D(8, 3), kl.GroupNormalization(4), kl.Flatten(), kl.Dense(3)])  # noqa: E731
+    yield entry(
+        "sequential",
+        lambda: k.Sequential([k.Input((32,)), kl.Dense(16), kl.RMSNormalization(), kl.Dense(3)]),
+        X,
+    )
+    image = lambda: k.Sequential(
+        [k.Input((8, 8, 3)), kl.Conv2D(8, 3), kl.GroupNormalization(4), kl.Flatten(), kl.Dense(3)]
+    )
     yield entry("image", image, numbers(2, 8, 8, 3))
 
 

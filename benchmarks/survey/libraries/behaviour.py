@@ -24,6 +24,7 @@ class Reading:
         trailing: how many axes, from there to the last, are the features.
         unit: what it treats on its own.
         groups: of a group norm.
+        stored: a batch norm that applies running statistics.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Reading:
     trailing: int = 1
     unit: str = "position"
     groups: int = 1
+    stored: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def _readings(module: nn.Module, x: Tensor) -> Iterator[Reading]:
         yield Reading("layer_norm", axis)
         yield Reading("rms_norm", axis)
     for axis in (1,) if x.dim() > 2 else (-1,):
-        yield Reading("batch_norm", axis, unit="example")
+        for stored in (True, False):
+            yield Reading("batch_norm", axis, unit="example", stored=stored)
         yield Reading("group_norm", axis, unit="example", groups=int(getattr(module, "num_groups", 1) or 1))
         if x.dim() > 2:
             yield Reading("instance_norm", axis, unit="example")
@@ -94,20 +97,22 @@ def _normalized(module: nn.Module, reading: Reading, x: Tensor) -> Tensor | None
     if reading.kind == "instance_norm":
         return _standard(x, tuple(range(2, x.dim())), eps)
     if reading.kind == "batch_norm":
-        return _batch(module, x, eps)
+        return _running(module, x, eps) if reading.stored else _batch(x, eps)
     if x.shape[1] % reading.groups:
         return None
     grouped = x.reshape(x.shape[0], reading.groups, -1)
     return _standard(grouped, (2,), eps).reshape(x.shape)
 
 
-def _batch(module: nn.Module, x: Tensor, eps: float) -> Tensor | None:
-    """By the batch in training mode, or by running statistics, under whichever name."""
+def _batch(x: Tensor, eps: float) -> Tensor | None:
+    """By the moments of the batch."""
+    return _standard(x, (0, *range(2, x.dim())), eps) if len(x) > 1 or x.dim() > 2 else None
+
+
+def _running(module: nn.Module, x: Tensor, eps: float) -> Tensor | None:
+    """By running statistics."""
     mean, variance = (_vector(module, x, name) for name in ("running_mean", "running_var"))
-    if module.training or mean is None or variance is None:
-        axes = (0, *range(2, x.dim()))
-        return _standard(x, axes, eps) if len(x) > 1 or x.dim() > 2 else None
-    return (x - mean) / (variance + eps).sqrt()
+    return None if mean is None or variance is None else (x - mean) / (variance + eps).sqrt()
 
 
 def _vector(module: nn.Module, x: Tensor, name: str) -> Tensor | None:

@@ -101,7 +101,9 @@ def examine(entry: Entry) -> Result:
     recording = holder[0].recording
     fused = recording.ledger["reason"].str.contains("fused encoder").any()
     if not fused and not same(bare, output):
-        result.faults.append(Fault("outputs", "", type(model).__name__, "other outputs than the bare model's"))
+        result.faults.append(
+            Fault("outputs", "", type(model).__name__, "other outputs than the bare model's")
+        )
     if hooks_of(model) != before:
         result.faults.append(Fault("hooks", "", type(model).__name__, "a hook is left"))
     _missed(result, model, recording.ledger, calls)
@@ -159,7 +161,9 @@ def _missed(result: Result, model: nn.Module, ledger: pd.DataFrame, calls: Mappi
         if told & set(own) or any("parametrizations" in name.split(".") for name in own) or not looks(module):
             continue
         kind = known_classes().get(type(module).__name__, {}).get("kind", "")
-        if kind != "none" and not _is_one_layer(module, {id(m) for m in model.modules() if told & set(names[id(m)])}):
+        if kind != "none" and not _is_one_layer(
+            module, {id(m) for m in model.modules() if told & set(names[id(m)])}
+        ):
             text = f"no row, though {looks(module)} says so; called {len(calls.get(id(module), ()))} times"
             result.faults.append(Fault("missed", own[0], type(module).__name__, text))
 
@@ -197,11 +201,11 @@ def _compare(result: Result, entry: Entry, model: nn.Module, recording: Any, cal
         if row["calls"] < len(seen) and not row["reason"]:
             text = f"measured {row['calls']} times of {len(seen)}, without a reason"
             result.faults.append(Fault("silent", name, row["type"], text))
-        result.faults += _judge(result, entry, module, row, tables, seen)
+        result.faults += _judge(result, entry, module, row=row, tables=tables, seen=seen)
 
 
 def _judge(
-    result: Result, entry: Entry, module: nn.Module, row: pd.Series, tables: Tables, seen: list[Called]
+    result: Result, entry: Entry, module: nn.Module, *, row: pd.Series, tables: Tables, seen: list[Called]
 ) -> list[Fault]:
     """What is wrong about one layer that fired."""
     faults = []
@@ -226,7 +230,7 @@ def _judge(
 
 
 def _expected(module: nn.Module, row: pd.Series, seen: list[Called]) -> tuple[list[Reading], list[Fit]]:
-    """How a layer reads: by its class where that is torch's own or known by hand, else by what it computes."""
+    """How a layer reads: by its class where it is torch's own or known by hand, else by what it computes."""
     if row["kind"] == "linear":
         return [Reading("linear", -1)], []
     known = known_classes().get(type(module).__name__)
@@ -278,8 +282,9 @@ def _kind_faults(row: pd.Series, readings: list[Reading]) -> list[Fault]:
         text = f"{row['kind']}, right: {' or '.join(kinds)} ({row['reason'] or 'no reason'})"
         return [Fault("kind", row["layer"], row["type"], text)]
     units = {"example" if r.unit == "graph" else r.unit for r in readings if r.kind == row["kind"]}
-    if row["sample_unit"] not in units:
-        text = f"sample {row['sample_unit']}, right: {' or '.join(sorted(units))} ({row['reason'] or 'no reason'})"
+    if row["sample_unit"] not in units and "" not in units:
+        right = " or ".join(sorted(units))
+        text = f"sample {row['sample_unit']}, right: {right} ({row['reason'] or 'no reason'})"
         return [Fault("unit", row["layer"], row["type"], text)]
     return []
 
@@ -312,8 +317,7 @@ def _error(
         calls = [_arranged(value, reading, real) for value in values if value is not None]
         left_out = sum(masked for _, masked in calls)
         if int(layers["masked"].iloc[0]) != left_out:
-            text = f"{site}: {layers['masked'].iloc[0]} rows left out, right: {left_out} of {sum(len(d) * d.shape[1] for d, _ in calls) + left_out}"
-            return np.inf, text
+            return np.inf, f"{site}: {layers['masked'].iloc[0]} rows left out, right: {left_out}"
         of_samples = samples if row["sample_unit"] == reading.unit else None
         worst = max(worst, site_error(features, of_samples, [data for data, _ in calls]))
     return worst, ""

@@ -14,74 +14,110 @@ T, LATENT, TEXT = torch.tensor([3, 500]), numbers(2, 4, 16, 16), numbers(2, 5, 3
 WORDS = padded(5, 3)
 
 
+_BLOCKS: dict[str, Any] = dict(
+    sample_size=16,
+    block_out_channels=(16, 32),
+    layers_per_block=1,
+    norm_num_groups=4,
+    attention_head_dim=8,
+)
+_UNET: dict[str, Any] = _BLOCKS | dict(
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    cross_attention_dim=32,
+)
+_SMALL: dict[str, Any] = dict(num_attention_heads=2, num_layers=1, in_channels=4)
+_JOINT: dict[str, Any] = _SMALL | dict(attention_head_dim=16, joint_attention_dim=32, pooled_projection_dim=8)
+_PIXART: dict[str, Any] = _SMALL | dict(
+    attention_head_dim=16,
+    sample_size=16,
+    cross_attention_dim=32,
+    caption_channels=32,
+    use_additional_conditions=False,
+)
+_LTX: dict[str, Any] = _SMALL | dict(
+    out_channels=4, attention_head_dim=8, cross_attention_dim=16, caption_channels=32
+)
+_WAN: dict[str, Any] = _SMALL | dict(
+    attention_head_dim=12, out_channels=4, text_dim=32, freq_dim=16, ffn_dim=32
+)
+_EFFICIENT = ("ResBlock", "EfficientViTBlock")
+_DC: dict[str, Any] = dict(
+    in_channels=3,
+    latent_channels=4,
+    attention_head_dim=8,
+    encoder_block_types=_EFFICIENT,
+    decoder_block_types=_EFFICIENT,
+    encoder_block_out_channels=(16, 16),
+    decoder_block_out_channels=(16, 16),
+    encoder_layers_per_block=(1, 1),
+    decoder_layers_per_block=(1, 1),
+    encoder_qkv_multiscales=((), (5,)),
+    decoder_qkv_multiscales=((), (5,)),
+)
+_WAN_CODER: dict[str, Any] = dict(
+    base_dim=8,
+    z_dim=4,
+    dim_mult=[1, 2],
+    num_res_blocks=1,
+    temperal_downsample=[False],
+    latents_mean=[0.0] * 4,
+    latents_std=[1.0] * 4,
+)
+_OF_TEXT = {f"*{name}": WORDS for name in ("attn2.to_k", "attn2.to_v", "attn2.norm_k", "caption_projection*")}
+"""The layers that read the text, and its mask."""
+
+
 def diffusers() -> Iterator[Entry]:
     """UNets, transformers and autoencoders of diffusers."""
     import diffusers as d
 
-    unet: dict[str, Any] = dict(
-        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=32,
+    unet = lambda: d.UNet2DConditionModel(**_UNET)
+    yield entry("UNet2DCondition", unet, LATENT, T, encoder_hidden_states=TEXT)
+    masked = dict(encoder_hidden_states=TEXT, encoder_attention_mask=WORDS)
+    yield entry("UNet2DCondition.mask", unet, LATENT, T, **masked, real=_OF_TEXT)
+    kinds = dict(
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D")
     )
-    yield entry("UNet2DCondition", lambda: d.UNet2DConditionModel(**unet), LATENT, T, encoder_hidden_states=TEXT)
-    yield entry(
-        "UNet2DCondition.mask",
-        lambda: d.UNet2DConditionModel(**unet),
-        LATENT,
-        T,
-        encoder_hidden_states=TEXT,
-        encoder_attention_mask=WORDS,
-        real={"*attn2.to_k": WORDS, "*attn2.to_v": WORDS},
+    plain = _BLOCKS | kinds | dict(in_channels=4, out_channels=4)
+    yield entry("UNet2D", lambda: d.UNet2DModel(**plain), LATENT, T)
+    yield from _transformers(d)
+    image = numbers(2, 3, 16, 16)
+    coder = dict(block_out_channels=(16,), norm_num_groups=4)
+    yield entry("AutoencoderKL", lambda: d.AutoencoderKL(**coder), image)
+    yield entry("AutoencoderKLWan", lambda: d.AutoencoderKLWan(**_WAN_CODER), numbers(1, 3, 1, 16, 16))
+    yield entry("VQModel", lambda: d.VQModel(num_vq_embeddings=8, **coder), image)
+    yield entry("AutoencoderDC", lambda: d.AutoencoderDC(**_DC), image)
+
+
+def _transformers(d: Any) -> Iterator[Entry]:
+    dit = _SMALL | dict(attention_head_dim=16, sample_size=16, num_embeds_ada_norm=1000)
+    yield entry("DiT", lambda: d.DiTTransformer2DModel(**dit), LATENT, T, class_labels=torch.tensor([1, 2]))
+    options: dict[str, Any] = dict(
+        encoder_attention_mask=WORDS.float(), added_cond_kwargs={"resolution": None, "aspect_ratio": None}
     )
-    yield entry(
-        "UNet2D",
-        lambda: d.UNet2DModel(sample_size=16, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8),
-        LATENT,
-        T,
+    pixart = lambda: d.PixArtTransformer2DModel(**_PIXART)
+    yield entry("PixArt", pixart, LATENT, TEXT, T, **options, real=_OF_TEXT)
+    joint = _JOINT | dict(
+        sample_size=16, patch_size=2, out_channels=4, caption_projection_dim=32, qk_norm="rms_norm"
     )
-    yield entry(
-        "DiT",
-        lambda: d.DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=16, in_channels=4, num_layers=1, sample_size=16, num_embeds_ada_norm=1000),
-        LATENT,
-        T,
-        class_labels=torch.tensor([1, 2]),
-    )
-    yield entry(
-        "PixArt",
-        lambda: d.PixArtTransformer2DModel(num_attention_heads=2, attention_head_dim=16, in_channels=4, num_layers=1, sample_size=16, cross_attention_dim=32, caption_channels=32, use_additional_conditions=False),
-        LATENT,
-        TEXT,
-        T,
-        encoder_attention_mask=WORDS.float(),
-        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-        real={"*attn2.to_k": WORDS, "*attn2.to_v": WORDS, "caption_projection*": WORDS},
-    )
-    yield entry(
-        "SD3",
-        lambda: d.SD3Transformer2DModel(sample_size=16, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=8, out_channels=4, qk_norm="rms_norm"),
-        LATENT, TEXT, numbers(2, 8), T,
-    )
+    yield entry("SD3", lambda: d.SD3Transformer2DModel(**joint), LATENT, TEXT, numbers(2, 8), T)
+    flux = _JOINT | dict(num_single_layers=1, axes_dims_rope=(4, 4, 8))
     yield entry(
         "Flux",
-        lambda: d.FluxTransformer2DModel(in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=8, axes_dims_rope=(4, 4, 8)),
-        hidden_states=numbers(2, 9, 4), encoder_hidden_states=TEXT, pooled_projections=numbers(2, 8), timestep=torch.tensor([0.3, 0.5]),
-        img_ids=torch.zeros(9, 3), txt_ids=torch.zeros(5, 3),
+        lambda: d.FluxTransformer2DModel(**flux),
+        hidden_states=numbers(2, 9, 4),
+        encoder_hidden_states=TEXT,
+        pooled_projections=numbers(2, 8),
+        timestep=torch.tensor([0.3, 0.5]),
+        img_ids=torch.zeros(9, 3),
+        txt_ids=torch.zeros(5, 3),
     )
-    yield entry(
-        "LTX",
-        lambda: d.LTXVideoTransformer3DModel(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, num_layers=1, caption_channels=32),
-        hidden_states=numbers(2, 8, 4), encoder_hidden_states=TEXT, timestep=T, encoder_attention_mask=WORDS, num_frames=2, height=2, width=2,
-        real={"*attn2.to_k": WORDS, "*attn2.to_v": WORDS, "*attn2.norm_k": WORDS, "caption_projection*": WORDS},
-    )
-    yield entry(
-        "Wan",
-        lambda: d.WanTransformer3DModel(num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=32, freq_dim=16, ffn_dim=32, num_layers=1),
-        numbers(2, 4, 2, 8, 8), T, TEXT,
-    )
-    yield entry("AutoencoderKL", lambda: d.AutoencoderKL(block_out_channels=(16,), norm_num_groups=4), numbers(2, 3, 16, 16))
-    yield entry("AutoencoderKLWan", lambda: d.AutoencoderKLWan(base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False], latents_mean=[0.0] * 4, latents_std=[1.0] * 4), numbers(1, 3, 1, 16, 16))
-    yield entry("VQModel", lambda: d.VQModel(block_out_channels=(16,), norm_num_groups=4, num_vq_embeddings=8), numbers(2, 3, 16, 16))
-    yield entry("AutoencoderDC", lambda: d.AutoencoderDC(in_channels=3, latent_channels=4, attention_head_dim=8, encoder_block_types=("ResBlock", "EfficientViTBlock"), decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(16, 16), decoder_block_out_channels=(16, 16), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,))), numbers(2, 3, 16, 16))
+    video: dict[str, Any] = dict(timestep=T, num_frames=2, height=2, width=2)
+    video |= dict(encoder_hidden_states=TEXT, encoder_attention_mask=WORDS)
+    ltx = lambda: d.LTXVideoTransformer3DModel(**_LTX)
+    yield entry("LTX", ltx, hidden_states=numbers(2, 8, 4), **video, real=_OF_TEXT)
+    yield entry("Wan", lambda: d.WanTransformer3DModel(**_WAN), numbers(2, 4, 2, 8, 8), T, TEXT)
 
 
 def denoising_diffusion() -> Iterator[Entry]:

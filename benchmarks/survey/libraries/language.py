@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.survey.libraries.entry import Entry, bare_package, entry, ids, numbers, padded
+from benchmarks.survey.libraries.entry import Entry, entry, ids, numbers, padded
 
 REAL = padded(9, 5)
 X, TOKENS, WIDE = numbers(2, 9, 32), ids(2, 9), numbers(2, 16, 32)
@@ -30,7 +30,7 @@ def x_transformers() -> Iterator[Entry]:
     yield entry("decoder.qk", lambda: decoder(attn_qk_norm=True, attn_qk_norm_dim_scale=True), TOKENS)
     yield entry("decoder.post", lambda: decoder(pre_norm=False), TOKENS)
     yield entry("decoder.unit_offset", lambda: decoder(use_rmsnorm=True, norm_add_unit_offset=True), TOKENS)
-    encoder = lambda **options: x.Encoder(dim=32, depth=2, heads=2, attn_dim_head=16, **options)  # noqa: E731
+    encoder = lambda **options: x.Encoder(dim=32, depth=2, heads=2, attn_dim_head=16, **options)
     yield entry("encoder.mask", encoder, X, mask=REAL, real=REAL)
     yield entry(
         "encoder.adaptive",
@@ -44,7 +44,9 @@ def x_transformers() -> Iterator[Entry]:
         X,
         condition=numbers(2, 8),
     )
-    yield entry("decoder.cross", lambda: x.Decoder(dim=32, depth=1, heads=2, cross_attend=True), X, context=WIDE)
+    yield entry(
+        "decoder.cross", lambda: x.Decoder(dim=32, depth=1, heads=2, cross_attend=True), X, context=WIDE
+    )
     yield entry(
         "vit",
         lambda: x.ViTransformerWrapper(image_size=16, patch_size=4, num_classes=5, attn_layers=encoder()),
@@ -57,11 +59,17 @@ def performer() -> Iterator[Entry]:
     from performer_pytorch import Performer, PerformerLM
 
     yield entry("Performer", lambda: Performer(dim=32, depth=2, heads=2, dim_head=16), X)
-    yield entry("Performer.scale", lambda: Performer(dim=32, depth=2, heads=2, dim_head=16, use_scalenorm=True), X)
-    yield entry("Performer.rezero", lambda: Performer(dim=32, depth=2, heads=2, dim_head=16, use_rezero=True), X)
+    yield entry(
+        "Performer.scale", lambda: Performer(dim=32, depth=2, heads=2, dim_head=16, use_scalenorm=True), X
+    )
+    yield entry(
+        "Performer.rezero", lambda: Performer(dim=32, depth=2, heads=2, dim_head=16, use_rezero=True), X
+    )
     yield entry(
         "PerformerLM",
-        lambda: PerformerLM(num_tokens=64, max_seq_len=16, dim=32, depth=2, heads=2, dim_head=16, causal=False),
+        lambda: PerformerLM(
+            num_tokens=64, max_seq_len=16, dim=32, depth=2, heads=2, dim_head=16, causal=False
+        ),
         ids(2, 16),
         mask=padded(16, 9),
         real=padded(16, 9),
@@ -73,7 +81,9 @@ def linformer() -> Iterator[Entry]:
     from linformer import Linformer, LinformerLM
 
     yield entry("Linformer", lambda: Linformer(dim=32, seq_len=16, depth=2, heads=2, k=8), WIDE)
-    yield entry("LM", lambda: LinformerLM(num_tokens=64, dim=32, seq_len=16, depth=2, heads=2, k=8), ids(2, 16))
+    yield entry(
+        "LM", lambda: LinformerLM(num_tokens=64, dim=32, seq_len=16, depth=2, heads=2, k=8), ids(2, 16)
+    )
 
 
 def curated_transformers() -> Iterator[Entry]:
@@ -82,18 +92,18 @@ def curated_transformers() -> Iterator[Entry]:
     from curated_transformers.models import BERTConfig, BERTEncoder, LlamaConfig, LlamaDecoder
 
     sizes: dict[str, Any] = dict(hidden_width=32, intermediate_width=48, n_hidden_layers=2, n_pieces=64)
-    mask = lambda: AttentionMask(REAL)  # noqa: E731
+    mask = lambda: AttentionMask(REAL)
     yield Entry(
         "BERT",
-        lambda: BERTEncoder(BERTConfig(embedding_width=32, n_attention_heads=2, model_max_length=16, **sizes)),
+        lambda: BERTEncoder(
+            BERTConfig(embedding_width=32, n_attention_heads=2, model_max_length=16, **sizes)
+        ),
         lambda model: model(TOKENS, mask()).all_outputs,
         {"*": REAL},
     )
     yield Entry(
         "Llama",
-        lambda: LlamaDecoder(
-            LlamaConfig(n_query_heads=2, n_key_value_heads=1, dtype=torch.float32, **sizes)
-        ),
+        lambda: LlamaDecoder(LlamaConfig(n_query_heads=2, n_key_value_heads=1, dtype=torch.float32, **sizes)),
         lambda model: model(TOKENS, mask()).all_outputs,
         {"*": REAL},
     )
@@ -113,7 +123,11 @@ def litgpt() -> Iterator[Entry]:
         lambda: gpt(norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP", intermediate_size=48, bias=False),
         TOKENS,
     )
-    yield entry("Gemma", lambda: gpt(norm_class_name="RMSNorm", mlp_class_name="GemmaMLP", intermediate_size=48), TOKENS)
+    yield entry(
+        "Gemma",
+        lambda: gpt(norm_class_name="RMSNorm", mlp_class_name="GemmaMLP", intermediate_size=48),
+        TOKENS,
+    )
     yield entry("qk", lambda: gpt(norm_class_name="RMSNorm", norm_qk=True), TOKENS)
 
 
@@ -149,7 +163,9 @@ def peft() -> Iterator[Entry]:
         "LoRA": p.LoraConfig(r=4, init_lora_weights=False, **targets),
         "DoRA": p.LoraConfig(r=4, use_dora=True, init_lora_weights=False, **targets),
         "rsLoRA": p.LoraConfig(r=4, use_rslora=True, init_lora_weights=False, **targets),
-        "IA3": p.IA3Config(feedforward_modules=["down_proj"], target_modules=["k_proj", "down_proj"], init_ia3_weights=False),
+        "IA3": p.IA3Config(
+            feedforward_modules=["down_proj"], target_modules=["k_proj", "down_proj"], init_ia3_weights=False
+        ),
         "OFT": p.OFTConfig(r=0, oft_block_size=8, **targets),
         "BOFT": p.BOFTConfig(boft_block_size=4, **targets),
         "LoHa": p.LoHaConfig(r=4, init_weights=False, **targets),
@@ -163,9 +179,11 @@ def peft() -> Iterator[Entry]:
     }
     for name, config in configs.items():
         yield entry(
-            name, lambda config=config: _stirred(p.get_peft_model(_llama(), config), "lora_B"), input_ids=TOKENS
+            name,
+            lambda config=config: _stirred(p.get_peft_model(_llama(), config), "lora_B"),
+            input_ids=TOKENS,
         )
-    merged = lambda: p.get_peft_model(_llama(), configs["LoRA"]).merge_and_unload()  # noqa: E731
+    merged = lambda: p.get_peft_model(_llama(), configs["LoRA"]).merge_and_unload()
     yield entry("LoRA.merged", merged, input_ids=TOKENS)
 
 
@@ -189,8 +207,12 @@ def sentence_transformers() -> Iterator[Entry]:
             return features
 
     inputs = {"input_ids": TOKENS, "attention_mask": REAL.long()}
-    for name, last in {"Normalize": Normalize, "LayerNorm": lambda: LayerNorm(32), "Dense": lambda: Dense(32, 8)}.items():
-        make = lambda last=last: SentenceTransformer(modules=[Words(), Pooling(32), last()], device="cpu")  # noqa: E731
+    for name, last in {
+        "Normalize": Normalize,
+        "LayerNorm": lambda: LayerNorm(32),
+        "Dense": lambda: Dense(32, 8),
+    }.items():
+        make = lambda last=last: SentenceTransformer(modules=[Words(), Pooling(32), last()], device="cpu")
         yield entry(name, make, inputs, real={"0*": REAL})
 
 
@@ -213,7 +235,7 @@ def fair_esm() -> Iterator[Entry]:
 
     alphabet = Alphabet.from_architecture("ESM-1b")
     tokens = torch.where(REAL, ids(2, 9, low=4, high=23), torch.tensor(alphabet.padding_idx))
-    make = lambda: ESM2(num_layers=2, embed_dim=32, attention_heads=2, alphabet=alphabet)  # noqa: E731
+    make = lambda: ESM2(num_layers=2, embed_dim=32, attention_heads=2, alphabet=alphabet)
     yield entry("ESM2", make, tokens, real=None)
 
 

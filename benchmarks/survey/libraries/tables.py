@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.survey.libraries.entry import Entry, bare_package, entry, ids, numbers
+from benchmarks.survey.libraries.entry import Entry, entry, ids, numbers
 
 ROWS = numbers(32, 6)
 CATEGORIES = ids(32, 3, high=4, low=0)
@@ -20,10 +20,12 @@ def tabnet() -> Iterator[Entry]:
     from pytorch_tabnet.tab_network import TabNet, TabNetNoEmbeddings
 
     matrix = torch.eye(6)
-    make = lambda: TabNet(6, 3, n_d=4, n_a=4, n_steps=2, group_attention_matrix=matrix)  # noqa: E731
+    make = lambda: TabNet(6, 3, n_d=4, n_a=4, n_steps=2, group_attention_matrix=matrix)
     yield entry("TabNet", make, ROWS)
     yield entry("TabNet.train", make, ROWS, train=True)
-    small = lambda: TabNetNoEmbeddings(6, 3, n_d=4, n_a=4, n_steps=2, virtual_batch_size=8, group_attention_matrix=matrix)  # noqa: E731
+    small = lambda: TabNetNoEmbeddings(
+        6, 3, n_d=4, n_a=4, n_steps=2, virtual_batch_size=8, group_attention_matrix=matrix
+    )
     yield entry("NoEmbeddings.train", small, ROWS, train=True)
 
 
@@ -32,12 +34,12 @@ def rtdl() -> Iterator[Entry]:
     from rtdl_revisiting_models import MLP, FTTransformer, ResNet
 
     yield entry("MLP", lambda: MLP(d_in=6, d_out=1, n_blocks=2, d_block=16, dropout=0.0), ROWS)
-    net = lambda: ResNet(  # noqa: E731
+    net = lambda: ResNet(
         d_in=6, d_out=1, n_blocks=2, d_block=16, d_hidden_multiplier=2.0, dropout1=0.0, dropout2=0.0
     )
     yield entry("ResNet", net, ROWS)
     yield entry("ResNet.train", net, ROWS, train=True)
-    defaults = lambda: FTTransformer(  # noqa: E731
+    defaults = lambda: FTTransformer(
         n_cont_features=6,
         cat_cardinalities=[4, 4, 4],
         d_out=1,
@@ -56,8 +58,10 @@ def rtdl_num_embeddings() -> Iterator[Entry]:
     """A Linear for each feature."""
     import rtdl_num_embeddings as rtdl
 
-    yield entry("Linear", lambda: nn.Sequential(rtdl.LinearReLUEmbeddings(6, 8), nn.Flatten(), nn.Linear(48, 2)), ROWS)
-    periodic = lambda: rtdl.PeriodicEmbeddings(6, 8, lite=False)  # noqa: E731
+    yield entry(
+        "Linear", lambda: nn.Sequential(rtdl.LinearReLUEmbeddings(6, 8), nn.Flatten(), nn.Linear(48, 2)), ROWS
+    )
+    periodic = lambda: rtdl.PeriodicEmbeddings(6, 8, lite=False)
     yield entry("Periodic", lambda: nn.Sequential(periodic(), nn.Flatten(), nn.Linear(48, 2)), ROWS)
 
 
@@ -66,7 +70,9 @@ def tabm() -> Iterator[Entry]:
     from tabm import TabM
 
     for arch in ("tabm", "tabm-mini", "tabm-packed"):
-        make = lambda arch=arch: TabM.make(n_num_features=6, d_out=1, k=4, n_blocks=2, d_block=16, arch_type=arch)  # noqa: E731
+        make = lambda arch=arch: TabM.make(
+            n_num_features=6, d_out=1, k=4, n_blocks=2, d_block=16, arch_type=arch
+        )
         yield entry(arch, make, ROWS)
 
 
@@ -75,7 +81,9 @@ def tab_transformer() -> Iterator[Entry]:
     from tab_transformer_pytorch import FTTransformer, TabTransformer
 
     sizes: dict[str, Any] = dict(categories=(4, 4, 4), num_continuous=6, dim=16, depth=2, heads=2)
-    yield entry("TabTransformer", lambda: TabTransformer(**sizes, dim_out=1, mlp_act=nn.ReLU()), CATEGORIES, ROWS)
+    yield entry(
+        "TabTransformer", lambda: TabTransformer(**sizes, dim_out=1, mlp_act=nn.ReLU()), CATEGORIES, ROWS
+    )
     yield entry("FTTransformer", lambda: FTTransformer(**sizes, dim_out=1), CATEGORIES, ROWS)
 
 
@@ -83,7 +91,9 @@ def itransformer() -> Iterator[Entry]:
     """Transformers over variates, with reversible instance norms."""
     from iTransformer import iTransformer, iTransformer2D
 
-    sizes: dict[str, Any] = dict(num_variates=3, lookback_len=48, pred_length=12, dim=32, depth=2, heads=2, dim_head=16)
+    sizes: dict[str, Any] = dict(
+        num_variates=3, lookback_len=48, pred_length=12, dim=32, depth=2, heads=2, dim_head=16
+    )
     yield entry("iTransformer", lambda: iTransformer(**sizes, use_reversible_instance_norm=True), SERIES)
     yield entry("plain", lambda: iTransformer(**sizes), SERIES)
     yield entry("2D", lambda: iTransformer2D(num_time_tokens=4, **sizes), SERIES)
@@ -95,8 +105,21 @@ def gluonts() -> Iterator[Entry]:
 
     past = numbers(4, 32)
     model = lambda: PatchTSTModel(
-        prediction_length=8, context_length=32, patch_len=8, stride=4, padding_patch="end", d_model=16, nhead=2, dim_feedforward=32, num_feat_dynamic_real=0, dropout=0.0, activation="relu", norm_first=True, num_encoder_layers=2, scaling="mean"
-    )  # noqa: E731
+        prediction_length=8,
+        context_length=32,
+        patch_len=8,
+        stride=4,
+        padding_patch="end",
+        d_model=16,
+        nhead=2,
+        dim_feedforward=32,
+        num_feat_dynamic_real=0,
+        dropout=0.0,
+        activation="relu",
+        norm_first=True,
+        num_encoder_layers=2,
+        scaling="mean",
+    )
     yield entry("PatchTST", model, past, torch.ones_like(past))
 
 
@@ -135,7 +158,12 @@ def nflows() -> Iterator[Entry]:
 
     for cls in (ActNorm, BatchNorm):
         yield entry(cls.__name__, lambda cls=cls: nn.Sequential(nn.Linear(6, 6), _First(cls(6))), ROWS)
-        yield entry(f"{cls.__name__}.train", lambda cls=cls: nn.Sequential(nn.Linear(6, 6), _First(cls(6))), ROWS, train=True)
+        yield entry(
+            f"{cls.__name__}.train",
+            lambda cls=cls: nn.Sequential(nn.Linear(6, 6), _First(cls(6))),
+            ROWS,
+            train=True,
+        )
 
 
 class _First(nn.Module):

@@ -18,15 +18,28 @@ IMAGE, SMALL = numbers(2, 3, 64, 64), numbers(2, 3, 32, 32)
 
 
 def timm() -> Iterator[Entry]:
-    """One small model of each family with norms of its own; of its data module only the constants are read."""
+    """A small model of each family with norms of its own."""
     _timm_without_data()
     import timm as library
 
-    names = (
-        "test_byobnet test_convnext test_convnext2 test_convnext3 test_efficientnet test_efficientnet_evos "
-        "test_efficientnet_gn test_efficientnet_ln test_mambaout test_nfnet test_resnet test_vit test_vit2 "
-        "test_vit3 test_vit4 resnet10t"
-    ).split()
+    names = [
+        "test_byobnet",
+        "test_convnext",
+        "test_convnext2",
+        "test_convnext3",
+        "test_efficientnet",
+        "test_efficientnet_evos",
+        "test_efficientnet_gn",
+        "test_efficientnet_ln",
+        "test_mambaout",
+        "test_nfnet",
+        "test_resnet",
+        "test_vit",
+        "test_vit2",
+        "test_vit3",
+        "test_vit4",
+        "resnet10t",
+    ]
     for name in names:
         options: dict[str, Any] = {"img_size": 64} if name.startswith(("test_vit", "xcit")) else {}
         size = 64
@@ -37,7 +50,9 @@ def timm() -> Iterator[Entry]:
         )
     yield from _timm_parts()
     for name in ("test_efficientnet", "test_resnet"):
-        yield entry(f"{name}.train", lambda name=name: library.create_model(name, num_classes=5), IMAGE, train=True)
+        yield entry(
+            f"{name}.train", lambda name=name: library.create_model(name, num_classes=5), IMAGE, train=True
+        )
     yield entry("test_efficientnet.frozen", _frozen, IMAGE, train=True)
 
 
@@ -48,16 +63,26 @@ def _timm_parts() -> Iterator[Entry]:
 
     sizes = RegNetCfg(depth=5, w0=8, wa=16.0, wm=1.5, group_size=8)
     yield entry("regnet", lambda: RegNet(sizes, num_classes=5), IMAGE)
-    names = (
-        "BatchNormAct2d GroupNormAct GroupNorm1Act LayerNormAct LayerNormAct2d RmsNorm2d RmsNormAct2d SimpleNorm "
-        "FilterResponseNormTlu2d FilterResponseNormAct2d EvoNorm2dB0 EvoNorm2dS0"
-    ).split()
+    names = [
+        "BatchNormAct2d",
+        "GroupNormAct",
+        "GroupNorm1Act",
+        "LayerNormAct",
+        "LayerNormAct2d",
+        "RmsNorm2d",
+        "RmsNormAct2d",
+        "SimpleNorm",
+        "FilterResponseNormTlu2d",
+        "FilterResponseNormAct2d",
+        "EvoNorm2dB0",
+        "EvoNorm2dS0",
+    ]
     for name in names:
         of_groups = {"GroupNormAct": {"num_groups": 4}, "EvoNorm2dS0": {"group_size": 8}}
         options: dict[str, Any] = of_groups.get(name, {})
         x = numbers(2, 12, 3) if name in ("LayerNormAct", "SimpleNorm") else SMALL
-        first = lambda x=x: nn.Linear(3, 16) if x.dim() == 3 else nn.Conv2d(3, 16, 5)  # noqa: E731
-        norm = lambda name=name, options=options: getattr(parts, name)(16, **options)  # noqa: E731
+        first = lambda x=x: nn.Linear(3, 16) if x.dim() == 3 else nn.Conv2d(3, 16, 5)
+        norm = lambda name=name, options=options: getattr(parts, name)(16, **options)
         yield entry(name, lambda first=first, norm=norm: nn.Sequential(first(), norm()), x)
 
 
@@ -97,86 +122,69 @@ def _timm_without_data() -> None:
             del sys.modules[name]
 
 
+_VIT: dict[str, Any] = dict(image_size=32, patch_size=8, num_classes=5, dim=32, depth=2, heads=2, mlp_dim=48)
+_VITS = {
+    "vit": "ViT",
+    "simple_vit": "SimpleViT",
+    "simple_vit_with_qk_norm": "SimpleViT",
+    "simple_vit_with_register_tokens": "SimpleViT",
+    "vit_for_small_dataset": "ViT",
+    "deepvit": "DeepViT",
+    "parallel_vit": "ViT",
+    "normalized_vit": "nViT",
+}
+_STAGES: dict[str, Any] = {
+    "cvt": dict(
+        s1_emb_dim=16,
+        s1_heads=1,
+        s1_depth=1,
+        s2_emb_dim=32,
+        s2_heads=1,
+        s2_depth=1,
+        s3_emb_dim=32,
+        s3_heads=2,
+    )
+    | dict(s3_depth=1),
+    "twins_svt": dict(s1_emb_dim=16, s2_emb_dim=16, s3_emb_dim=32, s4_emb_dim=32, s3_depth=1),
+    "nest": dict(image_size=32, patch_size=4, dim=16, heads=2, num_hierarchies=2, block_repeats=(1, 1)),
+    "sep_vit": dict(dim=16, dim_head=16, heads=(1, 2), depth=(1, 1), window_size=7),
+    "scalable_vit": dict(
+        dim=16, heads=(1, 2), depth=(1, 1), ssa_dim_key=(16, 16), reduction_factor=(2, 1), window_size=(8, 8)
+    ),
+    "crossformer": dict(
+        dim=(32, 32, 64, 64), depth=(1, 1, 1, 1), global_window_size=(4, 2, 2, 1), local_window_size=2
+    ),
+    "mobile_vit": dict(
+        image_size=(64, 64), dims=[32, 48, 64], channels=[8, 8, 16, 16, 24, 24, 32, 32, 48, 48, 64]
+    ),
+}
+_NAMES = {
+    "cvt": "CvT",
+    "twins_svt": "TwinsSVT",
+    "nest": "NesT",
+    "sep_vit": "SepViT",
+    "scalable_vit": "ScalableViT",
+    "crossformer": "CrossFormer",
+    "mobile_vit": "MobileViT",
+}
+
+
 def vit_pytorch() -> Iterator[Entry]:
     """Vision transformers, many with norms over channels written out."""
-    bare_package("vit_pytorch")
+    bare_package("vit_pytorch")  # it imports torchvision
 
     def cls(module: str, name: str) -> Any:
         return getattr(importlib.import_module(f"vit_pytorch.{module}"), name)
 
-    plain: dict[str, Any] = dict(image_size=32, patch_size=8, num_classes=5, dim=32, depth=2, heads=2, mlp_dim=48)
-    for module, name in (("vit", "ViT"), ("simple_vit", "SimpleViT"), ("simple_vit_with_qk_norm", "SimpleViT")):
-        options = {key: value for key, value in plain.items()}
-        yield entry(f"{module}", lambda m=module, n=name, o=options: cls(m, n)(**o), SMALL)
-    for module, name in (
-        ("simple_vit_with_register_tokens", "SimpleViT"),
-        ("vit_for_small_dataset", "ViT"),
-        ("deepvit", "DeepViT"),
-        ("parallel_vit", "ViT"),
-        ("normalized_vit", "nViT"),
-        ("simple_vit_with_fft", "SimpleViT"),
-    ):
-        options = dict(plain) | ({"freq_patch_size": 8} if "fft" in module else {})
-        yield entry(module, lambda m=module, n=name, o=options: cls(m, n)(**o), SMALL)
-    yield entry(
-        "cait",
-        lambda: cls("cait", "CaiT")(**plain, cls_depth=1),
-        SMALL,
-    )
-    yield entry(
-        "cvt",
-        lambda: cls("cvt", "CvT")(
-            num_classes=5, s1_emb_dim=16, s1_heads=1, s1_depth=1, s2_emb_dim=32, s2_heads=1, s2_depth=1, s3_emb_dim=32, s3_heads=2, s3_depth=1
-        ),
-        IMAGE,
-    )
-    yield entry(
-        "twins_svt",
-        lambda: cls("twins_svt", "TwinsSVT")(
-            num_classes=5, s1_emb_dim=16, s2_emb_dim=16, s3_emb_dim=32, s4_emb_dim=32, s3_depth=1
-        ),
-        numbers(2, 3, 224, 224),
-    )
-    yield entry(
-        "nest",
-        lambda: cls("nest", "NesT")(
-            image_size=32, patch_size=4, dim=16, heads=2, num_hierarchies=2, block_repeats=(1, 1), num_classes=5
-        ),
-        SMALL,
-    )
-    yield entry(
-        "sep_vit",
-        lambda: cls("sep_vit", "SepViT")(num_classes=5, dim=16, dim_head=16, heads=(1, 2), depth=(1, 1), window_size=7),
-        numbers(2, 3, 224, 224),
-    )
-    yield entry(
-        "scalable_vit",
-        lambda: cls("scalable_vit", "ScalableViT")(
-            num_classes=5,
-            dim=16,
-            heads=(1, 2),
-            depth=(1, 1),
-            ssa_dim_key=(16, 16),
-            reduction_factor=(2, 1),
-            window_size=(8, 8),
-            ff_expansion_factor=2,
-        ),
-        IMAGE,
-    )
-    yield entry(
-        "cross_former",
-        lambda: cls("crossformer", "CrossFormer")(
-            num_classes=5, dim=(32, 32, 64, 64), depth=(1, 1, 1, 1), global_window_size=(4, 2, 2, 1), local_window_size=2
-        ),
-        IMAGE,
-    )
-    yield entry(
-        "mobile_vit",
-        lambda: cls("mobile_vit", "MobileViT")(
-            image_size=(64, 64), dims=[32, 48, 64], channels=[8, 8, 16, 16, 24, 24, 32, 32, 48, 48, 64], num_classes=5
-        ),
-        IMAGE,
-    )
+    for module, name in _VITS.items():
+        yield entry(module, lambda m=module, n=name: cls(m, n)(**_VIT), SMALL)
+    fft = lambda: cls("simple_vit_with_fft", "SimpleViT")(freq_patch_size=8, **_VIT)
+    yield entry("simple_vit_with_fft", fft, SMALL)
+    yield entry("cait", lambda: cls("cait", "CaiT")(cls_depth=1, **_VIT), SMALL)
+    for module, options in _STAGES.items():
+        size = 224 if module in ("twins_svt", "sep_vit") else 32 if module == "nest" else 64
+        make = lambda m=module, o=options: cls(m, _NAMES[m])(num_classes=5, **o)
+        yield entry(module, make, numbers(2, 3, size, size))
 
 
 def monai() -> Iterator[Entry]:
@@ -185,18 +193,30 @@ def monai() -> Iterator[Entry]:
 
     volume = numbers(1, 1, 32, 32, 32)
     yield entry("UNet", lambda: nets.UNet(2, 3, 2, (8, 16, 32), (2, 2)), numbers(2, 3, 32, 32))
-    yield entry("UNet.group", lambda: nets.UNet(2, 3, 2, (8, 16), (2,), norm=("group", {"num_groups": 4})), SMALL)
-    yield entry("UNet.batch.train", lambda: nets.UNet(2, 3, 2, (8, 16), (2,), norm="batch"), SMALL, train=True)
+    yield entry(
+        "UNet.group", lambda: nets.UNet(2, 3, 2, (8, 16), (2,), norm=("group", {"num_groups": 4})), SMALL
+    )
+    yield entry(
+        "UNet.batch.train", lambda: nets.UNet(2, 3, 2, (8, 16), (2,), norm="batch"), SMALL, train=True
+    )
     yield entry("SegResNet", lambda: nets.SegResNet(2, 8, 3, 2), SMALL)
     yield entry("DynUNet", lambda: nets.DynUNet(2, 3, 2, [3, 3, 3], [1, 2, 2], [2, 2]), SMALL)
     yield entry("UNETR", lambda: nets.UNETR(1, 2, (32, 32, 32), 8, 32, 48, 2), volume)
-    yield entry("SwinUNETR", lambda: nets.SwinUNETR(3, 2, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4), feature_size=12, spatial_dims=2), IMAGE)
+    yield entry(
+        "SwinUNETR",
+        lambda: nets.SwinUNETR(
+            3, 2, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4), feature_size=12, spatial_dims=2
+        ),
+        IMAGE,
+    )
     yield entry("ViT", lambda: nets.ViT(3, (32, 32), (8, 8), 32, 48, 2, 2, spatial_dims=2), SMALL)
     yield entry("DenseNet", lambda: nets.DenseNet(2, 3, 5, 8, 4, (2, 2)), SMALL)
     yield entry("HighResNet", lambda: nets.HighResNet(2, 3, 2), SMALL)
     yield entry(
         "DiffusionModelUNet",
-        lambda: nets.DiffusionModelUNet(2, 3, 3, (1, 1), (8, 16), (False, True), norm_num_groups=4, num_head_channels=8),
+        lambda: nets.DiffusionModelUNet(
+            2, 3, 3, (1, 1), (8, 16), (False, True), norm_num_groups=4, num_head_channels=8
+        ),
         SMALL,
         timesteps=numbers(2).abs() * 100,
     )
@@ -220,7 +240,11 @@ def kornia() -> Iterator[Entry]:
     """Vision transformers and matchers."""
     from kornia.models.vit import VisionTransformer
 
-    yield entry("VisionTransformer", lambda: VisionTransformer(image_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2), SMALL)
+    yield entry(
+        "VisionTransformer",
+        lambda: VisionTransformer(image_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2),
+        SMALL,
+    )
 
 
 LIBRARIES = {
