@@ -166,9 +166,10 @@ def test_a_call_tells_the_kind_and_the_weight(kind: str, norm: nn.Module, x: Ten
         for name in ("weight", "running_mean", "running_var"):
             if getattr(norm, name, None) is not None:
                 getattr(norm, name).copy_(torch.linspace(0.5, 2, 8))
-        best = fits(norm, x, norm(x))[0]
-    assert best.reading.kind == kind
-    assert torch.allclose(best.weight, torch.linspace(0.5, 2, 8).double(), atol=1e-3)
+        found = fits(norm, x, norm(x))
+    assert {fit.reading.kind for fit in found} == {kind}
+    # By running statistics and by the batch's a batch norm differs in its scale alone.
+    assert any(torch.allclose(fit.weight, torch.linspace(0.5, 2, 8).double(), atol=1e-3) for fit in found)
 
 
 def test_what_is_no_norm_fits_no_reading() -> None:

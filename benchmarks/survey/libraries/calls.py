@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 _ENDS_LIKE_NORM = re.compile(r"(LN|BN|GN|IN|RMS)$")
 _ENDS_LIKE_LINEAR = re.compile(r"(Linear|Dense|Conv1D)$")
-_SIZES = (("in_features", "out_features"), ("in_dim", "out_dim"), ("input_size", "output_size"))
+_SIZES = (("in_features", "out_features"), ("in_size", "out_size"))
 
 
 @dataclass(frozen=True)
