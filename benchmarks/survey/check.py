@@ -85,7 +85,7 @@ def check(model: nn.Module, run: Callable[[], Any], mask: Tensor | None = None) 
     Raises:
         NoLayersError: it has no Linear and no norm.
     """
-    found, hooks = Checked(), _hooks(model)
+    found, hooks = Checked(), hooks_of(model)
     names = {id(module): name for name, module in model.named_modules()}
     modules = {layer.name: layer.module for layer in find_layers(model).layers}
     called = {name: names[id(module)] for name, module in modules.items()}
@@ -102,7 +102,7 @@ def check(model: nn.Module, run: Callable[[], Any], mask: Tensor | None = None) 
     fused = recording.ledger["reason"].str.contains("fused encoder").any()
     if not fused and not same(bare, probed):
         found.faults.append("outputs differ")
-    if _hooks(model) != hooks:
+    if hooks_of(model) != hooks:
         found.faults.append("a hook is left")
     values = {(name, site): seen.get((called[name], site), []) for name in called for site in SITES}
     aliases = set("; ".join(recording.ledger["aliases"]).split("; ")) | set(called.values())
@@ -113,7 +113,7 @@ def check(model: nn.Module, run: Callable[[], Any], mask: Tensor | None = None) 
     return found
 
 
-def _hooks(model: nn.Module) -> int:
+def hooks_of(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
@@ -153,7 +153,7 @@ def _compare(found: Checked, modules: dict[str, nn.Module], recording: Any, seen
             if (name, site) in masked.index:
                 ways = _readings(modules[name], seen[name, site], row, masked[name, site], mask)
                 of_site = [table.get((name, site)) for table in tables]
-                errors.append(min((_error(*of_site, way) for way in ways), default=np.inf))
+                errors.append(min((site_error(*of_site, way) for way in ways), default=np.inf))
         if max(errors) <= RELATIVE:
             found.exact += 1
             found.worst = max(found.worst, *errors)
@@ -186,15 +186,15 @@ def _readings(
     if not masked or mask is None:
         yield [data for data, _ in calls]
         return
-    ways = [_ways(mask.bool().numpy(), lead) for _, lead in calls]
+    ways = [mask_layouts(mask.bool().numpy(), lead) for _, lead in calls]
     alike = ([way[min(index, len(way) - 1)] for way in ways] for index in range(6))
     for laid in chain(alike, islice(product(*ways), _MOST_WAYS)):
         if sum(0 if where is None else int((~where).sum()) for where in laid) == masked:
             pairs = zip([data for data, _ in calls], laid, strict=True)
-            yield [_real(data, where, row["sample_unit"]) for data, where in pairs]
+            yield [masked_rows(data, where, row["sample_unit"]) for data, where in pairs]
 
 
-def _real(data: np.ndarray, where: np.ndarray | None, unit: str) -> np.ndarray:
+def masked_rows(data: np.ndarray, where: np.ndarray | None, unit: str) -> np.ndarray:
     """The rows of a call that are real; NaN for the others of an example."""
     if where is None:
         return data
@@ -203,7 +203,7 @@ def _real(data: np.ndarray, where: np.ndarray | None, unit: str) -> np.ndarray:
     return np.where(where.reshape(*data.shape[:2], 1), data, np.nan)
 
 
-def _ways(real: np.ndarray, lead: list[int]) -> list[np.ndarray | None]:
+def mask_layouts(real: np.ndarray, lead: list[int]) -> list[np.ndarray | None]:
     """The ways in which a mask may lie over the leading sizes of a tensor; None: it does not."""
     (batch, time), n = real.shape, len(lead)
     heads = lead[0] // batch if n else 1
@@ -233,7 +233,7 @@ def _scaled(real: np.ndarray, fewer: int, rounded: Callable[..., Any]) -> np.nda
     return np.arange(fewer) < lengths[:, None]
 
 
-def _error(features: pd.DataFrame, samples: pd.DataFrame | None, calls: list[np.ndarray]) -> float:
+def site_error(features: pd.DataFrame, samples: pd.DataFrame | None, calls: list[np.ndarray]) -> float:
     """The worst relative error of a site's features and samples."""
     data = np.concatenate([call.reshape(-1, call.shape[2]) for call in calls])
     told = two_pass(data)

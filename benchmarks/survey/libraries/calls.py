@@ -1,0 +1,98 @@
+"""The calls of a model's modules, kept by hooks of the survey's own, and which of these look like layers."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ENDS_LIKE_NORM = re.compile(r"(LN|BN|GN|IN|RMS)$")
+_ENDS_LIKE_LINEAR = re.compile(r"(Linear|Dense|Conv1D)$")
+_SIZES = (("in_features", "out_features"), ("in_size", "out_size"))
+
+
+@dataclass(frozen=True)
+class Called:
+    """One call of a module.
+
+    Attributes:
+        input: the first floating tensor that it read, as it was before.
+        output: the tensor that its caller got; of a mapping the one that the call put in.
+        training: the module's mode.
+    """
+
+    input: Tensor | None
+    output: Tensor | None
+    training: bool
+
+
+def floating(values: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Path and tensor of every floating tensor in whatever a module takes or gives."""
+    if isinstance(values, Tensor):
+        if values.is_floating_point() and values.layout == torch.strided:
+            yield path, values
+        return
+    if isinstance(values, dict) or hasattr(values, "keys"):
+        for key in values.keys():  # noqa: SIM118 - some outputs of models are no mappings
+            yield from floating(values[key], f"{path}.{key}")
+    elif isinstance(values, (tuple, list)):
+        for index, value in enumerate(values):
+            yield from floating(value, f"{path}.{index}")
+
+
+def record_calls(model: nn.Module, run: Callable[[], Any]) -> dict[int, list[Called]]:
+    """Every call of every module while ``run`` runs, by the module's id."""
+    calls: dict[int, list[Called]] = defaultdict(list)
+    pending: dict[int, list[Any]] = defaultdict(list)
+    handles = []
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        read = list(floating([*args, *kwargs.values()]))
+        kept = read[0][1].detach().clone() if read else None
+        pending[id(module)].append((kept, {id(tensor) for _, tensor in read}, read))
+
+    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        kept, known, _ = pending[id(module)].pop()
+        given = [tensor for _, tensor in floating(output)]
+        fresh = [tensor for tensor in given if id(tensor) not in known] if isinstance(output, dict) else given
+        out = next(iter(fresh or given), None)
+        out = None if out is None else out.detach().clone()
+        calls[id(module)].append(Called(kept, out, module.training))
+
+    for module in model.modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(after, with_kwargs=True))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def looks(module: nn.Module) -> str:
+    """In which way a module looks like a Linear or a norm; "" if in none."""
+    if isinstance(module, nn.modules.activation.MultiheadAttention):
+        return ""
+    names = [cls.__name__ for cls in type(module).__mro__ if cls not in (nn.Module, object)]
+    if any("norm" in name.lower() or _ENDS_LIKE_NORM.search(name) for name in names):
+        return "its name"
+    if any(_ENDS_LIKE_LINEAR.search(name) for name in names):
+        return "its name"
+    for name in ("eps", "epsilon", "variance_epsilon"):
+        if isinstance(getattr(module, name, None), float):
+            return f"its {name}"
+    return "its sizes" if any(all(_is_size(module, side) for side in sides) for sides in _SIZES) else ""
+
+
+def _is_size(module: nn.Module, name: str) -> bool:
+    try:
+        return isinstance(getattr(module, name, None), int)
+    except Exception:  # a property of whatever library
+        return False
