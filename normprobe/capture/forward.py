@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from normprobe.capture import current_forward
 from normprobe.capture.current_forward import ForwardState
@@ -62,7 +62,8 @@ class Forward:
         decoder: sizes of the decoder's input in an encoder-decoder, where known.
         labels: the text of each sample, as the user's callable gave it.
         decoder_fired: whether a layer on a path with `decoder` has fired.
-        stash: clones of the inputs of layers whose first call is under way, by the layer's index.
+        opened: the calls of layers that are under way and that Python measures (`readings.OpenCall`), by the
+            layer's index.
         sequences: what its layers work on, by which sequence they read and which of the user's masks
             they have.
         placements: the samples of its tensors, by sequence, sizes and first number (`sample_numbers.place`).
@@ -81,7 +82,7 @@ class Forward:
     decoder: tuple[int, ...] | None = None
     labels: list[list[str]] | None = None
     decoder_fired: bool = False
-    stash: dict[int, Tensor] = field(default_factory=dict)
+    opened: dict[int, Any] = field(default_factory=dict)
     sequences: dict[Any, Sequence] = field(default_factory=dict)
     placements: dict[Any, Any] = field(default_factory=dict)
     single_sequence: bool = False

@@ -32,10 +32,10 @@ from normprobe.capture.function_session import FunctionSession, ListeningSchedul
 from normprobe.capture.hooks.compiled import is_cut
 from normprobe.capture.hooks.torch_internals import (
     PRIVATE_TORCH,
+    ModeAside,
     ModesAside,
     called_module,
     in_backward,
-    mode_aside,
     put_below,
     take_out,
 )
@@ -144,7 +144,7 @@ class FunctionCapture:
 
     def aside(self) -> AbstractContextManager[None]:
         """A block in which the mode does not see this thread: for functions that the user gave."""
-        return mode_aside(self._mode)
+        return ModeAside(self._mode)
 
     def _set_mode(self, session: FunctionSession, on: bool) -> None:
         if on is not session.on:

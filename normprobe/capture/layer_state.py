@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
+from normprobe.capture.call_tensors import RESULT, Path
+from normprobe.capture.readings import NO_INPUT, NO_OUTPUT, Pair, Readings
 from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
 from normprobe.layers.module_attributes import PARAMETER_HOLDERS
 from normprobe.layers.norms.affine import applied_bias, applied_weight, vector
-from normprobe.layers.norms.identify import identify
+from normprobe.layers.norms.identify import NO_WAY, UNTOLD, Identification, identify
 from normprobe.layers.view import View
 from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
@@ -26,8 +28,14 @@ from normprobe.tables.records import LayerRecord, valid_name, valid_text
 from normprobe.vocabulary import INPUT, OUTPUT
 
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
+NO_NUMBERS = "none of its calls read and gave floating numbers"
 MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
+
+OthersOf = Callable[[Path], Mapping[str, Tensor]]
+SumsOf = Callable[[Path], Sequence[Pair]]
+_MOST_PAIRS = 4
+"""How many pairs of tensors are held against every formula: it happens inside the user's first forward."""
 
 
 @dataclass(eq=False)
@@ -58,6 +66,10 @@ class LayerState:
         sequence_rule: which sequence of a forward it works on.
         scaled: whether it may have vectors of its own to record.
         functional_calls: how many of its calls no hook saw, but the use of its weight showed.
+        normalizes: whether its input is what it normalizes, as the ledger says it.
+        unlike: whether the call looked at last does not normalize, though others do.
+        readings: which tensors of its calls it reads and writes.
+        watched: whether hooks of others behind it were looked for.
     """
 
     index: int
@@ -80,11 +92,18 @@ class LayerState:
     sequence_rule: SequenceRule = field(init=False)
     scaled: bool = field(init=False)
     functional_calls: int = 0
+    normalizes: str = ""
+    unlike: bool = False
+    readings: Readings = field(init=False)
+    watched: bool = False
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
         self.scaled = self.layer.view.kind != "linear"
         self.sequence_rule = SequenceRule.named(self.layer.name)
+        certain = self.layer.view.certain
+        self.normalizes = "input" if certain and self.scaled else ""
+        self.readings = Readings(certain=certain)
         self._noted_modes: set[tuple[bool, bool, bool]] = set()
         self._stamps: list[Any] | None = None
         # The dictionaries themselves: their values may be replaced at any time.
@@ -114,17 +133,22 @@ class LayerState:
     def firings(self, count: int) -> None:
         self.sites[OUTPUT].counters.firings = count
 
-    def update_decided(self) -> None:
+    def update_decided(self, form: int = 0) -> None:
         """Tell the counters whether everything about a call is decided, so that the extension may handle it.
 
         That a key projection of cross-attention reads another sequence depends on the forward, and a scale
         that a user's function gives on anything: their calls are looked at each time. So are those of a norm
         whose parameters lie in a child: the extension's stamps are of the module's own two dictionaries.
+
+        Args:
+            form: which arguments of the call just decided are tensors (`bits_of`).
         """
         own_vectors = self.view.weight is None and len(self._stores) == 2
         decided = self.settled and not self.refused and not self.sequence_rule.cross and own_vectors
+        decided = decided and self.watched and self.readings.direct and not self.view.graph
         for site in self.sites.values():
             site.counters.decided = decided
+            site.counters.form = 0 if self.readings.certain else form
 
     def note(self, reason: str) -> None:
         """Count a reason why something was left out."""
@@ -138,25 +162,74 @@ class LayerState:
             self.modes["train" if training else "eval"] = None
             self.grads["grad" if mode[1] else "inference" if mode[2] else "no_grad"] = None
 
-    def settle(self, module: nn.Module, before: Tensor, after: Tensor, arguments: Sequence[Any] = ()) -> None:
-        """Correct the view by what a call shows: the first, or the first that can tell."""
-        if before.numel() != after.numel():
-            self._refuse(
-                f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
+    def settle(
+        self, module: nn.Module, pairs: Sequence[Pair], others: OthersOf, sums: SumsOf = lambda output: ()
+    ) -> Pair:
+        """Correct the view by what a call shows: the first, or the first that can tell.
+
+        Args:
+            module: the layer.
+            pairs: what the call may have read and written, the likeliest first.
+            others: of a path the other tensors of the call, by what they are called.
+            sums: of an output what else the call gave, as what it may have normalized.
+
+        Returns:
+            The pair that it did read and write.
+        """
+        possible = [pair for pair in pairs if pair.before.numel() == pair.after.numel()]
+        if not possible and not self.settled:
+            before, after = pairs[0].before.numel(), pairs[0].after.numel()
+            self._refuse(f"its output has {after} elements for an input of {before}: not a norm")
+        if not possible or not possible[0].before.numel():
+            return pairs[0]
+        pair, found = self._shown(module, possible, others, sums)
+        if not self.settled:
+            self._adopt(found)
+        elif found.normalizes == "other" and self.normalizes == "input":
+            self.normalizes = "other"
+            self.reasons[found.reason] = 1
+        self.unlike = self.normalizes == "input" and found.decided and found.way == NO_WAY
+        return pair
+
+    def _shown(
+        self, module: nn.Module, pairs: Sequence[Pair], others: OthersOf, sums: SumsOf
+    ) -> tuple[Pair, Identification]:
+        """The pair whose output is the normalized input, and how; the first where none is."""
+        # Once something is recorded the axis stays: sums over other features cannot be added.
+        recorded = any(site.counters.calls for site in self.sites.values())
+
+        def shown(pair: Pair, *, thorough: bool) -> Identification:
+            told = others(pair.input) if pair.input[0] != RESULT else {}
+            return identify(
+                module, self.view, pair.before, pair.after, told, recorded=recorded, thorough=thorough
             )
-        elif before.numel():
-            # Once something is recorded the axis stays: sums over other features cannot be added.
-            recorded = any(site.counters.calls for site in self.sites.values())
-            self.undecided_calls += 1
-            self.settled = self.undecided_calls == MOST_UNDECIDED
-            identification = identify(module, self.view, before, after, arguments, recorded=recorded)
-            self.view, self.offset = identification.view, identification.offset
-            self.factor = identification.factor
-            self.settled = self.settled or identification.decided
-            if identification.reason:
-                self.reasons[identification.reason] = 1
-            if identification.refused:
-                self._refuse(identification.refused)
+
+        added = [pair for output in dict.fromkeys(pair.output for pair in pairs) for pair in sums(output)]
+        if len(pairs) + len(added) > 1:
+            for pair in pairs:
+                found = shown(pair, thorough=False)
+                if found.way != NO_WAY:
+                    # Nothing was added this time: what is given beside the output is what it normalizes.
+                    alike = [one for one in added if one.output == pair.output]
+                    return next((one for one in alike if torch.equal(one.before, pair.before)), pair), found
+            for pair in added:
+                found = shown(pair, thorough=False)
+                if found.way != NO_WAY:
+                    return pair, found
+        every = [(pair, shown(pair, thorough=True)) for pair in pairs[:_MOST_PAIRS]]
+        return min(every, key=lambda each: each[1].way)
+
+    def _adopt(self, found: Identification) -> None:
+        """Read the layer from now on as a call showed."""
+        self.undecided_calls += 1
+        self.settled = found.decided or self.undecided_calls == MOST_UNDECIDED
+        self.view, self.offset, self.factor = found.view, found.offset, found.factor
+        self.normalizes = found.normalizes
+        self.reasons.pop(UNTOLD, None)  # of a call before this one
+        if found.reason:
+            self.reasons[found.reason] = 1
+        if found.refused:
+            self._refuse(found.refused)
 
     def _refuse(self, why: str) -> None:
         """Measure the layer no further, and forget what was measured."""
@@ -210,7 +283,9 @@ class LayerState:
         calls = max(site.counters.calls for site in self.sites.values())
         # A layer none of whose calls could be measured fired all the same; its notes say why.
         called = calls > 0 or self.depth is not None
-        status, reason = ("refused", self.refused) if self.refused else ("fired", "") if called else never
+        without = not calls and not self.reasons.keys().isdisjoint((NO_INPUT, NO_OUTPUT))
+        refused = self.refused or (NO_NUMBERS if without else "")
+        status, reason = ("refused", refused) if refused else ("fired", "") if called else never
         fired = status == "fired"
         reasons = {**self.reasons, **(skipped or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
@@ -234,6 +309,7 @@ class LayerState:
             "masked_by": "; ".join(self.masked_by),
             "sample_unit": self.view.sample,
             "aligned": self.aligned if fired else None,
+            "normalizes": self.normalizes,
             "reason": valid_text("; ".join([reason, *notes] if reason else notes)),
             "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
             "moved": changes.moved,

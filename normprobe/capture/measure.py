@@ -42,6 +42,7 @@ class Observation:
         forward: the forward.
         sequence: what the layer works on in it.
         repeat: which of the layer's calls in it this is.
+        graphs: of a norm over graphs, which graph each row is of; None where its call told none apart.
     """
 
     state: LayerState
@@ -50,6 +51,7 @@ class Observation:
     forward: Forward
     sequence: Sequence
     repeat: int
+    graphs: Tensor | None = None
 
     @property
     def site(self) -> SiteState:
@@ -81,11 +83,18 @@ class Measurer:
             self._plans.prepare(forward)
 
     def observe(
-        self, state: LayerState, name: str, tensor: Tensor, forward: Forward, sequence: Sequence
+        self,
+        state: LayerState,
+        name: str,
+        tensor: Tensor,
+        forward: Forward,
+        sequence: Sequence,
+        *,
+        graphs: Tensor | None = None,
     ) -> None:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
         repeat = forward.state.next_repeat(state.index, site_of(name).number)
-        observation = Observation(state, name, tensor, forward, sequence, repeat)
+        observation = Observation(state, name, tensor, forward, sequence, repeat, graphs)
         # The repeat is drawn first: a call that is left out is still one of the layer's calls in this
         # forward.
         why = unmeasurable(tensor)

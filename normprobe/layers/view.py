@@ -38,6 +38,7 @@ class View:
         certain: the kind and axis follow from the class itself; otherwise the first call may correct them.
         unconfirmed: what makes a module look like a norm, where that alone does not make it one and its
             first call must show that it normalizes; else "".
+        graph: an example is a graph: the rows that a vector among the call's arguments gives one number.
     """
 
     kind: str
@@ -48,3 +49,4 @@ class View:
     weight: WeightOf | None = None
     certain: bool = False
     unconfirmed: str = ""
+    graph: bool = False

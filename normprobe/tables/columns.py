@@ -95,6 +95,7 @@ LEDGER: dict[str, tuple[str, str]] = {
     "n_features": (NUMBER, "features of its input"),
     "eps": (REAL, "the constant in its denominator"),
     "affine": (TRUTH, "whether it has a scale or shift of its own"),
+    "normalizes": (TEXT, "a norm's input site is what it normalizes: input; is not: other; or unknown"),
     "training": (TEXT, "modes it ran in: train, eval; several joined by `; `"),
     "grad": (TEXT, "gradient modes it ran in: grad, no_grad, inference; several joined by `; `"),
     "calls": (WHOLE, "measured firings"),
@@ -173,8 +174,11 @@ Large frames hold numbers only: ``place`` is the row of ``sites`` that a sample 
 index of its part in ``meta["parts"]``, and the features of all places follow one another in their order.
 """
 
-OPTIONAL = {"feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional)}
-"""Columns of base frames that a file from before they were measured lacks; they read as NaN."""
+OPTIONAL = {
+    "feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
+    "ledger_base": frozenset(("normalizes",)),
+}
+"""Columns of base frames that a file from before they were measured lacks: read as missing, texts as ""."""
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

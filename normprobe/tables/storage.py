@@ -210,7 +210,7 @@ def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
         {
             column: _as_pandas(table.column(column), kind)
             if column in table.column_names
-            else np.full(len(table), np.nan)
+            else _missing(kind, len(table))
             for column, kind in BASE[name].items()
         }
     )
@@ -219,6 +219,13 @@ def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
 def _as_pandas(column: Any, kind: str) -> Any:
     """One column as an array of its dtype; what is missing in a float column is NaN."""
     return column.to_numpy() if kind in ("int64", "float64") else _NULLABLE[kind].__from_arrow__(column)
+
+
+def _missing(kind: str, size: int) -> Any:
+    """A column of an older file, which lacks it."""
+    if kind == "float64":
+        return np.full(size, np.nan)
+    return pd.array(["" if kind == "string" else pd.NA] * size, dtype=_NULLABLE[kind])
 
 
 def _values(archive: zipfile.ZipFile, path: Path) -> Any:

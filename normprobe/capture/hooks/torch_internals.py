@@ -5,12 +5,13 @@ Each private name says what it is for. All were read in torch 2.13; the package'
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import _GeneratorContextManager
 from functools import partial
-from types import FrameType, TracebackType
+from types import FrameType, GeneratorType, TracebackType
 from typing import Any
 
 import torch
@@ -75,6 +76,11 @@ def base_of(tensor: Tensor) -> Tensor | None:
     return tensor._base
 
 
+_OVERRIDES_FILE = torch.overrides.__file__
+"""The file of the blocks in which torch takes a mode away."""
+
+_CONTEXTLIB_FILE = contextlib.__file__
+
 _MODULE_FILE = _modules.__file__
 """The file of `nn.Module._call_impl`, by which its Python frames are known."""
 
@@ -119,12 +125,15 @@ def put_below(mode: TorchFunctionMode) -> None:
     a KeyboardInterrupt, which runs no hook, and still everyone takes away their own. Only the mode that
     `torch.set_default_device` puts in place must stay the lowest of all; torch checks that.
     """
-    above = _take_all()
+    above = _stack()
     # Thread-local; its attribute `device_context` exists once a default device was set.
     default = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
-    if above and above[-1] is default:
-        _put_back([above.pop()])
-    _put_back([*above, mode])
+    lowest = above[-1:] if above and above[-1] is default else []
+    try:
+        _set_stack([*above[: len(above) - len(lowest)], mode, *lowest])
+    except BaseException:  # an interrupt: the modes of others must not be lost
+        finish(partial(_set_stack, above))
+        raise
 
 
 def take_out(mode: TorchFunctionMode) -> None:
@@ -164,17 +173,47 @@ class ModesAside:
             finish(partial(_set_stack, self._stack))
 
 
-@contextmanager
-def mode_aside(mode: TorchFunctionMode) -> Iterator[None]:
-    """A block in which this mode alone does not see this thread: a user's function keeps the user's modes."""
-    stack = _take_all() if PRIVATE_TORCH else []
-    _put_back([other for other in stack if other is not mode])
-    try:
-        yield
-    finally:
-        if mode in stack:
-            _take_all()
-            _put_back(stack)
+class ModeAside:
+    """A block in which one mode alone does not see this thread: a user's function keeps the user's modes."""
+
+    __slots__ = ("_mode", "_stack")
+
+    def __init__(self, mode: TorchFunctionMode) -> None:
+        self._mode = mode
+        self._stack: list[TorchFunctionMode] = []
+
+    def __enter__(self) -> None:
+        stack = _stack() if PRIVATE_TORCH else []
+        if self._mode in stack:
+            self._stack = stack
+            take_out(self._mode)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stack:
+            finish(partial(_set_stack, self._stack))
+
+
+def end_cut_blocks(trace: TracebackType | None) -> None:
+    """End the blocks of torch in which a mode is away, where an interrupt cut their ends.
+
+    Torch takes a mode away while it hears a function, by a generator (`torch.overrides`). Interrupted as such
+    a block begins or ends, the generator waits in a frame of the traceback, and puts the mode back once that
+    is forgotten: after the probe has taken its own mode out for good.
+
+    Args:
+        trace: of what ended the probe's block.
+    """
+    while trace is not None:
+        # Of no other frame: Python would keep all its local variables alive with it.
+        block = trace.tb_frame.f_code.co_filename in (_OVERRIDES_FILE, _CONTEXTLIB_FILE)
+        for value in tuple(trace.tb_frame.f_locals.values()) if block else ():
+            manager = type(value) is _GeneratorContextManager  # cut in its constructor it has none yet
+            generator = getattr(value, "gen", None) if manager else value
+            if isinstance(generator, GeneratorType) and generator.gi_code.co_filename == _OVERRIDES_FILE:
+                generator.close()
+        trace = trace.tb_next
 
 
 def _take_all() -> list[TorchFunctionMode]:
