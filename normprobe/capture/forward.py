@@ -12,7 +12,7 @@ from torch import nn
 from normprobe.capture import current_forward
 from normprobe.capture.current_forward import ForwardState
 from normprobe.capture.hooks.torch_internals import innermost_call, is_over
-from normprobe.samples.batch import Batch, Signatures, decoder_sizes, read_batch
+from normprobe.samples.batch import Batch, Signatures, argument_sizes, decoder_sizes, read_batch
 from normprobe.samples.layout import Grid
 from normprobe.samples.masks import Masks, Padding, SequenceName, has_two_sides
 from normprobe.vocabulary import sites
@@ -71,6 +71,9 @@ class Forward:
         selections: which samples count and are kept, by placement, reservoir and repeat (`selection.select`).
         rows: which raw rows are kept, by selection and reservoir (`selection.select_rows`).
         recent: moments of tensors just measured, where the compiled kernel does not hold them.
+        argument_sizes: the leading sizes of its tensor arguments, and how many edges an index of edges has.
+        fitting: of the leading sizes at each layer and site whether they fit the batch (`no_data`).
+        identities: the leading sizes of identity matrices that layers were called on.
         frame: the call of its owner, as Python runs it.
     """
 
@@ -89,6 +92,9 @@ class Forward:
     selections: dict[Any, Any] = field(default_factory=dict)
     rows: dict[Any, Any] = field(default_factory=dict)
     recent: dict[Any, Any] = field(default_factory=dict)
+    argument_sizes: frozenset[int] = frozenset()
+    fitting: dict[tuple[int, str], dict[tuple[int, ...], bool]] = field(default_factory=dict)
+    identities: set[tuple[int, ...]] = field(default_factory=set)
     frame: FrameType | None = None
 
     def sequence(self, reads: SequenceName, padding: Padding | None) -> Sequence:
@@ -203,7 +209,10 @@ class Forwards:
             self.examples += batch.size
         decoder = decoder_sizes(arguments)
         state = self.inside.begin(module, measured, len(sites()))
-        forward = Forward(state, call, first, batch, masks, decoder, frame=innermost_call())
+        sizes = argument_sizes(arguments) if measured else frozenset()
+        forward = Forward(
+            state, call, first, batch, masks, decoder, argument_sizes=sizes, frame=innermost_call()
+        )
         self.inside.enter(forward)
         return forward
 

@@ -18,7 +18,13 @@ from normprobe.capture.function_mode import FunctionCapture
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
-from normprobe.capture.hooks.torch_internals import ModesAside, end_cut_blocks, in_backward, why_skipped
+from normprobe.capture.hooks.torch_internals import (
+    ModesAside,
+    end_cut_blocks,
+    in_backward,
+    why_no_data,
+    why_skipped,
+)
 from normprobe.capture.layer_calls import CHANGED, LayerCalls
 from normprobe.capture.layer_state import LayerState
 from normprobe.capture.measure import Measurer
@@ -221,7 +227,7 @@ class HookCallbacks:
         self._hooks.put_back()  # if a KeyboardInterrupt left them aside
         if self._hooks.keep_last():
             self._look_behind()
-        if why := why_skipped((*args, *kwargs.values())):
+        if why := why_skipped((*args, *kwargs.values())) or why_no_data():
             return self.forwards.begin_skipped(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
         if forward.state.measured:

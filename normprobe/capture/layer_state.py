@@ -101,6 +101,7 @@ class LayerState:
         self.buffers = BufferTracker(self.layer.module)
         self.scaled = self.layer.view.kind != "linear"
         self.sequence_rule = SequenceRule.named(self.layer.name)
+        self._reservoirs = Reservoir(0), Reservoir(0)
         certain = self.layer.view.certain
         self.normalizes = "input" if certain and self.scaled else ""
         self.readings = Readings(certain=certain)
@@ -117,7 +118,13 @@ class LayerState:
         further = {} if layer.parameter else registered_sites(layer.module)
         sites = {name: SiteState.of(samples, rows) for name in (INPUT, OUTPUT, *further)}
         settled, refused = layer.view.certain, layer.refused
-        return LayerState(index, layer, layer.view, sites, further, settled=settled, refused=refused)
+        state = LayerState(index, layer, layer.view, sites, further, settled=settled, refused=refused)
+        state._reservoirs = samples, rows
+        return state
+
+    def empty_site(self) -> SiteState:
+        """A fresh site that keeps as many samples and rows as those of the layer."""
+        return SiteState.of(*self._reservoirs)
 
     @property
     def aligned(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from normprobe.capture.forward import Forward, Sequence
 from normprobe.capture.hooks.torch_internals import unmeasurable
 from normprobe.capture.layer_state import LayerState
+from normprobe.capture.no_data import is_no_data
 from normprobe.capture.plan_cache import PlanCache
 from normprobe.capture.sample_numbers import place, place_nested, record_extremes, unfit
 from normprobe.capture.selection import RawSelection, Selection, select, select_rows
@@ -113,6 +114,10 @@ class Measurer:
         """
         site, tensor = observation.site, observation.tensor
         extent = extent_of(observation.state.view, tensor.shape)
+        forward, grid = observation.forward, observation.sequence.grid
+        given = observation.state, observation.name, tensor, extent.leading
+        if extent.leading and is_no_data(*given, forward=forward, grid=grid):
+            return
         selection = self._select(observation, extent)
         if not _fits(observation, extent.features):
             return

@@ -128,7 +128,7 @@ def test_aside_no_mode_sees_anything_and_all_come_back_in_their_order() -> None:
         torch.set_default_device(None)
 
 
-def test_one_ModeAside_leaves_the_others_in_place() -> None:
+def test_one_mode_aside_leaves_the_others_in_place() -> None:
     mode, others = Quiet(), [Quiet(), Quiet()]
     with others[0], others[1]:
         put_below(mode)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import normprobe
-from normprobe.layers.norms.identify import FEWER
-from normprobe.layers.norms.identify import NO_NORM
+from normprobe.layers.norms.identify import FEWER, NO_NORM
 from normprobe.recording import Recording
 
 WIDTH = 16
