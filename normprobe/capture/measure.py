@@ -19,13 +19,13 @@ from normprobe.capture.hooks.torch_internals import unmeasurable
 from normprobe.capture.layer_state import LayerState
 from normprobe.capture.no_data import is_no_data
 from normprobe.capture.plan_cache import PlanCache
-from normprobe.capture.sample_numbers import place, place_nested, record_extremes, unfit
+from normprobe.capture.sample_numbers import place, place_graphs, place_nested, record_extremes, unfit
 from normprobe.capture.selection import RawSelection, Selection, select, select_rows
 from normprobe.capture.site_state import SiteState
 from normprobe.kernels import dispatch
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.types import Accumulator, AxisRoles, Extremes
-from normprobe.layers.to_rows import Extent, arrange, extent_of
+from normprobe.layers.to_rows import Extent, arrange, by_graph, extent_of
 from normprobe.vocabulary import INPUT, OUTPUT, site_of
 
 MOST_RECENT = 8
@@ -103,6 +103,8 @@ class Measurer:
             state.note(why)
         elif tensor.is_nested:
             self._observe_nested(observation)
+        elif state.view.graph and tensor.dim() == 2:
+            self._observe_graphs(observation)
         else:
             self._observe_dense(observation)
 
@@ -165,6 +167,18 @@ class Measurer:
         values = torch.cat(components)
         placement = place_nested([len(part) for part in components], forward, seed=self.seed, k=self.k)
         sizes = (len(values), values.shape[1])
+        selection = select(placement, forward, observation.repeat, site.counters.samples, sizes=sizes)
+        if _fits(observation, values.shape[2]):
+            raw = select_rows(selection, forward, site.counters.rows, self.seed)
+            _add_arranged(observation, values, selection, raw)
+            _count(observation, selection, raw)
+
+    def _observe_graphs(self, observation: Observation) -> None:
+        """Measure the rows of graphs: each is an example, whose rows are its nodes."""
+        site, forward, rows = observation.site, observation.forward, observation.tensor.detach()
+        values, real = by_graph(rows, observation.graphs)
+        placement = place_graphs(site, real, seed=self.seed, k=self.k)
+        sizes = (values.shape[0], values.shape[1])
         selection = select(placement, forward, observation.repeat, site.counters.samples, sizes=sizes)
         if _fits(observation, values.shape[2]):
             raw = select_rows(selection, forward, site.counters.rows, self.seed)

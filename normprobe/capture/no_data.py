@@ -1,8 +1,8 @@
 """Calls of a layer that are on no data of the forward: on an identity matrix, a table, a learned token.
 
 Adapters that scale by the norm of their weight (DoRA; Liu et al. 2024, arXiv:2402.09353) call their Linears
-on an identity matrix in each forward. What is data is told by the leading sizes: if they fit the batch, it is.
-A layer none of whose calls fit (experts, windows) is measured all the same, so is one that reads another
+on an identity matrix in each forward. What is data is told by the leading sizes: if they fit the batch, it
+is. A layer none of whose calls fit (experts, windows) is measured all the same, so is one that reads another
 argument of the forward; a call is left out only where another of the same layer and forward fits.
 """
 
