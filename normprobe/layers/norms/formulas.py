@@ -165,6 +165,9 @@ def normalize(
         return None if graphs is None else _over_graph(formula, x, eps, module, graphs)
     if formula.together == "running":
         mean, variance = (vector(module, name, features) for name in ("running_mean", "running_var"))
+        if variance is None and (std := vector(module, "running_std", features)) is not None:
+            # Of batch renormalization (Ioffe 2017, arXiv:1702.03275), which has its eps in it already.
+            variance, eps = std.square(), 0.0
         return None if mean is None or variance is None else (x - mean) / (variance + eps).sqrt()
     if formula.together == "past":
         return _over_past(x, eps, time)
