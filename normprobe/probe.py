@@ -116,10 +116,10 @@ class Probe:
     ) -> None:
         """Remove every hook, whatever happened."""
         try:
-            self._detach(trace)
+            self._detach()
         finally:
             # Again, should an interrupt have come between two steps; what is done is not done twice.
-            self._detach(trace)
+            self._detach()
 
     @property
     def recording(self) -> Recording:
@@ -142,10 +142,9 @@ class Probe:
             self._final = recording
         return recording
 
-    def _detach(self, trace: TracebackType | None = None) -> None:
+    def _detach(self) -> None:
         if self._hooks is not None:
-            steps = self._hooks.remove, *self._callbacks.leaving(self._grad, trace), self._forget_hooks
-            finish(*steps)
+            finish(self._hooks.remove, *self._callbacks.leaving(self._grad), self._forget_hooks)
 
     def _forget_hooks(self) -> None:
         self._hooks = None

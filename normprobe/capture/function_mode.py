@@ -35,6 +35,7 @@ from normprobe.capture.hooks.torch_internals import (
     ModeAside,
     ModesAside,
     called_module,
+    end_cut_blocks,
     in_backward,
     put_below,
     take_out,
@@ -140,6 +141,8 @@ class FunctionCapture:
 
     def close(self) -> None:
         """Stop listening in this thread, whatever was left behind."""
+        if self._callbacks.forwards.current is not None:  # which an interrupt cut short
+            end_cut_blocks(self._mode)
         take_out(self._mode)
 
     def aside(self) -> AbstractContextManager[None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,7 +19,6 @@ from normprobe.capture.hooks.handles import Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import (
     ModesAside,
-    end_cut_blocks,
     in_backward,
     why_no_data,
     why_skipped,
@@ -164,15 +162,13 @@ class HookCallbacks:
                 raise
             self.run_info.note("a call of a module was not measured", error)
 
-    def leaving(self, grad: bool, trace: TracebackType | None) -> tuple[Callable[[], None], ...]:
+    def leaving(self, grad: bool) -> tuple[Callable[[], None], ...]:
         """The steps that end a block: forget forwards that were cut short, and add up how buffers moved.
 
         Args:
             grad: whether gradients were on as the block began.
-            trace: of what ended the block, if something was raised.
         """
         return (
-            partial(end_cut_blocks, trace),
             self.function_capture.close,
             self._uncompiled.leave,
             self.forwards.clear,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from normprobe.capture.forward import Forward
 from normprobe.capture.layer_state import LayerState
+from normprobe.capture.site_state import SiteState
 from normprobe.samples.layout import Grid, Layout, decide
 from normprobe.vocabulary import OUTPUT
 
@@ -36,8 +37,9 @@ def is_no_data(
     if sizes in site.no_data:
         _note(state, name, sizes, 1)
         return True
-    fitting = decide(sizes, grid) is not Layout.UNALIGNED
-    if not fitting and not _may_be_none(tensor, sizes, forward):
+    identity = _made_of_identity(site, tensor, sizes, forward)
+    fitting = not identity and decide(sizes, grid) is not Layout.UNALIGNED
+    if not fitting and not _may_be_none(sizes, forward):
         return False
     before = forward.fitting.setdefault((state.index, name), {})
     others = [held for held, fits in before.items() if fits is not fitting]
@@ -61,7 +63,7 @@ def _note(state: LayerState, name: str, sizes: tuple[int, ...], count: int) -> N
         state.reasons[text] = state.reasons.get(text, 0) + count
 
 
-def _may_be_none(tensor: Tensor, sizes: tuple[int, ...], forward: Forward) -> bool:
+def _may_be_none(sizes: tuple[int, ...], forward: Forward) -> bool:
     """Whether leading sizes that do not fit the batch may be those of no data.
 
     Not if they are of another argument, or of several rows of each example. Fewer rows than examples may be
@@ -72,11 +74,19 @@ def _may_be_none(tensor: Tensor, sizes: tuple[int, ...], forward: Forward) -> bo
         return False
     if len(sizes) > 1 and batch > 1 and first % batch == 0:
         return False
-    if _is_identity(tensor):
-        forward.identities.add(sizes)  # what is made of one has as many rows
     return first > batch or first == 1 or sizes in forward.identities
 
 
-def _is_identity(tensor: Tensor) -> bool:
-    square = tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1]
-    return square and torch.equal(tensor, torch.eye(len(tensor), dtype=tensor.dtype, device=tensor.device))
+def _made_of_identity(site: SiteState, tensor: Tensor, sizes: tuple[int, ...], forward: Forward) -> bool:
+    """Whether a tensor is an identity matrix, or has as many rows as one in this forward: is made of it."""
+    if sizes in forward.identities:
+        return True
+    square = tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1] > 1
+    # An accelerator waits for the answer, so it is asked until it is no once.
+    if not square or sizes in site.no_identities:
+        return False
+    if torch.equal(tensor, torch.eye(len(tensor), dtype=tensor.dtype, device=tensor.device)):
+        forward.identities.add(sizes)
+        return True
+    site.no_identities.add(sizes)
+    return False

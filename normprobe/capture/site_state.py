@@ -37,6 +37,7 @@ class SiteState:
         time_axis_certain: whether a call had only one such axis.
         unaligned: how many leading entries were numbered within the layer.
         no_data: the leading sizes of calls on what is no data of the forward.
+        no_identities: the leading sizes of square matrices of which one was seen to be no identity.
     """
 
     counters: SiteCounters
@@ -52,6 +53,7 @@ class SiteState:
     time_axis_certain: bool = False
     unaligned: int = 0
     no_data: set[tuple[int, ...]] = field(default_factory=set)
+    no_identities: set[tuple[int, ...]] = field(default_factory=set)
 
     def reset(self, empty: SiteState) -> None:
         """Forget what was measured: in place, as the extension's hooks share the counters."""

@@ -297,7 +297,9 @@ def test_what_scales_a_message_is_no_input() -> None:
     row = recording.ledger.iloc[0]
     assert (row["status"], row["kind"]) == ("fired", "rms_norm")
     assert "the root mean square of its first argument" in row["reason"]
-    assert of(recording, "", "input")["variance"] == pytest.approx(variance(*[m for _, m in batches]), rel=1e-6)
+    assert of(recording, "", "input")["variance"] == pytest.approx(
+        variance(*[m for _, m in batches]), rel=1e-6
+    )
 
 
 class RevIN(nn.Module):

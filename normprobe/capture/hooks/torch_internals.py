@@ -5,11 +5,10 @@ Each private name says what it is for. All were read in torch 2.13; the package'
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import _GeneratorContextManager
 from functools import partial
 from types import FrameType, GeneratorType, TracebackType
 from typing import Any
@@ -106,11 +105,6 @@ def base_of(tensor: Tensor) -> Tensor | None:
     """The tensor that another one is a view of, or None; `_base` is set by autograd for every view."""
     return tensor._base
 
-
-_OVERRIDES_FILE = torch.overrides.__file__
-"""The file of the blocks in which torch takes a mode away."""
-
-_CONTEXTLIB_FILE = contextlib.__file__
 
 _MODULE_FILE = _modules.__file__
 """The file of `nn.Module._call_impl`, by which its Python frames are known."""
@@ -226,25 +220,24 @@ class ModeAside:
             finish(partial(_set_stack, self._stack))
 
 
-def end_cut_blocks(trace: TracebackType | None) -> None:
-    """End the blocks of torch in which a mode is away, where an interrupt cut their ends.
+def end_cut_blocks(mode: TorchFunctionMode) -> None:
+    """End the blocks of torch in which a mode is away, where an interrupt cut their beginnings or ends.
 
     Torch takes a mode away while it hears a function, by a generator (`torch.overrides`). Interrupted as such
-    a block begins or ends, the generator waits in a frame of the traceback, and puts the mode back once that
-    is forgotten: after the probe has taken its own mode out for good.
-
-    Args:
-        trace: of what ended the probe's block.
+    a block begins or ends, the generator waits with the traceback, and puts the mode back once that is
+    forgotten: after the probe has taken its mode out for good.
     """
-    while trace is not None:
-        # Of no other frame: Python would keep all its local variables alive with it.
-        block = trace.tb_frame.f_code.co_filename in (_OVERRIDES_FILE, _CONTEXTLIB_FILE)
-        for value in tuple(trace.tb_frame.f_locals.values()) if block else ():
-            manager = type(value) is _GeneratorContextManager  # cut in its constructor it has none yet
-            generator = getattr(value, "gen", None) if manager else value
-            if isinstance(generator, GeneratorType) and generator.gi_code.co_filename == _OVERRIDES_FILE:
-                generator.close()
-        trace = trace.tb_next
+    for value in gc.get_objects():
+        if type(value) is not GeneratorType or value.gi_code is not _AWAY or value.gi_frame is None:
+            continue
+        if value.gi_frame.f_locals.get("old") is mode and not value.gi_running:
+            value.close()
+
+
+_AWAY = getattr(
+    getattr(torch.overrides, "_pop_mode_temporarily", None), "__wrapped__", end_cut_blocks
+).__code__
+"""The code of the generator of these blocks."""
 
 
 def _take_all() -> list[TorchFunctionMode]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from normprobe.layers.module_attributes import eps_of
+from normprobe.layers.module_attributes import attribute, eps_of
 from normprobe.layers.norms.activations import activated, activations_of
 from normprobe.layers.norms.affine import Affine
 from normprobe.layers.norms.call import TOLERANCE, Arrays, NormCall
@@ -99,8 +99,16 @@ class FormulaFits:
                 error = self._error(scaled * factor, arrays.y, affine) if factor else 1.0
                 fits.append(Fit(formula, affine.offset, error, factor=factor))
             # A constant weight fits as w and as 1 + w: then the one with a factor that norms are known by.
-            close = [fit for fit in fits if fit.error <= TOLERANCE]
+            close = [fit for fit in fits if fit.error <= TOLERANCE and self._shows(fit, values.shape[2])]
             yield from sorted(close, key=lambda fit: not _is_usual(fit.factor, values.shape[2]))[:1]
+
+    def _shows(self, fit: Fit, width: int) -> bool:
+        """Whether a factor shows a normalization: any one makes one graph of itself, centred."""
+        graphs = self.call.graphs
+        if fit.formula.together != "graph" or graphs is None or bool((graphs != graphs[0]).any()):
+            return True
+        scale = attribute(self.call.module, "scale", 1.0)
+        return _is_usual(fit.factor / (scale if isinstance(scale, (int, float)) and scale else 1.0), width)
 
     def activated(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Normalized, scaled and shifted, then put through an activation."""
