@@ -7,8 +7,11 @@ load on first use (PEP 562), so that ``import normprobe`` is cheap.
 from __future__ import annotations
 
 import importlib.metadata
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+# For type checkers and editors, which do not run `__getattr__`.
 if TYPE_CHECKING:
     from normprobe.capture.site_registry import register_site
     from normprobe.comparison import Comparison, compare
@@ -79,10 +82,24 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"normprobe.{_HOME[name]}"), name)
     if name == "__version__":
+        # What is installed says it, so that it stands in pyproject.toml alone.
         return importlib.metadata.version("normprobe")
+    # Packages that users reach by attribute without an import of their own.
     if name in {"batchnorm", "figures", "findings"}:
         return importlib.import_module(f"normprobe.{name}")
     raise AttributeError(f"module 'normprobe' has no attribute {name!r}")
+
+
+def _hooks_of_0_1(name: str) -> Any:
+    """The hook that a model pickled inside a block of normprobe 0.1 names by its path of then."""
+    if name == "Hook":
+        return importlib.import_module("normprobe.capture.hooks.handles").Hook
+    raise AttributeError(f"module 'normprobe.hooks' has no attribute {name!r}")
+
+
+# Looked up by name, without a file of its own: whoever unpickles such a model asks for the module.
+_ALIAS = sys.modules.setdefault("normprobe.hooks", ModuleType("normprobe.hooks"))
+_ALIAS.__getattr__ = _hooks_of_0_1  # type: ignore[method-assign]
 
 
 def __dir__() -> list[str]:

@@ -47,6 +47,16 @@ class Comparison:
         return self._found.unmatched.copy()
 
     @property
+    def causes(self) -> pd.DataFrame:
+        """What of the layers' own differs, whatever comes of it: a row per layer and thing that differs.
+
+        Columns: see `normprobe.divergence.CAUSES`: layer, layer_b, what (eps, scale, shift, running mean,
+        running variance, mode, dtype, ...), a, b, said. Recordings hold no weights of Linear layers: of these
+        `compare_live` says whether they differ.
+        """
+        return self._found.causes.copy()
+
+    @property
     def meta(self) -> dict[str, Any]:
         """Names, data, dtypes and counts of the two."""
         return dict(self._found.facts)
@@ -54,7 +64,7 @@ class Comparison:
     @cached_property
     def first_divergence(self) -> Divergence | None:
         """The first place that differs beyond the noise; None if the two are equal up to it."""
-        return first_divergence(self._found.layers)
+        return first_divergence(self._found)
 
     @property
     def verdict(self) -> str:
@@ -95,6 +105,7 @@ class Comparison:
         Raises:
             RecordingError: the directory cannot be written.
         """
+        # Loads templates, which comparing does without.
         from normprobe.report import write_comparison
 
         self.to_csv(directory)

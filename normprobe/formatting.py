@@ -59,6 +59,7 @@ def format_number(value: Any) -> str:
     elif 1e-4 <= size < 1e7:
         text = _plain(size)
     else:
+        # By the format, which carries: 9.999e-5 is 1.00e-4.
         mantissa, exponent = f"{size:.2e}".split("e")
         text = f"{float(mantissa):g} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
     return f"−{text}" if number < 0 else text
@@ -66,10 +67,12 @@ def format_number(value: Any) -> str:
 
 def _plain(size: float) -> str:
     """Write a positive number of ordinary size without an exponent."""
+    # What three digits round to 1,000 is whole, too.
     if size >= 999.5:
         return f"{size:,.0f}"
     decimals = max(0, 2 - int(np.floor(np.log10(size))))
     text = f"{size:.{decimals}f}"
+    # 100 keeps its zeros.
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
@@ -79,6 +82,7 @@ def format_db(value: float) -> str:
         return MISSING
     if np.isinf(value):
         return "none" if value < 0 else "NaN or Inf"
+    # The rounded value decides: −0.4 dB is 0, not −0.
     return f"{'−' if round(value) < 0 else ''}{abs(round(value))} dB"
 
 
@@ -95,6 +99,7 @@ def format_tick(value: float) -> str:
     sign = "−" if value < 0 else ""
     if size == 0:
         return "0"
+    # A power of ten may have lost its last bit on its way through logarithms.
     exponent = int(np.floor(np.log10(size) + 1e-9))
     if -4 < exponent < 6:
         text = f"{size:,.6f}".rstrip("0").rstrip(".") if size < 1000 else f"{size:,.0f}"
@@ -137,6 +142,7 @@ def shorten_text(text: str, width: int = 18) -> str:
     clean = "".join(letter if letter.isprintable() else " " for letter in text).strip() or "␣"
     if text_width(clean) <= width:
         return clean
+    # Letter by letter, as they differ in width.
     while text_width(clean) >= width:
         clean = clean[:-1]
     return f"{clean}…"
@@ -222,6 +228,7 @@ def shorten_name(name: str, width: int = 28) -> str:
         start -= 1
     tail = name[start:]
     dot = tail.find(".")
+    # A dot farther back would cost more of the name than a whole word is worth.
     if 0 <= dot < len(tail) // 2:
         tail = tail[dot + 1 :]
     return f"…{tail}"
@@ -248,6 +255,7 @@ def role_of(layer: str) -> str:
     """
     parts = layer.split(".")
     for index, part in enumerate(parts):
+        # Not isdigit, for which a superscript two is one, too; int() reads none.
         if part.isdecimal():
             return ".".join([*parts[:index], "*", *parts[index + 1 :]])
     return layer
@@ -285,6 +293,7 @@ def spots(layers: Sequence[str]) -> dict[str, Spot]:
         Layer to spot.
     """
     skip = ""
+    # Again and again, as one Sequential may lie in another.
     while True:
         found = {layer: _spot(layer, skip) for layer in layers}
         counts = Counter((spot.stack, spot.block) for spot in found.values() if spot.block is not None)
@@ -294,6 +303,7 @@ def spots(layers: Sequence[str]) -> dict[str, Spot]:
         mine = [layer for layer, spot in found.items() if (spot.stack, spot.block) == (stack, block)]
         head = f"{stack}.{block}." if stack else f"{block}."
         deeper = sum(_spot(layer, head).block is not None for layer in mine)
+        # Not all names need to share it: beside an encoder there may be a head with a number of its own.
         if most <= 0.75 * len(layers) or deeper <= 0.75 * most or most < 2:
             return found
         skip = head
@@ -325,6 +335,7 @@ def role_labels(roles: Sequence[str]) -> dict[str, str]:
         {'layers.*.self_attn.q_proj': 'q_proj', 'layers.*.mlp.down_proj': 'down_proj'}
     """
     tails = {role: role.rpartition("*.")[2] for role in roles if "*" in role}
+    # Of encoder and decoder the ends are the same: what stands before the number tells them apart.
     if len(set(tails.values())) < len(tails):
         tails = {role: role for role in tails}
     ends = {tail.rpartition(".")[2] for tail in tails.values()}
@@ -335,6 +346,7 @@ def role_labels(roles: Sequence[str]) -> dict[str, str]:
         role: _distinct_end(tail, [other for other in every if other != tail]) for role, tail in tails.items()
     }
     labels = {role: short.get(role, role).removesuffix(".*") for role in roles}
+    # Labels that do not tell roles apart would be worse than long ones.
     return labels if len(set(labels.values())) == len(labels) else {role: role for role in roles}
 
 

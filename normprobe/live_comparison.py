@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.capture.side_by_side import Pair, SideBySide
+from normprobe.capture.side_by_side import Pair, SideBySide, differing_tensors
 from normprobe.comparison import Comparison
 from normprobe.divergence.from_live_sums import live_differences, matched_layers
 from normprobe.errors import NormprobeError
@@ -55,19 +55,22 @@ def compare_live(
             raise NormprobeError(
                 f"compare_live takes two models, got {type(model).__name__}; compare takes recordings"
             )
+    # Batches may come from a generator: the first is needed here, and again in its turn.
     every = iter([batches] if isinstance(batches, (Tensor, Mapping)) else batches)
     first = next(every, None)
     if first is None:
         raise NormprobeError("compare_live needs a batch at least, got none")
     suited = _suited(a, b)
     with _undisturbed(a, b):
+        # Only to learn which layers run, in which order: of the numbers next to nothing is kept.
         of_a = record(a, [first], samples=1, values=0).tables
         of_b = record(b, [suited(first)], samples=1, values=0).tables
         matched = matched_layers(of_a, of_b)
         layers = [{layer.name: layer for layer in find_layers(model).layers} for model in (a, b)]
-        side_by_side = SideBySide(
-            a, [Pair(layers[0][match.a], layers[1][match.b]) for match in matched.pairs]
-        )
+        # What only its use in a function makes a layer has no module whose calls could be compared.
+        called = [pair for pair in matched.pairs if pair.a in layers[0] and pair.b in layers[1]]
+        side_by_side = SideBySide(a, [Pair(layers[0][pair.a], layers[1][pair.b]) for pair in called])
+        stored = {pair.a: differing_tensors(layers[0][pair.a], layers[1][pair.b]) for pair in called}
         for done, batch in enumerate(chain([first], every), 1):
             # The second begins with the random numbers that the first began with.
             with _forked(a, b), side_by_side.keeping(batch):
@@ -76,7 +79,11 @@ def compare_live(
                 run_batches(b, [suited(batch)])
             if progress is not None:
                 progress(done)
-    return Comparison(live_differences(of_a, of_b, matched, side_by_side.found(), side_by_side.examples))
+    return Comparison(
+        live_differences(
+            of_a, of_b, matched, side_by_side.found(), examples=side_by_side.examples, tensors=stored
+        )
+    )
 
 
 @contextmanager
@@ -85,6 +92,7 @@ def _undisturbed(*models: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         for module, _ in modes:
+            # Not eval(), which a model may override, and which does not tell what was in training mode.
             module.training = False
         with _forked(*models), torch.no_grad():
             yield
@@ -95,6 +103,7 @@ def _undisturbed(*models: nn.Module) -> Iterator[None]:
 
 def _forked(*models: nn.Module) -> Any:
     """Random numbers as before afterwards, on the devices of these models."""
+    # Of these devices only: by default fork_rng initializes every one of the machine.
     cuda = {tensor.device for model in models for tensor in model.parameters() if tensor.is_cuda}
     return torch.random.fork_rng(list(cuda))
 
@@ -105,6 +114,7 @@ def _suited(a: nn.Module, b: nn.Module) -> Callable[[Any], Any]:
 
     def suit(value: Any) -> Any:
         if isinstance(value, Tensor) and of_a is not None and of_b is not None:
+            # Token ids stay integers, and what the first model takes in another dtype the second does, too.
             return value.to(of_b.device, of_b.dtype if value.dtype == of_a.dtype else None)
         if isinstance(value, Mapping):
             return {name: suit(entry) for name, entry in value.items()}

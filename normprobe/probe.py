@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from normprobe.capture.batch_arguments import BatchArguments
 from normprobe.capture.coverage import RunCoverage, why_unseen
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
@@ -17,6 +18,7 @@ from normprobe.capture.hooks.interrupts import finish
 from normprobe.capture.probe_options import LabelsOf, MaskOption, check_options, shown
 from normprobe.capture.run_info import describe
 from normprobe.capture.site_state import nbytes
+from normprobe.capture.stored_nonfinite import any_nonfinite, stored_nonfinite
 from normprobe.errors import NormprobeError
 from normprobe.layers.find import LayerFilter, find_layers
 from normprobe.recording import Recording
@@ -75,7 +77,9 @@ class Probe:
             raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
         check_options(samples, values, every, mask)
         self.model = model
+        # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
+        # Used on each entry, so what can be read once only becomes a list.
         self._filter = (layers, list(kinds) if kinds is not None and not isinstance(kinds, str) else kinds)
         self._mask = mask
         self._hooks: Hooks | None = None
@@ -89,6 +93,7 @@ class Probe:
             every=every,
             seed=seed,
         )
+        # Looked for here, so that a filter that fits nothing is an error before anything runs.
         self._callbacks.add_layers(find_layers(model, *self._filter))
 
     def __enter__(self) -> Self:
@@ -101,6 +106,7 @@ class Probe:
             raise NormprobeError(
                 "this probe is already active; leave its block first, or make a second Probe"
             )
+        # Anew: since the probe was made or left, layers may have been put in.
         found = find_layers(self.model, *self._filter)
         self._grad = torch.is_grad_enabled()
         try:
@@ -128,7 +134,15 @@ class Probe:
             return self._final
         callbacks = self._callbacks
         with callbacks.lock:  # other threads may be measuring
-            coverage = RunCoverage.of(self.model, callbacks.entered, callbacks.forwards, callbacks.layers())
+            # A layer may hold others, which are its parts.
+            called = {id(state.layer.module) for state in callbacks.states.values() if state.firings}
+            coverage = RunCoverage.of(
+                self.model,
+                callbacks.entered | called,
+                callbacks.forwards,
+                callbacks.layers(),
+                callbacks.function_capture.reads,
+            )
             # In order of definition; what only its use made a layer comes last, by name.
             states = sorted(
                 callbacks.states.values(), key=lambda state: state.layer.name if state.layer.by_use else ""
@@ -136,8 +150,14 @@ class Probe:
             records = [
                 state.record(why_unseen(coverage, state.layer), callbacks.forwards.skipped)
                 for state in states
+                if state.confirmed
             ]
-            recording = Recording(build_tables(records, self._meta(), self.part))
+            meta = self._meta()
+            # A pass over all that the model stores: only where the cause of NaN or Inf is asked for.
+            if any_nonfinite(records):
+                meta["stored_nonfinite"] = stored_nonfinite(self.model)
+            recording = Recording(build_tables(records, meta, self.part))
+        # While the block lasts more may be measured.
         if self._hooks is None:
             self._final = recording
         return recording
@@ -162,6 +182,7 @@ class Probe:
             "every": forwards.every,
             "seed": callbacks.seed,
         }
+        # A dictionary, not a set: the order is that of the layers, not of hashes.
         modes = {mode: None for state in states for mode in state.modes}
         return {
             **describe(self.model),
@@ -186,7 +207,9 @@ def record(
     Args:
         model: the model; its modes are as before afterwards.
         batches: an iterable of tensors, of tuples or lists (positional arguments) or of mappings (keyword
-            arguments); a single tensor or mapping counts as one batch.
+            arguments); a single tensor or mapping counts as one batch. Of a longer tuple, as a loader of
+            inputs and labels gives it, as many leading items are used as the forward takes; ``meta`` says so
+            in ``warnings``.
         progress: called with the number of batches done, after each.
         **options: as `Probe` takes them.
 
@@ -194,20 +217,25 @@ def record(
         NoLayersError: there is nothing to probe.
         NormprobeError: an option or a batch is not of the form above.
     """
+    # Of anything else Probe says what is wrong with it.
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
     probe = Probe(model, **options)
     try:
         for module, _ in modes:
             module.training = False
+        # Not inference_mode: its tensors have no version, by which one is measured once for all its readers.
         with probe, torch.no_grad():
-            run_batches(model, batches, progress)
+            left_out = run_batches(model, batches, progress)
     finally:
         for module, mode in modes:
             module.training = mode
-    return probe.recording
+    recording = probe.recording
+    if not left_out:
+        return recording
+    return recording.annotate(warnings=[*recording.meta["warnings"], left_out])
 
 
-def run_batches(model: nn.Module, batches: Any, progress: Callable[[int], None] | None = None) -> None:
+def run_batches(model: nn.Module, batches: Any, progress: Callable[[int], None] | None = None) -> str:
     """Call a model on each batch, as `record` takes them, in whatever modes it is.
 
     Args:
@@ -215,24 +243,16 @@ def run_batches(model: nn.Module, batches: Any, progress: Callable[[int], None] 
         batches: an iterable of batches, or a single tensor or mapping.
         progress: called with the number of batches done, after each.
 
+    Returns:
+        What of the batches was left out, since the forward does not take it, in a sentence; "" for nothing.
+
     Raises:
         NormprobeError: a batch is not of a form that `record` takes.
     """
+    arguments = BatchArguments(model)
     for done, batch in enumerate([batches] if isinstance(batches, (Tensor, Mapping)) else batches, 1):
-        _call(model, batch)
+        args, kwargs = arguments.of(batch)
+        model(*args, **kwargs)
         if progress is not None:
             progress(done)
-
-
-def _call(model: nn.Module, batch: Any) -> None:
-    if isinstance(batch, Tensor):
-        model(batch)
-    elif isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, (tuple, list)):
-        model(*batch)
-    else:
-        raise NormprobeError(
-            "a batch is a tensor, a tuple or list of arguments, or a mapping of them; "
-            f"got {type(batch).__name__}"
-        )
+    return arguments.left_out

@@ -80,10 +80,15 @@ class Recording:
         """What is worth a person's attention, a row each, errors first.
 
         Args:
-            checks: the checks to run; by default all of `normprobe.findings`.
+            checks: which to run, as objects with thresholds of your own or by name; by default all of
+                `normprobe.findings`.
+
+        Raises:
+            NormprobeError: a name is not that of a check.
         """
         from normprobe.findings import find  # imported here: loading a recording takes no checks
 
+        # A copy: what is kept is for report and export, too.
         return self._found.copy() if checks is None else find(self._tables, list(checks))
 
     @cached_property
@@ -125,13 +130,16 @@ class Recording:
             NoSamplesError: nothing was measured.
             RecordingError: the directory cannot be written.
         """
+        # Loads templates, which loading and merging do without.
         from normprobe.report import check_choice, write_report
 
         check_choice(panels)
+        # Before any file: tables without rows would look like a result.
         if self._tables.layers["n_samples"].sum() == 0:
             raise NoSamplesError(
                 "nothing was measured, so there is nothing to report; run the model in the block"
             )
+        # First, as the page names the tables that it finds beside it.
         self.to_csv(directory)
         return write_report(self._tables, self.findings(), Path(directory), panels=panels)
 
@@ -187,7 +195,8 @@ def merge(*recordings: Recording) -> Recording:
     """Merge recordings of parts of the data into the recording of the whole.
 
     Raises:
-        RecordingError: a part occurs twice, or the recordings are of different models or options.
+        RecordingError: there is none, one of them is no recording, a part occurs twice, or they are of
+            different models or options.
     """
     if not recordings:
         raise RecordingError("merge needs at least one recording")

@@ -64,6 +64,7 @@ def sites() -> tuple[Site, ...]:
 
 def site_of(name: str) -> Site:
     """The site of a name; one with a spare colour if it is not listed, as in a file from another process."""
+    # The colour follows from the name, so that it is the same on every page.
     return _SITES.get(name) or Site(name, name, SPARE_COLOURS[len(name) % len(SPARE_COLOURS)], len(_SITES))
 
 
@@ -77,5 +78,6 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(names), key=site_order))
 
 
+# On import, so that they are the numbers 0 and 1, which `sign` draws hollow and filled.
 add_site(INPUT, "before", ("#0b62a8", "#6db8f2"))
 add_site(OUTPUT, "after", ("#b84a08", "#ffa05c"))

@@ -207,15 +207,23 @@ def _ways(real: np.ndarray, lead: list[int]) -> list[np.ndarray | None]:
     """The ways in which a mask may lie over the leading sizes of a tensor; None: it does not."""
     (batch, time), n = real.shape, len(lead)
     heads = lead[0] // batch if n else 1
+    fewer = lead[1] if n > 1 and lead[0] == batch and lead[1] < time else 0
     laid = [
         (lead[:2] == [batch, time], real),
         (lead[:2] == [time, batch], real.T),
         (lead[:1] == [batch * time], real.reshape(-1)),
         (n > 1 and lead[1] == time and lead[0] % batch == 0, np.repeat(real, heads, 0)),
         (n > 2 and lead[0] == batch and lead[2] == time, real[:, None]),
+        *((fewer > 0, _scaled(real, fewer, rounded)) for rounded in (np.floor, np.ceil)),
     ]
     spread = [np.broadcast_to(m.reshape(*m.shape, *[1] * (n - m.ndim)), lead) for fits, m in laid if fits]
     return [*spread, None]
+
+
+def _scaled(real: np.ndarray, fewer: int, rounded: Callable[..., Any]) -> np.ndarray:
+    """A mask of so many positions at the beginning of each text, behind strides."""
+    lengths = rounded(real.sum(1) * fewer / real.shape[1])
+    return np.arange(fewer) < lengths[:, None]
 
 
 def _error(features: pd.DataFrame, samples: pd.DataFrame | None, calls: list[np.ndarray]) -> float:

@@ -50,8 +50,8 @@ def recalibrate(
 
     Args:
         model: The model, changed in place. A compiled one runs uncompiled, with the same buffers.
-        batches: As `normprobe.record` takes them: data as in training, in batches of its size, without
-            labels. Augmentation is theirs to do.
+        batches: As `normprobe.record` takes them: data as in training, in batches of its size; labels are
+            left out, and the table's ``attrs["warnings"]`` says so. Augmentation is theirs to do.
         layers: Which batch norms, as glob patterns or a predicate; all by default.
         mask: Where the padding is, as `normprobe.Probe` takes it. Padding enters no statistic; with None it
             does, as in torch's own training.
@@ -84,14 +84,16 @@ def recalibrate(
     with _as_found(model, tracked.values()):
         try:
             with probe:
-                run_batches(model, batches, progress)
+                left_out = run_batches(model, batches, progress)
         except ValueError as cause:
             if "more than 1 value per channel" not in str(cause):
                 raise
             raise NormprobeError(
                 f"a BatchNorm read a single value per channel ({cause}); use batches of more examples"
             ) from cause
-    return _put(tracked, probe.recording)
+    moved = _put(tracked, probe.recording)
+    moved.attrs["warnings"] = [left_out] if left_out else []
+    return moved
 
 
 def _tracks(module: nn.Module) -> TypeGuard[_BatchNorm]:

@@ -18,7 +18,9 @@ The life of a tensor, from the call of the model on:
    norm computes (`LayerState.settled`), a clone of the input waits for the output, and
    `layers.norms.identify` corrects the view. Tensors of registered sites (`site_registry`) are measured
    after the output.
-4. Which sequence of the forward the layer works on, with which mask: `hook_callbacks._sequence`.
+4. Which sequence of the forward the layer works on, with which mask: `sequences`. Where several arguments
+   have masks, what layers made of them is traced (`traced_tensors`); convolutions and pools carry masks to
+   where there are fewer positions (`hook_callbacks._carry_masks`).
 5. `measure` observes one tensor at one site; `layers.to_rows` gives its extent, from sizes alone.
 6. Its samples are numbered and masked (`sample_numbers.place`, by `samples.layout`), then chosen
    (`selection.select`, by `samples.reservoir`), as are the raw rows to keep (`selection.select_rows`).
@@ -37,8 +39,17 @@ Caches: owner; key; end; why it may be trusted.
 
 - `SiteState.layout`, `.time_axis`: the site; none; the probe's end. How leading sizes read. Held against
   the sizes of every tensor (`samples.layout.fits`); one that does not fit is numbered within the layer.
-- `Forward.sequences`: the forward; sequence and mask pattern; its end, or `read_time_first`. Batch and
-  masks change only there.
+- `Forward.sequences`: the forward; sequence, mask pattern and number of positions; its end, or
+  `read_time_first`. Batch and masks change only there.
+- `Forward.by_size`: the forward; mask and number of positions; its end. Two ways to one number that differ
+  are no mask.
+- `Forward.traced`: the forward; address and size of an output; its end. Trusted while the output's storage
+  lives, by a weak reference.
+- `LayerState.sequence`: the layer; none; the probe's end. Which sequence it was seen to read where sizes do
+  not tell; what it is given now goes first.
+- `MaskReader`: the probe; name of an argument; its end. Which value is padding stays as one forward's values
+  showed it.
+- `SequenceFinder`: the probe; a model's id, and numbers of positions that every example had alike.
 - `Forward.placements`: the forward; sequence, `Sizes`, first number; its end. The samples follow from
   these alone.
 - `Forward.selections`, `.rows`: the forward; placement, reservoir, repeat, and selection, reservoir; its

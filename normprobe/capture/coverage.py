@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -13,23 +14,54 @@ from normprobe.capture.forward import Forwards
 from normprobe.capture.hooks.compiled import compiled_modules
 from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
 from normprobe.layers.layer import Layer
-from normprobe.layers.module_attributes import attribute
+from normprobe.layers.module_attributes import attribute, modules_in, parts_of, stored
 
 NO_CALL = "no forward was measured: call the model inside the block (code compiled before it calls no hook)"
 NOT_LISTENING = "; uses of its weight alone were not looked for: NORMPROBE_PRIVATE_TORCH=0"
 SLOWED = "hooks switch off torch's fused encoder layer, so outputs equal the bare model's only to rounding"
+
+PAST = (
+    "hooks switch off torch's fused encoder layer, which reads weights past the {} that wraps one of them: "
+    "the bare model's outputs differ"
+)
+READ = "its weight was read ({}) without a call of its module, so what it reads and gives is not measured"
+OTHERWISE = (
+    "its weight was read ({}), but not as that of a Linear, so what it reads and gives is not measured"
+)
+RAN = "its `forward` ran without a call of its module, so what it reads and gives is not measured"
 
 
 def would_fuse(module: nn.Module) -> bool:
     """Whether torch would run this `nn.TransformerEncoderLayer` as one fused kernel, had it no hooks."""
     # The conditions of `nn.TransformerEncoderLayer.forward`, those on the input aside: torch has no function
     # that says them. Where one is missing here, the ledger has a word too many, and nothing else follows.
+    # By attributes, as torch asks for them: an adapter round the attention or a Linear has these as well.
     attention = attribute(module, "self_attn")
-    if not isinstance(attention, nn.MultiheadAttention) or module.training or not attention.batch_first:
+    if module.training or attribute(attention, "batch_first") is not True:
         return False
-    trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in module.parameters())
-    even = attention.num_heads % 2 == 0 and attention.in_proj_bias is not None
-    return even and not trained and not torch.is_autocast_enabled()
+    if not attribute(module, "activation_relu_or_gelu") or attribute(attention, "in_proj_bias") is None:
+        return False
+    weights = [stored(part, name) for part in _fused_parts(module) for name in _FUSED_WEIGHTS]
+    trained = any(isinstance(weight, Tensor) and weight.requires_grad for weight in weights)
+    even = attribute(attention, "num_heads", 1) % 2 == 0
+    return even and not (trained and torch.is_grad_enabled()) and not torch.is_autocast_enabled()
+
+
+def why_slowed(module: nn.Module) -> str:
+    """What hooks change at an encoder layer that torch would fuse."""
+    own = {nn.MultiheadAttention.forward, nn.Linear.forward, nn.LayerNorm.forward}
+    others = [type(p).__name__ for p in _fused_parts(module) if attribute(type(p), "forward") not in own]
+    return PAST.format(others[0]) if others else SLOWED
+
+
+def _fused_parts(module: nn.Module) -> list[nn.Module]:
+    """The parts of an encoder layer whose weights its fused kernel reads."""
+    attention = attribute(module, "self_attn")
+    parts = [attribute(module, name) for name in ("norm1", "norm2", "linear1", "linear2")]
+    return [p for p in (attention, attribute(attention, "out_proj"), *parts) if isinstance(p, nn.Module)]
+
+
+_FUSED_WEIGHTS = ("weight", "bias", "in_proj_weight", "in_proj_bias")
 
 
 def decides_by_mode(
@@ -75,6 +107,7 @@ class RunCoverage:
         forwards: how many there were.
         measured: how many of them were measured.
         split: names of the fused projections whose parts for queries, keys and values were used as layers.
+        reads: the function that read the weight of a layer, by the layer's key.
     """
 
     model: nn.Module
@@ -83,13 +116,25 @@ class RunCoverage:
     forwards: int
     measured: int
     split: Set[str]
+    reads: Mapping[tuple[int, str], str]
 
     @staticmethod
-    def of(model: nn.Module, entered: Set[int], forwards: Forwards, layers: Iterable[Layer]) -> RunCoverage:
+    def of(
+        model: nn.Module,
+        entered: Set[int],
+        forwards: Forwards,
+        layers: Iterable[Layer],
+        reads: Mapping[tuple[int, str], str],
+    ) -> RunCoverage:
         """How the forwards of a model went whose ``layers`` were found on entry or by their use."""
-        parents = {id(child): module for module in model.modules() for child in module.children()}
+        parents = {id(child): module for module in modules_in(model) for child in parts_of(module).values()}
+        # A list or dictionary of modules is never called itself: what holds it calls what it holds.
+        for child, parent in parents.items():
+            while isinstance(parent, (nn.ModuleList, nn.ModuleDict)) and id(parent) in parents:
+                parent = parents[id(parent)]
+            parents[child] = parent
         split = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
-        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split)
+        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split, reads)
 
 
 def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
@@ -100,6 +145,9 @@ def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
     parent = layer.module if layer.parameter else coverage.parents.get(id(layer.module))
     entered = id(parent) in coverage.entered
     bypassed = _why_bypassed(coverage, layer, parent) if entered else ""
+    if not bypassed and layer.key in coverage.reads:
+        name = coverage.reads[layer.key]
+        bypassed = OTHERWISE.format(name) if layer.parameter else READ.format(name) if name else RAN
     if bypassed:
         return "bypassed", bypassed
     if next(compiled_modules(coverage.model), None) is not None:
@@ -119,7 +167,9 @@ def _why_bypassed(coverage: RunCoverage, layer: Layer, parent: nn.Module | None)
     weight = layer.module._parameters.get(layer.parameter)
     if weight is not None and weight.dim() > 2:
         shape = tuple(weight.shape)
-        return f"one tensor of shape {shape} holds the weights of all experts; their products are not probed"
+        experts = re.search("expert|moe|mixture", f"{layer.name} {layer.type}", re.IGNORECASE)
+        held = "the weights of all experts" if experts else "several matrices"
+        return f"one tensor of shape {shape} holds {held}; their products are not probed"
     if layer.name in coverage.split:
         return "its parts for queries, keys and values are used apart and are layers of their own"
     if isinstance(parent, nn.MultiheadAttention):

@@ -12,9 +12,11 @@ from torch import nn
 from normprobe.capture import current_forward
 from normprobe.capture.current_forward import ForwardState
 from normprobe.capture.hooks.torch_internals import innermost_call, is_over
+from normprobe.capture.traced_tensors import TracedTensors
 from normprobe.samples.batch import Batch, Signatures, argument_sizes, decoder_sizes, read_batch
 from normprobe.samples.layout import Grid
-from normprobe.samples.masks import Masks, Padding, SequenceName, has_two_sides
+from normprobe.samples.masks import Masks, Padding, has_two_sides
+from normprobe.samples.strides import MaskBySize
 from normprobe.vocabulary import sites
 
 
@@ -38,11 +40,13 @@ class Sequence:
         padding: its padding mask, if it has one.
         grid: its batch and time.
         labelled: whether the forward's labels are of this sequence.
+        alone: whether nothing else comes into the forward, so that what its mask does not fit is of it, too.
     """
 
     padding: Padding | None
     grid: Grid
     labelled: bool
+    alone: bool = False
 
 
 @dataclass(eq=False)
@@ -74,6 +78,9 @@ class Forward:
         argument_sizes: the leading sizes of its tensor arguments, and how many edges an index of edges has.
         fitting: of the leading sizes at each layer and site whether they fit the batch (`no_data`).
         identities: the leading sizes of identity matrices that layers were called on.
+        reading: the sequence that each layer read last, by its index, where its name does not say it.
+        traced: the sequences of the outputs of its layers, likewise.
+        by_size: the masks where there are other numbers of positions, by the id of the mask at the input.
         frame: the call of its owner, as Python runs it.
     """
 
@@ -95,14 +102,19 @@ class Forward:
     argument_sizes: frozenset[int] = frozenset()
     fitting: dict[tuple[int, str], dict[tuple[int, ...], bool]] = field(default_factory=dict)
     identities: set[tuple[int, ...]] = field(default_factory=set)
+    reading: dict[int, str] = field(default_factory=dict)
+    traced: TracedTensors = field(default_factory=TracedTensors)
+    by_size: dict[int, MaskBySize] = field(default_factory=dict)
     frame: FrameType | None = None
 
-    def sequence(self, reads: SequenceName, padding: Padding | None) -> Sequence:
+    def sequence(self, reads: str, padding: Padding | None) -> Sequence:
         """What a layer works on that reads this sequence, with the padding mask that it has."""
         # Labels are those of the first tensor's sequence, which a decoder does not work on.
-        return Sequence(padding, self._grid(reads, padding), labelled=reads != "decoder")
+        labelled = reads != "decoder" and reads not in self.masks.others
+        alone = self.masks.alone and reads == "own"
+        return Sequence(padding, self._grid(reads, padding), labelled, alone)
 
-    def _grid(self, reads: SequenceName, padding: Padding | None) -> Grid:
+    def _grid(self, reads: str, padding: Padding | None) -> Grid:
         """The batch and time of the sequence; those of its mask where it has one."""
         batch = self.batch
         if padding is not None:
@@ -113,10 +125,12 @@ class Forward:
         if reads == "cross" and not self.masks.two_sided:
             time = None  # it reads another sequence, of unknown length
         else:
-            time = self._decoder_time() if reads == "decoder" else batch.time
+            time = self.decoder_time if reads == "decoder" else batch.time
         return Grid(batch.size, time, batch.time_first, None, batch.packed)
 
-    def _decoder_time(self) -> int | None:
+    @property
+    def decoder_time(self) -> int | None:
+        """How many positions the decoder of an encoder-decoder reads, where known."""
         return None if self.decoder is None else self.decoder[0 if self.batch.time_first else 1]
 
 
@@ -233,6 +247,7 @@ class Forwards:
         forward.batch = batch
         # Placements hang on sequences, so none made for the other batch is found again.
         forward.sequences.clear()
+        forward.reading.clear()
         return True
 
     def _has_two_sides(self, module: nn.Module) -> bool:

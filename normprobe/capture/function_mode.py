@@ -47,6 +47,7 @@ from normprobe.capture.hooks.weight_functions import (
     USES,
     WeightUse,
     lost_arguments,
+    reads_values,
     with_linear,
 )
 from normprobe.capture.layer_state import LayerState
@@ -84,11 +85,13 @@ class FunctionCapture:
 
     Attributes:
         left_out: modules (by id) whose calls are none of a layer, though they use the weight of one.
+        reads: the first function that read the weight of a layer, by the layer's key.
     """
 
     def __init__(self, callbacks: LayerCallbacks) -> None:
         self._callbacks = callbacks
         self.left_out: frozenset[int] = frozenset()
+        self.reads: dict[tuple[int, str], str] = {}
         self._schedules: dict[Any, ListeningSchedule] = {}
         self._mode = _Mode(self)
 
@@ -165,16 +168,21 @@ class FunctionCapture:
 
     def linear(self, *args: Any, **kwargs: Any) -> Any:
         """Call `torch.nn.functional.linear` from within a function that hides it from the mode."""
-        return self.call(USES[functional.linear], functional.linear, args, kwargs)
+        return self.call(functional.linear, args, kwargs)
 
-    def call(
-        self, use: WeightUse, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function that may be a layer's, and measure what the layer reads and writes if it is one."""
         forward, session = self._callbacks.forwards.current, self.session()
-        used = None if session is None else _used(session, use, args, kwargs)
-        if forward is None or session is None or used is None:
-            return func(*args, **kwargs)
+        found = None if session is None else _used(session, func, args, kwargs)
+        if forward is None or session is None or found is None:
+            return self.note_reads(func, args, kwargs, func(*args, **kwargs))
+        use, used = found
+        given = use.given(args, kwargs)
+        # Inside the call of a Linear that is one as a whole, its weights are used as its parts.
+        whole = session.around.get(id(used.layer.module))
+        inside = whole is not None and forward.state.is_open(self._callbacks.state_of(whole).index)
+        if inside or (use.moves and not _is_data(given, forward)):
+            return self.note_reads(func, args, kwargs, func(*args, **kwargs))
         # The lock is not held during the call itself, which other threads' calls may wait for.
         with self._callbacks.lock:
             state = self._callbacks.state_of(used.layer)
@@ -185,15 +193,30 @@ class FunctionCapture:
         hooked = any(forward.state.is_open(index) for index in indices)
         if state.refused or hooked or (self.left_out and id(called_module()) in self.left_out):
             return func(*args, **kwargs)
-        self._callbacks.before(state, forward, use.reads.of(args, kwargs))
+        self._callbacks.before(state, forward, given)
         output = None
         try:
             output = func(*args, **kwargs)
         finally:
-            self._callbacks.after(state, forward, output, (*args, *kwargs.values()))
+            self._callbacks.after(state, forward, use.made(output), (*args, *kwargs.values()))
         with self._callbacks.lock:
             self._note_use(state, used, session, has_bias=use.has_bias(args, kwargs))
         return output
+
+    def note_reads(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> Any:
+        """Note whose weight a function read to give a tensor; hand the result on."""
+        session = self.session() if isinstance(result, (Tensor, tuple)) and reads_values(func) else None
+        if session is not None:
+            try:
+                for layer in session.owners_among((*args, *kwargs.values())):
+                    self.reads.setdefault(layer.key, getattr(func, "__name__", "a function"))
+                for layer in session.running():
+                    self.reads.setdefault(layer.key, "")
+            except Exception:  # tensors of others that cannot be asked
+                return result
+        return result
 
     def _note_use(
         self, state: LayerState, used: UsedLayer, session: FunctionSession, *, has_bias: bool
@@ -210,13 +233,32 @@ class FunctionCapture:
 
 
 def _used(
-    session: FunctionSession, use: WeightUse, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> UsedLayer | None:
-    """The layer whose computation a call is; None, too, of weights that cannot be asked (sparse ones)."""
+    session: FunctionSession, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[WeightUse, UsedLayer] | None:
+    """How a call uses the weight of which layer; None, too, of weights that cannot be asked (sparse ones)."""
+    uses = USES[func]
     try:
-        return session.layer_of(use, args, kwargs)
+        for use in uses(args, kwargs) if callable(uses) else uses:
+            used = session.layer_of(use, args, kwargs)
+            if used is not None:
+                return use, used
     except Exception:
         return None
+    return None
+
+
+def _is_data(tensor: Tensor | None, forward: Forward) -> bool:
+    """Whether a tensor that a weight is multiplied by from the left is the forward's, features last.
+
+    A product of two weights, or one with a rotation of a weight, looks the same; its rows are no samples.
+    """
+    if tensor is None or isinstance(tensor, nn.Parameter):
+        return False
+    batch, time, sizes = forward.batch.size, forward.batch.time, tuple(tensor.shape)
+    if len(sizes) != 2:
+        return len(sizes) == 1 or sizes[0] % max(batch, 1) == 0
+    whole = sizes[0] in (batch, batch * (time or 0))
+    return whole or (batch > 1 and sizes[0] % batch == 0 and sizes[0] != sizes[1])
 
 
 class _Mode(TorchFunctionMode):
@@ -236,9 +278,8 @@ class _Mode(TorchFunctionMode):
         if is_dynamo_compiling():  # a function of the model's that compiles itself, whole perhaps
             return func(*args, **kwargs)
         # Lookups by identity first: this runs for every function and attribute of a tensor.
-        use = USES.get(func)
-        if use is not None:
-            return self._capture.call(use, func, args, kwargs)
+        if func in USES:
+            return self._capture.call(func, args, kwargs)
         if func in LOST:
             kwargs = {**kwargs, **lost_arguments(func)}
         if func in COMPOSITE:
@@ -248,4 +289,5 @@ class _Mode(TorchFunctionMode):
             session = self._capture.session()
             if session is not None and isinstance(args[0], Tensor) and isinstance(result, Tensor):
                 session.note_copy(args[0], result)
-        return result
+            return result
+        return self._capture.note_reads(func, args, kwargs, result)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -12,8 +14,11 @@ from torch import Tensor, nn
 from normprobe.capture.hooks.torch_internals import base_of
 from normprobe.capture.hooks.weight_functions import WeightUse
 from normprobe.layers.layer import Layer
-from normprobe.layers.module_attributes import is_lazy
+from normprobe.layers.module_attributes import attribute, is_lazy, own_tensors
 from normprobe.layers.parameter_layers import projection_part
+
+_FRAMES = 8
+"""How far out of a function the `forward` of a norm is looked for: torch's own functions lie between."""
 
 
 class WeightOwner(NamedTuple):
@@ -58,6 +63,8 @@ class FunctionSession:
         owners: the layers, by the id of their weight or of a cast of it; an entry counts only while its weak
             reference is that very tensor, for ids are used again.
         sharing: of an owner, by its key, the other layers that hold the very same weight, by theirs.
+        bare: the norms that store nothing, by the code of their `forward`.
+        around: of a module (by id) inside a Linear that is one by its own call, that Linear.
         on: whether the mode is in place.
         entered: the modules whose calls are under way, and whether the mode was in place around each.
     """
@@ -67,6 +74,8 @@ class FunctionSession:
     layers: dict[int, list[Layer]]
     owners: dict[int, WeightOwner] = field(default_factory=dict)
     sharing: dict[tuple[int, str], dict[tuple[int, str], Layer]] = field(default_factory=dict)
+    bare: dict[CodeType, list[Layer]] = field(default_factory=dict)
+    around: dict[int, Layer] = field(default_factory=dict)
     on: bool = False
     entered: list[tuple[nn.Module, bool]] = field(default_factory=list)
 
@@ -79,6 +88,12 @@ class FunctionSession:
                 by_module.setdefault(id(layer.module), []).append(layer)
         session = FunctionSession(schedule, everywhere, by_module)
         session.add_owners(layer for held in by_module.values() for layer in held)
+        for layer in (layer for held in by_module.values() for layer in held):
+            code = attribute(attribute(type(layer.module), "forward"), "__code__")
+            if layer.view.kind != "linear" and code is not None and not own_tensors(layer.module):
+                session.bare.setdefault(code, []).append(layer)
+            if layer.view.kind == "linear" and layer.view.unconfirmed:
+                session.around |= {id(part): layer for part in layer.module.modules()}
         return session
 
     def add_owners(self, layers: Iterable[Layer]) -> None:
@@ -119,9 +134,31 @@ class FunctionSession:
             tensor = argument.of(args, kwargs)
             owner = None if tensor is None else self._owner_of(tensor)
             if tensor is not None and owner is not None:
-                layer = _computed(owner, tensor, use)
+                # A matrix that no module calls its weight is a Linear's where it stands as such alone.
+                other = use.moves and owner.layer.by_use
+                layer = None if other else _computed(owner, tensor, use)
                 return None if layer is None else UsedLayer(layer, owner.layer)
         return None
+
+    def owners_among(self, values: Iterable[Any]) -> Iterator[Layer]:
+        """The layers whose weights, casts or views of them are among these values."""
+        for value in values:
+            if isinstance(value, Tensor):
+                if (owner := self._owner_of(value)) is not None:
+                    yield owner.layer
+            elif isinstance(value, (list, tuple)):
+                yield from self.owners_among(value)
+
+    def running(self) -> Iterator[Layer]:
+        """The norms that store nothing, so that no function can show them, whose `forward` is under way."""
+        frame: FrameType | None = sys._getframe() if self.bare else None
+        for _ in range(_FRAMES):
+            if frame is None:
+                return
+            if frame.f_code in self.bare and frame.f_code.co_varnames:
+                called = frame.f_locals.get(frame.f_code.co_varnames[0])
+                yield from (layer for layer in self.bare[frame.f_code] if layer.module is called)
+            frame = frame.f_back
 
     def _owner_of(self, tensor: Tensor) -> WeightOwner | None:
         """The layer that a weight, a cast of one, or a view of either belongs to."""
@@ -162,5 +199,9 @@ def _computed(owner: WeightOwner, tensor: Tensor, use: WeightUse) -> Layer | Non
         return layer if transposed else None
     if tensor.shape == weight.shape and (base_of(tensor) is None or tensor.stride() == weight.stride()):
         return layer
+    # One matrix for each of a batch, as a product of batches takes it.
+    leading = zip(tensor.shape[:-2], tensor.stride()[:-2], strict=True)
+    if tensor.dim() > weight.dim() == 2 and all(size == 1 or stride == 0 for size, stride in leading):
+        return layer if (tensor.shape[-2:], tensor.stride()[-2:]) == (weight.shape, weight.stride()) else None
     # Rows of a fused projection: those of the queries, the keys or the values.
     return projection_part(layer, weight, tensor)

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from normprobe.capture import current_forward
-from normprobe.capture.coverage import SLOWED, would_fuse
+from normprobe.capture.coverage import why_slowed, would_fuse
 from normprobe.capture.fast_hooks import FastHooks
-from normprobe.capture.forward import Forward, Forwards, Sequence
+from normprobe.capture.forward import Forward, Forwards
 from normprobe.capture.function_mode import FunctionCapture
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks, others_behind
@@ -29,10 +29,13 @@ from normprobe.capture.measure import Measurer
 from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption, is_users_own, users_own
 from normprobe.capture.run_info import RunInfo
 from normprobe.capture.sample_numbers import named_labels
+from normprobe.capture.sequences import SequenceFinder
 from normprobe.capture.site_registry import TensorOf
 from normprobe.layers.layer import Layer, LayerSet
-from normprobe.samples.batch import decoders, takes_time_first
+from normprobe.samples.batch import decoders, first_tensor, takes_time_first
+from normprobe.samples.masks import Masks
 from normprobe.samples.reservoir import EmptyReservoirs
+from normprobe.samples.strides import Stride, strides_of
 
 LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
 """(module, args, kwargs, output) of a call that has ended."""
@@ -77,9 +80,12 @@ class HookCallbacks:
         self.function_capture, self._uncompiled = FunctionCapture(self), Uncompiled()
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
-        self._no_grad = NoGrad()
-        self._measurer, self._reservoirs = Measurer(seed, samples), EmptyReservoirs(samples)
-        self._calls = LayerCalls(self.lock, self._measurer, self._no_grad, self._sequence)
+        self._batch_norms: tuple[LayerState, ...] = ()
+        self._several, self._no_grad = False, NoGrad()
+        self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
+        measurer = Measurer(seed, samples, self._sequences.holds_padding)
+        self._measurer = measurer
+        self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of)
         self._fast_hooks = FastHooks(self.forwards, self.lock, self._calls.snapshot_alone)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
@@ -104,10 +110,26 @@ class HookCallbacks:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
         states = self.add_layers(found)
+        # Before a call has told what they compute, norms of no particular kind may be batch norms.
+        self._batch_norms = tuple(s for s in states if s.layer.view.kind in ("batch_norm", "norm"))
         uncompiled = self._uncompiled.enter(model)
         for state in states:
             if id(state.layer.module) in uncompiled:
                 state.reasons[UNCOMPILED] = 1
+        self._hook_layers(model, found, states)
+        for module in model.modules():
+            if takes_time_first(module):
+                hooks.before(module, self._own(self._claim_time_first))
+            if isinstance(module, nn.TransformerEncoderLayer):
+                hooks.before(module, self._own(self._enter_fused))
+            if strides := strides_of(module):
+                hooks.after(module, self._own(partial(self._carry_masks, strides)))
+        for module in decoders(model):
+            hooks.before(module, self._enter_decoder)
+        hooks.keep_last()
+
+    def _hook_layers(self, model: nn.Module, found: LayerSet, states: list[LayerState]) -> None:
+        """Put the hooks of layers, and of modules that hold some, in place."""
         hooked = {
             id(state.layer.module): state
             for state in states
@@ -122,27 +144,19 @@ class HookCallbacks:
         for module in found.containers:
             before, after = self._fast_hooks.container(module, model, *both)
             if id(module) in hooked:
-                hooks.before(module, before, last=True)
+                self._hooks.before(module, before, last=True)
                 layered.append((module, after))
             else:
-                hooks.around(module, before, after, inner=module not in outer)
+                self._hooks.around(module, before, after, inner=module not in outer)
         for state in states:
             state.buffers.enter()
             if id(state.layer.module) in hooked and not state.layer.parameter:
                 before, after = self._hooks_of(state)
                 # Last of all: what a layer reads and what its caller receives is as hooks of others leave it.
-                hooks.before(state.layer.module, before, last=True)
-                hooks.after(state.layer.module, after, always=True, last=True)
+                self._hooks.before(state.layer.module, before, last=True)
+                self._hooks.after(state.layer.module, after, always=True, last=True)
         for module, after in layered:
-            hooks.after(module, after, always=True, last=True)
-        hooks.keep_last()
-        for module in model.modules():
-            if takes_time_first(module):
-                hooks.before(module, self._own(self._claim_time_first))
-            if isinstance(module, nn.TransformerEncoderLayer):
-                hooks.before(module, self._own(self._enter_fused))
-        for module in decoders(model):
-            hooks.before(module, self._enter_decoder)
+            self._hooks.after(module, after, always=True, last=True)
 
     def _hooks_of(self, state: LayerState) -> tuple[Callable[..., None], Callable[..., None]]:
         """What to call ahead of a layer and behind it."""
@@ -201,10 +215,10 @@ class HookCallbacks:
 
     def _enter_fused(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if would_fuse(module):
-            inside = {id(child) for child in module.modules()}
+            inside, why = {id(child) for child in module.modules()}, why_slowed(module)
             for (layer, _), state in self.states.items():
                 if layer in inside:
-                    state.reasons[SLOWED] = 1
+                    state.reasons[why] = 1
 
     def _claim_time_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Read the forward's first tensor as (time, batch, ...) if a module that reads so is given it."""
@@ -227,6 +241,7 @@ class HookCallbacks:
             return self.forwards.begin_skipped(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
         if forward.state.measured:
+            self._note_modes(module)
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
             try:
@@ -238,6 +253,7 @@ class HookCallbacks:
             with self.lock, ModesAside(), self._no_grad:
                 self._measurer.begin(forward)
                 self.run_info.add(forward)
+                self._note_masks(forward.masks)
             forward.state.session = self.function_capture.open(module, forward, kwargs)
         if module is self.model and forward.state.session is None:
             self._hooks.put_aside(self.entered)  # which have nothing to do inside a call of the model
@@ -251,18 +267,32 @@ class HookCallbacks:
                     state.watched = False
                     state.update_decided()
 
-    def _sequence(self, state: LayerState, forward: Forward) -> Sequence:
-        """What the layer works on in this forward."""
-        reads = state.sequence_rule.reads(
-            two_sided=forward.masks.two_sided, decoder_fired=forward.decoder_fired
-        )
-        # Not by layer: layers that work on one sequence share it, and with it placements and selections.
-        pattern = self._masks.pattern_of(state.layer.name)
-        sequence = forward.sequences.get((reads, pattern))
-        if sequence is None:
-            padding = self._masks.padding(pattern, forward.masks.of(reads))
-            sequence = forward.sequences[reads, pattern] = forward.sequence(reads, padding)
-        return sequence
+    def _note_masks(self, masks: Masks) -> None:
+        """Note the masks that are not used, and ask anew what layers work on once several have masks."""
+        for name in masks.unused:
+            self.run_info.note_unused_mask(name)
+        if masks.several and not self._several:
+            self._several = True
+            for state in self.states.values():
+                for site in state.sites.values():
+                    site.counters.decided = False
+
+    def _carry_masks(
+        self, strides: tuple[Stride, ...], module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
+        """Carry the forward's masks through a convolution or a pool."""
+        forward = self.forwards.current
+        if forward is not None and forward.state.measured and forward.masks.padded:
+            given, made = first_tensor((*args, *kwargs.values())), first_tensor([output])
+            if given is not None and made is not None:
+                self._sequences.carry(strides, forward, given, made)
+
+    def _note_modes(self, module: nn.Module) -> None:
+        """Count the batch norms that are in train mode in a forward of a model in evaluation mode."""
+        if self._batch_norms and not module.training:
+            with self.lock:
+                for state in self._batch_norms:
+                    state.train_in_eval += state.layer.module.training
 
     def _before(
         self, state: LayerState, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

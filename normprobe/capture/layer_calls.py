@@ -29,10 +29,8 @@ from normprobe.capture.readings import (
     OpenCall,
     OwnResult,
     Pair,
-    fitting_pair,
+    PairChoice,
     left_out,
-    pairs_of,
-    sums_of,
 )
 from normprobe.layers.norms.call import graph_index
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -52,7 +50,7 @@ class LayerCalls:
         lock: Any,
         measurer: Measurer,
         no_grad: NoGrad,
-        sequence_of: Callable[[LayerState, Forward], Sequence],
+        sequence_of: Callable[[LayerState, str, Tensor, Forward], Sequence],
     ) -> None:
         self.lock = lock
         self._measurer, self._no_grad, self._sequence_of = measurer, no_grad, sequence_of
@@ -143,31 +141,24 @@ class LayerCalls:
 
     def _decide(self, state: LayerState, opened: OpenCall, call: Call) -> Reading | None:
         """Which tensors calls of this form read and write, by one of them; None if it has none."""
-        pairs: list[Pair] = []
-        self.guard(state, "its result", lambda: pairs.extend(pairs_of(opened, call)))
-        if not pairs:
+        choices: list[PairChoice] = []
+        self.guard(state, "its result", lambda: choices.append(PairChoice(opened, call)))
+        if not choices or not choices[0].pairs:
             state.note(NO_OUTPUT)
             return None
-        chosen, kept = pairs[:1], True
-        if state.view.kind == "linear":
-            chosen = [fitting_pair(pairs, state.layer.n_features)]
-        else:
-            settle = partial(self._settle, state, opened, call, pairs, chosen)
-            self.guard(state, "its first call", settle)
-            kept = state.settled
+        chosen = choices[0].pairs[:1]
+        settle = partial(self._settle, state, choices[0], chosen)
+        self.guard(state, "its first call", settle)
         reading = chosen[0].reading
         if state.unlike and opened.form not in state.readings.known:
             reading = Reading(left_out=left_out(opened.form))
             state.note(reading.left_out)
-        if kept:
+        if state.settled:
             state.readings.known[opened.form] = reading
         return reading
 
-    def _settle(
-        self, state: LayerState, opened: OpenCall, call: Call, pairs: list[Pair], chosen: list[Pair]
-    ) -> None:
-        sums = partial(sums_of, opened, call)
-        chosen[:] = [state.settle(state.layer.module, pairs, opened.others, sums)]
+    def _settle(self, state: LayerState, choice: PairChoice, chosen: list[Pair]) -> None:
+        chosen[:] = [state.settle(state.layer.module, choice)]
 
     def _measure_input(
         self, state: LayerState, forward: Forward, tensor: Tensor | None, opened: OpenCall
@@ -180,14 +171,19 @@ class LayerCalls:
     def observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
         """Measure a tensor at a site of a layer."""
         with self.lock, ModesAside():
-            self._measurer.observe(state, site, tensor, forward, self._sequence_of(state, forward))
+            self._measure(state, site, tensor, forward, None)
 
     def _observe(
         self, state: LayerState, site: str, tensor: Tensor, forward: Forward, graphs: Tensor | None
     ) -> None:
-        sequence = self._sequence_of(state, forward)
-        measure = partial(self._measurer.observe, state, site, tensor, forward, sequence, graphs=graphs)
+        measure = partial(self._measure, state, site, tensor, forward, graphs)
         self.guard(state, f"a call at its {site}", measure)
+
+    def _measure(
+        self, state: LayerState, site: str, tensor: Tensor, forward: Forward, graphs: Tensor | None
+    ) -> None:
+        sequence = self._sequence_of(state, site, tensor, forward)
+        self._measurer.observe(state, site, tensor, forward, sequence, graphs=graphs)
 
     def snapshot_alone(self, state: LayerState, module: nn.Module) -> None:
         """`snapshot` for the extension's hooks, around which no modes are aside."""

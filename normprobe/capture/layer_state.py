@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
-from normprobe.capture.call_tensors import RESULT, Path
-from normprobe.capture.readings import NO_INPUT, NO_OUTPUT, Pair, Readings
+from normprobe.capture.norm_facts import ShownByCall, is_trainable, norm_facts
+from normprobe.capture.readings import NO_INPUT, NO_OUTPUT, Pair, PairChoice, Readings, fitting_pair
 from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
-from normprobe.layers.module_attributes import PARAMETER_HOLDERS
+from normprobe.layers.linear_rule import why_no_linear
+from normprobe.layers.module_attributes import PARAMETER_HOLDERS, keras_variables
 from normprobe.layers.norms.affine import applied_bias, applied_weight, vector
 from normprobe.layers.norms.identify import NO_WAY, UNTOLD, Identification, identify
-from normprobe.layers.view import View
+from normprobe.layers.settings import settings_of
+from normprobe.layers.view import WRAPS, View
 from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
 from normprobe.samples.reservoir import Reservoir
@@ -31,11 +33,6 @@ UNALIGNED = "its samples could not be numbered as the forward's and are numbered
 NO_NUMBERS = "none of its calls read and gave floating numbers"
 MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
-
-OthersOf = Callable[[Path], Mapping[str, Tensor]]
-SumsOf = Callable[[Path], Sequence[Pair]]
-_MOST_PAIRS = 4
-"""How many pairs of tensors are held against every formula: it happens inside the user's first forward."""
 
 
 @dataclass(eq=False)
@@ -66,6 +63,11 @@ class LayerState:
         sequence_rule: which sequence of a forward it works on.
         scaled: whether it may have vectors of its own to record.
         functional_calls: how many of its calls no hook saw, but the use of its weight showed.
+        sequence: the sequence that it was seen to work on, where several have masks.
+        sequence_certain: whether which sequence it works on does not depend on the forward.
+        unmasked: how many measured calls held padding, for the mask did not fit.
+        shown: what the call that settled it showed beside how it is read.
+        train_in_eval: in how many forwards of a model in evaluation mode it was in train mode.
         normalizes: whether its input is what it normalizes, as the ledger says it.
         unlike: whether the call looked at last does not normalize, though others do.
         readings: which tensors of its calls it reads and writes.
@@ -92,6 +94,11 @@ class LayerState:
     sequence_rule: SequenceRule = field(init=False)
     scaled: bool = field(init=False)
     functional_calls: int = 0
+    sequence: str | None = None
+    sequence_certain: bool = True
+    unmasked: int = 0
+    shown: ShownByCall = field(default_factory=ShownByCall)
+    train_in_eval: int = 0
     normalizes: str = ""
     unlike: bool = False
     readings: Readings = field(init=False)
@@ -109,7 +116,11 @@ class LayerState:
         self._stamps: list[Any] | None = None
         # The dictionaries themselves: their values may be replaced at any time.
         holders = (child for child in self.layer.module.children() if isinstance(child, PARAMETER_HOLDERS))
-        self._stores = [d for m in (self.layer.module, *holders) for d in (m._parameters, m._buffers)]
+        self._stores: list[Mapping[str, Tensor | None]] = [
+            store for held in (self.layer.module, *holders) for store in (held._parameters, held._buffers)
+        ]
+        if variables := keras_variables(self.layer.module):
+            self._stores.append(variables)
 
     @staticmethod
     def of(index: int, layer: Layer, samples: Reservoir, rows: Reservoir) -> LayerState:
@@ -132,6 +143,11 @@ class LayerState:
         return all(site.layout is not Layout.UNALIGNED and not site.unaligned for site in self.sites.values())
 
     @property
+    def confirmed(self) -> bool:
+        """Whether it is a layer: what may be one by nothing but what it holds must show it by a call."""
+        return self.view.unconfirmed != WRAPS or (self.settled and not self.refused)
+
+    @property
     def firings(self) -> int:
         """How often it was called, measured or not, recomputations in backward aside."""
         return self.sites[OUTPUT].counters.firings
@@ -151,7 +167,8 @@ class LayerState:
             form: which arguments of the call just decided are tensors (`bits_of`).
         """
         own_vectors = self.view.weight is None and len(self._stores) == 2
-        decided = self.settled and not self.refused and not self.sequence_rule.cross and own_vectors
+        own_sequence = self.sequence_certain and not self.sequence_rule.cross
+        decided = self.settled and not self.refused and own_sequence and own_vectors
         decided = decided and self.watched and self.readings.direct and not self.view.graph
         for site in self.sites.values():
             site.counters.decided = decided
@@ -169,69 +186,53 @@ class LayerState:
             self.modes["train" if training else "eval"] = None
             self.grads["grad" if mode[1] else "inference" if mode[2] else "no_grad"] = None
 
-    def settle(
-        self, module: nn.Module, pairs: Sequence[Pair], others: OthersOf, sums: SumsOf = lambda output: ()
-    ) -> Pair:
+    def settle(self, module: nn.Module, choice: PairChoice) -> Pair:
         """Correct the view by what a call shows: the first, or the first that can tell.
 
         Args:
             module: the layer.
-            pairs: what the call may have read and written, the likeliest first.
-            others: of a path the other tensors of the call, by what they are called.
-            sums: of an output what else the call gave, as what it may have normalized.
+            choice: what the call may have read and written.
 
         Returns:
-            The pair that it did read and write.
+            What it did read and write.
         """
-        possible = [pair for pair in pairs if pair.before.numel() == pair.after.numel()]
-        if not possible and not self.settled:
-            before, after = pairs[0].before.numel(), pairs[0].after.numel()
+        first = choice.pairs[0]
+        if self.view.kind == "linear":
+            pair = fitting_pair(choice.pairs, self.layer.n_features)
+            if not self.settled:
+                self.settled = bool(pair.before.numel())
+                if self.settled and (why := why_no_linear(module, self.view, pair.before, pair.after)):
+                    self._refuse(why)
+            return pair
+        if not choice.possible and not self.settled:
+            before, after = first.before.numel(), first.after.numel()
             self._refuse(f"its output has {after} elements for an input of {before}: not a norm")
-        if not possible or not possible[0].before.numel():
-            return pairs[0]
-        pair, found = self._shown(module, possible, others, sums)
+        if not choice.possible or not choice.possible[0].before.numel():
+            return first
+        # Once something is recorded the axis stays: sums over other features cannot be added.
+        recorded = any(site.counters.calls for site in self.sites.values())
+
+        def shown(pair: Pair, *, thorough: bool) -> Identification:
+            told = choice.others(pair.input)
+            return identify(
+                module, self.view, pair.before, pair.after, told, recorded=recorded, thorough=thorough
+            )
+
+        pair, found = choice.best(shown)
         if not self.settled:
-            self._adopt(found)
+            self._adopt(found, training=module.training)
         elif found.normalizes == "other" and self.normalizes == "input":
             self.normalizes = "other"
             self.reasons[found.reason] = 1
         self.unlike = self.normalizes == "input" and found.decided and found.way == NO_WAY
         return pair
 
-    def _shown(
-        self, module: nn.Module, pairs: Sequence[Pair], others: OthersOf, sums: SumsOf
-    ) -> tuple[Pair, Identification]:
-        """The pair whose output is the normalized input, and how; the first where none is."""
-        # Once something is recorded the axis stays: sums over other features cannot be added.
-        recorded = any(site.counters.calls for site in self.sites.values())
-
-        def shown(pair: Pair, *, thorough: bool) -> Identification:
-            told = others(pair.input) if pair.input[0] != RESULT else {}
-            return identify(
-                module, self.view, pair.before, pair.after, told, recorded=recorded, thorough=thorough
-            )
-
-        added = [pair for output in dict.fromkeys(pair.output for pair in pairs) for pair in sums(output)]
-        if len(pairs) + len(added) > 1:
-            for pair in pairs:
-                found = shown(pair, thorough=False)
-                if found.way != NO_WAY:
-                    # Nothing was added this time: what is given beside the output is what it normalizes.
-                    alike = [one for one in added if one.output == pair.output]
-                    return next((one for one in alike if torch.equal(one.before, pair.before)), pair), found
-            for pair in added:
-                found = shown(pair, thorough=False)
-                if found.way != NO_WAY:
-                    return pair, found
-        every = [(pair, shown(pair, thorough=True)) for pair in pairs[:_MOST_PAIRS]]
-        return min(every, key=lambda each: each[1].way)
-
-    def _adopt(self, found: Identification) -> None:
+    def _adopt(self, found: Identification, *, training: bool) -> None:
         """Read the layer from now on as a call showed."""
         self.undecided_calls += 1
         self.settled = found.decided or self.undecided_calls == MOST_UNDECIDED
         self.view, self.offset, self.factor = found.view, found.offset, found.factor
-        self.normalizes = found.normalizes
+        self.normalizes, self.shown = found.normalizes, ShownByCall.of(found, training=training)
         self.reasons.pop(UNTOLD, None)  # of a call before this one
         if found.reason:
             self.reasons[found.reason] = 1
@@ -308,6 +309,7 @@ class LayerState:
             "n_features": self._n_features(),
             "eps": layer.eps,
             "affine": layer.affine,
+            **norm_facts(layer.module, self.view, self.shown, self.modes, moved=changes.moved),
             "training": "; ".join(self.modes),
             "grad": "; ".join(self.grads),
             "calls": calls,
@@ -318,10 +320,13 @@ class LayerState:
             "aligned": self.aligned if fired else None,
             "normalizes": self.normalizes,
             "reason": valid_text("; ".join([reason, *notes] if reason else notes)),
-            "trainable": any(parameter.requires_grad for parameter in layer.module.parameters()),
+            "settings": "" if layer.parameter else settings_of(layer.module, self.view.kind),
+            "trainable": is_trainable(layer.module),
             "moved": changes.moved,
             "updates": changes.updates,
             "firings": self.firings,
+            "unmasked": self.unmasked,
+            "train_in_eval": self.train_in_eval,
         }
         sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
         return LayerRecord(

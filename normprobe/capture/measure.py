@@ -8,6 +8,7 @@ which the extension's hooks (`fast_hooks`) measure the next such tensor without 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from normprobe.kernels.types import Accumulator, AxisRoles, Extremes
 from normprobe.layers.to_rows import Extent, arrange, by_graph, extent_of
 from normprobe.vocabulary import INPUT, OUTPUT, site_of
 
+HoldsPadding = Callable[[Extent, Forward, Sequence], bool]
 MOST_RECENT = 8
 """Of how many tensors a forward holds the moments, for other layers that read them."""
 
@@ -68,8 +70,8 @@ class Measurer:
         k: how many samples are kept per site; None for all.
     """
 
-    def __init__(self, seed: int, k: int | None) -> None:
-        self.seed, self.k = seed, k
+    def __init__(self, seed: int, k: int | None, holds_padding: HoldsPadding) -> None:
+        self.seed, self.k, self._holds_padding = seed, k, holds_padding
         self._compiled = dispatch.compiled()
         self._small = 0 if self._compiled is None else self._compiled.SMALL
         self._plans = PlanCache(seed)
@@ -140,6 +142,10 @@ class Measurer:
                 raw=raw,
             )
         _count(observation, selection, raw)
+        if selection.unfit and observation.name == INPUT:
+            observation.state.unmasked += self._holds_padding(
+                extent, observation.forward, observation.sequence
+            )
 
     def _select(self, observation: Observation, extent: Extent) -> Selection:
         """Number the samples of a tensor of this extent, and choose among them."""

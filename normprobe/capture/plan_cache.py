@@ -53,12 +53,13 @@ class ForwardKey(NamedTuple):
     def of(forward: Forward) -> ForwardKey | None:
         """The key of a forward; None if its samples depend on more than this.
 
-        That is so with several sequences, padding, nested or packed tensors, labels, and batch and time
-        swapped.
+        That is so with several sequences or masks, padding, nested or packed tensors, labels, and batch and
+        time swapped.
         """
         batch, mask = forward.batch, forward.masks.own
         if (
             not forward.single_sequence
+            or forward.masks.several
             or forward.labels is not None
             or batch.time_first
             or batch.packed is not None
@@ -157,7 +158,7 @@ class PlanCache:
         site, view = state.sites[name], state.view
         counters = site.counters
         axis_roles = (view.axis, view.trailing, view.unbatched, view.sample)
-        placing = (site.layout, site.time_axis)
+        placing = (site.layout, site.time_axis, forward.reading.get(state.index))
         # Where features come last, how many there are changes nothing of which samples there are.
         last = axis_roles[:2] == (-1, 1)
         size = None if last else site.width

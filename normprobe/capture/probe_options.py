@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from normprobe.errors import NormprobeError
-from normprobe.samples.masks import Masks, Padding, find_masks, mask_sizes, to_real
+from normprobe.samples.mask_arguments import MaskReader
+from normprobe.samples.mask_forms import to_real
+from normprobe.samples.masks import Masks, Padding, find_masks, mask_sizes
 from normprobe.tables.records import valid_name
 
 MaskOf = Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
@@ -75,6 +77,7 @@ class GivenMasks:
         """Keep the user's option, and what to call with the error of an argument that cannot be read."""
         self._mask, self._note = mask, note
         self.by_layer = isinstance(mask, Mapping)
+        self._reader = MaskReader()
 
     def masks(self, arguments: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Masks:
         """The masks of a call, given its arguments by name and as they are."""
@@ -83,7 +86,7 @@ class GivenMasks:
                 own = given_padding(self._mask(args, kwargs), "mask")
             return Masks(own, own, own)
         try:
-            return find_masks(arguments) if self._mask == "auto" else Masks()
+            return find_masks(arguments, self._reader) if self._mask == "auto" else Masks()
         except Exception as error:  # a mask of a form that is none of the known ones
             self._note("no padding mask was found in a forward whose arguments could not be read", error)
             return Masks()

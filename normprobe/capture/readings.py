@@ -11,10 +11,11 @@ a reading of its own, and one whose calls do not normalize while others do is le
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from normprobe.capture.call_tensors import (
@@ -36,10 +37,13 @@ from normprobe.capture.call_tensors import (
     words_of,
 )
 from normprobe.capture.hooks.torch_internals import unmeasurable
+from normprobe.layers.norms.identify import NO_WAY, Identification
 
 NOT_NORMALIZED = "a call with {} does not normalize as its others do and is left out"
 NO_INPUT = "a call without a tensor of floating numbers among its arguments is left out"
 NO_OUTPUT = "a call that gave no tensor of floating numbers is left out"
+_MOST_PAIRS = 4
+"""How many pairs of tensors are held against every formula: it happens inside the user's first forward."""
 _MOST_FORMS = 16
 """How many forms of a layer's calls are told apart; beyond that it reads its first tensor."""
 
@@ -179,26 +183,56 @@ class Readings:
         return OpenCall(form, Reading(paths[0]) if len(form) == 1 else None)
 
 
-def pairs_of(opened: OpenCall, call: Call) -> list[Pair]:
-    """What a call may have read and written, the likeliest first."""
-    written = _written(opened, call)
-    pairs = list(_changed(opened, written))
-    for output, after in written.items():
-        pairs += [Pair(path, held.clone, output, after) for path, held in opened.held.items()]
-    # Each once, where it comes first.
-    return list({(pair.input, pair.output): pair for pair in reversed(pairs)}.values())[::-1]
+class PairChoice:
+    """What one call of a layer may have read and written, the likeliest first.
 
+    Attributes:
+        pairs: every pair.
+        possible: those of as many numbers, as a norm has.
+    """
 
-def sums_of(opened: OpenCall, call: Call, output: Path) -> list[Pair]:
-    """What a call gave beside its output, as what it may have normalized: a sum of what it was given."""
-    written = _written(opened, call)
-    if len(opened.held) < 2 or output not in written:
-        return []
-    return [
-        Pair(path, tensor, output, written[output])
-        for path, tensor in written.items()
-        if path != output and tensor.shape == written[output].shape
-    ]
+    def __init__(self, opened: OpenCall, call: Call) -> None:
+        self._opened, self._written = opened, _written(opened, call)
+        pairs = list(_changed(opened, self._written))
+        for output, after in self._written.items():
+            pairs += [Pair(path, held.clone, output, after) for path, held in opened.held.items()]
+        # Each once, where it comes first.
+        self.pairs = list({(pair.input, pair.output): pair for pair in reversed(pairs)}.values())[::-1]
+        self.possible = [pair for pair in self.pairs if pair.before.numel() == pair.after.numel()]
+
+    def others(self, path: Path) -> dict[str, Tensor]:
+        """What the call was given beside the input at a path, by what that is called."""
+        return {} if path[0] == RESULT else self._opened.others(path)
+
+    def best(self, shown: Callable[..., Identification]) -> tuple[Pair, Identification]:
+        """The pair whose output is the normalized input, and what shows it; the first where none is.
+
+        Args:
+            shown: what a pair shows, by the quick ways or, ``thorough``, by all.
+        """
+        outputs = dict.fromkeys(pair.output for pair in self.possible)
+        added = [pair for output in outputs for pair in self._sums(output)]
+        if len(self.possible) + len(added) > 1:
+            for pair in self.possible:
+                found = shown(pair, thorough=False)
+                if found.way != NO_WAY:
+                    # Nothing was added this time: what is given beside the output is what it normalizes.
+                    alike = [one for one in added if one.output == pair.output]
+                    return next((one for one in alike if torch.equal(one.before, pair.before)), pair), found
+            for pair in added:
+                found = shown(pair, thorough=False)
+                if found.way != NO_WAY:
+                    return pair, found
+        every = [(pair, shown(pair, thorough=True)) for pair in self.possible[:_MOST_PAIRS]]
+        return min(every, key=lambda each: each[1].way)
+
+    def _sums(self, output: Path) -> list[Pair]:
+        """What the call gave beside its output, as what it may have normalized: a sum of its arguments."""
+        after = self._written[output]
+        beside = [(path, tensor) for path, tensor in self._written.items() if path != output]
+        if len(self._opened.held) < 2:
+            return []
+        return [Pair(path, tensor, output, after) for path, tensor in beside if tensor.shape == after.shape]
 
 
 def fitting_pair(pairs: list[Pair], width: int | None) -> Pair:

@@ -33,6 +33,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "device": "; ".join(dict.fromkeys(str(tensor.device) for tensor in tensors)) or "cpu",
         "dtype": "; ".join(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors)),
         "meant_dtype": _configured_dtype(inner),
+        "trainable": any(parameter.requires_grad for parameter in inner.parameters()),
         "kernel": dispatch.name(),
         "versions": {
             "normprobe": metadata.version("normprobe"),
@@ -102,6 +103,13 @@ class RunInfo:
         """Warn once that something about the data is not known, because of an error."""
         message = str(error).splitlines()[0] if str(error) else "no message"
         self._warnings[valid_text(f"{what}: {type(error).__name__}: {message}")[:_LONGEST]] = None
+
+    def note_unused_mask(self, name: str) -> None:
+        """Warn once of an argument that looks like a mask of padding and is not used as one."""
+        text = (
+            f"the argument {name} looks like a mask of padding and was not used: hand it to Probe(mask=...)"
+        )
+        self._warnings[valid_text(text)[:_LONGEST]] = None
 
     def add(self, forward: Forward) -> None:
         """Count the examples and positions of a forward, and fingerprint its first tensor."""

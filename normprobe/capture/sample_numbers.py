@@ -115,7 +115,7 @@ def place(
     if placement is None:
         assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
         placement = forward.placements[sequence, sizes, first] = _placed(
-            sizes, assignment, padding, labelled=sequence.labelled
+            sizes, assignment, padding, labelled=sequence.labelled, alone=sequence.alone
         )
     return placement
 
@@ -150,11 +150,13 @@ def _time_axis(axes: list[int], state: LayerState, name: str, strides: tuple[int
     return site.time_axis if site.time_axis in axes else None
 
 
-def _placed(sizes: Sizes, assignment: Assignment, padding: Padding | None, *, labelled: bool) -> Placement:
+def _placed(
+    sizes: Sizes, assignment: Assignment, padding: Padding | None, *, labelled: bool, alone: bool
+) -> Placement:
     """The placement of samples that are numbered: with which rows are padding, and whether labels fit."""
     layout, leading, inner = sizes.layout, sizes.leading, sizes.inner
     aligned = layout is not Layout.UNALIGNED
-    rows = _row_mask(leading, inner, padding)
+    rows = _row_mask(leading, inner, padding, alone=alone)
     # Of a mask that leaves nothing out only the name is kept: without one a kernel asks no row.
     if rows is not None and padding is not None and padding.full:
         return Placement(replace(assignment, masked_by=padding.name), None, 0, False, aligned, sizes)
@@ -171,14 +173,20 @@ def _placed(sizes: Sizes, assignment: Assignment, padding: Padding | None, *, la
 
 
 def _row_mask(
-    leading: tuple[int, ...], inner: tuple[int, ...], padding: Padding | None
+    leading: tuple[int, ...], inner: tuple[int, ...], padding: Padding | None, *, alone: bool
 ) -> NDArray[np.bool_] | None:
-    """The mask of a channel layer's rows: (batch, channels, time) has one row per position."""
-    if padding is None or len(leading) != 1 or len(inner) != 1:
+    """The mask of a channel layer's rows: (batch, channels, time) has one row per position.
+
+    Along which of several axes (time and frequency, say) is certain where one alone has its size, and
+    nothing but the masked argument came in.
+    """
+    if padding is None or len(leading) != 1 or not (len(inner) == 1 or alone):
         return None
     batch, time = padding.real.shape
-    fitting = time == inner[0] and batch in (1, leading[0])
-    return np.array(np.broadcast_to(padding.real, (leading[0], time))) if fitting else None
+    if inner.count(time) != 1 or batch not in (1, leading[0]):
+        return None
+    sizes = (batch, *(time if count == time else 1 for count in inner))
+    return np.broadcast_to(padding.real.reshape(sizes), (leading[0], *inner)).reshape(leading[0], -1).copy()
 
 
 def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | None) -> Placement:
@@ -227,9 +235,14 @@ def named_labels(
 def unfit(extent: Extent, sequence: Sequence, placement: Placement) -> str:
     """Why a mask was not applied, or "": also at a pooler or a head, which read one position of each text."""
     padding, leading, inner = sequence.padding, extent.leading, extent.inner
-    if placement.assignment.masked_by or padding is None:
+    if placement.assignment.masked_by or padding is None or padding.full:
         return ""
-    if placement.aligned and len(inner) != 1 and leading[1:2] in ((), (1,)):
+    if (
+        placement.aligned
+        and not (inner and sequence.alone)
+        and len(inner) != 1
+        and leading[1:2] in ((), (1,))
+    ):
         return ""
     return f"its samples {leading + inner} do not fit {padding.name} {padding.real.shape}: unmasked"
 

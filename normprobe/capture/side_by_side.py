@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normprobe.capture.batch_arguments import BatchArguments
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.power_sums import LocalPowerSums, PowerSums
 from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.errors import ViewError
 from normprobe.layers.find import Layer
+from normprobe.layers.module_attributes import stored
 from normprobe.layers.to_rows import arrange
 from normprobe.samples.batch import Signatures, first_tensor, read_batch
 from normprobe.samples.masks import Masks, SequenceRule, find_masks
@@ -75,9 +78,11 @@ class SideBySide:
             for further in self._further
         ]
         self._signatures = Signatures()
+        self._arguments = BatchArguments(model)
         self._masks = Masks()
         self._kept: dict[tuple[int, str, int], Tensor] = {}
         self._calls: dict[tuple[int, str], int] = {}
+        self._again = False
         # The tensor kept last at an input, its version and its copy.
         self._latest: tuple[Tensor, int, Tensor] | None = None
 
@@ -89,7 +94,7 @@ class SideBySide:
     def keeping(self, batch: Any) -> Iterator[None]:
         """Keep what the first model's layers read and give while the block runs."""
         # The second model's masks are these, too: it runs on the same batch.
-        named = self._signatures.named(self._model, *_arguments(batch))
+        named = self._signatures.named(self._model, *self._arguments.of(batch))
         self._masks = find_masks(named)
         own = self._masks.own
         self.examples += read_batch(named, None if own is None else own.real.shape).size
@@ -114,11 +119,16 @@ class SideBySide:
         try:
             for at, pair in enumerate(self._pairs):
                 module = getattr(pair, side).module
-                hooks.before(module, partial(before, at))
-                hooks.after(module, partial(after, at))
+                hooks.before(module, partial(self._unless_again, before, at))
+                hooks.after(module, partial(self._unless_again, after, at))
             yield
         finally:
             hooks.remove()
+
+    def _unless_again(self, callback: Callable[..., None], at: int, *called: Any) -> None:
+        """Hand on a call of the model's own, not one of a layer inside one that is called again."""
+        if not self._again:
+            callback(at, *called)
 
     def _keep_input(self, at: int, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._keep(at, INPUT, first_tensor([*args, *kwargs.values()]))
@@ -141,7 +151,11 @@ class SideBySide:
         local = self._sums[at].local
         if local is None or input_a is None or output_a is None or own is None:
             return
-        on_input_a = _called_again(module, args, kwargs, input_a)
+        self._again = True
+        try:
+            on_input_a = _called_again(module, args, kwargs, input_a)
+        finally:
+            self._again = False
         if on_input_a is None or not on_input_a.shape == output_a.shape == own.shape:
             self._sums[at].local = None
         else:
@@ -194,11 +208,39 @@ class SideBySide:
         return torch.from_numpy(padding.real.reshape(-1))
 
 
-def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that a batch stands for."""
-    if isinstance(batch, Tensor):
-        return (batch,), {}
-    return ((), dict(batch)) if isinstance(batch, Mapping) else (tuple(batch), {})
+def differing_tensors(a: Layer, b: Layer) -> dict[str, float]:
+    """Weight and bias of two Linear layers that are not alike, and their relative difference.
+
+    What both store beyond the rounding of the coarser dtype of the two counts; NaN where one of them has no
+    bias. Norms apply what the tables hold.
+    """
+    if a.parameter or b.parameter or {a.view.kind, b.view.kind} != {"linear"}:
+        return {}
+    found: dict[str, float] = {}
+    for name in ("weight", "bias"):
+        own, other = stored(a.module, name), stored(b.module, name)
+        if isinstance(own, Tensor) and isinstance(other, Tensor):
+            difference = _relative_difference(own.detach(), other.detach())
+            if difference is not None:
+                found[name] = difference
+        elif name == "bias" and isinstance(own, Tensor) != isinstance(other, Tensor):
+            found[name] = math.nan
+    return found
+
+
+def _relative_difference(a: Tensor, b: Tensor) -> float | None:
+    """Root of the sum of (b - a)² over that of a²; None if it is rounding, or they do not compare."""
+    plain = all(tensor.is_floating_point() and tensor.layout is torch.strided for tensor in (a, b))
+    if not plain or a.is_meta or b.is_meta:
+        return None
+    if a.shape != b.shape and a.T.shape == b.shape:  # of transformers' Conv1D and nn.Linear one is stored so
+        a = a.T
+    if a.shape != b.shape:
+        return None
+    rounding = max(torch.finfo(tensor.dtype).eps for tensor in (a, b))
+    a, b = a.to("cpu", torch.float64), b.to("cpu", torch.float64)
+    size, apart = float(a.norm()), float((b - a).norm())
+    return apart / size if apart > rounding * size and size > 0 else math.inf if apart > size == 0 else None
 
 
 def _registered(tensor_of: TensorOf, module: nn.Module, called: tuple[Any, ...]) -> Tensor | None:

@@ -28,6 +28,7 @@ _SEVERITIES = ("info", "warning", "error")
 _FOUND = 3
 """Exit status of a command that ran, and whose ``--fail-on`` is met."""
 
+# After \b click leaves the breaks of lines as they are.
 _HELP = """What normalization does inside a network: every Linear and norm layer, before and after.
 
 MODEL is a Hugging Face folder, hub id or .gguf file, or module.py:callable that returns an nn.Module.
@@ -176,6 +177,7 @@ def _recorded(
         check_file("--save", save)
     recording = recording_of(model, request_of(options), recalibrate=recalibrate)
     if save is not None:
+        # At once: what was measured is kept, should writing a report fail.
         recording.save(save)
     return recording
 
@@ -187,5 +189,6 @@ def _exit_if_found(findings: pd.DataFrame, fail_on: str | None) -> None:
     severities = _SEVERITIES[_SEVERITIES.index(fail_on) :]
     count = int(findings["severity"].isin(severities).sum())
     if count:
+        # On stderr: stdout may hold the document of --json.
         click.echo(f"{count} of severity {' or '.join(severities)} (--fail-on {fail_on})", err=True)
         raise click.exceptions.Exit(_FOUND)

@@ -19,6 +19,7 @@ from normprobe.loading.constants import DTYPES
 if TYPE_CHECKING:
     from normprobe.recording import Recording
 
+# As `commands._FOUND`, which cannot be imported: that module imports this one.
 _DIFFERENT = 3
 """Exit status of a comparison that ran and found a difference."""
 
@@ -48,6 +49,7 @@ def compare(a: str, b: str, out: Path, dtype_b: str | None, weights_b: str | Non
     request = request_of(options)
     first, second = _recordings(a, b, request, {"dtype": dtype_b, "weights": weights_b})
     with waiting("Comparing"):
+        # The module, as `compare` is this command here.
         from normprobe import comparison as library
 
         comparison = library.compare(first, second)

@@ -34,6 +34,7 @@ def with_error_lines(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
+        # Click's own ways to end: usage with exit status 2, and no word about a pipe that was closed.
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as cause:

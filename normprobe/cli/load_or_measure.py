@@ -82,6 +82,7 @@ def measure(
         from normprobe.loading.inputs import check_data, load_inputs
         from normprobe.loading.models import load_model, without_bars
 
+        # First: that a file is not there is known before a model is loaded for minutes.
         check_data(request.data)
         with without_bars():
             model = load_model(
@@ -103,7 +104,7 @@ def measure(
         if recalibrate is not None:
             recalibrate_into(recalibrate, model, request)
     # Only now: an error is to be the one line that is printed.
-    for warning in (*model.warnings, *inputs.warnings):
+    for warning in dict.fromkeys((*model.warnings, *inputs.warnings, *recording.meta["warnings"])):
         click.echo(f"Note: {warning}", err=True)
     return recording
 
@@ -165,6 +166,7 @@ class _Batches:
 def _explained(cause: Exception, model: LoadedModel, batch: Any) -> Exception:
     """The error to raise for one that came up while the model ran on a batch; itself, where it is ours."""
     shapes = _shapes(batch)
+    # Cut, as an error may repeat all that it was given.
     text = " ".join(str(cause).split())[:300]
     if _is_out_of_memory(cause):
         return ModelError(

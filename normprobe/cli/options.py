@@ -49,6 +49,7 @@ class Request:
     @staticmethod
     def plain() -> Request:
         """The request of a command line without options."""
+        # As the options below have it: what differs was given.
         return Request(None, None, None, None, "auto", "auto", (), (), 1024, None, False)
 
     def given(self) -> list[str]:
@@ -122,6 +123,7 @@ debug = click.option("--debug", is_flag=True, help="Show tracebacks and what oth
 
 def measuring(command: _Command) -> _Command:
     """Add the options of a measurement to a command."""
+    # Reversed, as the option that is applied last comes first in --help.
     return reduce(lambda wrapped, option: option(wrapped), reversed(_MEASURING), command)
 
 

@@ -49,5 +49,6 @@ def _check_writable(option: str, path: Path, start: Path) -> None:
     existing = next(parent for parent in (start, *start.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise NormprobeError(f"{option} {path} cannot be written: {existing} is a file")
+    # Both: without X nothing can be made in a folder, however writable.
     if not os.access(existing, os.W_OK | os.X_OK):
         raise NormprobeError(f"{option} {path} cannot be written: no permission to write in {existing}")

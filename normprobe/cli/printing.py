@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from normprobe.comparison import Comparison
     from normprobe.recording import Recording
 
+# As `report.terminal.lines` has them; to import that would load pandas for --help.
 _NARROWEST, _WIDEST = 80, 120
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _TAG = re.compile(r"^(error|warning|note)(?= )", re.MULTILINE)
@@ -35,6 +36,7 @@ def width() -> int:
 def unicode() -> bool:
     """Whether stdout can show the signs that the report uses."""
     try:
+        # A stream in memory has no encoding.
         _SIGNS.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return False
@@ -48,11 +50,13 @@ def colourful() -> bool:
 
 def _coloured(text: str) -> str:
     """Colour the word that says how severe a finding is."""
+    # In the finished text, where codes of colours count in no width.
     return _TAG.sub(lambda tag: click.style(tag[0], fg=_COLOURS[tag[0]], bold=True), text)
 
 
 def escape_what_cannot_be_encoded() -> None:
     """Have stdout write a character it cannot encode as an escape, rather than fail on it."""
+    # Nothing else has `reconfigure`; tests and notebooks put other streams here.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

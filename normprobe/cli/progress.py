@@ -61,10 +61,12 @@ def _short(what: str) -> str:
 
 
 def _columns(*, counted: bool) -> Progress:
+    # rich is loaded only where its line can be seen.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
+    # A path may hold brackets, which rich would take for a style.
     text, elapsed = TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     if counted:
         return Progress(text, BarColumn(), MofNCompleteColumn(), elapsed, console=console, transient=True)
@@ -78,6 +80,7 @@ def _delayed(progress: Progress) -> Iterator[Progress]:
     The timer is joined before the display is stopped: it may be about to start it.
     """
     timer = threading.Timer(_DELAY, progress.start)
+    # It must not keep a program alive that was stopped.
     timer.daemon = True
     timer.start()
     try:

@@ -2,14 +2,16 @@
 
 In: the tables of two recordings, or the power sums of two models run side by side. Out: `Differences`, a row
 per matched layer and site, with the noise that rounding or sampling explains already judged. Here: matching
-of layers and samples, the error and what of it is inherited, the verdict in words, and its findings.
+of layers and samples, the error and what of it is inherited, what of the layers' own differs, the verdict in
+words, and its findings.
 """
 
-from normprobe.divergence.columns import LAYERS, UNMATCHED
+from normprobe.divergence.columns import CAUSES, LAYERS, UNMATCHED
 from normprobe.divergence.differences import LEVEL, Differences, differences
 from normprobe.divergence.verdict import VERDICTS, Divergence, sentences, shown_name, verdict_code
 
 __all__ = [
+    "CAUSES",
     "LAYERS",
     "LEVEL",
     "UNMATCHED",

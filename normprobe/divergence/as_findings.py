@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from normprobe.divergence.causes import in_words
 from normprobe.divergence.differences import Differences
-from normprobe.divergence.verdict import first_divergence, sentences
+from normprobe.divergence.explanations import clauses, is_undone
+from normprobe.divergence.verdict import Divergence, first_divergence, sentences
 from normprobe.findings.check import COLUMNS, Finding
 from normprobe.vocabulary import INPUT
 
@@ -78,17 +80,15 @@ def _row(rule: _Rule, finding: Finding, source: str) -> dict[str, Any]:
 def _found(found: Differences) -> Iterator[tuple[_Rule, Finding, str]]:
     layers, facts = found.layers, found.facts
     source = _ROUNDING if facts["same_data"] else _SAMPLING
-    first = first_divergence(layers)
+    first = first_divergence(found)
     if first is not None:
         read = not facts["same_data"] and first.after is None and first.site == INPUT
-        yield _DATA if read else _FIRST, _first(found), source
+        yield _DATA if read else _rule_of(found, first), _first(found), source
         own = layers[layers["introduces"] & (layers["layer"] != first.layer)]
-        if len(own):
-            yield (
-                _AGAIN,
-                _at(own, "error introduced, dB", "introduced_db", "Error arises here as well."),
-                source,
-            )
+        if len(own) and is_undone(found) is None:
+            said = in_words(clauses(found, str(own["layer"].iloc[0])))
+            words = f"Error arises here as well{': ' if said else ''}{said}."
+            yield _AGAIN, _at(own, "error introduced, dB", "introduced_db", words), source
     if len(found.unmatched):
         fused = found.unmatched["reason"].str.startswith("fused").all()
         yield replace(_ALONE, severity="info") if fused else _ALONE, _unmatched(found), ""
@@ -104,6 +104,24 @@ def _found(found: Differences) -> Iterator[tuple[_Rule, Finding, str]]:
         row = other.iloc[0]
         words = f"{row['dtype']} in the first model, {row['dtype_b']} in the second."
         yield _DTYPE, _at(other, "error, dB", "error_db", words), _ROUNDING
+
+
+def _rule_of(found: Differences, first: Divergence) -> _Rule:
+    """What to do about the first layer that differs, by what is known of the cause."""
+    if is_undone(found) is not None:
+        return replace(
+            _FIRST,
+            severity="info",
+            advice="Nothing is to be mended for what both give: they hold other numbers inside and compute "
+            "the same.",
+        )
+    if first.differs:
+        return replace(
+            _FIRST,
+            advice=f"Make the {', '.join(first.differs[:3])} of the two alike, then compare again: "
+            "what comes after it may differ only because it does.",
+        )
+    return _FIRST
 
 
 def _first(found: Differences) -> Finding:

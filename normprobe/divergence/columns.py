@@ -61,12 +61,32 @@ LAYERS: dict[str, tuple[str, str, str]] = {
     ),
     "beyond": (TRUTH, "", "whether the two differ here beyond the noise"),
     "introduces": (TRUTH, "", "whether more arises here than noise and what was inherited explain"),
+    "differs": (
+        TEXT,
+        "",
+        "what of the layer's own differs, eps and scale among it, `; `-joined; at each site",
+    ),
 }
 
 UNMATCHED: dict[str, tuple[str, str, str]] = {
     "of": (TEXT, "", "the recording or model that has the layer: a, the first, or b"),
     "layer": (TEXT, "", "qualified name"),
     "reason": (TEXT, "", "why it is not compared"),
+}
+
+
+CAUSES: dict[str, tuple[str, str, str]] = {
+    "layer": (TEXT, "", "qualified name in the first model"),
+    "layer_b": (TEXT, "", "qualified name of its counterpart in the second"),
+    "what": (
+        TEXT,
+        "",
+        "eps, scale, shift, unit offset, running mean, running variance, mode, kind, class, dtype, bias, "
+        "weight, shift of all rows, or a setting by the name that the layer has for it",
+    ),
+    "a": (TEXT, "", "what it is in the first model; of a vector the number that differs most"),
+    "b": (TEXT, "", "what it is in the second"),
+    "said": (TEXT, "", "both in words"),
 }
 
 

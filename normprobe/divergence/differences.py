@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pandas as pd
 
-from normprobe.divergence.columns import LAYERS, UNMATCHED, shaped
+from normprobe.divergence.causes import Cause, find_causes
+from normprobe.divergence.columns import CAUSES, LAYERS, UNMATCHED, shaped
 from normprobe.divergence.kept_samples import RecordingArrays
 from normprobe.divergence.matched_sites import (
     MatchedSite,
@@ -17,10 +18,11 @@ from normprobe.divergence.matched_sites import (
     fired_layers,
     match_sites,
 )
-from normprobe.divergence.matching import MatchedLayers, match_layers
+from normprobe.divergence.matching import MatchedLayers, Unmatched, match_layers
 from normprobe.divergence.paired import paired_columns
 from normprobe.divergence.rounding import Precision, precision
 from normprobe.divergence.same_data import Pairing, pair_data
+from normprobe.divergence.silent_twins import with_silent_twins
 from normprobe.divergence.unpaired import unpaired_columns
 from normprobe.errors import NormprobeError, NoSamplesError, RecordingError
 from normprobe.tables.frames import Tables
@@ -36,11 +38,13 @@ class Differences:
         layers: a row per matched layer and site, in the first model's order of execution.
         unmatched: a row per layer that is not compared.
         facts: names, data and precision of the two, as JSON holds them.
+        causes: a row per layer and thing of its own that differs, whatever comes of it.
     """
 
     layers: pd.DataFrame
     unmatched: pd.DataFrame
     facts: Mapping[str, Any]
+    causes: pd.DataFrame = field(default_factory=lambda: shaped([], CAUSES))
 
 
 class HasDifferences(Protocol):
@@ -78,8 +82,33 @@ def differences(a: Tables, b: Tables, *, same_data: bool | None = None, level: f
         columns, examples = unpaired_columns(readers, places, level)
     rows = [describe_site(readers, place) | found for place, found in zip(places, columns, strict=True)]
     facts = facts_of((a, b), matched, pairing, rounding, places) | {"examples": examples, "level": level}
-    unmatched = [layer._asdict() for layer in matched.unmatched]
-    return Differences(shaped(rows, LAYERS), shaped(unmatched, UNMATCHED), facts)
+    return tabulated(rows, matched.unmatched, facts, find_causes(readers, matched.pairs))
+
+
+def tabulated(
+    rows: Sequence[dict[str, Any]],
+    unmatched: Sequence[Unmatched],
+    facts: Mapping[str, Any],
+    causes: Sequence[Cause],
+) -> Differences:
+    """The frames of a comparison.
+
+    Args:
+        rows: the columns of each place but `differs`.
+        unmatched: the layers that are not compared.
+        facts: names, data and precision of the two.
+        causes: what of the layers' own differs.
+    """
+    own: dict[str, list[str]] = {}
+    for cause in causes:
+        own.setdefault(cause.layer, []).append(cause.said)
+    rows = [row | {"differs": "; ".join(own.get(row["layer"], []))} for row in rows]
+    return Differences(
+        shaped(rows, LAYERS),
+        shaped([layer._asdict() for layer in unmatched], UNMATCHED),
+        facts,
+        shaped([cause._asdict() for cause in causes], CAUSES),
+    )
 
 
 def matched_layers(a: Tables, b: Tables) -> MatchedLayers:
@@ -88,13 +117,15 @@ def matched_layers(a: Tables, b: Tables) -> MatchedLayers:
     Raises:
         RecordingError: no layer of the one can be matched with one of the other.
     """
-    matched = match_layers(fired_layers(RecordingArrays(a)), fired_layers(RecordingArrays(b)))
+    readers = RecordingArrays(a), RecordingArrays(b)
+    fired = fired_layers(readers[0]), fired_layers(readers[1])
+    matched = match_layers(*fired)
     if not matched.pairs:
         raise RecordingError(
             f"no layer of {a.facts['model']} can be matched with one of {b.facts['model']}, by name or by "
             "kind, width and order; compare models of one architecture"
         )
-    return matched
+    return with_silent_twins(matched, fired, (readers[0].ledger, readers[1].ledger))
 
 
 def _check(a: Tables, b: Tables, level: float) -> None:
@@ -130,6 +161,8 @@ def facts_of(
         "precision_differs": rounding.throughout,
         "precision_changes": [[places[at].match.a, places[at].site] for at in rounding.changed],
         "matched": len(matched.pairs),
+        "warnings": list(dict.fromkeys(text for facts in meta for text in facts["warnings"])),
+        "silent_twins": [[*twins[:2], list(twins.twins), twins.status] for twins in matched.silent_twins],
         "reordered": _reordered(tables[1], matched),
     }
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.divergence.attribution import Attribution
-from normprobe.divergence.columns import LAYERS, UNMATCHED, shaped
-from normprobe.divergence.differences import LEVEL, Differences, facts_of, matched_layers
+from normprobe.divergence.causes import SHIFT_OF_ROWS, Cause, find_causes, of_tensor
+from normprobe.divergence.differences import LEVEL, Differences, facts_of, matched_layers, tabulated
 from normprobe.divergence.kept_samples import RecordingArrays
-from normprobe.divergence.matched_sites import MatchedSite, describe_site, dtypes_of, match_sites
-from normprobe.divergence.matching import MatchedLayers, Unmatched
+from normprobe.divergence.matched_sites import (
+    MatchedSite,
+    RecordingPair,
+    describe_site,
+    dtypes_of,
+    match_sites,
+)
+from normprobe.divergence.matching import Match, MatchedLayers, Unmatched
 from normprobe.divergence.paired import attribute_errors, judge_errors
 from normprobe.divergence.rounding import precision
 from normprobe.divergence.same_data import Pairing
@@ -68,7 +74,13 @@ class SummedLayer(Protocol):
 
 
 def live_differences(
-    a: Tables, b: Tables, matched: MatchedLayers, found: Mapping[str, SummedLayer], examples: int
+    a: Tables,
+    b: Tables,
+    matched: MatchedLayers,
+    found: Mapping[str, SummedLayer],
+    *,
+    examples: int,
+    tensors: Mapping[str, Mapping[str, float]],
 ) -> Differences:
     """Build the table of differences.
 
@@ -78,9 +90,10 @@ def live_differences(
         matched: their layers.
         found: what was summed, by the first model's layer.
         examples: how many examples ran.
+        tensors: which tensors of two layers are not alike, and by how much, by the first model's layer.
     """
     readers = RecordingArrays(a), RecordingArrays(b)
-    seen = tuple(pair for pair in matched.pairs if found[pair.a].sites[OUTPUT].rows)
+    seen = tuple(pair for pair in matched.pairs if pair.a in found and found[pair.a].sites[OUTPUT].rows)
     places = list(match_sites(readers, seen))
     rounding = precision(*dtypes_of(readers, places))
     sums: list[SummedSite] = [found[place.match.a].sites[place.site] for place in places]
@@ -98,8 +111,26 @@ def live_differences(
     ]
     facts = facts_of((a, b), matched, Pairing(True, "live", {}), rounding, places)
     facts |= {"matched": len(seen), "examples": (examples, examples), "level": LEVEL}
-    unmatched = [layer._asdict() for layer in (*matched.unmatched, *lost)]
-    return Differences(shaped(rows, LAYERS), shaped(unmatched, UNMATCHED), facts)
+    return tabulated(rows, (*matched.unmatched, *lost), facts, _causes(readers, seen, tensors))
+
+
+def _causes(
+    readers: RecordingPair, pairs: Sequence[Match], tensors: Mapping[str, Mapping[str, float]]
+) -> list[Cause]:
+    """What the tables say, and of Linear layers what their tensors do."""
+    told = find_causes(readers, pairs)
+    # What kept rows only suggest, the tensors say.
+    stored = {name for name, found in tensors.items() if found}
+    told = [cause for cause in told if not (cause.what == SHIFT_OF_ROWS and cause.layer in stored)]
+    biases = {cause.layer for cause in told if cause.what == "bias"}
+    own = [
+        Cause(pair.a, pair.b, *of_tensor(name, share))
+        for pair in pairs
+        for name, share in tensors.get(pair.a, {}).items()
+        if not (name == "bias" and pair.a in biases)
+    ]
+    order = {pair.a: at for at, pair in enumerate(pairs)}
+    return sorted([*told, *own], key=lambda cause: order[cause.layer])
 
 
 def _split(place: MatchedSite, found: SummedLayer) -> Attribution | None:

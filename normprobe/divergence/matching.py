@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from normprobe.divergence.fused_linears import LayerShape, remove_fused
 from normprobe.divergence.roles import pair_roles
 
 _WRAPPERS = ("_orig_mod", "module")
+_BASES = ("base_layer", "original_module")
+"""What adapters call the layer that they stand for."""
 _DEEPEST = 3  # parts of a name that a wrapper class may put before it
 
 
@@ -51,23 +53,42 @@ class FiredLayers:
     silent: Mapping[str, str]
 
 
+class SilentTwins(NamedTuple):
+    """A layer that fired in one model (`a` or `b`) only, and those in its place in the other that did not.
+
+    Attributes:
+        of: the model of the layer that fired.
+        layer: its name.
+        twins: the layers of its shape in the same place of the other model.
+        status: their status: never fired or bypassed.
+    """
+
+    of: str
+    layer: str
+    twins: tuple[str, ...]
+    status: str
+
+
 @dataclass(frozen=True)
 class MatchedLayers:
     """The layers of two models, matched, in the first one's order of execution; and those left over."""
 
     pairs: tuple[Match, ...]
     unmatched: tuple[Unmatched, ...]
+    silent_twins: tuple[SilentTwins, ...] = ()
 
 
 def match_layers(a: FiredLayers, b: FiredLayers) -> MatchedLayers:
     """Match the layers of two models.
 
     Names come first, without the prefixes of wrappers (`module.`, `_orig_mod.`) and of a class around the
-    whole (`bert.encoder` is `encoder`). What is left is matched by shape: roles (layers whose names differ
+    whole (`bert.encoder` is `encoder`); the layer inside an adapter (`x.base_layer`) is `x` where the adapter
+    itself is none of the layers. What is left is matched by shape: roles (layers whose names differ
     only in the block) by the words their names end in, else in order of execution, where the numbers agree.
     A Linear that does the work of several is declared, and so is everything else without a counterpart.
     """
     names = _by_name(list(a.shapes), list(b.shapes))
+    names |= _without_adapter(a.shapes, b.shapes, names)
     pairs = [Match(x, y, "name") for x, y in names.items() if a.shapes[x] == b.shapes[y]]
     left_a = {x: shape for x, shape in a.shapes.items() if x not in {pair.a for pair in pairs}}
     left_b = {y: shape for y, shape in b.shapes.items() if y not in {pair.b for pair in pairs}}
@@ -85,13 +106,36 @@ def _by_name(a: Sequence[str], b: Sequence[str]) -> dict[str, str]:
     """Equal names, once the prefixes of wrappers are off; of a model that is itself a layer, the only one."""
     if len(a) == len(b) == 1:
         return {a[0]: b[0]}
-    plain_a, plain_b = ({_stripped(name): name for name in names} for names in (a, b))
+    plain_a, plain_b = _stripped_names(a), _stripped_names(b)
     cut_a, cut_b = _common_prefix(list(plain_a), set(plain_b)), _common_prefix(list(plain_b), set(plain_a))
     short_a = {name.removeprefix(cut_a): full for name, full in plain_a.items()}
     short_b = {name.removeprefix(cut_b): full for name, full in plain_b.items()}
     if len(short_a) < len(plain_a) or len(short_b) < len(plain_b):
         short_a, short_b = plain_a, plain_b
     return {short_a[name]: short_b[name] for name in short_a if name in short_b}
+
+
+def _without_adapter(a: Iterable[str], b: Iterable[str], matched: Mapping[str, str]) -> dict[str, str]:
+    """Layers inside an adapter that is no layer itself, matched with what the other model calls by its name."""
+    outer_a, outer_b = (
+        {name if _outside(name) in names else _outside(name): name for name in names} for names in (a, b)
+    )
+    found = _by_name(list(outer_a), list(outer_b))
+    taken = set(matched.values())
+    every = ((outer_a[x], outer_b[y]) for x, y in found.items())
+    return {x: y for x, y in every if x not in matched and y not in taken}
+
+
+def _outside(name: str) -> str:
+    """The name of the adapter that a layer is held by, its own where it is held by none."""
+    parent, _, last = name.rpartition(".")
+    return parent if last in _BASES else name
+
+
+def _stripped_names(names: Sequence[str]) -> dict[str, str]:
+    """Names without the parts of wrappers to whole names; whole ones where two would be the same."""
+    count = Counter(_stripped(name) for name in names)
+    return {_stripped(name) if count[_stripped(name)] == 1 else name: name for name in names}
 
 
 def _stripped(name: str) -> str:

@@ -14,6 +14,7 @@ from normprobe.divergence.error_bounds import SiteErrors, feature_errors, measur
 from normprobe.divergence.matched_sites import MatchedSite, RecordingPair, median_sample_rms, moments_of
 from normprobe.divergence.matching import Match
 from normprobe.divergence.rounding import GROWTH, MEASURED, WITHIN, Precision, beyond_rounding
+from normprobe.divergence.same_tensors import with_one_error
 from normprobe.vocabulary import INPUT, OUTPUT
 
 Numbers = NDArray[np.float64]
@@ -36,6 +37,7 @@ def paired_columns(
     # Of a signal this far below those before it nothing but rounding is left.
     tiny = precision.floors / _SUBUNIT * largest
     found = [_errors(readers, place, least) for place, least in zip(places, tiny, strict=True)]
+    found = with_one_error(readers, places, found)
     bounds = np.maximum(precision.floors, MEASURED)
     known = np.array([e.known(bound) for e, bound in zip(found, bounds, strict=True)])
     splits = attribute_errors(

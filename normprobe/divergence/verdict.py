@@ -8,7 +8,17 @@ from math import comb
 import numpy as np
 import pandas as pd
 
+from normprobe.divergence.causes import in_words
 from normprobe.divergence.differences import Differences
+from normprobe.divergence.explanations import (
+    cause_sentences,
+    clauses,
+    is_undone,
+    twin_sentences,
+    undone_sentence,
+    what_differs,
+)
+from normprobe.divergence.undone import undone
 from normprobe.formatting import format_count, format_db
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -26,6 +36,8 @@ class Divergence:
         error_db: noise power over signal power there, dB.
         noise_db: the error that rounding (same data) or sampling (other data) may give by itself, dB.
         after: the layer compared that runs before it, or None if it is the first.
+        differs: what of the layer's own differs, by the names of `CAUSES`: eps, scale, shift, ...
+        undone_behind: the layer whose output agrees again though it reads the difference; None without one.
     """
 
     layer: str
@@ -34,10 +46,13 @@ class Divergence:
     error_db: float
     noise_db: float
     after: str | None
+    differs: tuple[str, ...] = ()
+    undone_behind: str | None = None
 
 
-def first_divergence(layers: pd.DataFrame) -> Divergence | None:
+def first_divergence(found: Differences) -> Divergence | None:
     """The first place in order of execution that differs beyond the noise, or None."""
+    layers = found.layers
     beyond = np.flatnonzero(layers["beyond"].to_numpy(bool))
     if not len(beyond):
         return None
@@ -46,6 +61,7 @@ def first_divergence(layers: pd.DataFrame) -> Divergence | None:
     before = layers["layer"].iloc[:at]
     earlier = before[before != row["layer"]]
     after = str(earlier.iloc[-1]) if len(earlier) else None
+    gone = undone(layers) if found.facts["same_data"] else None
     return Divergence(
         str(row["layer"]),
         str(row["site"]),
@@ -53,6 +69,8 @@ def first_divergence(layers: pd.DataFrame) -> Divergence | None:
         float(row["error_db"]),
         float(row["noise_db"]),
         after,
+        what_differs(found, str(row["layer"])),
+        gone.behind or None if gone is not None else None,
     )
 
 
@@ -82,13 +100,13 @@ def verdict_code(found: Differences) -> str:
 
 def sentences(found: Differences) -> list[str]:
     """What was found, the answer first."""
-    first = first_divergence(found.layers)
+    first = first_divergence(found)
     if not found.facts["same_data"]:
         answer = _other(found, first)
     elif first is None:
         answer = _agreement(found)
     else:
-        answer = [_where(found, first), *_extent(found.layers, first)]
+        answer = [" ".join([_where(found, first), *_why(found, first)]), *_extent(found, first)]
     return [*answer, *_precision(found), *_circumstances(found)]
 
 
@@ -114,8 +132,17 @@ def _where(found: Differences, first: Divergence) -> str:
     )
 
 
-def _extent(layers: pd.DataFrame, first: Divergence) -> list[str]:
+def _why(found: Differences, first: Divergence) -> list[str]:
+    """What differs at the first layer that does, and where that ends."""
+    said = cause_sentences(found, first.layer, first.site)
+    if first.site == INPUT:
+        said += twin_sentences(found)
+    return [*said, *filter(None, [undone_sentence(found)])]
+
+
+def _extent(found: Differences, first: Divergence) -> list[str]:
     """How far it goes on, and whether more arises elsewhere."""
+    layers = found.layers
     each = layers.groupby("layer", sort=False)[["beyond", "introduces"]].any()
     later = each.loc[first.layer :].iloc[1:]
     lines = []
@@ -135,9 +162,15 @@ def _extent(layers: pd.DataFrame, first: Divergence) -> list[str]:
             f"{len(own) + 1:,} of {format_count(len(each), 'layer')} introduce error of their own, "
             "as a change of the whole model does: its precision, or all of its weights."
         )
-    elif own:
-        lines.append(f"More error arises at {_named(own)}.")
+    elif own and is_undone(found) is None:
+        lines.append(f"More error arises at {_named([_with_cause(found, layer) for layer in own])}.")
     return lines
+
+
+def _with_cause(found: Differences, layer: str) -> str:
+    """A layer's name, with what of its own differs."""
+    own = clauses(found, layer)
+    return f"{layer} ({in_words(own)})" if own else layer
 
 
 def _named(layers: list[str]) -> str:
@@ -192,7 +225,7 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
     if first.after is None and first.site == INPUT:
         cause = "It is the first that runs: the data may be of another kind. Nothing follows for the layers."
         return [start, cause, unpaired]
-    return [start, unpaired]
+    return [" ".join([start, *_why(found, first)]), unpaired]
 
 
 def _precision(found: Differences) -> list[str]:
@@ -225,4 +258,4 @@ def _circumstances(found: Differences) -> list[str]:
             f"{format_count(len(alone), 'layer')} {'has' if len(alone) == 1 else 'have'} no counterpart and "
             f"{'is' if len(alone) == 1 else 'are'} not compared: {_named(alone)}."
         )
-    return lines
+    return [*lines, *(f"{text[0].upper()}{text[1:]}." for text in facts.get("warnings", []) if text)]

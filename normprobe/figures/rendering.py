@@ -44,6 +44,7 @@ class Rendered:
     title: str
     caption: str
     aria_label: str
+    # Not compared: they may hold NaN, by which a figure would differ from itself.
     facts: Facts = field(compare=False)
     _figure: Figure = field(repr=False, compare=False)
     _tree: ET.Element = field(repr=False, compare=False)
@@ -84,6 +85,7 @@ class Rendered:
         if png:
             written.append(folder / f"{self.name}.png")
             with house_style(), quiet_fonts():
+                # Without matplotlib's version, by which the same picture would be another file.
                 self._figure.savefig(written[-1], dpi=PNG_DPI, facecolor=SURFACE, metadata={"Software": None})
         if svg:
             written.append(folder / f"{self.name}.svg")
@@ -103,7 +105,8 @@ def render(tables: Tables | HasTables, name: str, *, layer: str | None = None) -
         The figure and its words.
 
     Raises:
-        ValueError: there is no figure of this name, or the panel's layer is not named.
+        ValueError: there is no figure of this name, the recording lacks what it needs, or the panel's layer
+            is not named or did not fire.
     """
     source = layer_statistics.tables_of(tables)
     entry = registry.entry_of(name)
@@ -178,6 +181,7 @@ def _overlay(
             x0, x1, y0, y1 = ends[0][0], ends[1][0], foot, top
         else:
             (y0, y1), (x0, x1) = sorted((ends[0][1], ends[1][1])), (left, right)
+        # SVG counts from the top, matplotlib from the foot.
         boxes.append((hit.layer, hit.text, (x0, height - y1, x1 - x0, y1 - y0)))
     return tuple(boxes)
 
@@ -186,6 +190,7 @@ def _hit(text: str, box: tuple[float, float, float, float], href: str | None) ->
     """An invisible rectangle with a tooltip, within a link if there is one."""
     x, y, width, height = (f"{value:.1f}" for value in box)
     rect = ET.Element("rect", {"class": "hit", "x": x, "y": y, "width": width, "height": height})
+    # Without a fill a shape takes no pointer, unless it says so.
     rect.attrib |= {"fill": "none", "pointer-events": "all"}
     ET.SubElement(rect, "title").text = text
     if href is None:

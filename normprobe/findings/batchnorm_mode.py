@@ -18,29 +18,45 @@ if TYPE_CHECKING:
 def batch_norms(tables: Tables) -> pd.DataFrame:
     """The ledger of the batch norms that fired, by layer and in order of execution.
 
-    Added columns: ``trains`` and ``evaluates`` (whether it ran in that mode), ``grads`` (whether gradients
-    were on), ``values`` (values per channel and call) and ``examples`` (examples per call).
+    Added columns: ``trains`` (whether it normalized with a batch's own statistics in train mode; a frozen
+    one does not), ``grads`` (whether gradients were on), ``odd`` (whether it did so in a forward of a model
+    in evaluation mode), ``values`` (values per channel and call, those of all processes that it says it
+    takes), ``examples`` (likewise per call) and ``synchronized`` (of other processes, whose number is
+    not known).
     """
     inputs = tables.layers[tables.layers["site"] == INPUT].set_index("layer").sort_values("depth")
     ledger = fired(tables)
     count = tables.features[tables.features["site"] == INPUT].groupby("layer")["count"].max()
-    ledger["values"] = count.reindex(ledger.index) / ledger["calls"]
-    ledger["examples"] = inputs["n_samples"].reindex(ledger.index) / ledger["calls"]
+    processes = _column(ledger, "processes").fillna(1).astype("float64")
+    ledger["values"] = processes * count.reindex(ledger.index) / ledger["calls"]
+    ledger["examples"] = processes * inputs["n_samples"].reindex(ledger.index) / ledger["calls"]
+    sync = ledger["type"].str.lower().str.contains("sync").fillna(False).astype(bool)
+    ledger["synchronized"] = sync & (processes == 1)
     order = [name for name in inputs.index if name in ledger.index]
     ordered = ledger.reindex(order)
     return ordered[ordered["kind"] == "batch_norm"]
 
 
 def fired(tables: Tables) -> pd.DataFrame:
-    """The ledger of all layers that fired, by layer, with ``trains``, ``evaluates`` and ``grads``."""
+    """The ledger of all layers that fired, with ``trains``, ``grads`` and ``odd`` of `batch_norms`."""
     ledger = tables.ledger_base[tables.ledger_base["calls"] > 0].set_index("layer")
-    training = ledger["training"].fillna("").str.split("; ")
-    grad = ledger["grad"].fillna("").str.split("; ")
+    training, grad = (ledger[name].fillna("").str.split("; ") for name in ("training", "grad"))
+    statistics = _column(ledger, "statistics").fillna("").astype(str)
+    # Recordings of before it was known what a call normalized with have no more than the mode.
+    of_batch = statistics.str.contains("batch") | (statistics == "")
+    train = pd.Series([("train" in modes) for modes in training], index=ledger.index, dtype=bool)
+    evaluated = any("eval" in modes for modes in training)
+    odd = _column(ledger, "train_in_eval")
     return ledger.assign(
-        trains=[("train" in modes) for modes in training],
-        evaluates=[("eval" in modes) for modes in training],
+        trains=train & of_batch,
         grads=[("grad" in modes) for modes in grad],
+        odd=train & of_batch & (odd > 0).where(odd.notna(), evaluated).fillna(False).astype(bool),
     )
+
+
+def _column(ledger: pd.DataFrame, name: str) -> pd.Series:
+    """A column of the ledger that recordings of older versions lack: missing there."""
+    return ledger[name] if name in ledger else pd.Series(pd.NA, index=ledger.index, dtype=object)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +64,11 @@ class BatchnormTrainMode(Check):
     """A BatchNorm ran in train mode where the model was evaluated.
 
     In train mode it normalizes with the moments of the batch: an example's result depends on its neighbours,
-    and every forward moves the running statistics. One such layer in a model that otherwise is in evaluation
-    mode is a warning; a whole model in train mode without gradients is a note, since measuring a training
-    batch is legitimate. With gradients on it is training, and no finding.
+    and every forward moves the running statistics. One such layer in a forward of a model that is in
+    evaluation mode is a warning; a whole model in train mode without gradients, or with every parameter
+    frozen, is a note, since measuring a training batch is legitimate. With gradients on it is training, and
+    no finding, and so is a loop that trains and evaluates in turn. A frozen BatchNorm, which applies running
+    statistics in train mode too, is none either.
 
     What to do: call model.eval() before evaluating, and look for code that calls train() on parts.
 
@@ -68,12 +86,18 @@ class BatchnormTrainMode(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first batch norm in train mode, if the model was evaluated."""
         norms = batch_norms(tables)
-        wrong = norms[norms["trains"]]
-        odd = bool(fired(tables)["evaluates"].any())
-        if wrong.empty or (wrong["grads"].any() and not odd):
+        trains = norms[norms["trains"]]
+        odd = trains[trains["odd"]]
+        frozen = tables.meta.get("trainable") is False
+        if trains.empty or (odd.empty and trains["grads"].any() and not frozen):
             return []
+        wrong = trains if odd.empty else odd
         names = tuple(wrong.index)
-        rest = "while the rest of the model is in evaluation mode" if odd else "with gradients switched off"
+        if not odd.empty:
+            rest = "while the rest of the model is in evaluation mode"
+        else:
+            why = "every parameter frozen" if trains["grads"].any() else "gradients switched off"
+            rest = f"with {why}: nothing is trained, but each forward moves the running statistics"
         return [
             Finding(
                 layer=names[0],
@@ -83,7 +107,7 @@ class BatchnormTrainMode(Check):
                 threshold=0,
                 message=f"{format_count(len(names), 'batch norm')} ran in train mode, {rest}.",
                 evidence="input:variance",
-                severity="warning" if odd else "info",
+                severity="info" if odd.empty else "warning",
                 affected=names,
             )
         ]
@@ -100,7 +124,9 @@ class SmallBatchStatistics(Check):
 
     Figure: the BatchNorm section, whose caption states the number of values.
     Source: Singh and Shrivastava, EvalNorm, arXiv:1904.06031.
-    When it is wrong: statistics are synchronized over processes, of which this recording is one.
+    When it is wrong: statistics are synchronized over processes of which this recording is one, by a layer
+    that does not say so. Of one that does (SyncBatchNorm) the values of all its processes count, if
+    torch.distributed says how many these are; else the message says that they are this process's.
 
     Attributes:
         values: least number of values per channel and call that is enough,
@@ -138,9 +164,11 @@ class SmallBatchStatistics(Check):
                 threshold=self.values if by_values else self.examples,
                 message=f"In train mode a call normalizes with {format_number(values)} "
                 f"{'value' if values == 1 else 'values'} per channel, from {format_number(examples)} "
-                f"{'example' if examples == 1 else 'examples'}; "
+                f"{'example' if examples == 1 else 'examples'}"
+                f"{', beside those of other processes' if row['synchronized'] else ''}; "
                 f"so it is at {format_count(len(few), 'batch norm')}.",
                 evidence="input:n_samples",
+                severity="info" if row["synchronized"] else "warning",
                 affected=tuple(few.index),
             )
         ]
@@ -172,8 +200,9 @@ class FrozenButUpdating(Check):
         if not {"trainable", "moved"} <= set(norms.columns):
             return []
         others = fired(tables)["trainable"].fillna(False).astype(bool)
+        trained = bool(others.any()) or tables.meta.get("trainable") is True
         frozen = norms[norms["trainable"].eq(False).fillna(False) & norms["moved"].fillna(False)]
-        if frozen.empty or not others.any():
+        if frozen.empty or not trained:
             return []
         names = tuple(frozen.index)
         return [

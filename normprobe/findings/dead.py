@@ -11,7 +11,7 @@ from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.written_by import collapsed
 from normprobe.formatting import format_count, role_of
 from normprobe.tables.measures.common import at_site, row_of
-from normprobe.tables.measures.features import CONSTANT, feature_measures, finite_features
+from normprobe.tables.measures.features import CONSTANT, feature_measures, finite_features, norms_untrained
 from normprobe.tables.measures.layers import inputs_and_outputs, layer_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -40,9 +40,10 @@ class DeadFeatures(Check):
     A unit before a ReLU (or a GELU that rounds to exactly 0) whose value is negative for all data passes on
     nothing and learns nothing. Some always are: a good ReLU network was measured with 23 % of them. The layer
     that reads the zeros is named, and beside it the layer that writes them, whose outputs are never positive.
-    Between convolutions no probed layer reads the zeros; there the batch, group or instance norm is named
-    whose output is never positive in so many channels. Zeros that a norm writes itself, by a weight of 0, are
-    another check's, ``constant_features``.
+    An input that is 0 throughout, where no layer writes only negative values, is a branch multiplied by 0, as
+    adapters are started, and no finding. Between convolutions no probed layer reads the zeros; there the
+    batch, group or instance norm is named whose output is never positive in so many channels. Zeros that a
+    norm writes itself, by a weight of 0, are another check's, ``constant_features``.
 
     What to do: look at the writing layer's bias and learning rate; a large step pushes biases far below 0.
 
@@ -75,6 +76,9 @@ class DeadFeatures(Check):
         # Behind a collapse everything is constant: one cause, of which `collapsed_samples` is the finding.
         dead = dead[~dead.index.isin(collapsed(tables)[1:])]
         writers = {name: _never_positive(tables, name) for name in dead.index.get_level_values("layer")}
+        # Zeros throughout that no unit wrote are multiplied by 0, as a branch may be started (adapters).
+        by_units = [writers[name] != "" or value < 1 for (name, _), value in dead.items()]
+        dead = dead[by_units]
         dead = dead[[not _writes_zeros(tables, writers[name]) for name, _ in dead.index]]
         if dead.empty:
             return self._silent(tables, layers)
@@ -160,7 +164,8 @@ class ConstantFeatures(Check):
     Figure: the panel of the norm: variance per feature before and after, where they are counted as "near 0".
     Source: Voita, Ferrando, Nalmpantis, arXiv:2309.04827.
     When it is wrong: a network pruned by channels. Norms whose weights start at 0, as the last of each
-    residual block may, are left out where most of their role in the model writes only constants.
+    residual block may, are left out where most of their role in the model writes only constants, and a note
+    where every norm of the model is yet as initialized.
 
     Attributes:
         share: least share of constant features that is reported.
@@ -185,6 +190,10 @@ class ConstantFeatures(Check):
         whole = share == 1
         share = share - self._after_a_relu(tables, share)
         constant = share[(share >= self.share) & (~whole | self._in_a_branch(tables, whole))]
+        started = self._started_at_0(tables, constant)
+        # Those are one cause, a harmless one: named only where there is no other.
+        severity: Severity = "info" if len(constant) and started.all() else "warning"
+        constant = constant if started.all() else constant[~started]
         if constant.empty:
             return []
         layer, site = constant.index[0]
@@ -200,9 +209,20 @@ class ConstantFeatures(Check):
                 message=f"{constant.iloc[0]:.0%} of the features {place} the norm do not vary over the "
                 f"samples; so it is at {format_count(len(affected), 'norm')}.",
                 evidence=f"{site}:constant_features",
+                severity=severity,
                 affected=affected,
             )
         ]
+
+    @staticmethod
+    def _started_at_0(tables: Tables, constant: pd.Series) -> pd.Series:
+        """Whether a norm that writes constants is yet as initialized, with a weight of 0 throughout."""
+        if not norms_untrained(tables):
+            return pd.Series(False, index=constant.index)
+        outputs = tables.features[tables.features["site"] == OUTPUT]
+        zero = outputs["weight"].eq(0).groupby(outputs["layer"]).all()
+        names = constant.index.get_level_values("layer").to_series(index=constant.index)
+        return names.map(zero).fillna(False).astype(bool)
 
     def _after_a_relu(self, tables: Tables, share: pd.Series) -> pd.Series:
         """The part of the share that is zeros whose channels a norm before never writes positive.

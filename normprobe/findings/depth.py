@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.formatting import format_number, role_of
-from normprobe.tables.measures.layers import gain_measures, inputs_and_outputs
+from normprobe.formatting import format_number, role_of, spots
+from normprobe.tables.measures.common import at_site, row_of
+from normprobe.tables.measures.layers import gain_measures, inputs_and_outputs, layer_measures
 from normprobe.tables.measures.running_statistics import never_updated
 from normprobe.tables.measures.samples import sample_measures
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 SLOPE_SOURCE = "arXiv:1803.01719; arXiv:2502.05795"
+
+_BLOCKS = 3
+"""Fewest blocks of a model whose norms say something of depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,9 @@ class _VarianceDepth(Check):
             return []
         beside = self._beside(gains)
         beyond = beside[beside["beyond"] > 0]
+        if self.sign < 0:  # behind the last Linear of a chain nothing can vanish; heads are started small
+            inner = np.array([not _is_last(tables, str(name)) for name in beyond.index], dtype=bool)
+            beyond = beyond[beyond["peers"].to_numpy(bool) | inner]
         if beyond.empty:
             return []
         layer = str(beyond["beyond"].idxmax())
@@ -140,19 +148,58 @@ class _VarianceDepth(Check):
         ]
 
 
+def _is_last(tables: Tables, layer: str) -> bool:
+    """Whether nothing that is measured later reads what a Linear writes, all of it or one of equal parts."""
+    layers = layer_measures(tables)
+    if (layer, OUTPUT) not in layers.index:
+        return False
+    wrote = row_of(layers, layer, OUTPUT)
+    later = layers[(layers["depth"] > wrote["depth"]) & (layers.index.get_level_values("site") == INPUT)]
+    return not (wrote["n_features"] % later["n_features"].where(later["n_features"] > 1) == 0).any()
+
+
 def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
     """The series whose trend counts: what norms read, or what Linear layers write if there is none.
 
     The first norm is left out: it reads embeddings, which are small by initialization. So is the last Linear
-    of a model without norms: a trained classifier's logits are large.
+    of a model without norms: a trained classifier's logits are large. What counts is one chain: of Linear
+    layers each of which reads as many features as the one before it writes; of norms see `_chain_of_norms`.
     """
     layers = inputs_and_outputs(tables)
     norms = layers[(layers["kind"] != "linear") & (layers.index.get_level_values("site") == INPUT)]
     if not norms.empty:
-        squares = sample_measures(tables)["sample_square"].reindex(norms.index)
-        return INPUT, "sample_square", squares.droplevel("site").iloc[1:]
-    linear = layers[layers.index.get_level_values("site") == OUTPUT]
-    return OUTPUT, "within_feature_variance", linear["within_feature_variance"].droplevel("site").iloc[:-1]
+        chain = _chain_of_norms(layers, norms.iloc[1:])
+        squares = sample_measures(tables)["sample_square"].reindex(chain)
+        return INPUT, "sample_square", squares.droplevel("site")
+    outputs = at_site(layers, OUTPUT)
+    reads = at_site(layers, INPUT)["n_features"].reindex(outputs.index)
+    # A new chain begins where a Linear reads another number of features than the last one wrote.
+    begins = (reads != outputs["n_features"].shift()).cumsum()
+    longest = outputs.index[begins == begins.value_counts(sort=False).idxmax()] if len(outputs) else []
+    linear = outputs["within_feature_variance"].reindex(longest)
+    return OUTPUT, "within_feature_variance", linear.iloc[:-1]
+
+
+def _chain_of_norms(layers: pd.DataFrame, norms: pd.DataFrame) -> pd.MultiIndex:
+    """Those of the norms' inputs that follow one another in the flow of data.
+
+    A norm that reads just what a Linear wrote stands behind a branch where others read a sum: only these are
+    the residual stream. Where all stand behind a Linear, those whose Linear layers read the same are
+    parallel, and the first of them counts. The norms of one or two blocks are no depth.
+    """
+    place = spots([str(name) for name in norms.index.get_level_values("layer")])
+    roles = Counter(spot.role for spot in place.values() if spot.block is not None and spot.role != "*")
+    if roles and max(roles.values()) < _BLOCKS:
+        return norms.index[:0]
+    moments = ["mean", "variance", "min", "max"]
+    linear = layers[layers["kind"] == "linear"]
+    wrote, read = at_site(linear, OUTPUT), at_site(linear, INPUT)
+    writer = {tuple(row): name for name, row in zip(wrote.index, wrote[moments].to_numpy(), strict=True)}
+    by = [writer.get(tuple(row)) for row in norms[moments].to_numpy()]
+    if any(name is None for name in by):
+        return norms.index[[name is None for name in by]]
+    source = [tuple(read.loc[name, moments]) if name in read.index else name for name in by]
+    return norms.index[~pd.Series(source, dtype=object).duplicated().to_numpy()]
 
 
 def _theil_sen(values: NDArray[np.float64]) -> float:
@@ -165,11 +212,12 @@ def _theil_sen(values: NDArray[np.float64]) -> float:
 class VarianceExplodes(_VarianceDepth):
     """The activations grow with depth far faster than in healthy networks, or one layer is out of scale.
 
-    The series is what norms read (the residual stream) of the median sample, or in a model without norms what
-    its Linear layers write. Growth alone is healthy: a pre-LN stream grows 1.6 to 1.8 times a norm, a trained
-    MLP up to 7 times a layer over four layers. So the slope times the total is held against a threshold, in
-    decades. A single layer counts if its gain stands out from the model's median gain, or, in a model of
-    blocks, from that of the same Linear in the other blocks.
+    The series is what norms read (the residual stream, without norms that stand behind a branch) of the
+    median sample, or in a model without norms what the Linear layers of its longest chain write. Growth alone
+    is healthy: a pre-LN stream grows 1.6 to 1.8 times a norm, a trained MLP up to 7 times a layer over four
+    layers. So the slope times the total is held against a threshold, in decades. A single layer counts if its
+    gain stands out from the model's median gain, or, in a model of blocks, from that of the same Linear in
+    the other blocks.
 
     What to do: look at the named layer's weights; at initialization, scale weights by the square root of 2 /
     inputs before a ReLU, or put a norm before each block.
@@ -199,6 +247,7 @@ class VarianceVanishes(_VarianceDepth):
     variance over samples, since biases keep the plain variance up long after the samples have become the
     same. Branches that write exactly 0, as some are initialized, do not count, nor do those that write next
     to nothing in every block: a Linear is held against the same one in the other blocks, where there are.
+    The last Linear of a chain, a head, is left out: nothing comes after it, and many are started small.
 
     What to do: look at the named layer's weights; at initialization, scale weights by the square root of
     2 / inputs before a ReLU, or add norms or residual connections.

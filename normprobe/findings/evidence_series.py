@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from normprobe.errors import NormprobeError
+from normprobe.tables.measures.divisors import divisor_measures
 from normprobe.tables.measures.features import feature_measures
 from normprobe.tables.measures.layers import gain_measures, layer_measures
 from normprobe.tables.measures.running_statistics import running_measures
@@ -26,10 +27,11 @@ _HOME = {
         ("zero_features", "constant_features", "live_zeros", "silent_features", "high_features"),
         feature_measures,
     ),
-    **dict.fromkeys(("feature_ratio", "scale_ratio", "weight_ratio"), feature_measures),
+    **dict.fromkeys(("feature_ratio", "scale_ratio", "weight_ratio", "weight_rms"), feature_measures),
+    "divisor": divisor_measures,
     "example_spread": example_measures,
     **dict.fromkeys(("gain", "spread_gain"), gain_measures),
-    **dict.fromkeys(("running_shift", "running_ratio"), running_measures),
+    **dict.fromkeys(("running_shift", "running_ratio", "channel_ratio", "channel_shift"), running_measures),
     **dict.fromkeys(("sample_ratio", "sample_variance", "sample_square", "offset"), sample_measures),
 }
 

@@ -1,4 +1,4 @@
-"""Checks of what LayerNorm, GroupNorm and RMSNorm divide by, and of the weights of norms."""
+"""Checks of what norms divide by, and of their weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_count, format_number, role_of
 from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.divisors import divisor_measures
 from normprobe.tables.measures.features import norms_untrained
 from normprobe.tables.measures.layers import layer_measures
 from normprobe.tables.measures.samples import sample_measures
@@ -24,11 +25,15 @@ if TYPE_CHECKING:
 class VarianceBelowEps(Check):
     """The variance a norm divides by is below its eps: the norm no longer normalizes.
 
-    LayerNorm and GroupNorm divide by sqrt(variance + eps), RMSNorm by sqrt(mean square + eps). With a
+    LayerNorm, GroupNorm, InstanceNorm and BatchNorm divide by sqrt(variance + eps), RMSNorm by sqrt(mean
+    square + eps): of a sample, of a group of its features, of a channel of an example, of a channel. With a
     variance below eps the output's variance falls below one half, and the smaller the input, the smaller the
     output. Either eps is too large, or the input is too small: an eps above ``usual`` is named as the cause,
     apart from the norms whose input is small. Of each cause the first norm in order of execution is named,
     since what it writes too small may be too small for the next.
+
+    A norm that multiplies its input by a gate before it normalizes is judged by what it writes. A batch norm
+    counts where the running variance and the variance it sees are both so small.
 
     Small inputs in a model whose norms all have weight 1 and bias 0 are a note where they are small in most
     blocks: branches start small where weights are initialized so, and the model is yet to be trained. Samples
@@ -41,7 +46,8 @@ class VarianceBelowEps(Check):
     When it is wrong: blank samples (padding that is not masked, black images), if they are most of the data.
 
     Attributes:
-        ratio: a sample counts if its variance is below ``ratio`` x eps; the median sample is looked at.
+        ratio: a sample counts if its variance is below ``ratio`` x eps; the median sample, group or channel
+            is looked at.
         usual: largest eps that is not itself suspect: torch's default.
     """
 
@@ -56,14 +62,13 @@ class VarianceBelowEps(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first norm whose median sample lies below an eps that is large, and one that is not."""
-        norms = tables.ledger[tables.ledger["kind"].isin(["layer_norm", "rms_norm", "group_norm"])]
-        norms = norms.set_index("layer")[["kind", "eps"]].dropna()
-        layers = at_site(layer_measures(tables), INPUT)
-        frame = layers[["n_features"]].join(at_site(sample_measures(tables), INPUT), how="inner")
-        frame = frame.join(norms, how="inner")
-        frame["value"] = frame["sample_variance"].where(frame["kind"] != "rms_norm", frame["sample_square"])
-        small = (frame["value"] > 0) & (frame["value"] < self.ratio * frame["eps"])
-        below = frame[small & (frame["n_features"] > 1)]
+        norms = tables.ledger.set_index("layer")[["kind", "eps"]].dropna()
+        measured = at_site(layer_measures(tables), INPUT)[["n_features"]]
+        frame = at_site(divisor_measures(tables), INPUT).join(norms, how="inner")
+        frame = measured.join(frame, how="inner")
+        small = (frame["divisor"] > 0) & (frame["divisor"] < self.ratio * frame["eps"])
+        whole = frame["of"] == "sample"
+        below = frame[small & ((frame["n_features"] > 1) | ~whole)]
         large = below["eps"] > self.usual * (1 + 1e-6)
         found = [self._finding(below[large], "Lower this norm's eps.", "warning")] if large.any() else []
         if not large.all():
@@ -74,17 +79,18 @@ class VarianceBelowEps(Check):
     def _finding(self, below: pd.DataFrame, advice: str | None, severity: Severity) -> Finding:
         row: Any = below.iloc[0]
         what = "mean square" if row["kind"] == "rms_norm" else "variance"
+        of = {"group": "group of features", "output": "sample as it is normalized"}.get(row["of"], row["of"])
         return Finding(
             layer=str(below.index[0]),
             site=INPUT,
-            statistic=f"median {what} of a sample",
-            value=row["value"],
+            statistic=f"median {what} of a {of}",
+            value=row["divisor"],
             threshold=self.ratio * row["eps"],
-            message=f"The median sample has a {what} of {format_number(row['value'])}, below this norm's "
+            message=f"The median {of} has a {what} of {format_number(row['divisor'])}, below this norm's "
             f"eps of {format_number(row['eps'])}; so it is at {format_count(len(below), 'norm')}.",
             advice=advice,
             severity=severity,
-            evidence=f"input:{'sample_square' if what == 'mean square' else 'sample_variance'}",
+            evidence="input:divisor",
             affected=tuple(below.index),
         )
 

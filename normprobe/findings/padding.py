@@ -153,11 +153,16 @@ class PaddingUnmasked(Check):
     are the same in all of them, or begin in runs of one and the same vector. A probe that is to use no mask
     (``mask=None``) is left alone, and so is a model that pads by itself.
 
-    What to do: pass the tokenizer's attention_mask to the model, or give the probe a mask.
+    Or a mask said so, but does not fit what some layers read: they have other numbers of positions, and by
+    which of them are padding is not certain. Padding is in the statistics of these layers then.
+
+    What to do: pass the tokenizer's attention_mask to the model, or give the probe a mask; to layers of other
+    sizes one by their names.
 
     Figure: none; the header says how much padding was left out.
     Source: PyTorch issue 81985; the attention_mask of Hugging Face's documentation of padding.
-    When it is wrong: texts that end in the same words at the same positions.
+    When it is wrong: texts that end in the same words at the same positions; layers that read a summary of
+    the positions, in which padding had no part.
 
     Attributes:
         share: least share of the positions (of the first layer's kept ones, if the token is not known) that
@@ -178,10 +183,14 @@ class PaddingUnmasked(Check):
     texts: tuple[str, ...] = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<PAD>", "[pad]")
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """The first layer, if it reads padding that no mask leaves out."""
-        if tables.meta.get("unit") != "token":
-            return []
+        """The first layer that reads padding which no mask leaves out, or whose positions no mask fits."""
         if (tables.meta.get("options") or {}).get("mask", "auto") is None:
+            return []
+        return [*self._without_a_mask(tables), *_unfit(tables)]
+
+    def _without_a_mask(self, tables: Tables) -> list[Finding]:
+        """The first layer, if the inputs hold padding and nothing said so."""
+        if tables.meta.get("unit") != "token":
             return []
         layers = inputs_and_outputs(tables)
         if first_to_read(layers) is None:
@@ -255,3 +264,29 @@ class PaddingUnmasked(Check):
             if len(odd) and odd[0] >= self.run:
                 runs.setdefault(tuple(values[0]), []).append(int(odd[0]))
         return max((sum(lengths) for lengths in runs.values() if len(lengths) > 1), default=0)
+
+
+def _unfit(tables: Tables) -> list[Finding]:
+    """The first layer that a mask was there for and did not fit."""
+    ledger = tables.ledger_base
+    if "unmasked" not in ledger.columns:
+        return []
+    unfit = ledger[ledger["unmasked"].fillna(0) > 0].sort_values("depth")
+    if unfit.empty:
+        return []
+    names = tuple(unfit["layer"].astype(str))
+    layers = format_count(len(names), "layer")
+    return [
+        Finding(
+            layer=names[0],
+            site=INPUT,
+            statistic="layers whose padding the mask does not leave out",
+            value=len(names),
+            threshold=0,
+            message=f"Padding is in the statistics of {layers}: the mask does not fit their positions.",
+            evidence="input:n_samples",
+            affected=names,
+            title="A mask that does not fit",
+            advice='Give the probe masks of their sizes, by name: mask={"encoder.*": tensor}.',
+        )
+    ]

@@ -18,13 +18,16 @@ from normprobe.findings.check import Check
 from normprobe.findings.collapsed import CollapsedSamples
 from normprobe.findings.dead import ConstantFeatures, DeadFeatures
 from normprobe.findings.depth import VarianceExplodes, VarianceVanishes
+from normprobe.findings.nonfinite import Nonfinite
+from normprobe.findings.norm_peers import NormUnlikePeers
 from normprobe.findings.norms import NearlyConstantRows, OutlierNormWeight, VarianceBelowEps
-from normprobe.findings.numerics import Fp16Overflow, Nonfinite
+from normprobe.findings.numerics import Fp16Overflow
 from normprobe.findings.outliers import MassiveActivations, OutlierFeatures
 from normprobe.findings.padding import PaddingInNorm, PaddingUnmasked
 from normprobe.findings.running_statistics import RunningVarianceInvalid, StaleRunningStatistics
 from normprobe.findings.samples import InputScale, OutlierSample
 from normprobe.findings.saturated import SaturatedInput
+from normprobe.findings.stale_channels import StaleChannels
 
 CHECKS: tuple[Check, ...] = (
     Nonfinite(),
@@ -32,6 +35,7 @@ CHECKS: tuple[Check, ...] = (
     VarianceBelowEps(),
     NearlyConstantRows(),
     StaleRunningStatistics(),
+    StaleChannels(),
     RunningVarianceInvalid(),
     BatchnormTrainMode(),
     SmallBatchStatistics(),
@@ -49,6 +53,7 @@ CHECKS: tuple[Check, ...] = (
     InputScale(),
     MassiveActivations(),
     OutlierFeatures(),
+    NormUnlikePeers(),
     OutlierNormWeight(),
 )
 """Every check with its default thresholds, in a stable order."""

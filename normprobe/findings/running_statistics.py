@@ -10,6 +10,8 @@ import pandas as pd
 
 from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
+from normprobe.findings.stale_causes import StaleCause, stale_cause
+from normprobe.findings.stale_channels import StaleChannels
 from normprobe.formatting import format_count, format_number
 from normprobe.tables.measures.running_statistics import never_updated, running_measures
 from normprobe.tables.measures.samples import made_by_few
@@ -29,7 +31,11 @@ class StaleRunningStatistics(Check):
     they are off, its output is shifted or scaled, and everything after it reads something it was not trained
     on. The medians over channels are looked at: on small data single channels are four times off without
     harm. Since a stale BatchNorm moves what every later one sees, the first in order of execution is named.
-    Where a few wild samples make up most of what that one sees, its moments are not held against it.
+    Where a few wild samples make up most of what that one sees, its moments are not held against it, nor is
+    what it sees behind a norm with single channels that are off (``stale_channels``).
+
+    A momentum that keeps only the last batch (0.9 and more), never moves (0), or moves by steps that the
+    dtype of the buffers rounds away is named as the cause.
 
     Running statistics of exactly 0 and 1 in every channel were never updated: an error, or a note where all
     batch norms of the model have weight 1 and bias 0 too, that is, are not trained at all.
@@ -79,16 +85,19 @@ class StaleRunningStatistics(Check):
         stale = running.index[rescaled | (running["running_shift"] > self.shift)]
         if len(stale) and not untouched[stale[0]] and made_by_few(tables, str(stale[0])):
             stale = stale[:0]
+        if len(stale) and _behind(tables, str(stale[0])):
+            stale = stale[:0]
         found = []
         if untouched.any():
             severity: Severity = "info" if never_updated(tables) else "error"
-            found = [self._never_updated(running, tuple(running.index[untouched]), severity)]
+            found = [self._never_updated(tables, running, tuple(running.index[untouched]), severity)]
         if not stale.empty and not untouched[stale[0]]:
-            found.append(self._stale(running, tuple(stale)))
+            found.append(self._stale(tables, running, tuple(stale)))
         return found
 
-    def _stale(self, running: pd.DataFrame, stale: tuple[str, ...]) -> Finding:
+    def _stale(self, tables: Tables, running: pd.DataFrame, stale: tuple[str, ...]) -> Finding:
         layer = str(stale[0])
+        cause = stale_cause(tables, layer)
         row: Any = running.loc[layer]
         scaled = np.log(row["running_ratio"]) / np.log(self.factor) >= row["running_shift"] / self.shift
         what = (
@@ -105,12 +114,17 @@ class StaleRunningStatistics(Check):
             value=row["running_ratio" if scaled else "running_shift"],
             threshold=self.factor if scaled else self.shift,
             message=f"In the median channel the observed {what}; so it is at "
-            f"{format_count(len(stale), 'batch norm')} from here on.",
+            f"{format_count(len(stale), 'batch norm')} from here on.{_after(cause)}",
+            advice=None if cause is None else cause.advice,
             evidence=f"input:{'running_ratio' if scaled else 'running_shift'}",
             affected=stale,
         )
 
-    def _never_updated(self, running: pd.DataFrame, layers: tuple[str, ...], severity: Severity) -> Finding:
+    def _never_updated(
+        self, tables: Tables, running: pd.DataFrame, layers: tuple[str, ...], severity: Severity
+    ) -> Finding:
+        cause = stale_cause(tables, layers[0])
+        still = cause is not None and "momentum is 0" in cause.words
         return Finding(
             layer=str(layers[0]),
             site=INPUT,
@@ -118,13 +132,26 @@ class StaleRunningStatistics(Check):
             value=float(running["running_ratio"][layers[0]]),
             threshold=self.factor,
             message="The running mean is 0 and the running variance 1 in every channel: they were never "
-            "updated.",
-            advice="Load the buffers too (running_mean, running_var), or recalibrate the running statistics.",
+            f"updated.{_after(cause) if still else ''}",
+            advice=cause.advice
+            if cause is not None and still
+            else "Load the buffers too (running_mean, running_var), or recalibrate the running statistics.",
             evidence="input:running_ratio",
             severity=severity,
             title="Running statistics were never updated",
             affected=layers,
         )
+
+
+def _after(cause: StaleCause | None) -> str:
+    return "" if cause is None else f" {cause.words}"
+
+
+def _behind(tables: Tables, layer: str) -> bool:
+    """Whether a batch norm before this one has channels whose running statistics are far off."""
+    bad = StaleChannels().channels(tables)["layer"]
+    depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
+    return bool((depth.reindex(bad.unique()) < depth[layer]).any())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +193,7 @@ class RunningVarianceInvalid(Check):
                 statistic="running variance",
                 value=value,
                 threshold=0,
-                message=f"The running variance is {format_number(value)} in "
+                message=f"The running variance is {'NaN' if np.isnan(value) else format_number(value)} in "
                 f"{format_count(len(here), 'channel')}.",
                 evidence="input:running_ratio",
                 affected=names,

@@ -12,7 +12,7 @@ from normprobe.formatting import format_number
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.features import feature_measures
 from normprobe.tables.measures.layers import first_to_read, inputs_and_outputs
-from normprobe.tables.measures.samples import made_by_few, sized_samples
+from normprobe.tables.measures.samples import distinct_samples, made_by_few, sized_samples
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ class InputScale(Check):
 
     Attributes:
         ratio: least ratio of the largest standard deviation to the lower quartile that is reported.
+        rows: least number of values per feature, and of kept samples that differ: two time steps say nothing
+            of the scale of their embedding.
     """
 
     name: ClassVar[str] = "input_scale"
@@ -115,6 +117,7 @@ class InputScale(Check):
     fitted: ClassVar[tuple[str, ...]] = ("ratio",)
 
     ratio: float = 100.0
+    rows: int = 16
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first layer, if it is a Linear and its features differ wildly in scale."""
@@ -125,6 +128,8 @@ class InputScale(Check):
         row = row_of(layers, layer, INPUT)
         value = feature_measures(tables)["scale_ratio"].get((layer, INPUT), 0.0)
         if row["kind"] != "linear" or not value > self.ratio or made_by_few(tables, layer):
+            return []
+        if min(row["n_samples"], distinct_samples(tables, layer, INPUT)) < self.rows:
             return []
         features = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == INPUT)]
         feature = int(features["feature"].iloc[int(features["variance"].argmax())])

@@ -45,7 +45,9 @@ def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
 def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: float = 0.5) -> pd.MultiIndex:
     """The sites, in order of execution, from which on samples are the same.
 
-    A model whose last Linear writes only zeros does not count: classifiers are often initialized so.
+    A model whose last Linear writes only zeros does not count: classifiers are often initialized so. Nor does
+    a learned constant (a query, a class token, a branch started at 0): an input that is exactly the same for
+    all samples of a model in whose last layer they differ.
 
     Args:
         tables: the tables.
@@ -61,4 +63,17 @@ def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: f
     lost = layers[same & (later >= rest)]
     if len(lost) == 1 and lost["mean_square"].iloc[0] == 0 and lost.index[0] == layers.index[-1]:
         lost = lost.iloc[:0]
+    if _is_learned_constant(layers, lost):
+        lost = lost.iloc[:0]
     return pd.MultiIndex.from_tuples(lost.index.to_list() or [("", "")], names=SITE_KEY)[: len(lost)]
+
+
+_ROUNDING = 1e-12
+"""A share of the mean square that varies over samples only by rounding."""
+
+
+def _is_learned_constant(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:
+    """Whether collapsed sites begin with one that reads a constant, though what the model ends in differs."""
+    if lost.empty or lost.index[0][1] != INPUT or lost.index[0] == layers.index[0]:
+        return False
+    return bool(lost["spread"].iloc[0] <= _ROUNDING < layers["spread"].iloc[-1])

@@ -14,20 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from normprobe.layers.kind_by_name import norm_by_ending, norm_by_name, scripted_view
 from normprobe.layers.layer import Layer, NamedModule
+from normprobe.layers.linear_rule import base_of_adapter, linear_by_rule, linear_round, says_both_sizes
 from normprobe.layers.module_attributes import (
     EPS_NAMES,
-    IN_FEATURES,
-    OUT_FEATURES,
     PARAMETER_HOLDERS,
     attribute,
     is_lazy,
     is_per_feature,
+    modules_in,
     own_tensors,
-    stored,
     stores_scale,
 )
 from normprobe.layers.view import CONDITIONED, EPS, MATRIX, View
@@ -36,7 +35,7 @@ from normprobe.layers.view_registry import registered_view
 _SCRIPTED = "a scripted module takes no hooks; probe the eager model"
 _TWO_INPUTS = "it reads two inputs at once, which no table has a place for"
 _MORE = "it is called a norm, but holds a parameter of shape {}, which no norm's scale has"
-_NO_WEIGHT = "it looks like a Linear, but its weight is no matrix and no call of a function shows one"
+_NO_WEIGHT = "it says how many features go in and out, but is called no Linear; say so with register_view"
 # Not `LayerNormOutput`, `NormalizedBlock`: what has more words behind is a block with a norm somewhere.
 _IS_NORM = re.compile(r"^ada|norm(alization)?(\dd)?$")
 _SCALES = {"gamma", "beta", "weight", "bias", "scale"}
@@ -77,7 +76,7 @@ def candidate_of(named: NamedModule, layers: Mapping[int, Layer]) -> Candidate |
         if _normalizes_weights(named):
             return None
         inside = [
-            layers[id(child)] for child in module.modules() if child is not module and id(child) in layers
+            layers[id(child)] for child in modules_in(module) if child is not module and id(child) in layers
         ]
         view = view_by_rule(module, inside)
     return None if view is None else Candidate(view, name)
@@ -91,7 +90,7 @@ def look_alike(named: NamedModule, layers: Mapping[int, Layer]) -> Candidate | N
         layers: as for `candidate_of`.
     """
     module, name = named.module, type(named.module).__name__
-    contains = any(id(child) in layers for child in module.modules())
+    contains = any(id(child) in layers for child in modules_in(module))
     if isinstance(module, torch.jit.ScriptModule) or contains:
         return None
     if registered_view(module)[0] or _normalizes_weights(named) or not _is_callable(module):
@@ -102,9 +101,32 @@ def look_alike(named: NamedModule, layers: Mapping[int, Layer]) -> Candidate | N
     # A matrix of its own is a candidate still, if a function uses it as a Linear's weight.
     own = own_tensors(module)
     matrices = [tensor for tensor in own.values() if tensor.dim() == 2 and tensor.is_floating_point()]
-    if own and not matrices and (_is_called_linear(name) or _says_both_sizes(module)):
+    if own and not matrices and says_both_sizes(module):
         return Candidate(View("linear"), name, _NO_WEIGHT)
     return None
+
+
+def why_none(named: NamedModule) -> str:
+    """Why a module that comes near a Linear or norm, by its names or what it says, is none; "" if it is not near.
+
+    Args:
+        named: a module that is no candidate.
+    """
+    module, name = named.module, type(named.module).__name__
+    registered, view = registered_view(module)
+    near = _names_of_norms(module) or re.search(r"(?i)linear|dense$", name) or norm_by_ending(name)
+    says_eps = any(isinstance(attribute(module, eps), float) for eps in EPS_NAMES)
+    if isinstance(module, torch.jit.ScriptModule) or not (near or says_eps or says_both_sizes(module)):
+        return ""
+    if registered and view is None:
+        return "register_view says that its class is never probed"
+    if _normalizes_weights(named):
+        return "it normalizes weights, not what flows through"
+    if not _is_callable(module):
+        return "it has no forward of its own"
+    if not own_tensors(module):
+        return "it stores no weight or scale of its own"
+    return "what it stores is neither the weight of a Linear nor the scale of a norm"
 
 
 def view_by_rule(module: nn.Module, inside: Sequence[Layer] = ()) -> View | None:
@@ -117,9 +139,7 @@ def view_by_rule(module: nn.Module, inside: Sequence[Layer] = ()) -> View | None
     if inside:
         return _view_round(module, inside)
     name = type(module).__name__
-    if _is_linear(module, name):
-        return View("linear", certain=True)
-    return _norm_by_rule(module, name)
+    return linear_by_rule(module, name) or _norm_by_rule(module, name)
 
 
 def _norm_by_rule(module: nn.Module, name: str) -> View | None:
@@ -150,9 +170,16 @@ def _norm_by_rule(module: nn.Module, name: str) -> View | None:
 
 def _view_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
     """The view of a module that contains layers; None for most, which are containers."""
+    if not _is_callable(module):
+        return None
+    if linear := linear_round(module, inside):
+        return linear
+    base = next((layer for layer in inside if layer.module is base_of_adapter(module)), None)
+    if base is not None and all(layer.view.kind == base.view.kind != "linear" for layer in inside):
+        return replace(base.view, certain=False)
     names = _names_of_norms(module)
     per_feature = all(is_per_feature(tensor) for tensor in own_tensors(module).values())
-    if not names or not per_feature or not _is_callable(module):
+    if not names or not per_feature:
         return None
     # Its scale is computed by the Linears inside from a condition (AdaLN, Perez et al. 2018).
     # A scale of its own round one norm that has none: together they are that norm.
@@ -179,29 +206,3 @@ def _names_of_norms(module: nn.Module) -> list[str]:
     """The names with "norm" in them of a module's class and its bases below nn.Module, lower-case."""
     classes = [cls for cls in type(module).__mro__ if issubclass(cls, nn.Module) and cls is not nn.Module]
     return [cls.__name__.lower() for cls in classes if "norm" in cls.__name__.lower()]
-
-
-def _is_linear(module: nn.Module, name: str) -> bool:
-    """Whether a module is a Linear by its class name and what it holds.
-
-    Its weight has two axes, or is a method, as in torch's quantized Linears, or is packed under another name
-    (GPTQ, AWQ, HQQ): then it says how many features go in and out.
-    """
-    weight = stored(module, "weight")
-    if isinstance(weight, Tensor):
-        plain = name.endswith("Linear") or name == "Conv1D"
-        return plain and (is_lazy(weight) or weight.dim() == 2)
-    return _is_called_linear(name) and _says_both_sizes(module)
-
-
-def _is_called_linear(name: str) -> bool:
-    # Packed ones carry their kernel or bit width behind the word: `Linear_Marlin`, `Linear4bit`.
-    return re.search(r"Linear(_[A-Za-z]+|\d\w*)?$", name) is not None
-
-
-def _says_both_sizes(module: nn.Module) -> bool:
-    """Whether a module says how many features go in and out."""
-    return any(
-        all(isinstance(attribute(module, side), int) for side in sides)
-        for sides in zip(IN_FEATURES, OUT_FEATURES, strict=True)
-    )

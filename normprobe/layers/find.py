@@ -12,19 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
-from normprobe.layers.entry_rule import Candidate, candidate_of, look_alike
+from normprobe.layers.entry_rule import Candidate, candidate_of, look_alike, why_none
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
+from normprobe.layers.linear_rule import sizes_of_linear
 from normprobe.layers.module_attributes import (
     eps_of,
+    modules_in,
     n_features_of_linear,
     n_features_of_norm,
+    own_tensors,
+    parts_of,
     stored,
     stores_scale,
 )
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
+from normprobe.layers.view import View
 from normprobe.vocabulary import KINDS
 
 __all__ = ["Layer", "LayerFilter", "LayerSet", "find_layers"]
+
+_MOST_NEAR = 5
 
 LayerFilter = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
@@ -46,10 +53,7 @@ def find_layers(
     modules = modules_of(model)
     every = _every_layer(model, modules)
     if not every:
-        raise NoLayersError(
-            f"{type(model).__name__} has no Linear or normalization layer to probe; "
-            "teach normprobe a layer type of your own with normprobe.register_view"
-        )
+        raise NoLayersError(_nothing_found(model, modules))
 
     def select(among: Iterable[Layer]) -> tuple[Layer, ...]:
         return tuple(layer for layer in among if layer.view.kind in wanted and _matches(layers, layer))
@@ -91,7 +95,7 @@ def _innermost_first(module: nn.Module, visited: set[int]) -> Iterator[nn.Module
     """Every module once, after all that it contains, whichever of its names comes first."""
     if id(module) not in visited:
         visited.add(id(module))
-        for child in module.children():
+        for child in parts_of(module).values():
             yield from _innermost_first(child, visited)
         yield module
 
@@ -106,12 +110,21 @@ def _layer(named: NamedModule, candidate: Candidate) -> Layer:
         module=module,
         view=candidate.view,
         type=candidate.type,
-        n_features=(n_features_of_linear if candidate.view.kind == "linear" else n_features_of_norm)(module),
+        n_features=_n_features(module, candidate.view),
         eps=eps_of(module),
         affine=any(isinstance(stored(module, name), Tensor) for name in ("weight", "bias"))
-        or (candidate.view.kind != "linear" and stores_scale(module)),
+        or (candidate.view.kind != "linear" and stores_scale(module))
+        or bool(candidate.view.unconfirmed and own_tensors(module)),
         refused=candidate.refused,
     )
+
+
+def _n_features(module: nn.Module, view: View) -> int | None:
+    """How many features a layer says its input has."""
+    if view.kind != "linear":
+        return n_features_of_norm(module)
+    # Of what is a Linear by its call alone the weight may be of any shape.
+    return sizes_of_linear(module)[0] if view.unconfirmed else n_features_of_linear(module)
 
 
 def _containers(model: nn.Module, selected: Sequence[Layer]) -> tuple[nn.Module, ...]:
@@ -124,8 +137,8 @@ def _containers(model: nn.Module, selected: Sequence[Layer]) -> tuple[nn.Module,
     holders = {id(layer.module) for layer in selected}
     containers = [
         module
-        for module in model.modules()
-        if id(module) not in hooked and any(id(child) in holders for child in module.modules())
+        for module in modules_in(model)
+        if id(module) not in hooked and any(id(child) in holders for child in modules_in(module))
     ]
     return tuple(module for module in containers if not isinstance(module, torch.jit.ScriptModule))
 
@@ -169,6 +182,24 @@ def _matches(layers: LayerFilter | None, layer: Layer) -> bool:
 
 def _patterns(layers: str | Iterable[str]) -> Sequence[str]:
     return [layers] if isinstance(layers, str) else list(layers)
+
+
+def _nothing_found(model: nn.Module, modules: Sequence[NamedModule]) -> str:
+    """The message of an error: what the model holds, and the modules that come nearest with why each is none."""
+    reasons = [(named, why_none(named)) for named in modules]
+    near = [
+        f"{named.names[0] or 'the model itself'!r} ({type(named.module).__name__}: {why})"
+        for named, why in reasons
+        if why
+    ]
+    more = f" and {len(near) - _MOST_NEAR} more" if len(near) > _MOST_NEAR else ""
+    types = dict.fromkeys(type(named.module).__name__ for named in modules[1:] if not parts_of(named.module))
+    held = f" among {', '.join([*types][:_MOST_NEAR])}" if types else ""
+    nearest = f"; nearest come {', '.join(near[:_MOST_NEAR])}{more}" if near else held
+    return (
+        f"{type(model).__name__} has no Linear or normalization layer to probe{nearest}; "
+        "teach normprobe a layer type of your own with normprobe.register_view"
+    )
 
 
 def _nothing_matched(layers: LayerFilter | None, kinds: object, every: Sequence[Layer]) -> str:

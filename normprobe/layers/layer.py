@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from normprobe.layers.module_attributes import parts_of
 from normprobe.layers.view import View
 
 # Names must be those of the bare model: a recording of the compiled or parallel one is compared and merged
@@ -19,8 +20,17 @@ _WRAPPED_NAMES = (
 )
 """Attributes that hold the wrapped model, in any wrapper: no model of a user's own has such names."""
 
-_WRAPPERS = {"DataParallel", "DistributedDataParallel", "AveragedModel", "DeepSpeedEngine"}
-"""Classes whose ``module`` is the model that they wrap."""
+_WRAPPERS = {
+    "DataParallel",
+    "DistributedDataParallel",
+    "FullyShardedDataParallel",
+    "AveragedModel",
+    "DeepSpeedEngine",
+    "ModelEma",
+    "ModelEmaV2",
+    "ModelEmaV3",
+}
+"""Classes whose ``module`` is the model that they wrap; in any other class it is a part of that name."""
 
 
 @dataclass(frozen=True)
@@ -95,33 +105,24 @@ class NamedModule:
 def modules_of(model: nn.Module) -> list[NamedModule]:
     """Every module with all its names, in order of definition."""
     by_id: dict[int, NamedModule] = {}
-    for module, name, full_name in _walk(model, "", "", outermost=True):
+    for module, name, full_name in _walk(model, "", ""):
         by_id.setdefault(id(module), NamedModule(module, [], full_name)).names.append(name)
     return list(by_id.values())
 
 
-def _walk(
-    module: nn.Module, name: str, full_name: str, *, outermost: bool
-) -> Iterator[tuple[nn.Module, str, str]]:
+def _walk(module: nn.Module, name: str, full_name: str) -> Iterator[tuple[nn.Module, str, str]]:
     """Every module under every name, a shared one several times, which `named_modules` would leave out."""
     yield module, name, full_name
-    for part, child in module._modules.items():
-        if child is not None:
-            wrapped = _is_wrapped(module, part, outermost=outermost)
-            child_name = name if wrapped else _joined(name, part)
-            yield from _walk(child, child_name, _joined(full_name, part), outermost=outermost and wrapped)
+    for part, child in parts_of(module).items():
+        child_name = name if _is_wrapped(module, part) else _joined(name, part)
+        yield from _walk(child, child_name, _joined(full_name, part))
 
 
-def _is_wrapped(module: nn.Module, part: str, *, outermost: bool) -> bool:
-    """Whether the part of a module under this name is the model that it wraps.
-
-    A model may have a ``module`` of its own, so that name alone is not enough: the class is a known wrapper,
-    or the module is an outermost one that holds nothing else.
-    """
+def _is_wrapped(module: nn.Module, part: str) -> bool:
+    """Whether the part of a module under this name is the model that it wraps."""
     if part != "module":
         return part in _WRAPPED_NAMES
-    known = any(cls.__name__ in _WRAPPERS for cls in type(module).__mro__)
-    return known or (outermost and len(module._modules) == 1)
+    return any(cls.__name__ in _WRAPPERS for cls in type(module).__mro__)
 
 
 def _joined(name: str, part: str) -> str:

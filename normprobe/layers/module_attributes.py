@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -77,12 +78,48 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     Of a name that is a path (Keras: ``layer_normalization/gamma``) the last part counts.
     """
     holders = [child for child in module.children() if isinstance(child, PARAMETER_HOLDERS)]
+    named = [
+        item for held in (module, *holders) for item in (*held._parameters.items(), *held._buffers.items())
+    ]
     return {
         re.split(r"[/.]", name)[-1]: tensor
-        for holder in (module, *holders)
-        for name, tensor in (*holder._parameters.items(), *holder._buffers.items())
+        for name, tensor in (*named, *keras_variables(module).items())
         if tensor is not None and not is_lazy(tensor)
     }
+
+
+def keras_variables(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a layer of Keras on torch keeps in variables of its own, by name; else none."""
+    if not is_keras(module):
+        return {}
+    held = (attribute(module, name, ()) for name in ("_trainable_variables", "_non_trainable_variables"))
+    named = [(attribute(kept, "name"), attribute(kept, "value")) for each in held for kept in each]
+    return {name: value for name, value in named if isinstance(value, Tensor)}
+
+
+def is_keras(module: nn.Module) -> bool:
+    """Whether a module is a layer of Keras 3, which on its torch backend derives from nn.Module."""
+    return hasattr(type(module), "_flatten_layers")
+
+
+def parts_of(module: nn.Module) -> dict[str, nn.Module]:
+    """The modules that a module holds, by name; of a Keras model its layers, which torch does not know."""
+    parts = {name: child for name, child in module._modules.items() if child is not None}
+    if is_keras(module):
+        known = {id(child) for child in parts.values()}
+        others = [layer for layer in attribute(module, "_layers", ()) if isinstance(layer, nn.Module)]
+        parts |= {str(attribute(layer, "name")): layer for layer in others if id(layer) not in known}
+    return parts
+
+
+def modules_in(module: nn.Module, seen: set[int] | None = None) -> Iterator[nn.Module]:
+    """A module and every one in it, once each, as `nn.Module.modules` gives them, with `parts_of`."""
+    seen = set() if seen is None else seen
+    if id(module) not in seen:
+        seen.add(id(module))
+        yield module
+        for part in parts_of(module).values():
+            yield from modules_in(part, seen)
 
 
 def is_per_feature(tensor: Tensor) -> bool:
@@ -128,3 +165,11 @@ def stores_scale(module: nn.Module) -> bool:
     names = {*NAMES["weight"], *NAMES["bias"]}
     own = own_tensors(module)
     return any(name in names or isinstance(tensor, nn.Parameter) for name, tensor in own.items())
+
+
+def groups_of(module: nn.Module, kind: str) -> int | None:
+    """How many groups of features a norm of this kind says that it normalizes, each together; 1 for all."""
+    if kind == "group_norm":
+        counts = (attribute(module, name) for name in ("num_groups", "n_groups", "groups"))
+        return next((count for count in counts if isinstance(count, int) and count > 0), None)
+    return 1 if kind in ("layer_norm", "rms_norm") else None

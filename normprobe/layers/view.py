@@ -20,6 +20,9 @@ MATRIX = "its name"
 EPS = "its eps"
 """The `View.unconfirmed` of a norm by nothing but an eps or running statistics."""
 
+WRAPS = "the Linear inside it"
+"""The `View.unconfirmed` of what may be an adapted Linear by nothing but what it holds."""
+
 WeightOf = Callable[[nn.Module], Tensor | None]
 
 
@@ -36,8 +39,8 @@ class View:
         unbatched: number of axes of an input without a batch axis, for layers that accept one.
         weight: the scale as applied, of shape (features,), where it is not the module's ``weight``.
         certain: the kind and axis follow from the class itself; otherwise the first call may correct them.
-        unconfirmed: what makes a module look like a norm, where that alone does not make it one and its
-            first call must show that it normalizes; else "".
+        unconfirmed: what makes a module look like a norm or Linear, where that alone does not make it one
+            and its first call must show it; else "".
         graph: an example is a graph: the rows that a vector among the call's arguments gives one number.
     """
 

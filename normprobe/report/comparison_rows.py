@@ -34,6 +34,7 @@ class Row:
         errors: a cell for each site compared.
         split: inherited and introduced, or how likely chance gives the difference.
         moved: mean shift, variance ratio, share of features moved; of the output.
+        differs: what of its own differs, in words.
     """
 
     layer: str
@@ -46,6 +47,7 @@ class Row:
     errors: list[Value]
     split: list[Value]
     moved: list[Value]
+    differs: str = ""
 
     @property
     def values(self) -> list[Value]:
@@ -123,6 +125,7 @@ def _row(found: Differences, measured: pd.DataFrame, sites: Sequence[str], order
             _plain(np.exp(last["log_variance_ratio"])),
             _percent(last["features_beyond"]),
         ],
+        differs="" if pd.isna(last["differs"]) else str(last["differs"]),
     )
 
 

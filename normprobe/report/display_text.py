@@ -11,7 +11,9 @@ import pandas as pd
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
+# Not any slash: of a hub's `org/model` both parts are the name.
 _PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
+# Ends of paths that say nothing of the model: then the folder above is shown, too.
 _ANY_MODEL = re.compile(r"models?|weights|final|best|checkpoints?([-_]\d+)?|[0-9a-f]{40}")
 
 
@@ -41,6 +43,7 @@ def heading(name: str) -> str:
     """
     if not (_PATH.match(name) or name.endswith(".gguf")):
         return name
+    # With the name in front, for paths of which no part is left, as of "./".
     *folders, last = [name, *(part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..", "~"))]
     last, folders = last.removesuffix(".gguf"), folders[1:]
     return f"{folders[-1]}/{last}" if folders and _ANY_MODEL.fullmatch(last) else last
@@ -48,4 +51,5 @@ def heading(name: str) -> str:
 
 def one_line_text(text: str) -> str:
     """Replace line breaks and control characters, which would break a terminal's lines, by blanks."""
+    # Not only ASCII's: Unicode has separators of lines and marks that turn the direction of writing.
     return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -56,14 +56,17 @@ def _fill(
     """Build in the workshop, then move: figures first, so that no page names one that is not there yet."""
     made_in = workshop / FIGURES
     made_in.mkdir()
+    # Half a surrogate pair in a name or message has no UTF-8: it is shown as an escape.
     page = build(made_in).encode("utf-8", errors="backslashreplace")
     made = sorted(made_in.iterdir())
+    # No empty folder: it would look as if figures had been lost.
     if made:
         (directory / FIGURES).mkdir(exist_ok=True)
     for file in made:
         file.replace(directory / FIGURES / file.name)
     target = directory / name
     replace_file(target, lambda handle: handle.write(page))
+    # Last: up to here a reader may have the old page open.
     _remove_stale(directory / FIGURES, {file.name for file in made}, drawn)
     return target
 

@@ -12,6 +12,7 @@ from normprobe.report.layer_summary import LINEAR
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
+# Worst first: counts of findings come in this order.
 SHAPES = {"error": "■", "warning": "▲", "info": "●"}
 WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
 
@@ -26,11 +27,13 @@ def extent(tables: Tables, row: pd.Series) -> str:
     affected = int(row["layers_affected"])
     if affected < 2:
         return ""
+    # Of what fired, as only that can share a finding.
     ledger = tables.ledger[tables.ledger["status"] == "fired"]
     linear = ledger["kind"] == LINEAR
     named = ledger["layer"].isin([str(row["layer"]), *text_or_empty(row["affected"]).split("; ")])
     if not named.any():
         return f"{affected:,} layers"
+    # Of both sorts: it is a share of neither.
     if linear[named].nunique() > 1:
         return f"{affected:,} of {len(ledger):,} layers"
     same = linear == linear[named].iloc[0]

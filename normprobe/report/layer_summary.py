@@ -67,6 +67,7 @@ def standing_out(summary: pd.DataFrame, named: list[str]) -> list[str]:
         in order of execution.
     """
     first = summary.index.isin(named)
+    # The last key counts first; a ratio that is missing becomes the smallest.
     order = np.lexsort((summary["depth"], -summary["ratio"].fillna(-np.inf), ~first))
     return [str(summary.index[i]) for i in order]
 
@@ -75,6 +76,7 @@ def named_layers(findings: pd.DataFrame) -> list[str]:
     """List the layers that findings name as the worst or as the writer, first mention first."""
     columns = [findings["layer"], findings["written_by"]]
     pairs = zip(*(column.fillna("") for column in columns), strict=True)
+    # The writer beside the layer that it writes to: to mend one is to look at both.
     return list(dict.fromkeys(str(name) for pair in pairs for name in pair if name))
 
 

@@ -58,6 +58,7 @@ def data_facts(meta: Mapping[str, Any]) -> list[str]:
     unit, example = str(meta["unit"]), str(meta["example_unit"])
     data = meta.get("data") or format_count(int(meta["examples"]), example)
     facts = [str(data)]
+    # Where an example is one row its count is said already.
     if meta["rows"] != meta["examples"]:
         facts.append(f"{format_count(int(meta['rows']), unit)} measured")
     if meta["padding"]:
@@ -93,7 +94,9 @@ def first_nonfinite(layers: pd.DataFrame) -> tuple[str, str, int] | None:
         site `output` and the count; else the first layer that has any, with its first such site; else None.
     """
     ordered = layers.sort_values("depth", kind="stable")
+    # sort=False: by default the first layer would be that of the first name.
     counts = ordered.pivot_table(index="layer", columns="site", values="nonfinite", sort=False, aggfunc="sum")
+    # A site that was not measured is NaN, which is neither above 0 nor 0.
     counts = counts.reindex(columns=list(in_order([*counts.columns, INPUT, OUTPUT])))
     made = counts[(counts[OUTPUT] > 0) & (counts[INPUT] == 0)]
     if len(made):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from normprobe.vocabulary import site_of
 
 _SHAPES = {
+    # One outline for both: hollow or filled is for the style to say.
     "○": "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0",
     "●": "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0",
     "■": "m-2.6 -2.6h5.2v5.2h-5.2z",

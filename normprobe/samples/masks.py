@@ -1,16 +1,17 @@
-"""Which samples are padding: the masks among the arguments of a forward, as one boolean grid each.
+"""Which samples are padding: the masks among the arguments of a forward, and which of them a layer reads.
 
-Every form that models take (1 and 0, booleans, additive floats; two, three or four axes; torch's inverted
-``key_padding_mask``) becomes a boolean array (batch, positions), True where a position is real.
+Those of names that models agree on are found here, whatever their form (`mask_forms`); others, and lengths,
+by `mask_arguments`. Each becomes a boolean array (batch, positions), True where a position is real.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-_BLOCKED = -9000.0
-"""Additive masks block with -10,000 (-9,984 in bfloat16), the dtype's minimum or -inf."""
+from normprobe.samples.mask_arguments import MaskReader, argument_of, mask_name, sources
+from normprobe.samples.mask_forms import to_real
 
 _INVERTED = re.compile(r"(^|_)key_padding_mask$")
 _LENGTHS = ("input_ids", "inputs_embeds")
@@ -30,10 +31,6 @@ _TORCH_CROSS = re.compile(r"\bmultihead_attn\.in_proj\.(k|v|kv)$")
 _KEY_OR_VALUE = re.compile(
     r"^((to_|c_|w)?(k|v|kv|key|value|key_value)(_?(proj|lin|linear|norm|layernorm))?|c_attn)$"
 )
-
-
-SequenceName = Literal["own", "decoder", "cross"]
-"""The sequences of a forward that a layer may work on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,21 +55,47 @@ class Padding:
 class Masks:
     """The padding masks of one forward.
 
+    A sequence is called ``own``, ``decoder``, ``cross`` or, of any other argument, by its mask's name.
+
     Attributes:
         own: of the sequence a layer works on; of the encoder's in an encoder-decoder.
         decoder: of the decoder's sequence in an encoder-decoder.
         cross: of the sequence that cross-attention reads.
         two_sided: whether the forward is an encoder-decoder's.
+        others: of further arguments, by the name of the mask.
+        arguments: what the masks belong to, by sequence, where several sequences are to be told apart.
+        unmasked: in how many positions arguments without a mask may come.
+        alone: whether layers read nothing but the sequence that `own` is of.
+        unused: arguments that look like masks of padding and are not used.
     """
 
     own: Padding | None = None
     decoder: Padding | None = None
     cross: Padding | None = None
     two_sided: bool = False
+    others: Mapping[str, Padding] = field(default_factory=dict, compare=False)
+    arguments: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+    unmasked: frozenset[int] = field(default=frozenset(), compare=False)
+    alone: bool = field(default=False, compare=False)
+    unused: tuple[str, ...] = field(default=(), compare=False)
 
-    def of(self, reads: SequenceName) -> Padding | None:
+    @property
+    def several(self) -> bool:
+        """Whether arguments have masks of their own, so that what a layer reads decides about its mask."""
+        return bool(self.others) or (
+            self.cross is not None and not self.two_sided and self.cross is not self.own
+        )
+
+    @property
+    def padded(self) -> bool:
+        """Whether any mask leaves something out."""
+        every = (self.own, self.decoder, self.cross, *self.others.values())
+        return any(mask is not None and not mask.full for mask in every)
+
+    def of(self, reads: str) -> Padding | None:
         """The mask of a sequence."""
-        return {"own": self.own, "decoder": self.decoder, "cross": self.cross}[reads]
+        named = {"own": self.own, "decoder": self.decoder, "cross": self.cross}
+        return named[reads] if reads in named else self.others.get(reads)
 
 
 @dataclass(frozen=True)
@@ -94,7 +117,7 @@ class SequenceRule:
         """The rule of a layer of this name."""
         return SequenceRule(is_cross_source(name), bool(_TORCH_CROSS.search(name)), side_of(name))
 
-    def reads(self, *, two_sided: bool, decoder_fired: bool) -> SequenceName:
+    def reads(self, *, two_sided: bool, decoder_fired: bool) -> str:
         """The sequence it works on, given whether a decoder layer of an encoder-decoder fired before it."""
         if self.cross or (self.torch_cross and two_sided and self.side == "decoder"):
             return "cross"
@@ -125,8 +148,13 @@ def is_cross_source(name: str) -> bool:
     return bool(_KEY_OR_VALUE.match(last)) and any(_CROSS.search(part) for part in path)
 
 
-def find_masks(arguments: Mapping[str, Any]) -> Masks:
-    """Find the padding masks among named arguments, in any of the forms models take."""
+def find_masks(arguments: Mapping[str, Any], reader: MaskReader | None = None) -> Masks:
+    """Find the padding masks among named arguments, in any of the forms models take.
+
+    Args:
+        arguments: of a forward, by name in the order of its signature.
+        reader: what reads the masks whose names are not known; it learns from each forward.
+    """
     found = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     two_sided = any(name in arguments for name in ("decoder_attention_mask", *DECODER_INPUTS))
     source = _first(found, ("attention_mask", "src_key_padding_mask", "key_padding_mask"))
@@ -134,11 +162,53 @@ def find_masks(arguments: Mapping[str, Any]) -> Masks:
     memory = _first(found, ("encoder_attention_mask", "memory_key_padding_mask"))
     source = source or _any_inverted(found, {"tgt_key_padding_mask", "memory_key_padding_mask"})
     source = source or _packed(arguments)
+    used = {mask.name for mask in (source, target, memory) if mask is not None}
+    further, unused = (reader or MaskReader()).read(arguments, used)
+    read = {name: tensor for name, tensor in sources(arguments).items() if name not in DECODER_INPUTS}
+    first = next(iter(read.values()), None)
+    others: dict[str, Padding] = {}
+    for mask in further:
+        if source is None and mask.argument is first:
+            source = Padding(mask.name, mask.real)
+        elif source is None or mask.argument is not first:
+            others[mask.name] = Padding(mask.name, mask.real)
     if "src" not in arguments and "tgt" in arguments and source is None:  # a decoder alone
         source, target, two_sided = target, None, False
     own = _last_positions(source, found, _LENGTHS)
     decoder = _last_positions(target, found, _DECODER_LENGTHS)
-    return Masks(own, decoder, memory or (source if two_sided else None), two_sided)
+    cross = memory or (source if two_sided else None)
+    masks = Masks(own, decoder, cross, two_sided, others, unused=unused)
+    masks = replace(masks, alone=own is not None and all(_of_positions(own, each) for each in read.values()))
+    of_others = {mask.name: mask.argument for mask in further if mask.name in others}
+    return _with_arguments(masks, read, of_others) if masks.several else masks
+
+
+def _with_arguments(masks: Masks, read: Mapping[str, Tensor], of_others: Mapping[str, Tensor]) -> Masks:
+    """The masks with what they belong to, and with how many positions the other arguments have."""
+    arguments = dict(of_others)
+    for sequence, mask in (("own", masks.own), ("cross", masks.cross)):
+        says = None if mask is None else mask_name(mask.name)
+        if mask is not None and says is not None:
+            argument, _ = argument_of(says, mask.real.shape, read)
+            if argument is not None:
+                arguments[sequence] = argument
+    masked = {id(argument) for argument in arguments.values()}
+    free = [tensor for tensor in read.values() if id(tensor) not in masked and not tensor.is_nested]
+    unmasked = frozenset(count for tensor in free for count in _positions(tensor))
+    return replace(masks, arguments=arguments, unmasked=unmasked)
+
+
+def _positions(tensor: Tensor) -> set[int]:
+    """In how many positions layers may read a tensor: an image's pixels, also at half its sides and so on."""
+    if tensor.dim() < 4:
+        return {tensor.shape[1]}
+    pixels = math.prod(tensor.shape[2:])
+    return {pixels // 4**halved for halved in range(7)}
+
+
+def _of_positions(mask: Padding, argument: Tensor) -> bool:
+    """Whether an argument has as many positions as a mask."""
+    return not argument.is_nested and mask.real.shape[1] in argument.shape[1:]
 
 
 def _first(found: Mapping[str, Tensor], names: tuple[str, ...]) -> Padding | None:
@@ -196,50 +266,3 @@ def _last_positions(
         ):
             return Padding(mask.name, mask.real[:, -given.shape[1] :])
     return mask
-
-
-def to_real(mask: Tensor, *, inverted: bool = False) -> NDArray[np.bool_] | None:
-    """A mask of any form as a boolean array (batch, positions), True = real; None if it is no such mask.
-
-    Args:
-        mask: shape (batch, positions), (batch, queries, keys) or (batch, heads, queries, keys), or
-            (positions,) for a batch of one; bool, integer (0 = padding), or floating: 1 and 0, or additive
-            (0 = real).
-        inverted: True = padding, as torch's ``key_padding_mask`` has it.
-    """
-    if mask.is_nested or mask.is_meta or not 1 <= mask.dim() <= 4 or mask.is_complex() or mask.numel() == 0:
-        return None
-    if type(mask) is Tensor and mask.is_cpu and mask.dim() == 2 and not mask.is_floating_point():
-        numbers = mask.detach().numpy()
-        return np.asarray(numbers == 0 if inverted else numbers != 0)
-    allowed = _allowed(mask.detach(), inverted)
-    if allowed.dim() == 1:
-        allowed = allowed.unsqueeze(0)
-    if allowed.dim() > 2:
-        allowed = _keys(allowed.flatten(1, -3).any(1) if allowed.dim() == 4 else allowed)
-    return np.asarray(allowed.cpu().numpy(), np.bool_)
-
-
-def _allowed(mask: Tensor, inverted: bool) -> Tensor:
-    """Elementwise, whether the mask lets a position be read."""
-    if mask.is_floating_point():
-        # 1 and 0 differ from an additive mask without padding, all 0, only by having a 1.
-        multiplied = not inverted and bool((mask > 0).any())
-        return mask > 0 if multiplied else mask > _BLOCKED
-    nonzero = mask if mask.dtype == torch.bool else mask != 0
-    return ~nonzero if inverted else nonzero
-
-
-def _keys(allowed: Tensor) -> Tensor:
-    """Which keys are real, (batch, keys), given (batch, queries, keys): those that a query reads.
-
-    Queries in padding are often opened wholly to keep the softmax finite, so a query that reads everything
-    says nothing, unless it is the last of a causal mask or no query is kept from anything.
-    """
-    queries, keys = allowed.shape[1:]
-    full = allowed.all(-1)
-    future = torch.ones_like(allowed[0]).triu(keys - queries + 1)
-    reads_future = (allowed & future & ~full.unsqueeze(-1)).flatten(1).any(1)
-    counts = ~full | full.all(1, keepdim=True)
-    counts[:, -1] |= (full.sum(1) == 1) & ~reads_future
-    return (allowed & counts.unsqueeze(-1)).any(1)

@@ -25,14 +25,17 @@ def replace_file(target: Path, write: Callable[[Any], None]) -> None:
         OSError: the target is no regular file, or it cannot be written; nothing is left of the attempt.
         ValueError: the path is none.
     """
+    # Not Path.resolve: at a loop of links it raises RuntimeError before Python 3.13, which no caller expects.
     place = Path(os.path.realpath(target))
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.is_dir():
         raise IsADirectoryError("it is a folder")
+    # The rename would succeed, and put a plain file where the pipe or device was.
     if place.exists() and not place.is_file():
         raise OSError("it is no regular file")
     remove_leftovers(place.parent, _PREFIX)
     descriptor, name = tempfile.mkstemp(prefix=prefix_of_process(_PREFIX), dir=place.parent)
+    # Opened anew below: the `name` of what os.fdopen gives is a number, and safetensors asks for a path.
     os.close(descriptor)
     try:
         with Path(name).open("wb") as handle:
@@ -43,6 +46,7 @@ def replace_file(target: Path, write: Callable[[Any], None]) -> None:
         # mkstemp makes files that only their owner can read.
         Path(name).chmod(0o666 & ~_umask())
         Path(name).replace(place)
+    # Ctrl-C, too, is to leave nothing behind.
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -50,6 +54,8 @@ def replace_file(target: Path, write: Callable[[Any], None]) -> None:
 
 def prefix_of_process(prefix: str) -> str:
     """How temporary names of this process begin: with a prefix, the machine and the process."""
+    # The machine, as folders may be shared and process numbers are its own; crc32, as hash() differs in each
+    # process.
     return f"{prefix}{crc32(socket.gethostname().encode()):08x}-{os.getpid()}-"
 
 
@@ -59,6 +65,7 @@ def remove_leftovers(folder: Path, prefix: str) -> None:
     Only those of this machine, and of processes that are no more: others may be writing.
     """
     own = prefix_of_process(prefix).rpartition(f"{os.getpid()}-")[0]
+    # On Windows os.kill asks nothing: it sends signal 0 as CTRL_C_EVENT.
     for left in folder.glob(f"{own}*") if os.name == "posix" else ():
         process = left.name.removeprefix(own).partition("-")[0]
         if process.isdecimal() and not _is_alive(int(process)):

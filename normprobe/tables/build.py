@@ -40,7 +40,8 @@ def places(records: Sequence[LayerRecord]) -> list[Place]:
 
 def ledger_frame(records: Sequence[LayerRecord]) -> pd.DataFrame:
     """A row per layer in order of definition."""
-    frame = pd.DataFrame([record.ledger for record in records])
+    frame = pd.DataFrame([{"settings": "", **record.ledger} for record in records])
+    # Nullable: what never fired has no depth, and one NaN would make floats of all.
     frame["depth"] = pd.array([record.depth for record in records], dtype="Int64")
     return frame
 
@@ -87,18 +88,22 @@ def feature_frame(every: Sequence[Place]) -> pd.DataFrame:
 
 def _seen(place: Place) -> Moments:
     """What a batch norm read, padding included; of other layers nothing is kept."""
+    # Only running statistics are held against these, and they are over the padding, too.
     if place.record.ledger["kind"] != "batch_norm" or place.site.site != INPUT:
         return Moments.empty(place.width)
+    # Without padding both are the same numbers, and the site did not sum them twice.
     return place.site.features if place.site.seen is None else place.site.seen
 
 
 def _vector(place: Place, name: str, at: str) -> Any:
     """A vector of the layer at the site where it belongs, NaN elsewhere."""
+    # A site may be of another width than the output that the vector was read for.
     vector = place.record.vectors.get(name) if place.site.site == at else None
     return vector if vector is not None and len(vector) == place.width else np.full(place.width, np.nan)
 
 
 def _joined(arrays: Any) -> NDArray[Any]:
+    # Of no place at all there would be nothing to concatenate; int64 changes no dtype that tables have.
     return np.concatenate([*arrays, np.empty(0, np.int64)])
 
 
@@ -137,6 +142,7 @@ def label_frame(every: Sequence[Place], part: str) -> pd.DataFrame:
         if site.samples is not None:
             named = zip(site.samples.example, site.samples.position, site.samples.text, strict=True)
             found.update({(int(e), int(p)): text for e, p, text in named if text})
+    # In this order merging has them, too: a merge of one recording is that recording.
     keys = sorted(found)
     columns = {"part": [part] * len(keys), "text": [valid_text(str(found[key])) for key in keys]}
     return pd.DataFrame({**columns, "example": [e for e, _ in keys], "position": [p for _, p in keys]})

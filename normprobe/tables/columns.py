@@ -6,6 +6,7 @@ import pandas as pd
 
 from normprobe.kernels.moments import MOMENT_FIELDS, PublicColumn
 
+# NUMBER where an entry may be unknown (pandas' nullable integers); WHOLE where it never is.
 TEXT, WHOLE, REAL, NUMBER, TRUTH = "string", "int64", "float64", "Int64", "boolean"
 
 SITE_KEY = ["layer", "site"]
@@ -85,6 +86,7 @@ SAMPLES: dict[str, tuple[str, str]] = {
     "variance": (REAL, "their population variance (divisor: their number)"),
     "min": (REAL, "the smallest"),
     "max": (REAL, "the largest"),
+    "count": (WHOLE, "finite values of the sample; what it has beside them is NaN or infinite"),
 }
 
 LEDGER: dict[str, tuple[str, str]] = {
@@ -96,6 +98,11 @@ LEDGER: dict[str, tuple[str, str]] = {
     "eps": (REAL, "the constant in its denominator"),
     "affine": (TRUTH, "whether it has a scale or shift of its own"),
     "normalizes": (TEXT, "a norm's input site is what it normalizes: input; is not: other; or unknown"),
+    "groups": (NUMBER, "groups of features, each normalized together; missing where each feature is alone"),
+    "activation": (TEXT, "what its output goes through inside it; variance / weight**2 is not of that"),
+    "momentum": (REAL, "share of a batch in the running statistics it updates; missing where they average"),
+    "running_dtype": (TEXT, "dtype of the running statistics"),
+    "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
     "training": (TEXT, "modes it ran in: train, eval; several joined by `; `"),
     "grad": (TEXT, "gradient modes it ran in: grad, no_grad, inference; several joined by `; `"),
     "calls": (WHOLE, "measured firings"),
@@ -129,7 +136,9 @@ def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataF
 
 
 def _cast(frame: pd.DataFrame, dtypes: dict[str, str]) -> pd.DataFrame:
+    # A new index: what was filtered, sorted or merged is to equal what was loaded from a file.
     frame = frame[list(dtypes)].reset_index(drop=True)
+    # Only what differs: before pandas 3 astype copies columns that are of the dtype already.
     return frame.astype({name: dtype for name, dtype in dtypes.items() if str(frame.dtypes[name]) != dtype})
 
 
@@ -140,6 +149,9 @@ BASE: dict[str, dict[str, str]] = {
     "ledger_base": {
         **{name: dtype for name, (dtype, _) in LEDGER.items()},
         **{"depth": NUMBER, "trainable": TRUTH, "moved": TRUTH, "updates": NUMBER, "firings": NUMBER},
+        "unmasked": NUMBER,
+        "settings": TEXT,
+        **{"train_in_eval": NUMBER, "processes": NUMBER},
     },
     "sites": {
         "layer": TEXT,
@@ -176,9 +188,22 @@ index of its part in ``meta["parts"]``, and the features of all places follow on
 
 OPTIONAL = {
     "feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
-    "ledger_base": frozenset(("normalizes",)),
+    "ledger_base": frozenset(
+        (
+            "settings",
+            "normalizes",
+            "unmasked",
+            "groups",
+            "activation",
+            "momentum",
+            "running_dtype",
+            "statistics",
+            "train_in_eval",
+            "processes",
+        )
+    ),
 }
-"""Columns of base frames that a file from before they were measured lacks: read as missing, texts as ""."""
+"""Columns of base frames that a file of before lacks; they read as missing, texts as ""."""
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -47,6 +47,7 @@ def layer_table(
     total, within = _pooled(moments_of(features), sites["n_features"].to_numpy())
     frame = sites.assign(
         **{name: _fact(name, sites, ledger) for name in ("kind", "type", "sample_unit")},
+        # The mean of an empty set is 0, the neutral value of merging; in a table it is unknown.
         mean=np.where(total.count > 0, total.mean, np.nan),
         variance=total.variance,
         within_sample_variance=over(sites["within_sum"], sites["within_count"]),
@@ -68,10 +69,12 @@ def _pooled(features: Moments, widths: NDArray[np.int64]) -> tuple[Moments, NDAr
     first = starts(widths)[:-1]
     for width in np.unique(widths[widths > 0]):
         at = np.flatnonzero(widths == width)
+        # Features along the first axis: the one over which `pool` merges.
         grid = first[at] + np.arange(width)[:, None]
         block = features.map(lambda field, grid=grid: field[grid])
         for total, pooled in zip(vars(totals).values(), vars(pool(block)).values(), strict=True):
             total[at] = pooled[0]
+        # A feature without a finite value has no variance and no weight in the mean.
         filled = block.count > 0
         within[at] = over(np.where(filled, block.variance, 0.0).sum(0), filled.sum(0))
     return totals, within
@@ -83,6 +86,7 @@ def _abs_median(values: NDArray[Any]) -> float:
     if not len(finite):
         return np.nan
     middle = [(len(finite) - 1) // 2, len(finite) // 2]
+    # Not np.median, which is float32 for float32 rows: the mean of the middle two would be rounded.
     return float(np.partition(finite, middle)[middle].astype(np.float64).mean())
 
 

@@ -68,9 +68,12 @@ def _to_csv(frame: pd.DataFrame, handle: Any) -> None:
     table = pa.Table.from_pandas(frame, preserve_index=False)
     texts = {name: _as_text(table.column(name)) for name in table.column_names}
     table = pa.table(texts)
+    # Either way the same texts are written: one comma in a name changes no digit of the file.
     if any(pc.any(pc.match_substring_regex(text, '[",\r\n]')).as_py() for text in texts.values()):
         table.to_pandas().to_csv(handle, index=False)
     else:
+        # By hand, as Arrow puts names of columns in quotes whatever the style; another style would do so with
+        # the numbers, too, which are texts by now.
         handle.write((",".join(texts) + "\n").encode())
         csv.write_csv(table, handle, csv.WriteOptions(include_header=False, quoting_style="none"))
 

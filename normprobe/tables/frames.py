@@ -32,6 +32,7 @@ class HasTables(Protocol):
         """The frames behind it."""
 
 
+# Compared and hashed by identity: frames have no truth value, and measures are cached by their tables.
 @dataclass(frozen=True, eq=False)
 class Tables:
     """Everything one probe measured: base frames, which hold moments, and the public tables made from them.
@@ -110,6 +111,7 @@ class Tables:
     @cached_property
     def _bounds(self) -> NDArray[np.int64]:
         """Where the raw numbers of each place begin, and where the last end."""
+        # Rows are in order of place; a file in which they are not is refused.
         edges = np.searchsorted(self.rows["place"], np.arange(len(self.sites) + 1))
         return derive.row_starts(self.sites, self.rows)[edges]
 
@@ -129,6 +131,7 @@ class Tables:
         kept = self.row_values[:0] if place is None else self._values_at(place)
         if place is None or not len(kept):
             raise NoSamplesError(self._nothing_kept(layer, site))
+        # A copy of float64, too: what a caller writes into it does not reach the recording.
         return kept.astype(np.float64).reshape(-1, self.sites["n_features"].iloc[place])
 
     def _nothing_kept(self, layer: str, site: str) -> str:
@@ -156,6 +159,7 @@ class Tables:
             )
         for name, fact in facts.items():
             try:
+                # Python writes NaN, which is no JSON: other readers would refuse the whole file.
                 json.dumps(fact, allow_nan=False)
             except (TypeError, ValueError) as error:
                 raise RecordingError(

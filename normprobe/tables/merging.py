@@ -22,6 +22,7 @@ from normprobe.tables.merging_ledgers import merge_ledgers, merge_meta, pieces, 
 from normprobe.vocabulary import site_order
 
 _SUMS = ("calls", "n_samples", "masked", "nonfinite_masked", "within_sum", "within_count")
+# Not `layers` and `kinds`, which may be written in many ways: the ledgers are compared instead.
 _ALIKE = ("samples", "values", "every", "seed", "mask")
 
 
@@ -55,6 +56,7 @@ def merge_tables(parts: Sequence[Tables]) -> Tables:
     samples = meta["options"]["samples"]
     most = np.full(len(sites), np.iinfo(np.int64).max if samples == "all" else samples)
     sample_moments = _smallest([_moved(s, s.tables.sample_moments) for s in shares], most)
+    # As many rows as a probe keeps, so that merged parts are the recording of the whole.
     linear = sites["layer"].isin(set(ledger["layer"][ledger["kind"] == "linear"])).to_numpy(bool)
     values = meta["options"]["values"]
     rows = _smallest(
@@ -115,10 +117,12 @@ def _sites(frames: Sequence[pd.DataFrame], ledger: pd.DataFrame) -> pd.DataFrame
     )
     for end in ("min", "max"):
         held = [f"{end}_{name}" for name in ("part", *HELD)]
+        # Of equal extremes the first by identity, so that the order of the parts does not matter.
         order = union.sort_values([end, *held], ascending=[end == "min", True, True, True, True])
         merged = merged.join(order.drop_duplicates(SITE_KEY).set_index(SITE_KEY)[[end, *held]])
     merged = merged.reset_index()
     merged["depth"] = merged["layer"].map(dict(zip(ledger["layer"], ledger["depth"], strict=True)))
+    # Two layers may have one depth now, each the least of those in its parts: then names decide.
     order = merged[["depth", "layer"]].assign(site=merged["site"].map(site_order))
     return merged.loc[order.sort_values(["depth", "layer", "site"], kind="stable").index]
 
@@ -176,6 +180,7 @@ def _moved(share: _Share, frame: pd.DataFrame) -> pd.DataFrame:
 def _smallest(frames: Sequence[pd.DataFrame], most: NDArray[np.int64]) -> pd.DataFrame:
     """Of each place the samples of smallest hash, at most so many; ``_row`` says where they were."""
     union = pd.concat(frames, ignore_index=True)
+    # Each place has its smallest hashes in front; repeat and part decide between equal ones, as in a probe.
     order = np.lexsort([union[name].to_numpy() for name in ("part", "repeat", "hash", "place")])
     place = union["place"].to_numpy()[order]
     rank = np.arange(len(order)) - np.searchsorted(place, place)
@@ -192,6 +197,7 @@ def _values(shares: Sequence[_Share], kept: NDArray[np.int64]) -> NDArray[Any]:
         for bounds in [row_starts(share.tables.sites, share.tables.rows)]
         for start, stop in pairwise(bounds)
     ]
+    # Of every part, so that the dtype does not depend on whose rows are kept.
     empty = [share.tables.row_values[:0] for share in shares]
     return np.concatenate([*empty, *(every[row] for row in kept)])
 
@@ -205,6 +211,7 @@ def _with_labels_in_use(merged: Tables) -> Tables:
     used += [
         sites[[f"{end}_{name}" for name in identity]].set_axis(identity, axis=1) for end in ("min", "max")
     ]
+    # Extremes without a holder have no identity.
     index = pd.MultiIndex.from_frame(pd.concat(used).drop_duplicates().dropna())
     labels = merged.labels_base
     inside = pd.MultiIndex.from_frame(labels[identity]).isin(index)

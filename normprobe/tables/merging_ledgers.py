@@ -12,6 +12,7 @@ from normprobe.errors import RecordingError
 from normprobe.vocabulary import STATUSES
 
 _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds")
+_MAPPINGS = ("digests", "stored_nonfinite")
 _UNIONS = ("parts", "warnings", "training")
 _JOINED = ("name", "model", "data", "device", "dtype", "kernel")
 _UNITS = {"unit": "position", "example_unit": "example"}
@@ -35,7 +36,7 @@ def with_every_layer(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     if parameters.empty:
         return list(frames)
     blank: dict[str, Any] = dict.fromkeys(("via", "masked_by", "training", "grad"), "")
-    blank |= {"calls": 0, "firings": 0, "status": "never fired", "reason": _NEVER_USED}
+    blank |= {"calls": 0, "firings": 0, "unmasked": 0, "status": "never fired", "reason": _NEVER_USED}
     blank |= dict.fromkeys(("depth", "aligned"), pd.NA)
     never_used = parameters.assign(**blank)
     return [_completed(frame, never_used) for frame in frames]
@@ -44,6 +45,7 @@ def with_every_layer(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
 def _completed(frame: pd.DataFrame, never_used: pd.DataFrame) -> pd.DataFrame:
     """A ledger with all these layers at its end, those that it has as they are."""
     own = frame["layer"].isin(never_used["layer"])
+    # Of the ledger's dtypes: blank entries made objects of columns, and pandas 2 warns of joining those.
     missing = never_used[~never_used["layer"].isin(frame["layer"])]
     tail = pd.concat([frame[own], missing.astype(frame.dtypes.to_dict())]).sort_values("layer")
     return pd.concat([frame[~own], tail], ignore_index=True)
@@ -66,7 +68,8 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "merge recordings of one model only"
         )
     columns = {name: [row[name] for row in best] for name in best[0]}
-    joined = ("aliases", "training", "grad", "masked_by", "via", "sample_unit", "normalizes")
+    joined = ("aliases", "training", "grad", "masked_by", "via", "sample_unit", "settings")
+    joined += ("activation", "running_dtype", "statistics", "normalizes")
     aligned = [value for value in columns["aligned"] if not pd.isna(value)]
     depths = [row["depth"] for row in rows if not pd.isna(row["depth"])]
     return {
@@ -74,7 +77,10 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{name: pieces(columns[name]) for name in joined},
         "reason": _reasons(columns["reason"], add=status == "fired"),
         "calls": sum(row["calls"] for row in rows),
-        **{name: _of_known(sum, columns[name]) for name in ("updates", "firings")},
+        **{
+            name: _of_known(sum, columns[name])
+            for name in ("updates", "firings", "unmasked", "train_in_eval")
+        },
         **{name: _of_known(any, columns[name]) for name in ("moved", "trainable")},
         "aligned": all(aligned) if aligned else pd.NA,
         "depth": min(depths, default=pd.NA),
@@ -103,6 +109,7 @@ def _reasons(values: Iterable[str], *, add: bool) -> str:
     for piece in (piece for value in values for piece in value.split("; ") if piece):
         times = _TIMES.search(piece)
         text, count = (piece[: times.start()], int(times[1])) if times else (piece, 1)
+        # Parts in which a layer never fired state one reason, not the same one "2 times".
         counts[text] = counts.get(text, 0) + count if add else max(counts.get(text, 0), count)
     shown = {text: f"{text} ({count} times)" if count > 1 else text for text, count in counts.items()}
     return "; ".join(shown[text] for text in sorted(shown))
@@ -127,8 +134,9 @@ def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
         # A part that measured nothing does not know its unit.
         stated = {meta[name] for meta in metas if meta["measured"]} or set(known)
         return stated.pop() if len(stated) == 1 else _UNITS[name]
-    if name == "digests":
+    if name in _MAPPINGS:
         return dict(sorted(item for value in known for item in value.items()))
+    # All in UTC and in one format, so that texts sort as times do.
     return max(known) if name == "created" else _equal_in_all(values)
 
 

@@ -25,6 +25,7 @@ from normprobe.tables.export import atomically
 from normprobe.tables.frames import Tables
 from normprobe.tables.validate import check_meta, check_tables
 
+# A column that older files lack needs no new number: `OPTIONAL` names it, and it reads as NaN.
 FORMAT = 1
 _MAGIC = "normprobe recording"
 _JSON = "recording.json"
@@ -60,6 +61,7 @@ def save_tables(tables: Tables, path: str | Path, *, labels: bool = False) -> Pa
     frames[_VALUES] = pa.table({"value": tables.row_values})
 
     def write(handle: Any) -> None:
+        # Parquet is compressed already; and stored entries cannot declare more bytes than lie on the disk.
         with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
             _add(archive, _JSON, json.dumps(about, indent=1, allow_nan=False).encode())
             for name, table in frames.items():
@@ -71,18 +73,21 @@ def save_tables(tables: Tables, path: str | Path, *, labels: bool = False) -> Pa
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     """Add an entry without a date: saving a recording again gives the same bytes."""
     entry = zipfile.ZipInfo(name)
+    # As files usually are: without it unzip gives them to their owner alone.
     entry.external_attr = 0o644 << 16
     archive.writestr(entry, data)
 
 
 def _to_arrow(name: str, frame: pd.DataFrame) -> Any:
     schema = pa.schema([(column, _TYPES[kind]) for column, kind in BASE[name].items()])
+    # Without pandas' metadata, which name its version: a file's bytes depend on the numbers alone.
     return pa.Table.from_pandas(frame, schema, preserve_index=False).replace_schema_metadata(None)
 
 
 def _to_parquet(table: Any) -> bytes:
     """A table as bytes; one so uniform that loading would take it for a bomb is left uncompressed."""
     plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+    # No dictionary of floats, which hardly repeat: it is given up after ten times the time of writing.
     whole = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
     for options in ({"compression": "zstd", "use_dictionary": whole}, plain):
         buffer = io.BytesIO()
@@ -170,6 +175,7 @@ def _parquet(archive: zipfile.ZipFile, name: str, path: Path, wanted: Mapping[st
     found = dict(zip(schema.names, schema.types, strict=True))
     lacking = OPTIONAL.get(name, frozenset()) - found.keys()
     for column in sorted((wanted.keys() | found.keys()) - lacking):
+        # Of two columns of one name `found` holds one.
         if len(found) != len(schema) or found.get(column) not in wanted.get(column, ()):
             raise RecordingError(
                 f"{path} has {found.get(column, 'nothing')} as {name}.{column}, "
@@ -191,6 +197,7 @@ def _parquet(archive: zipfile.ZipFile, name: str, path: Path, wanted: Mapping[st
             f"{path} declares {letters:,} letters of {name} in {len(stored):,} bytes: not read; save it again"
         )
     table = table.cast(schema)
+    # Reading a column checks neither its offsets nor that its texts are UTF-8.
     table.validate(full=True)
     return table
 
@@ -204,6 +211,7 @@ def _letters(chunk: Any) -> int:
 def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
     table = _parquet(archive, name, path, {column: (_TYPES[kind],) for column, kind in BASE[name].items()})
     for column, kind in BASE[name].items():
+        # Nulls would make floats of the integers, and NaN of what others index by.
         if kind == "int64" and table.column(column).null_count:
             raise RecordingError(f"{path} lacks entries of {name}.{column}; save it again")
     return pd.DataFrame(

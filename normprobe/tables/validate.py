@@ -24,6 +24,7 @@ def _text(value: Any) -> bool:
 
 
 def _count(value: Any) -> bool:
+    # To Python JSON's true is an int; and 2**63 is more than a column of int64 holds.
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
@@ -55,6 +56,7 @@ def check_meta(meta: Any) -> str:
     """What is wrong with the metadata of a recording, or ""."""
     if not isinstance(meta, dict):
         return "no facts"
+    # Reading lets NaN and half a surrogate pair pass, which cannot be saved again; here both raise.
     json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
     wrong = [name for name, fits in _FACTS.items() if name not in meta or not fits(meta[name])]
     return f"no usable {', '.join(wrong)}" if wrong else ""
@@ -62,6 +64,7 @@ def check_meta(meta: Any) -> str:
 
 def check_tables(tables: Tables) -> str:
     """What of a recording's tables does not belong together, or ""; the first thing found."""
+    # Lazily: places are used as indices only once nothing before is wrong.
     return next(chain(_wrong_texts(tables), _wrong_wholes(tables), _wrong_places(tables)), "")
 
 
@@ -99,6 +102,7 @@ def _wrong_places(tables: Tables) -> Iterator[str]:
     sites, features = tables.sites, len(tables.feature_moments)
     if not sites["depth"].is_monotonic_increasing:
         yield "sites out of order"
+    # Each width first: the sum of forged ones may overflow to the right number.
     if (sites["n_features"] > features).any() or sites["n_features"].sum() != features:
         yield "other features than its sites declare"
     for name, frame in (("samples", tables.sample_moments), ("rows", tables.rows)):

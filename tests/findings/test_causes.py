@@ -58,7 +58,7 @@ def test_one_huge_feature_is_not_saturation() -> None:
     rows[:, 3] = 1e5
     between = Layer("b", "linear", rows, normal())
     assert find(tables(linear("a", 1.0), between), ["saturated_input"]).empty
-    ends = replace(between, before=np.sign(normal()))
+    ends = replace(between, before=np.tanh(normal(50)))
     assert find(tables(linear("a", 1.0), ends), ["saturated_input"])["layer"].item() == "b"
 
 

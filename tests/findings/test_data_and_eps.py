@@ -43,13 +43,13 @@ def test_inputs_on_different_scales_unless_a_norm_comes_first() -> None:
     assert find(first(background), ["input_scale"]).empty
 
 
-@pytest.mark.parametrize("kind", ["layer_norm", "rms_norm", "group_norm"])
+@pytest.mark.parametrize("kind", ["layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm"])
 def test_a_variance_below_eps(kind: str) -> None:
     small = Layer("n", kind, normal(0.01), normal(0.3), eps=1e-3)
     found = find(tables(Layer("a", "linear", normal(), normal()), small), ["variance_below_eps"])
     assert found[["layer", "threshold"]].to_numpy().tolist() == [["n", 1e-3]]
     assert find(tables(replace(small, eps=1e-5)), ["variance_below_eps"]).empty
-    assert find(tables(replace(small, kind="batch_norm")), ["variance_below_eps"]).empty
+    assert find(tables(replace(small, kind="norm")), ["variance_below_eps"]).empty
 
 
 def test_rows_that_are_nearly_constant_before_a_norm() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from normprobe.findings import find
-from normprobe.findings.numerics import Fp16Overflow, Nonfinite
+from normprobe.findings.nonfinite import Nonfinite
+from normprobe.findings.numerics import Fp16Overflow
 from tests.helpers.findings_tables import Layer, normal, tables
 
 

@@ -34,9 +34,14 @@ def linear(
     return Layer(name, "linear", *rows, **extra)
 
 
-def batch_norm(name: str, mean: float = 0.0, variance: float = 1.0, **extra: Any) -> Layer:
+def batch_norm(name: str, mean: Any = 0.0, variance: Any = 1.0, **extra: Any) -> Layer:
     running = {"running_mean": mean, "running_var": variance, "weight": 1.1, "bias": 0.1}
     return Layer(name, "batch_norm", values(), values(seed=1), features=running, **extra)
+
+
+def batch_norm_small(name: str) -> Layer:
+    running = {"running_mean": 0.0, "running_var": 1e-8, "weight": 1.1, "bias": 0.1}
+    return Layer(name, "batch_norm", values(1e-4), values(0.03), features=running)
 
 
 def layer_norm(name: str, before: np.ndarray | None = None, kind: str = "layer_norm", **extra: Any) -> Layer:
@@ -70,20 +75,53 @@ CASES: dict[str, Callable[[], FakeTables]] = {
         linear("a"), linear("b", at(values(), np.inf), at(values(), np.nan))
     ),
     "nonfinite: data": lambda: tables(linear("a", at(values(), np.nan), at(values(), np.nan))),
+    "nonfinite: stored": lambda: tables(
+        linear("a", None, at(values(), np.nan)),
+        linear("b"),
+        meta={"stored_nonfinite": {"a.weight": 2, "b.bias": 1}},
+    ),
+    "nonfinite: overflow": lambda: tables(linear("a", None, at(values(), np.inf), dtype="float16")),
+    "nonfinite: eps": lambda: tables(
+        linear("a"),
+        layer_norm("n", at(values(), 0.0, 3), after=at(values(), np.nan, 3), eps=1e-12, dtype="float16"),
+    ),
     "nonfinite: padding": lambda: tables(
         linear("a", sites={"output": {"nonfinite_masked": 7}}), linear("b")
     ),
     "fp16_overflow": lambda: tables(linear("a", None, at(values(), 70_000))),
     "variance_below_eps: eps": lambda: tables(linear("a"), layer_norm("n", values(0.3), eps=1.0)),
+    "variance_below_eps: groups": lambda: tables(
+        linear("a"), layer_norm("n", values(1e-4), kind="group_norm", ledger={"groups": 4})
+    ),
+    "variance_below_eps: channels": lambda: tables(linear("a"), batch_norm_small("n")),
     "variance_below_eps: input": lambda: tables(linear("a"), layer_norm("n", values(1e-4), kind="rms_norm")),
     "nearly_constant_rows": lambda: tables(linear("a"), layer_norm("n", values() + 100)),
     "stale_running_statistics: variance": lambda: tables(linear("a"), batch_norm("n", variance=9.0)),
     "stale_running_statistics: mean": lambda: tables(linear("a"), batch_norm("n", mean=2.0)),
     "stale_running_statistics: never": lambda: tables(linear("a"), batch_norm("n"), batch_norm("m", 0.5)),
+    "stale_running_statistics: momentum": lambda: tables(
+        linear("a"), batch_norm("n", mean=2.0, ledger={"momentum": 0.999})
+    ),
+    "stale_running_statistics: dtype": lambda: tables(
+        linear("a"), batch_norm("n", mean=2.0, ledger={"momentum": 0.001, "running_dtype": "bfloat16"})
+    ),
+    "stale_channels: variance": lambda: tables(
+        linear("a"), batch_norm("n", variance=at(np.ones(32), 1e-4, 3))
+    ),
+    "stale_channels: mean": lambda: tables(linear("a"), batch_norm("n", mean=at(np.zeros(32), 9.0, 3))),
     "running_variance_invalid": lambda: tables(linear("a"), batch_norm("n", variance=-1.0)),
     "batchnorm_train_mode: one": lambda: tables(linear("a"), batch_norm("n", 0.1, training="train")),
     "batchnorm_train_mode: all": lambda: tables(
         linear("a", training="train"), batch_norm("n", 0.1, training="train")
+    ),
+    "batchnorm_train_mode: frozen": lambda: tables(
+        linear("a", training="train", grad="grad"),
+        batch_norm("n", 0.1, training="train", grad="grad"),
+        meta={"trainable": False},
+    ),
+    "small_batch_statistics: synchronized": lambda: tables(
+        linear("a"),
+        batch_norm("n", 0.1, training="train", grad="grad", calls=16, ledger={"type": "SyncBatchNorm"}),
     ),
     "small_batch_statistics: values": lambda: tables(
         linear("a"), batch_norm("n", 0.1, training="train", grad="grad", calls=16)
@@ -103,7 +141,7 @@ CASES: dict[str, Callable[[], FakeTables]] = {
         linear("a"), layer_norm("n", kind="batch_norm", after=at(values(), -1.0, np.s_[:, :1]) - 9)
     ),
     "constant_features": lambda: tables(linear("a"), layer_norm("n", at(values(), 3.0, np.s_[:, :16]))),
-    "saturated_input: ends": lambda: tables(linear("a"), linear("b", np.sign(values()))),
+    "saturated_input: ends": lambda: tables(linear("a"), linear("b", np.tanh(values(50)))),
     "saturated_input: zeros": lambda: tables(
         linear("a"), linear("b", np.where(values(rows=256) > 2.6, values(rows=256), 0.0))
     ),
@@ -113,7 +151,8 @@ CASES: dict[str, Callable[[], FakeTables]] = {
     ),
     "variance_vanishes: role": lambda: tables(*scaled("down", 0.01)),
     "collapsed_samples: samples": lambda: tables(
-        linear("a"), linear("b", np.ones((64, 32)), np.ones((64, 32))), linear("c", np.ones((64, 32)))
+        linear("a"), linear("b", np.ones((64, 32)), np.ones((64, 32))),
+        linear("c", np.ones((64, 32)), np.ones((64, 32))),
     ),
     "collapsed_samples: examples": lambda: positioned(np.tile(values(rows=4), (16, 1))),
     "outlier_sample": lambda: tables(linear("a", at(values(), 500.0, 3))),
@@ -124,6 +163,12 @@ CASES: dict[str, Callable[[], FakeTables]] = {
     "massive_activations: between": lambda: tables(linear("a"), layer_norm("n", at(values(), 5000.0))),
     "outlier_features": lambda: tables(
         linear("a"), layer_norm("n", at(values(), 60.0, np.s_[:, 5]) + values(0.1))
+    ),
+    "norm_unlike_peers: weight": lambda: tables(
+        *(layer_norm(f"h.{i}.n", features={"weight": 0.01 if i == 2 else 1.0 + i}) for i in range(4))
+    ),
+    "norm_unlike_peers: output": lambda: tables(
+        *(layer_norm(f"h.{i}.n", after=values(0.01 if i == 2 else 1.0)) for i in range(4))
     ),
     "outlier_norm_weight": lambda: tables(
         linear("a"), layer_norm("n", features={"weight": at(np.ones(32), 40.0, 7)})

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from normprobe.errors import NoSamplesError
+
 EXTREMES = [f"{end}_{what}" for end in ("min", "max") for what in ("part", "example", "position", "feature")]
 LAYERS = [
     *("layer", "kind", "type", "site", "dtype", "sample_unit", "calls", "n_samples", "n_features", "mean"),
@@ -47,6 +49,14 @@ class FakeTables:
         default_factory=lambda: pd.DataFrame(columns=["part", "example", "position", "text"])
     )
 
+    raw: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
+
+    def values(self, layer: str, site: str) -> np.ndarray:
+        """The raw rows of a site: all of them."""
+        if (layer, site) not in self.raw:
+            raise NoSamplesError(f"no raw rows of {layer!r} {site}")
+        return self.raw[layer, site]
+
     @property
     def ledger_base(self) -> pd.DataFrame:
         """The ledger with what it holds beyond the public columns."""
@@ -84,6 +94,7 @@ def tables(*layers: Layer, meta: Mapping[str, Any] | None = None) -> FakeTables:
         samples=pd.concat([_samples(*each[1:]) for each in sites], ignore_index=True),
         ledger=pd.DataFrame([_ledger(layer) for layer in layers]),
         meta=dict(meta or {}),
+        raw={(layer.name, site): rows for _, layer, site, rows in sites},
     )
 
 
@@ -145,6 +156,7 @@ def _samples(layer: Layer, site: str, rows: np.ndarray) -> pd.DataFrame:
             **{"layer": layer.name, "kind": layer.kind, "site": site, "part": "a", "call": 0, "repeat": 0},
             **{"example": np.arange(len(rows)), "position": 0, "mean": np.nanmean(values, 1)},
             **{"variance": np.nanvar(values, 1), "min": np.nanmin(values, 1), "max": np.nanmax(values, 1)},
+            "count": np.isfinite(values).sum(1),
         }
     )
 

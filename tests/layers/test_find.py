@@ -336,12 +336,15 @@ class Wrapping(nn.Module):
         self.module = module
 
 
-def test_a_wrapper_of_any_class_is_one_if_it_is_outermost() -> None:
+def test_only_known_wrappers_are_stripped_from_names() -> None:
     names = {"encoder": nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))}
-    expected = {"encoder.0": "linear", "encoder.1": "layer_norm"}
-    assert kinds(Wrapping(nn.ModuleDict(names))) == expected
-    assert kinds(compiled(Wrapping(nn.DataParallel(nn.ModuleDict(names))))) == expected
-    assert kinds(AveragedModel(nn.ModuleDict(names))) == expected
+    bare = {"encoder.0": "linear", "encoder.1": "layer_norm"}
+    assert kinds(AveragedModel(nn.ModuleDict(names))) == bare
+    # Torch's own names: `get_submodule` must find what the ledger names.
+    own = Wrapping(nn.ModuleDict(names))
+    assert kinds(own) == {f"module.{name}": kind for name, kind in bare.items()}
+    assert kinds(compiled(Wrapping(nn.DataParallel(nn.ModuleDict(names))))) == kinds(own)
+    assert kinds(Wrapping(nn.Sequential(Wrapping(nn.Linear(4, 4))))) == {"module.0.module": "linear"}
 
 
 def test_a_module_of_the_models_own_keeps_its_name() -> None:

@@ -194,9 +194,10 @@ class LoraLinear(nn.Module):
         return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
 
 
-def test_the_parts_of_a_lora_are_linears_under_their_own_names() -> None:
+def test_a_lora_and_its_parts_are_linears_under_their_own_names() -> None:
     ledger = held(Holder(LoraLinear(nn.Linear(6, 5))), data(4, 7, 6)).ledger
     assert ledger[["layer", "kind", "n_features", "status"]].values.tolist() == [
+        ["layer", "linear", 6, "fired"],
         ["layer.base_layer", "linear", 6, "fired"],
         ["layer.lora_A.default", "linear", 6, "fired"],
         ["layer.lora_B.default", "linear", 2, "fired"],
@@ -229,7 +230,7 @@ class LinearAttention(nn.Module):
         return x.softmax(-1)
 
 
-class StackedLinear(nn.Module):
+class ExpertLinears(nn.Module):
     """A weight of three axes: experts, not a Linear."""
 
     in_features, out_features = 6, 5
@@ -242,7 +243,7 @@ class StackedLinear(nn.Module):
         return x @ self.weight[0].T
 
 
-@pytest.mark.parametrize("cls", [LinearAttention, StackedLinear])
+@pytest.mark.parametrize("cls", [LinearAttention, ExpertLinears])
 def test_what_is_no_linear(cls: type[nn.Module]) -> None:
     model = nn.Sequential(cls(), nn.Linear(6 if cls is LinearAttention else 5, 2))
     found = find_layers(model).layers

@@ -175,18 +175,18 @@ class ConvolutionNorm(nn.Module):
         return self.convolution(x)
 
 
-class PathLinear(nn.Module):
-    """Named a Linear, its weight a vector."""
+class PooledLinear(nn.Module):
+    """Named a Linear, but it gives one row for all of an example."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.rand(64))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight.view(8, 8)
+        return (x @ self.weight.view(8, 8)).mean(1, keepdim=True)
 
 
-class Dense(PathLinear):
+class Sized(PooledLinear):
     """Not named a Linear, but it says both sizes."""
 
     in_features = out_features = 8
@@ -198,8 +198,8 @@ class Dense(PathLinear):
         (MlpNorm(), "norm", "its name, with a Linear inside for a scale, but its call shows none"),
         (Codebook(), "norm", "it looks like a norm by its eps, but its call shows none"),
         (ConvolutionNorm(), "norm", "holds a parameter of shape (20, 20, 1)"),
-        (PathLinear(), "linear", "its weight is no matrix"),
-        (Dense(), "linear", "its weight is no matrix"),
+        (PooledLinear(), "linear", "its class name, but its call shows none"),
+        (Sized(), "linear", "called no Linear"),
     ],
     ids=lambda value: type(value).__name__,
 )

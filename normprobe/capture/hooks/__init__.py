@@ -2,8 +2,8 @@
 
 In comes a model and what to call: `handles` for its modules, `weight_functions` for functions that use
 the weight of a layer. Out go those calls, and answers to what only torch knows: whether a forward is a
-run, whose call this is, whether it is backward, what is compiled. `interrupts` says how a Ctrl-C in the
-middle of any of it leaves nothing behind. Nothing here measures.
+run, whose call this is, whether it is backward, what is compiled. `copies` keeps hooks out of copies of the
+model. `interrupts` says how a Ctrl-C in the middle of any of it leaves nothing behind. Nothing here measures.
 
 Private names, each read in torch 2.13, and what they are for. Where there is a public way, it is taken.
 
@@ -17,7 +17,8 @@ Private names, each read in torch 2.13, and what they are for. Where there is a 
 - `Module._compiled_call_impl`, `OptimizedModule._orig_mod` (compiled, run_info, layers): what is
   compiled.
 - `_torchdynamo_disable` on a function (compiled): compilation does not look into a hook.
-- `Module._forward_hooks` and the dictionaries beside it (handles): a hook whose handle an interrupt lost.
+- `Module._forward_hooks` and the dictionaries beside it (handles, copies): a hook whose handle an interrupt
+  lost, and which entries copies and pickles of the model leave out.
   `torch._C._set_grad_enabled` (function_mode): how torch switches gradients, which a mode hears, too.
 - `nn.modules.batchnorm._BatchNorm`, `instancenorm._InstanceNorm` and its `_get_no_batch_dim` (layers,
   batchnorm): the base classes of norms.

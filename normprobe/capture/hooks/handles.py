@@ -12,6 +12,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
 from normprobe.capture.hooks.compiled import call_uncompiled
+from normprobe.capture.hooks.copies import COPIES
 from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
 
 BeforeHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
@@ -19,10 +20,10 @@ AfterHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 
 
 class Hook:
-    """A callable that torch may copy or pickle with the model; the copy does nothing.
+    """A callable that torch calls around a module's forward.
 
-    A probed model may be copied or saved inside the block. The copy must neither drag the probe's
-    records along nor go on measuring, so what is copied is an empty hook.
+    Copies and pickles of a probed model are made without its hooks (`copies`). Where that did not reach one,
+    what is copied is an empty hook: it neither drags the probe's records along nor goes on measuring.
     """
 
     __slots__ = ("_call",)
@@ -54,6 +55,13 @@ class _Entry(NamedTuple):
     first: bool
 
 
+class _Handle(NamedTuple):
+    """What torch gave for a hook, and the dictionaries of its module that name it."""
+
+    torch: RemovableHandle
+    dictionaries: tuple[dict[int, Any], ...]
+
+
 class Hooks:
     """All hooks of one probe; `remove` takes away whatever was added, also after a failed entry.
 
@@ -64,7 +72,7 @@ class Hooks:
     """
 
     def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[_Handle] = []
         self._inner: dict[int, tuple[_Entry, _Entry]] = {}
         self._aside: list[_Entry] = []
         # What is being registered: torch has the hook a moment before its handle is known here.
@@ -120,7 +128,8 @@ class Hooks:
         """Call ``call(module, args, kwargs, output)`` behind the next forward alone, ahead of all hooks."""
 
         def call_once(*args: Any) -> None:
-            handle.remove()
+            handle.torch.remove()
+            COPIES.discard(handle.dictionaries, handle.torch.id)
             call(*args)
 
         self._add_after(module, call_once, always=False)
@@ -147,8 +156,7 @@ class Hooks:
     def _add_before(self, module: nn.Module, call: BeforeHook) -> tuple[int, Hook]:
         hook = Hook(call)
         self._registering = module, hook
-        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        return self._handles[-1].id, hook
+        return self._added(module, module.register_forward_pre_hook(hook, with_kwargs=True)), hook
 
     def _add_after(
         self, module: nn.Module, call: AfterHook, *, always: bool, first: bool = True
@@ -156,8 +164,14 @@ class Hooks:
         hook = Hook(call)
         self._registering = module, hook
         handle = module.register_forward_hook(hook, with_kwargs=True, prepend=first, always_call=always)
-        self._handles.append(handle)
-        return handle.id, hook
+        return self._added(module, handle), hook
+
+    def _added(self, module: nn.Module, handle: RemovableHandle) -> int:
+        """Keep a handle, and the hook out of copies of the module; the hook's number."""
+        dictionaries = _dictionaries(module)
+        self._handles.append(_Handle(handle, dictionaries))
+        COPIES.add(dictionaries, handle.id)
+        return handle.id
 
     def put_aside(self, modules: Container[int]) -> None:
         """Until `put_back` torch finds no hooks around these modules (by id), and calls them the sooner.
@@ -193,7 +207,9 @@ class Hooks:
         self._inner.clear()
         self._last.clear()
         while self._handles:
-            self._handles[-1].remove()
+            handle, dictionaries = self._handles[-1]
+            handle.remove()
+            COPIES.discard(dictionaries, handle.id)
             self._handles.pop()
         if self._registering is not None:
             _forget(*self._registering)
@@ -205,7 +221,7 @@ def others_behind(module: nn.Module) -> bool:
     return not all(isinstance(hook, Hook) for hook in module._forward_hooks.values())
 
 
-_DICTIONARIES = (
+_NAMES = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks",
@@ -215,9 +231,14 @@ _DICTIONARIES = (
 """Where torch writes of a module's hooks, by the numbers of their handles."""
 
 
+def _dictionaries(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return tuple(getattr(module, name) for name in _NAMES)
+
+
 def _forget(module: nn.Module, hook: Hook) -> None:
     """Remove a hook whose handle an interrupt may have lost."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for number in [number for number, held in hooks.items() if held is hook]:
-            for name in _DICTIONARIES:
-                getattr(module, name).pop(number, None)
+            for dictionary in _dictionaries(module):
+                dictionary.pop(number, None)
+            COPIES.discard(_dictionaries(module), number)

@@ -55,6 +55,7 @@ class Profile:
     def scaled(self) -> pd.Series[float]:
         """By column, the features' ratio after the norm with its scale, where that differs by over 2 %."""
         after = self.site(OUTPUT)
+        # Closer than that, a tick would lie on the marker.
         return after["scaled"].where((after["scaled"] / after["spread"] - 1).abs() > 0.02)
 
 
@@ -105,5 +106,6 @@ def _by_site(tables: Tables, layers: list[str], names: tuple[str, ...]) -> pd.Da
 
 def _single_features(chosen: pd.DataFrame) -> list[str]:
     """The layers of one feature per sample."""
+    # An example of a norm of one channel has a value a pixel, and so a variance of its own.
     single = (chosen["n_features"] == 1) & (chosen["sample_unit"] == "position")
     return list(chosen.loc[single, "layer"])

@@ -28,6 +28,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 def tables_of(source: Any) -> Tables:
     """The tables of a recording, or the tables themselves."""
+    # By attribute: recordings lie above figures, which may not import their type.
     return cast("Tables", getattr(source, "tables", source))
 
 
@@ -46,6 +47,7 @@ def norms(tables: Tables, site: str | None = None) -> pd.DataFrame:
     place = chosen["site"].map({name: at for at, name in enumerate(in_order(chosen["site"]))})
     chosen = chosen.assign(_place=place).sort_values(["depth", "_place"], kind="stable")
     chosen = chosen.drop_duplicates("layer").drop(columns="_place")
+    # A nameless index: pandas calls "layer" ambiguous if both index and column bear the name.
     return chosen.set_index("layer", drop=False).rename_axis(None)
 
 
@@ -62,6 +64,7 @@ def depth_axis(chosen: pd.DataFrame) -> DepthAxis:
 
 def of_layers(frame: pd.DataFrame, layers: Sequence[str], site: str | None = None) -> pd.DataFrame:
     """The rows of some layers, at one site if given."""
+    # A panel asks for one layer among the features of all, and isin takes five times as long as ==.
     mask = frame["layer"] == layers[0] if len(layers) == 1 else frame["layer"].isin(list(layers))
     return frame[mask & (frame["site"] == site)] if site else frame[mask]
 
@@ -107,6 +110,7 @@ def _quantiles_and_counts(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.Da
     result.columns = pd.Index(["p5", "p50", "p95"])
     result[kept] = frame.groupby(SITE_KEY)["variance"].size()
     result[flat] = (frame["variance"] == 0).groupby([frame[name] for name in SITE_KEY]).sum()
+    # Of one number every percentile is that number, which would draw a spread of nothing.
     result[["p5", "p95"]] = result[["p5", "p95"]].where(result[kept] > 1)
     return result
 
@@ -114,6 +118,7 @@ def _quantiles_and_counts(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.Da
 def quantiles(frame: pd.DataFrame, shares: Sequence[float], column: str = "variance") -> pd.DataFrame:
     """Quantiles of a column by layer and site, a column each; without rows where there are no data."""
     groups = frame.groupby(SITE_KEY, observed=True)[column]
+    # Of no rows unstack makes no column at all.
     return groups.quantile(np.array(shares)).unstack().reindex(columns=list(shares)).astype(float)
 
 

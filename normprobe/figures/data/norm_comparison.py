@@ -38,6 +38,7 @@ def order_within_samples(tables: Tables | HasTables, layer: str) -> pd.DataFrame
     before, after = (source.values(layer, site) for site in (INPUT, OUTPUT))
     applied = layer_statistics.of_layers(source.features, [layer], OUTPUT).sort_values("feature")
     weight, bias = (applied[name].to_numpy(float) for name in ("weight", "bias"))
+    # What was multiplied by 0 cannot be had back.
     scaled = weight != 0
     bare = (after[:, scaled] - bias[scaled]) / weight[scaled]
     order = _rank_correlation(before[:, scaled], bare)
@@ -73,6 +74,7 @@ def change_with_batch(recordings: Mapping[int, Tables | HasTables], layer: str) 
         one, other = frame.loc[shared].to_numpy(), reference.loc[shared].to_numpy()
         distance = np.linalg.norm(one - other, axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
+            # Two rows of zeros are equal; 0 ÷ 0 would leave them out.
             changed = np.where(distance == 0, 0.0, distance / np.linalg.norm(other, axis=1))
         changes.append(shared.to_frame(index=False).assign(batch=size, change=changed))
     return pd.concat(changes, ignore_index=True)
@@ -92,6 +94,7 @@ def _identities(tables: Tables, layer: str, count: int) -> pd.DataFrame:
 
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Pearson's correlation of the ranks of each pair of rows; NaN where one is constant or not finite."""
+    # Ties share the mean of their ranks, which pandas gives by default and two argsorts would not.
     ranks = [pd.DataFrame(values).rank(axis=1).to_numpy() for values in (one, other)]
     a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
     size = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))

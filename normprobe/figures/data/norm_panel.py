@@ -54,11 +54,16 @@ class Panel:
 
 
 def summarize(tables: Tables, layer: str) -> Panel:
-    """Take from the tables what the panel of one norm shows."""
+    """Take from the tables what the panel of one norm shows.
+
+    Raises:
+        ValueError: no norm of this name fired.
+    """
     rows = tables.layers[tables.layers["layer"] == layer].set_index("site")
     if rows.empty or rows["kind"].iloc[0] == "linear":
         names = ", ".join(map(repr, layer_statistics.norms(tables)["layer"].head(3)))
         raise ValueError(f"no norm {layer!r} fired in this recording; there are {names or 'none'}")
+    # A bar stands where its feature is: the order of rows is the chart's axis.
     features = layer_statistics.of_layers(tables.features, [layer]).sort_values("feature")
     samples = layer_statistics.of_layers(tables.samples, [layer])
     return Panel(

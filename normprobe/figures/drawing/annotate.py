@@ -14,9 +14,11 @@ from normprobe.figures.drawing.axes import size_in_points
 from normprobe.figures.drawing.palette import INK, SMALL
 from normprobe.formatting import text_width
 
+# Estimated: matplotlib knows the size of a text only once a renderer has laid it out.
 _LETTER = 4.4  # points an average letter of the small size takes
 _HEIGHT = 8.5
 _STEP = 1.5  # points between the places of a line that are looked at
+# Above first: what the remark is about is a peak, below which its own line runs.
 _SIDES = ((-1, 1), (1, 1), (-1, 0), (1, 0), (-1, -1), (1, -1))
 _AWAY = (5.0, 13.0, 22.0)
 
@@ -59,6 +61,7 @@ def _inside(box: tuple[float, float, float, float], wide: float, high: float) ->
 
 def _touches(box: tuple[float, float, float, float], places: Places) -> bool:
     """Whether anything drawn runs through a box, or within a point of it."""
+    # NaN, the gap of a line, compares as outside of any box.
     x, y = places[:, 0], places[:, 1]
     return bool(((x > box[0] - 1) & (x < box[1] + 1) & (y > box[2] - 1) & (y < box[3] + 1)).any())
 
@@ -68,6 +71,7 @@ def _drawn(ax: Axes, scale: Places) -> Iterator[Places]:
     for line in ax.lines:
         if line.get_transform() == ax.transData:
             yield _along(_in_axes(ax, np.asarray(line.get_xydata(), dtype=float)) * scale)
+        # What axhline draws: x in shares of the chart, y in data.
         elif line.get_transform() == ax.get_yaxis_transform():
             ends = np.asarray(line.get_xydata(), dtype=float)
             heights = _in_axes(ax, np.column_stack([np.full(len(ends), ax.get_xlim()[0]), ends[:, 1]]))[:, 1]

@@ -47,6 +47,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     Returns:
         Ticks within the limits, ascending.
     """
+    # Limits come out of exp(log(x)): a power of ten may lack its last bit and would lose its tick.
     first, last = int(np.ceil(np.log10(low) - 1e-9)), int(np.floor(np.log10(high) + 1e-9))
     if np.log10(high / low) < 2 or last - first < 2:
         ticks = [factor * 10.0**e for e in range(first - 1, last + 1) for factor in (1, 2, 5)]
@@ -69,8 +70,10 @@ def log_limits(values: ArrayLike, *, room: float = 6.0) -> tuple[float, float]:
     if not data.size:
         return 0.1, 10.0
     low, high = np.log(data.min()), np.log(data.max())
+    # By default a factor of six, in which there are always two of the ticks 1, 2 and 5.
     spare = max(0.0, np.log(room) - (high - low)) / 2
     pad = MARGIN * max(high - low, np.log(room))
+    # Room beside the largest or smallest float would end at infinity or 0, which no axis takes.
     edges = np.clip([low - spare - pad, high + spare + pad], np.log(1e-300), np.log(1e300))
     return float(np.exp(edges[0])), float(np.exp(edges[1]))
 
@@ -82,6 +85,7 @@ def use_log(axis: Axis, limits: tuple[float, float]) -> None:
     (axes.set_yscale if vertical else axes.set_xscale)("log")
     (axes.set_ylim if vertical else axes.set_xlim)(*limits)
     axis.set_major_locator(FixedLocator(log_ticks(*limits)))
+    # matplotlib labels minor ticks where an axis spans little, between and over these.
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
     axis.grid(vertical)
@@ -129,6 +133,7 @@ def fraction(ax: Axes, value: float) -> float:
 
 def size_in_points(ax: Axes) -> tuple[float, float]:
     """Width and height of an axes in points."""
+    # A caller's axes may lie in a subfigure, which has no size in inches.
     figure = ax.get_figure(root=True)
     width, height = figure.get_size_inches() if figure else (1.0, 1.0)
     box = ax.get_position()

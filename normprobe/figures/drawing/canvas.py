@@ -79,6 +79,7 @@ class Picture(Figure):
     def _repr_png_(self) -> bytes:
         """IPython asks a result for this; pyplot's figures have it from IPython itself."""
         stream = BytesIO()
+        # Paper is named here: the style saves without any, and a notebook may be dark.
         with house_style(), quiet_fonts():
             self.savefig(stream, format="png", dpi=_SCREEN_DPI, facecolor=self.get_facecolor())
         return stream.getvalue()
@@ -98,7 +99,9 @@ def new_figure(plan: Plan) -> tuple[Figure, list[Axes]]:
     height = sum(plan.heights) + down * (len(plan.heights) - 1) + top + bottom
     width = (WIDTH - left - right - across * (plan.columns - 1)) / plan.columns
     figure = Picture(figsize=(WIDTH, height))
+    # Outside pyplot a figure begins with a canvas whose draw() does nothing.
     FigureCanvasAgg(figure)
+    # In inches, not by a layout engine: it would move charts while they are drawn, after labels were placed.
     axes, y = [], height - top
     for row in plan.heights:
         y -= row
@@ -128,6 +131,7 @@ def place(plan: Plan, ax: Any = None) -> Any:
     with house_style():
         if ax is None:
             figure, axes = new_figure(plan)
+            # Of a new figure only: a caller's axes stand on the paper that the caller chose.
             figure.set_facecolor(SURFACE)
         else:
             axes = list(np.ravel(ax))

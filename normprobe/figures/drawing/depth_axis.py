@@ -44,6 +44,7 @@ class DepthAxis:
         """The role of each column; without any integer in the names, the kind and the unbroken run of it."""
         if self.numbered:
             return tuple(spot.role for spot in self.spots)
+        # By runs: a line through all norms of a kind would pass over those of another between them.
         runs = np.cumsum([a != b for a, b in zip(self.kinds, self.kinds[:1] + self.kinds[:-1], strict=True)])
         return tuple(f"{kind} {run}" for kind, run in zip(self.kinds, runs, strict=True))
 
@@ -85,6 +86,7 @@ class DepthAxis:
         """
         counts = pd.Series(self.roles).value_counts()
         shared = [role for role in dict.fromkeys(self.roles) if counts[role] > 1]
+        # NaN compares with nothing: as a key it would leave the order to chance.
         widest = sorted(shared, key=lambda role: -float(np.nan_to_num(spread.get(role, 0.0))))[:LINES]
         return tuple(role for role in shared if role in widest)
 
@@ -165,6 +167,7 @@ def _pack(ax: Axes, texts: Sequence[tuple[float, str]], columns: int) -> None:
         text = shorten_name(name, 24)
         half = text_width(text) * LETTER / 2
         at = (column + 0.7) / (columns + 0.4) * points
+        # Names may reach into the margins: 56 points on the left, and more on the right.
         at = float(np.clip(at, half - 50, points + 120 - half))
         row = next((row for row in (0, 1) if at - half > room[row] + 6), None)
         middle = points / 2

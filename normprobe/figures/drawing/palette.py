@@ -53,6 +53,7 @@ class SiteLook:
 def site_look(name: str) -> SiteLook:
     """How the site of this name is drawn: an input hollow, an output filled, any further one by a shape."""
     site = site_of(name)
+    # As matplotlib writes colours in SVG, where the page's are put in their place.
     colour = site.colour[0].lower()
     return SiteLook(site.label, colour, SURFACE if name == INPUT else colour, _MARKERS[site.sign], site.sign)
 
@@ -95,6 +96,7 @@ TITLE = 8.4
 
 _STYLE: dict[str, Any] = {
     "font.family": ["sans-serif"],
+    # It comes with matplotlib, so texts are as wide on every machine.
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": TEXT,
     "axes.edgecolor": GRID,
@@ -112,6 +114,7 @@ _STYLE: dict[str, Any] = {
     "axes.linewidth": 0.8,
     "axes.axisbelow": True,
     "figure.facecolor": "none",
+    # A pixel is a point: what matplotlib says in pixels is what the SVG counts in.
     "figure.dpi": 72,
     "grid.color": GRID,
     "grid.linewidth": 0.6,
@@ -119,7 +122,9 @@ _STYLE: dict[str, Any] = {
     "patch.linewidth": 0,
     "path.simplify": False,
     "savefig.facecolor": "none",
+    # Text as text: it can be searched, and is set in the reader's own font.
     "svg.fonttype": "none",
+    # Without a salt ids are random: the same recording would give other files.
     "svg.hashsalt": "normprobe",
     "text.color": INK,
     "text.parse_math": False,  # a layer's name may hold dollar signs
@@ -141,6 +146,7 @@ _STYLE: dict[str, Any] = {
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw under the same settings whatever the user's are, and give the user's back."""
+    # These are of the process, not of a drawing: what a notebook or a window goes by while we draw.
     kept = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "figure.hooks")
     settings: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key not in kept}
     with mpl.rc_context(settings | _STYLE):

@@ -35,6 +35,7 @@ def draw_svg(figure: Figure) -> ET.Element:
     buffer = io.BytesIO()
     _place_empty_labels(figure)
     with quiet_fonts():
+        # Without date and version: the same recording gives the same bytes.
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     # Names may hold control characters, which matplotlib writes as they are and XML does not know.
     root = ET.fromstring(_NOT_XML.sub(_escaped, buffer.getvalue().decode()))
@@ -85,6 +86,7 @@ def _leaves(element: ET.Element) -> Iterator[ET.Element]:
             continue
         if child.tag == "g":
             yield from _clipped(child, _leaves(child))
+        # What matplotlib writes for the paper of a figure or chart that has none.
         elif child.get("style") != "fill: none":
             yield child
 
@@ -136,6 +138,7 @@ def _rename_ids(root: ET.Element) -> None:
     names: dict[str, str] = {}
     for element in root.iter():
         name = element.get("id")
+        # Only clips are asked for by now: shapes have become paths.
         if name and f"#{name})" in text:
             names[name] = f"c{len(names)}"
             element.set("id", names[name])
@@ -169,6 +172,7 @@ def write_inline(tree: ET.Element, prefix: str, aria_label: str, overlay: list[E
     _mask_images(root, stem)
     # Styles are scoped by the id: a class name means something else in every figure of a page.
     css = _to_classes(root, f"#{prefix}")
+    # In the rules, where by now every colour stands: in texts a name may hold the same letters.
     for colour, variable in variables().items():
         css = css.replace(colour, f"var({variable})")
     root.set("id", prefix)
@@ -184,6 +188,7 @@ def write_alone(tree: ET.Element, aria_label: str) -> str:
     root = _copy(tree)
     css = _to_classes(root, "svg")
     _, _, width, height = root.get("viewBox", "0 0 0 0").split()
+    # Drawn, as a viewer of files may show none, and dark text on its own dark ground.
     paper = ET.Element("path", {"d": f"M0 0h{width}v{height}h-{width}z", "fill": SURFACE})
     root.insert(0, paper)
     root.attrib |= {
@@ -209,6 +214,7 @@ def _to_classes(root: ET.Element, scope: str) -> str:
         style = element.attrib.pop("style", None)
         if style is None:
             continue
+        # Of matplotlib's family the reader may have none: all texts get the one of the rule below.
         rule = re.sub(r"font-family: [^;]*;\s*", "", style)
         rule = re.sub(r"\s*([:;,])\s*", r"\1", rule)
         element.set("class", names.setdefault(rule, f"s{len(names)}"))

@@ -46,6 +46,7 @@ def _join(shapes: dict[str, ET.Element], look: tuple[str, str], uses: list[ET.El
 
 def _dots(places: list[tuple[float, float]], radius: float, style: dict[str, str]) -> list[ET.Element]:
     """Dots as strokes of no length with round ends, rims first."""
+    # Rims first and wider, then faces: what overlaps shows one outline, not many.
     path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
     fill, rim = style["fill"], style.get("stroke", "none")
     width = float(style.get("stroke-width", 1)) if rim != "none" else 0.0

@@ -21,6 +21,7 @@ from normprobe.vocabulary import INPUT, OUTPUT
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
 
+# With `summarize`, which `registry.Plot` asks of each file here, though it lies with the numbers.
 __all__ = [
     "aria_label",
     "caption",
@@ -70,6 +71,7 @@ def plan(tables: Tables) -> Plan:
         for index, (ax, chart) in enumerate(zip(axes, charts, strict=True)):
             span(ax, profile.depth)
             chart(ax, profile)
+            # After the chart, which clears the axis' label.
             prepare(ax, profile.depth, last=index == len(charts) - 1)
 
     return Plan(

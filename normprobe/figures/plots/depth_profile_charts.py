@@ -81,12 +81,15 @@ def largest(ax: Axes, profile: Profile) -> None:
     """Draw the largest |value| before the norm: of the worst feature and of the median one."""
     peaks = profile.peaks
     top = float(peaks["worst"].max())
+    # Farther off, the limit would squeeze what is measured into the foot of the chart.
     near = top > FP16_LIMIT / 30
     low, high = log_limits(
         pd.concat(
+            # float64 even if empty: with objects pandas 2 warns of the dtype of the whole.
             [peaks["worst"], peaks["typical"], pd.Series([FP16_LIMIT] if near else [], dtype="float64")]
         )
     )
+    # Room on top, for the remark beside the largest.
     use_log(ax.yaxis, (low, high * 1.6))
     _bars(ax, profile, peaks["typical"], peaks["worst"], BEFORE)
     _series(ax, profile, peaks["worst"], INPUT, face=BEFORE)
@@ -107,6 +110,7 @@ def _ratios(
     """Draw one ratio per column and site, with a line where all are equal."""
     shown = profile.sites[column]
     low, high = log_limits(np.concatenate([shown, [1.0], [] if extra is None else extra]))
+    # p95 ÷ p5 is never below 1: room there would be empty.
     use_log(ax.yaxis, (max(low, 0.8), high))
     ax.axhline(1, color=INK, linewidth=0.9)
     suffix = " (– with its scale)" if extra is not None and extra.notna().any() else ""
@@ -132,6 +136,7 @@ def _label_roles(ax: Axes, profile: Profile) -> None:
             at = _end(rows.loc[rows["role"] == role, "p50"] if role else rows["p50"])
             text = f"{look.label} {names.get(role, '')}".strip()
             if at is not None:
+                # By their texts: roles that nothing tells apart share one label a site.
                 labels[text] = Label(text, at, look.colour)
     label_ends(ax, list(labels.values()))
 
@@ -149,6 +154,7 @@ def _name_worst(ax: Axes, profile: Profile) -> None:
 def _lines(profile: Profile) -> tuple[str, ...]:
     """The roles that get a line: those whose variance ranges widest over depth, at the first site drawn."""
     rows = profile.sites[(profile.sites["site"] == profile.drawn[0]) & (profile.sites["p50"] > 0)]
+    # Logarithms, as the axis has: a role of large values does not range wide for that.
     medians = np.log(rows["p50"]).groupby(rows["role"])
     return profile.depth.lines(medians.max() - medians.min())
 
@@ -172,6 +178,7 @@ def _bars(
 ) -> None:
     """Draw the range of each column: bars, or one band per line where there are many columns."""
     floor = ax.get_ylim()[0]
+    # A bar from 0 has no foot on a logarithmic axis: it stands on the chart's.
     ok = low.notna() & high.notna() & (high > 0)
     if not profile.depth.many:
         ax.vlines(
@@ -211,6 +218,7 @@ def _series(
     if joined:
         _join(ax, frame, _lines(profile), look.colour)
     face = face or look.face
+    # Among many columns markers would hide the line of their role; a role without a line has nothing else.
     points = frame if not profile.depth.many else frame[~frame["role"].isin(_lines(profile))]
     ax.plot(
         points["x"],
@@ -232,6 +240,7 @@ def _join(ax: Axes, frame: pd.DataFrame, roles: tuple[str, ...], colour: str) ->
     points = frame[frame["role"].isin(roles)].dropna()
     if points.empty:
         return
+    # With an estimator seaborn takes means of one value each, and draws a band of no width round them.
     sns.lineplot(
         points,
         x="x",

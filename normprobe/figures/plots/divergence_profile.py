@@ -79,6 +79,7 @@ def summarize(comparison: HasDifferences | Differences) -> Divergences:
     rows = rows.assign(column=column, x=column + rows["site"].map(aside).astype(float))
     beyond = rows[rows["beyond"]]
     drawn = in_order(rows["site"])
+    # Rows are in order of execution, input before output: the first of these is where the two part.
     first = None if beyond.empty else beyond.iloc[0]
     return Divergences(depth, rows, drawn, bool(found.facts["same_data"]), first)
 
@@ -111,6 +112,7 @@ def _errors(ax: Axes, found: Divergences) -> None:
     """Draw errors of inputs and outputs, the noise, and where the first divergence is."""
     rows = found.rows
     _limit(ax, rows)
+    # Without noise it is −∞ dB, without signal ∞: neither has a height.
     noise = rows.groupby("column")["noise_db"].max().replace([np.inf, -np.inf], np.nan)
     ax.step(noise.index, noise, where="mid", color=ACCENT, linewidth=0.9, linestyle=(0, (4, 2)))
     _points(ax, found, "error_db")
@@ -129,6 +131,7 @@ def _introduced(ax: Axes, found: Divergences) -> None:
     own = found.rows[found.rows["introduces"]]
     for site in found.sites:
         mine = own[own["site"] == site]
+        # Nothing introduced is −∞ dB.
         heights = mine["introduced_db"].clip(*ax.get_ylim())
         ax.vlines(
             mine["x"], ax.get_ylim()[0], heights, color=site_look(site).colour, linewidth=1.4, alpha=0.8

@@ -32,6 +32,7 @@ from normprobe.vocabulary import INPUT, OUTPUT
 if TYPE_CHECKING:
     from normprobe.tables.frames import HasTables, Tables
 
+# Between two layers any line rises or falls.
 LEAST = 3  # Linear layers that make a role
 _ROOM = 25  # letters beside a line
 
@@ -81,7 +82,11 @@ def supported(tables: Tables) -> bool:
 
 
 def summarize(tables: Tables) -> LinearRoles:
-    """Take from the tables what the figure shows."""
+    """Take from the tables what the figure shows.
+
+    Raises:
+        ValueError: no role has three Linear layers.
+    """
     layers = tables.layers[tables.layers["kind"] == "linear"].sort_values("depth", kind="stable")
     output = layers[layers["site"] == OUTPUT].set_index("layer")
     frame = pd.DataFrame({"variance": output["variance"], "nonfinite": output["nonfinite"]})
@@ -95,7 +100,9 @@ def summarize(tables: Tables) -> LinearRoles:
         raise ValueError(f"no role has {LEAST} Linear layers: nothing to draw over blocks")
     logs = np.log(frame["variance"].where(frame["variance"] > 0)).groupby(frame["role"], sort=False)
     spread = (logs.max() - logs.min()).fillna(0)
+    # A colour each: a line that changes little says least.
     widest = spread.sort_values(ascending=False, kind="stable").index[: len(ROLE_COLOURS)]
+    # A line runs through the blocks, in whatever order they were executed.
     drawn = frame[frame["role"].isin(widest)].sort_values(["role", "block"])
     peaks = layer_statistics.peaks(tables, list(drawn.index))
     drawn = drawn.assign(ratio=peaks["ratio"].to_numpy())
@@ -166,6 +173,7 @@ def _chart(ax: Axes, found: LinearRoles, column: str, groups: Sequence[tuple[str
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.set_xlabel("block", color=MUTED)
     ax.set_ylabel("")
+    # The only role of a plain Sequential is "*": there is nothing to tell apart.
     label_ends(ax, ends if order[1:] or order[0] != "*" else [])
 
 

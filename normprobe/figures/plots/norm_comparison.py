@@ -196,6 +196,7 @@ def batch_sensitivity(
     def draw(axes: Sequence[Axes]) -> None:
         """Draw a line per name."""
         chart = axes[0]
+        # At least 0.1: rounding, all that a norm within samples shows, is not to fill the chart.
         chart.set_ylim(-0.02, 1.08 * max([0.1, *(float(frame.max().max()) for frame in found.values())]))
         chart.set_xlim(-0.4, len(sizes) - 0.6)
         _lines(chart, found)

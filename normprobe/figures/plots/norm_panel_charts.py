@@ -35,10 +35,12 @@ def values(ax: Axes, panel: Panel, site: str) -> None:
     if not data.size:
         _empty(ax, "no finite values kept")
         return
+    # Between all values one outlier would leave a single bar.
     low, high = np.percentile(data, [0.5, 99.5])
     if low == high:
         _empty(ax, f"99 % of the values are {format_number(low)}")
         return
+    # Binned here, as shares of all values: seaborn's percent are of those within the limits.
     counts, edges = np.histogram(data, BINS, (low, high))
     _bare(ax)
     sns.histplot(
@@ -52,6 +54,7 @@ def values(ax: Axes, panel: Panel, site: str) -> None:
         linewidth=0,
         ax=ax,
     )
+    # Room on top, for the remark.
     ax.set_ylim(0, ax.get_ylim()[1] * 1.22)
     _percent(ax)
     _plain(ax.xaxis)
@@ -71,6 +74,7 @@ def one_sample(ax: Axes, panel: Panel) -> None:
         title(ax, f"One {panel.unit}: before → after")
         _empty(ax, "no finite values kept")
         return
+    # Kept rows are in order of hash, so the first is one at random, and the same at both sites.
     first = int(finite.argmax())
     x, y = before[first], after[first]
     ok = _dots(x, y)
@@ -126,6 +130,7 @@ def _feature_bars(ax: Axes, data: np.ndarray, colour: str, floor: float) -> None
     ax.set_xlim(-0.5 - 0.01 * count, count - 0.5 + 0.01 * count)
     group = max(1, -(-count // MOST_BARS))
     starts = np.arange(0, count, group)
+    # reduceat hands NaN on to the neighbours that share a bar.
     safe = np.clip(np.nan_to_num(data, nan=floor), floor, None)
     low, high = np.minimum.reduceat(safe, starts), np.maximum.reduceat(safe, starts)
     edges = np.append(starts, count) - 0.5
@@ -202,6 +207,7 @@ def _percent(ax: Axes) -> None:
 def _plain(axis: Axis, *, whole: bool = False) -> None:
     """Write an axis with round numbers."""
     axis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
+    # MaxNLocator adds steps up: a tick at 0.3 may come as 0.30000000000000004.
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_number(round(value, 10))))
 
 
@@ -216,6 +222,7 @@ def _symlog(axis: Axis, data: np.ndarray) -> bool:
         if data.size:
             _limits(axis, data.min() - pad, data.max() + pad)
         return False
+    # A power of ten not above the median: half of the values lie on the logarithmic part.
     threshold = 10.0 ** np.floor(np.log10(typical))
     (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("symlog", linthresh=threshold)
     axis.set_minor_locator(NullLocator())
@@ -231,6 +238,7 @@ def _roomy(axis: Axis, ticks: Sequence[float]) -> list[float]:
     ax, along = axis.axes, int(isinstance(axis, YAxis))
     least = 11 if along else 26
     length = size_in_points(ax)[along]
+    # The first ones win, zero and the smallest: they show where the scale turns logarithmic.
     kept: dict[float, float] = {}
     for tick in ticks:
         at = float(ax.transAxes.inverted().transform(ax.transData.transform((tick, tick)))[along]) * length

@@ -74,7 +74,9 @@ def supported(tables: Tables) -> bool:
 def _commonest_width(tables: Tables) -> pd.DataFrame:
     """The norms of the commonest width, the wider one of two equally common."""
     norms = layer_statistics.norms(tables, INPUT)
+    # BatchNorm scales each feature by itself: a large one before it takes nothing from the others.
     norms = norms[(norms["kind"] != "batch_norm") & (norms["n_features"] > 1)]
+    # Norms of one feature are out, too: each is its own median.
     widths = norms["n_features"].value_counts()
     if widths.empty:
         return norms
@@ -84,7 +86,11 @@ def _commonest_width(tables: Tables) -> pd.DataFrame:
 
 
 def summarize(tables: Tables) -> OutlierMap:
-    """Take from the tables what the map shows."""
+    """Take from the tables what the map shows.
+
+    Raises:
+        ValueError: no norm other than BatchNorm has features to compare.
+    """
     chosen = _commonest_width(tables)
     layers = list(chosen["layer"])
     if not layers:
@@ -124,9 +130,9 @@ def _draw(ax: Axes, found: OutlierMap) -> None:
     """Draw the cells, the names of rows, the numbers of the columns that stand out."""
     values = found.ratios.to_numpy()
     features = values.shape[1]
-    if found.pooled > 1:
+    if found.pooled > 1:  # fmax, as a feature without finite values is not to hide its neighbours
         values = np.fmax.reduceat(values, np.arange(0, features, found.pooled), axis=1)
-    hue = to_rgba(ACCENT)[:3]
+    hue = to_rgba(ACCENT)[:3]  # opacity alone varies: the page exchanges the colour for that of its theme
     shades: Colormap = LinearSegmentedColormap.from_list("outliers", [(*hue, 0.0), (*hue, 1.0)])
     shades = shades.with_extremes(bad=(*hue, 0.0), under=(*hue, 0.0))
     bar_ax = ax.inset_axes((1.03, 0, 0.018, 1))
@@ -135,9 +141,9 @@ def _draw(ax: Axes, found: OutlierMap) -> None:
         ax=ax,
         cmap=shades,
         norm=LogNorm(CLEAR, FULL),
-        vmin=CLEAR,
+        vmin=CLEAR,  # without limits seaborn looks into the values, and numpy warns where all are NaN
         vmax=FULL,
-        rasterized=True,
+        rasterized=True,  # as a path a cell, fifty norms of width 768 take 5.6 MB
         cbar_ax=bar_ax,
         xticklabels=False,
         yticklabels=False,

@@ -83,7 +83,11 @@ def supported(tables: Tables) -> bool:
 
 
 def summarize(tables: Tables) -> RunningStatistics:
-    """Take from the tables what the figure shows."""
+    """Take from the tables what the figure shows.
+
+    Raises:
+        ValueError: no BatchNorm has running statistics.
+    """
     channels = running_channels(tables)
     if channels.empty:
         raise ValueError("no BatchNorm of this recording has running statistics")
@@ -101,6 +105,7 @@ def summarize(tables: Tables) -> RunningStatistics:
     return RunningStatistics(
         depth=layer_statistics.depth_axis(norms),
         means=means,
+        # Between two channels a quantile lies in the middle of their logarithms, as on the axis.
         variances=logarithms.map(np.exp),
         constant=int(channels["constant"].sum()),
         channels=len(channels),
@@ -145,6 +150,7 @@ def plan(tables: Tables) -> Plan:
 def _means(ax: Axes, found: RunningStatistics) -> None:
     """Draw the standardised differences of the means."""
     finite = found.means.to_numpy()[np.isfinite(found.means.to_numpy())]
+    # At least half a standard deviation, so that what sampling leaves does not fill the chart.
     reach = max(0.5, float(np.abs(finite).max()) if finite.size else 0)
     ax.set_ylim(-1.08 * reach, 1.08 * reach)
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -93,7 +93,11 @@ def _aligned(tables: Tables) -> pd.DataFrame:
 
 
 def summarize(tables: Tables) -> SampleSizes:
-    """Take from the tables what the figure shows."""
+    """Take from the tables what the figure shows.
+
+    Raises:
+        ValueError: no norm that fired numbers its samples by the batch.
+    """
     norms = _aligned(tables)
     if norms.empty:
         raise ValueError("no norm of this recording numbers its samples by the batch: nothing to follow")
@@ -112,6 +116,7 @@ def summarize(tables: Tables) -> SampleSizes:
         extreme=_name_extreme(tables, ratios[ratios > 2], unit),
         over=len(over),
         top=float(ratios.max()),
+        # The position of an example is always 0, and says nothing.
         first=sum(int(identity[position] == 0) for identity in over.index) if unit == "position" else 0,
         unit=sample_word(tables.meta, unit),
         example=sample_word(tables.meta, "example"),
@@ -151,6 +156,7 @@ def _sizes(tables: Tables, layers: list[str]) -> pd.DataFrame:
     samples = layer_statistics.of_layers(sized_samples(tables), layers, INPUT)
     frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=samples["rms"])
     frame[IDENTITY] = frame[IDENTITY].astype(object)
+    # pivot_table sorts its columns by name; here they are in order of execution.
     return frame.pivot_table(index=IDENTITY, columns="layer", values="size", aggfunc="first").reindex(
         columns=layers
     )

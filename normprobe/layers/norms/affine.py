@@ -140,6 +140,7 @@ def tensors_named(module: nn.Module, name: str) -> Iterator[Tensor]:
     own = own_tensors(module)
     for alias in NAMES.get(name, (name,)):
         value = attribute(module, alias, own.get(alias))
+        value = value if isinstance(value, Tensor) else own.get(alias)
         if isinstance(value, Tensor) and value.is_meta:
             value = _offloaded(module, alias)
         if isinstance(value, Tensor) and not value.is_meta and not is_lazy(value):

@@ -63,6 +63,9 @@ class Identification:
         reason: what contradicts the layer's name, in words for the ledger, or "".
         refused: why it is no norm after all, or "".
         factor: what the layer scales by beside its stored weight.
+        statistics: of a batch norm, whose mean and variance the call took: ``batch`` or ``running``; else "".
+        groups: how many groups of features, each normalized together; None where it is not known.
+        activation: what the output went through, or "".
         normalizes: whether its input is what is normalized: ``input``, ``other`` or ``unknown``; "" where
             the call could not tell.
         way: by which of the ways above it was found, from 0; `NO_WAY` where by none.
@@ -74,6 +77,9 @@ class Identification:
     reason: str = ""
     refused: str = ""
     factor: float = 1.0
+    statistics: str = ""
+    groups: int | None = None
+    activation: str = ""
     normalizes: str = ""
     way: int = NO_WAY
 
@@ -230,12 +236,16 @@ def _corrected(
     if moved:
         contradictions.append(f"what it computes shows {_axis_and_sample(corrected)}")
     other = fit.operand or fit.scales_input
+    together = fit.formula.together
     return Identification(
         corrected,
         fit.offset,
         decided=True,
         reason="; ".join(contradictions),
         factor=fit.factor,
+        statistics=together if together in ("batch", "running") else "",
+        groups=fit.formula.groups or None,
+        activation=fit.activation,
         normalizes="unknown" if by_moments else "other" if other else "input",
     )
 

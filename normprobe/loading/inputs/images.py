@@ -63,9 +63,43 @@ def open_image(item: Any, n_channels: int) -> Image.Image:
         return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).convert(mode)
     try:
         with Image.open(item) as image:
-            return image.convert(mode)
+            return eight_bit(image, item).convert(mode)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as cause:
         raise DataError(f"{item} is not a readable image: {describe(cause)}; mend or remove it") from cause
+
+
+def eight_bit(image: Image.Image, item: Any) -> Image.Image:
+    """A picture whose numbers are not 0 to 255 brought to that range; others as they are.
+
+    16 bits a channel are divided by 257. Whole numbers of 32 bits, and floating ones, have no range of their
+    own: 0 to 1, 0 to 255 and 0 to 65,535 are read as these, whichever is the least that holds all.
+
+    Raises:
+        DataError: a number is negative, larger, NaN or infinite.
+    """
+    if image.mode.startswith("I;16"):
+        return _scaled(np.asarray(image), 65535)
+    if image.mode not in {"I", "F"}:
+        return image
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    floating = values.dtype.kind == "f"
+    white = next((top for top in ((1,) if floating else ()) + (255, 65535) if high <= top), None)
+    # PIL opens 16-bit files of some formats in 32 bits.
+    if image.mode == "I" and image.format in {"PNG", "PPM"}:
+        white = 65535 if high <= 65535 else None
+    if white is None or not low >= 0 or not np.isfinite(high):
+        kind, tops = ("floating-point", "1, 255") if floating else ("whole", "255")
+        raise DataError(
+            f"{item} holds {kind} numbers from {low:g} to {high:g}; from 0 to {tops} or 65,535 were needed: "
+            "scale it, or give the pixel values as .npy"
+        )
+    return _scaled(values, white)
+
+
+def _scaled(values: Any, white: int) -> Image.Image:
+    """A picture of 8 bits from numbers from 0 to ``white``."""
+    return Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
 
 
 def channels(model: LoadedModel) -> int:

@@ -21,9 +21,8 @@ def load_tokenizer(model: LoadedModel) -> Any:
     Raises:
         DataError: it has none, a damaged one, or one without words.
     """
-    source = Path(model.source or "")
     # transformers makes a tokenizer with an empty vocabulary where there is none.
-    if source.is_dir() and not model.gguf and not _has_any(source, _TOKENIZER_FILES):
+    if not has_tokenizer(model):
         raise DataError(
             f"{model.name} has no tokenizer files; save the tokenizer into it (tokenizer.save_pretrained), "
             "or give token ids as .npy"
@@ -35,6 +34,12 @@ def load_tokenizer(model: LoadedModel) -> Any:
             f"the tokenizer of {model.name} has an empty vocabulary; save it again with its vocabulary"
         )
     return tokenizer
+
+
+def has_tokenizer(model: LoadedModel) -> bool:
+    """Whether there may be a tokenizer beside a model: it has files of one, or is not in a folder here."""
+    source = Path(model.source or "")
+    return bool(model.gguf) or not source.is_dir() or _has_any(source, _TOKENIZER_FILES)
 
 
 def load_image_processor(model: LoadedModel) -> Any:

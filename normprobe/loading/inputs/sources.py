@@ -20,6 +20,7 @@ class Texts:
         chats: one list of messages each.
         lines: number of the line or row that each comes from, from 1.
         warnings: what was left out while reading, a sentence each.
+        tokens: token ids of one text each, where the file holds these.
     """
 
     where: str
@@ -27,6 +28,7 @@ class Texts:
     chats: Sequence[list[dict[str, Any]]] = ()
     lines: Sequence[int] = ()
     warnings: tuple[str, ...] = ()
+    tokens: Sequence[tuple[int, ...]] = ()
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from normprobe.errors import DataError
-from normprobe.loading.inputs.sources import Texts, count_of
+from normprobe.loading.inputs.columns import Kind, choose, collect, kind_of, texts
+from normprobe.loading.inputs.sources import Texts
 
 _MAX_FIELD = 2**31 - 1  # characters; the largest that the csv module takes on every platform
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_LOOKED_AT = 20
+"""Rows from which it is decided what separates the fields of a table."""
+
+_SAID = re.compile(r"sep=(.)\r?\n?")
+"""The first line by which a spreadsheet says what separates fields."""
 
 
 def read_txt(path: Path, limit: int | None) -> Texts:
@@ -23,11 +32,11 @@ def read_txt(path: Path, limit: int | None) -> Texts:
     """
     # Generators from here on: with a limit the rest of a large file is never read.
     rows = ((number, line.strip()) for number, line in _lines(path))
-    return _texts(path, rows, limit, skipped_silently=True)
+    return texts(path, rows, limit, skipped_silently=True)
 
 
 def read_jsonl(path: Path, column: str | None, limit: int | None) -> Texts:
-    """Read a JSON object (or string) per line: a text, or ``messages`` for the chat template.
+    """Read a JSON object (or string) per line: a text, a conversation for the chat template, or token ids.
 
     Raises:
         DataError: not UTF-8, a line that is not JSON, or no text in it.
@@ -38,30 +47,47 @@ def read_jsonl(path: Path, column: str | None, limit: int | None) -> Texts:
         raise DataError(f"{path} holds no rows")
     all_rows = _chain(first, rows)
     if isinstance(first[1], str) and column is None:
-        return _texts(path, all_rows, limit)
-    name = column or _likely_column(path, _fields(path, *first))
-    values = ((number, _field(path, number, row, name)) for number, row in all_rows)
-    return _chats(path, values, limit) if name == "messages" else _texts(path, values, limit)
+        return texts(path, all_rows, limit)
+    columns = {**_fields(path, *first), **({column: kind_of(_cell(first[1], column))} if column else {})}
+    choice = choose(path, columns, column)
+    cells = (
+        (number, {name: _field(path, number, row, name) for name in choice.names}) for number, row in all_rows
+    )
+    return collect(path, choice, cells, limit)
 
 
 def read_csv(path: Path, column: str | None, limit: int | None) -> Texts:
-    """Read a column of a CSV (or TSV) file with a header.
+    """Read a column of a CSV (or TSV) file with a header, whatever of the usual signs separates its fields.
 
     Raises:
         DataError: not UTF-8, malformed, or without such a column.
     """
     csv.field_size_limit(_MAX_FIELD)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
-    rows = _csv_rows(path, reader)
+    separator, skipped = _separator(path)
+    lines = (line for _, line in islice(_lines(path), skipped, None))
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    rows = _csv_rows(path, reader, skipped)
     header = next(rows, (0, []))[1]
-    name = _checked_column(path, header, column) if column is not None else _likely_column(path, header)
-    index = header.index(name)
-    return _texts(path, ((number, row[index]) for number, row in rows), limit)
+    kinds: dict[str, Kind] = dict.fromkeys(header, "text")
+    choice = choose(path, kinds, column)
+    places = [header.index(name) for name in choice.names]
+    cells = (
+        (number, {name: row[at] for name, at in zip(choice.names, places, strict=True)})
+        for number, row in rows
+    )
+    found = collect(path, choice, cells, limit)
+    if separator == _usual(path) or skipped:
+        return found
+    return replace(found, warnings=(*found.warnings, f"fields separated by {_SEPARATORS[separator]}"))
+
+
+def _usual(path: Path) -> str:
+    """What separates fields by the ending of the file."""
+    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def read_parquet(path: Path, column: str | None, limit: int | None) -> Texts:
-    """Read a column of a Parquet file: texts, or ``messages`` for the chat template.
+    """Read a column of a Parquet file: texts, conversations for the chat template, or token ids.
 
     Raises:
         DataError: damaged, or without such a column of text.
@@ -71,40 +97,94 @@ def read_parquet(path: Path, column: str | None, limit: int | None) -> Texts:
 
     try:
         file = pq.ParquetFile(path)
-        schema = file.schema_arrow
-        textual = [field.name for field in schema if _is_text(field.type) or field.name == "messages"]
-        name = (
-            _checked_column(path, schema.names, column)
-            if column is not None
-            else _likely_column(path, textual)
-        )
-        parts = file.iter_batches(columns=[name], batch_size=1024)
-        values = list(islice((value for part in parts for value in part.column(0).to_pylist()), limit))
+        choice = choose(path, {field.name: arrow_kind(field.type) for field in file.schema_arrow}, column)
+        parts = file.iter_batches(columns=list(choice.names), batch_size=1024)
+        values = list(islice((row for part in parts for row in part.to_pylist()), limit))
     except (pa.ArrowException, OSError, ValueError, MemoryError) as cause:
         raise DataError(f"{path} is not a readable Parquet file: {' '.join(str(cause).split())}") from cause
-    rows = enumerate(values, start=1)
-    return _chats(path, rows, limit) if name == "messages" else _texts(path, rows, limit)
+    return collect(path, choice, enumerate(values, start=1), limit)
 
 
-def _is_text(kind: Any) -> bool:
+def arrow_kind(kind: Any) -> Kind:
+    """What a column of an Arrow type holds."""
     import pyarrow.types as kinds
 
     inner = kind.value_type if kinds.is_dictionary(kind) else kind
-    return bool(kinds.is_string(inner) or kinds.is_large_string(inner))
+    if kinds.is_string(inner) or kinds.is_large_string(inner):
+        return "text"
+    if kinds.is_list(inner) or kinds.is_large_list(inner) or kinds.is_fixed_size_list(inner):
+        if kinds.is_struct(inner.value_type):
+            return "chat"
+        return "tokens" if kinds.is_integer(inner.value_type) else "other"
+    return "other"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the numbered lines of a UTF-8 file, whatever ends them."""
-    number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line
+            yield from enumerate(file, start=1)
     except UnicodeDecodeError as cause:
+        byte, number = _undecodable(path)
         raise DataError(
-            f"{path} is not UTF-8: byte 0x{cause.object[cause.start]:02x} after line {number}; "
+            f"{path} is not UTF-8: byte 0x{byte:02x} in line {number}; "
             "save it as UTF-8 (iconv -t UTF-8 converts it)"
         ) from cause
+
+
+def _undecodable(path: Path) -> tuple[int, int]:
+    """The first byte that is no UTF-8, and the number of its line: text is decoded many lines at once."""
+    number = 0
+    with path.open("rb") as file:
+        for lines in file:
+            for line in lines.splitlines():
+                number += 1
+                try:
+                    line.decode()
+                except UnicodeDecodeError as cause:
+                    return line[cause.start], number
+    return 0, number
+
+
+def _separator(path: Path) -> tuple[str, int]:
+    """What separates the fields of a table, and how many lines come before its header.
+
+    Raises:
+        DataError: the header is one field by the sign that its ending names, and several by another, but not
+            all rows are.
+    """
+    usual = _usual(path)
+    lines = [line for _, line in islice(_lines(path), 20 * _LOOKED_AT)]
+    said = _SAID.fullmatch(lines[0]) if lines else None
+    if said is not None:
+        return said[1], 1
+    widths = {sign: _widths(lines, sign) for sign in (usual, *(s for s in _SEPARATORS if s != usual))}
+    if widths[usual] and widths[usual][0] > 1 and len(set(widths[usual])) == 1:
+        return usual, 0
+    even = [sign for sign, found in widths.items() if found and found[0] > 1 and len(set(found)) == 1]
+    if even:
+        return max(even, key=lambda sign: widths[sign][0]), 0
+    other = next((s for s, found in widths.items() if found and found[0] > 1), usual)
+    if other != usual and widths[usual] and widths[usual][0] == 1:
+        raise DataError(
+            f"{path}, line 1 reads as one column {lines[0].strip()!r}; are its fields separated by "
+            f"{_SEPARATORS[other]}? Not every row has as many: save it with {_SEPARATORS[usual]}"
+        )
+    return usual, 0
+
+
+def _widths(lines: Sequence[str], separator: str) -> list[int]:
+    """How many fields each of the first rows has; up to the first that is malformed."""
+    found: list[int] = []
+    try:
+        for row in csv.reader(lines, delimiter=separator, strict=True):
+            if row:
+                found.append(len(row))
+            if len(found) == _LOOKED_AT:
+                break
+    except csv.Error:  # cut off in quotes, or no such table
+        pass
+    return found
 
 
 def _json(path: Path, number: int, line: str) -> Any:
@@ -121,7 +201,7 @@ def _json(path: Path, number: int, line: str) -> Any:
         ) from cause
 
 
-def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path, reader: Any, before: int) -> Iterator[tuple[int, list[str]]]:
     """The numbered rows of a CSV reader, each as wide as its header.
 
     Raises:
@@ -134,23 +214,26 @@ def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
                 continue
             width = width or len(row)
             if len(row) != width:
-                raise DataError(
-                    f"{path}, line {reader.line_num} has {len(row)} fields; the header has {width}"
-                )
-            yield reader.line_num, row
+                line = reader.line_num + before
+                raise DataError(f"{path}, line {line} has {len(row)} fields; the header has {width}")
+            yield reader.line_num + before, row
     except csv.Error as cause:
-        raise DataError(f"{path}, line {reader.line_num} is not CSV: {cause}") from cause
+        raise DataError(f"{path}, line {reader.line_num + before} is not CSV: {cause}") from cause
 
 
-def _fields(path: Path, number: int, row: Any) -> list[str]:
-    """The names of a row's fields that may hold the text.
+def _fields(path: Path, number: int, row: Any) -> dict[str, Kind]:
+    """The fields of a row, and what each holds.
 
     Raises:
         DataError: the row is no object.
     """
     if not isinstance(row, dict):
         raise DataError(f"{path}, line {number} holds a {type(row).__name__}; a JSON object was needed")
-    return [name for name, value in row.items() if isinstance(value, str) or name == "messages"]
+    return {name: kind_of(value) for name, value in row.items()}
+
+
+def _cell(row: Any, name: str) -> Any:
+    return row.get(name) if isinstance(row, dict) else None
 
 
 def _field(path: Path, number: int, row: Any, name: str) -> Any:
@@ -167,77 +250,6 @@ def _field(path: Path, number: int, row: Any, name: str) -> Any:
     return row[name]
 
 
-def _likely_column(path: Path, names: Sequence[str]) -> str:
-    """The column that plainly holds the data.
-
-    Raises:
-        DataError: there are several that may.
-    """
-    for usual in ("messages", "text"):
-        if usual in names:
-            return usual
-    if len(names) == 1:
-        return names[0]
-    have = f"it has {', '.join(names[:12])}" if names else "it has none with text"
-    raise DataError(f"{path}: which column holds the text? {have}; say it with --column")
-
-
-def _checked_column(path: Path, names: Sequence[str], column: str) -> str:
-    """The column asked for.
-
-    Raises:
-        DataError: there is none of this name.
-    """
-    if column not in names:
-        raise DataError(f"{path} has no column {column!r}; it has {', '.join(names[:12]) or 'none'}")
-    return column
-
-
 def _chain(first: tuple[int, Any], rest: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
     yield first
     yield from rest
-
-
-def _texts(
-    path: Path, rows: Iterable[tuple[int, Any]], limit: int | None, *, skipped_silently: bool = False
-) -> Texts:
-    """Collect up to ``limit`` texts; rows without any are left out and counted."""
-    numbers: list[int] = []
-    texts: list[str] = []
-    empty = 0
-    for number, value in rows:
-        if limit is not None and len(texts) == limit:
-            break
-        if value is not None and not isinstance(value, str):
-            kind = type(value).__name__
-            raise DataError(
-                f"{path}, row {number} holds a {kind} where text was needed; --column names another"
-            )
-        if not value or not value.strip():
-            empty += 1
-            continue
-        numbers.append(number)
-        texts.append(value)
-    if not texts:
-        raise DataError(f"{path} holds no text")
-    warn = empty and not skipped_silently
-    warnings = (f"{count_of(empty, 'row')} without text left out",) if warn else ()
-    return Texts(path.name, tuple(texts), (), tuple(numbers), warnings)
-
-
-def _chats(path: Path, rows: Iterable[tuple[int, Any]], limit: int | None) -> Texts:
-    """Collect up to ``limit`` conversations.
-
-    Raises:
-        DataError: a row is no list of messages, or there is none.
-    """
-    numbers, chats = [], []
-    for number, messages in islice(rows, limit):
-        well_made = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
-        if not well_made or not messages:
-            raise DataError(f"{path}, row {number}: messages must be a list of objects with role and content")
-        numbers.append(number)
-        chats.append(messages)
-    if not chats:
-        raise DataError(f"{path} holds no rows")
-    return Texts(path.name, (), tuple(chats), tuple(numbers))

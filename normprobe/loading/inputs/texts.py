@@ -12,7 +12,7 @@ from normprobe.errors import DataError
 from normprobe.loading.inputs.chat_templates import name_row, through_template
 from normprobe.loading.inputs.decoder_inputs import decoder_tokens, needs_decoder_tokens
 from normprobe.loading.inputs.modality import forward_arguments, vocabulary_size
-from normprobe.loading.inputs.processors import load_tokenizer
+from normprobe.loading.inputs.processors import has_tokenizer, load_tokenizer
 from normprobe.loading.inputs.sources import Batch, Chunks, Inputs, Labels, Texts, count_of
 from normprobe.loading.inputs.to_model import keyword_tensors
 from normprobe.loading.models import LoadedModel
@@ -31,7 +31,7 @@ def prepare(source: Texts, model: LoadedModel, size: int) -> Inputs:
     Raises:
         DataError: the tokenizer is missing or refuses a text, or does not belong to the model.
     """
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model) if not source.tokens or has_tokenizer(model) else _Padding(model)
     encoded, warnings = encode(source, tokenizer, model)
     masked = "attention_mask" in forward_arguments(model.module)
     if not masked and size > 1:
@@ -43,7 +43,18 @@ def prepare(source: Texts, model: LoadedModel, size: int) -> Inputs:
     )
     what = "conversation" if source.chats else "text"
     description = f"{count_of(len(encoded), what)} from {source.where}"
-    return Inputs(batches, len(batches), description, "token", "text", warnings, labels_of(tokenizer))
+    labels = None if isinstance(tokenizer, _Padding) else labels_of(tokenizer)
+    return Inputs(batches, len(batches), description, "token", "text", warnings, labels)
+
+
+class _Padding:
+    """What padding needs to know of a tokenizer, for token ids beside a model that has none."""
+
+    padding_side = "right"
+    eos_token_id = None
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.pad_token_id = getattr(model.config, "pad_token_id", None)
 
 
 def encode(source: Texts, tokenizer: Any, model: LoadedModel) -> tuple[list[Encoded], tuple[str, ...]]:
@@ -53,6 +64,8 @@ def encode(source: Texts, tokenizer: Any, model: LoadedModel) -> tuple[list[Enco
         DataError: the tokenizer refuses a text, or makes a token that the model does not know.
     """
     most = max_tokens(model, tokenizer)
+    if source.tokens:
+        return _given(source, model, most)
     texts = through_template(source, tokenizer, model) if source.chats else source.texts
     special = not source.chats  # a chat template has already put in the special tokens
     encoded: list[Encoded] = []
@@ -77,6 +90,31 @@ def encode(source: Texts, tokenizer: Any, model: LoadedModel) -> tuple[list[Enco
     if empty:
         warnings.append(f"{count_of(empty, 'text')} without a token left out")
     return encoded, tuple(warnings)
+
+
+def _given(source: Texts, model: LoadedModel, most: int | None) -> tuple[list[Encoded], tuple[str, ...]]:
+    """Token ids as the file has them, cut to ``most``, and warnings.
+
+    Raises:
+        DataError: the model does not know one of them.
+    """
+    rows = vocabulary_size(model.module)
+    for line, ids in zip(source.lines, source.tokens, strict=True):
+        low, high = min(ids), max(ids)
+        if low < 0 or (rows is not None and high >= rows):
+            known = "none below 0" if rows is None else f"0 to {rows - 1}"
+            raise DataError(
+                f"{source.where}, row {line} holds token ids from {low} to {high}; "
+                f"{type(model.module).__name__} knows {known}"
+            )
+    encoded = [
+        {"input_ids": list(ids[:most]), "attention_mask": [1] * len(ids[:most])} for ids in source.tokens
+    ]
+    long = sum(
+        len(ids) > len(tokens["input_ids"]) for ids, tokens in zip(source.tokens, encoded, strict=True)
+    )
+    said = (f"{count_of(long, 'text')} truncated to {most:,} tokens, the model's maximum",) if long else ()
+    return encoded, (*source.warnings, *said)
 
 
 def _tokens(tokenizer: Any, text: str, most: int | None, special: bool) -> Encoded:

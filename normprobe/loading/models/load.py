@@ -182,13 +182,13 @@ def _from_callable(spec: str, weights: str | None) -> checkpoint.Checkpoint:
             made = made()
     if not isinstance(made, nn.Module):
         raise ModelError(f"{spec} returned a {type(made).__name__}; an nn.Module was needed")
-    if weights is not None:
-        load_weights(made, weights)
+    warnings = load_weights(made, weights) if weights is not None else ()
     # A transformers model that the user's code loaded from a folder has its tokenizer there.
     config = getattr(made, "config", None)
     origin = getattr(config, "name_or_path", "") if hasattr(config, "to_dict") else ""
     source = origin if isinstance(origin, str) and Path(origin).is_dir() and origin else None
-    return checkpoint.Checkpoint(made, spec, source, None, config if _is_transformers(made) else None)
+    config = config if _is_transformers(made) else None
+    return checkpoint.Checkpoint(made, spec, source, None, config, warnings)
 
 
 def _is_transformers(module: nn.Module) -> bool:

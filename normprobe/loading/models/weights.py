@@ -12,26 +12,38 @@ from torch import Tensor, nn
 
 from normprobe.errors import ModelError
 from normprobe.loading.models.import_path import describe
-
-_NESTED = ("state_dict", "model_state_dict", "model")
-"""Keys under which training loops save the state dict beside the optimizer's."""
-
-_PREFIXES = ("module.", "_orig_mod.")
-"""Of DataParallel and of torch.compile."""
+from normprobe.loading.models.state_dicts import find_state, foreign_prefix
 
 
-def load_weights(module: nn.Module, file: str) -> None:
+def load_weights(module: nn.Module, file: str) -> tuple[str, ...]:
     """Load a safetensors file or a state dict into ``module``, strictly.
 
     Pickle files are read with ``weights_only=True``: an unpickler that knows tensors and containers only and
-    refuses everything else, so no code of the file runs. A state dict below ``state_dict``,
-    ``model_state_dict`` or ``model`` is taken, and ``module.`` or ``_orig_mod.`` before all names is dropped.
+    refuses everything else, so no code of the file runs. Training saves more than the weights: the state dict
+    may lie below a key (``state_dict``, ``model``, ...), all its names may begin with what a wrapper puts
+    before them (``module.``, ``model.``, ``student.``, ...), and counts may stand beside them.
+
+    Returns:
+        What was taken off the names or left aside, a sentence at most.
 
     Raises:
         ModelError: the file is missing, damaged, a pickled module, or does not fit the model.
     """
-    state = _without_prefix(_unnested(_read(file), file))
-    own = module.state_dict()
+    content, own = _read(file), module.state_dict()
+    found = find_state(content, own)
+    if found is None:
+        raise ModelError(f"{file} holds a {type(content).__name__} that is no state dict (names to tensors)")
+    _check_fits(module, own, found.state, file)
+    module.load_state_dict(found.state)
+    return (f"{file}: {'; '.join(found.said)}",) if found.said else ()
+
+
+def _check_fits(module: nn.Module, own: Mapping[str, Any], state: Mapping[str, Tensor], file: str) -> None:
+    """Check names and shapes, ahead of torch, whose message is a paragraph of every name.
+
+    Raises:
+        ModelError: they do not fit.
+    """
     wrong = [
         f"{name} has shape {tuple(state[name].shape)} in the file and {tuple(own[name].shape)} in the model"
         for name in own
@@ -39,12 +51,13 @@ def load_weights(module: nn.Module, file: str) -> None:
     ]
     missing = [f"{name} is missing in the file" for name in own if name not in state]
     extra = [f"{name} is not in the model" for name in state if name not in own]
-    # Ahead of torch's own check, whose message is a paragraph of every name.
     problems = [*wrong, *missing, *extra]
     if problems:
         rest = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ModelError(f"{file} does not fit {type(module).__name__}: {'; '.join(problems[:3])}{rest}")
-    module.load_state_dict(state)
+        prefix = foreign_prefix(state, own)
+        hint = f"; all names in the file begin with {prefix}, none in the model: is it part of another one?"
+        named = f"{'; '.join(problems[:3])}{rest}{hint if prefix else ''}"
+        raise ModelError(f"{file} does not fit {type(module).__name__}: {named}")
 
 
 def _read(file: str) -> Any:
@@ -69,25 +82,3 @@ def _read(file: str) -> Any:
         ) from cause
     except Exception as cause:
         raise ModelError(f"{file} cannot be read, it may be damaged: {describe(cause)}") from cause
-
-
-def _unnested(state: Any, file: str) -> dict[str, Tensor]:
-    """The state dict in what a file holds, names to tensors.
-
-    Raises:
-        ModelError: there is none.
-    """
-    for key in _NESTED:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{file} holds a {type(state).__name__} that is no state dict (names to tensors)")
-    return {str(name): value for name, value in state.items()}
-
-
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors without a wrapper's prefix, if all names have it."""
-    for prefix in _PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state

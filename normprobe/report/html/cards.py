@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from normprobe.report.html.links import Anchors
     from normprobe.tables.frames import Tables
 
+# In one group, by which re.split puts references at odd places.
 _REFERENCE = re.compile(r"(arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,}/[^\s;,]+|https?://[^\s;,]+)")
 
 
@@ -65,6 +66,7 @@ def _card(tables: Tables, row: pd.Series, anchors: Anchors) -> Card:
         measured=measured(text_or_empty(row["statistic"]), value, float(row["threshold"]))
         + _rests_on(tables, row),
         source=source_markup(text_or_empty(row["source"])),
+        # A single one stands in `where` already.
         affected=[anchors.name(name) for name in affected] if len(affected) > 1 else [],
         line=line,
         evidence=text_or_empty(row["statistic"]),
@@ -75,11 +77,13 @@ def _line(tables: Tables, row: pd.Series, affected: list[str]) -> Sparkline | No
     """Draw the evidence over norms or Linear layers, as it concerns; the threshold where it has its unit."""
     drawn, layer = series(tables, str(row["evidence"])), str(row["layer"])
     linear = tables.ledger.loc[tables.ledger["kind"] == LINEAR, "layer"]
+    # Over layers of its own sort: norms and Linear layers in turn would make a zigzag.
     sorts = {name in set(linear) for name in [layer, *affected]}
     if len(sorts) == 1:
         drawn = drawn[drawn["layer"].isin(linear) == sorts.pop()]
     here = drawn.loc[drawn["layer"] == layer, "value"].abs()
     value = abs(float(row["value"]))
+    # The series may be of another statistic than the finding's, in whose unit the threshold is.
     same = len(here) > 0 and abs(float(here.iloc[0]) - value) <= 0.01 * value
     return sparkline(drawn, float(row["threshold"]) if same else float("nan"), layer)
 
@@ -103,6 +107,7 @@ def _rests_on(tables: Tables, row: pd.Series) -> str:
 
 def _strong(row: pd.Series) -> list[str]:
     """Patterns of the words of the message to set in bold: the value, and the feature that holds it."""
+    # Not within a longer number: no bold 3 in 1,300 or 0.35.
     value = rf"(?<![\w.,]){re.escape(format_number(float(row['value'])))}(?!\w|[.,]\d)"
     if pd.isna(row["feature"]):
         return [value]
@@ -118,6 +123,7 @@ def _where(tables: Tables, row: pd.Series, anchors: Anchors) -> Markup:
     if not pd.isna(row["feature"]) and f"feature {int(row['feature'])}" not in message.lower():
         pieces.append(escape(f"feature {int(row['feature'])}"))
     if not pd.isna(row["example"]):
+        # Apart from the sentence: the text of a token may run from right to left.
         pieces.append(Markup("<bdi>{}</bdi>").format(_sample(tables, row)))
     if (writer := text_or_empty(row["written_by"])) and writer not in message:
         pieces.append(Markup("written by {}").format(anchors.name(writer)))
@@ -143,6 +149,7 @@ def _part(tables: Tables, row: pd.Series) -> str | None:
     parts = list(tables.meta["parts"])
     if len(parts) == 1:
         return str(parts[0])
+    # A finding names no part: it is that of the extreme whose sample and size the finding has.
     sample, value = [row["example"], row["position"]], abs(float(row["value"]))
     sites = tables.layers[(tables.layers["layer"] == row["layer"]) & (tables.layers["site"] == row["site"])]
     for _, layer in sites.iterrows():

@@ -69,6 +69,7 @@ def _site_entries(tables: Tables) -> list[tuple[str, str]]:
 
 def _pages(findings: pd.DataFrame) -> list[tuple[str, str]]:
     """The page of each check that found something: what it means, its source, when it is wrong."""
+    # Not of every check: the terms above would be lost among them.
     used = dict.fromkeys(findings["check"])
     return [(name.replace("_", " ").capitalize(), " ".join(page_of(name))) for name in used if page_of(name)]
 

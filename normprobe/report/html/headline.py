@@ -43,6 +43,7 @@ def _judgement(findings: pd.DataFrame, anchors: Anchors) -> Markup:
     counts = severity_counts(findings)
     if not counts:
         return Markup("Nothing worth acting on.")
+    # Counts come worst first.
     worst = next(iter(counts))
     chosen = findings[findings["severity"] == worst]
     return Markup("{}: {}.").format(_count_words(counts), _phrases(chosen, anchors))
@@ -63,9 +64,11 @@ def _count_words(counts: dict[str, int]) -> Markup:
 
 def _phrases(findings: pd.DataFrame, anchors: Anchors) -> Markup:
     """Name the findings: the first with its layer, at most three in all."""
+    # A check may have found several things; its title is said once.
     titles = list(dict.fromkeys(map(str, findings["title"])))
     shown: list[Markup] = [escape(polished(lower_first(title))) for title in titles[:_MOST_NAMED]]
     worst = findings.iloc[0]
+    # Of other statistics a bare number says nothing.
     value = f", {format_number(worst['value'])}" if worst["statistic"] == "largest |value|" else ""
     shown[0] = Markup("{}{} at {}").format(shown[0], value, anchors.name(str(worst["layer"])))
     if len(titles) > _MOST_NAMED:

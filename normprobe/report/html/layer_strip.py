@@ -15,6 +15,7 @@ from normprobe.report.run_summary import unseen
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
+# More would be narrower than a pointer can tell apart.
 MOST_CELLS = 400
 WIDTH, HEIGHT, LOW, WIDEST = 1000.0, 28, 8, 40.0
 _RANK = {"linear": 0, "norm": 1, "flag": 2, "unseen": 3}
@@ -55,6 +56,7 @@ def strip_cells(tables: Tables, findings: pd.DataFrame) -> list[Cell]:
     layers = _looks(tables, set(serious))
     group = max(1, ceil(len(layers) / MOST_CELLS))
     chunks = [layers[i : i + group] for i in range(0, len(layers), group)]
+    # Few layers do not fill the strip: as wide blocks they would not look like layers any more.
     step = min(WIDEST, WIDTH / max(1, len(chunks)))
     gap = min(2.0, step * 0.2)
     return [_cell(chunk, i * step, step - gap) for i, chunk in enumerate(chunks)]

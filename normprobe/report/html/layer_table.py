@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 MOST_ROWS = 1500
+# Room for half a marker at either end.
 _WIDTH, _PAD = 72.0, 5.0
 
 
@@ -68,6 +69,7 @@ class Row:
 
 def further_columns(summary: pd.DataFrame) -> list[Further]:
     """The further sites of a summary; each has two columns, variance and largest |value|."""
+    # Loads matplotlib: not when this module is imported.
     from normprobe.figures.drawing.palette import site_look, variables
 
     names = [column.removeprefix("max_") for column in summary.columns if column.startswith("max_")]
@@ -143,6 +145,7 @@ def repeated_calls(calls: int, measured: int) -> str:
 
 def _variance_scale(summary: pd.DataFrame, further: list[Further]) -> LogScale:
     """The common scale of all variances of the table."""
+    # One scale for all rows, so that markers compare down the column.
     columns = ["variance_in", "variance_out", *(f"variance_{site.name}" for site in further)]
     values = summary[columns].to_numpy(dtype="float64").ravel()
     shown = values[np.isfinite(values) & (values > 0)]
@@ -164,6 +167,7 @@ def _value(number: float, unit: str = "") -> Value:
 
 def _keyed(shown: str, number: float) -> Value:
     """Leave the key out where the shown text sorts by itself: keys are a fifth of a large table."""
+    # Six digits, where the three that are shown are equal.
     key = f"{number:.6g}"
     return Value(shown, "" if key == shown else key)
 
@@ -172,6 +176,7 @@ def _share(number: float) -> Value:
     """The cell of a share, in percent."""
     if pd.isna(number):
         return Value("–", "")
+    # However few, some zeros are not none.
     percent = 100 * float(number)
     shown = "0" if percent == 0 else "<0.1 %" if percent < 0.1 else f"{percent:.3g} %"
     return _keyed(shown, float(number))

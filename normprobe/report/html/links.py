@@ -59,6 +59,7 @@ class Anchors:
             strong: patterns, without groups, of words to set in bold, such as the finding's value.
         """
         bold = list(strong)
+        # The pattern has one group, so that split puts names at odd places.
         pieces = self._names.split(text) if self._names else [text]
         return Markup("").join(
             self.name(piece) if i % 2 else _embolden(piece, bold) for i, piece in enumerate(pieces)
@@ -73,6 +74,7 @@ class Anchors:
         names.sort(
             key=len, reverse=True
         )  # the first alternative that fits wins: the longest name has to be it
+        # Not within a longer name: layer.1 is no part of layer.10, nor of layer.1.norm.
         return re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, names))})(?![\w]|\.\w)")
 
 
@@ -93,6 +95,7 @@ def _embolden(text: str, patterns: list[str]) -> Markup:
     text = polished(text)
     if not patterns:
         return escape(text)
+    # A group within a pattern would add a piece of its own, hence none may have one.
     pieces = re.split(f"({'|'.join(patterns)})", text)
     return Markup("").join(
         Markup("<b>{}</b>").format(piece) if i % 2 else escape(piece) for i, piece in enumerate(pieces)

@@ -123,6 +123,7 @@ def _anchors(tables: Tables, panels: frozenset[str], rows: frozenset[str]) -> An
 
 def assets() -> dict[str, Markup]:
     """The style and script of a page."""
+    # Our own files, so nothing in them is to be escaped.
     return {"css": Markup(stylesheet()), "js": Markup((TEMPLATES / "page.js").read_text("utf-8"))}
 
 
@@ -136,6 +137,7 @@ def _header(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> dict[st
         "name": name,
         "verdict": verdict(tables, findings, anchors),
         "alert": _alert(tables, anchors),
+        # Of a path the heading has the end; then the whole stands here.
         "facts": [*run_summary.data_facts(tables.meta), *([] if name == whole else [f"read from {whole}"])],
         "notes": _notes(tables),
         "cells": cells,
@@ -174,6 +176,7 @@ def _alert(tables: Tables, anchors: Anchors) -> Markup | None:
         what = "is the first with NaN or Inf ({}); its input has none."
     text = Markup("<strong>NaN or Inf.</strong> The {} of {} " + what + " {}")
     ending = "All statistics are over the finite values."
+    # Markup.format escapes what is put in.
     return text.format(site, anchors.name(layer), format_count(count, "value"), ending)
 
 
@@ -190,6 +193,7 @@ def _notes(tables: Tables) -> list[str]:
 def _made(tables: Tables) -> str:
     """When, and with which versions, the recording was made."""
     versions = [f"{name} {version}" for name, version in tables.meta["versions"].items() if version]
+    # In UTC whatever the zone that it was written in: readers are elsewhere.
     made = datetime.fromisoformat(tables.meta["created"]).astimezone(UTC)
     return f"Recorded {made:%Y-%m-%d %H:%M} UTC with {', '.join(versions)}; measured by {_kernels(tables)}."
 
@@ -230,5 +234,6 @@ def _unseen(tables: Tables) -> dict[str, Any]:
 
 def _files(folder: Path, drawn: Path) -> list[str]:
     """The files that stand beside the page: the tables that are there, and the folder of figures."""
+    # Looked for, not taken for granted: `Recording.report` writes them first, others need not.
     written = [f"{name}.csv" for name in _TABLES if (folder / f"{name}.csv").is_file()]
     return [*written, f"{FIGURES}/"] if any(drawn.iterdir()) else written

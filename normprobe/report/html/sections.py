@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from normprobe.report.html.links import Anchors
     from normprobe.tables.frames import Tables
 
+# As many as make a depth profile: with fewer the panels are what there is to see.
 _FEW_NORMS = 4
 MOST_PANELS = 64
 CHOICES = (None, "all", "files")
@@ -91,6 +92,7 @@ def panel_layers(summary: pd.DataFrame, ranked: list[str], panels: str | None) -
     if panels == "all" or len(norms) <= MOST_PANELS:
         return norms
     inside = set(norms)
+    # With the ends of the network, between which all others can be placed.
     wanted = [norms[0], norms[-1], *(layer for layer in ranked if layer in inside)]
     chosen = set(list(dict.fromkeys(wanted))[:MOST_PANELS])
     return [layer for layer in norms if layer in chosen]
@@ -104,6 +106,7 @@ def figure_sections(tables: Tables, directory: Path, anchors: Anchors) -> list[S
         directory: receives a PNG and an SVG of each figure.
         anchors: the places of layers on the page.
     """
+    # Loads matplotlib and seaborn, which terminal and notebook do without.
     from normprobe import figures
     from normprobe.figures import registry
 
@@ -157,12 +160,15 @@ def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> li
 
 def _figure(rendered: Rendered, prefix: str, anchors: Anchors) -> Figure:
     """A drawn figure as the page shows it, its layers linked to their panels."""
+    # Escaped already, by the writer of XML.
     svg = Markup(rendered.svg(prefix, link=anchors.panel))
     return Figure(rendered.title, svg, caption_markup(rendered.caption))
 
 
 def _file_name(number: int, layer: str) -> str:
     """A file name for a panel: its number and what of the layer's name is safe in a file name."""
+    # The end of a name says most, and a file's name may have 255 bytes.
+    # The number keeps files in order, and apart where two names come to the same.
     return f"norm_{number:04d}_{re.sub(r'[^A-Za-z0-9_.]+', '_', layer)[-80:]}"
 
 

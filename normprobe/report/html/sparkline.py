@@ -12,6 +12,7 @@ from normprobe.report.log_scale import LogScale
 
 WIDTH, HEIGHT = 150, 34
 _LEFT, _RIGHT, _TOP, _FOOT = 4.0, 146.0, 5.0, 29.0
+# One a pixel between left and right.
 _MOST_POINTS = 142
 
 
@@ -45,7 +46,7 @@ def sparkline(series: pd.DataFrame, threshold: float, worst: str) -> Sparkline |
         worst: the layer to mark; the largest value where the series does not hold it.
 
     Returns:
-        The line, or None where no value is above zero in fewer than two layers.
+        The line, or None where fewer than two layers have a value other than zero.
     """
     ordered = series.sort_values("depth", kind="stable").reset_index(drop=True)
     values = np.abs(ordered["value"].to_numpy(dtype="float64"))
@@ -53,9 +54,12 @@ def sparkline(series: pd.DataFrame, threshold: float, worst: str) -> Sparkline |
     if shown.sum() < 2:
         return None
     low, high = float(values[shown].min()), float(values[shown].max())
+    # NaN, no threshold, is not above 0 either.
     ends = [low, high] + ([threshold] if threshold > 0 else [])
+    # Foot first, as y grows downwards.
     scale = LogScale(min(ends), max(ends), _FOOT, _TOP)
     x = np.linspace(_LEFT, _RIGHT, len(values))
+    # Below all that is shown: zeros and NaN are never marked.
     index = _worst(ordered, np.where(shown, values, -1.0), worst)
     dot = (round(float(x[index]), 1), scale.place(values[index])) if shown[index] else None
     kept = _thin(values, shown)
@@ -75,6 +79,7 @@ def _thin(values: NDArray[np.float64], shown: NDArray[np.bool_]) -> list[int]:
     """Indices to draw: all, or the smallest and largest of each of 71 stretches."""
     if len(values) <= _MOST_POINTS:
         return list(range(len(values)))
+    # Every k-th would pass over the one layer that stands out.
     kept: set[int] = set()
     for part in np.array_split(np.arange(len(values)), _MOST_POINTS // 2):
         inside = part[shown[part]]

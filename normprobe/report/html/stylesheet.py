@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 TEMPLATES = Path(__file__).parent / "templates"
+# Comments, so that the file by itself is CSS, too.
 _PLACES = ("/* colours of the sites, light */", "/* colours of the sites, dark */")
 
 

@@ -14,6 +14,7 @@ from normprobe.formatting import format_number
 @cache
 def environment() -> jinja2.Environment:
     """The templates' environment: everything that is not Markup is escaped, a missing name is an error."""
+    # Once a process: each environment compiles the templates anew.
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("normprobe.report.html"),
         autoescape=True,

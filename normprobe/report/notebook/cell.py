@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 _MOST_FINDINGS = 3
+# Names and messages may be endless; a cell is saved with its notebook, and stays below 40 kB.
 _LONGEST = 300
 
 
@@ -63,6 +64,7 @@ def notebook_html(tables: Tables, findings: pd.DataFrame) -> str:
         environment()
         .get_template("notebook.html")
         .render(
+            # Only of sites that are drawn: each cell brings its own rules.
             css=Markup(_stylesheet(chart.sites if chart else ())),
             name=str(tables.meta["name"])[:_LONGEST],
             summary=_summary(tables),

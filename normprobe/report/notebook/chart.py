@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 _LEFT, _RIGHT, _TOP, _FOOT = 60.0, 624.0, 8.0, 142.0
+# As the depth profile has them; to import its constants would load matplotlib.
 _FEWEST, _MOST_DOTS = 4, 150
 
 
@@ -67,6 +68,7 @@ def small_chart(tables: Tables) -> SmallChart | None:
     if points["x"].nunique() < _FEWEST:
         return None
     low, high = floor(log10(points["value"].min())), ceil(log10(points["value"].max()))
+    # Equal values still get a decade, so that there are two ticks.
     high = max(high, low + 1)
     scale = LogScale(10.0**low, 10.0**high, _FOOT, _TOP)
     points["y"] = [scale.place(value) for value in points["value"]]
@@ -74,6 +76,7 @@ def small_chart(tables: Tables) -> SmallChart | None:
     lines = [
         _line(str(site), chosen, dotted) for (site, _), chosen in points.groupby(["site", "role"], sort=False)
     ]
+    # At most five ticks, whose labels do not touch.
     step = max(1, ceil((high - low) / 4))
     ticks = [Tick(scale.place(10.0**e), format_tick(10.0**e)) for e in range(low, high + 1, step)]
     return SmallChart(ticks, lines)

@@ -58,6 +58,7 @@ class Terminal:
         shown = self.show(layer)
         if text_width(shown) <= width:
             return shown
+        # In ASCII the ellipsis takes three columns, not one.
         return self.show(shorten_name(shown, width if self.unicode else width - 2))
 
     def wrap(self, text: str, indent: str = "") -> list[str]:
@@ -67,6 +68,7 @@ class Terminal:
             self.width,
             initial_indent=indent,
             subsequent_indent=indent,
+            # A layer's name is left whole, to be copied.
             break_long_words=False,
             break_on_hyphens=False,
         )

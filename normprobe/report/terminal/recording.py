@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 _MOST_FINDINGS, _MOST_NAMES = 5, 8
+# As wide as `warning`, the longest severity, and two blanks.
 _INDENT = " " * 9
 
 
@@ -53,6 +54,7 @@ def _head(tables: Tables, terminal: Terminal) -> list[str]:
     """What was run on what, which layers fired, and where values are not finite."""
     meta = tables.meta
     run = [f"{meta['dtype']} on {meta['device']}", run_summary.mode_words(meta["training"])]
+    # Dtype, device and mode stand in the line above.
     measured = [fact for fact in run_summary.data_facts(meta) if fact not in run]
     whole = meta["model"] if meta["name"] == meta["model"] else f"{meta['model']} from {meta['name']}"
     lines = [*terminal.wrap(", ".join([whole, *run])), *_coverage(tables, terminal)]

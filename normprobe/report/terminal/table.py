@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 _MOST_ROWS = 8
+# As in the outlier map and the check of outlier features.
 _STANDS_OUT = 10.0
 _SAME = 2.0
 
@@ -58,6 +59,7 @@ def stand_out_table(
     for layer, values in summary.loc[chosen].iterrows():
         name = terminal.name(display_name(tables, str(layer)), names - 1)
         cells = [terminal.show(column.text(values)).rjust(column.width) for column in columns]
+        # Not ljust, which counts letters: wide ones take two columns.
         lines.append(name + " " * (names - text_width(name)) + "".join(cells))
     return [*(line.rstrip() for line in lines), *_further(tables, summary.loc[chosen], terminal)]
 
@@ -86,6 +88,7 @@ def _distinct(summary: pd.DataFrame, ranked: list[str], named: set[str]) -> list
     chosen: list[str] = []
     seen: dict[tuple[str, int], list[float]] = {}
     standing = summary.loc[summary.index.isin(named) | (summary["ratio"] >= _STANDS_OUT)]
+    # -1, which no feature is: a missing one differs from itself, and could not be found again.
     peaks = standing["peak"].astype("Int64").fillna(-1).to_dict()
     largest = standing["max_in"].astype("float64").to_dict()
     for layer in ranked:

@@ -38,6 +38,7 @@ def ratio(above: pd.Series, below: pd.Series) -> pd.Series:
 def percentile_ratio(values: pd.Series, by: list[pd.Series]) -> pd.Series:
     """95th ÷ 5th percentile of the positive values of each group; NaN where fewer than two are positive."""
     positive = values > 0
+    # Percentiles: the ratio of the largest to the smallest would be that of two values.
     groups = values[positive].groupby([key[positive] for key in by], sort=False, observed=True)
     return (groups.quantile(0.95) / groups.quantile(0.05)).where(groups.size() > 1)
 

@@ -27,6 +27,7 @@ def finite_features(tables: Tables) -> pd.DataFrame:
     ``constant`` (the feature varies no more than rounding: variance at most `CONSTANT` x (variance + mean²);
     the zero ones are constant, too, and so is a feature of a single value).
     """
+    # Without a finite value there is no peak, and pandas 3 refuses the idxmax of a group of NaN.
     features = tables.features[tables.features["count"] > 0]
     square = features["variance"] + features["mean"] ** 2
     peak = features[["min", "max"]].abs().max(axis=1)
@@ -60,6 +61,7 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
         "varying": features["deviation"].where(~features["constant"]),
         "zeros": features["zero_fraction"].where(~features["zero"]),
         "size": features["weight"].abs(),
+        "weight_square": features["weight"] ** 2,
         "silent": (features["max"] <= 0) & ~features["constant"],
         "high": features["peak"] >= 0.5 * highest,
     }
@@ -70,11 +72,13 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
             "zero_features": groups["zero"].mean(),
             "constant_features": groups["constant"].mean(),
             "peak": groups["peak"].max(),
+            # As an array: a series would be aligned by rows of `features`, none of which is a (layer, site).
             "peak_feature": features["feature"].reindex(groups["peak"].idxmax()).to_numpy(),
             "median_peak": groups["peak"].median(),
             "feature_ratio": ratio(groups["peak"].max(), groups["peak"].median()),
             "scale_ratio": ratio(groups["varying"].max(), groups["varying"].quantile(0.25, "lower")),
             "weight_ratio": ratio(groups["size"].max(), groups["size"].median()),
+            "weight_rms": np.sqrt(groups["weight_square"].mean()),
             "live_zeros": groups["zeros"].mean(),
             "high_features": groups["high"].mean(),
             "silent_features": groups["silent"].mean(),
@@ -119,6 +123,7 @@ def norms_untrained(tables: Tables, kinds: tuple[str, ...] = ()) -> bool:
     """
     rows = tables.features[tables.features["site"] == OUTPUT]
     rows = rows[rows["kind"].isin(kinds) if kinds else rows["kind"] != "linear"]
+    # Where the applied scale is unknown nothing speaks against it.
     weight = rows["weight"].fillna(1)
     started = weight.isin([0, 1]) & (rows["bias"].fillna(0) == 0)
     same = weight.groupby(rows["layer"]).nunique() <= 1

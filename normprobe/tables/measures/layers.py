@@ -27,9 +27,11 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
     same, zero throughout among them).
     """
     layers = tables.layers
+    # By the vocabulary, not as the rows lie: of a loaded file only the depths are known to be in order.
     order = pd.DataFrame({"depth": layers["depth"], "site": layers["site"].map(site_order)})
     frame = layers.loc[order.sort_values(["depth", "site"], kind="stable").index].set_index(SITE_KEY)
     frame["abs_max"] = frame[["min", "max"]].abs().max(axis=1)
+    # The identities are those of min and max: |value| has none of its own.
     at_the_top = frame["max"] >= -frame["min"]
     for name in ("feature", "example", "position"):
         frame[f"abs_max_{name}"] = frame[f"max_{name}"].where(at_the_top, frame[f"min_{name}"])
@@ -71,6 +73,7 @@ def gain_measures(tables: Tables) -> pd.DataFrame:
     after, before = at_site(squares, OUTPUT), at_site(squares, INPUT)
     columns = {"gain": "sample_square", "spread_gain": "within_feature_variance"}
     frame = pd.DataFrame({name: ratio(after[column], before[column]) for name, column in columns.items()})
+    # Where the layers of both sites are not the same list, dividing has sorted them by name.
     frame = frame.reindex(after.index)
     frame = frame[(frame > 0).all(axis=1)]
     return frame.set_index(pd.MultiIndex.from_product([frame.index, [OUTPUT]], names=SITE_KEY))

@@ -61,6 +61,7 @@ def running_channels(tables: Tables) -> pd.DataFrame:
     """
     features = tables.features
     rows = features[features["running_var"].notna() & (features["site"] == INPUT)]
+    # Merged parts that differ in eps have none in common; then the shift is that of the bare statistics.
     eps = rows["layer"].map(tables.ledger.set_index("layer")["eps"]).astype("float64").fillna(0.0).to_numpy()
     seen_variance, count = (rows[name].to_numpy(np.float64) for name in ("seen_variance", "count"))
     apart = (rows["seen_mean"] - rows["running_mean"]).to_numpy(np.float64)
@@ -83,8 +84,9 @@ def running_measures(tables: Tables) -> pd.DataFrame:
 
     Columns: ``running_shift`` (median over channels of |shift|), ``running_log_ratio`` (median of
     log_variance_ratio), ``running_ratio`` (exp of its size: a factor of at least 1, ÷ 4 counts as 4),
-    ``running_noise`` (median absolute deviation of log_variance_ratio) and ``untouched`` (running_mean is 0
-    and running_var is 1 exactly in every channel). Constant channels are left out of the medians.
+    ``running_noise`` (median absolute deviation of log_variance_ratio), ``channel_ratio`` and
+    ``channel_shift`` (of the worst channel: observed ÷ running variance, and |shift|) and ``untouched``
+    (running_mean is 0 and running_var is 1 exactly in every channel). Constant channels are left out.
     """
     channels = running_channels(tables)
     # A dead channel has a running variance near 0, too, and would pull the medians towards agreement.
@@ -101,6 +103,8 @@ def running_measures(tables: Tables) -> pd.DataFrame:
             "running_log_ratio": middle,
             "running_ratio": np.exp(middle.abs()),
             "running_noise": off.groupby(level=SITE_KEY, sort=False).median(),
+            "channel_ratio": np.exp(groups["factor"].max()),
+            "channel_shift": groups["size"].max(),
             "untouched": groups["untouched"].all(),
         }
     )
@@ -109,4 +113,5 @@ def running_measures(tables: Tables) -> pd.DataFrame:
 def never_updated(tables: Tables) -> bool:
     """Whether the model is as initialized in all its batch norms, running statistics included."""
     untouched = running_measures(tables)["untouched"]
+    # Of no batch norm at all everything would be true.
     return bool(len(untouched)) and bool(untouched.all()) and norms_untrained(tables, ("batch_norm",))

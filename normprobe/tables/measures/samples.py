@@ -67,8 +67,10 @@ def example_measures(tables: Tables) -> pd.DataFrame:
     samples = tables.samples
     site = [samples["layer"], samples["site"]]
     moments = samples[["mean", "min", "max"]].assign(deviation=samples["variance"] ** 0.5)
+    # By repeat, too: a layer that is called twice in a forward computes two things at one position.
     positions = [*site, samples["repeat"], samples["position"].fillna(0)]
     groups = moments.groupby(positions, sort=False, observed=True)
+    # A position that a single example reaches would count as one at which examples do not differ.
     several = groups["mean"].transform("size") > 1
     apart = ((moments - groups.transform("mean")) ** 2).sum(axis=1).where(several, 0)
     whole = (moments**2).sum(axis=1).where(several, 0)
@@ -93,3 +95,9 @@ def made_by_few(tables: Tables, layer: str, share: float = 0.02) -> bool:
     square = rows["square"].dropna().sort_values(ascending=False)
     few = square.iloc[: max(1, int(share * len(square)))]
     return len(square) >= 8 and bool(few.sum() > 0.5 * square.sum())
+
+
+def distinct_samples(tables: Tables, layer: str, site: str) -> int:
+    """How many of the kept samples of a site differ in what is kept of them."""
+    samples = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == site)]
+    return len(samples[["mean", "variance", "min", "max"]].drop_duplicates())

@@ -1,0 +1,116 @@
+"""What norms divide by: the variance (or mean square) of a sample, a group of features, a channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.measures.common import at_site, cached
+from normprobe.tables.measures.features import finite_features
+from normprobe.tables.measures.samples import sample_measures
+from normprobe.vocabulary import INPUT, OUTPUT
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
+
+_NORMALIZED = 0.5
+"""A mean square after normalization, scale and shift aside, from which on eps is less than the variance."""
+
+_BY_SAMPLE = ("layer_norm", "rms_norm")
+
+
+@cached
+def divisor_measures(tables: Tables) -> pd.DataFrame:
+    """What the norms divide by, before eps is added, by layer at site ``input``.
+
+    Columns: ``divisor`` (a variance; of an ``rms_norm`` a mean square) and ``of`` (of what: sample, group,
+    channel or output). Of a norm over all features of a sample it is that of the median sample. Of one over
+    groups (GroupNorm, grouped RMS norms) or over the channels of an example (InstanceNorm), that of the
+    median group: of all its values, or what the output says, if that is less. A norm that divides by v + eps
+    writes, scale and shift aside, the mean square v / (v + eps). Of a batch norm it is that of the median
+    channel that varies: the larger of running variance and variance seen, or the latter alone in train mode.
+    Where something else than the input is normalized (``normalizes`` in the ledger), only the output tells.
+    Groups and channels of exactly 0 are left out.
+    """
+    ledger = tables.ledger.set_index("layer")
+    norms = ledger[(ledger["kind"] != "linear") & (ledger["calls"] > 0)]
+    sums = _channels(tables)
+    by_sample = sample_measures(tables)
+    samples = at_site(by_sample, INPUT) if len(by_sample) else by_sample
+    rows = {}
+    for layer, row in norms.iterrows():
+        name, kind = str(layer), row["kind"]
+        of_input = row.get("normalizes", "") not in ("other", "unknown")
+        groups = 1 if pd.isna(row.get("groups", pd.NA)) else int(row["groups"])
+        channels = sums[sums["layer"] == name]
+        if kind == "batch_norm":
+            found = _of_channels(channels, str(row["training"]))
+        elif kind in _BY_SAMPLE and groups == 1 and of_input:
+            column = "sample_square" if kind == "rms_norm" else "sample_variance"
+            found = ("sample", float(samples[column].get(name, np.nan)))
+        elif kind in (*_BY_SAMPLE, "group_norm", "instance_norm"):
+            each = int(channels["feature"].max()) + 1 if kind == "instance_norm" and len(channels) else groups
+            plain = not row.get("activation", "") and row.get("normalizes", "") != "unknown"
+            found = _of_groups(channels, each, kind, float(row["eps"]), of_input=of_input, plain=plain)
+        else:
+            continue
+        rows[name, INPUT] = found
+    index = pd.MultiIndex.from_tuples(list(rows) or [("", "")], names=SITE_KEY)[: len(rows)]
+    frame = pd.DataFrame(list(rows.values()), columns=["of", "divisor"], index=index)
+    return frame.astype({"divisor": "float64"})
+
+
+def _channels(tables: Tables) -> pd.DataFrame:
+    """The features of norms with what their sums need: ``variance``, ``mean`` and ``unscaled`` at outputs."""
+    features = finite_features(tables)
+    features = features[(features["kind"] != "linear") & features["site"].isin([INPUT, OUTPUT])]
+    weight, bias = features["weight"], features["bias"].fillna(0.0)
+    square = features["variance"] + (features["mean"] - bias) ** 2
+    unscaled = (square / weight.where(weight != 0) ** 2).where(features["site"] == OUTPUT)
+    return features.assign(unscaled=unscaled)
+
+
+def _of_channels(channels: pd.DataFrame, training: str) -> tuple[str, float]:
+    """The variance of the median channel of a batch norm."""
+    inputs = channels[(channels["site"] == INPUT) & ~channels["constant"]]
+    seen, running = inputs["seen_variance"], inputs["running_var"]
+    larger = seen if "train" in training or running.isna().all() else np.maximum(seen, running)
+    return "channel", float(larger[larger > 0].median())
+
+
+def _of_groups(
+    channels: pd.DataFrame, groups: int, kind: str, eps: float, *, of_input: bool, plain: bool
+) -> tuple[str, float]:
+    """The variance (or mean square) of the median group of features.
+
+    Args:
+        channels: the features of the norm at both sites.
+        groups: how many groups they fall into, in order.
+        kind: its kind.
+        eps: what it adds.
+        of_input: whether its input is what it normalizes.
+        plain: whether its output is what it normalized, scaled and shifted, and nothing else.
+    """
+    size = channels["feature"].max() + 1 if len(channels) else 0
+    if not groups or size % groups:
+        return "group", np.nan
+    group = channels["feature"] // (size // groups)
+    inputs, outputs = channels["site"] == INPUT, channels["site"] == OUTPUT
+    mean, square = (
+        (channels[name] if name == "mean" else channels["variance"] + channels["mean"] ** 2)[inputs]
+        .groupby(group[inputs])
+        .mean()
+        for name in ("mean", "square")
+    )
+    whole = square if kind == "rms_norm" else (square - mean**2).clip(lower=0.0)
+    whole = whole.where(whole > 1e-12 * square, 0.0) if of_input else whole * np.nan
+    written = channels["unscaled"][outputs].groupby(group[outputs]).mean()
+    small = written < _NORMALIZED if plain else written.isna() & False
+    told = (eps * written / (1 - written)).where(small)
+    found = pd.concat([whole, told], axis=1).min(axis=1)
+    what = "channel" if kind == "instance_norm" else "output" if not of_input else "group"
+    found = found[(found > 0) | found.isna()]
+    return what, float(found.median())
