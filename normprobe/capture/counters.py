@@ -26,6 +26,7 @@ class SiteCounters:
         n_samples: how many samples, those without a finite value included.
         masked: how many rows were left out as padding.
         firings: at the output, how often the layer was called, measured or not.
+        form: which of the arguments of a decided call are tensors, as `call_tensors.bits_of` says; 0 for any.
         decided: whether nothing is left to decide at its calls, so that the extension may measure them alone.
     """
 
@@ -38,6 +39,7 @@ class SiteCounters:
     n_samples: int = 0
     masked: int = 0
     firings: int = 0
+    form: int = 0
     decided: bool = False
 
 

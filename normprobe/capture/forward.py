@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from normprobe.capture import current_forward
 from normprobe.capture.current_forward import ForwardState
 from normprobe.capture.hooks.torch_internals import innermost_call, is_over
 from normprobe.capture.traced_tensors import TracedTensors
-from normprobe.samples.batch import Batch, Signatures, decoder_sizes, read_batch
+from normprobe.samples.batch import Batch, Signatures, argument_sizes, decoder_sizes, read_batch
 from normprobe.samples.layout import Grid
 from normprobe.samples.masks import Masks, Padding, has_two_sides
 from normprobe.samples.strides import MaskBySize
@@ -66,7 +66,8 @@ class Forward:
         decoder: sizes of the decoder's input in an encoder-decoder, where known.
         labels: the text of each sample, as the user's callable gave it.
         decoder_fired: whether a layer on a path with `decoder` has fired.
-        stash: clones of the inputs of layers whose first call is under way, by the layer's index.
+        opened: the calls of layers that are under way and that Python measures (`readings.OpenCall`), by the
+            layer's index.
         sequences: what its layers work on, by which sequence they read and which of the user's masks
             they have.
         placements: the samples of its tensors, by sequence, sizes and first number (`sample_numbers.place`).
@@ -74,6 +75,9 @@ class Forward:
         selections: which samples count and are kept, by placement, reservoir and repeat (`selection.select`).
         rows: which raw rows are kept, by selection and reservoir (`selection.select_rows`).
         recent: moments of tensors just measured, where the compiled kernel does not hold them.
+        argument_sizes: the leading sizes of its tensor arguments, and how many edges an index of edges has.
+        fitting: of the leading sizes at each layer and site whether they fit the batch (`no_data`).
+        identities: the leading sizes of identity matrices that layers were called on.
         reading: the sequence that each layer read last, by its index, where its name does not say it.
         traced: the sequences of the outputs of its layers, likewise.
         by_size: the masks where there are other numbers of positions, by the id of the mask at the input.
@@ -88,13 +92,16 @@ class Forward:
     decoder: tuple[int, ...] | None = None
     labels: list[list[str]] | None = None
     decoder_fired: bool = False
-    stash: dict[int, Tensor] = field(default_factory=dict)
+    opened: dict[int, Any] = field(default_factory=dict)
     sequences: dict[Any, Sequence] = field(default_factory=dict)
     placements: dict[Any, Any] = field(default_factory=dict)
     single_sequence: bool = False
     selections: dict[Any, Any] = field(default_factory=dict)
     rows: dict[Any, Any] = field(default_factory=dict)
     recent: dict[Any, Any] = field(default_factory=dict)
+    argument_sizes: frozenset[int] = frozenset()
+    fitting: dict[tuple[int, str], dict[tuple[int, ...], bool]] = field(default_factory=dict)
+    identities: set[tuple[int, ...]] = field(default_factory=set)
     reading: dict[int, str] = field(default_factory=dict)
     traced: TracedTensors = field(default_factory=TracedTensors)
     by_size: dict[int, MaskBySize] = field(default_factory=dict)
@@ -216,7 +223,10 @@ class Forwards:
             self.examples += batch.size
         decoder = decoder_sizes(arguments)
         state = self.inside.begin(module, measured, len(sites()))
-        forward = Forward(state, call, first, batch, masks, decoder, frame=innermost_call())
+        sizes = argument_sizes(arguments) if measured else frozenset()
+        forward = Forward(
+            state, call, first, batch, masks, decoder, argument_sizes=sizes, frame=innermost_call()
+        )
         self.inside.enter(forward)
         return forward
 

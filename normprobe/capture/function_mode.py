@@ -32,10 +32,11 @@ from normprobe.capture.function_session import FunctionSession, ListeningSchedul
 from normprobe.capture.hooks.compiled import is_cut
 from normprobe.capture.hooks.torch_internals import (
     PRIVATE_TORCH,
+    ModeAside,
     ModesAside,
     called_module,
+    end_cut_blocks,
     in_backward,
-    mode_aside,
     put_below,
     take_out,
 )
@@ -143,11 +144,13 @@ class FunctionCapture:
 
     def close(self) -> None:
         """Stop listening in this thread, whatever was left behind."""
+        if self._callbacks.forwards.current is not None:  # which an interrupt cut short
+            end_cut_blocks(self._mode)
         take_out(self._mode)
 
     def aside(self) -> AbstractContextManager[None]:
         """A block in which the mode does not see this thread: for functions that the user gave."""
-        return mode_aside(self._mode)
+        return ModeAside(self._mode)
 
     def _set_mode(self, session: FunctionSession, on: bool) -> None:
         if on is not session.on:

@@ -15,9 +15,15 @@ from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forward import Forward, Forwards
 from normprobe.capture.function_mode import FunctionCapture
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
-from normprobe.capture.hooks.handles import Hooks
+from normprobe.capture.hooks.handles import Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
-from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why_skipped
+from normprobe.capture.hooks.torch_internals import (
+    ModesAside,
+    in_backward,
+    why_no_data,
+    why_skipped,
+)
+from normprobe.capture.layer_calls import CHANGED, LayerCalls
 from normprobe.capture.layer_state import LayerState
 from normprobe.capture.measure import Measurer
 from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption, is_users_own, users_own
@@ -30,7 +36,6 @@ from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
 from normprobe.samples.reservoir import EmptyReservoirs
 from normprobe.samples.strides import Stride, strides_of
-from normprobe.vocabulary import INPUT, OUTPUT
 
 LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
 """(module, args, kwargs, output) of a call that has ended."""
@@ -51,7 +56,7 @@ class HookCallbacks:
         run_info: the data so far.
         entered: ids of the modules that hold a layer and were called.
         lock: guards the states, the run's data and the plans, for models called from several threads. It is
-            reentrant: the extension's hooks hold it when they call `_snapshot_alone`.
+            reentrant: the extension's hooks hold it when they call `LayerCalls.snapshot_alone`.
     """
 
     def __init__(
@@ -73,14 +78,15 @@ class HookCallbacks:
         self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
         self.function_capture, self._uncompiled = FunctionCapture(self), Uncompiled()
-        self._fast_hooks = FastHooks(self.forwards, self.lock, self._snapshot_alone)
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
-        self._depth = 0
         self._several, self._no_grad = False, NoGrad()
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
-        self._measurer = Measurer(seed, samples, self._sequences.holds_padding)
+        measurer = Measurer(seed, samples, self._sequences.holds_padding)
+        self._measurer = measurer
+        self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of)
+        self._fast_hooks = FastHooks(self.forwards, self.lock, self._calls.snapshot_alone)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""
@@ -112,18 +118,7 @@ class HookCallbacks:
         for state in states:
             if id(state.layer.module) in uncompiled:
                 state.reasons[UNCOMPILED] = 1
-        # Containers come first: of a module that is a layer, too, the layer's hooks lie within the
-        # container's.
-        both, outer = (
-            (self._own(self._enter_container), self._own(self._leave_container)),
-            {model, *model.children()},
-        )
-        for module in found.containers:
-            hooks.around(module, *self._fast_hooks.container(module, model, *both), inner=module not in outer)
-        for state in states:
-            state.buffers.enter()
-            if not state.refused and not state.layer.parameter:
-                hooks.around(state.layer.module, *self._hooks_of(state))
+        self._hook_layers(model, found, states)
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._own(self._claim_time_first))
@@ -133,6 +128,37 @@ class HookCallbacks:
                 hooks.after(module, self._own(partial(self._carry_masks, strides)))
         for module in decoders(model):
             hooks.before(module, self._enter_decoder)
+        hooks.keep_last()
+
+    def _hook_layers(self, model: nn.Module, found: LayerSet, states: list[LayerState]) -> None:
+        """Put the hooks of layers, and of modules that hold some, in place."""
+        hooked = {
+            id(state.layer.module): state
+            for state in states
+            if not state.refused and not state.layer.parameter
+        }
+        # Of a module that is a layer, too, the layer's hooks lie within the container's.
+        both, outer = (
+            (self._own(self._enter_container), self._own(self._leave_container)),
+            {model, *model.children()},
+        )
+        layered = []
+        for module in found.containers:
+            before, after = self._fast_hooks.container(module, model, *both)
+            if id(module) in hooked:
+                self._hooks.before(module, before, last=True)
+                layered.append((module, after))
+            else:
+                self._hooks.around(module, before, after, inner=module not in outer)
+        for state in states:
+            state.buffers.enter()
+            if id(state.layer.module) in hooked and not state.layer.parameter:
+                before, after = self._hooks_of(state)
+                # Last of all: what a layer reads and what its caller receives is as hooks of others leave it.
+                self._hooks.before(state.layer.module, before, last=True)
+                self._hooks.after(state.layer.module, after, always=True, last=True)
+        for module, after in layered:
+            self._hooks.after(module, after, always=True, last=True)
 
     def _hooks_of(self, state: LayerState) -> tuple[Callable[..., None], Callable[..., None]]:
         """What to call ahead of a layer and behind it."""
@@ -211,7 +237,9 @@ class HookCallbacks:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
         """The forward that begins with this call of a module."""
         self._hooks.put_back()  # if a KeyboardInterrupt left them aside
-        if why := why_skipped((*args, *kwargs.values())):
+        if self._hooks.keep_last():
+            self._look_behind()
+        if why := why_skipped((*args, *kwargs.values())) or why_no_data():
             return self.forwards.begin_skipped(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
         if forward.state.measured:
@@ -232,6 +260,14 @@ class HookCallbacks:
         if module is self.model and forward.state.session is None:
             self._hooks.put_aside(self.entered)  # which have nothing to do inside a call of the model
         return forward
+
+    def _look_behind(self) -> None:
+        """Look again whether hooks of others change what layers give: some were registered since."""
+        with self.lock:
+            for state in self.states.values():
+                if state.watched and others_behind(state.layer.module) and CHANGED not in state.reasons:
+                    state.watched = False
+                    state.update_decided()
 
     def _note_masks(self, masks: Masks) -> None:
         """Note the masks that are not used, and ask anew what layers work on once several have masks."""
@@ -267,72 +303,40 @@ class HookCallbacks:
             return
         forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
         if forward.state.measured and not state.refused:
-            tensor = first_tensor(args)
-            self.before(state, forward, first_tensor(kwargs.values()) if tensor is None else tensor)
+            self._calls.begin(state, forward, args, kwargs)
+            if not (state.settled and state.watched):
+                state.watched = True
+                if others_behind(module):
+                    self._hooks.once(module, partial(self._own_result, state))
 
-    def before(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
-        """Measure what a layer reads, before its call, in a forward that is measured."""
-        with self.lock, ModesAside():
-            forward.state.enter(state.index)
-            if state.depth is None:  # the first time in any forward: the order of execution
-                state.depth, self._depth = self._depth, self._depth + 1
-            if forward.masks.two_sided and state.sequence_rule.side == "decoder":
-                forward.decoder_fired = True
-            if tensor is None:
-                state.note("a call without a tensor among its arguments is left out")
-            elif state.settled:
-                self._observe(state, INPUT, tensor, forward)
-            else:
-                # The output decides how the input reads, and the layer may overwrite its input: keep a clone.
-                clone = partial(self._stash, state, tensor, forward)
-                self._guard(state, "a call at its input", clone)
-
-    def _stash(self, state: LayerState, tensor: Tensor, forward: Forward) -> None:
-        forward.stash[state.index] = tensor.detach().clone()
+    def _own_result(self, state: LayerState, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        forward = self.forwards.current
+        if not in_backward() and forward is not None:
+            self._calls.note_own(state, forward, output)
 
     def _after(self, state: LayerState, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         forward = self.forwards.current
         if not in_backward() and forward is not None:
-            tensor = first_tensor([output])
-            self.after(state, forward, tensor, (*args, *kwargs.values()))
-            if state.further_sites and tensor is not None and forward.state.measured:
+            self._calls.end(state, forward, (args, kwargs, output))
+            if state.further_sites and output is not None and forward.state.measured:
                 self._observe_further(state, forward, (module, args, kwargs, output))
             self.forwards.end(module)
+
+    def before(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
+        """Measure what a layer reads, ahead of a function that uses it, in a forward that is measured."""
+        self._calls.begin_with(state, forward, tensor)
 
     def after(
         self, state: LayerState, forward: Forward, output: Tensor | None, given: tuple[Any, ...]
     ) -> None:
-        """Measure what a layer gave for these arguments; no output if it raised, or gave no tensor."""
-        forward.state.leave(state.index)
-        if output is None:  # a clone that waits must not meet the output of the next call
-            forward.stash.pop(state.index, None)
-        else:
-            with self.lock, ModesAside():
-                state.firings += 1
-                if forward.state.measured and not state.refused:
-                    self._finish(state, forward, output, given)
-
-    def _finish(self, state: LayerState, forward: Forward, output: Tensor, given: tuple[Any, ...]) -> None:
-        """After the call: let a first call correct the view, then measure what is left to measure."""
-        module, stashed = state.layer.module, forward.stash.pop(state.index, None)
-        if stashed is not None:
-            if not state.settled:  # another thread may have been first
-                settle = partial(state.settle, module, stashed, output.detach(), given)
-                self._guard(state, "its first call", settle)
-            if not state.refused:
-                self._observe(state, INPUT, stashed, forward)
-        if not state.refused:
-            self._observe(state, OUTPUT, output, forward)
-            state.note_mode(module.training)
-            self._snapshot(state, module)
-            # Last: only what was measured whole may go through the extension's hooks from now on.
-            state.update_decided()
+        """Measure what a function that uses a layer gave for these arguments; no output if it raised."""
+        self._calls.end(state, forward, (given, {}, output))
 
     def _observe_further(self, state: LayerState, forward: Forward, call: LayerCall) -> None:
         """Measure the registered sites of a layer after a call of its module."""
         for name, tensor_of in state.further_sites.items() if not state.refused else ():
             measure = partial(self._observe_registered, state, name, tensor_of, forward, call)
-            self._guard(state, f"a call at its {name}", measure)
+            self._calls.guard(state, f"a call at its {name}", measure)
 
     def _observe_registered(
         self, state: LayerState, name: str, tensor_of: TensorOf, forward: Forward, call: LayerCall
@@ -343,32 +347,4 @@ class HookCallbacks:
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(f"its function gave {type(tensor).__name__}, no tensor")
         if tensor is not None:
-            with self.lock, ModesAside():
-                self._measure(state, name, tensor, forward)
-
-    def _snapshot_alone(self, state: LayerState, module: nn.Module) -> None:
-        """`_snapshot` for the extension's hooks, around which no modes are aside."""
-        with ModesAside():
-            self._snapshot(state, module)
-
-    def _snapshot(self, state: LayerState, module: nn.Module) -> None:
-        """Copy the vectors that a layer applies, if they changed since they were copied last."""
-        if not state.unchanged(module):
-            self._guard(state, "its scale", partial(state.snapshot_vectors, module))
-
-    def _observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
-        self._guard(state, f"a call at its {site}", partial(self._measure, state, site, tensor, forward))
-
-    def _measure(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
-        sequence = self._sequences.of(state, site, tensor, forward)
-        self._measurer.observe(state, site, tensor, forward, sequence)
-
-    def _guard(self, state: LayerState, what: str, call: Callable[[], None]) -> None:
-        """Make a call that may fail; the ledger says so then, and the user's forward goes on."""
-        # Statistics are no part of the user's graph, whatever the mode around.
-        with self._no_grad:
-            try:
-                call()
-            except Exception as error:
-                message = str(error).splitlines()[0] if str(error) else "no message"
-                state.note(f"{what} is left out: {type(error).__name__}: {message}")
+            self._calls.observe(state, name, tensor, forward)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.norm_facts import ShownByCall, is_trainable, norm_facts
+from normprobe.capture.readings import NO_INPUT, NO_OUTPUT, Pair, PairChoice, Readings, fitting_pair
 from normprobe.capture.site_registry import TensorOf, registered_sites
 from normprobe.capture.site_state import SiteState
 from normprobe.layers.layer import Layer
 from normprobe.layers.linear_rule import why_no_linear
 from normprobe.layers.module_attributes import PARAMETER_HOLDERS, keras_variables
 from normprobe.layers.norms.affine import applied_bias, applied_weight, vector
-from normprobe.layers.norms.identify import identify
+from normprobe.layers.norms.identify import NO_WAY, UNTOLD, Identification, identify
 from normprobe.layers.settings import settings_of
 from normprobe.layers.view import WRAPS, View
 from normprobe.samples.layout import Layout
@@ -29,6 +30,7 @@ from normprobe.tables.records import LayerRecord, valid_name, valid_text
 from normprobe.vocabulary import INPUT, OUTPUT
 
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
+NO_NUMBERS = "none of its calls read and gave floating numbers"
 MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
 
@@ -66,6 +68,10 @@ class LayerState:
         unmasked: how many measured calls held padding, for the mask did not fit.
         shown: what the call that settled it showed beside how it is read.
         train_in_eval: in how many forwards of a model in evaluation mode it was in train mode.
+        normalizes: whether its input is what it normalizes, as the ledger says it.
+        unlike: whether the call looked at last does not normalize, though others do.
+        readings: which tensors of its calls it reads and writes.
+        watched: whether hooks of others behind it were looked for.
     """
 
     index: int
@@ -93,11 +99,19 @@ class LayerState:
     unmasked: int = 0
     shown: ShownByCall = field(default_factory=ShownByCall)
     train_in_eval: int = 0
+    normalizes: str = ""
+    unlike: bool = False
+    readings: Readings = field(init=False)
+    watched: bool = False
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
         self.scaled = self.layer.view.kind != "linear"
         self.sequence_rule = SequenceRule.named(self.layer.name)
+        self._reservoirs = Reservoir(0), Reservoir(0)
+        certain = self.layer.view.certain
+        self.normalizes = "input" if certain and self.scaled else ""
+        self.readings = Readings(certain=certain)
         self._noted_modes: set[tuple[bool, bool, bool]] = set()
         self._stamps: list[Any] | None = None
         # The dictionaries themselves: their values may be replaced at any time.
@@ -115,7 +129,13 @@ class LayerState:
         further = {} if layer.parameter else registered_sites(layer.module)
         sites = {name: SiteState.of(samples, rows) for name in (INPUT, OUTPUT, *further)}
         settled, refused = layer.view.certain, layer.refused
-        return LayerState(index, layer, layer.view, sites, further, settled=settled, refused=refused)
+        state = LayerState(index, layer, layer.view, sites, further, settled=settled, refused=refused)
+        state._reservoirs = samples, rows
+        return state
+
+    def empty_site(self) -> SiteState:
+        """A fresh site that keeps as many samples and rows as those of the layer."""
+        return SiteState.of(*self._reservoirs)
 
     @property
     def aligned(self) -> bool:
@@ -136,18 +156,23 @@ class LayerState:
     def firings(self, count: int) -> None:
         self.sites[OUTPUT].counters.firings = count
 
-    def update_decided(self) -> None:
+    def update_decided(self, form: int = 0) -> None:
         """Tell the counters whether everything about a call is decided, so that the extension may handle it.
 
         That a key projection of cross-attention reads another sequence depends on the forward, and a scale
         that a user's function gives on anything: their calls are looked at each time. So are those of a norm
         whose parameters lie in a child: the extension's stamps are of the module's own two dictionaries.
+
+        Args:
+            form: which arguments of the call just decided are tensors (`bits_of`).
         """
         own_vectors = self.view.weight is None and len(self._stores) == 2
         own_sequence = self.sequence_certain and not self.sequence_rule.cross
         decided = self.settled and not self.refused and own_sequence and own_vectors
+        decided = decided and self.watched and self.readings.direct and not self.view.graph
         for site in self.sites.values():
             site.counters.decided = decided
+            site.counters.form = 0 if self.readings.certain else form
 
     def note(self, reason: str) -> None:
         """Count a reason why something was left out."""
@@ -161,30 +186,58 @@ class LayerState:
             self.modes["train" if training else "eval"] = None
             self.grads["grad" if mode[1] else "inference" if mode[2] else "no_grad"] = None
 
-    def settle(self, module: nn.Module, before: Tensor, after: Tensor, arguments: Sequence[Any] = ()) -> None:
-        """Correct the view by what a call shows: the first, or the first that can tell."""
+    def settle(self, module: nn.Module, choice: PairChoice) -> Pair:
+        """Correct the view by what a call shows: the first, or the first that can tell.
+
+        Args:
+            module: the layer.
+            choice: what the call may have read and written.
+
+        Returns:
+            What it did read and write.
+        """
+        first = choice.pairs[0]
         if self.view.kind == "linear":
-            self.settled = bool(before.numel())
-            if before.numel() and (why := why_no_linear(module, self.view, before, after)):
-                self._refuse(why)
-        elif before.numel() != after.numel():
-            self._refuse(
-                f"its output has {after.numel()} elements for an input of {before.numel()}: not a norm"
+            pair = fitting_pair(choice.pairs, self.layer.n_features)
+            if not self.settled:
+                self.settled = bool(pair.before.numel())
+                if self.settled and (why := why_no_linear(module, self.view, pair.before, pair.after)):
+                    self._refuse(why)
+            return pair
+        if not choice.possible and not self.settled:
+            before, after = first.before.numel(), first.after.numel()
+            self._refuse(f"its output has {after} elements for an input of {before}: not a norm")
+        if not choice.possible or not choice.possible[0].before.numel():
+            return first
+        # Once something is recorded the axis stays: sums over other features cannot be added.
+        recorded = any(site.counters.calls for site in self.sites.values())
+
+        def shown(pair: Pair, *, thorough: bool) -> Identification:
+            told = choice.others(pair.input)
+            return identify(
+                module, self.view, pair.before, pair.after, told, recorded=recorded, thorough=thorough
             )
-        elif before.numel():
-            # Once something is recorded the axis stays: sums over other features cannot be added.
-            recorded = any(site.counters.calls for site in self.sites.values())
-            self.undecided_calls += 1
-            self.settled = self.undecided_calls == MOST_UNDECIDED
-            identification = identify(module, self.view, before, after, arguments, recorded=recorded)
-            self.view, self.offset = identification.view, identification.offset
-            self.factor = identification.factor
-            self.shown = ShownByCall.of(identification, training=module.training)
-            self.settled = self.settled or identification.decided
-            if identification.reason:
-                self.reasons[identification.reason] = 1
-            if identification.refused:
-                self._refuse(identification.refused)
+
+        pair, found = choice.best(shown)
+        if not self.settled:
+            self._adopt(found, training=module.training)
+        elif found.normalizes == "other" and self.normalizes == "input":
+            self.normalizes = "other"
+            self.reasons[found.reason] = 1
+        self.unlike = self.normalizes == "input" and found.decided and found.way == NO_WAY
+        return pair
+
+    def _adopt(self, found: Identification, *, training: bool) -> None:
+        """Read the layer from now on as a call showed."""
+        self.undecided_calls += 1
+        self.settled = found.decided or self.undecided_calls == MOST_UNDECIDED
+        self.view, self.offset, self.factor = found.view, found.offset, found.factor
+        self.normalizes, self.shown = found.normalizes, ShownByCall.of(found, training=training)
+        self.reasons.pop(UNTOLD, None)  # of a call before this one
+        if found.reason:
+            self.reasons[found.reason] = 1
+        if found.refused:
+            self._refuse(found.refused)
 
     def _refuse(self, why: str) -> None:
         """Measure the layer no further, and forget what was measured."""
@@ -237,7 +290,9 @@ class LayerState:
         calls = max(site.counters.calls for site in self.sites.values())
         # A layer none of whose calls could be measured fired all the same; its notes say why.
         called = calls > 0 or self.depth is not None
-        status, reason = ("refused", self.refused) if self.refused else ("fired", "") if called else never
+        without = not calls and not self.reasons.keys().isdisjoint((NO_INPUT, NO_OUTPUT))
+        refused = self.refused or (NO_NUMBERS if without else "")
+        status, reason = ("refused", refused) if refused else ("fired", "") if called else never
         fired = status == "fired"
         reasons = {**self.reasons, **(skipped or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
@@ -255,6 +310,7 @@ class LayerState:
             "masked_by": "; ".join(self.masked_by),
             "sample_unit": self.view.sample,
             "aligned": self.aligned if fired else None,
+            "normalizes": self.normalizes,
             "reason": valid_text("; ".join([reason, *notes] if reason else notes)),
             "moved": changes.moved,
             "updates": changes.updates,

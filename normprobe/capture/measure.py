@@ -18,14 +18,15 @@ from torch import Tensor
 from normprobe.capture.forward import Forward, Sequence
 from normprobe.capture.hooks.torch_internals import unmeasurable
 from normprobe.capture.layer_state import LayerState
+from normprobe.capture.no_data import is_no_data
 from normprobe.capture.plan_cache import PlanCache
-from normprobe.capture.sample_numbers import place, place_nested, record_extremes, unfit
+from normprobe.capture.sample_numbers import place, place_graphs, place_nested, record_extremes, unfit
 from normprobe.capture.selection import RawSelection, Selection, select, select_rows
 from normprobe.capture.site_state import SiteState
 from normprobe.kernels import dispatch
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.types import Accumulator, AxisRoles, Extremes
-from normprobe.layers.to_rows import Extent, arrange, extent_of
+from normprobe.layers.to_rows import Extent, arrange, by_graph, extent_of
 from normprobe.vocabulary import INPUT, OUTPUT, site_of
 
 HoldsPadding = Callable[[Extent, Forward, Sequence], bool]
@@ -44,6 +45,7 @@ class Observation:
         forward: the forward.
         sequence: what the layer works on in it.
         repeat: which of the layer's calls in it this is.
+        graphs: of a norm over graphs, which graph each row is of; None where its call told none apart.
     """
 
     state: LayerState
@@ -52,6 +54,7 @@ class Observation:
     forward: Forward
     sequence: Sequence
     repeat: int
+    graphs: Tensor | None = None
 
     @property
     def site(self) -> SiteState:
@@ -83,11 +86,18 @@ class Measurer:
             self._plans.prepare(forward)
 
     def observe(
-        self, state: LayerState, name: str, tensor: Tensor, forward: Forward, sequence: Sequence
+        self,
+        state: LayerState,
+        name: str,
+        tensor: Tensor,
+        forward: Forward,
+        sequence: Sequence,
+        *,
+        graphs: Tensor | None = None,
     ) -> None:
         """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
         repeat = forward.state.next_repeat(state.index, site_of(name).number)
-        observation = Observation(state, name, tensor, forward, sequence, repeat)
+        observation = Observation(state, name, tensor, forward, sequence, repeat, graphs)
         # The repeat is drawn first: a call that is left out is still one of the layer's calls in this
         # forward.
         why = unmeasurable(tensor)
@@ -95,6 +105,8 @@ class Measurer:
             state.note(why)
         elif tensor.is_nested:
             self._observe_nested(observation)
+        elif state.view.graph and tensor.dim() == 2:
+            self._observe_graphs(observation)
         else:
             self._observe_dense(observation)
 
@@ -106,6 +118,10 @@ class Measurer:
         """
         site, tensor = observation.site, observation.tensor
         extent = extent_of(observation.state.view, tensor.shape)
+        forward, grid = observation.forward, observation.sequence.grid
+        given = observation.state, observation.name, tensor, extent.leading
+        if extent.leading and is_no_data(*given, forward=forward, grid=grid):
+            return
         selection = self._select(observation, extent)
         if not _fits(observation, extent.features):
             return
@@ -157,6 +173,18 @@ class Measurer:
         values = torch.cat(components)
         placement = place_nested([len(part) for part in components], forward, seed=self.seed, k=self.k)
         sizes = (len(values), values.shape[1])
+        selection = select(placement, forward, observation.repeat, site.counters.samples, sizes=sizes)
+        if _fits(observation, values.shape[2]):
+            raw = select_rows(selection, forward, site.counters.rows, self.seed)
+            _add_arranged(observation, values, selection, raw)
+            _count(observation, selection, raw)
+
+    def _observe_graphs(self, observation: Observation) -> None:
+        """Measure the rows of graphs: each is an example, whose rows are its nodes."""
+        site, forward, rows = observation.site, observation.forward, observation.tensor.detach()
+        values, real = by_graph(rows, observation.graphs)
+        placement = place_graphs(site, real, seed=self.seed, k=self.k)
+        sizes = (values.shape[0], values.shape[1])
         selection = select(placement, forward, observation.repeat, site.counters.samples, sizes=sizes)
         if _fits(observation, values.shape[2]):
             raw = select_rows(selection, forward, site.counters.rows, self.seed)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from normprobe.capture.forward import Forward, Sequence
 from normprobe.capture.layer_state import LayerState
+from normprobe.capture.site_state import SiteState
 from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
 from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
@@ -194,6 +195,24 @@ def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | No
     return Placement(
         assignment, None, 0, True, True, Sizes(Layout.BATCH, (len(lengths),), (), None, "position")
     )
+
+
+def place_graphs(site: SiteState, real: NDArray[np.bool_], *, seed: int, k: int | None) -> Placement:
+    """The placement of graphs: they are numbered within the layer, for no argument of the forward is theirs.
+
+    Args:
+        site: where they are measured.
+        real: shape (graphs, most nodes), True where a graph has so many nodes.
+        seed: the probe's seed.
+        k: how many samples are kept.
+    """
+    count = len(real)
+    first, site.unaligned = site.unaligned, site.unaligned + count
+    site.layout = Layout.UNALIGNED
+    example, position = np.arange(first, first + count, dtype=np.int64), np.zeros(count, np.int64)
+    assignment = Assignment(example, position, None, "", seed, k)
+    sizes = Sizes(Layout.UNALIGNED, (count,), real.shape[1:], None, "example")
+    return Placement(assignment, None if real.all() else real, 0, False, False, sizes)
 
 
 def named_labels(

@@ -36,6 +36,8 @@ class SiteState:
         time_axis: which axis the mask runs along, where there was one.
         time_axis_certain: whether a call had only one such axis.
         unaligned: how many leading entries were numbered within the layer.
+        no_data: the leading sizes of calls on what is no data of the forward.
+        no_identities: the leading sizes of square matrices of which one was seen to be no identity.
     """
 
     counters: SiteCounters
@@ -50,6 +52,18 @@ class SiteState:
     time_axis: int | None = None
     time_axis_certain: bool = False
     unaligned: int = 0
+    no_data: set[tuple[int, ...]] = field(default_factory=set)
+    no_identities: set[tuple[int, ...]] = field(default_factory=set)
+
+    def reset(self, empty: SiteState) -> None:
+        """Forget what was measured: in place, as the extension's hooks share the counters."""
+        counters = self.counters
+        counters.samples, counters.rows = empty.counters.samples, empty.counters.rows
+        counters.state = counters.plan_slot = None
+        counters.calls = counters.n_samples = counters.masked = 0
+        self.width, self.accumulator, self.seen, self.unpadded = None, None, None, None
+        self.minimum, self.maximum, self.layout, self.time_axis = None, None, None, None
+        self.unaligned, self.time_axis_certain = 0, False
 
     @staticmethod
     def of(samples: Reservoir, rows: Reservoir) -> SiteState:

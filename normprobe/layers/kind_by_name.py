@@ -17,7 +17,7 @@ def norm_by_name(module: nn.Module, name: str) -> View:
     Names that say axis 1 are ``*Norm2d``, as the channels-first LayerNorms of ConvNeXt and VitDet are called;
     a ``data_format`` says it, too.
     """
-    if "batchnorm" in name or _has_running_statistics(module):
+    if "batchnorm" in name or "batchrenorm" in name or _has_running_statistics(module):
         return View("batch_norm", 1, "example")
     if "instancenorm" in name:
         return View("instance_norm", 1, "example")

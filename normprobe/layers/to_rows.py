@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from normprobe.errors import ViewError
@@ -82,3 +83,25 @@ def arrange(view: View, tensor: Tensor) -> Arranged:
     tensor = tensor.flatten(-view.trailing) if view.trailing > 1 else tensor.movedim(view.axis, -1)
     values = tensor.reshape(extent.samples, extent.rows, extent.features)
     return Arranged(values, extent.leading, extent.inner)
+
+
+def by_graph(rows: Tensor, graphs: Tensor | None) -> tuple[Tensor, Any]:
+    """Rows (nodes, features) as (graphs, most nodes, features), filled up with zeros, and which are real.
+
+    Args:
+        rows: the rows of all graphs.
+        graphs: which graph each is of, whole numbers in any order; None for one graph.
+
+    Returns:
+        The values, and a bool array (graphs, most nodes), True where a graph has so many nodes.
+    """
+    index = torch.zeros(len(rows), dtype=torch.int64) if graphs is None else graphs.detach().cpu()
+    _, graph, count = torch.unique(index, return_inverse=True, return_counts=True)
+    order = torch.argsort(graph, stable=True)
+    starts = (count.cumsum(0) - count)[graph[order]]
+    node = torch.arange(len(rows)) - starts
+    values = rows.new_zeros(len(count), int(count.max()) if len(count) else 0, rows.shape[1])
+    graph, node, order = (numbers.to(rows.device) for numbers in (graph[order], node, order))
+    values[graph, node] = rows[order]
+    real = torch.arange(values.shape[1])[None] < count[:, None]
+    return values, real.numpy()

@@ -41,6 +41,7 @@ class View:
         certain: the kind and axis follow from the class itself; otherwise the first call may correct them.
         unconfirmed: what makes a module look like a norm or Linear, where that alone does not make it one
             and its first call must show it; else "".
+        graph: an example is a graph: the rows that a vector among the call's arguments gives one number.
     """
 
     kind: str
@@ -51,3 +52,4 @@ class View:
     weight: WeightOf | None = None
     certain: bool = False
     unconfirmed: str = ""
+    graph: bool = False

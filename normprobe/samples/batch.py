@@ -83,6 +83,21 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
+def argument_sizes(arguments: Mapping[str, Any]) -> frozenset[int]:
+    """The leading sizes of the tensors among a forward's arguments, and how many edges an index has.
+
+    An index of edges is of whole numbers and has two rows, of where each edge begins and ends.
+    """
+    sizes: set[int] = set()
+    for tensor in _tensors(arguments.values()):
+        if tensor.is_nested or not tensor.dim():
+            continue
+        sizes.add(tensor.shape[0])
+        if tensor.dim() == 2 and tensor.shape[0] == 2 and not tensor.is_floating_point():
+            sizes.add(tensor.shape[1])
+    return frozenset(sizes)
+
+
 def _places(packed: PackedSequence) -> NDArray[np.int64]:
     """Example and position of each row: packed data go by position, and within one from the longest text."""
     sizes = packed.batch_sizes.tolist()

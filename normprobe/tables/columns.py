@@ -100,6 +100,7 @@ LEDGER: dict[str, tuple[str, str]] = {
     "n_features": (NUMBER, "features of its input"),
     "eps": (REAL, "the constant in its denominator"),
     "affine": (TRUTH, "whether it has a scale or shift of its own"),
+    "normalizes": (TEXT, "a norm's input site is what it normalizes: input; is not: other; or unknown"),
     "groups": (NUMBER, "groups of features, each normalized together; missing where each feature is alone"),
     "activation": (TEXT, "what its output goes through inside it; variance / weight**2 is not of that"),
     "momentum": (REAL, "share of a batch in the running statistics it updates; missing where they average"),
@@ -194,6 +195,7 @@ OPTIONAL = {
     "ledger_base": frozenset(
         (
             "settings",
+            "normalizes",
             "unmasked",
             "groups",
             "activation",

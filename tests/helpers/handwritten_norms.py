@@ -370,7 +370,7 @@ CASES: list[tuple[type[nn.Module], tuple[int, ...], tuple[str, int, str, float |
     (NamelessStandardizer, TIME, ("layer_norm", -1, "position", 0.0)),
     (L2Norm, TIME, ("rms_norm", -1, "position", 0.0)),
     (UnitLengthNorm, TIME, ("rms_norm", -1, "position", 0.0)),
-    (StdNorm, TIME, ("rms_norm", -1, "position", 0.0)),
+    (StdNorm, TIME, ("norm", -1, "position", 0.0)),
     (OddScaleNorm, TIME, ("layer_norm", -1, "position", None)),
     (InputScaledRMSNorm, TIME, ("rms_norm", -1, "position", 0.0)),
     (GateAfterNorm, TIME, ("rms_norm", -1, "position", 0.0)),

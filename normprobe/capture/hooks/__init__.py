@@ -28,6 +28,10 @@ The rest is optional: it makes calls cheaper, or shows what no hook sees.
 - `torch._C._len_torch_function_stack`, `_get_function_stack_at`, `_pop_torch_function_stack`,
   `_push_on_torch_function_stack` and `torch._GLOBAL_DEVICE_CONTEXT` (torch_internals): the mode that sees
   functions stands below those of others, and all modes are aside while a probe computes.
+- `torch.overrides._pop_mode_temporarily` (torch_internals): a mode that torch holds aside while it is
+  interrupted, and would put back later.
+- `RemovableHandle.next_id` (handles): whether hooks were registered since. Python frames of
+  `torch.distributed.pipelining` and of trainers (torch_internals): a forward that they make on no data.
 - Python frames of `Module._call_impl` (torch_internals): whether a KeyboardInterrupt ended a forward, and
   which module calls a function. Frames of `functional.l1_loss` and two others (weight_functions):
   arguments that torch drops on the way to a mode.

@@ -78,14 +78,34 @@ class Hooks:
         # What is being registered: torch has the hook a moment before its handle is known here.
         self._registering: tuple[nn.Module, Hook] | None = None
         self._threads: set[int] = set()
+        self._last: list[tuple[OrderedDict[int, Any], int]] = []
+        self._newest = -1
 
-    def before(self, module: nn.Module, call: BeforeHook) -> None:
-        """Call ``call(module, args, kwargs)`` ahead of the module's forward, after hooks already there."""
-        self._add_before(module, call)
+    def before(self, module: nn.Module, call: BeforeHook, *, last: bool = False) -> None:
+        """Call ``call(module, args, kwargs)`` ahead of the module's forward, after hooks already there.
 
-    def after(self, module: nn.Module, call: AfterHook, *, always: bool = False) -> None:
-        """Call ``call(module, args, kwargs, output)`` behind its forward; ``always``: also if it raised."""
-        self._add_after(module, call, always=always)
+        Args:
+            module: the module.
+            call: what to call.
+            last: after those of others that come later, too; `keep_last` sees to that.
+        """
+        number, _ = self._add_before(module, call)
+        if last:
+            self._add_last(module._forward_pre_hooks, number)
+
+    def after(self, module: nn.Module, call: AfterHook, *, always: bool = False, last: bool = False) -> None:
+        """Call ``call(module, args, kwargs, output)`` behind its forward, ahead of hooks already there.
+
+        Args:
+            module: the module.
+            call: what to call.
+            always: also if the forward raised.
+            last: not ahead of the hooks of others but after them, which may replace the output: so its
+                caller receives it.
+        """
+        number, _ = self._add_after(module, call, always=always, first=not last)
+        if last:
+            self._add_last(module._forward_hooks, number)
 
     def around(self, module: nn.Module, before: BeforeHook, after: AfterHook, *, inner: bool = False) -> None:
         """Call both, ahead of the module's forward and behind it, even if it raised.
@@ -104,16 +124,46 @@ class Hooks:
                 _Entry(module._forward_hooks, *last, first=True),
             )
 
+    def once(self, module: nn.Module, call: AfterHook) -> None:
+        """Call ``call(module, args, kwargs, output)`` behind the next forward alone, ahead of all hooks."""
+
+        def call_once(*args: Any) -> None:
+            handle.torch.remove()
+            COPIES.discard(handle.dictionaries, handle.torch.id)
+            call(*args)
+
+        self._add_after(module, call_once, always=False)
+        handle = self._handles[-1]
+
+    def keep_last(self) -> bool:
+        """Put what must be last behind hooks that others registered since; whether there were any.
+
+        Torch numbers every handle of the process, so that most forwards ask for one number.
+        """
+        newest = RemovableHandle.next_id
+        if newest == self._newest:
+            return False
+        self._newest = newest
+        for hooks, number in self._last:
+            if number in hooks and next(reversed(hooks)) != number:
+                hooks.move_to_end(number)
+        return True
+
+    def _add_last(self, hooks: Any, number: int) -> None:
+        if isinstance(hooks, OrderedDict):
+            self._last.append((hooks, number))
+
     def _add_before(self, module: nn.Module, call: BeforeHook) -> tuple[int, Hook]:
         hook = Hook(call)
         self._registering = module, hook
         return self._added(module, module.register_forward_pre_hook(hook, with_kwargs=True)), hook
 
-    def _add_after(self, module: nn.Module, call: AfterHook, *, always: bool) -> tuple[int, Hook]:
-        # Ahead of the user's own hooks, which may replace the output: the layer's own output is measured.
+    def _add_after(
+        self, module: nn.Module, call: AfterHook, *, always: bool, first: bool = True
+    ) -> tuple[int, Hook]:
         hook = Hook(call)
         self._registering = module, hook
-        handle = module.register_forward_hook(hook, with_kwargs=True, prepend=True, always_call=always)
+        handle = module.register_forward_hook(hook, with_kwargs=True, prepend=first, always_call=always)
         return self._added(module, handle), hook
 
     def _added(self, module: nn.Module, handle: RemovableHandle) -> int:
@@ -155,6 +205,7 @@ class Hooks:
         # What is aside is in no dictionary of torch's and must not come back.
         self._aside.clear()
         self._inner.clear()
+        self._last.clear()
         while self._handles:
             handle, dictionaries = self._handles[-1]
             handle.remove()
@@ -163,6 +214,11 @@ class Hooks:
         if self._registering is not None:
             _forget(*self._registering)
             self._registering = None
+
+
+def others_behind(module: nn.Module) -> bool:
+    """Whether hooks that are no probe's run behind a module's forward."""
+    return not all(isinstance(hook, Hook) for hook in module._forward_hooks.values())
 
 
 _NAMES = (

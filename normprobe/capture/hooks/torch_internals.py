@@ -5,12 +5,12 @@ Each private name says what it is for. All were read in torch 2.13; the package'
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import partial
-from types import FrameType, TracebackType
+from types import FrameType, GeneratorType, TracebackType
 from typing import Any
 
 import torch
@@ -46,6 +46,37 @@ def why_skipped(values: Iterable[Any]) -> str:
     started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if started and torch.cuda.is_current_stream_capturing():
         return "a forward captured in a CUDA graph is left out, and replays of the graph call no hook"
+    return ""
+
+
+_SHAPES = "a forward by which a pipeline stage infers shapes is left out"
+_SANITY = "a forward of the trainer's sanity check is left out"
+_SUMMARY = "a forward on an example input, for a summary, is left out"
+_TRAINERS = ("lightning.pytorch", "pytorch_lightning")
+_NO_DATA: dict[str, dict[str, str]] = {
+    "torch.distributed.pipelining.stage": {
+        "_forward_metadata_inference": _SHAPES,
+        "_shape_inference": _SHAPES,  # before torch 2.12
+    },
+    **{f"{trainer}.trainer.trainer": {"_run_sanity_check": _SANITY} for trainer in _TRAINERS},
+    **{
+        f"{trainer}.utilities.model_summary.model_summary": {"_forward_example_input": _SUMMARY}
+        for trainer in _TRAINERS
+    },
+}
+"""Functions of others, by their modules, that call a model on what is no data of a run."""
+
+
+def why_no_data() -> str:
+    """Why a forward is on no data by who calls it, or ""; nobody is asked where no such module is loaded."""
+    modules = ((sys.modules.get(name), why) for name, why in _NO_DATA.items())
+    loaded = {module.__file__: why for module, why in modules if module is not None}
+    frame: FrameType | None = sys._getframe() if loaded else None
+    while frame is not None:
+        found = loaded.get(frame.f_code.co_filename, {}).get(frame.f_code.co_name)
+        if found is not None:
+            return found
+        frame = frame.f_back
     return ""
 
 
@@ -119,12 +150,15 @@ def put_below(mode: TorchFunctionMode) -> None:
     a KeyboardInterrupt, which runs no hook, and still everyone takes away their own. Only the mode that
     `torch.set_default_device` puts in place must stay the lowest of all; torch checks that.
     """
-    above = _take_all()
+    above = _stack()
     # Thread-local; its attribute `device_context` exists once a default device was set.
     default = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
-    if above and above[-1] is default:
-        _put_back([above.pop()])
-    _put_back([*above, mode])
+    lowest = above[-1:] if above and above[-1] is default else []
+    try:
+        _set_stack([*above[: len(above) - len(lowest)], mode, *lowest])
+    except BaseException:  # an interrupt: the modes of others must not be lost
+        finish(partial(_set_stack, above))
+        raise
 
 
 def take_out(mode: TorchFunctionMode) -> None:
@@ -164,17 +198,46 @@ class ModesAside:
             finish(partial(_set_stack, self._stack))
 
 
-@contextmanager
-def mode_aside(mode: TorchFunctionMode) -> Iterator[None]:
-    """A block in which this mode alone does not see this thread: a user's function keeps the user's modes."""
-    stack = _take_all() if PRIVATE_TORCH else []
-    _put_back([other for other in stack if other is not mode])
-    try:
-        yield
-    finally:
-        if mode in stack:
-            _take_all()
-            _put_back(stack)
+class ModeAside:
+    """A block in which one mode alone does not see this thread: a user's function keeps the user's modes."""
+
+    __slots__ = ("_mode", "_stack")
+
+    def __init__(self, mode: TorchFunctionMode) -> None:
+        self._mode = mode
+        self._stack: list[TorchFunctionMode] = []
+
+    def __enter__(self) -> None:
+        stack = _stack() if PRIVATE_TORCH else []
+        if self._mode in stack:
+            self._stack = stack
+            take_out(self._mode)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stack:
+            finish(partial(_set_stack, self._stack))
+
+
+def end_cut_blocks(mode: TorchFunctionMode) -> None:
+    """End the blocks of torch in which a mode is away, where an interrupt cut their beginnings or ends.
+
+    Torch takes a mode away while it hears a function, by a generator (`torch.overrides`). Interrupted as such
+    a block begins or ends, the generator waits with the traceback, and puts the mode back once that is
+    forgotten: after the probe has taken its mode out for good.
+    """
+    for value in gc.get_objects():
+        if type(value) is not GeneratorType or value.gi_code is not _AWAY or value.gi_frame is None:
+            continue
+        if value.gi_frame.f_locals.get("old") is mode and not value.gi_running:
+            value.close()
+
+
+_AWAY = getattr(
+    getattr(torch.overrides, "_pop_mode_temporarily", None), "__wrapped__", end_cut_blocks
+).__code__
+"""The code of the generator of these blocks."""
 
 
 def _take_all() -> list[TorchFunctionMode]:

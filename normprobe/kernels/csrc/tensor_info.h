@@ -59,14 +59,19 @@ static int read_sizes(PyObject *tuple, int64_t *to) {
     return (int)count;
 }
 
-/* Whether a tensor is of a type whose numbers lie in memory as they are: a subclass may hold them elsewhere, and a lazy
- * minus sign is not in memory. -1 with an error. */
-static int is_plain(PyObject *tensor) {
-    const PyTypeObject *type = Py_TYPE(tensor);
+/* Whether an object is a tensor, of no subclass but torch's own. */
+static int is_tensor(PyObject *object) {
+    const PyTypeObject *type = Py_TYPE(object);
     int known = 0;
     for (Py_ssize_t i = 0; i < PyTuple_Size(plain_types); i++)
         known |= (const PyTypeObject *)PyTuple_GetItem(plain_types, i) == type;
-    if (!known) return 0;
+    return known;
+}
+
+/* Whether a tensor is of a type whose numbers lie in memory as they are: a subclass may hold them elsewhere, and a lazy
+ * minus sign is not in memory. -1 with an error. */
+static int is_plain(PyObject *tensor) {
+    if (!is_tensor(tensor)) return 0;
     const int negated = is_true(tensor, interned.is_neg, 1);
     return negated < 0 ? -1 : !negated;
 }

@@ -6,7 +6,8 @@ sample is 0 after any of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,6 +30,9 @@ _LEAST_SPREAD = 1e-4
 """Range of a sample relative to its largest value, below which float32 cannot tell its mean from itself."""
 
 # How much of a call is looked at, in rows, examples and numbers: it happens inside the user's first forward.
+_GRAPH_ARGUMENTS = {"batch", "index", "batch_index", "batch_idx", "graph_index", "segment_ids"}
+"""The usual names of the argument of a norm over graphs that says which graph each row is of."""
+
 _ROWS = 256
 _EXAMPLES = 8
 _NUMBERS_OF_ROWS, _NUMBERS_OF_EXAMPLES = 1 << 17, 1 << 18
@@ -63,18 +67,23 @@ class NormCall:
         module: the norm.
         before: its input, as it was before the call.
         after: its output, in the shape of the input.
+        gate_names: what the other tensors of the call are called that have as many numbers.
     """
 
     def __init__(
-        self, module: nn.Module, before: Tensor, after: Tensor, arguments: Iterable[object] = ()
+        self, module: nn.Module, before: Tensor, after: Tensor, others: Mapping[str, Tensor] | None = None
     ) -> None:
         self.module, self.before, self.after = module, before, after.reshape(before.shape)
-        floats = [a for a in arguments if isinstance(a, Tensor) and a.dtype.is_floating_point]
-        # The first is the input itself.
-        self._gates = [a.reshape(before.shape) for a in floats[1:] if a.numel() == before.numel()]
+        others = others or {}
+        gates = {
+            name: tensor.reshape(before.shape)
+            for name, tensor in others.items()
+            if tensor.dtype.is_floating_point and tensor.numel() == before.numel()
+        }
+        self.gate_names, self._gates = tuple(gates), tuple(gates.values())
         precise = torch.finfo(before.dtype).eps < _FULL_PRECISION
         self._least_spread = _LEAST_SPREAD if precise else TOLERANCE
-        self._indices = [a for a in arguments if isinstance(a, Tensor) and _is_index(a, before)]
+        self._indices = [tensor for tensor in others.values() if _is_index(tensor, before)]
         self._arrays: dict[tuple[object, ...], Arrays | None] = {}
 
     @cached_property
@@ -137,6 +146,15 @@ class NormCall:
         counts = [attribute(self.module, name) for name in ("num_groups", "n_groups", "groups")]
         return next((count for count in counts if isinstance(count, int) and count > 0), 1)
 
+    @cached_property
+    def graphs(self) -> Tensor | None:
+        """Which graph each row is of, where rows are nodes of graphs; 0 where the call tells none apart."""
+        if self.before.dim() != 2:
+            return None
+        if self._indices:
+            return self._indices[0]
+        return torch.zeros(len(self.before), dtype=torch.int64) if takes_graphs(self.module) else None
+
     @property
     def stored_statistics(self) -> bool:
         """Whether the module holds two vectors that are no parameters: a mean and a spread fixed earlier."""
@@ -149,6 +167,8 @@ class NormCall:
         Formulas with the same arrangement share one result: arranging in float64 is what a first call costs.
         """
         together = "example" if formula.together == "past" else formula.together
+        if together == "graph" and self.graphs is None:
+            return None
         key = (formula.axis, formula.trailing, together)
         if key not in self._arrays:
             self._arrays[key] = self._arranged(formula)
@@ -166,10 +186,11 @@ class NormCall:
         x, y = parts[0].flatten(1), parts[1].flatten(1)
         informative = x.isfinite().all(1) & y.isfinite().all(1)
         # Running statistics normalize a constant sample to something, a batch's are over all samples.
-        if formula.together not in ("running", "batch"):
+        if formula.together not in ("running", "batch", "graph"):
             informative &= x.amax(1) - x.amin(1) > self._least_spread * x.abs().amax(1)
         # One sample that is not finite spoils the statistics of the whole batch.
-        if not informative.any() or (formula.together == "batch" and not informative.all()):
+        of_all = formula.together in ("batch", "graph")
+        if not informative.any() or (of_all and not informative.all()):
             return None
         x, y, *gates = (part[informative] for part in parts)
         inner = whole[0].inner
@@ -226,6 +247,21 @@ class NormCall:
         return None
 
 
+def takes_graphs(module: nn.Module) -> bool:
+    """Whether a module may be told which graph each row is of."""
+    try:
+        names = inspect.signature(module.forward).parameters
+    except (TypeError, ValueError):
+        return False
+    return not _GRAPH_ARGUMENTS.isdisjoint(names)
+
+
+def graph_index(values: Iterable[object], rows: int) -> Tensor | None:
+    """The vector among the arguments of a call that says which graph each of its rows is of, if there is."""
+    found = (v for v in values if isinstance(v, Tensor) and _is_index(v, torch.empty(rows, 0)))
+    return next(found, None)
+
+
 def _broadcasts(tensor: Tensor, to: Tensor) -> bool:
     """Whether a tensor broadcasts against another without making it larger."""
     sizes = (1,) * (to.dim() - tensor.dim()) + tuple(tensor.shape)
@@ -255,7 +291,7 @@ def _chosen_samples(formula: Formula, values: Tensor) -> slice | None:
         rows = max(min(_ROWS, _NUMBERS_OF_ROWS // values.shape[2]), 32)
         return slice(0, count, -(-count // rows))
     each = values[0].numel()
-    if formula.together == "batch":
+    if formula.together in ("batch", "graph"):
         return slice(0, count, 1) if count * each <= _MOST_NUMBERS_OF_BATCH else None
     count = min(count, _EXAMPLES, max(_NUMBERS_OF_EXAMPLES // each, 1))
     return slice(0, count, 1) if each <= _MOST_NUMBERS_OF_EXAMPLE else None

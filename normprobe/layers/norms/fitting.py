@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from normprobe.layers.module_attributes import eps_of
+from normprobe.layers.module_attributes import attribute, eps_of
 from normprobe.layers.norms.activations import activated, activations_of
 from normprobe.layers.norms.affine import Affine
 from normprobe.layers.norms.call import TOLERANCE, Arrays, NormCall
@@ -25,13 +25,16 @@ _ROWS_TO_SCALE = 4
 _USUAL_EPS = 1e-6
 """For a norm that does not say its eps."""
 
-_ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
-    functional.silu,
-    torch.sigmoid,
-    functional.gelu,
-    lambda gate: gate,
-)
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "sigmoid": torch.sigmoid,
+    "gelu": functional.gelu,
+    "": lambda gate: gate,
+}
 """What gated norms (Mamba 2, Qwen3-Next) apply to the gate."""
+
+LENGTH = "the root mean square"
+"""Of the rows of another argument: what MessageNorm scales by (Li et al. 2020, arXiv:2006.07739)."""
 
 _NO_AFFINE = Affine(None, None, 0.0)
 
@@ -47,6 +50,8 @@ class Fit:
         factor: what is multiplied by beside the stored weight.
         activation: what the scaled and shifted values go through, or "".
         scales_input: the stored weight scales the input, not what is normalized.
+        operand: what is normalized in place of the input, in words, or "".
+        multiplied: what the scaled and shifted values are multiplied by, in words, or "".
     """
 
     formula: Formula
@@ -55,6 +60,8 @@ class Fit:
     scales_input: bool = False
     factor: float = 1.0
     activation: str = ""
+    operand: str = ""
+    multiplied: str = ""
 
 
 class FormulaFits:
@@ -82,7 +89,7 @@ class FormulaFits:
 
     def factored(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Normalized, scaled and shifted by what the module stores, and scaled by one number fitted to it."""
-        formulas = (formula for formula in formulas if formula.together in ("features", "example"))
+        formulas = (formula for formula in formulas if formula.together in ("features", "example", "graph"))
         for formula, arrays, values in self._normalized(formulas):
             fits = []
             for affine in arrays.affines:
@@ -92,8 +99,16 @@ class FormulaFits:
                 error = self._error(scaled * factor, arrays.y, affine) if factor else 1.0
                 fits.append(Fit(formula, affine.offset, error, factor=factor))
             # A constant weight fits as w and as 1 + w: then the one with a factor that norms are known by.
-            close = [fit for fit in fits if fit.error <= TOLERANCE]
+            close = [fit for fit in fits if fit.error <= TOLERANCE and self._shows(fit, values.shape[2])]
             yield from sorted(close, key=lambda fit: not _is_usual(fit.factor, values.shape[2]))[:1]
+
+    def _shows(self, fit: Fit, width: int) -> bool:
+        """Whether a factor shows a normalization: any one makes one graph of itself, centred."""
+        graphs = self.call.graphs
+        if fit.formula.together != "graph" or graphs is None or bool((graphs != graphs[0]).any()):
+            return True
+        scale = attribute(self.call.module, "scale", 1.0)
+        return _is_usual(fit.factor / (scale if isinstance(scale, (int, float)) and scale else 1.0), width)
 
     def activated(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Normalized, scaled and shifted, then put through an activation."""
@@ -114,22 +129,32 @@ class FormulaFits:
         for formula in formulas:
             arrays = self._informative(formula)
             if arrays is not None:
-                for gate in arrays.gates:
-                    yield from self._gated(formula, arrays, gate)
+                for name, gate in zip(self.call.gate_names, arrays.gates, strict=True):
+                    yield from self._gated(formula, arrays, name, gate)
 
-    def _gated(self, formula: Formula, arrays: Arrays, gate: Tensor) -> Iterator[Fit]:
-        for activation in (*_ACTIVATIONS, None):
-            moved = arrays.x + gate if activation is None else arrays.x * activation(gate)
-            before, after = (self._normalize(formula, x, arrays) for x in (moved, arrays.x))
-            # Both depend on shapes alone, so no other activation would do better.
-            if before is None or after is None:
+    def _gated(self, formula: Formula, arrays: Arrays, name: str, gate: Tensor) -> Iterator[Fit]:
+        operands = {
+            f"its input times {_of(act, name)}": arrays.x * activation(gate)
+            for act, activation in _ACTIVATIONS.items()
+        }
+        operands[f"the sum of its input and {name}"] = arrays.x + gate
+        for operand, values in operands.items():
+            before = self._normalize(formula, values, arrays)
+            if before is None:  # which depends on shapes alone, so no other operand would do better
                 return
             for affine in arrays.affines:
-                yield Fit(formula, affine.offset, self._error(affine.scaled(before), arrays.y, affine))
-                if activation is not None:
-                    output = affine.scaled(after) + (0.0 if affine.shift is None else affine.shift)
-                    error = self._error(output * activation(gate), arrays.y, _NO_AFFINE)
-                    yield Fit(formula, affine.offset, error)
+                error = self._error(affine.scaled(before), arrays.y, affine)
+                yield Fit(formula, affine.offset, error, operand=operand)
+        after = self._normalize(formula, arrays.x, arrays)
+        length = gate.square().mean(-1, keepdim=True).sqrt()
+        factors = {_of(act, name): activation(gate) for act, activation in _ACTIVATIONS.items()}
+        factors[_of(LENGTH, name)] = length
+        for factor, values in factors.items() if after is not None else ():
+            for affine in arrays.affines:
+                assert after is not None
+                output = affine.scaled(after) + (0.0 if affine.shift is None else affine.shift)
+                error = self._error(output * values, arrays.y, _NO_AFFINE)
+                yield Fit(formula, affine.offset, error, multiplied=factor)
 
     def scaled_first(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """The input scaled by the weight, then normalized."""
@@ -143,6 +168,8 @@ class FormulaFits:
 
     def fitted(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Normalized, then scaled and shifted by any numbers, one pair per feature (least squares)."""
+        # A feature of one graph under any scale and shift is what it was, normalized or not.
+        formulas = (formula for formula in formulas if formula.together != "graph")
         for formula, arrays, values in self._normalized(formulas):
             rows, y = values.flatten(0, 1), arrays.y.flatten(0, 1)
             self.too_few_rows = self.too_few_rows and len(rows) < _ROWS_TO_FIT
@@ -162,7 +189,7 @@ class FormulaFits:
     def unit_moments(self, formulas: Iterable[Formula]) -> Iterator[Fit]:
         """Whatever becomes of the input: normalizing the output, unscaled, once more changes nothing."""
         # Stored statistics give an output no particular moments.
-        formulas = (formula for formula in formulas if formula.together != "running")
+        formulas = (formula for formula in formulas if formula.together not in ("running", "graph"))
         for formula, arrays, _ in self._normalized(formulas):
             for affine in arrays.affines:
                 y = arrays.y if affine.shift is None else arrays.y - affine.shift
@@ -182,6 +209,27 @@ class FormulaFits:
                 errors.append(self._error(affine.scaled(arrays.x), arrays.y, affine))
         return min(errors)
 
+    def divides_by_fewer(self, fit: Fit) -> bool:
+        """Whether a fit is one with the divisor n - 1 in place of n, as `torch.var` has by default."""
+        arrays = self.call.arrays(fit.formula)
+        if arrays is None or fit.activation or fit.operand or fit.multiplied or fit.scales_input:
+            return False
+        values = self._normalize(fit.formula, arrays.x, arrays)
+        affine = next((one for one in arrays.affines if one.offset == fit.offset), None)
+        if values is None or affine is None or not fit.formula.square:
+            return False
+        numbers = arrays.x.shape[2] // max(fit.formula.groups, 1) if fit.formula.groups else 1
+        numbers *= arrays.x.shape[1] if fit.formula.together == "example" else 1
+        if numbers < 2:
+            return False
+        scaled = affine.scaled(values)
+        target = arrays.y if affine.shift is None else arrays.y - affine.shift
+        factor = float((scaled * target).sum() / scaled.square().sum().clip(1e-30))
+        unbiased = math.sqrt(1 - 1 / numbers)
+        # Nearer to it than to 1 by far, and as well as the call's rounding allows to tell.
+        near = abs(factor - unbiased) < 0.1 * (1 - unbiased)
+        return near and self._error(scaled * unbiased, arrays.y, affine) < 0.1 * (1 - unbiased)
+
     def _informative(self, formula: Formula) -> Arrays | None:
         """The informative samples of the call for a formula, noting whether there were any."""
         arrays = self.call.arrays(formula)
@@ -200,7 +248,8 @@ class FormulaFits:
     def _normalize(
         self, formula: Formula, x: Tensor, arrays: Arrays, eps: float | None = None
     ) -> Tensor | None:
-        return normalize(formula, x, self._eps if eps is None else eps, self.call.module, arrays.time)
+        eps = self._eps if eps is None else eps
+        return normalize(formula, x, eps, self.call.module, time=arrays.time, graphs=self.call.graphs)
 
     def _error(self, scaled: Tensor, y: Tensor, affine: Affine) -> float:
         """The relative error of ``scaled`` against the output less the shift.
@@ -213,6 +262,10 @@ class FormulaFits:
         if size <= self._rounding * float(y.norm()) / TOLERANCE:
             return 0.0
         return float((target - scaled).norm()) / size
+
+
+def _of(activation: str, name: str) -> str:
+    return f"{activation} of {name}" if activation else name
 
 
 def _is_usual(factor: float, width: int) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from normprobe.layers.norms.affine import vector
 from normprobe.layers.view import SampleUnit, View
 
-Together = Literal["features", "example", "batch", "running", "past"]
+Together = Literal["features", "example", "batch", "running", "past", "graph"]
 _MOST_GROUPS = 64
 """Most groups tried where a norm does not say how many it has: each number is a pass over the call."""
 
@@ -34,12 +34,13 @@ class Formula:
         kind: the kind of a norm that works like this.
         axis: the feature axis.
         together: what is normalized together: the features of a position; the rows (and grouped features)
-            of an example; those of all examples (batch); nothing, stored running statistics are applied; or
-            the rows of an example up to each step (past).
+            of an example; those of all examples (batch); nothing, stored running statistics are applied;
+            the rows of an example up to each step (past); or the rows (and features) of a graph.
         trailing: how many axes, ending at the last, make up the features.
         groups: how many groups the features fall into; 0 for one group a feature.
         centred: the mean is subtracted.
         square: the divisor is the root of the mean square, not the standard deviation.
+        own_means: the mean subtracted is each feature's own, though several share a divisor.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Formula:
     groups: int = 1
     centred: bool = True
     square: bool = True
+    own_means: bool = False
 
     @property
     def sample(self) -> SampleUnit:
@@ -57,7 +59,10 @@ class Formula:
 
     def corrected(self, view: View) -> View:
         """A view with the kind, axis and sample of this formula."""
-        return replace(view, kind=self.kind, axis=self.axis, sample=self.sample, trailing=self.trailing)
+        graph = self.together == "graph"
+        return replace(
+            view, kind=self.kind, axis=self.axis, sample=self.sample, trailing=self.trailing, graph=graph
+        )
 
 
 def formulas_of_view(view: View, groups: int) -> tuple[Formula, ...]:
@@ -83,22 +88,43 @@ def over_features(axis: int, trailing: int, groups: int) -> tuple[Formula, ...]:
     )
 
 
-def other_formulas(axes: Mapping[int, int], groups: int) -> Iterator[Formula]:
-    """Every formula along these feature axes, whatever the class says, the commonest first."""
+def other_formulas(axes: Mapping[int, int], groups: int, *, graphs: bool = False) -> Iterator[Formula]:
+    """Every formula along these feature axes, whatever the class says, the commonest first.
+
+    Args:
+        axes: the axes and their sizes.
+        groups: how many groups the module says its features fall into.
+        graphs: whether its rows are nodes of graphs, which it may be told apart.
+    """
     for axis in axes:
         yield from over_features(axis, 1, groups)
+    if graphs:
+        yield from _over_graphs()
     for axis in axes:
         yield Formula("instance_norm", axis, "example", groups=0)
         for count in {groups: None, 1: None}:  # each once, in this order
             yield Formula("group_norm", axis, "example", groups=count)
         yield Formula("group_norm", axis, "past")
         yield Formula("batch_norm", axis, "running")
-        yield Formula("batch_norm", axis, "batch")
+        # All rows are one graph where it is told of none, and what is of one graph is of no batch.
+        if not graphs:
+            yield Formula("batch_norm", axis, "batch")
     # The rarest last: the rows of a feature without centring (filter response normalization; Singh, Krishnan
     # 2020, arXiv:1911.09737); divided by the standard deviation, without subtracting the mean.
     for axis in axes:
         yield Formula("instance_norm", axis, "example", groups=0, centred=False)
-        yield Formula("rms_norm", axis, centred=False, square=False)
+        yield Formula("norm", axis, centred=False, square=False)
+
+
+def _over_graphs() -> Iterator[Formula]:
+    """The formulas of norms over a graph.
+
+    Of all its numbers, of each feature (GraphNorm; Cai et al. 2021, arXiv:2009.03294), and of all after each
+    feature's mean is subtracted (PairNorm; Zhao, Akoglu 2020, arXiv:1909.12223).
+    """
+    yield Formula("group_norm", -1, "graph")
+    yield Formula("instance_norm", -1, "graph", groups=0)
+    yield Formula("norm", -1, "graph", own_means=True)
 
 
 def grouped_formulas(axes: Mapping[int, int]) -> Iterator[Formula]:
@@ -112,7 +138,13 @@ def grouped_formulas(axes: Mapping[int, int]) -> Iterator[Formula]:
 
 
 def normalize(
-    formula: Formula, x: Tensor, eps: float, module: nn.Module, time: int | None = None
+    formula: Formula,
+    x: Tensor,
+    eps: float,
+    module: nn.Module,
+    *,
+    time: int | None = None,
+    graphs: Tensor | None = None,
 ) -> Tensor | None:
     """Normalize ``x`` by a formula, before scale and shift.
 
@@ -122,14 +154,20 @@ def normalize(
         eps: added to the variance.
         module: the norm, for its running statistics.
         time: how many steps the rows consist of, for a norm over the steps so far.
+        graphs: which graph each sample is of, for a norm over graphs.
 
     Returns:
         The same shape; None where the formula does not apply: no running statistics, groups that do not
         divide the features, or single numbers, which every formula makes 0 or 1.
     """
     samples, rows, features = x.shape
+    if formula.together == "graph":
+        return None if graphs is None else _over_graph(formula, x, eps, module, graphs)
     if formula.together == "running":
         mean, variance = (vector(module, name, features) for name in ("running_mean", "running_var"))
+        if variance is None and (std := vector(module, "running_std", features)) is not None:
+            # Of batch renormalization (Ioffe 2017, arXiv:1702.03275), which has its eps in it already.
+            variance, eps = std.square(), 0.0
         return None if mean is None or variance is None else (x - mean) / (variance + eps).sqrt()
     if formula.together == "past":
         return _over_past(x, eps, time)
@@ -143,6 +181,24 @@ def normalize(
         return None
     d = grouped - grouped.mean(axes, keepdim=True) if formula.centred else grouped
     variance = d.square().mean(axes, keepdim=True) if formula.square else grouped.var(axes, keepdim=True)
+    return (d / (variance + eps).sqrt()).reshape(x.shape)
+
+
+def _over_graph(formula: Formula, x: Tensor, eps: float, module: nn.Module, graphs: Tensor) -> Tensor:
+    """Normalize over the rows of each graph, and over its features if they are grouped."""
+    rows = x.flatten(0, 1)
+    numbers, graph = torch.unique(graphs.to(torch.int64).cpu(), return_inverse=True)
+    count = torch.bincount(graph).to(x.dtype)[:, None]
+
+    def mean_of(values: Tensor, *, features: bool) -> Tensor:
+        total = torch.zeros(len(numbers), values.shape[1], dtype=x.dtype).index_add_(0, graph, values)
+        mean = total / count
+        return (mean.mean(1, keepdim=True) if features else mean)[graph]
+
+    mean = mean_of(rows, features=formula.groups == 1 and not formula.own_means)
+    kept = vector(module, "mean_scale", x.shape[2])  # how much of the mean GraphNorm subtracts
+    d = rows - (mean if kept is None else mean * kept)
+    variance = mean_of(d.square(), features=formula.groups == 1)
     return (d / (variance + eps).sqrt()).reshape(x.shape)
 
 

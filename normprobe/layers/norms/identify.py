@@ -15,16 +15,15 @@ near its output must come; where several come as near and differ, the next call 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normprobe.layers.norms.affine import ones, several_per_feature
 from normprobe.layers.norms.call import TOLERANCE, NormCall
-from normprobe.layers.norms.fitting import Fit, FormulaFits
+from normprobe.layers.norms.fitting import LENGTH, Fit, FormulaFits
 from normprobe.layers.norms.formulas import formulas_of_view, grouped_formulas, other_formulas
 from normprobe.layers.to_rows import extent_of
 from normprobe.layers.view import CONDITIONED, EPS, MATRIX, View
@@ -33,9 +32,21 @@ NO_NORM = "its output is its input, scaled and shifted by numbers that do not de
 UNKNOWN = "what it computes is no known normalization, so it is read as its class says"
 ROWS = "one feature has several scales or shifts, which no weight of the feature is"
 ACTIVATED = "its output is {} of what it normalizes, scales and shifts: variance / weight**2 is not of that"
+OPERAND = "what is normalized is {}, not its input alone"
+MULTIPLIED = "its output is multiplied by {}: variance / weight**2 is not of that"
+INPUT_SCALED = "its input times its weight"
+BY_OUTPUT = "by its output it is one, but how that is made of its input is not known"
+STD_ONLY = "it divides by the standard deviation (divisor n - 1) without subtracting the mean"
+FEWER = "it divides by the variance of divisor n - 1"
+STORED = "it applies stored numbers, by no normalization that is known"
+UNTOLD = "its calls had too few rows to show what it computes, so it is read as its class says"
 BY_LENGTH = "its features lie along {} by the length of what it stores"
 UNCONFIRMED = "it looks like a norm by {}, but its call shows none: {}"
 LATE = "what it computes shows {}, but calls that could not tell were read as {}, and so are all"
+
+NO_WAY = 99
+_BY_MOMENTS = 9
+"""The last way: by the moments of the output alone."""
 
 _NEAR_BEST, _NEAR_BEST_FLOOR = 3, 1e-6
 """A fit is as good as the best up to this factor; the floor stands for the rounding of float32."""
@@ -55,6 +66,9 @@ class Identification:
         statistics: of a batch norm, whose mean and variance the call took: ``batch`` or ``running``; else "".
         groups: how many groups of features, each normalized together; None where it is not known.
         activation: what the output went through, or "".
+        normalizes: whether its input is what is normalized: ``input``, ``other`` or ``unknown``; "" where
+            the call could not tell.
+        way: by which of the ways above it was found, from 0; `NO_WAY` where by none.
     """
 
     view: View
@@ -66,6 +80,8 @@ class Identification:
     statistics: str = ""
     groups: int | None = None
     activation: str = ""
+    normalizes: str = ""
+    way: int = NO_WAY
 
 
 def identify(
@@ -73,9 +89,10 @@ def identify(
     view: View,
     before: Tensor,
     after: Tensor,
-    arguments: Sequence[Any] = (),
+    others: Mapping[str, Tensor] | None = None,
     *,
     recorded: bool = False,
+    thorough: bool = True,
 ) -> Identification:
     """Decide from one call of a layer how it is to be read.
 
@@ -86,10 +103,11 @@ def identify(
     Args:
         module: the layer.
         view: how it is read so far.
-        before: its first tensor argument as it was before the call, of as many elements as ``after``.
-        after: its first output tensor.
-        arguments: all it was called with.
+        before: what it read, as it was before the call, of as many elements as ``after``.
+        after: what it wrote.
+        others: the other tensors of the call, by what they are called in words.
         recorded: calls were measured already.
+        thorough: also by the ways that compute most; without them what fits by no other is not decided.
     """
     if view.kind == "linear" or not (before.dtype.is_floating_point and after.dtype.is_floating_point):
         return Identification(view, 0.0, decided=True)
@@ -98,51 +116,59 @@ def identify(
     # Its components are of different lengths; a norm of the last axis treats their rows alone.
     if before.is_nested:
         before, after = torch.cat(before.unbind()), torch.cat(after.unbind())
-    formula_fits = FormulaFits(NormCall(module, before, after, arguments))
-    fits = _reproducing_fits(formula_fits, view)
+    formula_fits = FormulaFits(NormCall(module, before, after, others))
+    way, fits = _reproducing_fits(formula_fits, view, thorough=thorough)
+    if not fits and not thorough:
+        return Identification(view, 0.0, decided=False)
     if not fits:
         return _without_fit(formula_fits, view, recorded)
     # Among equals the kind of the class: a LayerNorm of centred data is as well an RMSNorm.
     best = min(fits, key=lambda fit: (fit.formula.kind != view.kind, fit.error))
     if len({(fit.formula.corrected(view), fit.offset) for fit in fits}) > 1:
-        return _ambiguous(view, fits, best, recorded)
-    return _corrected(formula_fits, view, best, recorded)
+        found = _ambiguous(view, fits, best, recorded)
+    else:
+        found = _corrected(formula_fits, view, best, recorded, by_moments=way == _BY_MOMENTS)
+    return replace(found, way=way) if found.normalizes or not found.decided else found
 
 
-def _reproducing_fits(formula_fits: FormulaFits, view: View) -> list[Fit]:
-    """The fits that reproduce the call, by the first way (see the module) that has any."""
+def _reproducing_fits(formula_fits: FormulaFits, view: View, *, thorough: bool) -> tuple[int, list[Fit]]:
+    """The fits that reproduce the call, by the first way (see the module) that has any, and which it is."""
     call = formula_fits.call
     of_class = formulas_of_view(view, call.groups)
     fits = _reproducing(formula_fits.plain(of_class), view.sample)
-    if fits or formula_fits.uninformative:
-        return fits
-    every = [*of_class, *other_formulas(call.axes, call.groups)]
+    if fits:
+        return 0, fits
+    every = [*of_class, *other_formulas(call.axes, call.groups, graphs=call.graphs is not None)]
+    if formula_fits.uninformative and call.graphs is None:
+        return NO_WAY, []
     fits = _reproducing(formula_fits.plain(every), view.sample)
     if fits:
-        return fits
+        return 1, fits
     fits = _reproducing(formula_fits.factored(every), view.sample)
     unnormalized = formula_fits.unnormalized_error()
     # Rows of almost one length are almost unchanged by an L2 norm: the nearer of the two.
     if fits and min(fit.error for fit in fits) < unnormalized:
-        return fits
-    if unnormalized <= TOLERANCE:
-        return []
+        return 2, fits
+    if unnormalized <= TOLERANCE or not thorough:
+        return NO_WAY, []
     rowwise = [formula for formula in every if formula.together == "features"]
     with_groups = [*every, *grouped_formulas(call.axes)]
     conditioned = view.unconfirmed == CONDITIONED
     any_scale = formula_fits.fitted_by_example if conditioned else formula_fits.fitted
     # Functions, so that one is computed only where all before it have failed.
-    ways: tuple[Callable[[], list[Fit]], ...] = (
-        lambda: _reproducing(formula_fits.activated(every), view.sample),
-        lambda: _reproducing(formula_fits.gated(rowwise), view.sample),
-        lambda: _reproducing(formula_fits.scaled_first(rowwise), view.sample),
-        lambda: _reproducing(formula_fits.plain(with_groups), view.sample),
-        lambda: _reproducing(any_scale(with_groups), view.sample),
-        lambda: _first_of_unit_moments(formula_fits.unit_moments(with_groups), view.kind),
-    )
+    ways: dict[int, Callable[[], list[Fit]]] = {
+        4: lambda: _reproducing(formula_fits.activated(every), view.sample),
+        5: lambda: _reproducing(formula_fits.gated(rowwise), view.sample),
+        6: lambda: _reproducing(formula_fits.scaled_first(rowwise), view.sample),
+        7: lambda: _reproducing(formula_fits.plain(with_groups), view.sample),
+        8: lambda: _reproducing(any_scale(with_groups), view.sample),
+        _BY_MOMENTS: lambda: _first_of_unit_moments(formula_fits.unit_moments(with_groups), view.kind),
+    }
     # Codes and embeddings may have unit moments by chance: no proof for what has no norm's name.
-    ways = ways[:-1] if view.unconfirmed == EPS else ways
-    return next(filter(None, (way() for way in ways)), [])
+    if view.unconfirmed == EPS:
+        del ways[_BY_MOMENTS]
+    found = ((number, way()) for number, way in ways.items())
+    return next(((number, fits) for number, fits in found if fits), (NO_WAY, []))
 
 
 def _reproducing(fits: Iterable[Fit], sample: str) -> list[Fit]:
@@ -182,7 +208,9 @@ def _ambiguous(view: View, fits: list[Fit], best: Fit, recorded: bool) -> Identi
     return Identification(common, best.offset, decided=False, reason=reason)
 
 
-def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) -> Identification:
+def _corrected(
+    formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool, *, by_moments: bool
+) -> Identification:
     """The view of the one formula that reproduces the call, and what it contradicts."""
     # A batch-normalized feature under any scale and shift is the feature itself under another scale and
     # shift, so such a fit shows no normalization.
@@ -195,7 +223,8 @@ def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) 
     # Numbers along another axis cannot be merged with those already recorded; a kind is but a word.
     if moved and recorded:
         reason = LATE.format(_axis_and_sample(corrected), _axis_and_sample(view))
-        return Identification(replace(view, kind=corrected.kind), fit.offset, decided=True, reason=reason)
+        late = replace(view, kind=corrected.kind)
+        return Identification(late, fit.offset, decided=True, reason=reason, normalizes="unknown")
     contradictions = []
     if view.kind not in ("norm", corrected.kind):
         contradictions.append(f"its class says {view.kind}, what it computes is {corrected.kind}")
@@ -203,10 +232,10 @@ def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) 
         formula_fits.call.module, extent_of(corrected, formula_fits.call.before.shape).features
     ):
         contradictions.append(ROWS)
-    if fit.activation:
-        contradictions.append(ACTIVATED.format(fit.activation))
+    contradictions += _peculiarities(formula_fits, fit, by_moments=by_moments)
     if moved:
         contradictions.append(f"what it computes shows {_axis_and_sample(corrected)}")
+    other = fit.operand or fit.scales_input
     together = fit.formula.together
     return Identification(
         corrected,
@@ -217,16 +246,35 @@ def _corrected(formula_fits: FormulaFits, view: View, fit: Fit, recorded: bool) 
         statistics=together if together in ("batch", "running") else "",
         groups=fit.formula.groups or None,
         activation=fit.activation,
+        normalizes="unknown" if by_moments else "other" if other else "input",
     )
+
+
+def _peculiarities(formula_fits: FormulaFits, fit: Fit, *, by_moments: bool) -> Iterator[str]:
+    """What a reader of the tables would not expect of a norm, though it is one."""
+    if fit.operand or fit.scales_input:
+        yield OPERAND.format(fit.operand or INPUT_SCALED)
+    if fit.activation:
+        yield ACTIVATED.format(fit.activation)
+    if fit.multiplied.startswith(LENGTH):
+        yield MULTIPLIED.format(fit.multiplied)
+    if by_moments:
+        yield BY_OUTPUT
+    if not fit.formula.square:
+        yield STD_ONLY
+    elif not by_moments and formula_fits.divides_by_fewer(fit):
+        yield FEWER
 
 
 def _without_fit(formula_fits: FormulaFits, view: View, recorded: bool) -> Identification:
     """No formula reproduces the call: it cannot tell, or the layer applies stored numbers, or none at all."""
     unnormalized = not formula_fits.uninformative and formula_fits.unnormalized_error() <= TOLERANCE
     if formula_fits.uninformative or (formula_fits.too_few_rows and not unnormalized):
-        return Identification(view, 0.0, decided=False)
+        # That its class says otherwise is known, if what that says was tried and failed.
+        reason = "" if formula_fits.uninformative else UNTOLD
+        return Identification(view, 0.0, decided=False, reason=reason)
     if formula_fits.call.stored_statistics:
-        return Identification(view, 0.0, decided=True)
+        return Identification(view, 0.0, decided=True, reason=STORED, normalizes="unknown")
     reason = NO_NORM if unnormalized else UNKNOWN
     scales = view.unconfirmed == MATRIX and formula_fits.call.stores_what_broadcasts
     if view.unconfirmed and not scales:
@@ -240,12 +288,12 @@ def _without_fit(formula_fits: FormulaFits, view: View, recorded: bool) -> Ident
         if axis % call.before.dim() != view.axis % call.before.dim():
             moved = replace(view, axis=axis)
             reason = f"{reason}; {BY_LENGTH.format(_axis(axis))}"
-            return Identification(moved, None, decided=True, reason=reason)
-    return Identification(view, None, decided=True, reason=reason)
+            return Identification(moved, None, decided=True, reason=reason, normalizes="unknown")
+    return Identification(view, None, decided=True, reason=reason, normalizes="unknown")
 
 
 def _axis_and_sample(view: View) -> str:
-    return f"features along {_axis(view.axis)}, samples of one {view.sample}"
+    return f"features along {_axis(view.axis)}, samples of one {'graph' if view.graph else view.sample}"
 
 
 def _axis(axis: int) -> str:

@@ -14,7 +14,7 @@ from torch.utils._device import DeviceContext
 
 import normprobe
 from normprobe.capture import function_mode
-from normprobe.capture.hooks.torch_internals import ModesAside, mode_aside, put_below, take_out
+from normprobe.capture.hooks.torch_internals import ModeAside, ModesAside, put_below, take_out
 
 
 class Quiet(TorchFunctionMode):
@@ -132,11 +132,11 @@ def test_one_mode_aside_leaves_the_others_in_place() -> None:
     mode, others = Quiet(), [Quiet(), Quiet()]
     with others[0], others[1]:
         put_below(mode)
-        with mode_aside(mode):
+        with ModeAside(mode):
             assert stack() == others
         assert stack() == [mode, *others]
         take_out(mode)
-        with mode_aside(mode):
+        with ModeAside(mode):
             assert stack() == others
         assert stack() == others
 

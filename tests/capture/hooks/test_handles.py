@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from normprobe.capture.hooks.handles import Hook, Hooks
+from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 
 
 def _hook_tables(module: nn.Module) -> dict[str, Any]:
@@ -51,6 +51,42 @@ def test_the_input_is_seen_behind_hooks_already_there_and_the_output_ahead_of_th
     hooks.after(module, lambda m, args, kwargs, output: seen.append(float(output)))
     assert float(module(torch.tensor(1.0))) == 20
     assert seen == [2, 2]
+
+
+def test_what_is_last_stays_last_whoever_comes_later() -> None:
+    module, seen = nn.Identity(), []
+    hooks = Hooks()
+    hooks.before(module, lambda m, args, kwargs: seen.append(float(args[0])), last=True)
+    hooks.after(module, lambda m, args, kwargs, output: seen.append(float(output)), last=True)
+    hooks.after(module, lambda m, args, kwargs, output: seen.append(-float(output)), last=True)
+    hooks.keep_last()
+    assert not hooks.keep_last()
+    module.register_forward_pre_hook(lambda m, args: (args[0] + 1,))
+    module.register_forward_hook(lambda m, args, output: output * 10)
+    assert hooks.keep_last()
+    assert float(module(torch.tensor(1.0))) == 20
+    assert seen == [2, 20, -20]
+    hooks.remove()
+    assert len(module._forward_hooks) == len(module._forward_pre_hooks) == 1
+
+
+def test_once_is_called_ahead_of_all_others_and_no_more() -> None:
+    module, seen = nn.Identity(), []
+    module.register_forward_hook(lambda m, args, output: output * 10)
+    hooks = Hooks()
+    hooks.once(module, lambda m, args, kwargs, output: seen.append(float(output)))
+    assert [float(module(torch.tensor(1.0))) for _ in range(2)] == [10, 10]
+    assert seen == [1]
+
+
+def test_others_behind_a_module_are_those_of_no_probe() -> None:
+    module, hooks = nn.Identity(), Hooks()
+    hooks.after(module, lambda *_: None)
+    assert not others_behind(module)
+    handle = module.register_forward_hook(lambda m, args, output: None)
+    assert others_behind(module)
+    handle.remove()
+    assert not others_behind(module)
 
 
 def test_remove_restores_every_table() -> None:

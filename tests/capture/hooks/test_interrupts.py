@@ -233,6 +233,78 @@ def test_modes_of_the_users_outlive_an_interrupt(function: str) -> None:
             block()
 
 
+class OwnNorm(nn.Module):
+    """Uses its weight in a function that asks torch's modes in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.layer_norm(x, (4,), self.weight)
+
+
+@pytest.mark.parametrize("cut", ["__enter__", "__exit__"])
+def test_a_mode_that_torch_holds_aside_does_not_come_back(cut: str) -> None:
+    """Cut as it begins or ends, torch's own block puts the mode back when the traceback is forgotten."""
+    cuts = []
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        generator = getattr(frame.f_locals.get("self"), "gen", None)
+        name = getattr(getattr(generator, "gi_code", None), "co_name", "")
+        return step if frame.f_code.co_name == cut and name == "_pop_mode_temporarily" else None
+
+    def step(frame: FrameType, event: str, argument: Any) -> Any:
+        # Once the block has begun, before it has ended.
+        if event == ("return" if cut == "__enter__" else "line"):
+            cuts.append(cut)
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return step
+
+    model = nn.Sequential(nn.Linear(4, 4), OwnNorm())
+    try:
+        with normprobe.Probe(model):
+            sys.settrace(trace)
+            model(torch.randn(5, 4))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    assert cuts == [cut]
+    assert not _get_current_function_mode_stack()
+
+
+class Answers(torch.Tensor):
+    """Says in Python where its numbers lie, or raises."""
+
+    error: type[BaseException] | None = None
+
+    def data_ptr(self) -> int:
+        if Answers.error is not None:
+            raise Answers.error
+        return super().data_ptr()
+
+
+def test_an_interrupt_of_a_tensors_own_code_is_raised() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    model[1].register_buffer("steps", torch.zeros(3).as_subclass(Answers))
+    x = torch.randn(5, 4)
+    try:
+        with torch.no_grad(), normprobe.Probe(model) as probe:
+            for error in (None, None, None, ValueError):
+                Answers.error = error
+                model(x)
+            Answers.error = KeyboardInterrupt
+            with pytest.raises(KeyboardInterrupt):
+                model(x)
+            Answers.error = None
+            model(x)
+    finally:
+        Answers.error = None
+    assert probe.recording.ledger["calls"].tolist() == [6, 6]
+
+
 def test_every_step_is_finished_and_the_first_error_raised() -> None:
     done: list[str] = []
 

@@ -44,7 +44,8 @@ def called(module: nn.Module, x: Tensor, **options: bool) -> Identification:
     with torch.no_grad():
         output = module(x.clone(), *more)
     after = output[0] if isinstance(output, tuple) else output
-    return identify(module, view, x, after, (x, *more), **options)
+    others = dict(zip(("its second argument",), more, strict=False))
+    return identify(module, view, x, after, others, **options)
 
 
 def shown(identification: Identification) -> tuple[str, int, str, float | None]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import normprobe
-from normprobe.layers.norms.identify import NO_NORM
+from normprobe.layers.norms.identify import FEWER, NO_NORM
 from normprobe.recording import Recording
 
 WIDTH = 16
@@ -78,7 +78,8 @@ def test_a_scale_of_one_number_is_the_weight_as_applied(
 ) -> None:
     recording = recorded(module, data(50, WIDTH))
     row = recording.ledger.iloc[0]
-    assert (row.kind, row.affine, row.reason) == (kind, affine, "")
+    said = FEWER if isinstance(module, UnbiasedNorm) else ""
+    assert (row.kind, row.affine, row.reason) == (kind, affine, said)
     output = recording.features[recording.features["site"] == "output"]
     assert output.weight.tolist() == pytest.approx(weight, rel=1e-3)
     assert output.bias.tolist() == [0] * WIDTH

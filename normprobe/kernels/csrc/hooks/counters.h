@@ -15,7 +15,7 @@
 typedef struct {
     PyObject_HEAD
     COUNTERS_OBJECTS(MEMBER)
-    long long calls, n_samples, masked, firings;
+    long long calls, n_samples, masked, firings, form;
     char decided;
 } SiteCounters;
 
@@ -38,7 +38,7 @@ static PyObject *counters_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 #define OBJECT_OF_SITE(name) OBJECT_OF(SiteCounters, name)
 static PyMemberDef counters_members[] = {
     COUNTERS_OBJECTS(OBJECT_OF_SITE) COUNT_OF_SITE(calls) COUNT_OF_SITE(n_samples) COUNT_OF_SITE(masked)
-        COUNT_OF_SITE(firings){"decided", T_BOOL, offsetof(SiteCounters, decided), 0, NULL},
+        COUNT_OF_SITE(firings) COUNT_OF_SITE(form){"decided", T_BOOL, offsetof(SiteCounters, decided), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 static PyType_Slot counters_slots[] = {

@@ -10,7 +10,7 @@
 
 #include "hooks/plan_cache.h"
 
-enum { MAX_TENSORS = 8, MODES_UNKNOWN = -1 };
+enum { MAX_TENSORS = 8, MAX_ARGUMENTS = 32, MODES_UNKNOWN = -1 };
 
 #define LAYER_HOOK_OBJECTS(X)                                                                                          \
     X(current) X(lock) X(layer_state) X(site_state) X(counters) X(record_extremes) X(snapshot) X(callback) X(masked_by)
@@ -168,7 +168,10 @@ static int refresh_snapshot(LayerHook *hook, PyObject *module) {
     if (same >= 0) same = stamps_match(hook, buffers, &at) == 1 && same && at == hook->stamped;
     Py_XDECREF(parameters);
     Py_XDECREF(buffers);
-    PyErr_Clear(); /* a tensor made in inference mode has no version, a fake one no data */
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) return 0; /* an interrupt of a `data_ptr` in Python */
+        PyErr_Clear(); /* a tensor made in inference mode has no version, a fake one no data */
+    }
     hook->stamped = at;
     if (same == 1) return 1;
     PyObject *taken = PyObject_CallFunctionObjArgs(hook->snapshot, hook->layer_state, module, NULL);
@@ -215,9 +218,29 @@ static int is_plain_call(const LayerHook *hook, const ForwardState *forward, con
     return ((const SiteCounters *)hook->counters)->decided;
 }
 
+/* Whether the arguments of a call, args[1] and args[2], are tensors where those of a decided one are: with other
+ * tensors or words a norm may compute otherwise. Twin of `call_tensors.bits_of`. */
+static int has_form(const LayerHook *hook, PyObject *args) {
+    const long long form = ((const SiteCounters *)hook->counters)->form;
+    if (form == 0) return 1;
+    PyObject *given = PyTuple_GetItem(args, 1), *named = PyTuple_GetItem(args, 2);
+    if (given == NULL || named == NULL || !PyTuple_Check(given) || !PyDict_Check(named)) return 0;
+    const Py_ssize_t count = PyTuple_Size(given);
+    if (PyDict_Size(named) != 0 || count > MAX_ARGUMENTS) return 0;
+    long long bits = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *argument = PyTuple_GetItem(given, i);
+        const int tensor = argument != Py_None && is_tensor(argument);
+        if (!tensor && argument != Py_None) return 0;
+        bits |= (long long)tensor << i;
+    }
+    return bits == form;
+}
+
 /* 1: the call was dealt with; 0: it goes to the callback; -1: an error. */
-static int handle_call(LayerHook *hook, ForwardState *forward, PyObject *module, PyObject *tensor) {
-    if (!is_plain_call(hook, forward, module) || in_backward() != 0) return 0;
+static int handle_call(LayerHook *hook, ForwardState *forward, PyObject *args, PyObject *tensor) {
+    PyObject *module = PyTuple_GetItem(args, 0);
+    if (!is_plain_call(hook, forward, module) || !has_form(hook, args) || in_backward() != 0) return 0;
     SiteCounters *counters = (SiteCounters *)hook->counters;
     if (!forward->measured && hook->site != OUTPUT) return 1;
     if (forward->measured && plan_for(counters, forward) == NULL) return 0;
@@ -242,7 +265,7 @@ static PyObject *layer_hook_call(PyObject *object, PyObject *args, PyObject *kwa
     LayerHook *hook = (LayerHook *)object;
     PyObject *tensor = kwargs == NULL ? tensor_of(hook, args) : NULL;
     ForwardState *forward = tensor == NULL ? NULL : forward_of_thread(hook->current);
-    const int handled = forward == NULL ? 0 : handle_call(hook, forward, PyTuple_GetItem(args, 0), tensor);
+    const int handled = forward == NULL ? 0 : handle_call(hook, forward, args, tensor);
     Py_XDECREF((PyObject *)forward);
     if (PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_Exception)) return NULL;

@@ -1,0 +1,218 @@
+"""What is done about a call of one layer: its input measured before the call, its output after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from normprobe.capture.call_tensors import (
+    ARGS,
+    RESULT,
+    Call,
+    Reading,
+    bits_of,
+    first_tensors,
+    output_at,
+    tensor_at,
+)
+from normprobe.capture.forward import Forward, Sequence
+from normprobe.capture.hooks.interrupts import NoGrad
+from normprobe.capture.hooks.torch_internals import ModesAside
+from normprobe.capture.layer_state import LayerState
+from normprobe.capture.measure import Measurer
+from normprobe.capture.readings import (
+    NO_INPUT,
+    NO_OUTPUT,
+    OpenCall,
+    OwnResult,
+    Pair,
+    PairChoice,
+    left_out,
+)
+from normprobe.layers.norms.call import graph_index
+from normprobe.vocabulary import INPUT, OUTPUT
+
+CHANGED = "its output is as hooks behind it leave it, which change what the layer itself gives"
+
+
+class LayerCalls:
+    """Measures what the layers of one probe read and write, call by call.
+
+    Attributes:
+        lock: held while a layer's state changes.
+    """
+
+    def __init__(
+        self,
+        lock: Any,
+        measurer: Measurer,
+        no_grad: NoGrad,
+        sequence_of: Callable[[LayerState, str, Tensor, Forward], Sequence],
+    ) -> None:
+        self.lock = lock
+        self._measurer, self._no_grad, self._sequence_of = measurer, no_grad, sequence_of
+        self._depth = 0
+
+    def begin(
+        self, state: LayerState, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> OpenCall:
+        """Measure what a layer reads, before a call of its module, in a forward that is measured."""
+        with self.lock, ModesAside():
+            opened = state.readings.open(args, kwargs)
+            self._begin(state, forward, opened, (args, kwargs))
+        return opened
+
+    def begin_with(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
+        """The same of a call that a function showed, which reads this tensor."""
+        with self.lock, ModesAside():
+            self._begin(state, forward, OpenCall(), (() if tensor is None else (tensor,), {}))
+
+    def _begin(self, state: LayerState, forward: Forward, opened: OpenCall, call: Call) -> None:
+        forward.state.enter(state.index)
+        forward.opened[state.index] = opened
+        if state.depth is None:  # the first time in any forward: the order of execution
+            state.depth, self._depth = self._depth, self._depth + 1
+        if forward.masks.two_sided and state.sequence_rule.side == "decoder":
+            forward.decoder_fired = True
+        reading = opened.reading
+        if state.view.graph:
+            opened.graphs = _graphs(call)
+        if reading is None or not state.settled:
+            # The output decides what the input is and how it reads, and the layer may overwrite it: copy it.
+            self.guard(state, "a call at its input", partial(opened.hold, call))
+            if not opened.held:
+                state.note(NO_INPUT)
+        elif reading.left_out:
+            state.note(reading.left_out)
+        elif reading.input[0] != RESULT:
+            self._measure_input(state, forward, tensor_at(call, reading.input), opened)
+
+    def note_own(self, state: LayerState, forward: Forward, result: Any) -> None:
+        """Remember what the layer itself gave, ahead of the hooks of others behind it."""
+        opened = forward.opened.get(state.index)
+        if opened is not None:
+            with self.lock, ModesAside(), self._no_grad:
+                opened.own = OwnResult.of(result, copied=bool(opened.held))
+
+    def end(self, state: LayerState, forward: Forward, call: Call) -> None:
+        """Measure what a layer gave; nothing if it raised, or gave nothing and changed nothing."""
+        forward.state.leave(state.index)
+        opened = forward.opened.pop(state.index, None)
+        if call[RESULT] is None and not (opened is not None and _changes_arguments(opened)):
+            return
+        with self.lock, ModesAside():
+            state.firings += 1
+            if forward.state.measured and not state.refused:
+                # Without one the extension has measured the input.
+                self._finish(state, forward, call, opened or state.readings.open(*call[:RESULT]))
+
+    def _finish(self, state: LayerState, forward: Forward, call: Call, opened: OpenCall) -> None:
+        """After the call: let it decide what there is to decide, then measure what is left to measure."""
+        module, reading = state.layer.module, opened.reading
+        if opened.own is not None and opened.own.differs(call[RESULT]):
+            state.reasons[CHANGED] = 1
+        if opened.held:
+            reading = self._decide(state, opened, call)
+            if state.refused:
+                return
+            if state.view.graph and opened.graphs is None:
+                opened.graphs = _graphs(call)
+        if reading is None or reading.left_out:
+            return
+        if opened.held or reading.input[0] == RESULT:
+            held = opened.held.get(reading.input)
+            tensor = tensor_at(call, reading.input) if held is None else held.clone
+            self._measure_input(state, forward, tensor, opened)
+        output = output_at(call, reading)
+        if opened.own is not None and opened.own.is_part():
+            # Hooks behind it make whole, or plain, what it gives; the next call must be looked at, too.
+            output, state.watched = output_at((*call[:RESULT], opened.own.result), reading), False
+        if output is None:
+            state.note(NO_OUTPUT)
+            return
+        self._observe(state, OUTPUT, output, forward, opened.graphs)
+        state.note_mode(module.training)
+        self.snapshot(state, module)
+        # Last: only what was measured whole may go through the extension's hooks from now on.
+        state.update_decided(bits_of(*call[:RESULT]))
+
+    def _decide(self, state: LayerState, opened: OpenCall, call: Call) -> Reading | None:
+        """Which tensors calls of this form read and write, by one of them; None if it has none."""
+        choices: list[PairChoice] = []
+        self.guard(state, "its result", lambda: choices.append(PairChoice(opened, call)))
+        if not choices or not choices[0].pairs:
+            state.note(NO_OUTPUT)
+            return None
+        chosen = choices[0].pairs[:1]
+        settle = partial(self._settle, state, choices[0], chosen)
+        self.guard(state, "its first call", settle)
+        reading = chosen[0].reading
+        if state.unlike and opened.form not in state.readings.known:
+            reading = Reading(left_out=left_out(opened.form))
+            state.note(reading.left_out)
+        if state.settled:
+            state.readings.known[opened.form] = reading
+        return reading
+
+    def _settle(self, state: LayerState, choice: PairChoice, chosen: list[Pair]) -> None:
+        chosen[:] = [state.settle(state.layer.module, choice)]
+
+    def _measure_input(
+        self, state: LayerState, forward: Forward, tensor: Tensor | None, opened: OpenCall
+    ) -> None:
+        if tensor is None:
+            state.note(NO_INPUT)
+        else:
+            self._observe(state, INPUT, tensor, forward, opened.graphs)
+
+    def observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
+        """Measure a tensor at a site of a layer."""
+        with self.lock, ModesAside():
+            self._measure(state, site, tensor, forward, None)
+
+    def _observe(
+        self, state: LayerState, site: str, tensor: Tensor, forward: Forward, graphs: Tensor | None
+    ) -> None:
+        measure = partial(self._measure, state, site, tensor, forward, graphs)
+        self.guard(state, f"a call at its {site}", measure)
+
+    def _measure(
+        self, state: LayerState, site: str, tensor: Tensor, forward: Forward, graphs: Tensor | None
+    ) -> None:
+        sequence = self._sequence_of(state, site, tensor, forward)
+        self._measurer.observe(state, site, tensor, forward, sequence, graphs=graphs)
+
+    def snapshot_alone(self, state: LayerState, module: nn.Module) -> None:
+        """`snapshot` for the extension's hooks, around which no modes are aside."""
+        with ModesAside():
+            self.snapshot(state, module)
+
+    def snapshot(self, state: LayerState, module: nn.Module) -> None:
+        """Copy the vectors that a layer applies, if they changed since they were copied last."""
+        if not state.unchanged(module):
+            self.guard(state, "its scale", partial(state.snapshot_vectors, module))
+
+    def guard(self, state: LayerState, what: str, call: Callable[[], None]) -> None:
+        """Make a call that may fail; the ledger says so then, and the user's forward goes on."""
+        # Statistics are no part of the user's graph, whatever the mode around.
+        with self._no_grad:
+            try:
+                call()
+            except Exception as error:
+                message = str(error).splitlines()[0] if str(error) else "no message"
+                state.note(f"{what} is left out: {type(error).__name__}: {message}")
+
+
+def _graphs(call: Call) -> Tensor | None:
+    """The vector of a call that says which graph each row of its first tensor is of."""
+    first = next(iter(first_tensors(call[:RESULT]).values()), None)
+    return None if first is None else graph_index((*call[ARGS], *call[1].values()), len(first))
+
+
+def _changes_arguments(opened: OpenCall) -> bool:
+    """Whether a call that gives nothing may have written to what it was given."""
+    reading = opened.reading
+    return bool(opened.held) if reading is None else reading.output[0] != RESULT
