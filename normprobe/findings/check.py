@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 Severity = Literal["error", "warning", "info"]
+# Worst first, as the table is sorted.
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
+# Nullable integers for what a finding may lack: a feature, an example, a position.
 COLUMNS = {
     "check": "string",
     "title": "string",
@@ -117,6 +119,7 @@ def to_frame(found: Iterable[tuple[Check, Finding]], depth: pd.Series) -> pd.Dat
     order = pd.DataFrame(
         {
             "severity": frame["severity"].map({name: i for i, name in enumerate(SEVERITIES)}),
+            # NaN of a layer without a depth, which sorting puts last.
             "depth": frame["layer"].map(depth).astype("float64"),
         }
     )

@@ -75,6 +75,7 @@ class StaleRunningStatistics(Check):
         running = running_measures(tables).droplevel("site")
         norms = batch_norms(tables)
         enough = norms["examples"] * norms["calls"] >= self.samples
+        # In train mode running statistics are not used, so they cannot be stale there.
         running = running.loc[
             [name for name in norms.index[enough & ~norms["trains"]] if name in running.index]
         ]
@@ -91,6 +92,7 @@ class StaleRunningStatistics(Check):
         if untouched.any():
             severity: Severity = "info" if never_updated(tables) else "error"
             found = [self._never_updated(tables, running, tuple(running.index[untouched]), severity)]
+        # Where the first was never updated, that is what moves the others.
         if not stale.empty and not untouched[stale[0]]:
             found.append(self._stale(tables, running, tuple(stale)))
         return found
@@ -99,6 +101,7 @@ class StaleRunningStatistics(Check):
         layer = str(stale[0])
         cause = stale_cause(tables, layer)
         row: Any = running.loc[layer]
+        # Named is the one that is farther beyond its threshold.
         scaled = np.log(row["running_ratio"]) / np.log(self.factor) >= row["running_shift"] / self.shift
         what = (
             f"variance is {format_number(row['running_ratio'])} times off the running variance"
@@ -177,7 +180,9 @@ class RunningVarianceInvalid(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first batch norm with a running variance that is negative or not finite."""
         rows = tables.features[(tables.features["kind"] == "batch_norm") & (tables.features["site"] == INPUT)]
+        # Without running statistics all are NaN, which is no fault.
         tracked = rows[rows.groupby("layer")["running_mean"].transform("count") > 0]
+        # Not `< 0`: NaN is neither.
         wrong = tracked[~(tracked["running_var"] >= 0) | ~np.isfinite(tracked["running_var"])]
         if wrong.empty:
             return []

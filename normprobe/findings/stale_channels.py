@@ -112,6 +112,7 @@ class StaleChannels(Check):
         rows = running_channels(tables)
         rows = rows[rows["layer"].isin(order) & ~rows["constant"]]
         layer = rows["layer"].astype(object)
+        # Not below 0: that a layer sees less than in training makes none of its channels worse.
         middle = layer.map(measures["running_log_ratio"]).astype("float64").clip(lower=0.0)
         ratio = rows["log_variance_ratio"] - middle - np.log(self.factor)
         usual = layer.map(measures["running_shift"]).astype("float64")
