@@ -117,6 +117,7 @@ def _plain(what: str, values: Sequence[str], words: str) -> Iterator[Difference]
 
 def _eps(rows: Sequence[Any]) -> Iterator[Difference]:
     eps = [float(row["eps"]) if pd.notna(row["eps"]) else np.nan for row in rows]
+    # An eps that went through float32 is no other one.
     if np.isfinite(eps).all() and abs(eps[0] - eps[1]) > 1e-6 * max(map(abs, eps)):
         yield from _plain("eps", [f"{value:g}" for value in eps], "its eps is {} against {}")
 
@@ -191,9 +192,11 @@ def _moved_by_one_vector(readers: RecordingPair, match: Match) -> Iterator[Diffe
         return
     a, b = pair_samples(*(reader.rows(at) for reader, at in zip(readers, places, strict=True)))
     inputs = [reader.places.get((layer, INPUT)) for reader, layer in zip(readers, match[:2], strict=True)]
+    # Two rows may have moved alike by chance.
     if len(a) < 3 or None in inputs or not np.isfinite([a, b]).all():
         return
     x, y = pair_samples(*(reader.rows(at) for reader, at in zip(readers, inputs, strict=True)))  # type: ignore[arg-type]
+    # Only where both read the same is it the layer that moved them.
     if x.shape != y.shape or not np.allclose(x, y, rtol=1e-3, atol=1e-5 * np.abs(x).max(initial=0)):
         return
     moved = b - a

@@ -34,6 +34,7 @@ def what_differs(found: Differences, layer: str) -> tuple[str, ...]:
 
 def common_modes(found: Differences) -> tuple[str, str] | None:
     """The modes of the two models, if more than half of the layers compared ran in other ones."""
+    # Of most layers it is the whole model's, and is said once.
     modes = found.causes[found.causes["what"] == "mode"]
     if 2 * modes["layer"].nunique() <= int(found.facts["matched"]):
         return None

@@ -71,6 +71,7 @@ def _twins(
         fits = (silent["kind"] != "linear") == norm
         fits &= (silent["n_features"] == width).fillna(False)
         theirs = [str(name) for name in silent.index[fits.to_numpy(bool)] if _parent(str(name)) in places]
+        # As many of either: in order of definition each has its own.
         if theirs and len(theirs) == len(mine):
             yield from ((layer, [twin]) for layer, twin in zip(mine, theirs, strict=True))
         elif theirs:
