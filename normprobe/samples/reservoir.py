@@ -53,6 +53,7 @@ class Identities:
         columns = []
         for name in _COLUMNS:
             own = getattr(self, name)
+            # Never in place: other sites share the reservoir that these are of.
             column = own.copy() if size == len(own) else np.resize(own, size)
             column[at] = getattr(others, name)
             columns.append(column)
@@ -148,6 +149,7 @@ class Reservoir:
         chosen = np.flatnonzero(stays[size:])
         if not len(chosen):
             return ReservoirUpdate(self, _NONE, _NONE)
+        # Slots of those that leave are filled again: the numbers of those that stay need not move.
         free = np.flatnonzero(~stays[:size])
         slots = np.concatenate([free, np.arange(size, size + len(chosen) - len(free))])
         after = Reservoir(self.k, limit)

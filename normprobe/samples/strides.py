@@ -84,6 +84,7 @@ def through(real: Real, stride: Stride, given: int, size: int) -> Real:
     padding = stride.padding + given - positions
     first = np.minimum(at * stride.step, positions - 1)
     last = np.minimum(first + max(0, stride.reach - padding), positions - 1)
+    # Its two ends tell: between two real positions of one example there is no padding.
     return np.asarray(real[:, first] & real[:, last])
 
 

@@ -106,9 +106,11 @@ def _of_groups(
         for name in ("mean", "square")
     )
     whole = square if kind == "rms_norm" else (square - mean**2).clip(lower=0.0)
+    # Of two equal numbers a difference leaves some rounding.
     whole = whole.where(whole > 1e-12 * square, 0.0) if of_input else whole * np.nan
     written = channels["unscaled"][outputs].groupby(group[outputs]).mean()
     small = written < _NORMALIZED if plain else written.isna() & False
+    # v / (v + eps), solved for v.
     implied = (eps * written / (1 - written)).where(small)
     found = pd.concat([whole, implied], axis=1).min(axis=1)
     what = "channel" if kind == "instance_norm" else "output" if not of_input else "group"
