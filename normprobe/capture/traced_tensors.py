@@ -26,6 +26,7 @@ class TracedTensors:
 
     def note(self, name: str, tensor: Tensor, reads: str) -> None:
         """Note that this output of a layer is of a sequence."""
+        # Without numbers of their own all tensors would lie at one address.
         if at := address(tensor):
             self.outputs[at] = weakref.ref(tensor.untyped_storage()), tensor.numel(), reads
         parent, known = name.rpartition(".")[0], (reads, tuple(tensor.shape[:2]))
@@ -33,6 +34,7 @@ class TracedTensors:
 
     def made(self, tensor: Tensor) -> str | None:
         """The sequence of the output that a tensor is, seen through a view."""
+        # By size, too: a slice may begin where the whole does.
         storage, numel, reads = self.outputs.get(address(tensor), _UNKNOWN)
         return reads if storage is not None and storage() is not None and numel == tensor.numel() else None
 
