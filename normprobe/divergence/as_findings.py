@@ -82,6 +82,7 @@ def _found(found: Differences) -> Iterator[tuple[_Rule, Finding, str]]:
     source = _ROUNDING if facts["same_data"] else _SAMPLING
     first = first_divergence(found)
     if first is not None:
+        # Of other data a difference in what the first layer reads is one of the data.
         read = not facts["same_data"] and first.after is None and first.site == INPUT
         yield _DATA if read else _rule_of(found, first), _first(found), source
         # Beside the first, which is a finding of its own.

@@ -28,6 +28,7 @@ _VECTORS = {
     "running mean": ("running_mean", INPUT, "running mean"),
     "running variance": ("running_var", INPUT, "running variance"),
 }
+# As torch initializes them: where one side still is so, it was not loaded.
 _FRESH = {"scale": 1.0, "shift": 0.0, "running mean": 0.0, "running variance": 1.0}
 _TINY = 1e-30
 
@@ -159,6 +160,7 @@ def _vectors(readers: RecordingPair, match: Match, rows: Sequence[Any]) -> Itera
 
 
 def _vector(what: str, words: str, a: Numbers, b: Numbers, rounding: float) -> Iterator[Difference]:
+    # Stored in a coarser dtype a vector moves by its rounding.
     least = 2 * rounding * np.maximum(np.abs(a), np.abs(b)) + _TINY
     moved = ~(np.abs(b - a) <= least) & ~(np.isnan(a) & np.isnan(b))
     if not moved.any():
@@ -175,6 +177,7 @@ def _vector(what: str, words: str, a: Numbers, b: Numbers, rounding: float) -> I
     if fresh[0] != fresh[1]:
         which = "first" if fresh[0] else "second"
         said = f"its {words} is {_FRESH[what]:g} throughout in the {which} only"
+    # Then channels stand in another order, and no number is wrong.
     elif (np.sort(a) == np.sort(b)).all():
         said = f"its {words} has the same numbers in another order"
     elif len(a) == 1:

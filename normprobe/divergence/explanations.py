@@ -22,6 +22,7 @@ def clauses(found: Differences, layer: str, *, site: str = OUTPUT) -> list[str]:
     left_out = {"dtype"} if found.facts["precision_differs"] else set()
     if common_modes(found) is not None:
         left_out.add("mode")
+    # What a layer stores cannot change what it reads; its dtype can.
     if site == INPUT:
         own = own[own["what"] == "dtype"]
     return [str(said) for what, said in zip(own["what"], own["said"], strict=True) if what not in left_out]

@@ -67,6 +67,7 @@ def _twins(
         groups[_parent(layer), shapes[layer].norm, shapes[layer].n_in].append(layer)
     silent = ledger[ledger["status"].isin(_SILENT)]
     for (parent, norm, width), mine in groups.items():
+        # Where no neighbour is matched, the place of the same name.
         places = parents.get(parent, {parent})
         fits = (silent["kind"] != "linear") == norm
         fits &= (silent["n_features"] == width).fillna(False)

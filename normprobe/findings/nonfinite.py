@@ -144,6 +144,7 @@ def _first(tables: Tables, row: Any, layer: str, site: str) -> tuple[int | None,
     if bad.empty:
         return None, None, ""
     held: Any = bad.iloc[0]
+    # Else the first of the kept ones need not be the first of all.
     every = len(samples) >= row["n_samples"]
     named = f", example {held['example']}" if pd.notna(held["example"]) else ""
     when = f", first in forward {held['call']}{named}" + ("" if every else " of those kept")

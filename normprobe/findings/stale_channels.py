@@ -107,6 +107,7 @@ class StaleChannels(Check):
         measures = at_site(running_measures(tables), INPUT)
         enough = norms["examples"] * norms["calls"] >= self.samples
         order = [name for name in norms.index[enough & ~norms["trains"]] if name in measures.index]
+        # Behind one that was never updated all see something else than in training.
         fresh = [at for at, name in enumerate(order) if measures["untouched"][name]]
         order = [name for name in order[: fresh[0] if fresh else None] if not made_by_few(tables, str(name))]
         rows = running_channels(tables)

@@ -180,6 +180,7 @@ class Signatures:
         if cls not in self._by_class:
             try:
                 self._by_class[cls] = _Signature.of(inspect.signature(module.forward))
+            # A scripted module has a forward that Python cannot look into.
             except (TypeError, ValueError):
                 self._by_class[cls] = None
         return self._by_class[cls]

@@ -99,6 +99,7 @@ def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
     batch, time = grid.batch, grid.time
     match layout:
         case Layout.BATCH:
+            # One vector alone has no leading axis: it is the one example.
             return leading == () or leading[0] == batch
         case Layout.TIME:
             return len(leading) > 1 and leading[0] == time and leading[1] == batch
@@ -106,6 +107,7 @@ def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
             return bool(leading) and time is not None and leading[0] == batch * time
         case Layout.HEADS:
             heads = len(leading) > 1 and leading[1] == time and batch > 0 and leading[0] % batch == 0
+            # A mask of these sizes has a batch of its own: those are examples, not heads.
             return heads and leading[:2] != grid.own
         case Layout.PACKED:
             return grid.packed is not None and leading[:1] == grid.packed.shape[1:]

@@ -131,6 +131,7 @@ class Reservoir:
         after.size = self.size + len(candidates)
         # Joined late: only the list of parts is copied, whatever it holds.
         after._parts = [*self._parts, candidates]
+        # Before it is full nothing is refused, and there is no limit.
         if after.size == self.k:
             after.limit = after.identities().hash.max()
         index = np.arange(len(candidates))

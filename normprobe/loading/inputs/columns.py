@@ -63,6 +63,7 @@ def choose(path: Path, columns: Mapping[str, Kind], asked: str | None) -> Choice
         return _of_kind(asked, columns)
     # First: beside a conversation a text is often the same written out.
     for name in _CHATS:
+        # `messages` by its name alone: of another form it is an error that names the row.
         if columns.get(name) == "chat" or (name == _CHATS[0] and name in columns):
             return Choice((name,), "chat")
     texts = [name for name, kind in columns.items() if kind == "text"]
@@ -85,6 +86,7 @@ def choose(path: Path, columns: Mapping[str, Kind], asked: str | None) -> Choice
 
 def _of_kind(name: str, columns: Mapping[str, Kind]) -> Choice:
     kind: Kind = "chat" if name == _CHATS[0] else columns[name]
+    # Beside token ids only: a column of this name may be anything else's.
     masked = kind == "tokens" and columns.get(_MASK) == "tokens"
     return Choice((name, _MASK) if masked else (name,), kind)
 

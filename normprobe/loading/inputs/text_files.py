@@ -166,10 +166,12 @@ def _separator(path: Path) -> tuple[str, int]:
     if said is not None:
         return said[1], 1
     widths = {sign: _widths(lines, sign) for sign in (usual, *(s for s in _SEPARATORS if s != usual))}
+    # First the sign of the ending: texts may be full of the others.
     if widths[usual] and widths[usual][0] > 1 and len(set(widths[usual])) == 1:
         return usual, 0
     even = [sign for sign, found in widths.items() if found and found[0] > 1 and len(set(found)) == 1]
     if even:
+        # The one that finds most fields: one that finds few may belong to the texts.
         return max(even, key=lambda sign: widths[sign][0]), 0
     other = next((s for s, found in widths.items() if found and found[0] > 1), usual)
     if other != usual and widths[usual] and widths[usual][0] == 1:

@@ -46,6 +46,7 @@ def _weighted_mean(tokens: Tensor, mask: Tensor) -> Tensor:
 
 def _at_ends(tokens: Tensor, mask: Tensor, *, last: bool) -> Tensor:
     """The first or the last real token of each text."""
+    # Not the last place: texts may be padded on either side.
     real = mask[..., 0]
     at = real.shape[1] - 1 - real.flip(1).argmax(1) if last else real.argmax(1)
     return tokens[torch.arange(len(tokens), device=tokens.device), at]
@@ -123,7 +124,7 @@ class Unchanged(nn.Module):
     """What does nothing in evaluation mode."""
 
     def forward(self, features: Features) -> Features:
-        """Return the features as they are."""
+        """The features as they are."""
         return features
 
 
@@ -162,6 +163,7 @@ class SentenceModel(nn.Module):
         transformer, *steps = self._modules.values()
         given: Any = transformer(*args, **kwargs)  # type: ignore[misc]
         tokens = given["last_hidden_state"]
+        # Without a mask every token is real.
         ones = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         mask = kwargs.get(_MASK)
         features = {_TOKENS: tokens, _MASK: ones if mask is None else mask}
@@ -199,6 +201,7 @@ def with_sentence_modules(transformer: nn.Module, find: Find) -> tuple[nn.Module
 
 
 def _joined(transformer: nn.Module, steps: Mapping[str, nn.Module]) -> nn.Module:
+    # Without layers of their own there is nothing to measure in them.
     if not any(step.state_dict() for step in steps.values()):
         return transformer
     # A head of the checkpoint's own is not what these modules read.
@@ -267,6 +270,7 @@ def _activation(name: str) -> nn.Module:
     Raises:
         ValueError: it is none.
     """
+    # By name among torch's own: nothing that a config names is imported.
     cls = getattr(nn, name.rpartition(".")[2], None) if name.startswith("torch.nn.") else None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ValueError(f"activation {name}")
