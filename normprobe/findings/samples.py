@@ -71,7 +71,6 @@ class OutlierSample(Check):
         if row["abs_max"] / np.sqrt(max(count, 1)) > value * rms.median():
             value = float(row["abs_max"] / np.sqrt(count) / rms.median())
             example, position = row["abs_max_example"], row["abs_max_position"]
-        # Many wild samples are a distribution with a long tail, not broken records.
         if value <= self.times or len(wild) > max(1, self.share * examples):
             return []
         return [
