@@ -28,12 +28,14 @@ class TracedTensors:
         """Note that this output of a layer is of a sequence."""
         if at := address(tensor):
             self.outputs[at] = weakref.ref(tensor.untyped_storage()), tensor.numel(), reads
+        # Where layers of one module differ, as queries and keys do, the module says nothing of the next one.
         parent, known = name.rpartition(".")[0], (reads, tuple(tensor.shape[:2]))
         self.parents[parent] = known if self.parents.get(parent, known) == known else None
 
     def made(self, tensor: Tensor) -> str | None:
         """The sequence of the output that a tensor is, seen through a view."""
         storage, numel, reads = self.outputs.get(address(tensor), _UNKNOWN)
+        # An address is used again once what lay there is gone.
         return reads if storage is not None and storage() is not None and numel == tensor.numel() else None
 
     def beside(self, name: str, tensor: Tensor) -> str | None:
