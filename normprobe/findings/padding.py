@@ -277,10 +277,11 @@ def _unfit(tables: Tables) -> list[Finding]:
     ledger = tables.ledger_base
     if "unmasked" not in ledger.columns:
         return []
-    unfit = ledger[ledger["unmasked"].fillna(0) > 0].sort_values("depth")
-    if unfit.empty:
+    unfit = set(ledger.loc[ledger["unmasked"].fillna(0) > 0, "layer"])
+    order = tables.layers.sort_values("depth")["layer"].astype(str).unique()
+    names = tuple(name for name in order if name in unfit)
+    if not names:
         return []
-    names = tuple(unfit["layer"].astype(str))
     layers = format_count(len(names), "layer")
     return [
         Finding(
