@@ -23,6 +23,7 @@ from normprobe.layers.module_attributes import (
     attribute,
     is_lazy,
     own_tensors,
+    parts_of,
     stored,
 )
 from normprobe.layers.view import WRAPS, View
@@ -97,7 +98,8 @@ def linear_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
 
 def base_of_adapter(module: nn.Module) -> nn.Module | None:
     """The layer that an adapter stands for, where it keeps one under a usual name."""
-    return next((module._modules[name] for name in BASES if module._modules.get(name) is not None), None)
+    # Not `getattr`: an adapter may hand on what it is asked for to the layer inside.
+    return next((part for name, part in parts_of(module).items() if name in BASES), None)
 
 
 def _largest(module: nn.Module) -> nn.Module | None:
