@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
+
+from normprobe.vocabulary import SEVERITIES, Severity
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
-Severity = Literal["error", "warning", "info"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+__all__ = ["COLUMNS", "SEVERITIES", "Check", "Finding", "Severity", "to_frame"]
 
 COLUMNS = {
     "check": "string",
