@@ -118,10 +118,13 @@ def _causes(
     readers: RecordingPair, pairs: Sequence[Match], tensors: Mapping[str, Mapping[str, float]]
 ) -> list[Cause]:
     """What the tables say, and of Linear layers what their tensors do."""
-    stated = find_causes(readers, pairs)
     # What kept rows only suggest, the tensors say.
     stored = {name for name, found in tensors.items() if found}
-    stated = [cause for cause in stated if not (cause.what == SHIFT_OF_ROWS and cause.layer in stored)]
+    stated = [
+        cause
+        for cause in find_causes(readers, pairs)
+        if not (cause.what == SHIFT_OF_ROWS and cause.layer in stored)
+    ]
     biases = {cause.layer for cause in stated if cause.what == "bias"}
     own = [
         Cause(pair.a, pair.b, *of_tensor(name, share))
