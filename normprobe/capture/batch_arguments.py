@@ -49,11 +49,13 @@ class BatchArguments:
         if self._parameters is None:
             return tuple(batch), {}
         takes = [name for name, kind in self._parameters.items() if kind in _POSITIONAL]
+        # (inputs by name, labels), as collate functions of tokenizers give it.
         first = batch[0] if len(batch) else None
         # Inputs by name, with labels behind them in a tuple.
         if isinstance(first, Mapping) and first and first.keys() <= self._parameters.keys():
             self._note(len(batch), 1)
             return (), dict(first)
+        # Of a forward that takes any number nothing is left out: torch says if it does not fit.
         variadic = inspect.Parameter.VAR_POSITIONAL in self._parameters.values()
         if variadic or not takes or len(batch) <= len(takes):
             return tuple(batch), {}
@@ -73,6 +75,7 @@ class BatchArguments:
         parameters = self._parameters
         if parameters is None or inspect.Parameter.VAR_KEYWORD in parameters.values():
             return dict(batch)
+        # Labels alone: a misspelt argument is to raise, as it does without a probe.
         unknown = [str(name) for name in batch if name in _LABELS and name not in parameters]
         # Not of a batch of nothing else: then the forward says itself what it wants.
         if unknown and len(unknown) < len(batch):

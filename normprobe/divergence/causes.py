@@ -113,7 +113,7 @@ def _differences(readers: RecordingPair, match: Match) -> Iterator[Difference]:
 
 def _plain(what: str, values: Sequence[str], words: str) -> Iterator[Difference]:
     if values[0] != values[1] and all(values):
-        yield Difference(what, *values, words.format(*values))
+        yield Difference(what, values[0], values[1], words.format(*values))
 
 
 def _eps(rows: Sequence[Any]) -> Iterator[Difference]:
@@ -146,8 +146,8 @@ def _settings(rows: Sequence[Any]) -> Iterator[Difference]:
 def _vectors(readers: RecordingPair, match: Match, rows: Sequence[Any]) -> Iterator[Difference]:
     """Scale, shift and running statistics as applied, beyond what storing them in another dtype changes."""
     for what, (name, site, words) in _VECTORS.items():
-        places = [reader.places.get((layer, site)) for reader, layer in zip(readers, match[:2], strict=True)]
-        if places[0] is None or places[1] is None:
+        places = _places(readers, match, site)
+        if places is None:
             continue
         a, b = (reader.vector(name, place) for reader, place in zip(readers, places, strict=True))
         known = [bool(np.isfinite(vector).any()) for vector in (a, b)]
@@ -156,7 +156,7 @@ def _vectors(readers: RecordingPair, match: Match, rows: Sequence[Any]) -> Itera
             yield from _vector(what, words, a, b, max(map(unit, dtypes)))
         elif what in ("running mean", "running variance") and any(known):
             has = "first" if known[0] else "second"
-            yield Difference(what, *map(str, known), f"it has a {words} in the {has} only")
+            yield Difference(what, str(known[0]), str(known[1]), f"it has a {words} in the {has} only")
 
 
 def _vector(what: str, words: str, a: Numbers, b: Numbers, rounding: float) -> Iterator[Difference]:
@@ -188,11 +188,29 @@ def _vector(what: str, words: str, a: Numbers, b: Numbers, rounding: float) -> I
     yield Difference(what, *shown, said)
 
 
+def _places(readers: RecordingPair, match: Match, site: str) -> tuple[int, int] | None:
+    """The places of two layers at a site, if both have it."""
+    first, second = (
+        reader.places.get((layer, site)) for reader, layer in zip(readers, match[:2], strict=True)
+    )
+    return None if first is None or second is None else (first, second)
+
+
+def _paired_rows(readers: RecordingPair, match: Match, site: str) -> tuple[Numbers, Numbers] | None:
+    """The raw rows that both kept at a site, of one width; None without any."""
+    places = _places(readers, match, site)
+    if places is None or readers[0].widths[places[0]] != readers[1].widths[places[1]]:
+        return None
+    a, b = pair_samples(readers[0].rows(places[0]), readers[1].rows(places[1]))
+    return (a, b) if len(a) and np.isfinite([a, b]).all() else None
+
+
 def _moved_by_one_vector(readers: RecordingPair, match: Match) -> Iterator[Difference]:
     """Whether all that a Linear's kept rows differ by is one vector: another bias."""
-    places = [reader.places.get((layer, OUTPUT)) for reader, layer in zip(readers, match[:2], strict=True)]
-    if places[0] is None or places[1] is None or readers[0].widths[places[0]] != readers[1].widths[places[1]]:
+    read, given = (_paired_rows(readers, match, site) for site in (INPUT, OUTPUT))
+    if read is None or given is None or len(given[0]) < 3:
         return
+<<<<<<< HEAD
     a, b = pair_samples(*(reader.rows(at) for reader, at in zip(readers, places, strict=True)))
     inputs = [reader.places.get((layer, INPUT)) for reader, layer in zip(readers, match[:2], strict=True)]
     # Two rows may have moved alike by chance.
@@ -201,6 +219,10 @@ def _moved_by_one_vector(readers: RecordingPair, match: Match) -> Iterator[Diffe
     x, y = pair_samples(*(reader.rows(at) for reader, at in zip(readers, inputs, strict=True)))  # type: ignore[arg-type]
     # Only where both read the same is it the layer that moved them.
     if x.shape != y.shape or not np.allclose(x, y, rtol=1e-3, atol=1e-5 * np.abs(x).max(initial=0)):
+=======
+    (x, y), (a, b) = read, given
+    if not np.allclose(x, y, rtol=1e-3, atol=1e-5 * np.abs(x).max()):
+>>>>>>> w/compare
         return
     moved = b - a
     size, left = np.abs(moved.mean(0)).max(), np.abs(moved - moved.mean(0)).max()

@@ -120,11 +120,14 @@ def _causes(
     readers: RecordingPair, pairs: Sequence[Match], tensors: Mapping[str, Mapping[str, float]]
 ) -> list[Cause]:
     """What the tables say, and of Linear layers what their tensors do."""
-    told = find_causes(readers, pairs)
     # What kept rows only suggest, the tensors say.
     stored = {name for name, found in tensors.items() if found}
-    told = [cause for cause in told if not (cause.what == SHIFT_OF_ROWS and cause.layer in stored)]
-    biases = {cause.layer for cause in told if cause.what == "bias"}
+    stated = [
+        cause
+        for cause in find_causes(readers, pairs)
+        if not (cause.what == SHIFT_OF_ROWS and cause.layer in stored)
+    ]
+    biases = {cause.layer for cause in stated if cause.what == "bias"}
     own = [
         Cause(pair.a, pair.b, *of_tensor(name, share))
         for pair in pairs
@@ -132,7 +135,7 @@ def _causes(
         if not (name == "bias" and pair.a in biases)
     ]
     order = {pair.a: at for at, pair in enumerate(pairs)}
-    return sorted([*told, *own], key=lambda cause: order[cause.layer])
+    return sorted([*stated, *own], key=lambda cause: order[cause.layer])
 
 
 def _split(place: MatchedSite, found: SummedLayer) -> Attribution | None:

@@ -211,14 +211,12 @@ def _joined(transformer: nn.Module, steps: Mapping[str, nn.Module]) -> nn.Module
         step.to(dtype)
 
     # The arguments are the transformer's: masks and texts are given by their names.
-    class Model(SentenceModel):
-        @functools.wraps(type(transformer).forward)
-        def forward(self, *args: Any, **kwargs: Any) -> Features:
-            return super().forward(*args, **kwargs)
+    def forward(self: SentenceModel, *args: Any, **kwargs: Any) -> Features:
+        return SentenceModel.forward(self, *args, **kwargs)
 
-    Model.__name__ = Model.__qualname__ = SentenceModel.__name__
-    Model.forward.__signature__ = inspect.signature(type(transformer).forward)  # type: ignore[attr-defined]
-    return Model(transformer, steps)
+    forward.__signature__ = inspect.signature(type(transformer).forward)  # type: ignore[attr-defined]
+    made: nn.Module = type(SentenceModel.__name__, (SentenceModel,), {"forward": forward})(transformer, steps)
+    return made
 
 
 def _step(entry: Mapping[str, Any], find: Find) -> tuple[nn.Module | None, str]:
