@@ -11,7 +11,7 @@ import pandas as pd
 from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_count, format_number
-from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.common import at_site, row_of
 from normprobe.tables.measures.running_statistics import running_channels, running_measures
 from normprobe.tables.measures.samples import made_by_few
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -70,7 +70,7 @@ class StaleChannels(Check):
         here = bad[bad["layer"] == layer]
         worst: Any = here.loc[here["beyond"].idxmax()]
         scaled = bool(worst["scaled"])
-        found = running_measures(tables).loc[(layer, INPUT)]
+        found = row_of(running_measures(tables), layer, INPUT)
         value = float(found["channel_ratio" if scaled else "channel_shift"])
         more = f"; so it is in {format_count(len(here), 'channel')} of this layer" if len(here) > 1 else ""
         channel = f"Channel {worst['feature']}"
