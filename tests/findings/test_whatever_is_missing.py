@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 @cache
 def recorded() -> Tables:
-    """A network of three such blocks with faults for most checks: NaN, stale channels, an odd norm, a dead layer."""
+    """A network of three such blocks with faults: NaN, stale channels, an odd norm, a dead layer, ..."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.ModuleList(), nn.Linear(8, 3))
     model[2] = nn.Sequential(*(Block() for _ in range(3)))
@@ -59,13 +59,7 @@ def kept(tables: Tables, keep: np.ndarray, ledger: pd.DataFrame | None = None) -
     """The tables of some places alone."""
     places = np.flatnonzero(keep)
     widths = tables.sites["n_features"].to_numpy()
-    new = np.cumsum(keep) - 1
-    frames = {
-        name: (lambda frame: frame[np.isin(frame["place"], places)].assign(place=lambda f: new[f["place"]]))(
-            getattr(tables, name)
-        ).reset_index(drop=True)
-        for name in ("sample_moments", "rows")
-    }
+    frames = {name: _moved(getattr(tables, name), places) for name in ("sample_moments", "rows")}
     numbers = widths[tables.rows["place"]]
     return replace(
         tables,
@@ -75,6 +69,12 @@ def kept(tables: Tables, keep: np.ndarray, ledger: pd.DataFrame | None = None) -
         row_values=tables.row_values[np.repeat(np.isin(tables.rows["place"], places), numbers)],
         ledger_base=tables.ledger_base if ledger is None else ledger,
     )
+
+
+def _moved(frame: pd.DataFrame, places: np.ndarray) -> pd.DataFrame:
+    """What belongs to these places, which are numbered anew."""
+    frame = frame[frame["place"].isin(places)]
+    return frame.assign(place=np.searchsorted(places, frame["place"])).reset_index(drop=True)
 
 
 def variants() -> Iterator[tuple[str, Tables]]:
