@@ -68,7 +68,7 @@ class StaleChannels(Check):
             return []
         layer = str(bad["layer"].iloc[0])
         here = bad[bad["layer"] == layer]
-        worst: Any = here.loc[here["beyond"].idxmax()]
+        worst: Any = here.sort_values("beyond", kind="stable").iloc[-1]
         scaled = bool(worst["scaled"])
         found = row_of(running_measures(tables), layer, INPUT)
         value = float(found["channel_ratio" if scaled else "channel_shift"])
@@ -115,7 +115,8 @@ class StaleChannels(Check):
         middle = layer.map(measures["running_log_ratio"]).astype("float64").clip(lower=0.0)
         ratio = rows["log_variance_ratio"] - middle - np.log(self.factor)
         usual = layer.map(measures["running_shift"]).astype("float64")
-        shift = np.log(rows["shift"].abs() / np.maximum(self.shift, self.times * usual))
+        apart = rows["shift"].abs() / (self.times * usual).clip(lower=self.shift)
+        shift = np.log(apart.clip(lower=1e-12))
         examples = layer.map(norms["examples"] * norms["calls"]).astype("float64")
         shift = shift.where(examples >= self.means, -np.inf)
         columns = ["running_mean", "running_var", "seen_mean", "seen_variance"]
