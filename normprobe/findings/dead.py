@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
@@ -77,8 +78,8 @@ class DeadFeatures(Check):
         dead = dead[~dead.index.isin(collapsed(tables)[1:])]
         writers = {name: _never_positive(tables, name) for name in dead.index.get_level_values("layer")}
         # Zeros throughout that no unit wrote are multiplied by 0, as a branch may be started (adapters).
-        by_units = [writers[name] != "" or value < 1 for (name, _), value in dead.items()]
-        dead = dead[by_units]
+        names = dead.index.get_level_values("layer")
+        dead = dead[(dead < 1).to_numpy(bool) | np.array([writers[name] != "" for name in names], dtype=bool)]
         dead = dead[[not _writes_zeros(tables, writers[name]) for name, _ in dead.index]]
         if dead.empty:
             return self._silent(tables, layers)

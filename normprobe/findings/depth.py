@@ -182,12 +182,12 @@ def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
     reads = at_site(layers, INPUT)["n_features"].reindex(outputs.index)
     # A new chain begins where a Linear reads another number of features than the last one wrote.
     begins = (reads != outputs["n_features"].shift()).cumsum()
-    longest = outputs.index[begins == begins.value_counts(sort=False).idxmax()] if len(outputs) else []
-    linear = outputs["within_feature_variance"].reindex(longest)
+    in_longest = begins == begins.value_counts(sort=False).idxmax() if len(outputs) else begins.isna()
+    linear = outputs.loc[in_longest, "within_feature_variance"]
     return OUTPUT, "within_feature_variance", linear.iloc[:-1]
 
 
-def _chain_of_norms(layers: pd.DataFrame, norms: pd.DataFrame) -> pd.MultiIndex:
+def _chain_of_norms(layers: pd.DataFrame, norms: pd.DataFrame) -> pd.Index:
     """Those of the norms' inputs that follow one another in the flow of data.
 
     A norm that reads just what a Linear wrote stands behind a branch where others read a sum: only these are
@@ -206,7 +206,8 @@ def _chain_of_norms(layers: pd.DataFrame, norms: pd.DataFrame) -> pd.MultiIndex:
     by = [writer.get(tuple(row)) for row in norms[moments].to_numpy()]
     if any(name is None for name in by):
         return norms.index[[name is None for name in by]]
-    source = [tuple(read.loc[name, moments]) if name in read.index else name for name in by]
+    inputs = {name: tuple(row) for name, row in zip(read.index, read[moments].to_numpy(), strict=True)}
+    source = [inputs.get(name, name) for name in by]
     return norms.index[~pd.Series(source, dtype=object).duplicated().to_numpy()]
 
 

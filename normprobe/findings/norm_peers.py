@@ -83,7 +83,9 @@ class NormUnlikePeers(Check):
 
     def _apart(self, values: pd.Series, roles: pd.Series) -> pd.Series:
         """The decades between each value and the nearest of its role, or their median if that is nearer."""
-        logs = np.log10(values.astype("float64").where(values > 0)).dropna()
+        positive = values.astype("float64")
+        positive = positive[positive > 0]
+        logs = pd.Series(np.log10(positive), index=positive.index)
         found = {}
         for _, group in logs.groupby(roles.reindex(logs.index)):
             # Of two norms nothing says which is the odd one.

@@ -13,6 +13,8 @@ from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.stale_causes import StaleCause, stale_cause
 from normprobe.findings.stale_channels import StaleChannels
 from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.divisors import divisor_measures
 from normprobe.tables.measures.running_statistics import never_updated, running_measures
 from normprobe.tables.measures.samples import made_by_few
 from normprobe.vocabulary import INPUT
@@ -151,10 +153,13 @@ def _after(cause: StaleCause | None) -> str:
 
 
 def _behind(tables: Tables, layer: str) -> bool:
-    """Whether a batch norm before this one has channels whose running statistics are far off."""
-    bad = StaleChannels().channels(tables)["layer"]
+    """Whether a norm before this one has single channels that are far off, or an eps above its variance."""
+    bad = set(StaleChannels().channels(tables)["layer"])
+    divisor = at_site(divisor_measures(tables), INPUT)["divisor"]
+    eps = tables.ledger.set_index("layer")["eps"].reindex(divisor.index)
+    bad |= set(divisor.index[((divisor > 0) & (divisor < eps)).to_numpy(bool)])
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
-    return bool((depth.reindex(bad.unique()) < depth[layer]).any())
+    return bool((depth.reindex(sorted(bad)) < depth[layer]).any())
 
 
 @dataclass(frozen=True, kw_only=True)

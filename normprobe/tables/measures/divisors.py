@@ -77,7 +77,8 @@ def _of_channels(channels: pd.DataFrame, training: str) -> tuple[str, float]:
     """The variance of the median channel of a batch norm."""
     inputs = channels[(channels["site"] == INPUT) & ~channels["constant"]]
     seen, running = inputs["seen_variance"], inputs["running_var"]
-    larger = seen if "train" in training or running.isna().all() else np.maximum(seen, running)
+    alone = "train" in training or bool(running.isna().all())
+    larger = seen if alone else pd.concat([seen, running], axis=1).max(axis=1, skipna=False)
     return "channel", float(larger[larger > 0].median())
 
 
