@@ -210,19 +210,9 @@ def _moved_by_one_vector(readers: RecordingPair, match: Match) -> Iterator[Diffe
     read, given = (_paired_rows(readers, match, site) for site in (INPUT, OUTPUT))
     if read is None or given is None or len(given[0]) < 3:
         return
-<<<<<<< HEAD
-    a, b = pair_samples(*(reader.rows(at) for reader, at in zip(readers, places, strict=True)))
-    inputs = [reader.places.get((layer, INPUT)) for reader, layer in zip(readers, match[:2], strict=True)]
-    # Two rows may have moved alike by chance.
-    if len(a) < 3 or None in inputs or not np.isfinite([a, b]).all():
-        return
-    x, y = pair_samples(*(reader.rows(at) for reader, at in zip(readers, inputs, strict=True)))  # type: ignore[arg-type]
     # Only where both read the same is it the layer that moved them.
-    if x.shape != y.shape or not np.allclose(x, y, rtol=1e-3, atol=1e-5 * np.abs(x).max(initial=0)):
-=======
     (x, y), (a, b) = read, given
     if not np.allclose(x, y, rtol=1e-3, atol=1e-5 * np.abs(x).max()):
->>>>>>> w/compare
         return
     moved = b - a
     size, left = np.abs(moved.mean(0)).max(), np.abs(moved - moved.mean(0)).max()

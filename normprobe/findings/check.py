@@ -14,13 +14,7 @@ from normprobe.vocabulary import SEVERITIES, Severity
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
-<<<<<<< HEAD
-Severity = Literal["error", "warning", "info"]
-# Worst first, as the table is sorted.
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-=======
 __all__ = ["COLUMNS", "SEVERITIES", "Check", "Finding", "Severity", "to_frame"]
->>>>>>> w/compare
 
 # Nullable integers for what a finding may lack: a feature, an example, a position.
 COLUMNS = {
