@@ -78,6 +78,14 @@ def known_classes() -> dict[str, dict[str, str]]:
         return {row["class"]: row for row in csv.DictReader(file)}
 
 
+def known_class(module: nn.Module) -> dict[str, str] | None:
+    """What is known of a module by hand: by its library, class and mode, or by its class alone."""
+    name, mode = type(module).__name__, getattr(module, "mode", "")
+    library = type(module).__module__.split(".")[0]
+    known = known_classes()
+    return known.get(f"{library} {name} {mode}") or known.get(name)
+
+
 def examine(entry: Entry) -> Result:
     """Build a model, and run it bare, under the reference's hooks, and probed."""
     result = Result()
@@ -160,7 +168,7 @@ def _missed(result: Result, model: nn.Module, ledger: pd.DataFrame, calls: Mappi
         own = names[id(module)]
         if told & set(own) or any("parametrizations" in name.split(".") for name in own) or not looks(module):
             continue
-        kind = known_classes().get(type(module).__name__, {}).get("kind", "")
+        kind = (known_class(module) or {}).get("kind", "")
         if kind != "none" and not _is_one_layer(
             module, {id(m) for m in model.modules() if told & set(names[id(m)])}
         ):
@@ -233,7 +241,7 @@ def _expected(module: nn.Module, row: pd.Series, seen: list[Called]) -> tuple[li
     """How a layer reads: by its class where it is torch's own or known by hand, else by what it computes."""
     if row["kind"] == "linear":
         return [Reading("linear", -1)], []
-    known = known_classes().get(type(module).__name__)
+    known = known_class(module)
     by_class = _reading_of_torch(module, seen) if known is None else _readings_of_table(known)
     first = next((call for call in seen if call.input is not None and call.output is not None), None)
     found = fits(module, first.input, first.output) if first is not None else []
@@ -297,7 +305,7 @@ def _weight_faults(row: pd.Series, tables: Tables, fitted: list[Fit]) -> list[Fa
     if not of_kind or len(told) != len(of_kind[0].weight) or np.isnan(told).all():
         return []
     right = [fit.weight.numpy() for fit in of_kind]
-    off = min(float(np.nanmax(np.abs(told - one)) / max(np.abs(one).max(), 1e-12)) for one in right)
+    off = min(float(np.nanmax(np.abs(told - one)) / max(np.nanmax(np.abs(one)), 1e-12)) for one in right)
     if off < _WEIGHT:
         return []
     text = f"weight {told[:3].round(3).tolist()}, as applied {right[0][:3].round(3).tolist()}"
