@@ -21,7 +21,7 @@ class Called:
     """One call of a module.
 
     Attributes:
-        input: the first floating tensor that it read, as it was before; of a mapping the one that it replaced.
+        input: the first floating tensor that it read, as it was before; of a mapping the one replaced.
         output: the tensor that its caller got; of a mapping the one that the call put in.
         training: the module's mode.
     """
