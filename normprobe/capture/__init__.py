@@ -14,14 +14,17 @@ The life of a tensor, from the call of the model on:
    is a run, `forward` numbers it and reads batch, time and masks (`samples.batch`, `samples.masks`),
    `run_info` counts and fingerprints the data, `function_mode` listens for layers that no hook sees
    (`function_session`).
-3. At a layer the input is measured before the call and the output after it. Until a call has told how a
-   norm computes (`LayerState.settled`), a clone of the input waits for the output, and
-   `layers.norms.identify` corrects the view. Tensors of registered sites (`site_registry`) are measured
+3. At a layer (`layer_calls`) the input is measured before the call and the output after it, as the hooks of
+   others leave both. Which tensors of a call these are is known for calls of its form (`readings`,
+   `call_tensors`), or its result shows it. Until a call has told how a norm computes
+   (`LayerState.settled`), clones of what it is given wait for the output, and `layers.norms.identify`
+   corrects the view. Tensors of registered sites (`site_registry`) are measured
    after the output.
 4. Which sequence of the forward the layer works on, with which mask: `sequences`. Where several arguments
    have masks, what layers made of them is traced (`traced_tensors`); convolutions and pools carry masks to
    where there are fewer positions (`hook_callbacks._carry_masks`).
-5. `measure` observes one tensor at one site; `layers.to_rows` gives its extent, from sizes alone.
+5. `measure` observes one tensor at one site; `layers.to_rows` gives its extent, from sizes alone. A call on
+   what is no data of the forward is left out (`no_data`).
 6. Its samples are numbered and masked (`sample_numbers.place`, by `samples.layout`), then chosen
    (`selection.select`, by `samples.reservoir`), as are the raw rows to keep (`selection.select_rows`).
 7. A kernel adds it to the sums of the site (`site_state`): in one pass over memory, or arranged as
@@ -65,6 +68,8 @@ Caches: owner; key; end; why it may be trusted.
 - `RecentMoments` (extension; `Forward.recent` where the kernel is torch): the forward; a tensor, its
   version, choice and axes; its end. Layers that read one tensor measure it once. A write raises the
   version, and the entry is of the very tensor, not of its id.
+- `Readings.known`: the layer; form of a call; the probe's end. Which tensors it reads and writes; where the
+  result holds none at a path, the first that is new.
 - `LayerState._stamps`, `LayerHook`'s stamps (extension): the layer; id, address and version of each tensor
   of its own; the probe's end. Equal stamps: the copied vectors are those applied.
 - `FastHooks.made`: the probe; kind of hook and index of the layer or id of the module; its end. The hooks

@@ -70,6 +70,7 @@ def tensor_at(call: Call, path: Path) -> Tensor | None:
     """The tensor at a path, if there is one."""
     value: Any = call
     for step in path:
+        # A foreign container may lack at this call what it had at another.
         try:
             value = value[step] if isinstance(value, (Mapping, tuple, list)) else getattr(value, step, None)
         except (KeyError, IndexError, TypeError):
@@ -84,6 +85,7 @@ def form_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Form:
     """
     if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
         return PLAIN
+    # Marked, so that a word is not taken for a step of a path.
     literals = (
         (_LITERAL, side, step, entry)
         for side, held in ((ARGS, enumerate(args)), (KWARGS, kwargs.items()))

@@ -145,6 +145,7 @@ class HookCallbacks:
         layered = []
         for module in found.containers:
             before, after = self._fast_hooks.container(module, model, *both)
+            # Behind the layer's own hook, which is put in place below.
             if id(module) in hooked:
                 self._hooks.before(module, before, last=True)
                 layered.append((module, after))

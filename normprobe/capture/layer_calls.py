@@ -78,6 +78,7 @@ class LayerCalls:
         if forward.masks.two_sided and state.sequence_rule.side == "decoder":
             forward.decoder_fired = True
         reading = opened.reading
+        # Ahead of the call, which may write to the vector.
         if state.view.graph:
             opened.graphs = _graphs(call)
         if reading is None or not state.settled:
@@ -118,11 +119,13 @@ class LayerCalls:
             reading = self._decide(state, opened, call)
             if state.refused:
                 return
+            # That it is a norm over graphs is known only now.
             if state.view.graph and opened.graphs is None:
                 opened.graphs = _graphs(call)
         if reading is None or reading.left_out:
             return
         if opened.held or reading.input[0] == RESULT:
+            # A clone, for the layer may have overwritten what it read.
             held = opened.held.get(reading.input)
             tensor = tensor_at(call, reading.input) if held is None else held.clone
             self._measure_input(state, forward, tensor, opened)
@@ -150,9 +153,11 @@ class LayerCalls:
         settle = partial(self._settle, state, choices[0], chosen)
         self.guard(state, "its first call", settle)
         reading = chosen[0].reading
+        # Only of a form that is new: what was measured stays.
         if state.unlike and opened.form not in state.readings.known:
             reading = Reading(left_out=left_out(opened.form))
             state.note(reading.left_out)
+        # Else the next call of this form is asked again.
         if state.settled:
             state.readings.known[opened.form] = reading
         return reading

@@ -213,10 +213,8 @@ class LayerState:
         recorded = any(site.counters.calls for site in self.sites.values())
 
         def shown(pair: Pair, *, thorough: bool) -> Identification:
-            told = choice.others(pair.input)
-            return identify(
-                module, self.view, pair.before, pair.after, told, recorded=recorded, thorough=thorough
-            )
+            given = pair.before, pair.after, choice.others(pair.input)
+            return identify(module, self.view, *given, recorded=recorded, thorough=thorough)
 
         pair, found = choice.best(shown)
         if not self.settled:
@@ -288,11 +286,7 @@ class LayerState:
             skipped: why forwards were left out, with how often.
         """
         calls = max(site.counters.calls for site in self.sites.values())
-        # A layer none of whose calls could be measured fired all the same; its notes say why.
-        called = calls > 0 or self.depth is not None
-        without = not calls and not self.reasons.keys().isdisjoint((NO_INPUT, NO_OUTPUT))
-        refused = self.refused or (NO_NUMBERS if without else "")
-        status, reason = ("refused", refused) if refused else ("fired", "") if called else never
+        status, reason = self._status(calls, never)
         fired = status == "fired"
         reasons = {**self.reasons, **(skipped or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
@@ -339,6 +333,15 @@ class LayerState:
             "settings": "" if layer.parameter else settings_of(layer.module, self.view.kind),
             "trainable": is_trainable(layer.module),
         }
+
+    def _status(self, calls: int, never: tuple[str, str]) -> tuple[str, str]:
+        """Its status and why, after so many measured calls."""
+        # What it is called on are ids, or masks: no layer, so far as this run shows.
+        without = not calls and not self.reasons.keys().isdisjoint((NO_INPUT, NO_OUTPUT))
+        refused = self.refused or (NO_NUMBERS if without else "")
+        # A layer none of whose calls could be measured fired all the same; its notes say why.
+        called = calls > 0 or self.depth is not None
+        return ("refused", refused) if refused else ("fired", "") if called else never
 
     def _via(self) -> str:
         """What saw its calls: hooks, the functions that use its weight, or both."""

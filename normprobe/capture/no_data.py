@@ -41,6 +41,7 @@ def is_no_data(
     fitting = not identity and decide(sizes, grid) is not Layout.UNALIGNED
     if not fitting and not _may_be_none(sizes, forward):
         return False
+    # Of this forward alone: an expert whose share is as large as the batch once is no proof for others.
     before = forward.fitting.setdefault((state.index, name), {})
     others = [held for held, fits in before.items() if fits is not fitting]
     before[sizes] = fitting

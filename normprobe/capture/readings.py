@@ -174,6 +174,7 @@ class Readings:
         if self.certain and isinstance(first, Tensor) and holds_data(first):
             return OpenCall(PLAIN, self.known.get(PLAIN, DIRECT))
         form = form_of(args, kwargs)
+        # Looked up before anything is compared: most calls are of the one form there is.
         known = self.known.get(form)
         if known is not None:
             return OpenCall(form, known)

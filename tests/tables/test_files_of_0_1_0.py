@@ -22,7 +22,7 @@ DATA = Path(__file__).parent / "data"
 TABLES = ("layers", "features", "samples", "ledger", "labels")
 ADDED = {
     "samples": {"count"},
-    "ledger": {"groups", "activation", "momentum", "running_dtype", "statistics"},
+    "ledger": {"normalizes", "groups", "activation", "momentum", "running_dtype", "statistics"},
 }
 KEYS = ["layer", "site", "feature", "part", "call", "repeat", "example", "position"]
 HOLDERS = [f"{side}_{key}" for side in ("min", "max") for key in ("part", "example", "position", "feature")]

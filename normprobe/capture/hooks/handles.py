@@ -144,6 +144,7 @@ class Hooks:
         if newest == self._newest:
             return False
         self._newest = newest
+        # In the order of their registration, which stays theirs.
         for hooks, number in self._last:
             if number in hooks and next(reversed(hooks)) != number:
                 hooks.move_to_end(number)

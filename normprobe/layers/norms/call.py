@@ -155,6 +155,11 @@ class NormCall:
             return self._indices[0]
         return torch.zeros(len(self.before), dtype=torch.int64) if takes_graphs(self.module) else None
 
+    def stores_affine(self, formula: Formula) -> bool:
+        """Whether the module stores a scale or shift for the features of a formula."""
+        width = self.before.shape[formula.axis] if formula.trailing == 1 else 0
+        return any(vector(self.module, name, width) is not None for name in ("weight", "bias"))
+
     @property
     def stored_statistics(self) -> bool:
         """Whether the module holds two vectors that are no parameters: a mean and a spread fixed earlier."""

@@ -38,6 +38,7 @@ INPUT_SCALED = "its input times its weight"
 BY_OUTPUT = "by its output it is one, but how that is made of its input is not known"
 STD_ONLY = "it divides by the standard deviation (divisor n - 1) without subtracting the mean"
 FEWER = "it divides by the variance of divisor n - 1"
+OTHERWISE = "it scales and shifts by other numbers than those it stores"
 STORED = "it applies stored numbers, by no normalization that is known"
 UNTOLD = "its calls had too few rows to show what it computes, so it is read as its class says"
 BY_LENGTH = "its features lie along {} by the length of what it stores"
@@ -264,6 +265,8 @@ def _peculiarities(formula_fits: FormulaFits, fit: Fit, *, by_moments: bool) -> 
         yield MULTIPLIED.format(fit.multiplied)
     if by_moments:
         yield BY_OUTPUT
+    if fit.offset is None and formula_fits.call.stores_affine(fit.formula):
+        yield OTHERWISE
     if not fit.formula.square:
         yield STD_ONLY
     elif not by_moments and formula_fits.divides_by_fewer(fit):
