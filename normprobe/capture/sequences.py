@@ -121,22 +121,31 @@ class SequenceFinder:
         assert padding is not None
         if state.view.axis == -1 and tensor.dim() > 2 and tensor.shape[:2] == padding.real.shape:
             return sequence  # as most are
-        counts = _positions(extent_of(state.view, tensor.shape), forward)
+        extent = extent_of(state.view, tensor.shape)
+        counts = _positions(extent, forward)
         if padding.real.shape[1] in counts or padding.real.shape[0] not in (1, forward.batch.size):
             return sequence
         masks = forward.by_size.setdefault(id(padding), MaskBySize(padding.real))
         for count in counts:
             # One position is a pooler's or a head's: of which one nothing says.
             if count > 1 and not self._learned.get(count):
-                if sequence.alone and not masks.knows(count):
-                    masks.note(count, self._extended(tensor, padding.real, count))
-                if not masks.knows(count) and not self._is_learned(count, tensor, forward):
-                    # Stacked positions only where nothing else comes in that may have as many.
-                    masks.find(count, self._length_functions(forward.state.owner), stacked=sequence.alone)
+                # Rows without a batch may be any, such as those of an expert.
+                if not masks.knows(count) and (len(extent.leading) > 1 or extent.inner):
+                    self._find(masks, count, tensor, forward, sequence)
                 real = masks.at(count)
                 if real is not None:
                     return self._sized(forward, reads, Padding(padding.name, real))
         return sequence
+
+    def _find(
+        self, masks: MaskBySize, count: int, tensor: Tensor, forward: Forward, sequence: Sequence
+    ) -> None:
+        """Find out about so many positions by what is read there."""
+        # Only where nothing else comes in that may have as many.
+        if sequence.alone and sequence.padding is not None:
+            masks.note(count, self._extended(tensor, sequence.padding.real, count))
+        if not masks.knows(count) and not self._is_learned(count, tensor, forward):
+            masks.find(count, self._length_functions(forward.state.owner), stacked=sequence.alone)
 
     def _sized(self, forward: Forward, reads: str, padding: Padding) -> Sequence:
         key = (reads, None, padding.real.shape[1])

@@ -472,6 +472,20 @@ class TestWhatAMaskDoesNotFit:
         unasked = normprobe.record(net(), [(self.x, real([12, 8, 3], 12))], mask=None)
         assert unasked.findings(["padding_unmasked"]).empty
 
+    def test_rows_of_an_expert_are_not_taken_for_stacked_positions(self) -> None:
+        class Experts(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.expert = nn.Linear(8, 8)
+
+            def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+                return self.expert(x.flatten(0, 1)[::3])
+
+        recording = normprobe.record(Experts(), [(self.x, real([12, 9, 3], 12))])
+        assert recording.layers["n_samples"].tolist() == [12, 12]
+        assert recording.ledger["masked_by"].tolist() == [""]
+        assert recording.findings(["padding_unmasked"]).empty
+
     def test_learned_queries_hold_no_padding(self) -> None:
         recording = normprobe.record(Queries(), [(self.x, real([12, 8, 4], 12))] * 2)
         assert recording.findings(["padding_unmasked"]).empty
