@@ -5,7 +5,7 @@ Held against the rows that are real, taken from the bare model by hooks of the t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ def real(lengths: list[int], positions: int) -> Tensor:
 
 
 def assert_real_rows(
-    model: nn.Module, inputs: Inputs, masks: dict[str, Tensor | None], *, channels: tuple[str, ...] = ()
+    model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor | None], *, channels: tuple[str, ...] = ()
 ) -> normprobe.Recording:
     """Hold the named layers to their real rows, (batch, positions) of a mask by layer; None: all are."""
     model = model.double().eval()
