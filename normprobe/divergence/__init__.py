@@ -8,7 +8,14 @@ words, and its findings.
 
 from normprobe.divergence.columns import CAUSES, LAYERS, UNMATCHED
 from normprobe.divergence.differences import LEVEL, Differences, differences
-from normprobe.divergence.verdict import VERDICTS, Divergence, sentences, shown_name, verdict_code
+from normprobe.divergence.verdict import (
+    VERDICTS,
+    Divergence,
+    answer_parts,
+    sentences,
+    shown_name,
+    verdict_code,
+)
 
 __all__ = [
     "CAUSES",
@@ -18,6 +25,7 @@ __all__ = [
     "VERDICTS",
     "Differences",
     "Divergence",
+    "answer_parts",
     "differences",
     "sentences",
     "shown_name",

@@ -8,6 +8,7 @@ error better.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from normprobe.divergence.error_bounds import SiteErrors
 from normprobe.divergence.matched_sites import MatchedSite, RecordingPair, moments_of
@@ -23,7 +24,7 @@ def with_one_error(
         places: the places they share.
         found: what was measured at each.
     """
-    best: dict[tuple[bytes, ...], SiteErrors] = {}
+    best: dict[bytes, SiteErrors] = {}
     keys = [_key(readers, place) for place in places]
     for key, errors in zip(keys, found, strict=True):
         held = best.setdefault(key, errors)
@@ -32,11 +33,11 @@ def with_one_error(
     return [best[key] for key in keys]
 
 
-def _key(readers: RecordingPair, place: MatchedSite) -> tuple[bytes, ...]:
+def _key(readers: RecordingPair, place: MatchedSite) -> bytes:
     """Equal for places that were measured on one tensor in either recording."""
-    moments = moments_of(readers, place)
     # What pairs at one place need not pair at another: then its error is not the other's.
-    how = bytes([place.aligned, place.same_rows])
-    return how, *(
-        values.tobytes() for of in moments for values in (of.count, of.mean, of.m2, of.minimum, of.maximum)
-    )
+    key = blake2b(bytes([place.aligned, place.same_rows]), digest_size=16)
+    for moments in moments_of(readers, place):
+        for values in (moments.count, moments.mean, moments.m2, moments.minimum, moments.maximum):
+            key.update(values.tobytes())
+    return key.digest()

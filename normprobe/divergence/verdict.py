@@ -112,6 +112,14 @@ def sentences(found: Differences) -> list[str]:
     return [*answer, *_precision(found), *_circumstances(found)]
 
 
+def answer_parts(found: Differences) -> list[str]:
+    """The first of `sentences` in its parts: where the two differ first, why, and where that ends."""
+    whole, first = sentences(found)[0], first_divergence(found)
+    why = [] if first is None else _why(found, first)
+    start = whole.removesuffix(f" {' '.join(why)}") if why else whole
+    return [whole] if start == whole else [start, *why]
+
+
 def shown_name(found: Differences, layer: str) -> str:
     """The name to show for a layer: its own, or the class of a model that is itself a layer."""
     return layer or str(found.facts["models"][0])

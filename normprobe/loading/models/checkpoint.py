@@ -82,6 +82,8 @@ def from_folder(path: Path, spec: str, dtype: Any, trust: bool) -> Checkpoint:
 def _with_modules(loaded: Checkpoint, find: Find) -> Checkpoint:
     """The checkpoint with the modules that stand behind its transformer."""
     module, said = with_sentence_modules(loaded.module, find)
+    if find("adapter_config.json") is not None and not hasattr(module, "peft_config"):
+        said = (*said, "adapter_config.json lies beside the model: the adapter's weights are left out")
     return replace(loaded, module=module, warnings=(*loaded.warnings, *said))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from normprobe.divergence import answer_parts
 from normprobe.formatting import shorten_text, text_width
 from normprobe.report.comparison_rows import Row, compared_sites, comparison_rows, site_word
 from normprobe.report.terminal.lines import NARROWEST, WIDEST, Terminal
@@ -32,7 +33,7 @@ def comparison_text(found: Differences, said: list[str], *, width: int, unicode:
         Lines joined by newlines, without one at the end.
     """
     terminal = Terminal(min(max(width, NARROWEST), WIDEST), unicode)
-    answer = terminal.wrap(said[0])
+    answer = [line for part in answer_parts(found) for line in terminal.wrap(part)]
     rest = [line for sentence in said[1:] for line in terminal.wrap(sentence)]
     blocks = [answer, rest, _table(found, terminal), terminal.wrap(_data(found))]
     return "\n\n".join("\n".join(block) for block in blocks if block)

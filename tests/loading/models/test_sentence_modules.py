@@ -166,3 +166,13 @@ def test_the_modules_compute_in_the_transformers_dtype(tmp_path: Path) -> None:
     module = load_model(spec, dtype="bfloat16", device="cpu").module
     found = module(input_ids=IDS, attention_mask=MASK)["sentence_embedding"]
     assert found.dtype is torch.bfloat16
+
+
+def test_an_adapter_beside_the_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where transformers does not load it itself, for want of peft."""
+    monkeypatch.setattr("transformers.modeling_utils.is_peft_available", lambda *_: False, raising=False)
+    spec = checkpoints.bert(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x"}')
+    assert load_model(spec, device="cpu").warnings == (
+        "adapter_config.json lies beside the model: the adapter's weights are left out",
+    )
