@@ -208,7 +208,8 @@ def _adds_to(module: nn.Module, base: nn.Module, linears: Set[int]) -> bool:
 def _adapts(module: nn.Module, base: nn.Module, linears: Set[int]) -> bool:
     """Whether a module that keeps a Linear as its base has no other Linears than factors of a product."""
     parts = [sizes_of_linear(inner) for inner in _beside(module, base) if id(inner) in linears]
-    return not _activates(module) and _are_factors(parts, sizes_of_linear(base), None)
+    # With nothing beside it an activation is applied to what the Linear gives.
+    return _are_factors(parts, sizes_of_linear(base), None) and bool(parts or not _activates(module))
 
 
 def _beside(module: nn.Module, base: nn.Module) -> list[nn.Module]:
