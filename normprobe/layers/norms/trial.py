@@ -21,7 +21,7 @@ from normprobe.layers.norms.identify import Identification, identify
 from normprobe.layers.view import View
 
 _SAMPLES, _FEWEST, _NUMBERS = 64, 8, 2**16
-"""More than `identify` needs to fit a scale and shift; of a wide norm fewer, so that it is still an instant."""
+"""More examples than `identify` needs to fit a scale and shift; of a wide norm fewer, so that it is quick."""
 
 _KINDS = ("layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm")
 
