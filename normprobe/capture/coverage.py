@@ -133,7 +133,7 @@ class RunCoverage:
         # A list or dictionary of modules is never called itself: what holds it calls what it holds.
         lists = {key: parent for key, parent in parents.items() if isinstance(parent, _NEVER_CALLED)}
         for child, parent in lists.items():
-            outer = parent
+            outer: nn.Module = parent
             while isinstance(outer, _NEVER_CALLED) and id(outer) in parents:
                 outer = parents[id(outer)]
             parents[child] = outer

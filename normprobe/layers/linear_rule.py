@@ -83,17 +83,30 @@ def linear_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
     if base is not None and id(base) in linears:
         adapted = says_both_sizes(module) or (only_linears and _adapts(module, base, linears))
         return View("linear", unconfirmed=_BASE) if adapted else None
+    named = is_called_linear(name)
+    if named and not _activates(module) and (_says_sizes(module) or _largest(module, linears, only_linears)):
+        return View("linear", unconfirmed=_NAMED)
+    # By name first: of the many containers that are neither, no sizes are asked for.
+    known = [
+        child
+        for child_name, child in module.named_children()
+        if id(child) in linears and (_IS_BASE.match(child_name) or _ADAPTS.search(name))
+    ]
+    largest = _largest(module, linears, only_linears) if known else None
+    if (
+        any(child is largest for child in known)
+        and largest is not None
+        and _adds_to(module, largest, linears)
+    ):
+        return View("linear", unconfirmed=WRAPS)
+    return None
+
+
+def _says_sizes(module: nn.Module) -> bool:
+    """Whether a module says how many features go in and out, in words or by a matrix that is its weight."""
     weight = stored(module, "weight")
     matrix = isinstance(weight, Tensor) and not is_lazy(weight) and weight.dim() == 2
-    largest = _largest(module)
-    sized = matrix or says_both_sizes(module) or (only_linears and id(largest) in linears)
-    if is_called_linear(name) and sized and not _activates(module):
-        return View("linear", unconfirmed=_NAMED)
-    for child_name, child in module.named_children() if only_linears else ():
-        known = _IS_BASE.match(child_name) or _ADAPTS.search(name)
-        if known and child is largest and id(child) in linears and _adds_to(module, child, linears):
-            return View("linear", unconfirmed=WRAPS)
-    return None
+    return matrix or says_both_sizes(module)
 
 
 def base_of_adapter(module: nn.Module) -> nn.Module | None:
@@ -102,9 +115,18 @@ def base_of_adapter(module: nn.Module) -> nn.Module | None:
     return next((part for name, part in parts_of(module).items() if name in BASES), None)
 
 
-def _largest(module: nn.Module) -> nn.Module | None:
-    """The child with the most weights of those that say how many features go in and out."""
-    sized = [(sizes_of_linear(child), child) for child in module.children()]
+def _largest(
+    module: nn.Module, linears: Set[int] | None = None, only_linears: bool = True
+) -> nn.Module | None:
+    """The child with the most weights of those that say how many features go in and out.
+
+    Args:
+        module: the module.
+        linears: the ids of the Linears inside it, of which it must be one; None where these are not known.
+        only_linears: whether there is no other layer inside; else there is no such child.
+    """
+    children = [child for child in module.children() if linears is None or id(child) in linears]
+    sized = [(sizes_of_linear(child), child) for child in children if only_linears]
     counts = [((sizes[0] or 0) * (sizes[1] or 0), child) for sizes, child in sized]
     count, child = max(counts, key=lambda counted: counted[0], default=(0, None))
     return child if count else None
@@ -208,7 +230,8 @@ def _adds_to(module: nn.Module, base: nn.Module, linears: Set[int]) -> bool:
 def _adapts(module: nn.Module, base: nn.Module, linears: Set[int]) -> bool:
     """Whether a module that keeps a Linear as its base has no other Linears than factors of a product."""
     parts = [sizes_of_linear(inner) for inner in _beside(module, base) if id(inner) in linears]
-    return not _activates(module) and _are_factors(parts, sizes_of_linear(base), None)
+    # With nothing beside it an activation is applied to what the Linear gives.
+    return _are_factors(parts, sizes_of_linear(base), None) and bool(parts or not _activates(module))
 
 
 def _beside(module: nn.Module, base: nn.Module) -> list[nn.Module]:

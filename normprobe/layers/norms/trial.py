@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from normprobe.layers.norms.affine import ones
 from normprobe.layers.norms.identify import Identification, identify
 from normprobe.layers.view import View
 
-_SAMPLES = 64
-"""More than `identify` needs to fit a scale and shift, and still only an instant."""
+_SAMPLES, _FEWEST, _NUMBERS = 64, 8, 2**16
+"""More examples than `identify` needs to fit a scale and shift; of a wide norm fewer, so that it is quick."""
 
 _KINDS = ("layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm")
 
@@ -123,7 +124,8 @@ def _inputs(module: nn.Module, view: View, width: int) -> Iterator[Tensor]:
     channels = [(width, 3, 2), (width, 4), (width, 2, 2, 2)]
     rows: list[tuple[int, ...]] = [(width,), (5, width)]
     for sizes in [*channels, *rows] if view.axis == 1 else [channels[0], *rows]:
-        values = torch.randn(_SAMPLES, *sizes, generator=generator)
+        samples = min(_SAMPLES, max(_FEWEST, _NUMBERS // math.prod(sizes)))
+        values = torch.randn(samples, *sizes, generator=generator)
         # Now one feature is the largest by far, now another: what a scale of the input does depends on which.
         values = values * (2 * torch.randn(values.shape, generator=generator)).exp()
         # Channels, or rows, of different means: a norm that subtracts none shows it, and channels normalized
