@@ -68,13 +68,15 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "merge recordings of one model only"
         )
     columns = {name: [row[name] for row in best] for name in best[0]}
-    joined = ["aliases", "training", "grad", "masked_by", "via", "sample_unit", "settings"]
+    joined = ["aliases", "training", "grad", "masked_by", "via", "sample_unit"]
     joined += ["activation", "running_dtype", "statistics", "normalizes"]
     aligned = [value for value in columns["aligned"] if not pd.isna(value)]
     depths = [row["depth"] for row in rows if not pd.isna(row["depth"])]
     return {
         **{name: _common(values) for name, values in columns.items()},
         **{name: pieces(columns[name]) for name in joined},
+        # In the module's own order, which joining would sort, where all parts say the same.
+        "settings": _common(columns["settings"]) or pieces(columns["settings"]),
         "reason": _reasons(columns["reason"], add=status == "fired"),
         "calls": sum(row["calls"] for row in rows),
         **{

@@ -232,9 +232,8 @@ def _corrected(
     contradictions = []
     if view.kind not in ("norm", corrected.kind):
         contradictions.append(f"its class says {view.kind}, what it computes is {corrected.kind}")
-    if several_per_feature(
-        formula_fits.call.module, extent_of(corrected, formula_fits.call.before.shape).features
-    ):
+    width = extent_of(corrected, formula_fits.call.before.shape).features
+    if several_per_feature(formula_fits.call.module, width):
         contradictions.append(ROWS)
     contradictions += _peculiarities(formula_fits, fit, by_moments=by_moments)
     if moved:
