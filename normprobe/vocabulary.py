@@ -1,9 +1,10 @@
-"""The words that every folder shares, listed once: kinds, statuses, sample units, the sites of a layer."""
+"""The words that every folder shares, listed once: kinds, statuses, sample units, severities, sites."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 NORM_KINDS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
 KINDS = ("linear", *NORM_KINDS)
@@ -11,6 +12,10 @@ STATUSES = ("fired", "bypassed", "refused", "never fired")
 """What became of a layer, the most telling first: of merged parts the first one counts."""
 
 SAMPLE_UNITS = ("position", "example")
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""How bad a finding is, the worst first."""
 
 INPUT, OUTPUT = "input", "output"
 """The two sites that every layer has; of a norm, before and after normalization."""

@@ -79,6 +79,16 @@ def moved(name: str, deviations: float) -> Callable[[nn.Module, list[Any]], None
     return change
 
 
+def spliced(name: str, channel: int) -> Callable[[nn.Module, list[Any]], None]:
+    """Give a channel of a BatchNorm the running mean of the one whose mean lies farthest from its own."""
+
+    def change(model: nn.Module, batches: list[Any]) -> None:
+        mean = model.state_dict()[f"{name}.running_mean"]
+        mean[channel] = mean[(mean - mean[channel]).abs().argmax()]
+
+    return change
+
+
 def reset(*names: str) -> Callable[[nn.Module, list[Any]], None]:
     """Reset the running statistics of some batch norms, or of all."""
 

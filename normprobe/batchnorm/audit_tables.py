@@ -35,6 +35,7 @@ def channels(recording: Recording) -> pd.DataFrame:
         without running statistics have no rows.
     """
     rows = running_channels(recording.tables)
+    # Without a finite value nothing was observed.
     rows = rows[rows["count"] > 0]
     depth = recording.layers.drop_duplicates("layer").set_index("layer")["depth"]
     frame = rows[["layer", "feature", "count", "shift", "log_variance_ratio"]].assign(
@@ -55,6 +56,7 @@ def _distances(apart: pd.Series, observed: pd.Series, running: pd.Series) -> dic
     divergence = ((ratio + 1 / ratio - 2) + square * (1 / observed + 1 / running)) / 2
     both = observed + running
     overlap = (2 * (observed * running) ** 0.5 / both) ** 0.5 * np.exp(-square / (4 * both))
+    # Of equal distributions rounding may make the overlap more than 1.
     return {"kl": divergence, "hellinger": (1 - overlap).clip(lower=0) ** 0.5}
 
 
@@ -78,6 +80,7 @@ def audit(recording: Recording, *, top: int = 3) -> pd.DataFrame:
     middle = groups[["depth", "count"]].median()
     moved = at_site(running_measures(recording.tables), INPUT).reindex(middle.index)
     middle["shift"], middle["log_variance_ratio"] = moved["running_shift"], moved["running_log_ratio"]
+    # Ties by number, so that the same recording names the same channels.
     far = rows.sort_values(["hellinger", "feature"], ascending=[False, True], kind="stable")
     names = far.groupby("layer", sort=False)["feature"].agg(lambda some: "; ".join(map(str, some[:top])))
     ledger = recording.ledger.set_index("layer")
@@ -114,6 +117,7 @@ def score(recording: Recording) -> float:
     last = rows["depth"].max()
     moved = float(rows.loc[rows["depth"] == last, "hellinger"].mean())
     outputs = at_site(layer_measures(recording.tables), OUTPUT)
+    # Before the first batch norm a Linear knows nothing of running statistics.
     heads = outputs[(outputs["kind"] == "linear") & (outputs["depth"] > rows["depth"].min())]
     if heads.empty:
         return moved

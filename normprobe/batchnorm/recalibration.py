@@ -113,6 +113,7 @@ def _as_found(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None and not is_lazy(buffer)
     ]
+    # Only devices that the model is on: fork_rng would else initialize all of them.
     cards = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
     try:
         for module, _ in modes:
@@ -126,7 +127,9 @@ def _as_found(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[None]:
             module.training = mode
         with torch.no_grad():
             for module, name, buffer, value in held:
+                # A forward may have put another tensor in its place.
                 module._buffers[name] = buffer
+                # Copying raises the version, and autograd refuses a backward through what was saved before.
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
 
@@ -138,6 +141,7 @@ def _put(norms: Mapping[str, _BatchNorm], recording: Recording) -> pd.DataFrame:
         raise NoSamplesError("no BatchNorm was called, so there is nothing to collect; are there batches?")
     rows = recording.features[recording.features["site"] == INPUT]
     moments = {str(name): some.sort_values("feature") for name, some in rows.groupby("layer", sort=False)}
+    # All are looked at before any is written.
     for name, some in moments.items():
         if int(some["nonfinite"].sum()):
             raise NormprobeError(

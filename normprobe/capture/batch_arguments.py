@@ -49,10 +49,13 @@ class BatchArguments:
         if self._parameters is None:
             return tuple(batch), {}
         takes = [name for name, kind in self._parameters.items() if kind in _POSITIONAL]
+        # (inputs by name, labels), as collate functions of tokenizers give it.
         first = batch[0] if len(batch) else None
+        # Inputs by name, with labels behind them in a tuple.
         if isinstance(first, Mapping) and first and first.keys() <= self._parameters.keys():
             self._note(len(batch), 1)
             return (), dict(first)
+        # Of a forward that takes any number nothing is left out: torch says if it does not fit.
         variadic = inspect.Parameter.VAR_POSITIONAL in self._parameters.values()
         if variadic or not takes or len(batch) <= len(takes):
             return tuple(batch), {}
@@ -72,7 +75,9 @@ class BatchArguments:
         parameters = self._parameters
         if parameters is None or inspect.Parameter.VAR_KEYWORD in parameters.values():
             return dict(batch)
+        # Labels alone: a misspelt argument is to raise, as it does without a probe.
         unknown = [str(name) for name in batch if name in _LABELS and name not in parameters]
+        # Not of a batch of nothing else: then the forward says itself what it wants.
         if unknown and len(unknown) < len(batch):
             self.left_out = f"of each batch {', '.join(unknown)} left out: the forward has no such argument"
             return {name: value for name, value in batch.items() if name not in unknown}
@@ -88,6 +93,7 @@ def _parameters_of(model: nn.Module) -> dict[str, Any] | None:
         except (TypeError, ValueError):
             return None
         found = {name: parameter.kind for name, parameter in signature.parameters.items()}
+        # A wrapper takes anything and hands it on: the module within says what is taken.
         if inspect.Parameter.VAR_POSITIONAL not in found.values():
             break
     return found
@@ -99,4 +105,5 @@ def _within(model: nn.Module) -> Iterator[nn.Module]:
     while isinstance(module, nn.Module):
         yield module
         children = module._modules
+        # An only child: beside others `module` is the name of some part, and no wrapper's.
         module = attribute(module, "_orig_mod") or (children.get("module") if len(children) == 1 else None)

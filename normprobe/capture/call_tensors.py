@@ -47,6 +47,7 @@ def entries(value: Any) -> Iterator[tuple[Any, Any]]:
     elif isinstance(value, (tuple, list)):
         yield from enumerate(value)
     elif is_dataclass(value) and not isinstance(value, type):
+        # A field may be declared and never set.
         yield from ((field.name, getattr(value, field.name, None)) for field in fields(value))
 
 
@@ -171,6 +172,7 @@ def output_at(call: Call, reading: Reading) -> Tensor | None:
 
 def new_tensor(call: Call) -> Tensor | None:
     """The first tensor of data in the result of a call that is none of its arguments, else the first."""
+    # By identity: what a layer hands through is the very tensor that it was given.
     held = {id(tensor) for tensor in first_tensors(call[:RESULT]).values()}
     written = [tensor for _, tensor in tensors_in(call[RESULT])]
     return next((tensor for tensor in written if id(tensor) not in held), written[0] if written else None)

@@ -12,6 +12,7 @@ from typing import Any
 from normprobe.kernels import dispatch
 
 
+# Slots, as its twin has: an attribute that the other lacks is an error in either.
 @dataclass(eq=False, slots=True)
 class SiteCounters:
     """Counters of a site, and what its next call is compared with.

@@ -46,6 +46,7 @@ class FastHooks:
     def layer(self, state: LayerState, before: Callback, after: Callback) -> tuple[Callback, Callback]:
         """The hooks ahead of calls of a layer and behind them, with these callbacks."""
         compiled, sites = dispatch.compiled(), state.sites
+        # A probe that was made while the extension was switched off has counters that it cannot write.
         if compiled is None or not isinstance(sites[INPUT].counters, compiled.SiteCounters):
             return before, after
         key = ("layer", state.index)

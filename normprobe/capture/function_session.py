@@ -194,7 +194,9 @@ def _computed(owner: WeightOwner, tensor: Tensor, use: WeightUse) -> Layer | Non
         return None
     if layer.view.kind != "linear":  # a norm uses all of its weight
         return layer if tensor.shape == weight.shape else None
-    stored_transposed = layer.type == "Conv1D"  # of transformers, which stores (in, out)
+    # Conv1D of transformers stores (in, out), as do others that say how many features go in.
+    other_way = layer.parameter != "" and layer.n_features == weight.shape[0] != weight.shape[-1]
+    stored_transposed = layer.type == "Conv1D" or other_way
     if use.transposed is not stored_transposed:
         transposed = tensor.shape == weight.shape[::-1] and tensor.stride() == weight.stride()[::-1]
         return layer if transposed else None

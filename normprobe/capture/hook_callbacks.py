@@ -274,6 +274,7 @@ class HookCallbacks:
         """Note the masks that are not used, and ask anew what layers work on once several have masks."""
         for name in masks.unused:
             self.run_info.note_unused_mask(name)
+        # Plans so far were made for one sequence: each layer is to say first which one it works on.
         if masks.several and not self._several:
             self._several = True
             for state in self.states.values():
@@ -285,6 +286,7 @@ class HookCallbacks:
     ) -> None:
         """Carry the forward's masks through a convolution or a pool."""
         forward = self.forwards.current
+        # Most forwards hold no padding, and then nothing is asked of a convolution.
         if forward is not None and forward.state.measured and forward.masks.padded:
             given, made = first_tensor((*args, *kwargs.values())), first_tensor([output])
             if given is not None and made is not None:

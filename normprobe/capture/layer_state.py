@@ -327,7 +327,7 @@ class LayerState:
             "kind": self.view.kind,
             "type": layer.type,
             "n_features": self._n_features(),
-            "eps": layer.eps,
+            "eps": self.shown.eps if layer.eps is None else layer.eps,
             "affine": layer.affine,
             **norm_facts(layer.module, self.view, self.shown, self.modes, moved=changes.moved),
             # Of a parameter the module is the holder's, whose settings are not this layer's.

@@ -24,18 +24,20 @@ class ShownByCall:
         training: the mode of that call.
         groups: how many groups of features, each normalized together; None where unknown.
         activation: what its output went through, or "".
+        eps: what it adds to the variance, where it does not say so.
     """
 
     statistics: str = ""
     training: bool = False
     groups: int | None = None
     activation: str = ""
+    eps: float | None = None
 
     @staticmethod
     def of(identification: Identification, *, training: bool) -> ShownByCall:
         """What one call in this mode showed."""
         found = identification
-        return ShownByCall(found.statistics, training, found.groups, found.activation)
+        return ShownByCall(found.statistics, training, found.groups, found.activation, found.eps)
 
 
 def norm_facts(

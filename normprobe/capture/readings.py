@@ -171,6 +171,7 @@ class Readings:
     def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenCall:
         """A call of the layer that begins with these arguments."""
         first = args[0] if args else None
+        # Of nearly all layers each call ends here, and its form is not asked for.
         if self.certain and isinstance(first, Tensor) and holds_data(first):
             return OpenCall(PLAIN, self.known.get(PLAIN, DIRECT))
         form = form_of(args, kwargs)
@@ -236,6 +237,7 @@ class PairChoice:
         """What the call gave beside its output, as what it may have normalized: a sum of its arguments."""
         after = self._written[output]
         beside = [(path, tensor) for path, tensor in self._written.items() if path != output]
+        # A sum takes two.
         if len(self._opened.held) < 2:
             return []
         return [Pair(path, tensor, output, after) for path, tensor in beside if tensor.shape == after.shape]

@@ -68,6 +68,7 @@ class SequenceFinder:
         """The sequence of a tensor where its layer's name does not say it."""
         if tensor.is_nested or tensor.layout is not torch.strided:
             return reads
+        # What it reads decides: its output is of the same sequence, but no argument and nothing traced yet.
         if name == INPUT or state.index not in forward.reading:
             forward.reading[state.index] = self._read(state, tensor, forward, reads)
         reads = forward.reading[state.index]
@@ -81,6 +82,7 @@ class SequenceFinder:
         given = (name for name, argument in masks.arguments.items() if _same(argument, tensor))
         known = next(given, None) or forward.traced.made(tensor)
         if known is not None:
+            # The encoder's sequence, where a decoder reads it.
             known = "cross" if masks.two_sided and known == "own" else known
             state.sequence = known
             return known
@@ -106,6 +108,7 @@ class SequenceFinder:
     def _may_be(self, reads: str, counts: tuple[int, ...], forward: Forward, count: int) -> bool:
         """Whether a tensor with so many positions may be of the sequence that the layer's name says."""
         masks, own = forward.masks, forward.masks.of(reads)
+        # Without a mask of the decoder's its length tells, and without that nothing does.
         if masks.two_sided and own is None:
             return forward.decoder_time is None or forward.decoder_time in counts
         return count in masks.unmasked or (own is not None and own.real.shape[1] in counts)
@@ -123,6 +126,7 @@ class SequenceFinder:
             return sequence
         masks = forward.by_size.setdefault(id(padding), MaskBySize(padding.real))
         for count in counts:
+            # One position is a pooler's or a head's: of which one nothing says.
             if count > 1 and not self._learned.get(count):
                 if sequence.alone and not masks.knows(count):
                     masks.note(count, self._extended(tensor, padding.real, count))
@@ -175,6 +179,7 @@ class SequenceFinder:
         if not sequence.alone or sequence.padding is None:
             return False
         batch, (_, time) = forward.batch.size, sequence.padding.real.shape
+        # In a batch of one nothing tells learned queries from positions.
         total = extent.samples * extent.rows
         if total >= batch * time:  # every position, in windows, say; or twice as many relative ones
             return batch > 1 or total < 2 * time - 1
@@ -188,6 +193,7 @@ class SequenceFinder:
     def carry(self, strides: tuple[Stride, ...], forward: Forward, given: Tensor, made: Tensor) -> None:
         """Carry the masks of a forward through a convolution or a pool."""
         masks, axes = forward.masks, len(strides)
+        # Two axes are an image's where one comes in beside the sequence, and no mask is of its sides.
         if made.dim() != given.dim() or given.dim() <= axes or (axes > 1 and not masks.alone):
             return
         for reads in ("own", *masks.others):
@@ -226,6 +232,7 @@ def _count(forward: Forward, reads: str) -> int:
 def _positions(extent: Extent, forward: Forward) -> tuple[int, ...]:
     """How many positions a tensor may have for each example, the likeliest first."""
     leading, inner, batch = extent.leading, extent.inner, forward.batch.size
+    # As the model's input says, before what sizes alone would say.
     if forward.batch.time_first and leading[1:2] == (batch,):
         return (leading[0],)
     if leading[:1] == (batch,):
@@ -243,5 +250,6 @@ def _same(argument: Tensor, tensor: Tensor) -> bool:
     """Whether a tensor is an argument, seen through a view."""
     if argument is tensor:
         return True
+    # Of the same numbers: a slice begins at the same address, too.
     same = argument.numel() == tensor.numel() and argument.dtype == tensor.dtype
     return same and address(argument) == address(tensor) != 0

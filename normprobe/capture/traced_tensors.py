@@ -26,14 +26,18 @@ class TracedTensors:
 
     def note(self, name: str, tensor: Tensor, reads: str) -> None:
         """Note that this output of a layer is of a sequence."""
+        # Without numbers of their own all tensors would lie at one address.
         if at := address(tensor):
             self.outputs[at] = weakref.ref(tensor.untyped_storage()), tensor.numel(), reads
+        # Where layers of one module differ, as queries and keys do, the module says nothing of the next one.
         parent, known = name.rpartition(".")[0], (reads, tuple(tensor.shape[:2]))
         self.parents[parent] = known if self.parents.get(parent, known) == known else None
 
     def made(self, tensor: Tensor) -> str | None:
         """The sequence of the output that a tensor is, seen through a view."""
+        # By size, too: a slice may begin where the whole does.
         storage, numel, reads = self.outputs.get(address(tensor), _UNKNOWN)
+        # An address is used again once what lay there is gone.
         return reads if storage is not None and storage() is not None and numel == tensor.numel() else None
 
     def beside(self, name: str, tensor: Tensor) -> str | None:

@@ -16,6 +16,7 @@ from normprobe.cli.load_or_measure import recording_of
 from normprobe.cli.options import debug, measuring, request_of
 from normprobe.cli.output_paths import check_file, check_folder
 from normprobe.cli.progress import waiting
+from normprobe.vocabulary import SEVERITIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from normprobe.recording import Recording
 
 _PATH = click.Path(path_type=Path)
-# As `findings.check.SEVERITIES`, the mildest first; to import that would load pandas for --help.
-_SEVERITIES = ("info", "warning", "error")
+_SEVERITIES = SEVERITIES[::-1]  # the mildest first
 _FOUND = 3
 """Exit status of a command that ran, and whose ``--fail-on`` is met."""
 

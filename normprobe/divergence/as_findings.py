@@ -82,14 +82,17 @@ def _found(found: Differences) -> Iterator[tuple[_Rule, Finding, str]]:
     source = _ROUNDING if facts["same_data"] else _SAMPLING
     first = first_divergence(found)
     if first is not None:
+        # Of other data a difference in what the first layer reads is one of the data.
         read = not facts["same_data"] and first.after is None and first.site == INPUT
         yield _DATA if read else _rule_of(found, first), _first(found), source
+        # Beside the first, which is a finding of its own.
         own = layers[layers["introduces"] & (layers["layer"] != first.layer)]
         if len(own) and is_undone(found) is None:
             said = in_words(clauses(found, str(own["layer"].iloc[0])))
             words = f"Error arises here as well{': ' if said else ''}{said}."
             yield _AGAIN, _at(own, "error introduced, dB", "introduced_db", words), source
     if len(found.unmatched):
+        # Projections that one Linear does together lie in another layout, and are no gap in the comparison.
         fused = found.unmatched["reason"].str.startswith("fused").all()
         yield replace(_ALONE, severity="info") if fused else _ALONE, _unmatched(found), ""
     if facts["reordered"] is not None:
@@ -150,6 +153,7 @@ def _at(rows: pd.DataFrame, statistic: str, column: str, message: str) -> Findin
         site=row["site"],
         statistic=statistic,
         value=float(row[column]),
+        # The noise is an error in dB: nothing else can be held against it.
         threshold=float(row["noise_db"]) if column.endswith("_db") else np.nan,
         message=message,
         evidence="",

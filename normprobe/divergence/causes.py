@@ -28,6 +28,7 @@ _VECTORS = {
     "running mean": ("running_mean", INPUT, "running mean"),
     "running variance": ("running_var", INPUT, "running variance"),
 }
+# As torch initializes them: where one side still is so, it was not loaded.
 _FRESH = {"scale": 1.0, "shift": 0.0, "running mean": 0.0, "running variance": 1.0}
 _TINY = 1e-30
 
@@ -112,11 +113,12 @@ def _differences(readers: RecordingPair, match: Match) -> Iterator[Difference]:
 
 def _plain(what: str, values: Sequence[str], words: str) -> Iterator[Difference]:
     if values[0] != values[1] and all(values):
-        yield Difference(what, *values, words.format(*values))
+        yield Difference(what, values[0], values[1], words.format(*values))
 
 
 def _eps(rows: Sequence[Any]) -> Iterator[Difference]:
     eps = [float(row["eps"]) if pd.notna(row["eps"]) else np.nan for row in rows]
+    # An eps that went through float32 is no other one.
     if np.isfinite(eps).all() and abs(eps[0] - eps[1]) > 1e-6 * max(map(abs, eps)):
         yield from _plain("eps", [f"{value:g}" for value in eps], "its eps is {} against {}")
 
@@ -144,8 +146,8 @@ def _settings(rows: Sequence[Any]) -> Iterator[Difference]:
 def _vectors(readers: RecordingPair, match: Match, rows: Sequence[Any]) -> Iterator[Difference]:
     """Scale, shift and running statistics as applied, beyond what storing them in another dtype changes."""
     for what, (name, site, words) in _VECTORS.items():
-        places = [reader.places.get((layer, site)) for reader, layer in zip(readers, match[:2], strict=True)]
-        if places[0] is None or places[1] is None:
+        places = _places(readers, match, site)
+        if places is None:
             continue
         a, b = (reader.vector(name, place) for reader, place in zip(readers, places, strict=True))
         known = [bool(np.isfinite(vector).any()) for vector in (a, b)]
@@ -154,10 +156,11 @@ def _vectors(readers: RecordingPair, match: Match, rows: Sequence[Any]) -> Itera
             yield from _vector(what, words, a, b, max(map(unit, dtypes)))
         elif what in ("running mean", "running variance") and any(known):
             has = "first" if known[0] else "second"
-            yield Difference(what, *map(str, known), f"it has a {words} in the {has} only")
+            yield Difference(what, str(known[0]), str(known[1]), f"it has a {words} in the {has} only")
 
 
 def _vector(what: str, words: str, a: Numbers, b: Numbers, rounding: float) -> Iterator[Difference]:
+    # Stored in a coarser dtype a vector moves by its rounding.
     least = 2 * rounding * np.maximum(np.abs(a), np.abs(b)) + _TINY
     moved = ~(np.abs(b - a) <= least) & ~(np.isnan(a) & np.isnan(b))
     if not moved.any():
@@ -174,6 +177,7 @@ def _vector(what: str, words: str, a: Numbers, b: Numbers, rounding: float) -> I
     if fresh[0] != fresh[1]:
         which = "first" if fresh[0] else "second"
         said = f"its {words} is {_FRESH[what]:g} throughout in the {which} only"
+    # Then channels stand in another order, and no number is wrong.
     elif (np.sort(a) == np.sort(b)).all():
         said = f"its {words} has the same numbers in another order"
     elif len(a) == 1:
@@ -184,17 +188,31 @@ def _vector(what: str, words: str, a: Numbers, b: Numbers, rounding: float) -> I
     yield Difference(what, *shown, said)
 
 
+def _places(readers: RecordingPair, match: Match, site: str) -> tuple[int, int] | None:
+    """The places of two layers at a site, if both have it."""
+    first, second = (
+        reader.places.get((layer, site)) for reader, layer in zip(readers, match[:2], strict=True)
+    )
+    return None if first is None or second is None else (first, second)
+
+
+def _paired_rows(readers: RecordingPair, match: Match, site: str) -> tuple[Numbers, Numbers] | None:
+    """The raw rows that both kept at a site, of one width; None without any."""
+    places = _places(readers, match, site)
+    if places is None or readers[0].widths[places[0]] != readers[1].widths[places[1]]:
+        return None
+    a, b = pair_samples(readers[0].rows(places[0]), readers[1].rows(places[1]))
+    return (a, b) if len(a) and np.isfinite([a, b]).all() else None
+
+
 def _moved_by_one_vector(readers: RecordingPair, match: Match) -> Iterator[Difference]:
     """Whether all that a Linear's kept rows differ by is one vector: another bias."""
-    places = [reader.places.get((layer, OUTPUT)) for reader, layer in zip(readers, match[:2], strict=True)]
-    if places[0] is None or places[1] is None or readers[0].widths[places[0]] != readers[1].widths[places[1]]:
+    read, given = (_paired_rows(readers, match, site) for site in (INPUT, OUTPUT))
+    if read is None or given is None or len(given[0]) < 3:
         return
-    a, b = pair_samples(*(reader.rows(at) for reader, at in zip(readers, places, strict=True)))
-    inputs = [reader.places.get((layer, INPUT)) for reader, layer in zip(readers, match[:2], strict=True)]
-    if len(a) < 3 or None in inputs or not np.isfinite([a, b]).all():
-        return
-    x, y = pair_samples(*(reader.rows(at) for reader, at in zip(readers, inputs, strict=True)))  # type: ignore[arg-type]
-    if x.shape != y.shape or not np.allclose(x, y, rtol=1e-3, atol=1e-5 * np.abs(x).max(initial=0)):
+    # Only where both read the same is it the layer that moved them.
+    (x, y), (a, b) = read, given
+    if not np.allclose(x, y, rtol=1e-3, atol=1e-5 * np.abs(x).max()):
         return
     moved = b - a
     size, left = np.abs(moved.mean(0)).max(), np.abs(moved - moved.mean(0)).max()

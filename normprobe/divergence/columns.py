@@ -98,5 +98,6 @@ def shaped(rows: list[dict[str, object]], columns: dict[str, tuple[str, str, str
 
 def decibels(ratio: float) -> float:
     """A ratio of amplitudes in dB: 20 log10, -inf of 0, NaN of NaN."""
+    # Of no error −∞ is meant, of which numpy would warn.
     with np.errstate(divide="ignore"):
         return float(20 * np.log10(ratio))

@@ -27,6 +27,7 @@ from normprobe.divergence.unpaired import unpaired_columns
 from normprobe.errors import NormprobeError, NoSamplesError, RecordingError
 from normprobe.tables.frames import Tables
 
+# At 5 % one in twenty comparisons of a model with itself would name a layer.
 LEVEL = 0.01
 
 
@@ -72,6 +73,7 @@ def differences(a: Tables, b: Tables, *, same_data: bool | None = None, level: f
     _check(a, b, level)
     matched = matched_layers(a, b)
     pairing = pair_data(a, b, same_data, [(pair.a, pair.b) for pair in matched.pairs])
+    # The second's parts bear the numbers of the first's, so that samples have one identity in both.
     readers = RecordingArrays(a), RecordingArrays(b, pairing.parts if pairing.same else None)
     places = list(match_sites(readers, matched.pairs))
     rounding = precision(*dtypes_of(readers, places))
@@ -161,6 +163,7 @@ def facts_of(
         "precision_differs": rounding.throughout,
         "precision_changes": [[places[at].match.a, places[at].site] for at in rounding.changed],
         "matched": len(matched.pairs),
+        # Once what both recordings say.
         "warnings": list(dict.fromkeys(text for facts in meta for text in facts["warnings"])),
         "silent_twins": [[*twins[:2], list(twins.twins), twins.status] for twins in matched.silent_twins],
         "reordered": _reordered(tables[1], matched),
@@ -171,6 +174,7 @@ def _reordered(b: Tables, matched: MatchedLayers) -> str | None:
     """The first layer that the second model executes earlier than one that comes before it in the first."""
     depth = dict(zip(b.sites["layer"], b.sites["depth"], strict=True))
     latest = -1
+    # Pairs are in the first model's order: where the second's depth falls, it has another.
     for pair in matched.pairs:
         if depth[pair.b] < latest:
             return pair.a

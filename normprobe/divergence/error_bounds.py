@@ -18,6 +18,7 @@ from normprobe.kernels.moments import Moments
 
 Numbers = NDArray[np.float64]
 
+# Rows are a sample, and their error scatters: a bound must be twice as large to say that they miss it.
 _MISSES = 2.0
 
 
@@ -103,8 +104,10 @@ def relative_error(a: Numbers, b: Numbers, tiny: float = 0.0) -> float:
     if not a.size:
         return np.nan
     noise, signal = np.square(b - a).sum(), np.square(a).sum()
+    # Before dividing: two signals of zeros are equal.
     if noise == 0:
         return 0.0
+    # Of a signal of rounding alone any difference would be a large share.
     signal = max(signal, tiny**2 * a.size)
     return float(np.sqrt(noise / signal)) if signal > 0 else np.inf
 
@@ -112,11 +115,13 @@ def relative_error(a: Numbers, b: Numbers, tiny: float = 0.0) -> float:
 def _finite(raw: tuple[Numbers, Numbers]) -> tuple[Numbers, Numbers]:
     """The rows with zeros where either has NaN or infinite values."""
     fine = np.isfinite(raw[0]) & np.isfinite(raw[1])
+    # Zeros on both sides: equal, and no part of the signal. `broken` tells of them.
     return (raw[0], raw[1]) if fine.all() else (np.where(fine, raw[0], 0), np.where(fine, raw[1], 0))
 
 
 def _mean_and_deviation(moments: Moments) -> Numbers:
     """Mean and standard deviation of each feature, shape (features, 2); zeros of one without values."""
+    # Features without a value in either are equal.
     deviation = np.sqrt(np.nan_to_num(moments.variance))
     return np.column_stack([np.where(moments.count > 0, moments.mean, 0.0), deviation])
 

@@ -22,6 +22,7 @@ def clauses(found: Differences, layer: str, *, site: str = OUTPUT) -> list[str]:
     left_out = {"dtype"} if found.facts["precision_differs"] else set()
     if common_modes(found) is not None:
         left_out.add("mode")
+    # What a layer stores cannot change what it reads; its dtype can.
     if site == INPUT:
         own = own[own["what"] == "dtype"]
     return [str(said) for what, said in zip(own["what"], own["said"], strict=True) if what not in left_out]
@@ -34,6 +35,7 @@ def what_differs(found: Differences, layer: str) -> tuple[str, ...]:
 
 def common_modes(found: Differences) -> tuple[str, str] | None:
     """The modes of the two models, if more than half of the layers compared ran in other ones."""
+    # Of most layers it is the whole model's, and is said once.
     modes = found.causes[found.causes["what"] == "mode"]
     if 2 * modes["layer"].nunique() <= int(found.facts["matched"]):
         return None

@@ -93,6 +93,7 @@ def live_differences(
         tensors: which tensors of two layers are not alike, and by how much, by the first model's layer.
     """
     readers = RecordingArrays(a), RecordingArrays(b)
+    # Layers that fired on the first batch may not be called on the others.
     seen = tuple(pair for pair in matched.pairs if pair.a in found and found[pair.a].sites[OUTPUT].rows)
     places = list(match_sites(readers, seen))
     rounding = precision(*dtypes_of(readers, places))
@@ -101,6 +102,7 @@ def live_differences(
     splits = attribute_errors(places, errors, [_split(place, found[place.match.a]) for place in places])
     judgement = judge_errors(readers, places, rounding, errors, splits)
     rows = [
+        # Features are compared by ratios of amplitudes, of which the noise is in dB.
         describe_site(readers, place) | row | _columns(site, 10 ** (row["noise_db"] / 20))
         for place, row, site in zip(places, judgement, sums, strict=True)
     ]
@@ -118,11 +120,14 @@ def _causes(
     readers: RecordingPair, pairs: Sequence[Match], tensors: Mapping[str, Mapping[str, float]]
 ) -> list[Cause]:
     """What the tables say, and of Linear layers what their tensors do."""
-    told = find_causes(readers, pairs)
     # What kept rows only suggest, the tensors say.
     stored = {name for name, found in tensors.items() if found}
-    told = [cause for cause in told if not (cause.what == SHIFT_OF_ROWS and cause.layer in stored)]
-    biases = {cause.layer for cause in told if cause.what == "bias"}
+    stated = [
+        cause
+        for cause in find_causes(readers, pairs)
+        if not (cause.what == SHIFT_OF_ROWS and cause.layer in stored)
+    ]
+    biases = {cause.layer for cause in stated if cause.what == "bias"}
     own = [
         Cause(pair.a, pair.b, *of_tensor(name, share))
         for pair in pairs
@@ -130,7 +135,7 @@ def _causes(
         if not (name == "bias" and pair.a in biases)
     ]
     order = {pair.a: at for at, pair in enumerate(pairs)}
-    return sorted([*told, *own], key=lambda cause: order[cause.layer])
+    return sorted([*stated, *own], key=lambda cause: order[cause.layer])
 
 
 def _split(place: MatchedSite, found: SummedLayer) -> Attribution | None:
@@ -143,6 +148,7 @@ def _columns(site: SummedSite, limit: float) -> dict[str, Any]:
     each, means, variances = site.features
     size = np.sqrt((np.square(means[0]) + variances[0]).mean()) if len(each) else 0.0
     moved = np.sqrt(np.square(means[1] - means[0]).mean()) if len(each) else np.nan
+    # Total variance: within the features, and of their means.
     pooled = [v.mean() + m.var() for v, m in zip(variances, means, strict=True)] if len(each) else [0.0, 0.0]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.log(np.divide(pooled[1], pooled[0])))

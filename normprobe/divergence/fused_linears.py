@@ -34,9 +34,11 @@ def remove_fused(
     spare = Counter(wide.values())
     spare.subtract(narrow.values())
     groups = _neighbours(narrow, reads)
+    # Only shapes of which there are more here than there: the others have a counterpart of their own.
     for shape in [shape for shape in dict.fromkeys(wide.values()) if not shape.norm and spare[shape] > 0]:
         fitting = [g for g in groups if _holds(shape, [narrow[layer] for layer in g])]
         holders = [layer for layer, mine in wide.items() if mine == shape]
+        # Which holds which is told by order alone, so there must be as many.
         if len(fitting) != len(holders):
             continue
         for layer, group in zip(holders, fitting, strict=True):

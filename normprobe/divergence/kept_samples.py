@@ -19,6 +19,7 @@ Numbers = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 _IDENTITY = ("part", "example", "position", "repeat")
+# One entry a sample: identities of four numbers compare and intersect at once.
 _SAME = np.dtype([(name, np.int64) for name in _IDENTITY])
 
 
@@ -45,8 +46,8 @@ class _SampleTable:
     """What was kept of all places, in their order.
 
     Attributes:
-        keys: as in `Kept`.
-        hash: as in `Kept`.
+        keys: as in `KeptSamples`.
+        hash: as in `KeptSamples`.
         values: mean and standard deviation of each sample; of raw rows where the numbers of each begin.
         edges: where each place begins, and where the last ends.
     """
@@ -70,6 +71,7 @@ class RecordingArrays:
         self.tables = tables
         names = tables.facts["parts"]
         known = {name: number for number, name in enumerate(names)} if parts is None else parts
+        # Below 0 the parts that only this recording has, each by a number of its own: they pair with nothing.
         self._part = np.array([known.get(name, -1 - i) for i, name in enumerate(names)], np.int64)
         self.widths = tables.sites["n_features"].to_numpy(np.int64)
         self._first = starts(self.widths)
@@ -92,6 +94,7 @@ class RecordingArrays:
     @cached_property
     def _samples(self) -> _SampleTable:
         frame = self.tables.sample_moments
+        # Without a finite value a sample has no mean to compare.
         frame = frame[frame["count"].to_numpy() > 0]
         count, m2 = frame["count"].to_numpy(), frame["m2"].to_numpy(np.float64)
         values = np.column_stack([frame["mean"].to_numpy(np.float64), np.sqrt(m2 / count)])
@@ -121,6 +124,7 @@ class RecordingArrays:
         """The kept raw rows of a place."""
         table = self._rows
         low, high = table.edges[place], table.edges[place + 1]
+        # float64, as what is compared are small differences of squares.
         raw = self.tables.row_values[int(table.values[low]) : int(table.values[high])].astype(np.float64)
         values = raw.reshape(high - low, self.widths[place])
         return KeptSamples(table.keys[low:high], table.hash[low:high], values)
@@ -145,6 +149,7 @@ class RecordingArrays:
 
 def pair_samples(a: KeptSamples, b: KeptSamples) -> tuple[Numbers, Numbers]:
     """The values of the samples that both have, in one order."""
+    # Nearly always both kept the same in the same order, and intersecting would sort them.
     if len(a) == len(b) and (a.keys == b.keys).all():
         return a.values, b.values
     _, ia, ib = np.intersect1d(a.keys, b.keys, return_indices=True)

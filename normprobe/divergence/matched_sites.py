@@ -45,11 +45,13 @@ def fired_layers(reader: RecordingArrays) -> FiredLayers:
     reads: dict[str, bytes] = {}
     for layer in dict.fromkeys(sites["layer"]):
         at = [reader.places.get((layer, site)) for site in (INPUT, OUTPUT)]
+        # Without one of them a layer lacks a width to be matched by.
         if at[0] is None or at[1] is None:
             continue
         norm = reader.ledger.loc[layer, "kind"] != "linear"
         shapes[layer] = LayerShape(bool(norm), int(reader.widths[at[0]]), int(reader.widths[at[1]]))
         moments = reader.features(at[0])
+        # By their bits: layers that read one tensor have the very same moments.
         reads[layer] = moments.mean.tobytes() + moments.m2.tobytes()
     silent = {str(row.layer): str(row.status) for row in ledger.itertuples() if row.layer not in shapes}
     return FiredLayers(shapes, reads, silent)
@@ -73,6 +75,7 @@ def match_sites(readers: RecordingPair, matches: Sequence[Match]) -> Iterator[Ma
 def _rows(reader: RecordingArrays, place: int) -> int:
     """How many rows were measured at a place, those with NaN or infinite values included."""
     moments = reader.features(place)
+    # Of a feature all rows count, finite or not; features may differ in what is finite.
     return int((moments.count + moments.nonfinite).max(initial=0))
 
 

@@ -94,6 +94,7 @@ def match_layers(a: FiredLayers, b: FiredLayers) -> MatchedLayers:
     left_b = {y: shape for y, shape in b.shapes.items() if y not in {pair.b for pair in pairs}}
     unmatched = [*_silent("a", left_a, "b", b.silent), *_silent("b", left_b, "a", a.silent)]
     for of, wide, narrow, reads in (("b", left_b, left_a, a.reads), ("a", left_a, left_b, b.reads)):
+        # Before the rest is matched by shape, which would have other numbers of layers otherwise.
         for whole, parts in remove_fused(wide, narrow, reads):
             unmatched += _fused(of, whole, parts)
     rest, alone = _by_shape(left_a, left_b)
@@ -110,6 +111,7 @@ def _by_name(a: Sequence[str], b: Sequence[str]) -> dict[str, str]:
     cut_a, cut_b = _common_prefix(list(plain_a), set(plain_b)), _common_prefix(list(plain_b), set(plain_a))
     short_a = {name.removeprefix(cut_a): full for name, full in plain_a.items()}
     short_b = {name.removeprefix(cut_b): full for name, full in plain_b.items()}
+    # Cut so, two names have become one: then none is cut.
     if len(short_a) < len(plain_a) or len(short_b) < len(plain_b):
         short_a, short_b = plain_a, plain_b
     return {short_a[name]: short_b[name] for name in short_a if name in short_b}
@@ -123,6 +125,7 @@ def _without_adapter(
         {name if _outside(name) in names else _outside(name): name for name in names} for names in (a, b)
     )
     found = _by_name(list(outer_a), list(outer_b))
+    # What has a counterpart by its own name keeps it.
     taken = set(matched.values())
     every = ((outer_a[x], outer_b[y]) for x, y in found.items())
     return {x: y for x, y in every if x not in matched and y not in taken}
@@ -152,6 +155,7 @@ def _common_prefix(names: Sequence[str], others: set[str]) -> str:
         for cut in range(1, min(_DEEPEST, len(parts) - 1) + 1):
             if ".".join(parts[cut:]) in others:
                 votes[".".join(parts[:cut]) + "."] += 1
+    # Of equally many votes the shortest: nothing is cut without need.
     return max(votes, key=lambda prefix: (votes[prefix], -len(prefix)))
 
 

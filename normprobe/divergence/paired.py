@@ -20,6 +20,7 @@ from normprobe.vocabulary import INPUT, OUTPUT
 Numbers = NDArray[np.float64]
 
 _SUBUNIT = 16.0
+# Its square is still a float64 above 0.
 _TINY = 1e-150
 
 
@@ -38,6 +39,7 @@ def paired_columns(
     tiny = precision.floors / _SUBUNIT * largest
     found = [_errors(readers, place, least) for place, least in zip(places, tiny, strict=True)]
     found = with_one_error(readers, places, found)
+    # In float64 rounding is finer than moments are measured.
     bounds = np.maximum(precision.floors, MEASURED)
     known = np.array([e.known(bound) for e, bound in zip(found, bounds, strict=True)])
     splits = attribute_errors(
@@ -99,6 +101,7 @@ def attribute_errors(
         # An output inherits from its own layer's input, whatever other sites lie between the two.
         brought = of_input.get(place.match, before) if place.site == OUTPUT else before
         splits.append(split or estimate_attribution(error, brought))
+        # What could not be compared hands nothing on.
         size = 0.0 if np.isnan(error) else float(error)
         if place.site == INPUT:
             of_input[place.match] = size

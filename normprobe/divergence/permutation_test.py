@@ -22,6 +22,7 @@ from normprobe.divergence.kept_samples import KeptSamples, RecordingArrays
 Numbers = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
+# With the one observed a thousand, so that probabilities are whole thousandths.
 PERMUTATIONS = 999
 _TINY = 1e-300
 
@@ -54,6 +55,7 @@ def significance(a: RecordingArrays, b: RecordingArrays, places: Sequence[tuple[
     assigned = _permutations(len(of_a), len(of_b))
     statistics = np.full((len(assigned), len(places), 3), np.nan)
     for at, (kept, raw) in enumerate(zip(samples, rows, strict=True)):
+        # One side without samples has no mean: the place stays NaN there.
         if min(map(len, kept)):
             statistics[:, at, :2] = _means(assigned, kept, _index(kept, of_a, of_b))
         if min(map(len, raw)):
@@ -67,6 +69,7 @@ def _at_one_rate(
 ) -> tuple[KeptSamples, KeptSamples]:
     """What both kept of a place at one rate: a sample's chance to be kept falls as the data grow."""
     kept = [(r.rows(p) if raw else r.samples(p)) for r, p in zip(readers, place, strict=True)]
+    # Where nothing was left out every sample had chance 1, and sets no limit.
     full = [k for r, p, k in zip(readers, place, kept, strict=True) if len(k) and r.capped(p, k)]
     limit = min((int(k.hash.max()) for k in full), default=np.iinfo(np.int64).max)
     return _with_hash_below(kept[0], limit), _with_hash_below(kept[1], limit)
@@ -97,6 +100,7 @@ def _index(kept: tuple[KeptSamples, KeptSamples], of_a: dict[int, int], of_b: di
 
 def _permutations(size_a: int, size_b: int) -> Numbers:
     """Assignments of examples, the observed one first: shape (permutations, examples), 1 for the first."""
+    # A seed of its own: the same two recordings give the same verdict, and nobody's generator moves.
     generator = np.random.default_rng(0)
     observed = np.repeat([1.0, 0.0], [size_a, size_b])
     return np.stack([observed, *(generator.permutation(observed) for _ in range(PERMUTATIONS))])
@@ -139,5 +143,6 @@ def _adjusted(statistics: Numbers) -> Numbers:
     standard = np.where(known[0] & (spread > 0), moved / np.where(spread > 0, spread, 1.0), -np.inf)
     of_place = standard.max(axis=2)
     anywhere = of_place.max(axis=1)
+    # Rounding must not make an assignment that is as extreme as the observed one less so.
     rarer = (anywhere[1:, None] >= of_place[0] - 1e-9).sum(0)
     return np.where(np.isfinite(of_place[0]), (1 + rarer) / len(statistics), np.nan)

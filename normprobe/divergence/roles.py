@@ -69,7 +69,9 @@ def _words(roles: dict[str, list[str]]) -> dict[str, str]:
     """Known word to role, where one role only has it."""
     found: dict[str, list[str]] = {}
     for role in roles:
+        # From the end, where a name says what the layer is; before stands what it is in.
         known = [_WORD_OF[part] for part in reversed(role.lower().split(".")) if part in _WORD_OF]
         if known:
             found.setdefault(known[0], []).append(role)
+    # A word that two roles bear tells neither.
     return {word: mine[0] for word, mine in found.items() if len(mine) == 1}

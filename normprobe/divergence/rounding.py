@@ -68,10 +68,12 @@ def precision(a: Sequence[str], b: Sequence[str]) -> Precision:
 
 def unit(dtypes: str) -> float:
     """The spacing of numbers at 1 in the coarsest of these dtypes; of what is unknown, float32's."""
+    # The coarsest: whatever ran in it has its rounding.
     return max((_UNITS | _FLOAT8).get(name, _UNITS["float32"]) for name in dtypes.split("; "))
 
 
 def _commonest(dtypes: Sequence[str]) -> str:
+    # Sorted, so that of equally common ones it is always the same.
     return max(sorted(set(dtypes)), key=list(dtypes).count, default="")
 
 

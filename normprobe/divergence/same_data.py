@@ -98,4 +98,5 @@ def _agree(a: RecordingArrays, b: RecordingArrays, layers: tuple[str, str]) -> b
         return False
     x, y = pair_samples(a.rows(places[0]), b.rows(places[1]))
     power = np.square(x).sum()
+    # Zeros agree with zeros of any data, and one row may agree by chance.
     return bool(len(x) > 1 and power > 0 and np.square(y - x).sum() < _CLOSE**2 * power)

@@ -35,6 +35,7 @@ def with_one_error(
 def _key(readers: RecordingPair, place: MatchedSite) -> tuple[bytes, ...]:
     """Equal for places that were measured on one tensor in either recording."""
     moments = moments_of(readers, place)
+    # What pairs at one place need not pair at another: then its error is not the other's.
     how = bytes([place.aligned, place.same_rows])
     return how, *(
         values.tobytes() for of in moments for values in (of.count, of.mean, of.m2, of.minimum, of.maximum)

@@ -67,10 +67,12 @@ def _twins(
         groups[_parent(layer), shapes[layer].norm, shapes[layer].n_in].append(layer)
     silent = ledger[ledger["status"].isin(_SILENT)]
     for (parent, norm, width), mine in groups.items():
+        # Where no neighbour is matched, the place of the same name.
         places = parents.get(parent, {parent})
         fits = (silent["kind"] != "linear") == norm
         fits &= (silent["n_features"] == width).fillna(False)
         theirs = [str(name) for name in silent.index[fits.to_numpy(bool)] if _parent(str(name)) in places]
+        # As many of either: in order of definition each has its own.
         if theirs and len(theirs) == len(mine):
             yield from ((layer, [twin]) for layer, twin in zip(mine, theirs, strict=True))
         elif theirs:

@@ -54,6 +54,7 @@ def undone(layers: pd.DataFrame) -> Undone | None:
     if not ends:
         return None
     agreeing = np.flatnonzero(~beyond & _inputs(places))
+    # After the last input that agrees: from there on the difference has come for good.
     again = int(agreeing[-1]) + 1 if len(agreeing) else 0
     begins = again + int(np.argmax(beyond[again:]))
     gone = places.index((ends[0], OUTPUT))
@@ -69,6 +70,7 @@ def _ends(sites: pd.DataFrame, places: list[tuple[str, str]]) -> list[str]:
         read, given = at.get((layer, INPUT)), at.get((layer, OUTPUT))
         if read is None or given is None or not beyond[read] or beyond[given]:
             continue
+        # Besides agreeing: a difference that was near the noise may drop below it by itself.
         if error[given] <= error[read] - _LESS_DB:
             found.append(layer)
     return found

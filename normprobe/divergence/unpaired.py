@@ -50,6 +50,7 @@ def _columns(readers: RecordingPair, place: MatchedSite, level: float) -> dict[s
         "pairs": 0,
         "error_db": decibels(found.known(0.0)),
         "error_of": "moments",
+        # 1.5: sampling moves a mean by the variance ÷ n, a standard deviation by half of that.
         "noise_db": decibels(float(noise * np.sqrt(1.5) * _relative_deviation(moments[0]))),
         "features_beyond": _share_beyond(moments, noise, level),
     }

@@ -59,8 +59,10 @@ def first_divergence(found: Differences) -> Divergence | None:
     at = int(beyond[0])
     row = layers.iloc[at]
     before = layers["layer"].iloc[:at]
+    # Its own input is the same layer, and says nothing of where to look.
     earlier = before[before != row["layer"]]
     after = str(earlier.iloc[-1]) if len(earlier) else None
+    # Of other data nothing agrees to rounding.
     gone = undone(layers) if found.facts["same_data"] else None
     return Divergence(
         str(row["layer"]),
@@ -135,6 +137,7 @@ def _where(found: Differences, first: Divergence) -> str:
 def _why(found: Differences, first: Divergence) -> list[str]:
     """What differs at the first layer that does, and where that ends."""
     said = cause_sentences(found, first.layer, first.site)
+    # Only before an input can a layer that is not compared be what differs.
     if first.site == INPUT:
         said += twin_sentences(found)
     return [*said, *filter(None, [undone_sentence(found)])]
@@ -157,6 +160,7 @@ def _extent(found: Differences, first: Divergence) -> list[str]:
     elif len(later):
         lines.append(f"Of the {format_count(len(later), 'layer')} after it none differs.")
     own = [str(layer) for layer in later.index[later["introduces"]]]
+    # Half of all layers share one cause, and a list of them would hide it.
     if 2 * len(own) >= len(each) - 1 > 0:
         lines.append(
             f"{len(own) + 1:,} of {format_count(len(each), 'layer')} introduce error of their own, "
@@ -190,6 +194,7 @@ def _agreement(found: Differences) -> list[str]:
             f"Equal up to rounding: none of {count} differs by more than rounding of {facts['dtypes'][0]}; "
             f"the largest error is {largest}, at {where}."
         ]
+    # A layer without any error has no level for a drift to begin at.
     start = layers[layers["error_db"] > -np.inf].iloc[0]
     return [
         f"{facts['dtypes'][0]} against {facts['dtypes'][1]}: none of {count} differs by more than rounding. "

@@ -51,6 +51,7 @@ def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.Data
         NormprobeError: a name is not that of a check.
     """
     rules = chosen(checks)
+    # Each check may take for granted that something was measured.
     if tables.layers.empty:
         rules = ()
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]

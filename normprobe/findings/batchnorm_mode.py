@@ -26,6 +26,7 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
     """
     inputs = tables.layers[tables.layers["site"] == INPUT].set_index("layer").sort_values("depth")
     ledger = fired(tables)
+    # Of the fullest channel: NaN in some channels makes no batch small.
     count = tables.features[tables.features["site"] == INPUT].groupby("layer")["count"].max()
     processes = _column(ledger, "processes").fillna(1).astype("float64")
     ledger["values"] = processes * count.reindex(ledger.index) / ledger["calls"]
@@ -39,6 +40,7 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
 
 def fired(tables: Tables) -> pd.DataFrame:
     """The ledger of all layers that fired, with ``trains``, ``grads`` and ``odd`` of `batch_norms`."""
+    # Not the public ledger, which does not tell whether parameters are trained and buffers moved.
     ledger = tables.ledger_base[tables.ledger_base["calls"] > 0].set_index("layer")
     training, grad = (ledger[name].fillna("").str.split("; ") for name in ("training", "grad"))
     statistics = _column(ledger, "statistics").fillna("").astype(str)
@@ -151,6 +153,7 @@ class SmallBatchStatistics(Check):
         few = norms[norms["trains"] & ((norms["values"] < self.values) | (norms["examples"] < self.examples))]
         if few.empty:
             return []
+        # Too few values are the plainer fault: examples are named only where there are values enough.
         by_values = bool((few["values"] < self.values).any())
         layer = str(few["values" if by_values else "examples"].idxmin())
         row: Any = few.loc[layer]
@@ -201,6 +204,7 @@ class FrozenButUpdating(Check):
             return []
         others = fired(tables)["trainable"].fillna(False).astype(bool)
         trained = bool(others.any()) or tables.meta.get("trainable") is True
+        # What is not known, as after merging parts that differ, is taken for trained and for not moved.
         frozen = norms[norms["trainable"].eq(False).fillna(False) & norms["moved"].fillna(False)]
         if frozen.empty or not trained:
             return []
@@ -251,6 +255,7 @@ class UpdatedTwice(Check):
         norms = batch_norms(tables)
         if not {"updates", "firings"} <= set(norms.columns):
             return []
+        # Of updates by firings, not by forwards: a layer may rightly be called several times in one.
         often = (norms["updates"] / norms["firings"]).astype("float64")
         twice = often[often >= self.ratio]
         if twice.empty:

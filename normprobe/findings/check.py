@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
+
+from normprobe.vocabulary import SEVERITIES, Severity
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
-Severity = Literal["error", "warning", "info"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+__all__ = ["COLUMNS", "SEVERITIES", "Check", "Finding", "Severity", "to_frame"]
 
+# Nullable integers for what a finding may lack: a feature, an example, a position.
 COLUMNS = {
     "check": "string",
     "title": "string",
@@ -117,6 +119,7 @@ def to_frame(found: Iterable[tuple[Check, Finding]], depth: pd.Series) -> pd.Dat
     order = pd.DataFrame(
         {
             "severity": frame["severity"].map({name: i for i, name in enumerate(SEVERITIES)}),
+            # NaN of a layer without a depth, which sorting puts last.
             "depth": frame["layer"].map(depth).astype("float64"),
         }
     )

@@ -55,8 +55,10 @@ class CollapsedSamples(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first site from which on samples are the same."""
+        # In order of execution, as the first site is named.
         data = example_measures(tables).reindex(inputs_and_outputs(tables).index)
         same = data["example_spread"][data["examples"] >= self.samples] < self.equal
+        # First: where examples are equal from the start, what collapses later has that cause.
         if not same.empty and same.iloc[0] and same.mean() >= self.rest:
             return [self._examples(same, float(data.loc[same.index[0], "example_spread"]))]
         lost = collapsed(tables, spread=self.spread, samples=self.samples, rest=self.rest)
@@ -74,6 +76,7 @@ class CollapsedSamples(Check):
                 message=f"Of the mean square of the {site} a share of {format_number(value)} varies over "
                 "samples: they are all the same from here on.",
                 evidence=f"{site}:spread",
+                # Once, though a layer may be there with both sites.
                 affected=tuple(dict.fromkeys(lost.get_level_values("layer"))),
             )
         ]

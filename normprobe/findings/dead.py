@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
@@ -77,8 +78,8 @@ class DeadFeatures(Check):
         dead = dead[~dead.index.isin(collapsed(tables)[1:])]
         writers = {name: _never_positive(tables, name) for name in dead.index.get_level_values("layer")}
         # Zeros throughout that no unit wrote are multiplied by 0, as a branch may be started (adapters).
-        by_units = [writers[name] != "" or value < 1 for (name, _), value in dead.items()]
-        dead = dead[by_units]
+        names = dead.index.get_level_values("layer")
+        dead = dead[(dead < 1).to_numpy(bool) | np.array([writers[name] != "" for name in names], dtype=bool)]
         dead = dead[[not _writes_zeros(tables, writers[name]) for name, _ in dead.index]]
         if dead.empty:
             return self._silent(tables, layers)
@@ -102,6 +103,7 @@ class DeadFeatures(Check):
     def _silent(self, tables: Tables, layers: pd.DataFrame) -> list[Finding]:
         """The first channel norm that most of the channels leave without a positive value."""
         norms = layers[layers["kind"].isin(["batch_norm", "group_norm", "instance_norm"])]
+        # A norm that writes the same for all samples is the finding of other checks.
         norms = norms[(norms.index.get_level_values("site") == OUTPUT) & (norms["spread"] > CONSTANT)]
         share = feature_measures(tables)["silent_features"].reindex(norms.index)
         silent = share[share >= self.silent]
@@ -134,9 +136,11 @@ def _never_positive(tables: Tables, layer: str) -> str:
     measures = layer_measures(tables)
     layers, depth = at_site(measures, OUTPUT), measures["depth"][layer].iloc[0]
     idle = at_site(feature_measures(tables), INPUT)["zero_features"].reindex(layers.index) == 1
+    # Only where both have as many features can those of the one be the other's.
     before = layers[(layers["depth"] < depth) & (layers["n_features"] == len(read)) & ~idle]
     for name in before.sort_values("depth", ascending=False).index:
         wrote = features[(features["layer"] == name) & (features["site"] == OUTPUT)].set_index("feature")
+        # A feature without a finite value is NaN, of which this is false.
         if (wrote["max"].reindex(dead) <= 0).all():
             return str(name)
     return ""
@@ -188,6 +192,7 @@ class ConstantFeatures(Check):
         norms = layers[layers["kind"] != "linear"]
         share = feature_measures(tables)["constant_features"].reindex(norms.index)
         whole = share == 1
+        # Zeros behind a ReLU are for `dead_features` to judge, which has a threshold of its own.
         share = share - self._after_a_relu(tables, share)
         constant = share[(share >= self.share) & (~whole | self._in_a_branch(tables, whole))]
         started = self._started_at_0(tables, constant)

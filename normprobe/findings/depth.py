@@ -58,8 +58,10 @@ class _VarianceDepth(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """The layer that is out of scale, or else the steepest step of a steady change."""
         measured = inputs_and_outputs(tables)
+        # Not `<`: the median of nothing is NaN.
         if not (measured["n_samples"] * measured["n_features"]).median() >= self.numbers:
             return []
+        # Batch norms that still hold 0 and 1 do not normalize: a trend follows from that, which is a finding.
         return self._jumps(tables) or ([] if never_updated(tables) else self._trends(tables))
 
     def _jumps(self, tables: Tables) -> list[Finding]:
@@ -97,6 +99,7 @@ class _VarianceDepth(Check):
         that; positive is reported) and ``peers`` (whether it is held against its role). All of
         ``self.measures`` must be out of scale; the first is shown.
         """
+        # Signed, so that in either check the larger is the worse.
         shown, logs = self.measures[0], self.sign * gains[list(self.measures)].map(np.log10)
         role = pd.Series([role_of(name) for name in gains.index], index=gains.index)
         groups, size = logs.groupby(role), role.map(role.value_counts())
@@ -123,15 +126,18 @@ class _VarianceDepth(Check):
 
     def _trends(self, tables: Tables) -> list[Finding]:
         site, measure, values = _stream(tables)
+        # Branches that write exactly 0 have no logarithm, and no say.
         values = values[values > 0]
         if len(values) < self.layers:
             return []
         logs = np.log10(values.to_numpy(dtype="float64"))
         slope = self.sign * _theil_sen(logs)
         total = slope * (len(logs) - 1)
+        # Both conditions: of a slope the other way the product is positive, too.
         if slope <= 0 or slope * total < self.trend:
             return []
         steps = self.sign * np.diff(logs)
+        # Behind the step: the first layer that reads what it led to.
         layer = str(values.index[int(steps.argmax()) + 1])
         return [
             Finding(
@@ -139,6 +145,7 @@ class _VarianceDepth(Check):
                 site=site,
                 statistic=f"factor of the variance over {len(logs)} layers",
                 value=10 ** (self.sign * total),
+                # The factor in all from which so steep a change is reported.
                 threshold=10 ** (self.sign * self.trend / slope),
                 message=f"The variance {self.verb} {format_number(10**slope)} times per layer, "
                 f"{format_number(10**total)} times over {len(logs)} layers; the largest step is here.",
@@ -175,12 +182,12 @@ def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
     reads = at_site(layers, INPUT)["n_features"].reindex(outputs.index)
     # A new chain begins where a Linear reads another number of features than the last one wrote.
     begins = (reads != outputs["n_features"].shift()).cumsum()
-    longest = outputs.index[begins == begins.value_counts(sort=False).idxmax()] if len(outputs) else []
-    linear = outputs["within_feature_variance"].reindex(longest)
+    in_longest = begins == begins.value_counts(sort=False).idxmax() if len(outputs) else begins.isna()
+    linear = outputs.loc[in_longest, "within_feature_variance"]
     return OUTPUT, "within_feature_variance", linear.iloc[:-1]
 
 
-def _chain_of_norms(layers: pd.DataFrame, norms: pd.DataFrame) -> pd.MultiIndex:
+def _chain_of_norms(layers: pd.DataFrame, norms: pd.DataFrame) -> pd.Index:
     """Those of the norms' inputs that follow one another in the flow of data.
 
     A norm that reads just what a Linear wrote stands behind a branch where others read a sum: only these are
@@ -194,11 +201,13 @@ def _chain_of_norms(layers: pd.DataFrame, norms: pd.DataFrame) -> pd.MultiIndex:
     moments = ["mean", "variance", "min", "max"]
     linear = layers[layers["kind"] == "linear"]
     wrote, read = at_site(linear, OUTPUT), at_site(linear, INPUT)
+    # By the very numbers: what reads a tensor has the moments of what wrote it.
     writer = {tuple(row): name for name, row in zip(wrote.index, wrote[moments].to_numpy(), strict=True)}
     by = [writer.get(tuple(row)) for row in norms[moments].to_numpy()]
     if any(name is None for name in by):
         return norms.index[[name is None for name in by]]
-    source = [tuple(read.loc[name, moments]) if name in read.index else name for name in by]
+    inputs = {name: tuple(row) for name, row in zip(read.index, read[moments].to_numpy(), strict=True)}
+    source = [inputs.get(name, name) for name in by]
     return norms.index[~pd.Series(source, dtype=object).duplicated().to_numpy()]
 
 

@@ -22,6 +22,7 @@ from normprobe.vocabulary import INPUT, OUTPUT
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
+# By hand: to ask each measure for its columns would compute all of them.
 _HOME = {
     **dict.fromkeys(
         ("zero_features", "constant_features", "live_zeros", "silent_features", "high_features"),
@@ -55,6 +56,7 @@ def series(tables: Tables, evidence: str) -> pd.DataFrame:
     site, _, measure = evidence.partition(":")
     layers = layer_measures(tables)
     frame = _HOME[measure](tables) if measure in _HOME else layers
+    # Input and output are known where nothing was measured at them, too: the series is empty, and no error.
     known_sites = list(dict.fromkeys([INPUT, OUTPUT, *layers.index.get_level_values("site")]))
     if site not in known_sites or measure not in frame.columns:
         known = sorted({*_HOME, *layers.select_dtypes("number").columns})
@@ -64,6 +66,7 @@ def series(tables: Tables, evidence: str) -> pd.DataFrame:
             f"measure; measures near it: {close}."
         )
     here = layers.index.get_level_values("site") == site
+    # In order of execution, whatever order the measure is in.
     value = frame[measure].reindex(layers.index[here]).astype("float64").to_numpy()
     found = pd.DataFrame(
         {

@@ -33,6 +33,7 @@ def to_json(findings: pd.DataFrame, tables: Tables) -> str:
     severity = findings["severity"]
     document = {
         "format": FORMAT,
+        # The version that measured, which need not be this one.
         "normprobe": versions.get("normprobe"),
         "model": tables.meta.get("name"),
         "data": tables.meta.get("data"),
@@ -41,6 +42,7 @@ def to_json(findings: pd.DataFrame, tables: Tables) -> str:
         "counts": {name: int((severity == name).sum()) for name in SEVERITIES},
         "findings": [_plain(row) for row in findings.to_dict("records")],
     }
+    # Not NaN, which Python writes and other readers refuse.
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
 

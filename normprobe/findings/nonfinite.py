@@ -56,6 +56,7 @@ class Nonfinite(Check):
         bad = (layers["nonfinite"] + layers["nonfinite_masked"]).gt(0)
         if not bad.any():
             return []
+        # With both sites, also where all layers were measured at one of them.
         wide = bad.unstack("site", fill_value=False).reindex(columns=[INPUT, OUTPUT], fill_value=False)
         first = bad.index[bad].tolist()[0]
         makers = list(wide.index[~wide[INPUT] & wide[OUTPUT]])
@@ -82,6 +83,7 @@ class Nonfinite(Check):
         layer, site = where
         row = row_of(layers, layer, site)
         real, masked = int(row["nonfinite"]), int(row["nonfinite_masked"])
+        # In padding alone it may be harmless: masked out before it reaches a real row.
         spread = layers["nonfinite"][layers["depth"] >= row["depth"]].gt(0).any()
         padding, count = " in padding rows only" if not real else "", real or masked
         origin = _before(layers, row) if site == INPUT else _within(layers, layer)
@@ -142,6 +144,7 @@ def _first(tables: Tables, row: Any, layer: str, site: str) -> tuple[int | None,
     if bad.empty:
         return None, None, ""
     held: Any = bad.iloc[0]
+    # Else the first of the kept ones need not be the first of all.
     every = len(samples) >= row["n_samples"]
     named = f", example {held['example']}" if pd.notna(held["example"]) else ""
     when = f", first in forward {held['call']}{named}" + ("" if every else " of those kept")
@@ -162,6 +165,7 @@ def _makers_in_a_loop(layers: pd.DataFrame) -> list[str]:
 def _feature(tables: Tables, layer: str, site: str) -> int | None:
     """The feature that holds most NaN or Inf, or None where all features hold as many."""
     rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == site)]
+    # Where all features hold as many, none of them is the cause.
     if rows.empty or rows["nonfinite"].nunique() == 1:
         return None
     return int(rows["feature"].iloc[int(rows["nonfinite"].argmax())])

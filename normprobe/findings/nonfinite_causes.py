@@ -116,6 +116,7 @@ def _by_layer(tables: Tables) -> dict[str | None, dict[str, int]]:
     stored = tables.meta.get("stored_nonfinite") or {}
     ledger = tables.ledger[tables.ledger["status"] == "fired"]
     # A projection of attention is a layer by its parameter's name: `attn.in_proj` of `in_proj_weight`.
+    # The longest first: what lies in a layer within a layer is the inner one's.
     names = sorted(ledger["layer"], key=len, reverse=True)
     found: dict[str | None, dict[str, int]] = {}
     for tensor, count in stored.items():
@@ -161,6 +162,7 @@ def _rounded_eps(tables: Tables, layers: pd.DataFrame, layer: str) -> Cause | No
     if (layer, INPUT) not in layers.index:
         return None
     dtypes, eps = _dtypes(row) | _dtypes(row_of(layers, layer, INPUT)), _eps(tables, layer)
+    # Of several dtypes the coarsest, in which eps is lost first.
     smallest = max((_SMALLEST[name] for name in dtypes if name in _SMALLEST), default=0.0)
     if np.isnan(eps) or eps >= smallest / 2:
         return None
@@ -200,6 +202,7 @@ def _near_the_end(row: Any, reached: Sequence[float]) -> Cause | None:
     """An overflow that the finite values beside it make likely."""
     for name in _dtypes(row):
         limit = _LARGEST.get(name, np.inf)
+        # 0 beside them: of NaN alone nanmax warns.
         most = float(np.nanmax([0.0, *reached]))
         if most > limit / _NEAR:
             return Cause(

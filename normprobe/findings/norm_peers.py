@@ -71,6 +71,7 @@ class NormUnlikePeers(Check):
         plain = norms["kind"].reindex(roles.index).ne("batch_norm").to_numpy(bool)
         wrote = norms["variance"].reindex(roles.index).where(plain & ~(below < eps).to_numpy(bool))
         by_weight = self._apart(weight, roles) - self.decades
+        # A variance has twice the decades of a root mean square.
         by_variance = self._apart(wrote, roles) / 2 - self.decades
         apart = pd.concat([by_weight, by_variance], axis=1).max(axis=1)
         apart = apart[apart > 0]
@@ -82,9 +83,12 @@ class NormUnlikePeers(Check):
 
     def _apart(self, values: pd.Series, roles: pd.Series) -> pd.Series:
         """The decades between each value and the nearest of its role, or their median if that is nearer."""
-        logs = np.log10(values.astype("float64").where(values > 0)).dropna()
+        positive = values.astype("float64")
+        positive = positive[positive > 0]
+        logs = pd.Series(np.log10(positive), index=positive.index)
         found = {}
         for _, group in logs.groupby(roles.reindex(logs.index)):
+            # Of two norms nothing says which is the odd one.
             for name in group.index if len(group) >= self.blocks else ():
                 others = group.drop(name)
                 found[name] = min((others - group[name]).abs().min(), abs(others.median() - group[name]))

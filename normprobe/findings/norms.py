@@ -62,13 +62,16 @@ class VarianceBelowEps(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first norm whose median sample lies below an eps that is large, and one that is not."""
+        # An eps that is not known is nothing to hold a variance against.
         norms = tables.ledger.set_index("layer")[["kind", "eps"]].dropna()
         measured = at_site(layer_measures(tables), INPUT)[["n_features"]]
         frame = at_site(divisor_measures(tables), INPUT).join(norms, how="inner")
         frame = measured.join(frame, how="inner")
+        # 0 is another finding, of samples that are all the same.
         small = (frame["divisor"] > 0) & (frame["divisor"] < self.ratio * frame["eps"])
         whole = frame["of"] == "sample"
         below = frame[small & ((frame["n_features"] > 1) | ~whole)]
+        # An eps that went through float32 or through text is still torch's default.
         large = below["eps"] > self.usual * (1 + 1e-6)
         found = [self._finding(below[large], "Lower this norm's eps.", "warning")] if large.any() else []
         if not large.all():
@@ -100,6 +103,7 @@ def _in_most_blocks(these: pd.Index, norms: pd.Index) -> bool:
     role = pd.Series([role_of(str(name)) for name in norms], index=norms)
     among = role.index.isin(these)
     share = pd.Series(among, index=norms).groupby(role).mean()
+    # Roles in blocks: outside any block a role is the layer's own name, and "*" of a Sequential is none.
     blocks = share.index != "*"
     return bool((share[blocks & ~share.index.isin(norms)] >= 0.5).any())
 
@@ -189,6 +193,7 @@ class OutlierNormWeight(Check):
         size = rows["weight"].abs()
         by_layer = rows["layer"]
         middle = size.groupby(by_layer).transform("median")
+        # Of a median of 0 every other weight would be an infinite multiple.
         times = size / middle.where(middle > 0)
         out = (times > self.times) & (size.groupby(by_layer).transform("size") >= self.features)
         number_of = out.groupby(by_layer).transform("sum")

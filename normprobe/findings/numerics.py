@@ -47,6 +47,7 @@ class Fp16Overflow(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first layer in order of execution with a value beyond the limit."""
         layers = inputs_and_outputs(tables)
+        # A model may be measured in float32 and still be meant for 16 bit.
         meant = "float16" in str(tables.meta.get("meant_dtype"))
         half = layers["dtype"].str.contains("float16") | meant
         limit = pd.Series(self.limit, index=layers.index).where(~half, self.limit / self.margin)

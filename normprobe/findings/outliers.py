@@ -63,6 +63,7 @@ class MassiveActivations(Check):
         if layers.empty:
             return []
         layers = layers[self._few(tables, layers)]
+        # Norms read the residual stream itself; a Linear reads what a norm has made of it.
         norms = layers[layers["kind"] != "linear"]
         layers = layers if norms.empty else norms
         if layers.empty:
@@ -96,6 +97,7 @@ class MassiveActivations(Check):
         peak = samples[["min", "max"]].abs().max(axis=1)
         limit = (self.times * layers["abs_median"]).clip(lower=self.least)
         share = (peak > samples["layer"].map(limit)).groupby(samples["layer"]).mean()
+        # Of a layer without a kept sample there is nothing to say against it.
         return share.reindex(layers.index).fillna(0) <= self.share
 
 
@@ -142,6 +144,7 @@ class OutlierFeatures(Check):
         out = (features["peak"] > self.least) & (features["peak_ratio"] > self.times)
         share = out.groupby(level=SITE_KEY).mean()
         few = share.index[
+            # 1.5 features: one is always few, whatever rounding makes of 1 ÷ n.
             (share > 0) & (share <= np.maximum(self.share, 1.5 / layers["n_features"].reindex(share.index)))
         ]
         hits = features[out & features.index.isin(few)]

@@ -59,6 +59,7 @@ class PaddingInNorm(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first channel norm whose statistics hold padding."""
         effect = pd.concat([_padding_effect(tables), _example_effect(tables)])
+        # Both kinds of norms in order of execution: one stands behind the other until here.
         order = at_site(layer_measures(tables), INPUT).index
         effect = effect.reindex([name for name in order if name in effect.index])
         inside = (effect["factor"] > self.factor) | (effect["shift"] > self.shift)
@@ -99,6 +100,7 @@ def _padding_effect(tables: Tables) -> pd.DataFrame:
     layers = at_site(layer_measures(tables), INPUT)
     masked = layers.index[layers["masked"] > 0]
     rows = tables.features[(tables.features["site"] == INPUT) & tables.features["layer"].isin(masked)]
+    # A channel that is constant without padding would be infinitely far off with it.
     rows = rows[(rows["variance"] > 0) & (rows["seen_variance"] > 0)]
     running = _distance(rows["running_mean"], rows["running_var"], rows)
     seen = _distance(rows["seen_mean"], rows["seen_variance"], rows)
@@ -129,6 +131,7 @@ def _example_effect(tables: Tables) -> pd.DataFrame:
     square = (rows["variance"] + (rows["mean"] - bias) ** 2) / weight.where(weight != 0) ** 2
     middle = square.groupby(rows["layer"]).mean().reindex(names)
     factor = np.exp(np.abs(np.log(middle.where(middle > 0))))
+    # Without running statistics they normalize each example by itself, in either mode.
     return pd.DataFrame({"factor": factor, "shift": 0.0, "trains": True, "trained_without": False})
 
 
@@ -190,6 +193,7 @@ class PaddingUnmasked(Check):
 
     def _without_a_mask(self, tables: Tables) -> list[Finding]:
         """The first layer, if the inputs hold padding and nothing said so."""
+        # Equal ends of anything but texts are no sign of padding.
         if tables.meta.get("unit") != "token":
             return []
         layers = inputs_and_outputs(tables)
@@ -215,6 +219,7 @@ class PaddingUnmasked(Check):
     def _share(self, tables: Tables, first: Any) -> float:
         """The share of padding among what the first layer reads, or 0 where a mask is known."""
         rows = int(tables.meta.get("rows") or first["n_samples"])
+        # Counted in the inputs themselves, so it goes before what is only recognised.
         known = int(tables.meta.get("pad_tokens") or 0)
         if known:
             return known / max(rows, 1)
@@ -240,6 +245,7 @@ class PaddingUnmasked(Check):
 
         All such runs must end in the same vector, as padding does; texts that happen to end alike do not.
         """
+        # What a single example reaches cannot be shared.
         positions = rows.groupby("position")["example"].transform("nunique") > 1
         shared = rows.groupby(["position", *VECTOR], dropna=False)["example"].transform("nunique") > 1
         total, last = 0, []
@@ -271,10 +277,11 @@ def _unfit(tables: Tables) -> list[Finding]:
     ledger = tables.ledger_base
     if "unmasked" not in ledger.columns:
         return []
-    unfit = ledger[ledger["unmasked"].fillna(0) > 0].sort_values("depth")
-    if unfit.empty:
+    unfit = set(ledger.loc[ledger["unmasked"].fillna(0) > 0, "layer"])
+    order = tables.layers.sort_values("depth")["layer"].astype(str).unique()
+    names = tuple(name for name in order if name in unfit)
+    if not names:
         return []
-    names = tuple(unfit["layer"].astype(str))
     layers = format_count(len(names), "layer")
     return [
         Finding(

@@ -87,6 +87,7 @@ def explain(name: str | None = None) -> str:
 
 def thresholds(check: Check) -> str:
     """The numbers among a check's fields, each with whether it was fitted: ``share 0.5 (fitted)``."""
+    # Words that a check looks for are fields, too, and no thresholds.
     numbers = {field.name: getattr(check, field.name) for field in fields(check)}
     return ", ".join(
         f"{name} {value:,g}{' (fitted)' if name in check.fitted else ''}"
@@ -105,8 +106,10 @@ def page_of(name: str) -> list[str]:
 
 def _page(check: Check) -> str:
     """The docstring of a check, with the thresholds that a base class describes for it."""
+    # The last is of `Check` itself, which is about writing a check.
     texts = [inspect.getdoc(cls) or "" for cls in type(check).__mro__ if issubclass(cls, Check)][:-1]
     inherited = [text.partition("\n\nAttributes:")[1:] for text in texts if "\nAttributes:" in text]
+    # Of several classes the nearest describes the thresholds.
     return texts[0].partition("\n\nAttributes:")[0] + ("".join(inherited[0]) if inherited else "")
 
 

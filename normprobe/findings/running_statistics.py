@@ -13,6 +13,8 @@ from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.stale_causes import StaleCause, stale_cause
 from normprobe.findings.stale_channels import StaleChannels
 from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.divisors import divisor_measures
 from normprobe.tables.measures.running_statistics import never_updated, running_measures
 from normprobe.tables.measures.samples import made_by_few
 from normprobe.vocabulary import INPUT
@@ -75,6 +77,7 @@ class StaleRunningStatistics(Check):
         running = running_measures(tables).droplevel("site")
         norms = batch_norms(tables)
         enough = norms["examples"] * norms["calls"] >= self.samples
+        # In train mode running statistics are not used, so they cannot be stale there.
         running = running.loc[
             [name for name in norms.index[enough & ~norms["trains"]] if name in running.index]
         ]
@@ -91,6 +94,7 @@ class StaleRunningStatistics(Check):
         if untouched.any():
             severity: Severity = "info" if never_updated(tables) else "error"
             found = [self._never_updated(tables, running, tuple(running.index[untouched]), severity)]
+        # Where the first was never updated, that is what moves the others.
         if not stale.empty and not untouched[stale[0]]:
             found.append(self._stale(tables, running, tuple(stale)))
         return found
@@ -99,6 +103,7 @@ class StaleRunningStatistics(Check):
         layer = str(stale[0])
         cause = stale_cause(tables, layer)
         row: Any = running.loc[layer]
+        # Named is the one that is farther beyond its threshold.
         scaled = np.log(row["running_ratio"]) / np.log(self.factor) >= row["running_shift"] / self.shift
         what = (
             f"variance is {format_number(row['running_ratio'])} times off the running variance"
@@ -148,10 +153,13 @@ def _after(cause: StaleCause | None) -> str:
 
 
 def _behind(tables: Tables, layer: str) -> bool:
-    """Whether a batch norm before this one has channels whose running statistics are far off."""
-    bad = StaleChannels().channels(tables)["layer"]
+    """Whether a norm before this one has single channels that are far off, or an eps above its variance."""
+    bad = set(StaleChannels().channels(tables)["layer"])
+    divisor = at_site(divisor_measures(tables), INPUT)["divisor"]
+    eps = tables.ledger.set_index("layer")["eps"].reindex(divisor.index)
+    bad |= set(divisor.index[((divisor > 0) & (divisor < eps)).to_numpy(bool)])
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
-    return bool((depth.reindex(bad.unique()) < depth[layer]).any())
+    return bool((depth.reindex(sorted(bad)) < depth[layer]).any())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +185,9 @@ class RunningVarianceInvalid(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first batch norm with a running variance that is negative or not finite."""
         rows = tables.features[(tables.features["kind"] == "batch_norm") & (tables.features["site"] == INPUT)]
+        # Without running statistics all are NaN, which is no fault.
         tracked = rows[rows.groupby("layer")["running_mean"].transform("count") > 0]
+        # Not `< 0`: NaN is neither.
         wrong = tracked[~(tracked["running_var"] >= 0) | ~np.isfinite(tracked["running_var"])]
         if wrong.empty:
             return []

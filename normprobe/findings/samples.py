@@ -57,6 +57,7 @@ class OutlierSample(Check):
         samples = sized_samples(tables)
         samples = samples[(samples["layer"] == layer) & (samples["site"] == INPUT)]
         rms = samples["rms"].dropna()
+        # Of fewer samples the median is itself one of the few.
         if len(rms) < 8 or not rms.median() > 0:
             return []
         times = rms / rms.median()
@@ -127,6 +128,7 @@ class InputScale(Check):
             return []
         row = row_of(layers, layer, INPUT)
         value = feature_measures(tables)["scale_ratio"].get((layer, INPUT), 0.0)
+        # Not `<=`: NaN, of features that do not vary, is no finding.
         if row["kind"] != "linear" or not value > self.ratio or made_by_few(tables, layer):
             return []
         if min(row["n_samples"], distinct_samples(tables, layer, INPUT)) < self.rows:

@@ -62,6 +62,7 @@ class SaturatedInput(Check):
         """The first Linear that reads saturated values."""
         layers = inner(tables, self.rows)
         here = (layers["kind"] == "linear") & (layers.index.get_level_values("site") == INPUT)
+        # One feature is all ends; a site that is constant is another check's.
         layers = layers[here & (layers["n_features"] > 1) & (layers["spread"] > CONSTANT)]
         measures = feature_measures(tables).reindex(layers.index)
         zeros, ends = measures["live_zeros"], measures["high_features"] * layers["n_features"]

@@ -73,6 +73,7 @@ def _stalls(tables: Tables, layer: str, momentum: float, spacing: float) -> bool
         held = rows[running].abs().to_numpy(dtype="float64")
         step = momentum * (rows[seen] - rows[running]).abs().to_numpy(dtype="float64")
         with np.errstate(divide="ignore"):
+            # Half the distance to the next number: a smaller step is rounded away.
             half = 2.0 ** np.floor(np.log2(held)) * spacing / 2
         # An update that is rounded away although it is more than float32 would round.
         if np.mean((step <= half) & (step > half * 2.0**-16)) >= 0.5:

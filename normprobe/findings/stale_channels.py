@@ -11,7 +11,7 @@ import pandas as pd
 from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_count, format_number
-from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.common import at_site, row_of
 from normprobe.tables.measures.running_statistics import running_channels, running_measures
 from normprobe.tables.measures.samples import made_by_few
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -68,9 +68,9 @@ class StaleChannels(Check):
             return []
         layer = str(bad["layer"].iloc[0])
         here = bad[bad["layer"] == layer]
-        worst: Any = here.loc[here["beyond"].idxmax()]
+        worst: Any = here.sort_values("beyond", kind="stable").iloc[-1]
         scaled = bool(worst["scaled"])
-        found = running_measures(tables).loc[(layer, INPUT)]
+        found = row_of(running_measures(tables), layer, INPUT)
         value = float(found["channel_ratio" if scaled else "channel_shift"])
         more = f"; so it is in {format_count(len(here), 'channel')} of this layer" if len(here) > 1 else ""
         channel = f"Channel {worst['feature']}"
@@ -107,15 +107,18 @@ class StaleChannels(Check):
         measures = at_site(running_measures(tables), INPUT)
         enough = norms["examples"] * norms["calls"] >= self.samples
         order = [name for name in norms.index[enough & ~norms["trains"]] if name in measures.index]
+        # Behind one that was never updated all see something else than in training.
         fresh = [at for at, name in enumerate(order) if measures["untouched"][name]]
         order = [name for name in order[: fresh[0] if fresh else None] if not made_by_few(tables, str(name))]
         rows = running_channels(tables)
         rows = rows[rows["layer"].isin(order) & ~rows["constant"]]
         layer = rows["layer"].astype(object)
+        # Not below 0: that a layer sees less than in training makes none of its channels worse.
         middle = layer.map(measures["running_log_ratio"]).astype("float64").clip(lower=0.0)
         ratio = rows["log_variance_ratio"] - middle - np.log(self.factor)
         usual = layer.map(measures["running_shift"]).astype("float64")
-        shift = np.log(rows["shift"].abs() / np.maximum(self.shift, self.times * usual))
+        apart = rows["shift"].abs() / (self.times * usual).clip(lower=self.shift)
+        shift = np.log(apart.clip(lower=1e-12))
         examples = layer.map(norms["examples"] * norms["calls"]).astype("float64")
         shift = shift.where(examples >= self.means, -np.inf)
         columns = ["running_mean", "running_var", "seen_mean", "seen_variance"]

@@ -38,6 +38,7 @@ def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
         (features["site"] == OUTPUT) & (features["feature"] == feature) & features["layer"].isin(before.index)
     ]
     peak = rows.set_index("layer")["peak"]
+    # Half of it: a sum or an activation on the way may have changed the value.
     wrote = before.loc[peak.index[peak >= 0.5 * value], "depth"]
     return "" if wrote.empty else str(wrote.idxmax())
 

@@ -23,6 +23,7 @@ from normprobe.layers.module_attributes import (
     attribute,
     is_lazy,
     own_tensors,
+    parts_of,
     stored,
 )
 from normprobe.layers.view import WRAPS, View
@@ -84,18 +85,21 @@ def linear_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
         return View("linear", unconfirmed=_BASE) if adapted else None
     weight = stored(module, "weight")
     matrix = isinstance(weight, Tensor) and not is_lazy(weight) and weight.dim() == 2
-    if is_called_linear(name) and (matrix or says_both_sizes(module)) and not _activates(module):
+    largest = _largest(module)
+    sized = matrix or says_both_sizes(module) or (only_linears and id(largest) in linears)
+    if is_called_linear(name) and sized and not _activates(module):
         return View("linear", unconfirmed=_NAMED)
     for child_name, child in module.named_children() if only_linears else ():
         known = _IS_BASE.match(child_name) or _ADAPTS.search(name)
-        if known and child is _largest(module) and id(child) in linears and _adds_to(module, child, linears):
+        if known and child is largest and id(child) in linears and _adds_to(module, child, linears):
             return View("linear", unconfirmed=WRAPS)
     return None
 
 
 def base_of_adapter(module: nn.Module) -> nn.Module | None:
     """The layer that an adapter stands for, where it keeps one under a usual name."""
-    return next((module._modules[name] for name in BASES if module._modules.get(name) is not None), None)
+    # Not `getattr`: an adapter may hand on what it is asked for to the layer inside.
+    return next((part for name, part in parts_of(module).items() if name in BASES), None)
 
 
 def _largest(module: nn.Module) -> nn.Module | None:
@@ -160,6 +164,12 @@ def is_called_linear(name: str) -> bool:
 def says_both_sizes(module: nn.Module) -> bool:
     """Whether a module says how many features go in and out."""
     return _said(module, IN_FEATURES) is not None and _said(module, OUT_FEATURES) is not None
+
+
+def is_matrix_of(module: nn.Module, weight: Tensor) -> bool:
+    """Whether a tensor is a matrix of as many features in and out as its module says, either way round."""
+    said = {_said(module, IN_FEATURES), _said(module, OUT_FEATURES)}
+    return says_both_sizes(module) and weight.dim() == 2 and set(weight.shape) == said
 
 
 def _said(module: nn.Module, names: Sequence[str]) -> int | None:

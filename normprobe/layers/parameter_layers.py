@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.layers.layer import Layer, NamedModule, parameter_layer_name
+from normprobe.layers.linear_rule import is_matrix_of, sizes_of_linear
 from normprobe.layers.module_attributes import is_lazy
 from normprobe.layers.view import View
 from normprobe.layers.view_registry import registered_view
@@ -30,19 +31,21 @@ def parameter_layers(named: NamedModule) -> Iterator[Layer]:
     """The layers that a module has as parameters, by rule, from the module alone.
 
     Torch's attention projects its inputs with `in_proj_weight`; a router (or gate) without children has a
-    matrix `weight`; experts have one weight of three dimensions for all of them.
+    matrix `weight`; experts have one weight of three dimensions for all of them; what says how many features
+    go in and out, without being called a Linear, has a matrix of these sizes (a graph convolution).
     """
     module, name = named.module, type(named.module).__name__
     registered, _ = registered_view(module)
     attention = isinstance(module, nn.MultiheadAttention)
     if registered or (type(module).__module__.startswith("torch.") and not attention):
         return
-    is_router = _ROUTER.search(name) and next(module.children(), None) is None
+    is_leaf = next(module.children(), None) is None
+    is_router = is_leaf and _ROUTER.search(name)
     for parameter, weight in _matrices(module, (2, 3)):
         projection = attention and parameter in _PROJECTIONS
         router = is_router and parameter == "weight" and weight.dim() == 2
         experts = weight.dim() == 3 and min(weight.shape) > 1 and _EXPERTS.search(name)
-        if projection or router or experts:
+        if projection or router or experts or (is_leaf and is_matrix_of(module, weight)):
             yield _parameter_layer(named, parameter, weight)
 
 
@@ -102,11 +105,17 @@ def _parameter_layer(named: NamedModule, parameter: str, weight: Tensor) -> Laye
         module=named.module,
         view=View("linear", certain=True),
         type=type(named.module).__name__,
-        n_features=weight.shape[-1],
+        n_features=_features_in(named.module, weight),
         eps=None,
         affine=True,
         parameter=parameter,
     )
+
+
+def _features_in(module: nn.Module, weight: Tensor) -> int:
+    """How many features a weight reads: by its last axis, unless its module says otherwise."""
+    said, _ = sizes_of_linear(module) if is_matrix_of(module, weight) else (None, None)
+    return weight.shape[-1] if said is None else said
 
 
 def _matrices(module: nn.Module, dims: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:

@@ -41,6 +41,7 @@ def read_batch(arguments: Mapping[str, Any], mask: tuple[int, ...] | None) -> Ba
         arguments: by name in the order of the signature.
         mask: (batch, positions) of the padding mask among them, if there is one.
     """
+    # First: it is a tuple, and its first tensor has no axis of examples.
     packed = next((value for value in arguments.values() if isinstance(value, PackedSequence)), None)
     if packed is not None:
         return Batch(packed.data, int(packed.batch_sizes[0]), len(packed.batch_sizes), packed=_places(packed))
@@ -49,9 +50,11 @@ def read_batch(arguments: Mapping[str, Any], mask: tuple[int, ...] | None) -> Ba
         return Batch(None, 1, None)
     if lead.is_nested:
         return Batch(lead, lead.size(0), None)
+    # Numbers without a batch are the features of one example; whole numbers are ids, one an example.
     if lead.dim() == 0 or (lead.dim() == 1 and lead.is_floating_point()):
         return Batch(lead, 1, None)
     sizes = tuple(lead.shape)
+    # Of as many examples as positions nothing tells, and the usual order stands.
     if mask is not None and len(sizes) > 1 and mask == sizes[1::-1] != sizes[:2]:
         return Batch(lead, sizes[1], sizes[0], time_first=True)
     time = mask[1] if mask is not None else sizes[1] if len(sizes) > 1 else None
@@ -102,6 +105,7 @@ def _places(packed: PackedSequence) -> NDArray[np.int64]:
     """Example and position of each row: packed data go by position, and within one from the longest text."""
     sizes = packed.batch_sizes.tolist()
     rank = np.concatenate([np.arange(size) for size in sizes])
+    # None where the texts came in order of length.
     order = packed.sorted_indices
     example = rank if order is None else order.cpu().numpy()[rank]
     return np.stack([example, np.repeat(np.arange(len(sizes)), sizes)]).astype(np.int64)
@@ -176,6 +180,7 @@ class Signatures:
         if cls not in self._by_class:
             try:
                 self._by_class[cls] = _Signature.of(inspect.signature(module.forward))
+            # A scripted module has a forward that Python cannot look into.
             except (TypeError, ValueError):
                 self._by_class[cls] = None
         return self._by_class[cls]
@@ -218,6 +223,7 @@ def takes_time_first(module: nn.Module) -> bool:
         return any(vars(child).get("batch_first", True) is False for child in module.modules())
     known = isinstance(module, (nn.RNNBase, nn.MultiheadAttention))
     of_torch = known or type(module).__module__.startswith("torch.")
+    # By the instance's own dictionary: reading an attribute may run a property of the model's.
     return of_torch and vars(module).get("batch_first", True) is False
 
 
@@ -228,10 +234,12 @@ def decoders(model: nn.Module) -> list[nn.Module]:
     def collect(module: nn.Module, name: str) -> None:
         for part, child in module.named_children():
             path = f"{name}.{part}"
+            # A list of modules is never called: its entries are.
             if side_of(path) == "decoder" and not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
                 found.append(child)
             elif side_of(path) != "encoder":
                 collect(child, path)
 
     collect(model, "")
+    # A module that has two names is called all the same.
     return list(dict.fromkeys(found))

@@ -38,6 +38,7 @@ def digest(
         real: shape (examples, positions), True where a position is not padding; padding does not count.
     """
     if batch.is_nested or batch.is_meta or batch.is_complex() or batch.numel() == 0 or batch.is_quantized:
+        # 0 says that there is none: `same_data` pairs nothing by it.
         return torch.zeros((), dtype=torch.int64)
     batch = _examples_first(batch.detach(), time_first)
     if batch.device.type == "cpu":
@@ -48,6 +49,7 @@ def digest(
     if real is not None and real.shape == bits.shape[:2]:
         held = torch.from_numpy(real).to(bits.device, torch.int64)
     index = torch.arange(1, bits.shape[1] * picked.shape[2] + 1, device=bits.device)
+    # Odd: times an even number a bit would be lost, and with it changes of one bit.
     weights = (mix_signed(index) | 1).reshape(bits.shape[1], -1)[(held.cumsum(1) - 1).clip(0)]
     total = (bits.sum(2, dtype=torch.int64) * held).sum(1)
     size = mix_signed(held.sum(1)) ^ bits.shape[2]
@@ -61,6 +63,7 @@ def digest(
 
 def _on_host(batch: Tensor, first: int, real: NDArray[np.bool_] | None) -> Tensor:
     """The same by numpy, whose calls cost a tenth (a decoded token is a forward), in parts of examples."""
+    # A mask of other sizes says nothing of these positions.
     real = real if real is not None and real.shape == batch.shape[:2] else None
     step = max(1, _AT_ONCE // max(1, batch[0].numel()))
     sums = [
@@ -69,6 +72,7 @@ def _on_host(batch: Tensor, first: int, real: NDArray[np.bool_] | None) -> Tenso
         )
         for at in range(0, len(batch), step)
     ]
+    # Wrapping round 64 bits is what is wanted; of scalars numpy would warn.
     with np.errstate(over="ignore"):
         return torch.tensor(int(np.sum(sums, dtype=np.int64)))
 
@@ -97,6 +101,7 @@ def _of_few(bits: NDArray[Any], first: int, real: NDArray[np.bool_] | None) -> n
 @lru_cache(maxsize=16)
 def _constants(examples: int, positions: int, features: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """The weight of each feature at each position, and the examples counted from 0."""
+    # Cached: a loop of decoding asks for the same sizes at each token.
     index = np.arange(1, positions * features + 1)
     with np.errstate(over="ignore"):
         return (mix_signed(index) | 1).reshape(positions, features), np.arange(examples)

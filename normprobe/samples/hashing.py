@@ -35,11 +35,13 @@ def hashes(seed: int, example: Whole, position: Whole) -> Hashes:
 
 def _hash(seed: int, example: Any, position: Any) -> Any:
     """The hash of unsigned 64-bit numbers, whichever `normprobe.kernels.splitmix64.mix` takes."""
+    # Below 2**63, so that tables can hold it as int64.
     return mix(mix(mix(0, seed), example), position) >> 1
 
 
 def smallest(values: Hashes, k: int | None) -> NDArray[np.intp]:
     """Indices of the k smallest hashes in ascending order, ties by index; of all if k is None."""
+    # A decoded token has one, and there is nothing to sort.
     if len(values) <= 1:
         return np.arange(len(values) if k is None else min(k, len(values)))
     if k is not None and k < len(values):
@@ -61,4 +63,5 @@ def row_of(seed: int, example: Whole, rows: Whole) -> Whole:
         rows: how many real rows each has, shape (kept,).
     """
     drawn = hashes(seed ^ _ROW, example, np.zeros_like(example))
+    # An example without a row gets 0, not a division by 0.
     return (drawn % np.maximum(rows, 1).astype(np.uint64)).astype(np.int64)

@@ -99,6 +99,7 @@ def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
     batch, time = grid.batch, grid.time
     match layout:
         case Layout.BATCH:
+            # One vector alone has no leading axis: it is the one example.
             return leading == () or leading[0] == batch
         case Layout.TIME:
             return len(leading) > 1 and leading[0] == time and leading[1] == batch
@@ -106,6 +107,7 @@ def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
             return bool(leading) and time is not None and leading[0] == batch * time
         case Layout.HEADS:
             heads = len(leading) > 1 and leading[1] == time and batch > 0 and leading[0] % batch == 0
+            # A mask of these sizes has a batch of its own: those are examples, not heads.
             return heads and leading[:2] != grid.own
         case Layout.PACKED:
             return grid.packed is not None and leading[:1] == grid.packed.shape[1:]
@@ -115,6 +117,7 @@ def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
 
 def decide(leading: tuple[int, ...], grid: Grid) -> Layout:
     """The first layout that the leading sizes fit; what the model's input says goes first."""
+    # A packed sequence has no other reading; with time first (time, batch) goes before (batch, time).
     known: list[Layout] = [Layout.TIME] if grid.time_first else [Layout.PACKED]
     return next(layout for layout in known + list(Layout) if fits(layout, leading, grid))
 
@@ -207,6 +210,7 @@ def _examples(shape: tuple[int, ...], order: tuple[int, ...]) -> Whole:
 
 def _flat(array: NDArray[Any], order: tuple[int, ...]) -> NDArray[Any]:
     """An array whose axes are in this order, flat in the order of the tensor's axes."""
+    # argsort of a permutation is its inverse.
     back = tuple(int(axis) for axis in np.argsort(order))
     return np.ascontiguousarray(array.transpose(back)).ravel()
 
@@ -218,6 +222,7 @@ def time_axes(layout: Layout, leading: tuple[int, ...], grid: Grid, padding: Pad
     sizes, order = by_example(layout, leading, grid)
     shape = tuple(sizes[axis] for axis in order)
     batch, time = padding.real.shape
+    # One row of a mask serves every example of the forward, but not samples numbered within the layer.
     if shape[0] != batch and (batch != 1 or layout is Layout.UNALIGNED):
         return []
     axes = (

@@ -132,6 +132,7 @@ def argument_of(
     if not name.base:
         first = next(iter(candidates), None)
         return (fitting[first], True) if first in fitting else (_only(fitting, sizes), False)
+    # `text_mask` may be of text, of text_ids, of texts or of input_text.
     begins = (f"{name.base}_", f"{name.base}s", f"input_{name.base}")
     for key, tensor in fitting.items():
         if key == name.base or key.startswith(begins):
@@ -144,6 +145,7 @@ def _only(fitting: Mapping[str, Tensor], sizes: tuple[int, ...]) -> Tensor | Non
     """The only argument that fits, or the first of several that all say the same positions."""
     second = [tensor for tensor in fitting.values() if tensor.shape[1] == sizes[1]]
     some = second or list(fitting.values())
+    # Ids beside one tensor of numbers are of its positions; two tensors of numbers may be two sequences.
     alike = len({id(tensor) for tensor in some}) == 1 or sum(t.is_floating_point() for t in some) < 2
     return some[0] if some and alike else None
 
@@ -194,6 +196,7 @@ def read_lengths(name: str, value: Tensor, candidates: Mapping[str, Tensor]) -> 
     longest = lengths.max()
     if value.is_floating_point() and longest == 1 and lengths.min() > 0:
         lengths, positions = np.round(lengths * found.shape[1]), found.shape[1]
+    # The longest text has no padding; else these are lengths of something else.
     elif lengths.min() >= 1 and longest in (found.shape[1], found.shape[-1]):
         positions = int(longest)
     else:
@@ -323,6 +326,7 @@ def _is_missed(name: str, tensor: Tensor, candidates: Mapping[str, Tensor]) -> b
     if not any(_is_as_large(tensor, other) for other in others) or not is_two_valued(tensor):
         return False
     values = (tensor != 0).detach().flatten(1).cpu().numpy()
+    # What leaves out nothing, or all, is no sign of padding.
     if values.all() or not values.any() or _is_triangle(values):
         return False
     changes = (values[:, 1:] != values[:, :-1]).sum(1)

@@ -26,6 +26,7 @@ def to_real(mask: Tensor, *, inverted: bool = False) -> NDArray[np.bool_] | None
     """
     if mask.is_nested or mask.is_meta or not 1 <= mask.dim() <= 4 or mask.is_complex() or mask.numel() == 0:
         return None
+    # The usual mask, without operations of torch, which take a third longer for it.
     if type(mask) is Tensor and mask.is_cpu and mask.dim() == 2 and not mask.is_floating_point():
         numbers = mask.detach().numpy()
         return np.asarray(numbers == 0 if inverted else numbers != 0)

@@ -73,6 +73,7 @@ class Masks:
     decoder: Padding | None = None
     cross: Padding | None = None
     two_sided: bool = False
+    # Not compared: two arrays have no single truth value.
     others: Mapping[str, Padding] = field(default_factory=dict, compare=False)
     arguments: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     unmasked: frozenset[int] = field(default=frozenset(), compare=False)
@@ -238,6 +239,7 @@ def _packed(arguments: Mapping[str, Any]) -> Padding | None:
     """The padding mask that a packed sequence would have if it were padded."""
     for name, value in arguments.items():
         if isinstance(value, PackedSequence):
+            # batch_sizes tells for each position how many texts are longer; texts are sorted by length.
             longer = torch.arange(int(value.batch_sizes[0])).unsqueeze(1) < value.batch_sizes
             order = value.unsorted_indices
             return Padding(name, (longer if order is None else longer[order.cpu()]).numpy())
@@ -247,6 +249,7 @@ def _packed(arguments: Mapping[str, Any]) -> Padding | None:
 def mask_sizes(arguments: Mapping[str, Any]) -> tuple[int, int] | None:
     """(batch, positions) of the mask that `find_masks` would find for the input, without reading it."""
     names = [name for name, value in arguments.items() if isinstance(value, Tensor) and _is_mask(name, value)]
+    # `find_masks` prefers it, too, and both must speak of one mask.
     names.sort(key=lambda name: name != "attention_mask")
     return (arguments[names[0]].shape[0], arguments[names[0]].shape[-1]) if names else None
 

@@ -29,8 +29,10 @@ def pad_token(model: nn.Module) -> PadToken | None:
         config = getattr(model, "config", None)
     except Exception:  # of a property of the model's
         config = None
+    # A model of images and text has the settings of its text in a config within.
     for source in (config, getattr(config, "text_config", None)):
         token = getattr(source, "pad_token_id", None)
+        # Some configs write -1 for none.
         if isinstance(token, int) and token >= 0:
             return PadToken(token, token in _marks(source))
     tables = [module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)]

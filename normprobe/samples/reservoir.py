@@ -53,6 +53,7 @@ class Identities:
         columns = []
         for name in _COLUMNS:
             own = getattr(self, name)
+            # Never in place: other sites share the reservoir that these are of.
             column = own.copy() if size == len(own) else np.resize(own, size)
             column[at] = getattr(others, name)
             columns.append(column)
@@ -130,6 +131,7 @@ class Reservoir:
         after.size = self.size + len(candidates)
         # Joined late: only the list of parts is copied, whatever it holds.
         after._parts = [*self._parts, candidates]
+        # Before it is full nothing is refused, and there is no limit.
         if after.size == self.k:
             after.limit = after.identities().hash.max()
         index = np.arange(len(candidates))
@@ -148,6 +150,7 @@ class Reservoir:
         chosen = np.flatnonzero(stays[size:])
         if not len(chosen):
             return ReservoirUpdate(self, _NONE, _NONE)
+        # Slots of those that leave are filled again: the numbers of those that stay need not move.
         free = np.flatnonzero(~stays[:size])
         slots = np.concatenate([free, np.arange(size, size + len(chosen) - len(free))])
         after = Reservoir(self.k, limit)

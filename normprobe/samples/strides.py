@@ -19,6 +19,7 @@ Real = NDArray[np.bool_]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Upsample)
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+# Of each family the kinds of 1, 2 and 3 axes, in turn.
 _AXES = {kind: 1 + index % 3 for kinds in (_CONVOLUTIONS, _POOLS) for index, kind in enumerate(kinds)}
 LENGTH_FUNCTIONS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
 """Methods of transformers' models that say how many positions are behind their strides."""
@@ -84,6 +85,7 @@ def through(real: Real, stride: Stride, given: int, size: int) -> Real:
     padding = stride.padding + given - positions
     first = np.minimum(at * stride.step, positions - 1)
     last = np.minimum(first + max(0, stride.reach - padding), positions - 1)
+    # Its two ends tell: between two real positions of one example there is no padding.
     return np.asarray(real[:, first] & real[:, last])
 
 

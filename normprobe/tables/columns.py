@@ -210,11 +210,10 @@ OPTIONAL = {
 """Columns of base frames that a file of before lacks; they read as missing, texts as ""."""
 
 
-def missing(dtype: str, size: int) -> Any:
+def missing(dtype: Any, size: int) -> Any:
     """A column of which nothing is known: NaN or NA, texts ""."""
-    if dtype == REAL:
-        return np.full(size, np.nan)
-    return pd.array(["" if dtype == TEXT else pd.NA] * size, dtype=dtype)
+    nothing: list[Any] = ["" if dtype == TEXT else pd.NA] * size
+    return np.full(size, np.nan) if dtype == REAL else pd.array(nothing, dtype=dtype)
 
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:

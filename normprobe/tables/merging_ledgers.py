@@ -68,8 +68,8 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "merge recordings of one model only"
         )
     columns = {name: [row[name] for row in best] for name in best[0]}
-    joined = ("aliases", "training", "grad", "masked_by", "via", "sample_unit", "settings")
-    joined += ("activation", "running_dtype", "statistics", "normalizes")
+    joined = ["aliases", "training", "grad", "masked_by", "via", "sample_unit", "settings"]
+    joined += ["activation", "running_dtype", "statistics", "normalizes"]
     aligned = [value for value in columns["aligned"] if not pd.isna(value)]
     depths = [row["depth"] for row in rows if not pd.isna(row["depth"])]
     return {

@@ -65,6 +65,11 @@ def padded(layer: Layer, mean: float, variance: float) -> FakeTables:
     return replace(made, features=seen, layers=made.layers.assign(masked=9))
 
 
+def unfit(*names: str) -> FakeTables:
+    made = tables(*(linear(name) for name in names))
+    return replace(made, ledger=made.ledger.assign(unmasked=1))
+
+
 def scaled(name: str, factor: float, count: int = 4) -> list[Layer]:
     return [linear(f"h.{i}.{name}", None, values(factor if i == 2 else 1.0, seed=1)) for i in range(count)]
 
@@ -133,6 +138,7 @@ CASES: dict[str, Callable[[], FakeTables]] = {
     "updated_twice": lambda: tables(linear("a"), batch_norm("n", 0.1, ledger={"updates": 8, "firings": 4})),
     "padding_in_norm: variance": lambda: padded(batch_norm("n", 0.0, 0.5, training="train"), 0.0, 0.5),
     "padding_in_norm: mean": lambda: padded(batch_norm("n", 0.5, 1.0, training="train"), 0.5, 1.0),
+    "padding_unmasked: a mask that does not fit": lambda: unfit("a", "b"),
     "padding_unmasked": lambda: positioned(values(), unit="token", rows=64, pad_tokens=16),
     "dead_features: linear": lambda: tables(
         linear("a", None, -np.abs(values())), linear("b", at(values(), 0.0, np.s_[:, :20]))

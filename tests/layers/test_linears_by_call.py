@@ -46,6 +46,18 @@ class LowRankLinear(nn.Module):
         return functional.linear(x, self.weight) + 4 * self.up(self.down(x))
 
 
+class QueryValueLinear(nn.Module):
+    """Named a Linear, with the adapted one inside and nothing that says the sizes; low rank in two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.lora_a, self.lora_b = nn.Linear(8, 6), parameter(4, 8), parameter(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (x @ self.lora_a.T).chunk(2, dim=-1)
+        return self.linear(x) + torch.cat([first @ self.lora_b.T, second @ self.lora_b.T], -1)
+
+
 class ScaledBase(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -141,6 +153,7 @@ class PathLinear(nn.Module):
 LINEARS = [
     BesideItsWeight,
     LowRankLinear,
+    QueryValueLinear,
     ScaledBase,
     ShiftedByBias,
     SparseDelta,

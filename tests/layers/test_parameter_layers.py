@@ -85,6 +85,43 @@ def test_experts_that_were_not_called_never_fired() -> None:
     assert row["reason"] == "the Experts that holds it was never called"
 
 
+class GraphConvolution(nn.Module):
+    """Says both sizes; its matrix lies (in, out)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_features, self.out_features = 6, 4
+        self.weight = nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, x: Tensor, neighbours: Tensor) -> Tensor:
+        return neighbours @ torch.mm(x, self.weight)
+
+
+class CosineHead(GraphConvolution):
+    """Uses its matrix normalized, so no function is given it as it is."""
+
+    def forward(self, x: Tensor, neighbours: Tensor) -> Tensor:
+        return F.linear(F.normalize(x), F.normalize(self.weight, dim=0).T)
+
+
+@pytest.mark.parametrize("cls", [GraphConvolution, CosineHead])
+def test_what_says_both_sizes_without_the_name_of_a_linear_is_never_absent(cls: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x, neighbours = cls(), torch.randn(7, 6), torch.rand(7, 7)
+    with torch.no_grad(), normprobe.Probe(nn.ModuleList([model, nn.LayerNorm(6)])) as probe:
+        model(x, neighbours)
+    row = probe.recording.ledger.set_index("layer").loc["0"]
+    assert (row["kind"], row["n_features"]) == ("linear", 6)
+    if cls is CosineHead:
+        assert row["status"] == "bypassed"
+        assert row["reason"].startswith("its weight was read (normalize), but not as that of a Linear")
+        return
+    assert (row["status"], row["via"]) == ("fired", "functional")
+    output = probe.recording.features.query("layer == '0' and site == 'output'")
+    product = (x @ model.weight).detach().double()
+    np.testing.assert_allclose(output["variance"], product.var(0, correction=0), rtol=1e-5)
+
+
 @pytest.mark.skipif(transformers.__version__ < "5", reason="experts were modules, the router a Linear")
 def test_of_transformers() -> None:
     torch.manual_seed(0)

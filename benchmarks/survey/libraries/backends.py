@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,16 +30,20 @@ def keras() -> Iterator[Entry]:
         inner = kl.LayerNormalization()(kl.Dense(16)(given))
         return k.Model(given, kl.Dense(3)(kl.BatchNormalization()(inner)))
 
-    yield entry("functional", functional, X)
-    yield entry(
-        "sequential",
-        lambda: k.Sequential([k.Input((32,)), kl.Dense(16), kl.RMSNormalization(), kl.Dense(3)]),
-        X,
-    )
-    image = lambda: k.Sequential(
-        [k.Input((8, 8, 3)), kl.Conv2D(8, 3), kl.GroupNormalization(4), kl.Flatten(), kl.Dense(3)]
-    )
-    yield entry("image", image, numbers(2, 8, 8, 3))
+    def layers(prefix: str) -> Any:
+        """The layers of a functional model, which torch does not see."""
+        return lambda model: {
+            prefix + layer.name: layer for layer in model._flatten_layers(include_self=False)
+        }
+
+    sequential = [k.Input((32,)), kl.Dense(16), kl.RMSNormalization(), kl.Dense(3)]
+    image = [k.Input((8, 8, 3)), kl.Conv2D(8, 3), kl.GroupNormalization(4), kl.Flatten(), kl.Dense(3)]
+    found = [
+        (entry("functional", functional, X), ""),
+        (entry("sequential", lambda: k.Sequential(sequential), X), "_functional."),
+        (entry("image", lambda: k.Sequential(image), numbers(2, 8, 8, 3)), "_functional."),
+    ]
+    yield from (replace(one, more=layers(prefix)) for one, prefix in found)
 
 
 def torchao() -> Iterator[Entry]:

@@ -42,7 +42,7 @@ class Fit:
     Attributes:
         reading: the reading.
         rest: what it leaves unexplained, as a share of the output.
-        weight: the scale of each feature.
+        weight: the scale of each feature; NaN where the call does not tell it.
     """
 
     reading: Reading
@@ -65,7 +65,7 @@ def fits(module: nn.Module, x: Tensor, y: Tensor) -> list[Fit]:
         normalized = _normalized(module, reading, x)
         if normalized is not None:
             rest, weight = _affine(reading, normalized, y)
-            if rest < FITS:
+            if rest < FITS and (reading.kind != "batch_norm" or _is_stored(module, weight)):
                 found.append(Fit(reading, rest, weight))
     return sorted(found, key=lambda fit: fit.rest)
 
@@ -115,6 +115,18 @@ def _running(module: nn.Module, x: Tensor, eps: float) -> Tensor | None:
     return None if mean is None or variance is None else (x - mean) / (variance + eps).sqrt()
 
 
+def _is_stored(module: nn.Module, weight: Tensor) -> bool:
+    """Whether a scale is one that the module stores, or 1.
+
+    Whatever only scales and shifts each feature is a batch norm with some scale.
+    """
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    vectors = [tensor.detach().double().flatten() for tensor in own if tensor.numel() == len(weight)]
+    known = ~weight.isnan()
+    candidates = (torch.ones_like(weight), *vectors)
+    return any(torch.allclose(weight[known], one[known], rtol=1e-2) for one in candidates)
+
+
 def _vector(module: nn.Module, x: Tensor, name: str) -> Tensor | None:
     value = getattr(module, name, None)
     if not isinstance(value, Tensor) or value.numel() != x.shape[1]:
@@ -142,9 +154,9 @@ def _affine(reading: Reading, normalized: Tensor, y: Tensor) -> tuple[float, Ten
         return float("inf"), a
     centred, target = a - a.mean(0), b - b.mean(0)
     spread = centred.square().sum(0)
-    weight = torch.where(spread > 1e-12, (centred * target).sum(0) / spread.clamp(min=1e-30), 0)
-    shift = b.mean(0) - weight * a.mean(0)
-    rest = b - a * weight - shift
+    weight = torch.where(spread > 1e-12, (centred * target).sum(0) / spread.clamp(min=1e-30), torch.nan)
+    scale = weight.nan_to_num()
+    rest = target - centred * scale
     size = float(target.square().sum().sqrt())
     return (float(rest.square().sum().sqrt()) / size if size else float("inf")), weight
 

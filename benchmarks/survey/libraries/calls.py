@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class Called:
     """One call of a module.
 
     Attributes:
-        input: the first floating tensor that it read, as it was before.
+        input: the first floating tensor that it read, as it was before; of a mapping the one replaced.
         output: the tensor that its caller got; of a mapping the one that the call put in.
         training: the module's mode.
     """
@@ -34,7 +34,9 @@ class Called:
 def floating(values: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Path and tensor of every floating tensor in whatever a module takes or gives."""
     if isinstance(values, Tensor):
-        if values.is_floating_point() and values.layout == torch.strided:
+        # What vmap or grad wraps is gone when they are left.
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(values)
+        if values.is_floating_point() and values.layout == torch.strided and not wrapped:
             yield path, values
         return
     if isinstance(values, dict) or hasattr(values, "keys"):
@@ -45,7 +47,7 @@ def floating(values: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from floating(value, f"{path}.{index}")
 
 
-def record_calls(model: nn.Module, run: Callable[[], Any]) -> dict[int, list[Called]]:
+def record_calls(modules: Iterable[nn.Module], run: Callable[[], Any]) -> dict[int, list[Called]]:
     """Every call of every module while ``run`` runs, by the module's id."""
     calls: dict[int, list[Called]] = defaultdict(list)
     pending: dict[int, list[Any]] = defaultdict(list)
@@ -53,18 +55,21 @@ def record_calls(model: nn.Module, run: Callable[[], Any]) -> dict[int, list[Cal
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         read = list(floating([*args, *kwargs.values()]))
-        kept = read[0][1].detach().clone() if read else None
-        pending[id(module)].append((kept, {id(tensor) for _, tensor in read}, read))
+        copies = {path: tensor.detach().clone() for path, tensor in read}
+        pending[id(module)].append((copies, {id(tensor) for _, tensor in read}))
 
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        kept, known, _ = pending[id(module)].pop()
-        given = [tensor for _, tensor in floating(output)]
-        fresh = [tensor for tensor in given if id(tensor) not in known] if isinstance(output, dict) else given
-        out = next(iter(fresh or given), None)
+        copies, known = pending[id(module)].pop()
+        given = list(floating(output))
+        fresh = [(path, tensor) for path, tensor in given if id(tensor) not in known]
+        put_in = fresh[0] if isinstance(output, dict) and fresh else None
+        path, out = put_in or next(iter(given), ("", None))
+        replaced = [copy for place, copy in copies.items() if put_in and place.endswith(path)]
+        read = next(iter(replaced or copies.values()), None)
         out = None if out is None else out.detach().clone()
-        calls[id(module)].append(Called(kept, out, module.training))
+        calls[id(module)].append(Called(read, out, module.training))
 
-    for module in model.modules():
+    for module in {id(module): module for module in modules}.values():
         if not isinstance(module, torch.jit.ScriptModule):
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after, with_kwargs=True))

@@ -30,7 +30,8 @@ class Entry:
         real: from a glob over names of layers to which positions are real, shape (batch, positions), None for
             all: the mask of the first that matches, for tensors that lead with these sizes. By the model's
             own semantics, read off its source.
-        train: in training mode, as it was left by `make` in evaluation mode.
+        train: in training mode.
+        more: layers that are no submodules for torch, by the names that the ledger has for them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     call: Call
     real: Mapping[str, Tensor | None] = field(default_factory=dict)
     train: bool = False
+    more: Callable[[nn.Module], Mapping[str, nn.Module]] = lambda model: {}
 
 
 Entries = Callable[[], Iterator[Entry]]

@@ -38,10 +38,10 @@ def _of_several_parts(read: torch.Tensor) -> Iterator[Entry]:
     from speechbrain.nnet.quaternion_networks.q_linear import QLinear
     from speechbrain.nnet.quaternion_networks.q_normalization import QBatchNorm
 
-    complex_linear = lambda: CLinear(20, input_shape=[None, None, 40])
+    complex_linear = lambda: CLinear(20, input_shape=[None, None, 40], bias=False)
     yield entry("CLayerNorm", lambda: nn.Sequential(complex_linear(), CLayerNorm(input_size=40)), read)
     yield entry("CBatchNorm", lambda: nn.Sequential(complex_linear(), CBatchNorm(input_size=40)), read)
-    quaternion = lambda: QLinear(10, input_shape=[None, None, 40])
+    quaternion = lambda: QLinear(10, input_shape=[None, None, 40], bias=False)
     yield entry("QBatchNorm", lambda: nn.Sequential(quaternion(), QBatchNorm(input_size=40)), read)
 
 

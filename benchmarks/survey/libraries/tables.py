@@ -127,7 +127,7 @@ def pytorch_tcn() -> Iterator[Entry]:
     """Temporal convolutions."""
     from pytorch_tcn import TCN
 
-    for norm in ("weight_norm", "batch_norm", "layer_norm"):
+    for norm in ("batch_norm", "layer_norm"):
         yield entry(norm, lambda norm=norm: TCN(3, [16, 16], use_norm=norm), SERIES.mT)
 
 

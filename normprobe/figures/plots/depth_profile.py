@@ -107,6 +107,7 @@ def facts(profile: Profile) -> Facts:
         "features_p95_p5_scaled": medians["scaled"][OUTPUT] if profile.scaled.notna().any() else None,
         "unequal_after": _unequal_after(profile),
         "largest": _largest(profile),
+        "largest_ratio": _largest_ratio(profile),
         "constant_features": int(profile.sites.loc[profile.sites["site"] == INPUT, "constant"].sum()),
         "flat_samples": int(profile.sites["flat"].sum()),
         "one_feature": len(profile.by_feature),
@@ -138,6 +139,13 @@ def _largest(profile: Profile) -> tuple[str, int, float, float] | None:
     column = int(np.nanargmax(worst))
     peak = profile.peaks.iloc[column]
     return profile.depth.layers[column], int(peak["feature"]), peak["worst"], peak["typical"]
+
+
+def _largest_ratio(profile: Profile) -> float | None:
+    """How many times the median feature's the largest |value| of that layer is; None where that is 0."""
+    worst = profile.peaks["worst"]
+    ratio = profile.peaks["ratio"].iloc[int(np.nanargmax(worst))] if (worst > 0).any() else np.nan
+    return None if pd.isna(ratio) else float(ratio)
 
 
 def caption(profile: Profile) -> str:
@@ -205,10 +213,10 @@ def _bottom(stated: Facts) -> str:
     text = "**Bottom:** a long bar is an outlier feature"
     if stated["largest"] is None:
         return f"{text}."
-    layer, feature, worst, typical = stated["largest"]
+    layer, feature, worst, _ = stated["largest"]
     text += f"; the longest reach is {format_number(worst)} in feature {feature} of {in_prose(layer)}"
-    if typical > 0:
-        text += f", {format_number(worst / typical)}× the median feature"
+    if stated["largest_ratio"] is not None:
+        text += f", {format_number(stated['largest_ratio'])}× the median feature"
     return f"{text}."
 
 

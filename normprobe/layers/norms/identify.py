@@ -67,6 +67,7 @@ class Identification:
         statistics: of a batch norm, whose mean and variance the call took: ``batch`` or ``running``; else "".
         groups: how many groups of features, each normalized together; None where it is not known.
         activation: what the output went through, or "".
+        eps: what it adds to the variance, where it does not say so and the call shows it.
         normalizes: whether its input is what is normalized: ``input``, ``other`` or ``unknown``; "" where
             the call could not tell.
         way: by which of the ways above it was found, from 0; `NO_WAY` where by none.
@@ -81,6 +82,7 @@ class Identification:
     statistics: str = ""
     groups: int | None = None
     activation: str = ""
+    eps: float | None = None
     normalizes: str = ""
     way: int = NO_WAY
 
@@ -136,6 +138,7 @@ def _reproducing_fits(formula_fits: FormulaFits, view: View, *, thorough: bool) 
     """The fits that reproduce the call, by the first way (see the module) that has any, and which it is."""
     call = formula_fits.call
     of_class = formulas_of_view(view, call.groups)
+    formula_fits.find_eps(of_class)
     fits = _reproducing(formula_fits.plain(of_class), view.sample)
     if fits:
         return 0, fits
@@ -247,6 +250,7 @@ def _corrected(
         statistics=together if together in ("batch", "running") else "",
         groups=fit.formula.groups or None,
         activation=fit.activation,
+        eps=formula_fits.eps,
         normalizes="unknown" if by_moments else "other" if other else "input",
     )
 

@@ -126,6 +126,7 @@ def _check_ids(named: Mapping[str | int, Any], source: Arrays, model: LoadedMode
     ids, rows = named.get("input_ids"), vocabulary_size(model.module)
     if ids is None or rows is None or _is_float(ids):
         return
+    # Of the rows in use only: --limit may leave out the others.
     low, high = int(ids[: source.rows].min()), int(ids[: source.rows].max())
     if low < 0 or high >= rows:
         raise DataError(

@@ -45,6 +45,7 @@ def _batch(extractor: Any, waves: Any, model: LoadedModel) -> Batch:
             padding=own if own == "max_length" else True,
             return_tensors="pt",
         )
+    # Each extractor raises its own.
     except Exception as cause:
         raise DataError(
             f"the feature extractor refuses the sound: {type(cause).__name__}: {cause}"

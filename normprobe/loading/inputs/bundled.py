@@ -20,6 +20,7 @@ def bundled_texts(limit: int | None) -> Texts:
 
 def bundled_images(limit: int | None) -> Images:
     """The first ``limit`` (or all) of the images that ship with normprobe."""
+    # The package may lie in a zip file; there the images are unpacked first.
     with as_file(_DATA / "images") as folder:
         files_in_order = sorted(Path(folder).glob("*.*"))[:limit]
     return Images(_NAME, tuple(files_in_order))

@@ -25,6 +25,7 @@ def prepare(source: ImportPath, model: LoadedModel) -> Inputs:
     named = import_object(source.where, DataError)
     batches = UserBatches(named, source.where, model.device, source.limit)
     total = None
+    # What is called gives its batches only when it is, and how many shows at the end.
     if isinstance(named, Iterable) and isinstance(named, Sized):
         total = len(named) if source.limit is None else min(len(named), source.limit)
     return Inputs(batches, total, f"batches from {source.where}")
@@ -50,6 +51,7 @@ class UserBatches:
         iterator = self._iterator()
         number = 0
         while self.limit is None or number < self.limit:
+            # Each step, as a generator raises where it is advanced; not the yield, where the model runs.
             with call_user_code(self.where, DataError):
                 try:
                     batch = next(iterator)

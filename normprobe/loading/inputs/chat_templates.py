@@ -24,6 +24,7 @@ def through_template(source: Texts, tokenizer: Any, model: LoadedModel) -> list[
     """
     with_images = modality_of(model) is Modality.IMAGE_IN_TEXT
     template = getattr(tokenizer, "chat_template", None)
+    # Processors of such models hold the template themselves.
     if not template and with_images:
         template = getattr(load_processor(model), "chat_template", None)
     if not template:
@@ -48,6 +49,7 @@ def through_template(source: Texts, tokenizer: Any, model: LoadedModel) -> list[
 def _loses(text: str, messages: Messages) -> bool:
     """Whether a template left out a plain content, as those do that look for parts of a type."""
     contents = [message.get("content") for message in messages]
+    # Stripped, as templates may be free with the blanks round a message.
     return any(isinstance(content, str) and content.strip() not in text for content in contents)
 
 

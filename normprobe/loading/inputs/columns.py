@@ -40,6 +40,7 @@ def kind_of(value: Any) -> Kind:
         return "text"
     if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
         return "chat"
+    # Not isinstance: to Python True is an int.
     if isinstance(value, list) and value and all(type(part) is int for part in value):
         return "tokens"
     return "other"
@@ -60,7 +61,9 @@ def choose(path: Path, columns: Mapping[str, Kind], asked: str | None) -> Choice
         if asked not in columns:
             raise DataError(f"{path} has no column {asked!r}; it has {_named(columns) or 'none'}")
         return _of_kind(asked, columns)
+    # First: beside a conversation a text is often the same written out.
     for name in _CHATS:
+        # `messages` by its name alone: of another form it is an error that names the row.
         if columns.get(name) == "chat" or (name == _CHATS[0] and name in columns):
             return Choice((name,), "chat")
     texts = [name for name, kind in columns.items() if kind == "text"]
@@ -83,6 +86,7 @@ def choose(path: Path, columns: Mapping[str, Kind], asked: str | None) -> Choice
 
 def _of_kind(name: str, columns: Mapping[str, Kind]) -> Choice:
     kind: Kind = "chat" if name == _CHATS[0] else columns[name]
+    # Beside token ids only: a column of this name may be anything else's.
     masked = kind == "tokens" and columns.get(_MASK) == "tokens"
     return Choice((name, _MASK) if masked else (name,), kind)
 

@@ -49,8 +49,10 @@ def start_token(model: LoadedModel) -> int:
     Raises:
         ModelError: neither the config nor the generation config names one.
     """
+    # The generation config first, as `generate` goes by it.
     configs: list[Any] = [getattr(model.module, "generation_config", None), model.config]
     configs.append(getattr(model.config, "decoder", None))
+    # Where no start is named texts begin with bos, and decoders that have none with the padding token.
     for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
         for config in configs:
             value = getattr(config, name, None)

@@ -64,6 +64,7 @@ def open_image(item: Any, n_channels: int) -> Image.Image:
     try:
         with Image.open(item) as image:
             return eight_bit(image, item).convert(mode)
+    # Pillow raises SyntaxError at a damaged PNG.
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as cause:
         raise DataError(f"{item} is not a readable image: {describe(cause)}; mend or remove it") from cause
 
@@ -88,6 +89,7 @@ def eight_bit(image: Image.Image, item: Any) -> Image.Image:
     # PIL opens 16-bit files of some formats in 32 bits.
     if image.mode == "I" and image.format in {"PNG", "PPM"}:
         white = 65535 if high <= 65535 else None
+    # Not `low < 0`: NaN is neither.
     if white is None or not low >= 0 or not np.isfinite(high):
         kind, tops = ("floating-point", "1, 255") if floating else ("whole", "255")
         raise DataError(
@@ -114,6 +116,7 @@ def image_processor(model: LoadedModel) -> tuple[Processor, tuple[str, ...]]:
     own = load_image_processor(model)
     if own is not None:
         return lambda opened: dict(own(images=list(opened), return_tensors="pt")), ()
+    # A model of images and text has the sizes of its images in a config within.
     vision = getattr(model.config, "vision_config", model.config)
     size = getattr(vision, "image_size", 224)
     side = int(size if isinstance(size, int | float) else max(size))

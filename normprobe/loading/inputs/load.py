@@ -67,6 +67,7 @@ def _source(data: str, column: str | None, limit: int | None) -> Source:
 
 def _is_callable(data: str) -> bool:
     """Whether data of this name are what a callable yields."""
+    # A file may have a colon in its name.
     return is_import_path(data) and not Path(data).exists()
 
 
@@ -98,6 +99,7 @@ def _prepare(source: Source, model: LoadedModel, size: int) -> Inputs:
             return callables.prepare(source, model)
         case Arrays():
             return arrays.prepare(source, model, size)
+        # Before the others: such a model takes either, and lacks the other half.
         case Texts() | Images() if modality is Modality.TEXT_AND_IMAGE:
             return text_image.prepare(source, model, size)
         case Texts() if modality in {Modality.TEXT, Modality.IMAGE_IN_TEXT}:

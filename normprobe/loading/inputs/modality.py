@@ -35,6 +35,7 @@ def modality_of(model: LoadedModel) -> Modality:
     A model with a tower each for text and image (CLIP and its like) needs both at once. One whose config
     names an image token (LLaVA and its like) reads text, with or without images in it.
     """
+    # Without a folder or hub id there is no tokenizer or processor to read anything with.
     if model.config is None or model.source is None:
         return Modality.TENSORS
     # Before `main_input_name`, which names but one of the two.
@@ -71,6 +72,7 @@ def vocabulary_size(module: nn.Module) -> int | None:
     embedding = getattr(module, "get_input_embeddings", None)
     try:
         rows = getattr(embedding(), "num_embeddings", None) if embedding is not None else None
+    # transformers' default raises where a model keeps its embedding elsewhere.
     except (NotImplementedError, AttributeError):
         return None
     return rows if isinstance(rows, int) else None

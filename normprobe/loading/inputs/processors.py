@@ -29,6 +29,7 @@ def load_tokenizer(model: LoadedModel) -> Any:
         )
     extra = {"gguf_file": model.gguf} if model.gguf else {}
     tokenizer = _load(transformers.AutoTokenizer, "tokenizer", model, **extra)
+    # Special tokens are made up where there are no files; words are not.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise DataError(
             f"the tokenizer of {model.name} has an empty vocabulary; save it again with its vocabulary"
@@ -91,6 +92,7 @@ def _load(cls: Any, what: str, model: LoadedModel, **extra: Any) -> Any:
     try:
         return cls.from_pretrained(
             source,
+            # A folder is whole, or an error says what is missing.
             local_files_only=Path(source).is_dir(),
             trust_remote_code=model.trust_remote_code,
             **extra,

@@ -133,4 +133,5 @@ def _read_folder(path: Path, column: str | None, limit: int | None) -> Images:
     )
     if not files:
         raise DataError(f"{path} is a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))}); {_GIVE}")
+    # Resolved, as `.` and `..` name nothing.
     return Images(f"{path.resolve().name}/", tuple(files[:limit]))

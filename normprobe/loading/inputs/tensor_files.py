@@ -22,6 +22,7 @@ def read_npy(path: Path, limit: int | None) -> Arrays:
         DataError: cut off, damaged, pickled, or empty.
     """
     try:
+        # Not np.load, which goes by the first bytes: it would read a zip file of this name.
         array = np.lib.format.open_memmap(path, mode="r")
     except Exception as cause:  # a damaged header reaches Python's own parser
         raise DataError(_reason(path, cause)) from cause
@@ -35,6 +36,7 @@ def read_npz(path: Path, limit: int | None) -> Arrays:
         DataError: cut off, damaged, pickled, empty, or with arrays of different lengths.
     """
     try:
+        # Opened here: given a path, np.load leaves the file open where it fails.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as cause:  # zlib, zipfile and numpy each raise their own

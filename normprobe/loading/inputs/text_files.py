@@ -62,9 +62,11 @@ def read_csv(path: Path, column: str | None, limit: int | None) -> Texts:
     Raises:
         DataError: not UTF-8, malformed, or without such a column.
     """
+    # By default a field of more than 131,072 characters is an error.
     csv.field_size_limit(_MAX_FIELD)
     separator, skipped = _separator(path)
     lines = (line for _, line in islice(_lines(path), skipped, None))
+    # strict, or a quote that is never closed would take the rest of the file for one field.
     reader = csv.reader(lines, delimiter=separator, strict=True)
     rows = _csv_rows(path, reader, skipped)
     header = next(rows, (0, []))[1]
@@ -100,6 +102,7 @@ def read_parquet(path: Path, column: str | None, limit: int | None) -> Texts:
     try:
         file = pq.ParquetFile(path)
         choice = choose(path, {field.name: arrow_kind(field.type) for field in file.schema_arrow}, column)
+        # In parts: with a limit the rest is never decoded.
         parts = file.iter_batches(columns=list(choice.names), batch_size=1024)
         values = list(islice((row for part in parts for row in part.to_pylist()), limit))
     except (pa.ArrowException, OSError, ValueError, MemoryError) as cause:
@@ -124,6 +127,7 @@ def arrow_kind(kind: Any) -> Kind:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the numbered lines of a UTF-8 file, whatever ends them."""
     try:
+        # Without the byte order mark that Windows writes; with each line's own end, which csv asks for.
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from enumerate(file, start=1)
     except UnicodeDecodeError as cause:
@@ -156,15 +160,18 @@ def _separator(path: Path) -> tuple[str, int]:
             all rows are.
     """
     usual = _usual(path)
+    # More lines than rows, as a field in quotes may hold line breaks.
     lines = [line for _, line in islice(_lines(path), 20 * _LOOKED_AT)]
     said = _SAID.fullmatch(lines[0]) if lines else None
     if said is not None:
         return said[1], 1
     widths = {sign: _widths(lines, sign) for sign in (usual, *(s for s in _SEPARATORS if s != usual))}
+    # First the sign of the ending: texts may be full of the others.
     if widths[usual] and widths[usual][0] > 1 and len(set(widths[usual])) == 1:
         return usual, 0
     even = [sign for sign, found in widths.items() if found and found[0] > 1 and len(set(found)) == 1]
     if even:
+        # The one that finds most fields: one that finds few may belong to the texts.
         return max(even, key=lambda sign: widths[sign][0]), 0
     other = next((s for s, found in widths.items() if found and found[0] > 1), usual)
     if other != usual and widths[usual] and widths[usual][0] == 1:
@@ -197,6 +204,7 @@ def _json(path: Path, number: int, line: str) -> Any:
     """
     try:
         return json.loads(line)
+    # Lists nested too deep for Python's parser are no ValueError.
     except (ValueError, RecursionError) as cause:
         raise DataError(
             f"{path}, line {number} is not JSON ({cause}); a JSON object a line was needed"

@@ -20,6 +20,7 @@ def prepare(source: Texts | Images, model: LoadedModel, size: int) -> Inputs:
     process, image_warnings = images.image_processor(model)
     tokenizer = load_tokenizer(model)
     encoded, text_warnings = texts.encode(words, tokenizer, model)
+    # As many as the user gave: of the bundled half what is needed comes again and again.
     count = len(pictures.items) if isinstance(source, Images) else len(encoded)
 
     def make(rows: range) -> dict[str, object]:

@@ -50,6 +50,7 @@ def prepare(source: Texts, model: LoadedModel, size: int) -> Inputs:
 class _Padding:
     """What padding needs to know of a tokenizer, for token ids beside a model that has none."""
 
+    # Either side would do: the mask says where it is.
     padding_side = "right"
     eos_token_id = None
 
@@ -145,6 +146,7 @@ def max_tokens(model: LoadedModel, tokenizer: Any) -> int | None:
         and isinstance(part, nn.Embedding)
         and part.padding_idx is not None
     ]
+    # The smallest of what is known: each of them is a bound.
     known = [int(value) for value in maxima if isinstance(value, int | float) and 0 < value < _NO_MAXIMUM]
     return min(known, default=None)
 
@@ -171,6 +173,7 @@ def pad(encoded: Sequence[Encoded], tokenizer: Any, model: LoadedModel) -> Batch
     """
     fill = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     left = tokenizer.padding_side == "left"
+    # What has a number for each token is padded with it; the rest, such as lengths, is of no position.
     names = [
         name
         for name in encoded[0]

@@ -18,8 +18,10 @@ def to_tensor(array: Any) -> Tensor:
     if isinstance(array, Tensor):
         return array
     array = np.asarray(array)
+    # torch adds and indexes by no unsigned numbers but uint8.
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)
+    # torch has no such type.
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
     # A copy: a file mapped into memory is read-only, and torch has no such tensors.
@@ -37,6 +39,7 @@ def keyword_tensors(values: Mapping[str, Any], model: LoadedModel) -> dict[str, 
     return {
         name: on_model(value, model)
         for name, value in values.items()
+        # Processors give more than forwards take, such as the sizes that images had.
         if name in known and torch.is_tensor(value)
     }
 

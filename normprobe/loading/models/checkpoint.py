@@ -57,6 +57,7 @@ class Checkpoint:
 
 def is_hub_id(text: str) -> bool:
     """Whether ``text`` could be ``name`` or ``owner/name`` on the hub."""
+    # A file of data that is not there is none of the hub's models.
     return _HUB_ID.fullmatch(text) is not None and not text.endswith((".json", ".npy", ".txt"))
 
 
@@ -124,6 +125,7 @@ def from_gguf(path: Path, spec: str, dtype: Any) -> Checkpoint:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{spec} does not begin like a GGUF file")
+    # transformers takes the folder and the file's name apart.
     source = str(path.parent)
     try:
         config = transformers.AutoConfig.from_pretrained(source, gguf_file=path.name)
@@ -290,6 +292,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error, and those that led to it."""
     while error is not None:
         yield error
+        # transformers wraps some errors without `from`.
         error = error.__cause__ or error.__context__
 
 

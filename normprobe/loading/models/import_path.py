@@ -47,6 +47,7 @@ def call_user_code(what: str, error: type[NormprobeError]) -> Iterator[None]:
         yield
     except NormprobeError:
         raise
+    # A script may call sys.exit on import, which would end the command without a word.
     except (Exception, SystemExit) as cause:
         raise error(f"{what} raised {describe(cause)}") from cause
 
@@ -109,6 +110,7 @@ def _file_module(source: str, error: type[NormprobeError]) -> ModuleType:
     if spec is None or spec.loader is None:
         raise error(f"{source} cannot be imported as a Python module")
     module = importlib.util.module_from_spec(spec)
+    # Before it runs, as Python's own import does: what it defines may look its module up.
     sys.modules[name] = module
     try:
         with call_user_code(f"importing {source}", error):

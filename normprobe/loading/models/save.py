@@ -51,6 +51,7 @@ def save_weights(model: nn.Module, path: Path) -> Path:
 
     def write(handle: IO[bytes]) -> None:
         if path.suffix.lower() == _SAFETENSORS:
+            # "pt" is what transformers' own files say, and some of its readers ask for.
             save_file(_without_shared_memory(state), handle.name, metadata={"format": "pt"})
         else:
             torch.save(state, handle)
@@ -68,6 +69,7 @@ def _without_shared_memory(state: dict[str, Tensor]) -> dict[str, Tensor]:
     own = {}
     for name, value in state.items():
         storage = value.untyped_storage().data_ptr()
+        # By storage: views of one tensor differ in their own address.
         own[name] = value.clone() if storage in storages else value.contiguous()
         storages.add(storage)
     return own

@@ -46,6 +46,7 @@ def _weighted_mean(tokens: Tensor, mask: Tensor) -> Tensor:
 
 def _at_ends(tokens: Tensor, mask: Tensor, *, last: bool) -> Tensor:
     """The first or the last real token of each text."""
+    # Not the last place: texts may be padded on either side.
     real = mask[..., 0]
     at = real.shape[1] - 1 - real.flip(1).argmax(1) if last else real.argmax(1)
     return tokens[torch.arange(len(tokens), device=tokens.device), at]
@@ -123,7 +124,7 @@ class Unchanged(nn.Module):
     """What does nothing in evaluation mode."""
 
     def forward(self, features: Features) -> Features:
-        """Return the features as they are."""
+        """The features as they are."""
         return features
 
 
@@ -162,6 +163,7 @@ class SentenceModel(nn.Module):
         transformer, *steps = self._modules.values()
         given: Any = transformer(*args, **kwargs)  # type: ignore[misc]
         tokens = given["last_hidden_state"]
+        # Without a mask every token is real.
         ones = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         mask = kwargs.get(_MASK)
         features = {_TOKENS: tokens, _MASK: ones if mask is None else mask}
@@ -199,6 +201,7 @@ def with_sentence_modules(transformer: nn.Module, find: Find) -> tuple[nn.Module
 
 
 def _joined(transformer: nn.Module, steps: Mapping[str, nn.Module]) -> nn.Module:
+    # Without layers of their own there is nothing to measure in them.
     if not any(step.state_dict() for step in steps.values()):
         return transformer
     # A head of the checkpoint's own is not what these modules read.
@@ -208,14 +211,12 @@ def _joined(transformer: nn.Module, steps: Mapping[str, nn.Module]) -> nn.Module
         step.to(dtype)
 
     # The arguments are the transformer's: masks and texts are given by their names.
-    class Model(SentenceModel):
-        @functools.wraps(type(transformer).forward)
-        def forward(self, *args: Any, **kwargs: Any) -> Features:
-            return super().forward(*args, **kwargs)
+    def forward(self: SentenceModel, *args: Any, **kwargs: Any) -> Features:
+        return SentenceModel.forward(self, *args, **kwargs)
 
-    Model.__name__ = Model.__qualname__ = SentenceModel.__name__
-    Model.forward.__signature__ = inspect.signature(type(transformer).forward)  # type: ignore[attr-defined]
-    return Model(transformer, steps)
+    forward.__signature__ = inspect.signature(type(transformer).forward)  # type: ignore[attr-defined]
+    made: nn.Module = type(SentenceModel.__name__, (SentenceModel,), {"forward": forward})(transformer, steps)
+    return made
 
 
 def _step(entry: Mapping[str, Any], find: Find) -> tuple[nn.Module | None, str]:
@@ -267,6 +268,7 @@ def _activation(name: str) -> nn.Module:
     Raises:
         ValueError: it is none.
     """
+    # By name among torch's own: nothing that a config names is imported.
     cls = getattr(nn, name.rpartition(".")[2], None) if name.startswith("torch.nn.") else None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ValueError(f"activation {name}")

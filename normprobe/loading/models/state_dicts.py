@@ -68,6 +68,7 @@ def _state_dicts(
     content: Any, path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor], list[str]]]:
     """Every mapping of names to tensors: where it lies, its tensors, and the names of what lies beside."""
+    # A file may hold mappings within one another without end.
     if not isinstance(content, Mapping) or len(path) > _DEEPEST:
         return
     named = {name: value for name, value in content.items() if isinstance(name, str)}
@@ -120,6 +121,7 @@ def foreign_prefix(state: Iterable[str], own: Iterable[str]) -> str:
 
 def _without_parts(state: Mapping[str, Tensor], known: set[str]) -> dict[str, Tensor]:
     """Names without what wrappers put into them, unless the model has it, too."""
+    # A compiled model bears them in its own names: then they are none of the file's.
     if any(_WITHIN & set(name.split(".")) for name in known):
         return dict(state)
     return {".".join(part for part in name.split(".") if part not in _WITHIN): state[name] for name in state}

@@ -74,6 +74,7 @@ def _read(file: str) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
+        # To the CPU: what was saved on a card may be loaded where there is none.
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as cause:
         raise ModelError(

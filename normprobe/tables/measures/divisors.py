@@ -77,7 +77,8 @@ def _of_channels(channels: pd.DataFrame, training: str) -> tuple[str, float]:
     """The variance of the median channel of a batch norm."""
     inputs = channels[(channels["site"] == INPUT) & ~channels["constant"]]
     seen, running = inputs["seen_variance"], inputs["running_var"]
-    larger = seen if "train" in training or running.isna().all() else np.maximum(seen, running)
+    alone = "train" in training or bool(running.isna().all())
+    larger = seen if alone else pd.concat([seen, running], axis=1).max(axis=1, skipna=False)
     return "channel", float(larger[larger > 0].median())
 
 
@@ -106,9 +107,11 @@ def _of_groups(
         for name in ("mean", "square")
     )
     whole = square if kind == "rms_norm" else (square - mean**2).clip(lower=0.0)
+    # Of two equal numbers a difference leaves some rounding.
     whole = whole.where(whole > 1e-12 * square, 0.0) if of_input else whole * np.nan
     written = channels["unscaled"][outputs].groupby(group[outputs]).mean()
     small = written < _NORMALIZED if plain else written.isna() & False
+    # v / (v + eps), solved for v.
     implied = (eps * written / (1 - written)).where(small)
     found = pd.concat([whole, implied], axis=1).min(axis=1)
     what = "channel" if kind == "instance_norm" else "output" if not of_input else "group"

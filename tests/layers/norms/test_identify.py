@@ -293,3 +293,23 @@ def test_calls_that_cannot_tell_are_asked_only_so_often(monkeypatch: pytest.Monk
     assert len(asked) == MOST_UNDECIDED
     assert probe.recording.ledger["calls"].tolist() == [MOST_UNDECIDED + 5]
     assert probe.recording.ledger["kind"].tolist() == ["layer_norm"]
+
+
+class NormOfLocalEps(nn.Module):
+    """A LayerNorm whose eps is a constant of its forward, as OLMo's."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.of_forward = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, x.shape[-1:], eps=self.of_forward)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-6, 1e-3])
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_an_eps_that_is_no_attribute_is_known_by_what_the_norm_computes(eps: float, scale: float) -> None:
+    found = called(NormOfLocalEps(eps), scale * data(64, 16))
+    assert found.view.kind == "layer_norm"
+    assert found.eps == eps
+    assert found.factor == 1.0

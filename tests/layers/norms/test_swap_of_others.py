@@ -139,6 +139,23 @@ def test_a_norm_that_scales_its_input_stays_unless_it_is_of_the_kind() -> None:
         assert type(normprobe.swap_norms(model, to="rms_norm")[0]) is InputScaledRMSNorm
 
 
+class UncentredStdNorm(nn.Module):
+    """Divides by the standard deviation and keeps the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight / (x.var(-1, keepdim=True) + self.eps).sqrt()
+
+
+@pytest.mark.parametrize("to", ["layer_norm", "rms_norm"])
+def test_a_norm_that_divides_by_the_deviation_and_keeps_the_mean_is_of_no_kind(to: Any) -> None:
+    with pytest.warns(UserWarning, match="UncentredStdNorm"):
+        assert type(normprobe.swap_norms(nn.Sequential(UncentredStdNorm()), to=to)[0]) is UncentredStdNorm
+
+
 class OneScaleNorm(nn.Module):
     """One number scales all features of unit length (ScaleNorm); it says how many there are."""
 
