@@ -181,9 +181,9 @@ class Readings:
             return OpenCall(form, known)
         paths = list(first_tensors((args, kwargs)))
         # Ids are no rows of as many numbers as a Linear reads.
-        if not paths and self.certain and isinstance(first, Tensor) and first.dtype != torch.bool:
-            if first.shape[-1:] == (self.width,):
-                return OpenCall(form, Reading(whole_numbers=True))
+        whole = self.certain and not paths and isinstance(first, Tensor) and first.dtype != torch.bool
+        if whole and first.shape[-1:] == (self.width,):
+            return OpenCall(form, Reading(whole_numbers=True))
         if form == PLAIN or len(self.known) >= _MOST_FORMS or not paths:
             return OpenCall(form, DIRECT if paths else None)
         # A form that is new is looked at after its call; where nothing is to choose, its input is known.
