@@ -136,19 +136,29 @@ class Reading:
             before it normalizes may give the sum, too.
         output: what it writes; the whole result, or, of a container, the first tensor where ``whole``.
         left_out: why calls of this form are not measured, or "".
+        whole_numbers: its input holds whole numbers, which a Linear turns into floating ones itself.
     """
 
     input: Path = FIRST
     output: Path = WHOLE
     left_out: str = ""
+    whole_numbers: bool = False
 
     @property
     def direct(self) -> bool:
         """Whether it reads its first argument and its result, as nearly all layers do."""
-        return self.input == FIRST and self.output == WHOLE and not self.left_out
+        return self.input == FIRST and self.output == WHOLE and not self.left_out and not self.whole_numbers
 
 
 DIRECT = Reading()
+
+
+def input_at(call: Call, reading: Reading) -> Tensor | None:
+    """The tensor that a call reads."""
+    if reading.whole_numbers:
+        first = call[ARGS][0] if call[ARGS] else None
+        return first if isinstance(first, Tensor) else None
+    return tensor_at(call, reading.input)
 
 
 def output_at(call: Call, reading: Reading) -> Tensor | None:

@@ -15,6 +15,7 @@ from normprobe.capture.call_tensors import (
     Reading,
     bits_of,
     first_tensors,
+    input_at,
     output_at,
     tensor_at,
 )
@@ -89,7 +90,7 @@ class LayerCalls:
         elif reading.left_out:
             state.note(reading.left_out)
         elif reading.input[0] != RESULT:
-            self._measure_input(state, forward, tensor_at(call, reading.input), opened)
+            self._measure_input(state, forward, input_at(call, reading), opened)
 
     def note_own(self, state: LayerState, forward: Forward, result: Any) -> None:
         """Remember what the layer itself gave, ahead of the hooks of others behind it."""

@@ -111,7 +111,8 @@ class LayerState:
         self._reservoirs = Reservoir(0), Reservoir(0)
         certain = self.layer.view.certain
         self.normalizes = "input" if certain and self.scaled else ""
-        self.readings = Readings(certain=certain)
+        width = None if self.scaled else self.layer.n_features
+        self.readings = Readings(certain=certain, width=width)
         self._noted_modes: set[tuple[bool, bool, bool]] = set()
         self._stamps: list[Any] | None = None
         # The dictionaries themselves: their values may be replaced at any time.

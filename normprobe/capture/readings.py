@@ -156,10 +156,11 @@ class Readings:
 
     Attributes:
         certain: its class says how it reads, so that all its calls do alike.
+        width: how many features a Linear says that it reads; None for norms.
     """
 
-    def __init__(self, *, certain: bool) -> None:
-        self.certain = certain
+    def __init__(self, *, certain: bool, width: int | None = None) -> None:
+        self.certain, self.width = certain, width
         self.known: dict[Form, Reading] = {}
 
     @property
@@ -179,6 +180,10 @@ class Readings:
         if known is not None:
             return OpenCall(form, known)
         paths = list(first_tensors((args, kwargs)))
+        # Ids are no rows of as many numbers as a Linear reads.
+        whole = self.certain and not paths and isinstance(first, Tensor) and first.dtype != torch.bool
+        if whole and first.shape[-1:] == (self.width,):
+            return OpenCall(form, Reading(whole_numbers=True))
         if form == PLAIN or len(self.known) >= _MOST_FORMS or not paths:
             return OpenCall(form, DIRECT if paths else None)
         # A form that is new is looked at after its call; where nothing is to choose, its input is known.

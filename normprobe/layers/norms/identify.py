@@ -238,7 +238,6 @@ def _corrected(
     contradictions += _peculiarities(formula_fits, fit, by_moments=by_moments)
     if moved:
         contradictions.append(f"what it computes shows {_axis_and_sample(corrected)}")
-    other = fit.operand or fit.scales_input
     together = fit.formula.together
     return Identification(
         corrected,
@@ -250,7 +249,7 @@ def _corrected(
         groups=fit.formula.groups or None,
         activation=fit.activation,
         eps=formula_fits.eps,
-        normalizes="unknown" if by_moments else "other" if other else "input",
+        normalizes="unknown" if by_moments else "other" if fit.operand or fit.scales_input else "input",
     )
 
 
