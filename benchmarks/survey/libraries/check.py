@@ -226,7 +226,7 @@ def _compare(result: Result, entry: Entry, model: nn.Module, recording: Any, cal
     for _, row in recording.ledger.iterrows():
         result.layers += 1
         name, module = row["layer"], modules.get(row["layer"])
-        seen = _of_data(calls.get(id(module), []), entry.batch) if module is not None else []
+        seen = calls.get(id(module), []) if module is not None else []
         if row["status"] != "fired":
             result.declared += bool(row["reason"])
             if not row["reason"] or (seen and row["status"] == "never fired"):
@@ -244,12 +244,6 @@ def _compare(result: Result, entry: Entry, model: nn.Module, recording: Any, cal
             text = f"measured {row['calls']} times of {len(seen)}, without a reason"
             result.faults.append(Fault("silent", name, row["type"], text))
         result.faults += _judge(result, entry, module, row=row, tables=tables, seen=seen)
-
-
-def _of_data(seen: list[Called], batch: int) -> list[Called]:
-    """The calls on data: where some lead with the batch and others do not, those others are on weights."""
-    leading = [call for call in seen if call.output is not None and len(call.output) == batch]
-    return leading or seen
 
 
 def _judge(

@@ -31,7 +31,6 @@ class Entry:
             all: the mask of the first that matches, for tensors that lead with these sizes. By the model's
             own semantics, read off its source.
         train: in training mode.
-        batch: the leading size of what the model reads; 0 if unknown.
         more: layers that are no submodules for torch, by the names that the ledger has for them.
     """
 
@@ -41,7 +40,6 @@ class Entry:
     real: Mapping[str, Tensor | None] = field(default_factory=dict)
     train: bool = False
     more: Callable[[nn.Module], Mapping[str, nn.Module]] = lambda model: {}
-    batch: int = 0
 
 
 Entries = Callable[[], Iterator[Entry]]
@@ -61,8 +59,7 @@ def entry(
         return model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
 
     masks = real if isinstance(real, Mapping) else {} if real is None else {"*": real}
-    sizes = [len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()]
-    return Entry(name, make, call, masks, train, batch=next(iter(sizes), 0))
+    return Entry(name, make, call, masks, train)
 
 
 def numbers(*sizes: int, scale: float = 1.0, seed: int = 0) -> Tensor:
