@@ -73,6 +73,17 @@ def test_a_layer_that_is_not_found_is_a_fault(monkeypatch: pytest.MonkeyPatch) -
     assert sorts(Model, numbers(3, 7, 6)) == [("missed", "norm")]
 
 
+class OnWeights(Model):
+    """A model that reads off the weight of a layer by calling it on an identity matrix, as DoRA does."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x) + self.linear(torch.eye(6)).sum()
+
+
+def test_calls_on_weights_are_no_data() -> None:
+    assert sorts(OnWeights, numbers(3, 7, 6)) == []
+
+
 class Plain(nn.Module):
     """A LayerNorm of its own."""
 

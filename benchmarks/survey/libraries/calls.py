@@ -15,6 +15,9 @@ _ENDS_LIKE_NORM = re.compile(r"(LN|BN|GN|IN|RMS)$")
 _ENDS_LIKE_LINEAR = re.compile(r"(Linear|Dense|Conv1D)$")
 _SIZES = (("in_features", "out_features"), ("in_size", "out_size"))
 
+_READS = {"MessageNorm": 1}
+"""Which floating argument a class works on where that is not the first, by hand from its source."""
+
 
 @dataclass(frozen=True)
 class Called:
@@ -65,7 +68,8 @@ def record_calls(modules: Iterable[nn.Module], run: Callable[[], Any]) -> dict[i
         put_in = fresh[0] if isinstance(output, dict) and fresh else None
         path, out = put_in or next(iter(given), ("", None))
         replaced = [copy for place, copy in copies.items() if put_in and place.endswith(path)]
-        read = next(iter(replaced or copies.values()), None)
+        of_call = replaced or list(copies.values())[_READS.get(type(module).__name__, 0) :]
+        read = next(iter(of_call), None)
         out = None if out is None else out.detach().clone()
         calls[id(module)].append(Called(read, out, module.training))
 
@@ -78,7 +82,23 @@ def record_calls(modules: Iterable[nn.Module], run: Callable[[], Any]) -> dict[i
     finally:
         for handle in handles:
             handle.remove()
-    return calls
+    return {key: _of_data(seen, calls) for key, seen in calls.items()}
+
+
+def _of_data(seen: list[Called], calls: dict[int, list[Called]]) -> list[Called]:
+    """The calls of a module that are not on an identity matrix, nor on what such a call gave."""
+    every = [call for some in calls.values() for call in some]
+    given = [call.output for call in every if _is_identity(call.input) and call.output is not None]
+    return [call for call in seen if not _is_identity(call.input) and not _is_among(call.input, given)]
+
+
+def _is_identity(value: Tensor | None) -> bool:
+    square = value is not None and value.dim() == 2 and value.shape[0] == value.shape[1]
+    return square and torch.equal(value, torch.eye(len(value), dtype=value.dtype))
+
+
+def _is_among(value: Tensor | None, others: list[Tensor]) -> bool:
+    return value is not None and any(value.shape == o.shape and torch.equal(value, o) for o in others)
 
 
 def looks(module: nn.Module) -> str:
