@@ -38,7 +38,7 @@ def register_site(
     class adds that class; for the same class it replaces the function.
 
     Args:
-        name: what the tables call the site; an identifier other than `input` and `output`.
+        name: what the tables call the site; an identifier other than `input`, `output`, `in` and `out`.
         cls: the module class. A layer of a subclass takes the function of the nearest registered class.
         tensor: gives, from (module, args, kwargs, output) of a call that has ended, the tensor to measure;
             None where a call has none. It is called without gradients and must not write to its arguments.
@@ -60,7 +60,8 @@ def register_site(
 
 def _check_site(cls: str, name: Any, tensor: Any, label: Any, colour: Any) -> None:
     """Refuse a site that is declared wrongly, in words."""
-    if name in (INPUT, OUTPUT):
+    # A layer's summary calls the two "in" and "out".
+    if name in (INPUT, OUTPUT, "in", "out"):
         raise ViewError(f"site {name!r} of {cls} is one that every layer has; choose another name")
     if not (isinstance(name, str) and name.isidentifier()):
         raise ViewError(f"site {name!r} of {cls} is no identifier; choose a name such as 'gate'")

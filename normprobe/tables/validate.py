@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,13 @@ def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
+def _time(value: Any) -> bool:
+    try:
+        return _text(value) and bool(datetime.fromisoformat(value))
+    except ValueError:
+        return False
+
+
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_text, value))
 
@@ -40,7 +48,8 @@ def _options(value: Any) -> bool:
 
 
 _FACTS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("name", "model", "unit", "example_unit", "device", "dtype", "kernel", "created"), _text),
+    **dict.fromkeys(("name", "model", "unit", "example_unit", "device", "dtype", "kernel"), _text),
+    "created": _time,
     **dict.fromkeys(("forwards", "measured", "examples", "rows", "padding"), _count),
     **dict.fromkeys(("training", "warnings"), _texts),
     "parts": lambda value: _texts(value) and 0 < len(value) == len(set(value)),

@@ -320,7 +320,12 @@ def test_nothing_but_an_empty_batch(model: nn.Module, data: Tensor) -> None:
 
 
 def test_examples_without_a_pixel_are_samples_without_a_number() -> None:
-    recording = recorded(nn.GroupNorm(2, 4), [torch.zeros(3, 4, 0), drawn(2, 4, 5)])
+    class Norm(nn.GroupNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            # torch 2.14 refuses an input without a pixel.
+            return super().forward(x) if x.numel() else x
+
+    recording = recorded(Norm(2, 4), [torch.zeros(3, 4, 0), drawn(2, 4, 5)])
     assert recording.ledger["reason"].tolist() == [""]
     assert recording.layers["n_samples"].tolist() == [5, 5]
     assert recording.samples["mean"].isna().sum() == 6

@@ -37,7 +37,9 @@ def build(target: Path, *flags: str) -> None:
 
 
 def test_it_compiles_without_a_warning(tmp_path: Path) -> None:
-    build(tmp_path / "_cpu.so", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+    # PyWeakref_GetObject is deprecated since 3.13, but what replaces it is not in the limited API of 3.11.
+    tolerated = ["-Wno-unknown-pragmas", "-Wno-deprecated-declarations"]
+    build(tmp_path / "_cpu.so", "-Wall", "-Wextra", "-Werror", *tolerated)
 
 
 def test_the_kernel_tests_pass_under_sanitizers(tmp_path: Path) -> None:

@@ -133,11 +133,10 @@ def fraction(ax: Axes, value: float) -> float:
 
 def size_in_points(ax: Axes) -> tuple[float, float]:
     """Width and height of an axes in points."""
-    # A caller's axes may lie in a subfigure, which has no size in inches.
+    # Not by its position, which is a share of the subfigure that a caller's axes may lie in.
     figure = ax.get_figure(root=True)
-    width, height = figure.get_size_inches() if figure else (1.0, 1.0)
-    box = ax.get_position()
-    return float(box.width * width * 72), float(box.height * height * 72)
+    points = 72 / figure.dpi if figure else 1.0
+    return float(ax.bbox.width * points), float(ax.bbox.height * points)
 
 
 def foot(ax: Axes, x: Sequence[float], colour: str, *, marker: str = "v", fill: str | None = None) -> None:

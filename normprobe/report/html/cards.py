@@ -101,7 +101,8 @@ def _rests_on(tables: Tables, row: pd.Series) -> str:
     at = tables.layers[(tables.layers["layer"] == row["layer"]) & (tables.layers["site"] == row["site"])]
     if at.empty:
         return ""
-    kept = min(int(tables.meta["options"]["values"]), int(at["n_samples"].iloc[0]))
+    # Counted: fewer are kept at Linear layers than at norms.
+    kept = int((tables.rows["place"] == at.index[0]).sum())
     return f"; median from {format_count(kept, sample_word(tables.meta, str(at['sample_unit'].iloc[0])))}"
 
 

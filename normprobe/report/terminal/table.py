@@ -51,14 +51,18 @@ def stand_out_table(
     if not chosen:
         return []
     columns = _columns(tables, wide=terminal.width >= WIDEST)
-    names = terminal.width - sum(column.width for column in columns)
-    lines = [
-        "Layers that stand out".ljust(names)
-        + "".join(terminal.show(c.heading).rjust(c.width) for c in columns)
+    shown = [
+        [terminal.show(column.text(values)) for column in columns]
+        for _, values in summary.loc[chosen].iterrows()
     ]
-    for layer, values in summary.loc[chosen].iterrows():
+    # A number of many letters widens its column: there is always a blank before it.
+    widths = [max(c.width, *(1 + len(row[at]) for row in shown)) for at, c in enumerate(columns)]
+    names = terminal.width - sum(widths)
+    headings = [terminal.show(c.heading).rjust(w) for c, w in zip(columns, widths, strict=True)]
+    lines = ["Layers that stand out".ljust(names) + "".join(headings)]
+    for layer, row in zip(chosen, shown, strict=True):
         name = terminal.name(display_name(tables, str(layer)), names - 1)
-        cells = [terminal.show(column.text(values)).rjust(column.width) for column in columns]
+        cells = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
         # Not ljust, which counts letters: wide ones take two columns.
         lines.append(name + " " * (names - text_width(name)) + "".join(cells))
     return [*(line.rstrip() for line in lines), *_further(tables, summary.loc[chosen], terminal)]
