@@ -181,8 +181,8 @@ class Readings:
             return OpenCall(form, known)
         paths = list(first_tensors((args, kwargs)))
         # Ids are no rows of as many numbers as a Linear reads.
-        whole = self.certain and not paths and isinstance(first, Tensor) and first.dtype != torch.bool
-        if whole and first.shape[-1:] == (self.width,):
+        whole = first if self.certain and not paths and isinstance(first, Tensor) else None
+        if whole is not None and whole.dtype != torch.bool and whole.shape[-1:] == (self.width,):
             return OpenCall(form, Reading(whole_numbers=True))
         if form == PLAIN or len(self.known) >= _MOST_FORMS or not paths:
             return OpenCall(form, DIRECT if paths else None)
