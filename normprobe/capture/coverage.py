@@ -110,6 +110,7 @@ class RunCoverage:
         measured: how many of them were measured.
         split: names of the fused projections whose parts for queries, keys and values were used as layers.
         reads: the function that read the weight of a layer, by the layer's key.
+        tied: the layers that only the use of their weight made, by the id of that weight.
     """
 
     model: nn.Module
@@ -119,6 +120,7 @@ class RunCoverage:
     measured: int
     split: Set[str]
     reads: Mapping[tuple[int, str], str]
+    tied: Mapping[int, Layer]
 
     @staticmethod
     def of(
@@ -137,8 +139,11 @@ class RunCoverage:
             while isinstance(outer, _NEVER_CALLED) and id(outer) in parents:
                 outer = parents[id(outer)]
             parents[child] = outer
-        split = {layer.name.rpartition(".")[0] for layer in layers if "." in layer.parameter}
-        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split, reads)
+        every = list(layers)
+        split = {layer.name.rpartition(".")[0] for layer in every if "." in layer.parameter}
+        # Of several the first, which is the one that was found by its use.
+        tied = {id(_weight(layer)): layer for layer in reversed(every) if layer.by_use}
+        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split, reads, tied)
 
 
 def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
@@ -167,8 +172,10 @@ def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
 
 def _why_bypassed(coverage: RunCoverage, layer: Layer, parent: nn.Module | None) -> str:
     """Why a layer whose holder was called was not seen to be used, or ""."""
-    # From the dictionary: a module's own `__getattr__` may raise or compute.
-    weight = layer.module._parameters.get(layer.parameter)
+    weight = _weight(layer)
+    tied = coverage.tied.get(id(weight))
+    if tied is not None and tied.key != layer.key:
+        return f"its weight is that of {tied.name or tied.type!r}, under which its use is measured"
     if weight is not None and weight.dim() > 2:
         shape = tuple(weight.shape)
         experts = re.search("expert|moe|mixture", f"{layer.name} {layer.type}", re.IGNORECASE)
@@ -179,3 +186,9 @@ def _why_bypassed(coverage: RunCoverage, layer: Layer, parent: nn.Module | None)
     if isinstance(parent, nn.MultiheadAttention):
         return "torch's attention reads its weight in a fused kernel and never calls the module"
     return ""
+
+
+def _weight(layer: Layer) -> nn.Parameter | None:
+    """The parameter that a layer is, or None of a module that is one."""
+    # From the dictionary: a module's own `__getattr__` may raise or compute.
+    return layer.module._parameters.get(layer.parameter)

@@ -187,10 +187,15 @@ def _norm_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
     if len(inside) == 1 and inside[0].view.kind != "linear" and stores_scale(module):
         bare = inside[0]
         return None if bare.affine or bare.refused else replace(bare.view, certain=False)
-    # Its scale is computed by the Linears inside from a condition (AdaLN, Perez et al. 2018).
-    if _IS_NORM.search(names[0]) and all(layer.view.kind == "linear" for layer in inside):
-        return replace(norm_by_name(module, names[0]), unconfirmed=CONDITIONED)
-    return None
+    # Its scale is computed by the Linears inside from a condition (AdaLN, Perez et al. 2018), that of its
+    # own formula or of one norm inside that has none.
+    norms = [layer for layer in inside if layer.view.kind != "linear"]
+    if not _IS_NORM.search(names[0]) or any(layer.affine or layer.refused for layer in norms):
+        return None
+    if len(norms) > 1:
+        return None
+    view = replace(norms[0].view, certain=False) if norms else norm_by_name(module, names[0])
+    return replace(view, unconfirmed=CONDITIONED)
 
 
 def _normalizes_weights(named: NamedModule) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -121,6 +123,40 @@ class AdaptiveGroupNorm(AdaptiveNorm):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift = self.modulation(condition)[..., None, None].chunk(2, dim=1)
         return functional.group_norm(x, 2) * (1 + scale) + shift
+
+
+class AdaptiveRoundBareNorm(nn.Module):
+    """The same round a norm without a scale, and with a gate for what comes behind."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear, self.bare = nn.Linear(4, 3 * width), nn.LayerNorm(width, elementwise_affine=False)
+
+    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        scale, shift, gate = self.linear(condition)[:, None].chunk(3, dim=-1)
+        return self.bare(x) * (1 + scale) + shift, gate
+
+
+def test_a_scale_from_a_condition_round_a_bare_norm_is_a_norm_of_its_own() -> None:
+    class AdaLayerNormZero(AdaptiveRoundBareNorm):
+        pass
+
+    torch.manual_seed(0)
+    norm, x, condition = AdaLayerNormZero(8), torch.randn(3, 40, 8) * 2 + 1, torch.randn(3, 4)
+    with torch.no_grad(), normprobe.Probe(norm) as probe:
+        output, _ = norm(x, condition)
+    recording = probe.recording
+    assert recording.ledger[["layer", "kind", "status"]].to_numpy().tolist() == [
+        ["", "layer_norm", "fired"],
+        ["linear", "linear", "fired"],
+        ["bare", "layer_norm", "fired"],
+    ]
+    own = recording.layers.query("layer == ''")["variance"].tolist()
+    assert own == pytest.approx([float(t.var(unbiased=False)) for t in (x, output)], rel=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swapped = normprobe.swap_norms(norm, to="rms_norm")
+    assert type(swapped.bare) is nn.RMSNorm
 
 
 @pytest.mark.parametrize(

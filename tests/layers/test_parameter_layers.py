@@ -136,6 +136,32 @@ def test_of_transformers() -> None:
     assert set(ledger["status"]) == {"fired", "bypassed"}
 
 
+def test_a_weight_under_two_names_is_measured_under_one_and_the_other_says_so() -> None:
+    class Head(nn.Module):
+        def __init__(self, weight: nn.Parameter) -> None:
+            super().__init__()
+            self.dense, self.weight = nn.Linear(6, 6), weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(self.dense(x), self.weight)
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(9, 6)
+            self.head = Head(self.embedding.weight)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.embedding(ids))
+
+    ledger = normprobe.record(Tied(), [torch.randint(0, 9, (2, 5))]).ledger.set_index("layer")
+    assert ledger.loc["embedding", ["status", "via", "calls"]].tolist() == ["fired", "functional", 1]
+    assert ledger.loc["head", "status"] == "bypassed"
+    assert (
+        ledger.loc["head", "reason"] == "its weight is that of 'embedding', under which its use is measured"
+    )
+
+
 @pytest.mark.parametrize("kinds", ["layer_norm", "linear"])
 def test_filters_hold(kinds: str) -> None:
     names = [layer.name for layer in find_layers(Mixture(), kinds=kinds).layers]

@@ -86,9 +86,14 @@ def swap_norms(
         try:
             replacements_by_id[id(layer.module)] = _replacement(layer, to, groups)
         except CannotSwapError as reason:
-            kept.append(f"{layer.name or layer.type} ({layer.type}): {reason}")
+            kept.append((layer, reason))
+    # Of a norm round another, which computes its scale, the inner one is what is exchanged.
+    kept = [
+        entry for entry in kept if not any(id(m) in replacements_by_id for m in entry[0].module.modules())
+    ]
     if kept:
-        message = f"{len(kept)} of {len(norms)} norms stay as they are, not {to}: " + "; ".join(kept)
+        stay = "; ".join(f"{layer.name or layer.type} ({layer.type}): {reason}" for layer, reason in kept)
+        message = f"{len(kept)} of {len(norms)} norms stay as they are, not {to}: {stay}"
         warnings.warn(message, UserWarning, stacklevel=2)
     return _with_replacements(swapped, replacements_by_id)
 
