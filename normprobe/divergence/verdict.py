@@ -193,19 +193,20 @@ def _named(layers: list[str]) -> str:
 def _agreement(found: Differences) -> list[str]:
     layers, facts = found.layers, found.facts
     count = format_count(int(facts["matched"]), "layer")
+    agrees = "agrees" if int(facts["matched"]) == 1 else "agree"
     if verdict_code(found) == "equal":
         return [f"Equal: no difference at any of {count}."]
     worst = layers.iloc[int(layers["error_db"].argmax())]
     largest, where = format_db(float(worst["error_db"])), _at(found, worst)
     if verdict_code(found) == "within_rounding":
         return [
-            f"Equal up to rounding: none of {count} differs by more than rounding of {facts['dtypes'][0]}; "
+            f"Equal up to rounding: {count} {agrees} to rounding of {facts['dtypes'][0]}; "
             f"the largest error is {largest}, at {where}."
         ]
     # A layer without any error has no level for a drift to begin at.
     start = layers[layers["error_db"] > -np.inf].iloc[0]
     return [
-        f"{facts['dtypes'][0]} against {facts['dtypes'][1]}: none of {count} differs by more than rounding. "
+        f"{facts['dtypes'][0]} against {facts['dtypes'][1]}: {count} {agrees} to rounding. "
         f"The error drifts from {format_db(float(start['error_db']))} at {_at(found, start)} "
         f"to {largest} at {where}."
     ]
