@@ -100,12 +100,6 @@ LEDGER: dict[str, tuple[str, str]] = {
     "n_features": (NUMBER, "features of its input"),
     "eps": (REAL, "the constant in its denominator"),
     "affine": (TRUTH, "whether it has a scale or shift of its own"),
-    "normalizes": (TEXT, "a norm's input site is what it normalizes: input; is not: other; or unknown"),
-    "groups": (NUMBER, "groups of features, each normalized together; missing where each feature is alone"),
-    "activation": (TEXT, "what its output goes through inside it; variance / weight**2 is not of that"),
-    "momentum": (REAL, "share of a batch in the running statistics it updates; missing where they average"),
-    "running_dtype": (TEXT, "dtype of the running statistics"),
-    "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
     "training": (TEXT, "modes it ran in: train, eval; several joined by `; `"),
     "grad": (TEXT, "gradient modes it ran in: grad, no_grad, inference; several joined by `; `"),
     "calls": (WHOLE, "measured firings"),
@@ -115,6 +109,13 @@ LEDGER: dict[str, tuple[str, str]] = {
     "sample_unit": (TEXT, "position or example"),
     "aligned": (TRUTH, "whether its samples could be numbered as the forward's"),
     "reason": (TEXT, "why it did not fire, or what was left out"),
+    # Behind what 0.1.0 had, so that whoever reads by position finds it where it was.
+    "normalizes": (TEXT, "a norm's input site is what it normalizes: input; is not: other; or unknown"),
+    "groups": (NUMBER, "groups of features, each normalized together; missing where each feature is alone"),
+    "activation": (TEXT, "what its output goes through inside it; variance / weight**2 is not of that"),
+    "momentum": (REAL, "share of a batch in the running statistics it updates; missing where they average"),
+    "running_dtype": (TEXT, "dtype of the running statistics"),
+    "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
 }
 
 TABLES = {"layers": LAYERS, "features": FEATURES, "samples": SAMPLES, "ledger": LEDGER}

@@ -333,17 +333,17 @@ def test_examples_without_a_pixel_are_samples_without_a_number() -> None:
     assert recording.values("", "input").shape == (2, 4)
 
 
-def test_whole_numbers_are_kept_as_they_are() -> None:
+def test_whole_numbers_are_no_data_of_a_norm() -> None:
     class Halved(nn.Module):
         eps = 0.5
 
         def forward(self, x: Tensor) -> Tensor:
             return x / 2
 
-    data = torch.tensor([[2**24 + 1, 3], [-(2**40), 5]])
-    recording = recorded(Halved(), data)
-    assert sorted(recording.values("", "input").tolist()) == sorted(data.tolist())
-    assert recording.layers["dtype"].tolist() == ["int64", "float32"]
+    recording = recorded(Halved(), torch.tensor([[2**24 + 1, 3], [-(2**40), 5]]))
+    assert recording.ledger["status"].tolist() == ["refused"]
+    assert "floating numbers" in recording.ledger["reason"].item()
+    assert recording.layers.empty
 
 
 @pytest.mark.parametrize("place", [0, -1])
@@ -424,9 +424,9 @@ COLUMNS = {
     "nonfinite_masked depth",
     "features": "layer kind site feature count mean variance min max abs_mean zero_fraction nonfinite weight "
     "bias running_mean running_var seen_mean seen_variance",
-    "samples": "layer kind site part call repeat example position mean variance min max",
+    "samples": "layer kind site part call repeat example position mean variance min max count",
     "ledger": "layer aliases kind type n_features eps affine training grad calls status via masked_by "
-    "sample_unit aligned reason",
+    "sample_unit aligned reason normalizes groups activation momentum running_dtype statistics",
 }
 WHOLE = {"calls", "n_samples", "n_features", "nonfinite", "masked", "nonfinite_masked", "depth", "feature"}
 WHOLE |= {"count", "call", "repeat"}
@@ -437,6 +437,7 @@ IDENTITY = {
 }
 TEXT = {"layer", "kind", "type", "site", "dtype", "sample_unit", "part", "min_part", "max_part", "aliases"}
 TEXT |= {"training", "grad", "status", "via", "masked_by", "reason"}
+TEXT |= {"normalizes", "activation", "running_dtype", "statistics"}
 
 
 @pytest.mark.parametrize("table", list(COLUMNS))
@@ -445,7 +446,7 @@ def test_columns_and_their_dtypes(table: str) -> None:
         frame = getattr(recorded(nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5)), batches), table)
         assert list(frame.columns) == COLUMNS[table].split()
         for name, dtype in frame.dtypes.items():
-            if name in IDENTITY or (table, name) == ("ledger", "n_features"):
+            if name in IDENTITY or (table, name) in (("ledger", "n_features"), ("ledger", "groups")):
                 assert dtype == "Int64", name
             elif name in WHOLE:
                 assert dtype == "int64", name

@@ -143,6 +143,7 @@ def meta(part: str, examples: int, **facts: Any) -> dict[str, Any]:
             "dtype": "float32",
             "kernel": "torch",
             "created": "2026-01-01T00:00:00",
+            "trainable": True,
         },
         **{"versions": {"normprobe": "1", "transformers": None}, "seconds": None, "warnings": []},
         **{"forwards": 1, "measured": 1, "rows": examples, "padding": 0, "nbytes": 0, "examples": examples},

@@ -48,11 +48,10 @@ COLUMNS = {
     ],
     "ledger": [
         *((name, TEXT) for name in ("layer", "aliases", "kind", "type")),
-        *[("n_features", NUMBER), ("eps", REAL), ("affine", TRUTH), ("normalizes", TEXT)],
-        *[("groups", NUMBER), ("activation", TEXT), ("momentum", REAL), ("running_dtype", TEXT)],
-        *[("statistics", TEXT), ("training", TEXT), ("grad", TEXT)],
+        *[("n_features", NUMBER), ("eps", REAL), ("affine", TRUTH), ("training", TEXT), ("grad", TEXT)],
         *[("calls", WHOLE), ("status", TEXT), ("via", TEXT), ("masked_by", TEXT), ("sample_unit", TEXT)],
-        *[("aligned", TRUTH), ("reason", TEXT)],
+        *[("aligned", TRUTH), ("reason", TEXT), ("normalizes", TEXT), ("groups", NUMBER)],
+        *[("activation", TEXT), ("momentum", REAL), ("running_dtype", TEXT), ("statistics", TEXT)],
     ],
     "labels": [("part", TEXT), ("example", NUMBER), ("position", NUMBER), ("text", TEXT)],
 }
