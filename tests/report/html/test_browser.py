@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 import shutil
 
 import pytest
@@ -67,6 +68,11 @@ def visit(browser, address, *, width=1200, theme="light", script=True, place="")
     for log in ("performance", "browser"):
         browser.get_log(log)
     browser.get(address + place)
+    # On a busy machine the driver may answer while the blank page is still there.
+    for _ in range(100):
+        if evaluate(browser, "document.readyState == 'complete' && location.href != 'about:blank'"):
+            break
+        time.sleep(0.1)
     return browser
 
 
