@@ -1,4 +1,4 @@
-"""The words that every folder shares, listed once: kinds, statuses, sample units, severities, sites."""
+"""The words that every folder shares, listed once: kinds, statuses, units, severities, sites, adapters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ STATUSES = ("fired", "bypassed", "refused", "never fired")
 """What became of a layer, the most telling first: of merged parts the first one counts."""
 
 SAMPLE_UNITS = ("position", "example")
+
+ADAPTER_BASES = ("base_layer", "original_module")
+"""Attributes under which adapters keep the layer that they stand for."""
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 from normprobe.divergence.fused_linears import LayerShape, remove_fused
 from normprobe.divergence.roles import pair_roles
+from normprobe.vocabulary import ADAPTER_BASES
 
 _WRAPPERS = ("_orig_mod", "module")
-_BASES = ("base_layer", "original_module")
-"""What adapters call the layer that they stand for."""
 _DEEPEST = 3  # parts of a name that a wrapper class may put before it
 
 
@@ -134,7 +133,7 @@ def _without_adapter(
 def _outside(name: str) -> str:
     """The name of the adapter that a layer is held by, its own where it is held by none."""
     parent, _, last = name.rpartition(".")
-    return parent if last in _BASES else name
+    return parent if last in ADAPTER_BASES else name
 
 
 def _stripped_names(names: Sequence[str]) -> dict[str, str]:

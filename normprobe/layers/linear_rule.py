@@ -27,14 +27,12 @@ from normprobe.layers.module_attributes import (
     stored,
 )
 from normprobe.layers.view import WRAPS, View
+from normprobe.vocabulary import ADAPTER_BASES
 
 Sizes = tuple[int | None, int | None]
 """How many features go in and out; None where the module does not say."""
 
 _NAMED, _BASE = "its class name", "the Linear that it adapts"
-
-BASES = ("base_layer", "original_module")
-"""Attributes under which adapters keep the layer that they stand for."""
 
 # What begins so is a Linear that does more (`LinearEnsemble`), or another module (`LinearAttention`).
 _WORD = re.compile(r"^_?Linear(?![a-z])|(?<!Non)(?<!Bi)Linear(?=[A-Z])")
@@ -112,7 +110,7 @@ def _says_sizes(module: nn.Module) -> bool:
 def base_of_adapter(module: nn.Module) -> nn.Module | None:
     """The layer that an adapter stands for, where it keeps one under a usual name."""
     # Not `getattr`: an adapter may hand on what it is asked for to the layer inside.
-    return next((part for name, part in parts_of(module).items() if name in BASES), None)
+    return next((part for name, part in parts_of(module).items() if name in ADAPTER_BASES), None)
 
 
 def _largest(

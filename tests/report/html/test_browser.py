@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import time
 
 import pytest
 
@@ -68,11 +67,12 @@ def visit(browser, address, *, width=1200, theme="light", script=True, place="")
     for log in ("performance", "browser"):
         browser.get_log(log)
     browser.get(address + place)
-    # On a busy machine the driver may answer while the blank page is still there.
-    for _ in range(100):
-        if evaluate(browser, "document.readyState == 'complete' && location.href != 'about:blank'"):
-            break
-        time.sleep(0.1)
+    # On a busy machine the driver answers while the blank page is still there. Without script it never
+    # says that a page is complete.
+    if script:
+        wait = pytest.importorskip("selenium.webdriver.support.wait")
+        there = "document.readyState == 'complete' && location.href != 'about:blank'"
+        wait.WebDriverWait(browser, 10).until(lambda browser: evaluate(browser, there))
     return browser
 
 
