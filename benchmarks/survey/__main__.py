@@ -110,7 +110,7 @@ def case_of(model_type: str, cls: type[nn.Module]) -> Case | None:
                 size = sum(parameter.numel() for parameter in cls(config).parameters())
             if size > LARGEST:
                 continue
-            model = cls(config).eval()
+            model = _initialised(cls, config)
             inputs = _accepted(model)
         except Exception:  # sizes that do not fit together: any error of any model
             continue
@@ -119,6 +119,22 @@ def case_of(model_type: str, cls: type[nn.Module]) -> Case | None:
             run = lambda model=model, inputs=inputs: model(**copy.deepcopy(inputs))  # noqa: E731
             return Case(name, _family(model, inputs), model, run, inputs.get("attention_mask"))
     return None
+
+
+def _initialised(cls: type[nn.Module], config: Any) -> nn.Module:
+    """A model in evaluation mode, with random numbers where its class leaves memory as it comes."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    # torch then fills such memory with NaN.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        model = cls(config).eval()
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+    with torch.no_grad():
+        for value in (*model.parameters(), *model.buffers()):
+            if value.is_floating_point():
+                value.copy_(torch.where(value.isnan(), 0.02 * torch.randn(value.shape), value))
+    return model
 
 
 def _accepted(model: nn.Module) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain, islice, product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
+from normprobe.capture.no_data import LEFT_OUT
 from normprobe.layers.find import find_layers
 from tests.helpers.oracle import RELATIVE, rows, tensors, two_pass, worst
 
@@ -182,15 +183,19 @@ def _readings(
         sizes = list(value.shape)
         lead = sizes[:1] + sizes[2:] if axis == 1 else sizes[: len(sizes) - trailing]
         count = sizes[0] if row["sample_unit"] == "example" else len(data)
-        calls.append((data.reshape(count, -1, data.shape[1]) if len(data) else data[:, None], lead))
+        # But those that the ledger says were left out, such as those on a table of relative positions.
+        if LEFT_OUT.format(tuple(lead)) not in row["reason"]:
+            calls.append((data.reshape(count, -1, data.shape[1]) if len(data) else data[:, None], lead))
     if not masked or mask is None:
         yield [data for data, _ in calls]
         return
-    ways = [mask_layouts(mask.bool().numpy(), lead) for _, lead in calls]
-    alike = ([way[min(index, len(way) - 1)] for way in ways] for index in range(6))
-    for laid in chain(alike, islice(product(*ways), _MOST_WAYS)):
-        if sum(0 if where is None else int((~where).sum()) for where in laid) == masked:
-            pairs = zip([data for data, _ in calls], laid, strict=True)
+    # Calls of the same sizes are of the same sequence: each forward is run again.
+    real, sizes = mask.bool().numpy(), list(dict.fromkeys(tuple(lead) for _, lead in calls))
+    ways = [mask_layouts(real, list(lead)) for lead in sizes]
+    for laid in islice(product(*ways), _MOST_WAYS):
+        by_sizes = dict(zip(sizes, laid, strict=True))
+        pairs = [(data, by_sizes[tuple(lead)]) for data, lead in calls]
+        if sum(0 if where is None else int((~where).sum()) for _, where in pairs) == masked:
             yield [masked_rows(data, where, row["sample_unit"]) for data, where in pairs]
 
 
@@ -216,6 +221,7 @@ def mask_layouts(real: np.ndarray, lead: list[int]) -> list[np.ndarray | None]:
         (n > 2 and lead[0] == batch and lead[2] == time, real[:, None]),
         (n > 1 and lead[0] == batch and lead[1] > time, _longer(real, max(lead))),
         (n > 1 and lead[1] == batch and lead[0] > time, _longer(real, max(lead)).T),
+        (n > 1 and lead[0] == batch and lead[1] > time, _prompted(real, max(lead))),
         *((fewer > 0, _scaled(real, fewer, rounded)) for rounded in (np.floor, np.ceil)),
     ]
     spread = [np.broadcast_to(m.reshape(*m.shape, *[1] * (n - m.ndim)), lead) for fits, m in laid if fits]
@@ -225,6 +231,12 @@ def mask_layouts(real: np.ndarray, lead: list[int]) -> list[np.ndarray | None]:
 def _longer(real: np.ndarray, positions: int) -> np.ndarray:
     """A mask with padding that the model put behind the texts itself."""
     return np.pad(real, ((0, 0), (0, max(0, positions - real.shape[1]))))
+
+
+def _prompted(real: np.ndarray, positions: int) -> np.ndarray:
+    """A mask with a prompt that the model put before the texts itself."""
+    ahead = max(0, positions - real.shape[1])
+    return np.pad(real, ((0, 0), (ahead, 0)), constant_values=True)
 
 
 def _scaled(real: np.ndarray, fewer: int, rounded: Callable[..., Any]) -> np.ndarray:

@@ -27,6 +27,11 @@ FAMILIES = {
     "whisper": "audio",
     "llava": "multimodal",
     "patchtst": "time series",
+    # Layers that read two sequences in turn, a table of relative positions, a prompt before the texts.
+    "lxmert": "text",
+    "t5gemma2": "text, encoder-decoder",
+    "sew-d": "audio",
+    "cpmant": "text",
 }
 
 
