@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import time
 
 import pytest
 
 from normprobe.report import write_report
 from tests.helpers.report_models import finding, findings_of, record, stack
 
+BLANK = "about:blank"
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
     "--headless",
@@ -63,17 +65,41 @@ def visit(browser, address, *, width=1200, theme="light", script=True, place="")
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": scheme})
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not script})
-    browser.get("about:blank")
+    browser.get(BLANK)
     for log in ("performance", "browser"):
         browser.get_log(log)
     browser.get(address + place)
+    if address != BLANK:
+        wait_for(browser, address + place, script=script)
     return browser
 
 
-def evaluate(browser, expression):
-    """The value of an expression, also where the page's own script is switched off."""
+def wait_for(browser, address, *, script):
+    """Wait until the page of this address is there to its last element, and its script has run.
+
+    On a busy machine the driver answers while the blank page, or half of the new one, is still there; and
+    `document.readyState` is never complete where script is switched off.
+    """
+    whole = f"location.href === {json.dumps(address)} && document.querySelector('footer + script') !== null"
+    # The script runs in one go, and shows this button first.
+    ready = f"{whole} && !document.querySelector('.theme').hidden" if script else whole
+    end = time.monotonic() + 30
+    answer = ask(browser, ready)
+    while answer["result"].get("value") != "true":
+        assert time.monotonic() < end, f"{address} is not there after 30 s: {answer}"
+        time.sleep(0.05)
+        answer = ask(browser, ready)
+
+
+def ask(browser, expression):
+    """What the browser says to an expression, also where the page's own script is switched off."""
     asked = {"expression": f"JSON.stringify({expression})", "returnByValue": True}
-    answer = browser.execute_cdp_cmd("Runtime.evaluate", asked)
+    return browser.execute_cdp_cmd("Runtime.evaluate", asked)
+
+
+def evaluate(browser, expression):
+    """The value of an expression."""
+    answer = ask(browser, expression)
     assert "exceptionDetails" not in answer, answer
     return json.loads(answer["result"]["value"])
 
@@ -158,9 +184,6 @@ def test_a_link_opens_its_panel(opened):
     evaluate(browser, "document.querySelector('.finding .body a').click() || 0")
     assert evaluate(browser, f"document.getElementById('{target}').open")
     browser = opened(place=f"#{target}")
-    # On a busy machine the driver answers while the blank page is still there.
-    wait = pytest.importorskip("selenium.webdriver.support.wait")
-    wait.WebDriverWait(browser, 10).until(lambda browser: evaluate(browser, is_open))
     assert evaluate(browser, is_open).count(True) == 1
 
 
@@ -175,7 +198,7 @@ def test_complete_without_script(opened):
     )
     assert evaluate(browser, controls) == 0
     assert evaluate(browser, "document.querySelectorAll('details.panel figure svg').length") == 6
-    visit(browser, "about:blank")
+    visit(browser, BLANK)
 
 
 def test_the_table_on_paper_keeps_its_heading_and_its_names(opened):

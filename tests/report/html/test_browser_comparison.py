@@ -6,7 +6,7 @@ import pytest
 
 from normprobe import compare
 from tests.helpers.comparison_models import changed, net, port, record
-from tests.report.html.test_browser import browser, evaluate, pytestmark, visit  # noqa: F401
+from tests.report.html.test_browser import BLANK, browser, evaluate, pytestmark, visit  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -60,4 +60,4 @@ def test_search_filters_and_all_is_there_without_script(browser, address):  # no
     assert evaluate(plain, "[...document.querySelectorAll('main section')].map(s => s.id)") == [
         "diverge", "findings", "layers", "unseen", "reading",
     ]  # fmt: skip
-    visit(browser, "about:blank")
+    visit(browser, BLANK)
