@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 # For type checkers and editors, which do not run `__getattr__`.
 if TYPE_CHECKING:
-    from normprobe.capture.site_registry import register_site
+    from normprobe.capture.states.site_registry import register_site
     from normprobe.comparison import Comparison, compare
     from normprobe.divergence import Divergence
     from normprobe.errors import (
@@ -48,7 +48,7 @@ _HOME = {
     "load": "recording",
     "merge": "recording",
     "record": "probe",
-    "register_site": "capture.site_registry",
+    "register_site": "capture.states.site_registry",
     "register_view": "layers.view_registry",
     "swap_norms": "layers.norms.swap",
 }

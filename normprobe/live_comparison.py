@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normprobe.capture.side_by_side import Pair, SideBySide, differing_tensors
+from normprobe.capture.live_pairs.side_by_side import Pair, SideBySide, differing_tensors
 from normprobe.comparison import Comparison
 from normprobe.divergence.from_live_sums import live_differences, matched_layers
 from normprobe.errors import NormprobeError

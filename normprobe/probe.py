@@ -10,14 +10,14 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from normprobe.capture.batch_arguments import BatchArguments
 from normprobe.capture.coverage import RunCoverage, why_unseen
+from normprobe.capture.forwards.probe_options import LabelsOf, MaskOption, check_options, shown
+from normprobe.capture.forwards.run_info import describe
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
-from normprobe.capture.probe_options import LabelsOf, MaskOption, check_options, shown
-from normprobe.capture.run_info import describe
-from normprobe.capture.site_state import nbytes
+from normprobe.capture.live_pairs.batch_arguments import BatchArguments
+from normprobe.capture.states.site_state import nbytes
 from normprobe.capture.stored_nonfinite import any_nonfinite, stored_nonfinite
 from normprobe.errors import NormprobeError
 from normprobe.layers.find import LayerFilter, find_layers

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.capture.no_data import LEFT_OUT
+from normprobe.capture.identity.no_data import LEFT_OUT
 from normprobe.layers.find import find_layers
 from tests.helpers.oracle import RELATIVE, rows, tensors, two_pass, worst
 

@@ -3,40 +3,44 @@
 In come a model with the layers found in it (`layers`), the user's options and, call by call, tensors. Out
 go `tables.records.LayerRecord`s, one a layer, from which `tables` builds frames. Everything a tensor is
 measured by is decided here: which forward, which samples, which are kept; the numbers are added in
-`kernels`.
+`kernels`. What begins a call's way stands beside the folders (`hook_callbacks`, `layer_calls`, `measure`);
+`forwards`, `calls`, `identity`, `states`, `functions` and `hooks` hold the steps, `live_pairs` what
+`compare_live` needs in their place.
 
 The life of a tensor, from the call of the model on:
 
 1. A hook fires. Where the compiled kernel is there it is an object of the extension (`fast_hooks`), which
    handles the call itself if a plan of it is cached (step 9), and else calls on (`hook_callbacks`).
    `hooks/handles` puts hooks in place and, while they have nothing to do, aside.
-2. The outermost call begins a forward (`hook_callbacks._begin`): `hooks/torch_internals` says whether it
-   is a run, `forward` numbers it and reads batch, time and masks (`samples.batch`, `samples.masks`),
-   `run_info` counts and fingerprints the data, `function_mode` listens for layers that no hook sees
-   (`function_session`).
+2. The outermost call begins a forward (`hook_callbacks._begin`): `hooks/torch_internals` says whether it is
+   a run, `forwards/forward` numbers it and reads batch, time and masks (`samples.batch`, `samples.masks`),
+   `forwards/run_info` counts and fingerprints the data, `functions/function_mode` listens for layers that
+   no hook sees (`functions/function_session`).
 3. At a layer (`layer_calls`) the input is measured before the call and the output after it, as the hooks of
-   others leave both. Which tensors of a call these are is known for calls of its form (`readings`,
-   `call_tensors`), or its result shows it. Until a call has told how a norm computes
+   others leave both. Which tensors of a call these are is known for calls of its form (`calls/readings`,
+   `calls/call_tensors`), or its result shows it. Until a call has told how a norm computes
    (`LayerState.settled`), clones of what it is given wait for the output, and `layers.norms.identify`
-   corrects the view. Tensors of registered sites (`site_registry`) are measured
+   corrects the view. Tensors of registered sites (`states/site_registry`) are measured
    after the output.
-4. Which sequence of the forward the layer works on, with which mask: `sequences`. Where several arguments
-   have masks, what layers made of them is traced (`traced_tensors`); convolutions and pools carry masks to
-   where there are fewer positions (`hook_callbacks._carry_masks`).
+4. Which sequence of the forward the layer works on, with which mask: `identity/sequences`. Where several
+   arguments have masks, what layers made of them is traced (`forwards/traced_tensors`); convolutions and
+   pools carry masks to where there are fewer positions (`hook_callbacks._carry_masks`).
 5. `measure` observes one tensor at one site; `layers.to_rows` gives its extent, from sizes alone. A call on
-   what is no data of the forward is left out (`no_data`).
-6. Its samples are numbered and masked (`sample_numbers.place`, by `samples.layout`), then chosen
-   (`selection.select`, by `samples.reservoir`), as are the raw rows to keep (`selection.select_rows`).
-7. A kernel adds it to the sums of the site (`site_state`): in one pass over memory, or arranged as
-   (samples, rows, features). New extremes are noted with their holder (`sample_numbers.record_extremes`).
-8. It is counted (`measure._count`, `counters`), and the vectors the layer applies are copied if they
+   what is no data of the forward is left out (`identity/no_data`).
+6. Its samples are numbered and masked (`identity/sample_numbers.place`, by `samples.layout`), then chosen
+   (`identity/selection.select`, by `samples.reservoir`), as are the raw rows to keep
+   (`identity/selection.select_rows`).
+7. A kernel adds it to the sums of the site (`states/site_state`): in one pass over memory, or arranged as
+   (samples, rows, features). New extremes are noted with their holder
+   (`identity/sample_numbers.record_extremes`).
+8. It is counted (`measure._count`, `states/counters`), and the vectors the layer applies are copied if they
    changed (`LayerState.snapshot_vectors`).
-9. What was decided becomes a plan (`plan_cache`), which the extension's hooks find at the next such
-   tensor.
+9. What was decided becomes a plan (`identity/plan_cache`), which the extension's hooks find at the next
+   such tensor.
 10. `Probe.recording` freezes every layer (`LayerState.record`); `coverage` says why a layer did not fire.
 
-`side_by_side` and `power_sums` do less for `compare_live`: they keep one batch's tensors and sum
-differences.
+`live_pairs/side_by_side` and `live_pairs/power_sums` do less for `compare_live`: they keep one batch's
+tensors and sum differences.
 
 Caches: owner; key; end; why it may be trusted.
 
@@ -50,8 +54,8 @@ Caches: owner; key; end; why it may be trusted.
   lives, by a weak reference.
 - `LayerState.sequence`: the layer; none; the probe's end. Which sequence it was seen to read where sizes do
   not tell; what it is given now goes first.
-- `MaskReader`: the probe; name of an argument; its end. Which value is padding stays as one forward's values
-  showed it.
+- `MaskReader`: the probe; name of an argument; its end. Which value is padding stays as one forward's
+  values showed it.
 - `SequenceFinder`: the probe; a model's id, and numbers of positions that every example had alike.
 - `Forward.placements`: the forward; sequence, `Sizes`, first number; its end. The samples follow from
   these alone.
@@ -87,9 +91,9 @@ Caches: owner; key; end; why it may be trusted.
 
 Locks:
 
-- `HookCallbacks.lock`, reentrant: layer and site states, counters, plans, `run_info`, schedules, and
-  `Probe.recording`. The extension's hooks take it for a whole call; who waits for it lets the interpreter
-  go on.
+- `HookCallbacks.lock`, reentrant: layer and site states, counters, plans, `forwards/run_info`, schedules,
+  and `Probe.recording`. The extension's hooks take it for a whole call; who waits for it lets the
+  interpreter go on.
 - `Forwards._lock`: the counts of forwards, so that one can begin while another thread measures.
 - `_EagerStance._lock`: the count of probes on compiled models, and with it the stance.
 - A `Forward`, its `FunctionSession` and the stack of modes are of one thread and need none;

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from normprobe.capture.forward import Forward, Forwards
-from normprobe.capture.layer_state import LayerState
-from normprobe.capture.sample_numbers import record_extremes
+from normprobe.capture.forwards.forward import Forward, Forwards
+from normprobe.capture.identity.sample_numbers import record_extremes
+from normprobe.capture.states.layer_state import LayerState
 from normprobe.kernels import dispatch
 from normprobe.kernels.types import Extremes
 from normprobe.vocabulary import INPUT, OUTPUT, site_of

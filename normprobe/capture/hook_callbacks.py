@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from normprobe.capture import current_forward
-from normprobe.capture.coverage import why_slowed, would_fuse
 from normprobe.capture.fast_hooks import FastHooks
-from normprobe.capture.forward import Forward, Forwards
-from normprobe.capture.function_mode import FunctionCapture
+from normprobe.capture.forwards import current_forward
+from normprobe.capture.forwards.forward import Forward, Forwards
+from normprobe.capture.forwards.probe_options import GivenMasks, LabelsOf, MaskOption, is_users_own, users_own
+from normprobe.capture.forwards.run_info import RunInfo
+from normprobe.capture.functions.function_mode import FunctionCapture
+from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
@@ -23,14 +25,12 @@ from normprobe.capture.hooks.torch_internals import (
     why_no_data,
     why_skipped,
 )
+from normprobe.capture.identity.sample_numbers import named_labels
+from normprobe.capture.identity.sequences import SequenceFinder
 from normprobe.capture.layer_calls import CHANGED, LayerCalls
-from normprobe.capture.layer_state import LayerState
 from normprobe.capture.measure import Measurer
-from normprobe.capture.probe_options import GivenMasks, LabelsOf, MaskOption, is_users_own, users_own
-from normprobe.capture.run_info import RunInfo
-from normprobe.capture.sample_numbers import named_labels
-from normprobe.capture.sequences import SequenceFinder
-from normprobe.capture.site_registry import TensorOf
+from normprobe.capture.states.layer_state import LayerState
+from normprobe.capture.states.site_registry import TensorOf
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from normprobe.capture.call_tensors import (
+from normprobe.capture.calls.call_tensors import (
     ARGS,
     RESULT,
     Call,
@@ -19,12 +19,7 @@ from normprobe.capture.call_tensors import (
     output_at,
     tensor_at,
 )
-from normprobe.capture.forward import Forward, Sequence
-from normprobe.capture.hooks.interrupts import NoGrad
-from normprobe.capture.hooks.torch_internals import ModesAside
-from normprobe.capture.layer_state import LayerState
-from normprobe.capture.measure import Measurer
-from normprobe.capture.readings import (
+from normprobe.capture.calls.readings import (
     NO_INPUT,
     NO_OUTPUT,
     OpenCall,
@@ -33,6 +28,11 @@ from normprobe.capture.readings import (
     PairChoice,
     left_out,
 )
+from normprobe.capture.forwards.forward import Forward, Sequence
+from normprobe.capture.hooks.interrupts import NoGrad
+from normprobe.capture.hooks.torch_internals import ModesAside
+from normprobe.capture.measure import Measurer
+from normprobe.capture.states.layer_state import LayerState
 from normprobe.layers.norms.call import graph_index
 from normprobe.vocabulary import INPUT, OUTPUT
 

@@ -15,14 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normprobe.capture.forward import Forward, Sequence
+from normprobe.capture.forwards.forward import Forward, Sequence
 from normprobe.capture.hooks.torch_internals import unmeasurable
-from normprobe.capture.layer_state import LayerState
-from normprobe.capture.no_data import is_no_data
-from normprobe.capture.plan_cache import PlanCache
-from normprobe.capture.sample_numbers import place, place_graphs, place_nested, record_extremes, unfit
-from normprobe.capture.selection import RawSelection, Selection, select, select_rows
-from normprobe.capture.site_state import SiteState
+from normprobe.capture.identity.no_data import is_no_data
+from normprobe.capture.identity.plan_cache import PlanCache
+from normprobe.capture.identity.sample_numbers import (
+    place,
+    place_graphs,
+    place_nested,
+    record_extremes,
+    unfit,
+)
+from normprobe.capture.identity.selection import RawSelection, Selection, select, select_rows
+from normprobe.capture.states.layer_state import LayerState
+from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels import dispatch
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.types import Accumulator, AxisRoles, Extremes

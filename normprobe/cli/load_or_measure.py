@@ -26,7 +26,7 @@ _NOT_A_RECORDING = PICKLE_SUFFIXES | {".gguf", ".py", ".safetensors", ".onnx"}
 
 _PACKAGE = __name__.partition(".")[0]
 _CALLS_MODULES = "torch.nn.modules.module"
-WITHIN_MODEL = frozenset({"normprobe.capture.function_mode", "normprobe.layers.norms.replacements"})
+WITHIN_MODEL = frozenset({"normprobe.capture.functions.function_mode", "normprobe.layers.norms.replacements"})
 """Modules of normprobe whose functions run within a model's own computation: the function mode, which hands
 on the calls that the model makes, and the norms that `swap_norms` puts into it.
 """

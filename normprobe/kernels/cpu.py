@@ -2,7 +2,7 @@
 
 Its sources are in ``csrc``. The extension reads a tensor's own memory under the interpreter's lock and gives
 that up while it measures, so whoever calls it holds the probe's lock
-(`normprobe.capture.current_forward.new_lock`).
+(`normprobe.capture.forwards.current_forward.new_lock`).
 """
 
 from __future__ import annotations

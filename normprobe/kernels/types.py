@@ -71,7 +71,7 @@ class Extremes(NamedTuple):
     """New extremes that a tensor brings a site, each (value, sample, feature); None where the old one stands.
 
     An accumulator knows the values so far, for only it can compare at no cost. Who has them is a matter of
-    its caller (`normprobe.capture.site_state.SiteState`), to whom each new one goes at once. An accelerator
+    its caller (`capture.states.site_state`), to whom each new one goes at once. An accelerator
     cannot say what is new without waiting: there both are None, and the accumulator keeps who has them until
     `Totals.holders`.
 

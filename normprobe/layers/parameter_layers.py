@@ -1,6 +1,6 @@
 """Layers that are no modules but parameters: attention's projections, routers, experts; and candidates.
 
-Such a layer is called through a function (`F.linear`, a matmul), so no hook sees it; `capture.function_mode`
+Such a layer is called through a function (`F.linear`, a matmul), so no hook sees it; `capture.functions`
 knows it by the identity of its weight. Those of `parameter_layers` are layers by rule. The candidates of
 `parameter_candidates` become layers if a function uses them as a Linear's weight.
 """

@@ -9,6 +9,6 @@ numpy arrays: numbers of examples and positions, masks, hashes, slots.
 
 All of it is plain data: what is made here never changes, but for `strides.MaskBySize` (of one forward) and
 `mask_arguments.MaskReader` (of one probe), which note what they find. `Layout` is decided by whoever keeps it
-(`capture.site_state`). Two caches are of the whole process, `layout._unmasked` and
+(`capture.states.site_state`). Two caches are of the whole process, `layout._unmasked` and
 `fingerprint._constants`: pure functions of sizes, bounded, read-only. `batch.Signatures` is of one probe.
 """

@@ -67,7 +67,7 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class SiteRecord:
-    """One site of one layer: what `normprobe.capture.site_state.SiteState` holds, frozen."""
+    """One site of one layer: what `normprobe.capture.states.site_state.SiteState` holds, frozen."""
 
     site: str
     dtype: str

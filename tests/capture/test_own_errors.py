@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.capture.forward import Forwards
-from normprobe.capture.function_mode import FunctionCapture
-from normprobe.capture.function_session import FunctionSession
+from normprobe.capture.forwards.forward import Forwards
+from normprobe.capture.forwards.run_info import RunInfo
+from normprobe.capture.functions.function_mode import FunctionCapture
+from normprobe.capture.functions.function_session import FunctionSession
 from normprobe.capture.measure import Measurer
-from normprobe.capture.run_info import RunInfo
 from normprobe.divergence.same_data import pair_data
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe import vocabulary
-from normprobe.capture import site_registry
+from normprobe.capture.states import site_registry
 from normprobe.errors import NoSamplesError, ViewError
 from normprobe.formatting import format_number
 from tests.helpers.oracle import two_pass, worst

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import normprobe
-from normprobe.capture.readings import NO_INPUT
+from normprobe.capture.calls.readings import NO_INPUT
 
 WIDTH = 16
 

@@ -16,7 +16,7 @@ from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3 import Qwen3Config, Qwen3Model
 
 import normprobe
-from normprobe.capture.layer_state import UNALIGNED
+from normprobe.capture.states.layer_state import UNALIGNED
 from normprobe.samples.fingerprint import digest
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}

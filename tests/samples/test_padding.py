@@ -23,7 +23,7 @@ from transformers.models.qwen3 import Qwen3Config, Qwen3Model
 from transformers.models.t5 import T5Config, T5ForConditionalGeneration
 
 import normprobe
-from normprobe.capture.layer_state import UNALIGNED
+from normprobe.capture.states.layer_state import UNALIGNED
 
 SHARED = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 TEXTS = [

@@ -5,7 +5,7 @@
 #include "python_objects.h"
 
 /* X(name) of each attribute that is looked up by its name. They must equal the names in torch, in
- * `normprobe.capture.forward.Forward`, `layer_state.LayerState` and `site_state.SiteState`: where one is renamed there
+ * `normprobe.capture.forwards.forward.Forward`, `layer_state.LayerState` and `site_state.SiteState`: where one is renamed there
  * and not here, a hook raises AttributeError. */
 #define TENSOR_ATTRIBUTES(X)                                                                                           \
     X(shape) X(stride) X(dtype) X(data_ptr) X(_version) X(is_cpu) X(is_nested) X(is_neg) X(is_inference)

@@ -26,7 +26,7 @@ from normprobe.layers.norms.call import TOLERANCE, NormCall
 from normprobe.layers.norms.fitting import LENGTH, Fit, FormulaFits
 from normprobe.layers.norms.formulas import formulas_of_view, grouped_formulas, other_formulas
 from normprobe.layers.to_rows import extent_of
-from normprobe.layers.view import CONDITIONED, EPS, MATRIX, View
+from normprobe.layers.view import CONDITIONED, EPS, MATRIX, SampleUnit, View
 
 NO_NORM = "its output is its input, scaled and shifted by numbers that do not depend on it: not normalized"
 UNKNOWN = "what it computes is no known normalization, so it is read as its class says"
@@ -289,11 +289,13 @@ def _without_fit(formula_fits: FormulaFits, view: View, recorded: bool) -> Ident
     stored = call.axes_of_stored_sizes
     # What its class says of the axis is less than how many numbers it stores; several say nothing.
     if not recorded and len(stored) == 1 and view.trailing == 1:
-        (axis,) = stored
-        if axis % call.before.dim() != view.axis % call.before.dim():
-            moved = replace(view, axis=axis)
+        (axis,) = (each % call.before.dim() for each in stored)
+        # Norms of channels normalize the rows of an example, but for those called LayerNorm or RMSNorm.
+        sample: SampleUnit = "example" if view.kind == "norm" and axis == 1 else view.sample
+        if axis != view.axis % call.before.dim():
             reason = f"{reason}; {BY_LENGTH.format(_axis(axis))}"
-            return Identification(moved, None, decided=True, reason=reason, normalizes="unknown")
+            view = replace(view, axis=axis)
+        view = replace(view, sample=sample)
     return Identification(view, None, decided=True, reason=reason, normalizes="unknown")
 
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 
 import normprobe
-from normprobe.capture import function_mode
+from normprobe.capture.functions import function_mode
 from normprobe.capture.hooks.torch_internals import ModeAside, ModesAside, put_below, take_out
 
 

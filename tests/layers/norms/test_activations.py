@@ -113,6 +113,20 @@ def test_where_no_formula_fits_the_stored_length_is_the_axis() -> None:
             return torch.maximum(super().forward(x) ** 3, self.weight.view(1, -1, 1, 1))
 
     row = recorded(ThresholdedNorm(8), data(4, 8, 6, 5)).ledger.iloc[0]
-    assert row.n_features == 8
+    assert (row.n_features, row.sample_unit) == (8, "example")
     assert UNKNOWN in row.reason
     assert BY_LENGTH.format("axis 1") in row.reason
+
+
+def test_what_is_called_a_layer_norm_works_position_by_position_where_nothing_shows_otherwise() -> None:
+    class CubedLayerNorm2d(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            normalized = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
+            return torch.maximum(normalized**3, self.weight.view(1, -1, 1, 1))
+
+    row = recorded(CubedLayerNorm2d(8), data(4, 8, 6, 5)).ledger.iloc[0]
+    assert (row.n_features, row.sample_unit) == (8, "position")

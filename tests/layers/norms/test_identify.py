@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.capture import layer_state
-from normprobe.capture.layer_state import MOST_UNDECIDED
+from normprobe.capture.states import layer_state
+from normprobe.capture.states.layer_state import MOST_UNDECIDED
 from normprobe.layers.find import find_layers
 from normprobe.layers.norms.identify import NO_NORM, UNCONFIRMED, UNKNOWN, Identification, identify
 from normprobe.layers.view import View

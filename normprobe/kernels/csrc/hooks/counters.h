@@ -1,4 +1,4 @@
-/* SiteCounters: what hooks read and write of a site at every call; twin of capture/counters.py.
+/* SiteCounters: what hooks read and write of a site at every call; twin of capture/states/counters.py.
  *
  * Written under the probe's Lock, by a hook here or by `normprobe.capture.measure` in Python.
  */

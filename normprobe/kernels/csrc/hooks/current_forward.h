@@ -1,5 +1,5 @@
 /* ForwardState, CurrentForward and Lock: what hooks ask of a forward, which forward each thread is in, and what only
- * one thread may do at a time; twin of capture/current_forward.py.
+ * one thread may do at a time; twin of capture/forwards/current_forward.py.
  *
  * A ForwardState is used by the thread of its forward only. A CurrentForward is shared by all threads, and only read or
  * changed under the interpreter's lock. The Lock is what the interpreter's lock cannot be: it stays held while a tensor

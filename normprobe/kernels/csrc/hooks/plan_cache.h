@@ -1,5 +1,5 @@
 /* CachedPlan and PlanSlot: what to do with a tensor, decided in Python, where hooks find it; twin of
- * capture/plan_cache.py, which says when a plan may be reused.
+ * capture/identity/plan_cache.py, which says when a plan may be reused.
  */
 #ifndef NORMPROBE_PLAN_CACHE_H
 #define NORMPROBE_PLAN_CACHE_H

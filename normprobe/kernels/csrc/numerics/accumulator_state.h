@@ -5,7 +5,7 @@
  * a site is then measured by one thread alone is what the probe's Lock is for (hooks/current_forward.h).
  *
  * Extremes: `minimum` and `maximum` here are only what a tensor's are compared with. Which sample and feature has one
- * goes to Python once, when it is new, and `normprobe.capture.site_state.SiteState` owns it from then on.
+ * goes to Python once, when it is new, and `normprobe.capture.states.site_state.SiteState` owns it from then on.
  */
 #ifndef NORMPROBE_ACCUMULATOR_STATE_H
 #define NORMPROBE_ACCUMULATOR_STATE_H

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normprobe.capture.forward import Forward
+from normprobe.capture.forwards.forward import Forward
 from normprobe.kernels import dispatch
 from normprobe.layers.module_attributes import attribute
 from normprobe.samples.fingerprint import digest

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normprobe.capture.forward import Forward, Sequence
-from normprobe.capture.layer_state import LayerState
-from normprobe.capture.probe_options import GivenMasks
-from normprobe.capture.traced_tensors import address
+from normprobe.capture.forwards.forward import Forward, Sequence
+from normprobe.capture.forwards.probe_options import GivenMasks
+from normprobe.capture.forwards.traced_tensors import address
+from normprobe.capture.states.layer_state import LayerState
 from normprobe.layers.module_attributes import attribute
 from normprobe.layers.to_rows import Extent, extent_of
 from normprobe.samples.masks import Padding

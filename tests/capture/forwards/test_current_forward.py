@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from normprobe import vocabulary
-from normprobe.capture import current_forward
+from normprobe.capture.forwards import current_forward
 from normprobe.kernels import dispatch
 
 WAYS = [current_forward, *([dispatch.compiled()] if dispatch.compiled() else [])]

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normprobe.capture.buffer_changes import BufferChanges, BufferTracker
-from normprobe.capture.norm_facts import ShownByCall, is_trainable, norm_facts
-from normprobe.capture.readings import NO_INPUT, NO_OUTPUT, Pair, PairChoice, Readings, fitting_pair
-from normprobe.capture.site_registry import TensorOf, registered_sites
-from normprobe.capture.site_state import SiteState
+from normprobe.capture.calls.buffer_changes import BufferChanges, BufferTracker
+from normprobe.capture.calls.norm_facts import ShownByCall, is_trainable, norm_facts
+from normprobe.capture.calls.readings import NO_INPUT, NO_OUTPUT, Pair, PairChoice, Readings, fitting_pair
+from normprobe.capture.states.site_registry import TensorOf, registered_sites
+from normprobe.capture.states.site_state import SiteState
 from normprobe.layers.layer import Layer
 from normprobe.layers.linear_rule import why_no_linear
 from normprobe.layers.module_attributes import PARAMETER_HOLDERS, keras_variables

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.capture.forward import Forward, Sequence
-from normprobe.capture.layer_state import LayerState
-from normprobe.capture.site_state import SiteState
+from normprobe.capture.forwards.forward import Forward, Sequence
+from normprobe.capture.states.layer_state import LayerState
+from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
 from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from normprobe.capture.counters import SiteCounters, new_counters
+from normprobe.capture.states.counters import SiteCounters, new_counters
 from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Accumulator, Totals
 from normprobe.samples.layout import Layout

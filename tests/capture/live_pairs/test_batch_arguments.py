@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import normprobe
-from normprobe.capture.batch_arguments import BatchArguments
+from normprobe.capture.live_pairs.batch_arguments import BatchArguments
 
 X = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(48) % 3

@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.capture.plan_cache import PlanCache
+from normprobe.capture.identity.plan_cache import PlanCache
 from tests.helpers.oracle import tensors
 
 Inputs = dict[str, Any]

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 import normprobe
-from normprobe.capture.function_mode import BIAS_APART
+from normprobe.capture.functions.function_mode import BIAS_APART
 from tests.helpers.oracle import two_pass
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.capture import plan_cache
-from normprobe.capture.plan_cache import PlanCache
+from normprobe.capture.identity import plan_cache
+from normprobe.capture.identity.plan_cache import PlanCache
 from normprobe.kernels import dispatch
 
 pytestmark = pytest.mark.skipif(dispatch.compiled() is None, reason="only the C kernel's hooks use plans")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from normprobe.capture.sample_numbers import NumberedForward, Placement
+from normprobe.capture.identity.sample_numbers import NumberedForward, Placement
 from normprobe.kernels.choice import Choice
 from normprobe.samples.hashing import row_of
 from normprobe.samples.reservoir import Identities, Reservoir

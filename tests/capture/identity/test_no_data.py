@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe.capture.hooks import torch_internals
-from normprobe.capture.no_data import LEFT_OUT
+from normprobe.capture.identity.no_data import LEFT_OUT
 
 WIDTH = 24
 

@@ -15,7 +15,7 @@ numbers moved on, and, if forwards keep coming so, of up to `MAX_LOOKAHEAD` forw
 another key, or whose numbers are not those foreseen (a module was called in between), drops what was made
 ahead.
 
-Plans of one probe are made under its lock; see `normprobe.capture.current_forward`.
+Plans of one probe are made under its lock; see `normprobe.capture.forwards.current_forward`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from normprobe.capture.forward import Forward, Sequence
-from normprobe.capture.layer_state import LayerState
-from normprobe.capture.sample_numbers import Placement, place_shifted
-from normprobe.capture.selection import RawSelection, Selection, select, select_rows
+from normprobe.capture.forwards.forward import Forward, Sequence
+from normprobe.capture.identity.sample_numbers import Placement, place_shifted
+from normprobe.capture.identity.selection import RawSelection, Selection, select, select_rows
+from normprobe.capture.states.layer_state import LayerState
 from normprobe.kernels import dispatch
 from normprobe.samples.reservoir import Reservoir
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normprobe.capture.call_tensors import (
+from normprobe.capture.calls.call_tensors import (
     ARGS,
     DIRECT,
     KWARGS,

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from normprobe.capture import current_forward
-from normprobe.capture.current_forward import ForwardState
+from normprobe.capture.forwards import current_forward
+from normprobe.capture.forwards.current_forward import ForwardState
+from normprobe.capture.forwards.traced_tensors import TracedTensors
 from normprobe.capture.hooks.torch_internals import innermost_call, is_over
-from normprobe.capture.traced_tensors import TracedTensors
 from normprobe.samples.batch import Batch, Signatures, argument_sizes, decoder_sizes, read_batch
 from normprobe.samples.layout import Grid
 from normprobe.samples.masks import Masks, Padding, has_two_sides

@@ -26,9 +26,14 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from normprobe.capture.coverage import decides_by_mode
-from normprobe.capture.forward import Forward, Forwards
-from normprobe.capture.function_session import FunctionSession, ListeningSchedule, UsedLayer, holds_bias
+from normprobe.capture.forwards.forward import Forward, Forwards
+from normprobe.capture.functions.function_session import (
+    FunctionSession,
+    ListeningSchedule,
+    UsedLayer,
+    holds_bias,
+)
+from normprobe.capture.functions.fused_encoder import decides_by_mode
 from normprobe.capture.hooks.compiled import is_cut
 from normprobe.capture.hooks.torch_internals import (
     PRIVATE_TORCH,
@@ -50,7 +55,7 @@ from normprobe.capture.hooks.weight_functions import (
     reads_values,
     with_linear,
 )
-from normprobe.capture.layer_state import LayerState
+from normprobe.capture.states.layer_state import LayerState
 from normprobe.layers.layer import Layer
 
 BIAS_APART = "its bias was added apart from it, so its output is without"

@@ -1,7 +1,7 @@
 """What hooks read and write of a site at every call; twin of ``csrc/hooks/counters.h``.
 
-Written under the probe's lock (`normprobe.capture.current_forward.new_lock`), by a hook of the extension or
-by `normprobe.capture.measure`.
+Written under the probe's lock (`capture.forwards.current_forward.new_lock`), by a hook of the extension or by
+`capture.measure`.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from normprobe.capture.forward import Forward
-from normprobe.capture.layer_state import LayerState
-from normprobe.capture.site_state import SiteState
+from normprobe.capture.forwards.forward import Forward
+from normprobe.capture.states.layer_state import LayerState
+from normprobe.capture.states.site_state import SiteState
 from normprobe.samples.layout import Grid, Layout, decide
 from normprobe.vocabulary import OUTPUT
 
