@@ -100,16 +100,18 @@ class Comparison:
             directory: made if it does not exist; other files in it stay.
 
         Returns:
-            The path of comparison.html.
+            The path of comparison.html; a notebook shows it as a link.
 
         Raises:
             RecordingError: the directory cannot be written.
         """
         # Loads templates, which comparing does without.
-        from normprobe.report import write_comparison
+        from normprobe.report import PagePath, write_comparison
 
         self.to_csv(directory)
-        return write_comparison(self._found, sentences(self._found), self.findings(), Path(directory))
+        return PagePath(
+            write_comparison(self._found, sentences(self._found), self.findings(), Path(directory))
+        )
 
     def __str__(self) -> str:
         return "\n".join(sentences(self._found))

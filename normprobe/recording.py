@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,11 @@ from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables.export import write_csv, write_parquet
 from normprobe.tables.frames import Tables
 from normprobe.tables.merging import merge_tables
+from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables
+
+if TYPE_CHECKING:
+    from normprobe.figures import RecordingFigures
 
 __all__ = ["Recording", "load", "merge"]
 
@@ -76,6 +80,36 @@ class Recording:
         """
         return self._tables.values(layer, site)
 
+    def __getitem__(self, layer: str) -> OneLayer:
+        """One layer: its rows of every table.
+
+        >>> recording["bn1"]                     # mean and variance before and after it
+        >>> recording["bn1"].features            # channel by channel
+
+        Raises:
+            NoLayersError: the recording has no layer of this name; the message has close ones.
+        """
+        return OneLayer(self._tables, layer)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of all layers, fired or not, in order of definition."""
+        return iter(self._tables.ledger["layer"].tolist())
+
+    def __len__(self) -> int:
+        """How many layers were probed, fired or not."""
+        return len(self._tables.ledger_base)
+
+    def __contains__(self, layer: object) -> bool:
+        """Whether a layer of this name was probed."""
+        return layer in self._tables.ledger["layer"].tolist()
+
+    @property
+    def figures(self) -> RecordingFigures:
+        """The figures of the report, each a method: ``recording.figures.depth_profile()`` is a Figure."""
+        from normprobe.figures import RecordingFigures  # which loads matplotlib
+
+        return RecordingFigures(self._tables)
+
     def findings(self, checks: Iterable[Any] | None = None) -> pd.DataFrame:
         """What is worth a person's attention, a row each, errors first.
 
@@ -123,7 +157,7 @@ class Recording:
                 have one in the page, and "files" also writes each of these as PNG.
 
         Returns:
-            The path of report.html.
+            The path of report.html; a notebook shows it as a link.
 
         Raises:
             NormprobeError: ``panels`` is none of these.
@@ -131,7 +165,7 @@ class Recording:
             RecordingError: the directory cannot be written.
         """
         # Loads templates, which loading and merging do without.
-        from normprobe.report import check_choice, write_report
+        from normprobe.report import PagePath, check_choice, write_report
 
         check_choice(panels)
         # Before any file: tables without rows would look like a result.
@@ -141,7 +175,7 @@ class Recording:
             )
         # First, as the page names the tables that it finds beside it.
         self.to_csv(directory)
-        return write_report(self._tables, self.findings(), Path(directory), panels=panels)
+        return PagePath(write_report(self._tables, self.findings(), Path(directory), panels=panels))
 
     def save(self, path: str | Path, *, labels: bool = False) -> Path:
         """Save as one zip file of Parquet tables and JSON.

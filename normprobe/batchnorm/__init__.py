@@ -14,3 +14,8 @@ from normprobe.batchnorm.audit_tables import audit, channels, score
 from normprobe.batchnorm.recalibration import recalibrate
 
 __all__ = ["audit", "channels", "recalibrate", "score"]
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -3,9 +3,10 @@
 A recording, its tables, or a comparison come in; axes go out, or for the report a `Rendered`: words, facts,
 inline SVG, files. `registry` lists the figures of a report, `plots` draws them, `data` has their numbers,
 `drawing` what all share. They live outside pyplot: nothing stays open and no setting of matplotlib changes.
-In a notebook the last line ``figures.depth_profile(recording)[0].figure`` shows one.
+`of_recording` has them as methods of a recording: ``recording.figures.depth_profile()``.
 """
 
+from normprobe.figures.of_recording import RecordingFigures
 from normprobe.figures.plots.depth_profile import depth_profile
 from normprobe.figures.plots.divergence_profile import divergence_profile
 from normprobe.figures.plots.linear_by_role import linear_by_role
@@ -17,6 +18,7 @@ from normprobe.figures.plots.samples_through_depth import samples_through_depth
 from normprobe.figures.rendering import Rendered, available, render, render_divergence
 
 __all__ = [
+    "RecordingFigures",
     "Rendered",
     "available",
     "batch_sensitivity",
@@ -32,3 +34,8 @@ __all__ = [
     "running_statistics",
     "samples_through_depth",
 ]
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -56,3 +56,8 @@ def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.Data
         rules = ()
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
     return to_frame(((check, finding) for check in rules for finding in check(tables)), depth)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

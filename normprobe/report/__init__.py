@@ -9,10 +9,12 @@ from normprobe.report.html.comparison_page import write_comparison
 from normprobe.report.html.page import write_report
 from normprobe.report.html.sections import check_choice
 from normprobe.report.notebook.cell import notebook_html, one_line
+from normprobe.report.page_path import PagePath
 from normprobe.report.terminal.comparison import comparison_text
 from normprobe.report.terminal.recording import terminal_text
 
 __all__ = [
+    "PagePath",
     "check_choice",
     "comparison_text",
     "notebook_html",

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
         "divergence errors figures findings formatting tables vocabulary",
         "jinja2 pandas numpy markupsafe",
     ),
-    "recording": ("errors findings report tables", "pandas numpy"),
+    "recording": ("errors figures findings report tables", "pandas numpy"),
     "probe": ("capture errors layers recording tables", "torch"),
     "comparison": ("divergence errors recording report tables", "pandas"),
     "live_comparison": ("capture comparison divergence errors layers probe", "torch"),
