@@ -83,12 +83,12 @@ class Samples(click.ParamType):  # type: ignore[type-arg]  # generic from click 
     name = "number|all"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """An int from 1, or "all"."""
+        """An int from 0, or "all"."""
         if value == "all" or isinstance(value, int):
             return value if value == "all" else int(value)
         # Of ASCII: Python calls a superscript two a digit, and reads it as no number.
-        if not re.fullmatch("[0-9]{1,18}", str(value)) or int(value) < 1:
-            self.fail(f"{value!r} is neither a number from 1 nor 'all'", param, ctx)
+        if not re.fullmatch("[0-9]{1,18}", str(value)):
+            self.fail(f"{value!r} is neither a number from 0 nor 'all'", param, ctx)
         return int(value)
 
 

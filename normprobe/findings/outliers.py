@@ -96,7 +96,9 @@ class MassiveActivations(Check):
         samples = tables.samples[tables.samples["site"] == INPUT]
         peak = samples[["min", "max"]].abs().max(axis=1)
         limit = (self.times * layers["abs_median"]).clip(lower=self.least)
-        share = (peak > samples["layer"].map(limit)).groupby(samples["layer"]).mean()
+        # Of no sample at all the names are mapped to texts, with which no number compares.
+        limits = samples["layer"].map(limit).astype("float64")
+        share = (peak > limits).groupby(samples["layer"]).mean()
         # Of a layer without a kept sample there is nothing to say against it.
         return share.reindex(layers.index).fillna(0) <= self.share
 

@@ -123,3 +123,14 @@ def test_no_check_needs_what_may_be_missing() -> None:
 def test_there_is_much_to_miss() -> None:
     assert len(NAMES) > 45
     assert len(find(recorded())) >= 8
+
+
+def test_massive_activations_are_found_where_rows_are_kept_and_no_samples() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64)).eval()
+    x = torch.randn(64, 8)
+    x[5] *= 1e5
+    tables = normprobe.record(model, [x]).tables
+    assert set(find(tables, ["massive_activations"])["layer"]) == {"1"}
+    none_kept = replace(tables, sample_moments=tables.sample_moments[:0])
+    assert set(find(none_kept, ["massive_activations"])["layer"]) == {"1"}
