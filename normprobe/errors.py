@@ -7,9 +7,14 @@ NormprobeError
 ├── RecordingError    a recording cannot be read, written or merged
 ├── ModelError        a model cannot be loaded or run
 └── DataError         data cannot be read or do not fit the model
+
+NormprobeWarning      what ran, and is likely not what was meant
 """
 
 from __future__ import annotations
+
+import sys
+import warnings
 
 
 class NormprobeError(Exception):
@@ -38,3 +43,16 @@ class ModelError(NormprobeError):
 
 class DataError(NormprobeError):
     """Data cannot be read, or do not fit the model."""
+
+
+class NormprobeWarning(UserWarning):
+    """What was done is likely not what was meant, such as a block in which nothing was measured."""
+
+
+def warn(text: str) -> None:
+    """Warn of something, at the line of the user's that led here."""
+    package, level = __name__.partition(".")[0], 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, NormprobeWarning, stacklevel=level)

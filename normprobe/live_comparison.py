@@ -9,18 +9,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
+from normprobe.capture.batches.batch_arguments import BatchArguments
+from normprobe.capture.batches.progress_bar import Progress, counting
+from normprobe.capture.batches.run_batches import NO_BATCHES, as_batches, run_batch
 from normprobe.capture.live_pairs.side_by_side import Pair, SideBySide, differing_tensors
 from normprobe.comparison import Comparison
 from normprobe.divergence.from_live_sums import live_differences, matched_layers
-from normprobe.errors import NormprobeError
+from normprobe.errors import NormprobeError, NoSamplesError
 from normprobe.layers.find import find_layers
-from normprobe.probe import record, run_batches
+from normprobe.probe import record
 
 
-def compare_live(
-    a: nn.Module, b: nn.Module, batches: Any, *, progress: Callable[[int], None] | None = None
-) -> Comparison:
+def compare_live(a: nn.Module, b: nn.Module, batches: Any, *, progress: Progress = None) -> Comparison:
     """Run two models over the same batches and compare every row of every layer.
 
     >>> comparison = normprobe.compare_live(model, quantized, batches)
@@ -40,14 +42,15 @@ def compare_live(
         a: the first model, against which errors are measured.
         b: the second. Batches are moved to its device, and floating tensors of ``a``'s dtype to its dtype.
         batches: as `record` takes them.
-        progress: called with the number of batches done, after each.
+        progress: True for a bar; or called with the number of batches done, after each.
 
     Returns:
         A comparison whose `error_of` is `all`. Layers that do not run on the first batch are not compared.
 
     Raises:
         NoLayersError: one of the models has no Linear or norm.
-        NormprobeError: there is no batch, or it is of no such form.
+        NoSamplesError: there is no batch.
+        NormprobeError: a batch is of no such form.
         RecordingError: no layer can be matched.
     """
     for model in (a, b):
@@ -56,10 +59,11 @@ def compare_live(
                 f"compare_live takes two models, got {type(model).__name__}; compare takes recordings"
             )
     # Batches may come from a generator: the first is needed here, and again in its turn.
-    every = iter([batches] if isinstance(batches, (Tensor, Mapping)) else batches)
+    given = as_batches(batches)
+    every = iter(given)
     first = next(every, None)
     if first is None:
-        raise NormprobeError("compare_live needs a batch at least, got none")
+        raise NoSamplesError(NO_BATCHES)
     suited = _suited(a, b)
     with _undisturbed(a, b):
         # Only to learn which layers run, in which order: of the numbers next to nothing is kept.
@@ -71,14 +75,15 @@ def compare_live(
         called = [pair for pair in matched.pairs if pair.a in layers[0] and pair.b in layers[1]]
         side_by_side = SideBySide(a, [Pair(layers[0][pair.a], layers[1][pair.b]) for pair in called])
         stored = {pair.a: differing_tensors(layers[0][pair.a], layers[1][pair.b]) for pair in called}
-        for done, batch in enumerate(chain([first], every), 1):
-            # The second begins with the random numbers that the first began with.
-            with _forked(a, b), side_by_side.keeping(batch):
-                run_batches(a, [batch])
-            with side_by_side.comparing():
-                run_batches(b, [suited(batch)])
-            if progress is not None:
-                progress(done)
+        taken = BatchArguments(a), BatchArguments(b)
+        with counting(progress, given) as count:
+            for done, batch in enumerate(chain([first], every), 1):
+                # The second begins with the random numbers that the first began with.
+                with _forked(a, b), side_by_side.keeping(batch):
+                    run_batch(a, taken[0], batch)
+                with side_by_side.comparing():
+                    run_batch(b, taken[1], suited(batch))
+                count(done)
     return Comparison(
         live_differences(
             of_a, of_b, matched, side_by_side.found(), examples=side_by_side.examples, tensors=stored
@@ -118,8 +123,12 @@ def _suited(a: nn.Module, b: nn.Module) -> Callable[[Any], Any]:
             return value.to(of_b.device, of_b.dtype if value.dtype == of_a.dtype else None)
         if isinstance(value, Mapping):
             return {name: suit(entry) for name, entry in value.items()}
+        if isinstance(value, PackedSequence):
+            return value._replace(data=suit(value.data))
         if isinstance(value, (tuple, list)):
-            return tuple(suit(entry) for entry in value)
+            entries = [suit(entry) for entry in value]
+            # A named tuple takes its fields apart.
+            return type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)
         return value
 
     return suit

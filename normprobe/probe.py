@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from normprobe.capture.batches.progress_bar import Progress
+from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
 from normprobe.capture.coverage import RunCoverage, why_unseen
-from normprobe.capture.forwards.probe_options import LabelsOf, MaskOption, check_options, shown
+from normprobe.capture.forwards.label_options import LabelsOption, read_labels
+from normprobe.capture.forwards.mask_options import MaskOption, read_mask
+from normprobe.capture.forwards.probe_options import by_name, check_options, shown
 from normprobe.capture.forwards.run_info import describe
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
-from normprobe.capture.live_pairs.batch_arguments import BatchArguments
 from normprobe.capture.states.site_state import nbytes
 from normprobe.capture.stored_nonfinite import any_nonfinite, stored_nonfinite
-from normprobe.errors import NormprobeError
-from normprobe.layers.find import LayerFilter, find_layers
+from normprobe.errors import NormprobeError, warn
+from normprobe.layers.filters import LayerFilter, check_filters
+from normprobe.layers.find import find_layers
 from normprobe.recording import Recording
 from normprobe.tables.frames import build_tables
 from normprobe.tables.records import valid_name
@@ -38,6 +42,7 @@ class Probe:
     are those of the bare model.
     """
 
+    @by_name("the model", 1)
     def __init__(
         self,
         model: nn.Module,
@@ -48,7 +53,7 @@ class Probe:
         samples: int | Literal["all"] = 1024,
         values: int = 64,
         every: int = 1,
-        labels: LabelsOf | None = None,
+        labels: LabelsOption = None,
         part: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -56,16 +61,20 @@ class Probe:
 
         Args:
             model: any module, also one that is itself a layer.
-            layers: glob pattern(s) over qualified names, or a predicate (name, module) -> bool.
+            layers: glob pattern(s) over qualified names, module class(es), or a predicate
+                (name, module) -> bool.
             kinds: the kinds to probe: linear, layer_norm, rms_norm, batch_norm, group_norm,
                 instance_norm, norm.
             mask: "auto" finds padding masks in the arguments of the model's forward; a callable
-                (args, kwargs) -> bool tensor (batch, positions), True = real; a dict from layer glob to
-                such tensors; None for no mask.
+                (args, kwargs) -> bool tensor (batch, positions), True = real; the name of the argument that
+                holds the mask, or lengths; such a tensor, where there is a single batch; a dict from layer
+                glob to such tensors; None for no mask.
             samples: how many samples per layer and site are kept; "all" keeps every one.
             values: of how many of those the raw row is kept, at norms (at Linear layers 8 at most).
             every: measure forwards 0, every, 2 * every, ...; the others cost nothing.
-            labels: (args, kwargs) -> list of lists of str, the text of each sample, for people reading.
+            labels: the texts of samples, for people reading: a list of str, one an example in the order of
+                the data over all batches; a list of lists of str, one a position of each example, padding
+                included; or (args, kwargs) -> such a list of lists for the examples of one forward.
             part: names this probe's share of the data, so that nothing is merged twice.
             seed: changes which samples are kept.
 
@@ -79,15 +88,14 @@ class Probe:
         self.model = model
         # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
-        # Used on each entry, so what can be read once only becomes a list.
-        self._filter = (layers, list(kinds) if kinds is not None and not isinstance(kinds, str) else kinds)
+        self._filter = check_filters(layers, kinds)
         self._mask = mask
         self._hooks: Hooks | None = None
         self._grad = True
         self._final: Recording | None = None
         self._callbacks = HookCallbacks(
-            mask=mask,
-            labels=labels,
+            mask=read_mask(mask),
+            labels=read_labels(labels),
             samples=None if samples == "all" else samples,
             values=values,
             every=every,
@@ -120,12 +128,16 @@ class Probe:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove every hook, whatever happened."""
+        """Remove every hook, whatever happened; warn if nothing was measured."""
         try:
             self._detach()
         finally:
             # Again, should an interrupt have come between two steps; what is done is not done twice.
             self._detach()
+        # An error says itself why nothing was run.
+        if kind is None and not self._callbacks.forwards.calls:
+            compiled = "code that was compiled before calls no hook"
+            warn(f"nothing was measured: the model was not called inside the block ({compiled})")
 
     @property
     def recording(self) -> Recording:
@@ -196,63 +208,50 @@ class Probe:
         }
 
 
+@by_name("the model and the batches", 2)
 def record(
-    model: nn.Module, batches: Any, *, progress: Callable[[int], None] | None = None, **options: Any
+    model: nn.Module,
+    batches: Any,
+    *,
+    mode: Literal["eval", "train"] = "eval",
+    progress: Progress = None,
+    **options: Any,
 ) -> Recording:
     """Run a model over batches in evaluation mode, without gradients, and measure it.
 
     >>> recording = normprobe.record(model, [torch.randn(8, 100)])
     >>> recording = normprobe.record(model, loader, layers="encoder.*", samples="all")
+    >>> recording = normprobe.record(model, loader, mode="train")  # with the batches' own statistics
 
     Args:
         model: the model; its modes are as before afterwards.
         batches: an iterable of tensors, of tuples or lists (positional arguments) or of mappings (keyword
-            arguments); a single tensor or mapping counts as one batch. Of a longer tuple, as a loader of
-            inputs and labels gives it, as many leading items are used as the forward takes; ``meta`` says so
-            in ``warnings``.
-        progress: called with the number of batches done, after each.
+            arguments); a single tensor or mapping counts as one batch. A loader of inputs and labels is
+            taken as it is: of a tuple the forward's arguments without a default take the leading items. An
+            argument with a default takes an item only if its name and default say that it is for such a one:
+            `mask` for a mask, `labels` for labels, no flag for a tensor; where all have one, as in
+            transformers, tensors of two axes or more go to them in order. A forward of ``*args`` takes all.
+            Of a mapping the entries that the forward has an argument for are used. ``meta["warnings"]`` says
+            what is left out; name what is meant all the same, as {"x": x, "context": context}.
+        mode: "train" runs every module in training mode: a BatchNorm normalizes with the batch's own
+            statistics, and dropout drops. Still without gradients, and buffers (running statistics) and
+            random numbers are as before afterwards.
+        progress: True shows a bar; or it is called with the number of batches done, after each.
         **options: as `Probe` takes them.
 
     Raises:
         NoLayersError: there is nothing to probe.
-        NormprobeError: an option or a batch is not of the form above.
+        NoSamplesError: there is no batch.
+        NormprobeError: an option or a batch is not of the form above, or the forward does not take a batch.
     """
-    # Of anything else Probe says what is wrong with it.
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    probe = Probe(model, **options)
-    try:
-        for module, _ in modes:
-            module.training = False
-        # Not inference_mode: its tensors have no version, by which one is measured once for all its readers.
-        with probe, torch.no_grad():
-            left_out = run_batches(model, batches, progress)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    if mode not in ("eval", "train"):
+        raise NormprobeError(f"mode must be 'eval' or 'train', got {mode!r}")
+    # Before any mode is set: of what is no model, or of no layer, Probe says what is wrong with it.
+    probe, trains = Probe(model, **options), mode == "train"
+    with in_modes(model, lambda _: trains, restore=trains), single_values_explained(), probe:
+        left_out = run_batches(model, batches, progress)
     recording = probe.recording
-    if not left_out:
-        return recording
-    return recording.annotate(warnings=[*recording.meta["warnings"], left_out])
-
-
-def run_batches(model: nn.Module, batches: Any, progress: Callable[[int], None] | None = None) -> str:
-    """Call a model on each batch, as `record` takes them, in whatever modes it is.
-
-    Args:
-        model: the model.
-        batches: an iterable of batches, or a single tensor or mapping.
-        progress: called with the number of batches done, after each.
-
-    Returns:
-        What of the batches was left out, since the forward does not take it, in a sentence; "" for nothing.
-
-    Raises:
-        NormprobeError: a batch is not of a form that `record` takes.
-    """
-    arguments = BatchArguments(model)
-    for done, batch in enumerate([batches] if isinstance(batches, (Tensor, Mapping)) else batches, 1):
-        args, kwargs = arguments.of(batch)
-        model(*args, **kwargs)
-        if progress is not None:
-            progress(done)
-    return arguments.left_out
+    facts: dict[str, Any] = {"mode": mode} if trains else {}
+    if left_out:
+        facts["warnings"] = [*recording.meta["warnings"], left_out]
+    return recording.annotate(**facts) if facts else recording

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.errors import NoSamplesError, RecordingError
+from normprobe.errors import RecordingError
 from normprobe.tables.export import write_csv, write_parquet
 from normprobe.tables.frames import Tables
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables
+from normprobe.tables.unmeasured import check_measured
 
 if TYPE_CHECKING:
     from normprobe.figures import RecordingFigures
@@ -118,16 +119,21 @@ class Recording:
                 `normprobe.findings`.
 
         Raises:
+            NoSamplesError: nothing was measured, of which no finding would look like health.
             NormprobeError: a name is not that of a check.
         """
         from normprobe.findings import find  # imported here: loading a recording takes no checks
 
+        check_measured(self._tables)
         # A copy: what is kept is for report and export, too.
         return self._found.copy() if checks is None else find(self._tables, list(checks))
 
     @cached_property
     def _found(self) -> pd.DataFrame:
-        """The findings of all checks: the tables are frozen, and report, export and display all ask."""
+        """The findings of all checks: the tables are frozen, and report, export and display all ask.
+
+        None where nothing was measured: what is shown and written says so itself.
+        """
         from normprobe.findings import find
 
         return find(self._tables)
@@ -169,10 +175,7 @@ class Recording:
 
         check_choice(panels)
         # Before any file: tables without rows would look like a result.
-        if self._tables.layers["n_samples"].sum() == 0:
-            raise NoSamplesError(
-                "nothing was measured, so there is nothing to report; run the model in the block"
-            )
+        check_measured(self._tables)
         # First, as the page names the tables that it finds beside it.
         self.to_csv(directory)
         return PagePath(write_report(self._tables, self.findings(), Path(directory), panels=panels))
@@ -201,19 +204,19 @@ class Recording:
         """What is exported, by the stem of its file."""
         tables = self._tables
         frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
-        return {**frames, "findings": self.findings()}
+        return {**frames, "findings": self._found}
 
     def __repr__(self) -> str:
         """One line: layers by kind, samples, findings."""
         from normprobe.report import one_line
 
-        return one_line(self._tables, self.findings())
+        return one_line(self._tables, self._found)
 
     def _repr_html_(self) -> str:
         """The cell that a notebook shows."""
         from normprobe.report import notebook_html
 
-        return notebook_html(self._tables, self.findings())
+        return notebook_html(self._tables, self._found)
 
 
 def load(path: str | Path) -> Recording:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -11,10 +10,12 @@ import pandas as pd
 import torch
 from torch import nn
 
+from normprobe.capture.batches.progress_bar import Progress
+from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
 from normprobe.errors import NoLayersError, NormprobeError, NoSamplesError
 from normprobe.layers.find import find_layers
 from normprobe.layers.module_attributes import is_lazy
-from normprobe.probe import Probe, run_batches
+from normprobe.probe import Probe
 from normprobe.recording import Recording
 from normprobe.tables.measures.running_statistics import (
     collected_variance,
@@ -32,7 +33,7 @@ def recalibrate(
     *,
     layers: Any = None,
     mask: Any = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = None,
 ) -> pd.DataFrame:
     """Replace the running statistics of a model's batch norms by the moments of some data.
 
@@ -55,7 +56,7 @@ def recalibrate(
         layers: Which batch norms, as glob patterns or a predicate; all by default.
         mask: Where the padding is, as `normprobe.Probe` takes it. Padding enters no statistic; with None it
             does, as in torch's own training.
-        progress: Called with the number of batches done, after each.
+        progress: True for a bar; or called with the number of batches done, after each.
 
     Returns:
         DataFrame, a row per batch norm that was recalibrated, in order of execution: ``layer``, ``calls``,
@@ -81,16 +82,13 @@ def recalibrate(
         model, layers=lambda _, module: any(module is norm for norm in tracked.values()), mask=mask,
         samples=0, values=0,
     )  # fmt: skip
-    with _as_found(model, tracked.values()):
-        try:
-            with probe:
-                left_out = run_batches(model, batches, progress)
-        except ValueError as cause:
-            if "more than 1 value per channel" not in str(cause):
-                raise
-            raise NormprobeError(
-                f"a BatchNorm read a single value per channel ({cause}); use batches of more examples"
-            ) from cause
+    trained = {id(module) for module in tracked.values()}
+    with (
+        in_modes(model, lambda module: id(module) in trained, restore=True),
+        single_values_explained(),
+        probe,
+    ):
+        left_out = run_batches(model, batches, progress)
     moved = _put(tracked, probe.recording)
     moved.attrs["warnings"] = [left_out] if left_out else []
     return moved
@@ -101,37 +99,6 @@ def _tracks(module: nn.Module) -> TypeGuard[_BatchNorm]:
     if not isinstance(module, _BatchNorm) or module.running_mean is None:
         return False
     return not is_lazy(module.running_mean)
-
-
-@contextmanager
-def _as_found(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[None]:
-    """Run a block with some norms in train mode and the rest in evaluation mode; put all back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    held = [
-        (module, name, buffer, buffer.clone())
-        for module, _ in modes
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not is_lazy(buffer)
-    ]
-    # Only devices that the model is on: fork_rng would else initialize all of them.
-    cards = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
-    try:
-        for module, _ in modes:
-            module.training = False
-        for norm in norms:
-            norm.training = True
-        with torch.no_grad(), torch.random.fork_rng(cards):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for module, name, buffer, value in held:
-                # A forward may have put another tensor in its place.
-                module._buffers[name] = buffer
-                # Copying raises the version, and autograd refuses a backward through what was saved before.
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
 
 
 def _put(norms: Mapping[str, _BatchNorm], recording: Recording) -> pd.DataFrame:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.forward import Forward, Forwards
-from normprobe.capture.forwards.probe_options import GivenMasks, LabelsOf, MaskOption, is_users_own, users_own
+from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels
+from normprobe.capture.forwards.mask_options import GivenMasks, Mask
+from normprobe.capture.forwards.probe_options import is_users_own, users_own
 from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.functions.function_mode import FunctionCapture
 from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
@@ -62,8 +64,8 @@ class HookCallbacks:
     def __init__(
         self,
         *,
-        mask: MaskOption,
-        labels: LabelsOf | None,
+        mask: Mask,
+        labels: LabelsOf | ListedLabels | None,
         samples: int | None,
         values: int,
         every: int,

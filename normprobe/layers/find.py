@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
 from normprobe.layers.entry_rule import Candidate, candidate_of, look_alike, why_none
+from normprobe.layers.filters import LayerFilter, check_filters, nothing_selected, selects
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
 from normprobe.layers.linear_rule import sizes_of_linear
 from normprobe.layers.module_attributes import (
@@ -27,13 +26,10 @@ from normprobe.layers.module_attributes import (
 )
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
 from normprobe.layers.view import View
-from normprobe.vocabulary import KINDS
 
 __all__ = ["Layer", "LayerFilter", "LayerSet", "find_layers"]
 
 _MOST_NEAR = 5
-
-LayerFilter = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
 def find_layers(
@@ -43,24 +39,25 @@ def find_layers(
 
     Args:
         model: the model, which may itself be a layer.
-        layers: glob patterns over qualified names, or a predicate (name, module).
+        layers: glob patterns over qualified names, classes of modules, or a predicate (name, module).
         kinds: the kinds wanted.
 
     Raises:
         NoLayersError: the model has no Linear or norm, or a filter matches none.
+        NormprobeError: a filter is of another type.
     """
-    wanted = _wanted_kinds(kinds)
+    layers, kinds = check_filters(layers, kinds)
     modules = modules_of(model)
     every = _every_layer(model, modules)
     if not every:
         raise NoLayersError(_nothing_found(model, modules))
 
     def select(among: Iterable[Layer]) -> tuple[Layer, ...]:
-        return tuple(layer for layer in among if layer.view.kind in wanted and _matches(layers, layer))
+        return tuple(layer for layer in among if selects(layers, kinds, layer))
 
     selected = select(every)
     if not selected:
-        raise NoLayersError(_nothing_matched(layers, kinds, every))
+        raise NoLayersError(nothing_selected(layers, kinds, every))
     candidates = select(parameter_candidates(modules, every))
     return LayerSet(selected, _containers(model, selected), candidates, _left_out(every, selected))
 
@@ -154,36 +151,6 @@ def _left_out(every: Iterable[Layer], selected: Iterable[Layer]) -> frozenset[in
     )
 
 
-def _wanted_kinds(kinds: str | Iterable[str] | None) -> set[str]:
-    """The kinds asked for; all of them by default.
-
-    Raises:
-        NoLayersError: there is no such kind.
-    """
-    wanted = set(KINDS) if kinds is None else {kinds} if isinstance(kinds, str) else set(kinds)
-    unknown = sorted(wanted - set(KINDS))
-    if unknown:
-        raise NoLayersError(f"unknown kind {', '.join(map(repr, unknown))}; choose from {', '.join(KINDS)}")
-    return wanted
-
-
-def _matches(layers: LayerFilter | None, layer: Layer) -> bool:
-    """Whether a filter selects a layer; a pattern may name it by any of its aliases."""
-    if layers is None:
-        return True
-    if callable(layers):
-        return bool(layers(layer.name, layer.module))
-    return any(
-        fnmatch.fnmatchcase(name, pattern)
-        for pattern in _patterns(layers)
-        for name in (layer.name, *layer.aliases)
-    )
-
-
-def _patterns(layers: str | Iterable[str]) -> Sequence[str]:
-    return [layers] if isinstance(layers, str) else list(layers)
-
-
 def _nothing_found(model: nn.Module, modules: Sequence[NamedModule]) -> str:
     """The message of an error: what the model holds, and what comes nearest with why it is none."""
     reasons = [(named, why_none(named)) for named in modules]
@@ -200,20 +167,3 @@ def _nothing_found(model: nn.Module, modules: Sequence[NamedModule]) -> str:
         f"{type(model).__name__} has no Linear or normalization layer to probe{nearest}; "
         "teach normprobe a layer type of your own with normprobe.register_view"
     )
-
-
-def _nothing_matched(layers: LayerFilter | None, kinds: object, every: Sequence[Layer]) -> str:
-    """The message of an error: what was asked for, what there is, and the closest names."""
-    asked = [] if kinds is None else [f"kinds={kinds!r}"]
-    close: list[str] = []
-    if callable(layers):
-        asked.insert(0, "a predicate")
-    elif layers is not None:
-        asked.insert(0, f"layers={layers!r}")
-        names = [layer.name for layer in every]
-        close = [name for p in _patterns(layers) for name in difflib.get_close_matches(p, names, 3, 0.4)]
-    hint = (
-        f"; close names: {', '.join(dict.fromkeys(close))}" if close else f"; for example {every[0].name!r}"
-    )
-    present = ", ".join(sorted({layer.view.kind for layer in every}))
-    return f"{' and '.join(asked)} matches none of {len(every)} layers ({present}){hint}"

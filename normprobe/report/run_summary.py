@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from normprobe.errors import NoSamplesError
 from normprobe.formatting import format_count
 from normprobe.report.layer_summary import LINEAR
+from normprobe.tables import unmeasured
 from normprobe.vocabulary import INPUT, OUTPUT, in_order
 
 if TYPE_CHECKING:
@@ -17,17 +17,12 @@ if TYPE_CHECKING:
 
 
 def check_measured(tables: Tables) -> None:
-    """Raise unless at least one layer was measured.
+    """Raise unless something was measured.
 
     Raises:
-        NoSamplesError: no layer fired while the probe was measuring.
+        NoSamplesError: nothing was.
     """
-    if not measured_any(tables):
-        total = len(tables.ledger)
-        raise NoSamplesError(
-            f"nothing was measured: none of the {total} layers of {tables.meta['model']} fired in the probe. "
-            "A report needs at least one forward: call the model inside `with Probe(model) as probe:`."
-        )
+    unmeasured.check_measured(tables)
 
 
 def measured_any(tables: Tables) -> bool:

@@ -214,7 +214,7 @@ def test_a_wrapped_model_is_reached() -> None:
     [
         (nn.Linear(6, 2), data(), normprobe.NoLayersError, "batch_norm"),
         (nn.BatchNorm1d(6, track_running_stats=False), data(), normprobe.NoLayersError, "of BatchNorm1d"),
-        (net(), [], normprobe.NoSamplesError, "no BatchNorm was called"),
+        (net(), [], normprobe.NoSamplesError, "there are no batches"),
         (net(), data(1), normprobe.NormprobeError, "batches of more examples"),
         (net(), [data(), data() * torch.nan], normprobe.NormprobeError, "1 .BatchNorm1d. read 720 values"),
         (net(), [[7, 8, 9]], TypeError, "must be Tensor, not int"),

@@ -94,6 +94,7 @@ def test_a_mask_of_a_form_of_its_own_is_said() -> None:
     assert probe.recording.ledger["calls"].tolist() == [1, 1]
 
 
+@pytest.mark.filterwarnings("ignore:nothing was measured")
 @pytest.mark.parametrize(
     ("owner", "name"),
     [

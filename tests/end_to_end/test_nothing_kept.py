@@ -1,4 +1,4 @@
-"""Recordings that keep no sample, or have none: whatever can be asked of a recording answers or says why not."""
+"""Recordings that keep no sample, or have none: whatever is asked of them answers, or says why not."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_recording_of_no_sample_can_be_shown_and_kept(door: str, case: str, tm
 @pytest.mark.parametrize("door", ["findings", "report", "terminal", "compare"])
 def test_a_recording_of_no_sample_is_not_judged(door: str, case: str, tmp_path: Path) -> None:
     recording = of_nothing(case)
-    with pytest.raises(NoSamplesError, match="nothing was measured|measured nothing"):
+    with pytest.raises(NoSamplesError, match=r"nothing was measured|measured nothing"):
         MEASURED_DOORS[door](recording, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -193,6 +193,7 @@ def kinds(model: nn.Module) -> dict[str, str]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:nothing was measured")
 class TestNamesThatLie:
     @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
     def test_weight_norm_is_a_parametrization(self) -> None:

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "counterparts": ("layers", ""),
     "samples": ("kernels", "torch numpy"),
     "tables": ("errors kernels vocabulary", "pandas pyarrow numpy"),
-    "capture": ("errors kernels layers samples tables vocabulary", "torch numpy"),
+    "capture": ("errors kernels layers samples tables vocabulary", "torch numpy rich"),
     "findings": ("errors formatting tables vocabulary", "pandas numpy"),
     "divergence": ("errors findings formatting kernels tables vocabulary", "pandas numpy"),
     "figures": ("divergence errors formatting tables vocabulary", "seaborn matplotlib pandas numpy"),
@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "probe": ("capture errors layers recording tables", "torch"),
     "comparison": ("divergence errors recording report tables", "pandas"),
     "live_comparison": ("capture comparison divergence errors layers probe", "torch"),
-    "batchnorm": ("errors layers probe recording tables vocabulary", "torch pandas numpy"),
+    "batchnorm": ("capture errors layers probe recording tables vocabulary", "torch pandas numpy"),
     "loading": ("errors tables", "torch transformers numpy PIL safetensors pyarrow"),
     "cli": (
         "batchnorm comparison divergence errors findings loading probe recording report vocabulary",

@@ -394,6 +394,9 @@ MODEL = nn.ModuleDict(
         ({"layers": lambda name, module: "0.0" in name}, ["encoder.0.0"]),
         ({"layers": lambda name, module: getattr(module, "out_features", 0) == 2}, ["head"]),
         ({"kinds": "layer_norm"}, ["encoder.0.1", "encoder.1.1"]),
+        ({"layers": nn.LayerNorm}, ["encoder.0.1", "encoder.1.1"]),
+        ({"layers": [nn.LayerNorm, "head"]}, ["encoder.0.1", "encoder.1.1", "head"]),
+        ({"layers": (name for name in ("head", "encoder.0.*"))}, ["encoder.0.0", "encoder.0.1", "head"]),
         ({"kinds": ["layer_norm", "rms_norm"], "layers": "*.0.*"}, ["encoder.0.1"]),
     ],
 )
@@ -406,15 +409,23 @@ def test_filters(filters: dict[str, object], names: list[str]) -> None:
     [
         (
             {"layers": "encodr.0.1"},
-            r"layers='encodr.0.1' matches none of 5 layers .*close names: encoder\.0\.1",
+            r"layers='encodr.0.1' matches none of 5 layers: .*close names: encoder\.0\.1",
         ),
         ({"layers": ["haed"]}, r"layers=\['haed'\] matches none .*close names: head"),
         (
             {"layers": "zzzzzzzz"},
-            r"matches none of 5 layers \(layer_norm, linear\); for example 'encoder.0.0'",
+            "matches none of 5 layers: there are layer_norm, linear; for example 'encoder.0.0'",
         ),
         ({"layers": lambda name, module: False}, "a predicate matches none of 5 layers"),
-        ({"kinds": "batch_norm"}, "kinds='batch_norm' matches none of 5 layers"),
+        (
+            {"kinds": "batch_norm"},
+            "kinds='batch_norm' matches none of 5 layers: there are layer_norm, linear$",
+        ),
+        (
+            {"layers": nn.GroupNorm},
+            r"layers=GroupNorm matches none of 5 layers: there are layer_norm, linear \(Linear, LayerNorm\)$",
+        ),
+        ({"layers": [nn.GroupNorm, "haed"]}, r"layers=\[GroupNorm, 'haed'\] matches .*close names: head"),
         (
             {"layers": "head", "kinds": ["layer_norm"]},
             r"layers='head' and kinds=\['layer_norm'\] matches none",
@@ -426,6 +437,23 @@ def test_filters(filters: dict[str, object], names: list[str]) -> None:
 def test_filters_that_match_nothing_say_what_there_is(filters: dict[str, object], message: str) -> None:
     for call in (find_layers, normprobe.Probe):
         with pytest.raises(NoLayersError, match=message):
+            call(MODEL, **filters)
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"kinds": 3}, "kinds must be a kind or several of linear, .*norm; got int"),
+        ({"kinds": [nn.LayerNorm]}, "kinds must be .*; got LayerNorm; layers= takes classes"),
+        ({"kinds": nn.LayerNorm}, "kinds must be .*; got LayerNorm; layers= takes classes"),
+        ({"layers": 1}, r"layers must be a glob pattern such as 'encoder.\*', a class .*; got int"),
+        ({"layers": ["head", 2]}, "layers must be .*; got int"),
+        ({"layers": dict}, "layers must be .*; got dict"),
+    ],
+)
+def test_filters_of_another_type_say_what_is_needed(filters: dict[str, object], message: str) -> None:
+    for call in (find_layers, normprobe.Probe):
+        with pytest.raises(normprobe.NormprobeError, match=message):
             call(MODEL, **filters)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.capture.forwards.forward import Forward, Sequence
+from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels.types import Extremes
@@ -215,13 +215,15 @@ def place_graphs(site: SiteState, real: NDArray[np.bool_], *, seed: int, k: int 
     return Placement(assignment, None if real.all() else real, 0, False, False, sizes)
 
 
-def named_labels(
-    labels: Callable[..., list[list[str]]] | None, forward: Forward, args: object, kwargs: object
-) -> list[list[str]] | None:
-    """The text of each real sample of a forward, as the user's callable gives it."""
+def named_labels(labels: LabelsOf | ListedLabels | None, forward: Forward, args: Any, kwargs: Any) -> Any:
+    """The text of each real sample of a forward, as the user's list or callable gives it."""
     if labels is None:
         return None
-    texts_of = labels(args, kwargs)
+    texts_of: Any
+    if isinstance(labels, ListedLabels):
+        texts_of = labels.of(forward.first, forward.batch.size)
+    else:
+        texts_of = labels(args, kwargs)
     mask = forward.masks.own
     if mask is None:
         return texts_of

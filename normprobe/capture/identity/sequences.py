@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normprobe.capture.forwards.forward import Forward, Sequence
-from normprobe.capture.forwards.probe_options import GivenMasks
+from normprobe.capture.forwards.mask_options import GivenMasks
 from normprobe.capture.forwards.traced_tensors import address
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.layers.module_attributes import attribute

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normprobe.capture.batches.batch_arguments import BatchArguments
 from normprobe.capture.hooks.handles import Hooks
-from normprobe.capture.live_pairs.batch_arguments import BatchArguments
 from normprobe.capture.live_pairs.power_sums import LocalPowerSums, PowerSums
 from normprobe.capture.states.site_registry import TensorOf, registered_sites
 from normprobe.errors import ViewError

@@ -25,6 +25,9 @@ from torch import Tensor, nn
 import normprobe
 from normprobe.capture.hooks.handles import Hooks
 
+# Models are copied inside blocks, and most are not called there.
+pytestmark = pytest.mark.filterwarnings("ignore:nothing was measured")
+
 NAMES = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",

@@ -124,6 +124,7 @@ def test_an_interrupt_while_a_block_is_left_leaves_nothing(compiled: bool) -> No
     assert base.loc["3", "updates"] == blocks[0] == base.loc["3", "firings"]
 
 
+@pytest.mark.filterwarnings("ignore:nothing was measured")
 def test_an_interrupt_while_a_block_is_entered_leaves_nothing() -> None:
     model = deep(16)
     probe = normprobe.Probe(model)

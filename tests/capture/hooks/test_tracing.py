@@ -142,6 +142,7 @@ def test_layers_under_a_transform_inside_the_model() -> None:
         assert "a call under a transform of torch.func" in ledger.loc[layer, "reason"]
 
 
+@pytest.mark.filterwarnings("ignore:nothing was measured")
 def test_a_symbolic_trace_calls_no_module(model: nn.Sequential) -> None:
     expected = torch.fx.symbolic_trace(model).code
     with normprobe.Probe(model) as probe:

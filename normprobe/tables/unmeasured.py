@@ -1,0 +1,29 @@
+"""Recordings of nothing: whether one is, and why, in the words that every verb raises."""
+
+from __future__ import annotations
+
+from normprobe.errors import NoSamplesError
+from normprobe.tables.frames import Tables
+
+
+def check_measured(tables: Tables) -> None:
+    """Raise unless a sample was measured at one site at least.
+
+    Raises:
+        NoSamplesError: none was; the message says why, and what to do.
+    """
+    if int(tables.sites["n_samples"].sum()):
+        return
+    fired = int((tables.ledger_base["status"] == "fired").sum())
+    model, total = tables.facts["model"], len(tables.ledger_base)
+    if fired:
+        raise NoSamplesError(
+            f"nothing was measured: {fired} of the {total} layers of {model} fired, on no sample; the "
+            "batches have no rows, or the mask leaves every position out"
+        )
+    # A forward that reached no layer is another matter than none.
+    why = "; their reasons are in the ledger" if tables.facts["forwards"] else ""
+    raise NoSamplesError(
+        f"nothing was measured: none of the {total} layers of {model} fired{why}; call the model inside "
+        "`with Probe(model) as probe:`, or run it with record(model, batches)"
+    )
