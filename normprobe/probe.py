@@ -200,7 +200,7 @@ class Probe:
             **describe(self.model),
             "forwards": forwards.calls,
             "measured": forwards.measured,
-            **callbacks.run_info.facts(self.part),
+            **callbacks.run_info.facts(self.part, callbacks.weight_changes.count),
             "training": list(modes),
             "nbytes": nbytes(site for state in states for site in state.sites.values()),
             "parts": [self.part],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from normprobe.errors import NormprobeError
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.layers import layer_measures
 from normprobe.tables.measures.running_statistics import running_channels, running_measures
@@ -33,7 +34,11 @@ def channels(recording: Recording) -> pd.DataFrame:
         Kullback-Leibler divergences, in nats: Jeffreys 1946) and ``hellinger`` (the Hellinger distance, 0 for
         the same distribution to 1). Of a channel that saw a single value only ``shift`` is defined. Layers
         without running statistics have no rows.
+
+    Raises:
+        NormprobeError: there is no BatchNorm in the recording.
     """
+    _check_batch_norms(recording)
     rows = running_channels(recording.tables)
     # Without a finite value nothing was observed.
     rows = rows[rows["count"] > 0]
@@ -43,6 +48,19 @@ def channels(recording: Recording) -> pd.DataFrame:
     )
     frame = frame[list(_CHANNEL_COLUMNS)].astype({"layer": "string", "depth": "int64"})
     return frame.sort_values(["depth", "feature"], kind="stable").reset_index(drop=True)
+
+
+def _check_batch_norms(recording: Recording) -> None:
+    """Raise unless a batch norm was probed: a table without rows would say that none is stale."""
+    kinds = sorted(set(recording.ledger["kind"]))
+    if "batch_norm" not in kinds:
+        options = recording.meta["options"]
+        filtered = options.get("layers") is not None or options.get("kinds") is not None
+        whole = "that was probed of the model " if filtered else ""
+        raise NormprobeError(
+            f"the model has no BatchNorm: all {whole}is {', '.join(kinds)}"
+            + ("; record it without layers= and kinds=" if filtered else "")
+        )
 
 
 _CHANNEL_COLUMNS = ("layer", "depth", "feature", "count", "shift", "log_variance_ratio", "kl", "hellinger")
@@ -74,6 +92,9 @@ def audit(recording: Recording, *, top: int = 3) -> pd.DataFrame:
         running standard deviations), ``log_variance_ratio`` (median over these, natural logarithm; negative
         where less is seen than in training), ``kl`` and ``hellinger`` (means over all channels), and
         ``channels`` (those that moved most by Hellinger distance, the first first, joined by ``; ``).
+
+    Raises:
+        NormprobeError: there is no BatchNorm in the recording.
     """
     rows = channels(recording)
     groups = rows.groupby("layer", sort=False, observed=True)
@@ -110,6 +131,9 @@ def score(recording: Recording) -> float:
 
     Returns:
         The score, 0 to 1; NaN without a batch norm that has running statistics and saw two values a channel.
+
+    Raises:
+        NormprobeError: there is no BatchNorm in the recording.
     """
     rows = channels(recording)
     if rows.empty:

@@ -13,7 +13,7 @@ from torch import nn
 from normprobe.capture.batches.progress_bar import Progress
 from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
 from normprobe.errors import NoLayersError, NormprobeError, NoSamplesError
-from normprobe.layers.find import find_layers
+from normprobe.layers.find import Layer, find_layers
 from normprobe.layers.module_attributes import is_lazy
 from normprobe.probe import Probe
 from normprobe.recording import Recording
@@ -70,7 +70,7 @@ def recalibrate(
         NormprobeError: A batch norm read NaN or Inf, or a single value per channel. The model is unchanged.
     """
     model = getattr(model, "_orig_mod", model)
-    norms = {layer.name: layer.module for layer in find_layers(model, layers, "batch_norm").layers}
+    norms = {layer.name: layer.module for layer in _batch_norms(model, layers)}
     tracked = {name: module for name, module in norms.items() if _tracks(module)}
     if not tracked:
         raise NoLayersError(
@@ -92,6 +92,22 @@ def recalibrate(
     moved = _put(tracked, probe.recording)
     moved.attrs["warnings"] = [left_out] if left_out else []
     return moved
+
+
+def _batch_norms(model: nn.Module, layers: Any) -> tuple[Layer, ...]:
+    """The batch norms of a model that a filter selects.
+
+    Raises:
+        NoLayersError: the model has none, or the filter selects none.
+    """
+    try:
+        every = find_layers(model).layers
+    except NoLayersError:  # of convolutions alone, say
+        every = ()
+    if not any(layer.view.kind == "batch_norm" for layer in every):
+        held = ", ".join(sorted({layer.view.kind for layer in every})) or "neither a Linear nor another norm"
+        raise NoLayersError(f"the model has no BatchNorm to recalibrate: {type(model).__name__} has {held}")
+    return find_layers(model, layers, "batch_norm").layers
 
 
 def _tracks(module: nn.Module) -> TypeGuard[_BatchNorm]:

@@ -5,7 +5,7 @@ go `tables.records.LayerRecord`s, one a layer, from which `tables` builds frames
 measured by is decided here: which forward, which samples, which are kept; the numbers are added in
 `kernels`. What begins a call's way stands beside the folders (`hook_callbacks`, `layer_calls`, `measure`);
 `forwards`, `calls`, `identity`, `states`, `functions` and `hooks` hold the steps, `live_pairs` what
-`compare_live` needs in their place.
+`compare_live` needs in their place; `batches` runs the model for those who do not run it themselves.
 
 The life of a tensor, from the call of the model on:
 
@@ -14,8 +14,9 @@ The life of a tensor, from the call of the model on:
    `hooks/handles` puts hooks in place and, while they have nothing to do, aside.
 2. The outermost call begins a forward (`hook_callbacks._begin`): `hooks/torch_internals` says whether it is
    a run, `forwards/forward` numbers it and reads batch, time and masks (`samples.batch`, `samples.masks`),
-   `forwards/run_info` counts and fingerprints the data, `functions/function_mode` listens for layers that
-   no hook sees (`functions/function_session`).
+   `forwards/run_info` counts and fingerprints the data, `forwards/weight_changes` looks whether the
+   parameters are as they were, `functions/function_mode` listens for layers that no hook sees
+   (`functions/function_session`).
 3. At a layer (`layer_calls`) the input is measured before the call and the output after it, as the hooks of
    others leave both. Which tensors of a call these are is known for calls of its form (`calls/readings`,
    `calls/call_tensors`), or its result shows it. Until a call has told how a norm computes
@@ -76,6 +77,8 @@ Caches: owner; key; end; why it may be trusted.
   result holds none at a path, the first that is new.
 - `LayerState._stamps`, `LayerHook`'s stamps (extension): the layer; id, address and version of each tensor
   of its own; the probe's end. Equal stamps: the copied vectors are those applied.
+- `WeightChanges._versions`: the probe; none; the next measured forward. The sum of the versions of the
+  parameters that it found first; a step of a fused optimizer, which raises none, is noted apart.
 - `FastHooks.made`: the probe; kind of hook and index of the layer or id of the module; its end. The hooks
   hold stamps, so entering the probe again makes none anew; the probe's model keeps the ids.
 - `ListeningSchedule`: `FunctionCapture`; kind of forward; the probe's end. Only says where to listen: what

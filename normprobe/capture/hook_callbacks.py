@@ -16,6 +16,7 @@ from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels
 from normprobe.capture.forwards.mask_options import GivenMasks, Mask
 from normprobe.capture.forwards.probe_options import is_users_own, users_own
 from normprobe.capture.forwards.run_info import RunInfo
+from normprobe.capture.forwards.weight_changes import WeightChanges
 from normprobe.capture.functions.function_mode import FunctionCapture
 from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
@@ -56,6 +57,7 @@ class HookCallbacks:
         states: the running state of each layer, by its key.
         forwards: the forwards so far.
         run_info: the data so far.
+        weight_changes: whether parameters change between measured forwards.
         entered: ids of the modules that hold a layer and were called.
         lock: guards the states, the run's data and the plans, for models called from several threads. It is
             reentrant: the extension's hooks hold it when they call `LayerCalls.snapshot_alone`.
@@ -76,6 +78,7 @@ class HookCallbacks:
         self.samples, self.values, self.seed = samples, values, seed
         self.states: dict[tuple[int, str], LayerState] = {}
         self.forwards = Forwards(every)
+        self.weight_changes = WeightChanges(self._forget_vectors)
         self.entered: set[int] = set()
         self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
@@ -116,6 +119,7 @@ class HookCallbacks:
         self._sequences.crosses_by_name = any(rule.cross or rule.torch_cross for rule in rules)
         # Before a call has told what they compute, norms of no particular kind may be batch norms.
         self._batch_norms = tuple(s for s in states if s.layer.view.kind in ("batch_norm", "norm"))
+        self.weight_changes.enter()
         uncompiled = self._uncompiled.enter(model)
         for state in states:
             if id(state.layer.module) in uncompiled:
@@ -189,11 +193,18 @@ class HookCallbacks:
         """
         return (
             self.function_capture.close,
+            self.weight_changes.leave,
             self._uncompiled.leave,
             self.forwards.clear,
             partial(self._no_grad.restore, grad),
             self._leave_buffers,
         )
+
+    def _forget_vectors(self) -> None:
+        """Copy the scale of each norm anew, though its version is as it was when it was copied."""
+        with self.lock:
+            for state in self.states.values():
+                state.forget_vectors()
 
     def _leave_buffers(self) -> None:
         for state in self.states.values():
@@ -258,6 +269,7 @@ class HookCallbacks:
             with self.lock, ModesAside(), self._no_grad:
                 self._measurer.begin(forward)
                 self.run_info.add(forward)
+                self.weight_changes.look(self.model or module)
                 self._note_masks(forward.masks)
             forward.state.session = self.function_capture.open(module, forward, kwargs)
         if module is self.model and forward.state.session is None:

@@ -11,7 +11,7 @@ import pandas as pd
 from normprobe.errors import RecordingError
 from normprobe.vocabulary import STATUSES
 
-_SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds")
+_SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds", "weight_changes")
 _MAPPINGS = ("digests", "stored_nonfinite")
 _UNIONS = ("parts", "warnings", "training")
 _JOINED = ("name", "model", "data", "device", "dtype", "kernel")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,18 @@ def test_some_layers_only() -> None:
     torch.testing.assert_close(model[5].running_mean, read.mean(0))
 
 
+@pytest.mark.parametrize("ask", [audit, score, normprobe.batchnorm.channels])
+def test_without_a_batch_norm_there_is_nothing_to_audit(ask: Callable[[Any], Any]) -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4))
+    with pytest.raises(
+        normprobe.NormprobeError, match=r"^the model has no BatchNorm: all is layer_norm, linear$"
+    ):
+        ask(normprobe.record(model, data()))
+    recording = normprobe.record(net(), data(), kinds="linear")
+    with pytest.raises(normprobe.NormprobeError, match=r"that was probed .* is linear; record it without"):
+        ask(recording)
+
+
 def test_a_wrapped_model_is_reached() -> None:
     assert recalibrate(nn.DataParallel(net()), data())["layer"].tolist() == ["1", "5"]
 
@@ -212,7 +225,8 @@ def test_a_wrapped_model_is_reached() -> None:
 @pytest.mark.parametrize(
     ("model", "batches", "error", "says"),
     [
-        (nn.Linear(6, 2), data(), normprobe.NoLayersError, "batch_norm"),
+        (nn.Linear(6, 2), data(), normprobe.NoLayersError, "the model has no BatchNorm.*Linear has linear"),
+        (nn.ReLU(), data(), normprobe.NoLayersError, "the model has no BatchNorm.*ReLU has neither"),
         (nn.BatchNorm1d(6, track_running_stats=False), data(), normprobe.NoLayersError, "of BatchNorm1d"),
         (net(), [], normprobe.NoSamplesError, "there are no batches"),
         (net(), data(1), normprobe.NormprobeError, "batches of more examples"),

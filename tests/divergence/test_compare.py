@@ -387,8 +387,7 @@ def test_findings_have_the_columns_of_a_recordings() -> None:
 
 class TestErrors:
     def test_nothing_measured(self) -> None:
-        with normprobe.Probe(net()) as probe:
-            pass
+        probe = normprobe.Probe(net())
         with pytest.raises(NoSamplesError, match="the second recording measured nothing"):
             compare(sound(), probe.recording)
 

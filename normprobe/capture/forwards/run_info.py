@@ -47,6 +47,11 @@ def describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
+_OVER_STATES = (
+    "the weights changed between measured forwards ({} times), as in training: every statistic is over all "
+    "these states of the model and of none of them; `call` in samples tells the forwards apart"
+)
+
 _LONGEST = 300
 """Letters of a warning."""
 
@@ -200,15 +205,21 @@ class RunInfo:
             count = times * count_padding(ids, pad, real)
             self._pads[ids.device] = self._pads.get(ids.device, torch.zeros_like(count)) + count
 
-    def facts(self, part: str) -> dict[str, Any]:
-        """Counts, units and the digest of this part, as JSON holds them."""
+    def facts(self, part: str, weight_changes: int) -> dict[str, Any]:
+        """Counts, units and the digest of this part, as JSON holds them.
+
+        Args:
+            part: its name.
+            weight_changes: before how many measured forwards the model's weights had changed.
+        """
         self._flush()
+        said = [_OVER_STATES.format(weight_changes)] if weight_changes else []
         # 0 stands for data that have no fingerprint.
         digests = {part: [self._counts["examples"], int(self._digest) if self._fingerprinted else 0]}
         known = any(pad is not None for pad in self._pad_of.values())
         pads = sum(int(count) for count in self._pads.values()) if known else None
-        known_of_data = {"digests": digests, "pad_tokens": pads, "warnings": list(self._warnings)}
-        return {**self._counts, **self._units, **known_of_data}
+        known_of_data = {"digests": digests, "pad_tokens": pads, "warnings": [*said, *self._warnings]}
+        return {**self._counts, **self._units, **known_of_data, "weight_changes": weight_changes}
 
 
 def _is_small(lead: Tensor) -> bool:

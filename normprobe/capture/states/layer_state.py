@@ -263,6 +263,13 @@ class LayerState:
             if statistics is not None:
                 self.vectors[name] = statistics.cpu().numpy().copy()
 
+    def forget_vectors(self) -> None:
+        """Have the next call copy the vectors, whatever the stamps say."""
+        self._stamps = None
+        for site in self.sites.values() if self.scaled else ():
+            # The extension has stamps of its own: it hands on a call that is not decided.
+            site.counters.decided = False
+
     def unchanged(self, module: nn.Module) -> bool:
         """Whether no tensor of the module's own was replaced or written to since the last snapshot.
 

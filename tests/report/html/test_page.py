@@ -212,8 +212,7 @@ def test_token_texts_are_text(tables, drawn, tmp_path):
 
 def test_nothing_measured(tmp_path):
     model = stack(1)
-    with Probe(model) as probe:
-        pass
+    probe = Probe(model)
     with pytest.raises(
         NoSamplesError, match=r"nothing was measured.*4 layers of Stack.*call the model inside"
     ):

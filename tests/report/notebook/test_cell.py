@@ -19,8 +19,7 @@ def test_one_line():
 
 
 def test_one_line_of_nothing():
-    with Probe(nn.LayerNorm(4)) as probe:
-        pass
+    probe = Probe(nn.LayerNorm(4))
     assert (
         one_line(probe.recording.tables, NOTHING) == "<Recording: 1 layer (1 layer_norm), nothing measured>"
     )
@@ -76,8 +75,7 @@ def test_the_chart_needs_four_norms():
 
 
 def test_nothing_measured():
-    with Probe(stack(3)) as probe:
-        pass
+    probe = Probe(stack(3))
     assert "nothing was measured" in text_of(notebook_html(probe.recording.tables, NOTHING))
 
 
