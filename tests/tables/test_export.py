@@ -17,6 +17,7 @@ from torch import nn
 
 import normprobe
 from normprobe.errors import RecordingError
+from normprobe.findings import find
 from normprobe.recording import Recording
 from normprobe.tables import atomic_files, export
 from normprobe.tables.export import atomically, write_csv, write_parquet
@@ -44,7 +45,7 @@ DUCKDB = {
 
 def frames(recording: Recording) -> dict[str, pd.DataFrame]:
     tables = {name: getattr(recording, name) for name in NAMES[:-1]}
-    return tables | {"findings": recording.findings()}
+    return tables | {"findings": find(recording.tables)}
 
 
 def comparable(frame: pd.DataFrame) -> pd.DataFrame:
