@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.errors import RecordingError
+from normprobe.errors import RecordingError, warn
 from normprobe.tables.export import write_csv, write_parquet
 from normprobe.tables.frames import Tables
 from normprobe.tables.merging import merge_tables
+from normprobe.tables.merging_checks import different_weights, same_data
 from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables
 from normprobe.tables.unmeasured import check_measured
@@ -228,12 +229,20 @@ def load(path: str | Path) -> Recording:
     return Recording(load_tables(Path(path)))
 
 
-def merge(*recordings: Recording) -> Recording:
+def merge(*recordings: Recording, on_different_weights: Literal["error", "warn"] = "error") -> Recording:
     """Merge recordings of parts of the data into the recording of the whole.
+
+    Recordings that hold the same data are merged, and count twice: a warning says so, in ``meta["warnings"]``
+    as well.
+
+    Args:
+        recordings: of one model, each of another part of the data.
+        on_different_weights: "warn" merges recordings of a model in different states all the same, as over
+            the steps of a training; means and variances are then over all of them.
 
     Raises:
         RecordingError: there is none, one of them is no recording, a part occurs twice, or they are of
-            different models or options.
+            different models, weights or options.
     """
     if not recordings:
         raise RecordingError("merge needs at least one recording")
@@ -243,4 +252,16 @@ def merge(*recordings: Recording) -> Recording:
                 f"merge takes recordings, got {type(recording).__name__}; "
                 "load files first, and unpack a list: merge(*recordings)"
             )
-    return Recording(merge_tables([recording.tables for recording in recordings]))
+    if on_different_weights not in ("error", "warn"):
+        raise RecordingError(f"on_different_weights must be 'error' or 'warn', got {on_different_weights!r}")
+    parts = [recording.tables for recording in recordings]
+    merged = merge_tables(parts)
+    differ = different_weights(parts)
+    if differ and on_different_weights == "error":
+        raise RecordingError(f"{differ}; merge them all the same with on_different_weights='warn' (--force)")
+    said = [text for text in (differ, same_data(parts)) if text]
+    for text in said:
+        warn(text)
+    if not said:
+        return Recording(merged)
+    return Recording(merged.annotate({"warnings": sorted({*merged.facts["warnings"], *said})}))

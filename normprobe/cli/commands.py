@@ -135,9 +135,10 @@ def layers(model: str, **options: Any) -> None:
 @main.command()
 @click.argument("recordings", nargs=-1, required=True, type=_PATH, metavar="A B ...")
 @click.option("--out", type=_PATH, required=True, metavar="FILE", help="The merged recording.")
+@click.option("--force", is_flag=True, help="Merge recordings of different weights, too.")
 @debug
 @with_error_lines
-def merge(recordings: tuple[Path, ...], out: Path) -> None:
+def merge(recordings: tuple[Path, ...], out: Path, force: bool) -> None:
     """Merge recordings of parts of the data into one of the whole."""
     if len(recordings) < 2:
         raise click.UsageError("merge takes two recordings or more")
@@ -145,8 +146,11 @@ def merge(recordings: tuple[Path, ...], out: Path) -> None:
     with waiting("Merging"):
         from normprobe import recording
 
-        whole = recording.merge(*(recording.load(path) for path in recordings))
+        parts = [recording.load(path) for path in recordings]
+        whole = recording.merge(*parts, on_different_weights="warn" if force else "error")
         whole.save(out)
+    for warning in whole.meta["warnings"]:
+        click.echo(f"Note: {warning}", err=True)
     printing.print_files([out], "Merged")
 
 

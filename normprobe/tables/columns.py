@@ -156,7 +156,7 @@ BASE: dict[str, dict[str, str]] = {
         **{"depth": NUMBER, "trainable": TRUTH, "moved": TRUTH, "updates": NUMBER, "firings": NUMBER},
         "unmasked": NUMBER,
         "settings": TEXT,
-        **{"train_in_eval": NUMBER, "processes": NUMBER},
+        **{"train_in_eval": NUMBER, "processes": NUMBER, "weights": NUMBER},
     },
     "sites": {
         "layer": TEXT,
@@ -205,6 +205,7 @@ OPTIONAL = {
             "statistics",
             "train_in_eval",
             "processes",
+            "weights",
         )
     ),
 }

@@ -16,6 +16,7 @@ from normprobe.capture.calls.norm_facts import ShownByCall, is_trainable, norm_f
 from normprobe.capture.calls.readings import NO_INPUT, NO_OUTPUT, Pair, PairChoice, Readings, fitting_pair
 from normprobe.capture.states.site_registry import TensorOf, registered_sites
 from normprobe.capture.states.site_state import SiteState
+from normprobe.capture.states.weight_digest import weight_digest
 from normprobe.layers.layer import Layer
 from normprobe.layers.linear_rule import why_no_linear
 from normprobe.layers.module_attributes import PARAMETER_HOLDERS, keras_variables
@@ -340,6 +341,7 @@ class LayerState:
             # Of a parameter the module is the holder's, whose settings are not this layer's.
             "settings": "" if layer.parameter else settings_of(layer.module, self.view.kind),
             "trainable": is_trainable(layer.module),
+            "weights": weight_digest(layer),
         }
 
     def _status(self, calls: int, never: tuple[str, str]) -> tuple[str, str]:

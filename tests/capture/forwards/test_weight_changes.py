@@ -138,11 +138,14 @@ def test_parameters_without_a_version_or_a_shape_are_left_out() -> None:
 
 def test_merging_adds_the_changes_up() -> None:
     parts = []
-    for _ in range(2):
-        model = net()
+    for seed in range(2):
+        model, generator = net(), torch.Generator().manual_seed(seed)
         optimizer = OPTIMIZERS["plain"](model.parameters())
         with normprobe.Probe(model) as probe:
             for _ in range(3):
-                step(model, optimizer, torch.randn(5, 6))
+                step(model, optimizer, torch.randn(5, 6, generator=generator))
         parts.append(probe.recording)
-    assert normprobe.merge(*parts).meta["weight_changes"] == 4
+    with pytest.warns(normprobe.NormprobeWarning, match="the weights of 3 layers differ"):
+        merged = normprobe.merge(*parts, on_different_weights="warn")
+    assert merged.meta["weight_changes"] == 4
+    assert len(said(merged)) == 1

@@ -1,0 +1,94 @@
+"""Whether recordings belong together: their weights should be those of one model, their data apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from normprobe.tables.derive import starts
+from normprobe.tables.frames import Tables
+from normprobe.vocabulary import OUTPUT
+
+_MOST_NAMED = 3
+
+
+def different_weights(parts: Sequence[Tables]) -> str:
+    """What is to be said of parts that different weights made, in a sentence; "" where none differ.
+
+    Held against each other are what norms applied and a digest of the weight of each Linear, as far as both
+    are known; not running statistics, which move with the data, and not weights of different dtypes.
+    """
+    first: dict[Any, dict[str, Any]] = {}
+    layers: dict[str, None] = {}
+    for part in parts:
+        own = _weights(part)
+        reference = first.setdefault(part.facts["dtype"], own)
+        layers |= dict.fromkeys(
+            name for name in own if name in reference and _differ(reference[name], own[name])
+        )
+        # What the first one lacks (a layer that did not fire there) another may have.
+        first[part.facts["dtype"]] = {**own, **reference}
+    if not layers:
+        return ""
+    names = ", ".join(repr(name) for name in [*layers][:_MOST_NAMED])
+    more = f" and {len(layers) - _MOST_NAMED} more" if len(layers) > _MOST_NAMED else ""
+    return (
+        f"the weights of {_count(len(layers), 'layer')} differ between the recordings ({names}{more}): "
+        "they are of different models, or of one that was trained in between, and what they hold together is "
+        "of none of them"
+    )
+
+
+def _weights(tables: Tables) -> dict[str, Any]:
+    """What is known of the weights of each layer: a digest, or what it applied."""
+    ledger, sites = tables.ledger_base, tables.sites
+    digests = dict(zip(ledger["layer"], ledger["weights"], strict=True))
+    known = {name: int(digest) for name, digest in digests.items() if not pd.isna(digest)}
+    bounds = starts(sites["n_features"])
+    vectors = tables.feature_moments[["weight", "bias"]].to_numpy()
+    return known | {
+        f"{layer}": vectors[bounds[place] : bounds[place + 1]]
+        for place, (layer, site) in enumerate(zip(sites["layer"], sites["site"], strict=True))
+        if site == OUTPUT and layer not in known
+    }
+
+
+def _differ(a: int | NDArray[Any], b: int | NDArray[Any]) -> bool:
+    """Whether two layers' weights are known to differ."""
+    if isinstance(a, int) or isinstance(b, int):
+        return isinstance(a, int) and isinstance(b, int) and a != b
+    if a.shape != b.shape:  # which merging refuses itself
+        return False
+    return bool(((a != b) & ~np.isnan(a) & ~np.isnan(b)).any())
+
+
+def same_data(parts: Sequence[Tables]) -> str:
+    """What is to be said of parts that saw the same data, in a sentence; "" where none did."""
+    held: dict[tuple[int, int], list[str]] = {}
+    for part in parts:
+        for name, (examples, digest) in part.facts["digests"].items():
+            # 0 stands for data that have no fingerprint.
+            if examples and digest:
+                held.setdefault((examples, digest), []).append(name)
+    forwards = {
+        part.facts["parts"][0]: part.facts["measured"] for part in parts if len(part.facts["parts"]) == 1
+    }
+    said = []
+    for (examples, _), names in held.items():
+        if len(names) > 1:
+            each = forwards.get(names[0])
+            size = _count(examples, "example") + (f" in {_count(each, 'forward')}" if each else "")
+            said.append(
+                f"{len(names)} recordings hold the same data ({size}), which count {len(names)} times"
+            )
+    if not said:
+        return ""
+    return "; ".join(said) + "; was one cell run twice? Merge each data set once"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
