@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -141,7 +142,9 @@ class Tables:
             *others, last = map(repr, here)
             return f"site {site!r} is unknown; ask for {', '.join(others)} or {last}"
         if layer not in known:
-            return f"layer {layer!r} is not in this recording; its ledger names {len(known)} layers"
+            close = difflib.get_close_matches(layer, known, 3)
+            hint = f"; close names: {', '.join(close)}" if close else ""
+            return f"layer {layer!r} is not in this recording; its ledger names {len(known)} layers{hint}"
         if known[layer] != "fired":
             return f"layer {layer!r} has no values: {known[layer]}; see the ledger's reason"
         return f"no raw rows of {layer!r} {site} are kept; probe with values > 0 and give the layer data"

@@ -30,6 +30,11 @@ class ListedLabels:
         return [_OneText(text) if isinstance(text, str) else text for text in some]
 
 
+def name_examples(labels: Any) -> bool:
+    """Whether the labels of a forward are one text an example, whatever its positions."""
+    return bool(labels) and isinstance(labels[0], _OneText)
+
+
 @dataclass(frozen=True)
 class _OneText(Sequence[str]):
     """One text at every position, however many there are."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.capture.forwards.forward import Forward, Sequence
-from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels
+from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels, name_examples
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels.types import Extremes
@@ -114,9 +114,11 @@ def place(
     placement: Placement | None = forward.placements.get((sequence, sizes, first))
     if placement is None:
         assignment = assign(layout, leading, grid, first=first, padding=padding, axis=axis, seed=seed, k=k)
-        placement = forward.placements[sequence, sizes, first] = _placed(
-            sizes, assignment, padding, labelled=sequence.labelled, alone=sequence.alone
-        )
+        placement = _placed(sizes, assignment, padding, labelled=sequence.labelled, alone=sequence.alone)
+        # A text of a whole example is that of each of its samples, also where pixels or heads share them.
+        if sequence.labelled and placement.aligned and name_examples(forward.labels):
+            placement = replace(placement, named=True)
+        forward.placements[sequence, sizes, first] = placement
     return placement
 
 
