@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.findings.written_by import collapsed
+from normprobe.findings.collapse_start import collapsed
 from normprobe.formatting import format_number
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.layers import inputs_and_outputs

@@ -11,8 +11,8 @@ import pandas as pd
 from normprobe.errors import NoSamplesError
 from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.findings.dead import inner
 from normprobe.tables.measures.features import CONSTANT, feature_measures
+from normprobe.tables.measures.layers import inner_sites
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SaturatedInput(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first Linear that reads saturated values."""
-        layers = inner(tables, self.rows)
+        layers = inner_sites(tables, self.rows)
         here = (layers["kind"] == "linear") & (layers.index.get_level_values("site") == INPUT)
         # One feature is all ends; a site that is constant is another check's.
         layers = layers[here & (layers["n_features"] > 1) & (layers["spread"] > CONSTANT)]
