@@ -125,6 +125,7 @@ LEDGER: dict[str, tuple[str, str]] = {
     "momentum": (REAL, "share of a batch in the running statistics it updates; missing where they average"),
     "running_dtype": (TEXT, "dtype of the running statistics"),
     "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
+    "num_batches_tracked": (NUMBER, "batches that its running statistics have seen, where it counts them"),
 }
 
 OUTLIERS: dict[str, tuple[str, str]] = {
@@ -150,7 +151,7 @@ _OF_UNIT = {
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
     "share": "momentum",
     "ratio": "feature_ratio ratio",
-    "count": "groups calls n_samples n_features masked nonfinite_masked",
+    "count": "num_batches_tracked groups calls n_samples n_features masked nonfinite_masked",
     "index": "depth feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature",
 }
@@ -231,6 +232,7 @@ OPTIONAL = {
             "statistics",
             "train_in_eval",
             "processes",
+            "num_batches_tracked",
         )
     ),
 }

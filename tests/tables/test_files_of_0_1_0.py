@@ -24,7 +24,15 @@ ADDED = {
     "layers": {"abs_max", "feature_ratio"},
     "features": {"abs_max"},
     "samples": {"count"},
-    "ledger": {"normalizes", "groups", "activation", "momentum", "running_dtype", "statistics"},
+    "ledger": {
+        "normalizes",
+        "groups",
+        "activation",
+        "momentum",
+        "running_dtype",
+        "statistics",
+        "num_batches_tracked",
+    },
 }
 KEYS = ["layer", "site", "feature", "part", "call", "repeat", "example", "position"]
 HOLDERS = [f"{side}_{key}" for side in ("min", "max") for key in ("part", "example", "position", "feature")]

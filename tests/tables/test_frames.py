@@ -52,6 +52,7 @@ COLUMNS = {
         *[("calls", WHOLE), ("status", TEXT), ("via", TEXT), ("masked_by", TEXT), ("sample_unit", TEXT)],
         *[("aligned", TRUTH), ("reason", TEXT), ("normalizes", TEXT), ("groups", NUMBER)],
         *[("activation", TEXT), ("momentum", REAL), ("running_dtype", TEXT), ("statistics", TEXT)],
+        ("num_batches_tracked", NUMBER),
     ],
     "labels": [("part", TEXT), ("example", NUMBER), ("position", NUMBER), ("text", TEXT)],
 }

@@ -220,15 +220,8 @@ def _draw(ax: Axes, found: OutlierMap, reader: str) -> None:
     for spine in ax.spines.values():
         spine.set(visible=True, color=GRID)
     _name_rows(ax, list(map(str, found.ratios.index)))
-    per = found.pooled
-    ticks = _round_ticks(features)
-    ax.xaxis.set_major_locator(FixedLocator([(tick + 0.5) / per for tick in ticks]))
-    ax.xaxis.set_major_formatter(FixedFormatter([f"{tick:,}" for tick in ticks]))
-    ax.tick_params(axis="x", rotation=0)
-    pooled = f"; each column the largest of {per} neighbours" if per > 1 else ""
-    ax.set_xlabel(f"feature (0–{features - 1:,}{pooled})", labelpad=6)
-    _number_columns(ax, found)
-    if not (values > CLEAR).any():
+    _name_columns(ax, found)
+    if found.clear:
         finite = np.isfinite(values).any()
         note(ax, f"no feature above {CLEAR:g}× the layer’s median" if finite else "no finite values")
     ax.set_title(
@@ -236,6 +229,18 @@ def _draw(ax: Axes, found: OutlierMap, reader: str) -> None:
         pad=10 if found.columns.empty else 34,
         loc="left",
     )
+
+
+def _name_columns(ax: Axes, found: OutlierMap) -> None:
+    """Label the axis of features, and number those that stand out."""
+    features, per = found.ratios.shape[1], found.pooled
+    ticks = _round_ticks(features)
+    ax.xaxis.set_major_locator(FixedLocator([(tick + 0.5) / per for tick in ticks]))
+    ax.xaxis.set_major_formatter(FixedFormatter([f"{tick:,}" for tick in ticks]))
+    ax.tick_params(axis="x", rotation=0)
+    pooled = f"; each column the largest of {per} neighbours" if per > 1 else ""
+    ax.set_xlabel(f"feature (0–{features - 1:,}{pooled})", labelpad=6)
+    _number_columns(ax, found)
 
 
 def _opacity_scale(ax: Axes, bar_ax: Axes) -> None:
