@@ -46,6 +46,11 @@ class CollapsedSamples(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Look at the weights just before: zeros, or a large value common to all samples."
     source: ClassVar[str] = "arXiv:2206.03126"
+    rule: ClassVar[str] = (
+        "At most a share of {spread} of the mean square varies over samples, at this site and at {rest:%} "
+        "of the later ones, of {samples} samples or more; or, already in what the first layer reads, at "
+        "most {equal} over examples at the same position."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("spread",)
 
     spread: float = 1e-4

@@ -49,6 +49,10 @@ class DeadFeatures(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Look at the bias and the learning rate of the layer before the activation."
     source: ClassVar[str] = "arXiv:2309.04827"
+    rule: ClassVar[str] = (
+        "At least {share:%} of the features are 0 in every sample, or {silent:%} of a norm's channels are "
+        "never positive, over {rows} values per feature or more."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("share", "silent")
 
     share: float = 0.5
@@ -167,6 +171,9 @@ class ConstantFeatures(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Find the layer that stopped writing these features, or prune them."
     source: ClassVar[str] = "arXiv:2309.04827"
+    rule: ClassVar[str] = (
+        "At least {share:%} of the features do not vary, over {rows} values per feature or more."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("share",)
 
     share: float = 0.25

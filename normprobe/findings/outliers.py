@@ -48,6 +48,10 @@ class MassiveActivations(Check):
         "Known in trained transformers; keep the layer that writes it out of 8-bit quantization."
     )
     source: ClassVar[str] = "arXiv:2402.17762"
+    rule: ClassVar[str] = (
+        "A |value| is above {least} and {times} times the median |value| of the kept rows, in at most "
+        "{share:%} of the kept samples."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("share",)
 
     least: float = 100.0
@@ -135,6 +139,10 @@ class OutlierFeatures(Check):
         "them in 16 bit, or scale them down where they are written."
     )
     source: ClassVar[str] = "arXiv:2208.07339"
+    rule: ClassVar[str] = (
+        "A feature is an outlier if it reaches {least} and {times} times the median feature, and at most "
+        "{share:%} of the features (one at least) do, over {rows} values per feature or more."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("times", "share")
 
     least: float = LEAST

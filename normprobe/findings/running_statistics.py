@@ -70,6 +70,12 @@ class StaleRunningStatistics(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = f"Compare the preprocessing with that of training; if it is right, {RECALIBRATE}."
     source: ClassVar[str] = DRIFT
+    rule: ClassVar[str] = (
+        "In the median channel the variances differ by a factor above {factor}, or the means by more than "
+        "{shift} running standard deviations. The log factor must be {spread} times its median deviation "
+        "over channels (other data move channels in all directions), and there must be {samples} "
+        "examples."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("factor", "shift", "spread")
 
     factor: float = 2.0
@@ -187,6 +193,7 @@ class RunningVarianceInvalid(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = f"Find the batch or the edit that put it there, and {RECALIBRATE}."
     source: ClassVar[str] = "PyTorch issue 66073; arXiv:1502.03167"
+    rule: ClassVar[str] = "One running variance that is negative, NaN or infinite is enough."
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first batch norm with a running variance that is negative or not finite."""

@@ -1,4 +1,4 @@
-"""The check of activations that have lost their shades."""
+"""The check of activations that take only their extreme values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SaturatedInput(Check):
-    """What a Linear reads has lost its shades: an activation writes only its extreme values.
+    """What a Linear reads takes only extreme values: the activation before it is saturated.
 
     After a saturated tanh or sigmoid all values stand at the two ends, and no gradient passes; after a ReLU
     driven far below 0 nearly all values are 0. The first is measured by how much mean |value| x largest
@@ -40,7 +40,7 @@ class SaturatedInput(Check):
     95 % are 0.
 
     Attributes:
-        shades: largest share of shades that is reported.
+        shades: largest share by which the mean square may fall short of that of extreme values alone.
         zeros: least share of zeros that is reported.
         ends: least share of the features (two at least) that reach half of the largest |value|.
         rows: least number of values per feature.
@@ -51,6 +51,12 @@ class SaturatedInput(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Scale down the weights before the activation, or the data."
     source: ClassVar[str] = "AISTATS 9:249 (Glorot and Bengio 2010); arXiv:2309.04827"
+    rule: ClassVar[str] = (
+        "More than {zeros:%} of the values of live features are 0; or the mean square falls short of mean "
+        "|value| x largest |value| by less than {shades:%} (by 0 % where every |value| is 0 or the largest), "
+        "while {ends:%} of the features, two at least, reach half of the largest. Over {rows} values per "
+        "feature or more."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("shades", "zeros", "ends")
 
     shades: float = 0.05

@@ -339,6 +339,13 @@ def test_explain_prints_a_page_or_the_list() -> None:
     page = CliRunner().invoke(main, ["explain", "nonfinite"])
     assert page.exit_code == 0
     assert "When it is wrong" in page.stdout
-    unknown = CliRunner().invoke(main, ["explain", "nonfinit"])
+    assert CliRunner().invoke(main, ["explain", "NaN or Inf"]).stdout == page.stdout
+    several = CliRunner().invoke(main, ["explain", "stale"])
+    assert several.exit_code == 0
+    assert [line.split()[0] for line in several.stdout.splitlines()] == [
+        "stale_running_statistics",
+        "stale_channels",
+    ]
+    unknown = CliRunner().invoke(main, ["explain", "nonfinites"])
     assert unknown.exit_code == 1
     assert "did you mean nonfinite" in unknown.stderr
