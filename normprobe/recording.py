@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from normprobe.errors import RecordingError, warn
 from normprobe.tables.export import write_csv, write_parquet
 from normprobe.tables.frames import Tables
+from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.merging_checks import different_weights, same_data
 from normprobe.tables.one_layer import OneLayer
@@ -129,6 +130,26 @@ class Recording:
         # A copy: what is kept is for report and export, too.
         return self._found.copy() if checks is None else find(self._tables, list(checks))
 
+    def outliers(
+        self, *, least: float = LEAST, times: float = TIMES, share: float = SHARE, rows: int = ROWS
+    ) -> pd.DataFrame:
+        """The features far above the others, which make 8-bit quantization hard: a row per layer and feature.
+
+        The rule and its defaults are those of the check ``outlier_features``, which names the worst that is
+        listed here at an input.
+
+        Args:
+            least: an outlier reaches at least this |value|,
+            times: and this times the median feature's largest |value| at the same site,
+            share: and at most this share of the site's features (one at least) does.
+            rows: fewest values of a feature, such as tokens: the largest of fewer says little.
+
+        Returns:
+            layer, site, feature, abs_max, ratio (to the median feature), written_by (the layer that wrote it;
+            empty where an operation between layers did) and kind, in order of execution, largest ratio first.
+        """
+        return outlier_table(self._tables, least=least, times=times, share=share, rows=rows)
+
     @cached_property
     def _found(self) -> pd.DataFrame:
         """The findings of all checks: the tables are frozen, and report, export and display all ask.
@@ -140,7 +161,7 @@ class Recording:
         return find(self._tables)
 
     def to_csv(self, directory: str | Path) -> list[Path]:
-        """Write layers.csv, features.csv, samples.csv, ledger.csv and findings.csv; return their paths.
+        """Write layers, features, samples, ledger, findings and outliers as CSV files; return their paths.
 
         Raises:
             RecordingError: the directory cannot be written.
@@ -148,7 +169,7 @@ class Recording:
         return write_csv(self._frames(), directory)
 
     def to_parquet(self, directory: str | Path) -> list[Path]:
-        """Write the same five tables as Parquet files; return their paths.
+        """Write the same six tables as Parquet files; return their paths.
 
         Raises:
             RecordingError: the directory cannot be written.
@@ -205,7 +226,7 @@ class Recording:
         """What is exported, by the stem of its file."""
         tables = self._tables
         frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
-        return {**frames, "findings": self._found}
+        return {**frames, "findings": self._found, "outliers": self.outliers()}
 
     def __repr__(self) -> str:
         """One line: layers by kind, samples, findings."""

@@ -176,7 +176,7 @@ def _overlay(
     foot, top = min(ax.bbox.y0 for ax in axes), max(ax.bbox.y1 for ax in axes)
     boxes = []
     for hit in plan.hits:
-        ends = axes[0].transData.transform([(hit.low, hit.low), (hit.high, hit.high)])
+        ends = axes[hit.chart].transData.transform([(hit.low, hit.low), (hit.high, hit.high)])
         if plan.hit_axis == "x":
             x0, x1, y0, y1 = ends[0][0], ends[1][0], foot, top
         else:

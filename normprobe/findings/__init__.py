@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from normprobe.findings.check import COLUMNS, Check, Finding, Severity, to_frame
 from normprobe.findings.evidence_series import series
 from normprobe.findings.json_document import to_json
-from normprobe.findings.registry import CHECKS, chosen, explain, page_of, thresholds
+from normprobe.findings.registry import CHECKS, chosen, explain, page_of, rule_of, thresholds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,7 @@ __all__ = [
     "explain",
     "find",
     "page_of",
+    "rule_of",
     "series",
     "thresholds",
     "to_json",

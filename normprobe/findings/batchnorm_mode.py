@@ -84,6 +84,9 @@ class BatchnormTrainMode(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Call model.eval() before evaluating; look for code that calls train() on parts."
     source: ClassVar[str] = "PyTorch issues 4741, 5406"
+    rule: ClassVar[str] = (
+        "One BatchNorm that normalizes with a batch's own statistics while the model is evaluated is enough."
+    )
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first batch norm in train mode, if the model was evaluated."""
@@ -142,6 +145,9 @@ class SmallBatchStatistics(Check):
         "Use larger batches, or a GroupNorm or LayerNorm, or freeze the running statistics."
     )
     source: ClassVar[str] = "arXiv:1904.06031"
+    rule: ClassVar[str] = (
+        "A call has fewer than {values} values per channel, or fewer than {examples} examples."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("values", "examples")
 
     values: int = 16
@@ -196,6 +202,9 @@ class FrozenButUpdating(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Put the frozen batch norms into evaluation mode after each model.train()."
     source: ClassVar[str] = "PyTorch issues 66073, 96136"
+    rule: ClassVar[str] = (
+        "One BatchNorm whose scale and shift are frozen and whose running statistics moved is enough."
+    )
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first batch norm whose running statistics move although its parameters are frozen."""
@@ -247,6 +256,7 @@ class UpdatedTwice(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Leave batch norms out of what is checkpointed, or lower their momentum."
     source: ClassVar[str] = "PyTorch issues 66073, 96136"
+    rule: ClassVar[str] = "The running statistics moved {ratio} times per forward or more."
 
     ratio: float = 1.5
 

@@ -90,6 +90,8 @@ class Check(ABC):
         severity: ``error``, ``warning`` or ``info``.
         advice: one sentence of what to do.
         source: the paper, standard or thread that the rule rests on.
+        rule: when it finds something, in a sentence for readers, with its fields in braces: ``{times}``, or
+            ``{share:%}`` for per cent. By default the fields are listed.
         fitted: the thresholds among its fields that were fitted over many models, by `benchmarks.findings`;
             the others follow from the source, from a definition, or only say how much data is enough.
     """
@@ -99,6 +101,7 @@ class Check(ABC):
     severity: ClassVar[Severity]
     advice: ClassVar[str]
     source: ClassVar[str]
+    rule: ClassVar[str] = ""
     fitted: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

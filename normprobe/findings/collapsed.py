@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.findings.written_by import collapsed
+from normprobe.findings.collapse_start import collapsed
 from normprobe.formatting import format_number
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.layers import inputs_and_outputs
@@ -46,6 +46,11 @@ class CollapsedSamples(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Look at the weights just before: zeros, or a large value common to all samples."
     source: ClassVar[str] = "arXiv:2206.03126"
+    rule: ClassVar[str] = (
+        "At most a share of {spread} of the mean square varies over samples, at this site and at {rest:%} "
+        "of the later ones, of {samples} samples or more; or, already in what the first layer reads, at "
+        "most {equal} over examples at the same position."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("spread",)
 
     spread: float = 1e-4

@@ -9,29 +9,15 @@ import numpy as np
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.findings.written_by import collapsed
+from normprobe.findings.collapse_start import collapsed
 from normprobe.formatting import format_count, role_of
 from normprobe.tables.measures.common import at_site, row_of
 from normprobe.tables.measures.features import CONSTANT, feature_measures, finite_features, norms_untrained
-from normprobe.tables.measures.layers import inputs_and_outputs, layer_measures
+from normprobe.tables.measures.layers import inner_sites, layer_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
-
-
-def inner(tables: Tables, rows: int) -> pd.DataFrame:
-    """The measures of the sites that read no raw data and hold at least ``rows`` values per feature.
-
-    They must come from two samples at least: the pixels of one image are alike. Sites where more than 1 % of
-    the values are NaN or Inf are left out: what is 0 or constant there follows from that.
-    """
-    layers = inputs_and_outputs(tables)
-    raw = (layers["depth"] == 0).to_numpy() & (layers.index.get_level_values("site") == INPUT)
-    count = feature_measures(tables)["rows"].reindex(layers.index)
-    finite = layers["nonfinite"] <= 0.01 * count * layers["n_features"]
-    enough = (count >= rows) & (layers["n_samples"] > 1) & finite
-    return layers[~raw & enough.to_numpy()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +49,10 @@ class DeadFeatures(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Look at the bias and the learning rate of the layer before the activation."
     source: ClassVar[str] = "arXiv:2309.04827"
+    rule: ClassVar[str] = (
+        "At least {share:%} of the features are 0 in every sample, or {silent:%} of a norm's channels are "
+        "never positive, over {rows} values per feature or more."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("share", "silent")
 
     share: float = 0.5
@@ -71,7 +61,7 @@ class DeadFeatures(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first layer that reads mostly dead features, or else the first norm that writes such."""
-        layers = inner(tables, self.rows)
+        layers = inner_sites(tables, self.rows)
         share = feature_measures(tables)["zero_features"].reindex(layers.index)
         dead = share[(share >= self.share) & (share.index.get_level_values("site") == INPUT)]
         # Behind a collapse everything is constant: one cause, of which `collapsed_samples` is the finding.
@@ -181,6 +171,9 @@ class ConstantFeatures(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Find the layer that stopped writing these features, or prune them."
     source: ClassVar[str] = "arXiv:2309.04827"
+    rule: ClassVar[str] = (
+        "At least {share:%} of the features do not vary, over {rows} values per feature or more."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("share",)
 
     share: float = 0.25
@@ -188,7 +181,7 @@ class ConstantFeatures(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first norm with mostly constant features."""
-        layers = inner(tables, self.rows)
+        layers = inner_sites(tables, self.rows)
         norms = layers[layers["kind"] != "linear"]
         share = feature_measures(tables)["constant_features"].reindex(norms.index)
         whole = share == 1

@@ -41,6 +41,12 @@ class _VarianceDepth(Check):
     """
 
     source: ClassVar[str] = SLOPE_SOURCE
+    rule: ClassVar[str] = (
+        "A steady change counts where decades per layer x decades in all exceed {trend}, over {layers} "
+        "layers at least. One Linear counts where its factor lies 10^{jump} beyond that of the model's "
+        "median Linear, or 10^{peers} beyond that of the same Linear in the other blocks (10^{twin} where "
+        "there is one other). A typical layer must have {numbers} numbers."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("trend", "jump", "peers", "twin")
     sign: ClassVar[int]
     verb: ClassVar[str]

@@ -49,6 +49,7 @@ class Nonfinite(Check):
     severity: ClassVar[Severity] = "error"
     advice: ClassVar[str] = "Look at this layer's weights, and at the values it reads, before anything else."
     source: ClassVar[str] = "PyTorch issue 182156"
+    rule: ClassVar[str] = "One value that is NaN or infinite is enough."
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The layers that turn finite values into NaN or Inf, or the first site that holds any."""

@@ -49,6 +49,11 @@ class NormUnlikePeers(Check):
         "Compare its weight with the original checkpoint; look for an edit or conversion that scaled it."
     )
     source: ClassVar[str] = "Huber 1981, Robust Statistics"
+    rule: ClassVar[str] = (
+        "The RMS of the weight is a factor of 10^{decades} or more from that of the nearest other block "
+        "and from their median, or the variance of the output twice that power, in models of {blocks} "
+        "blocks or more."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("decades",)
 
     decades: float = 1.0

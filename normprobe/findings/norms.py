@@ -56,6 +56,10 @@ class VarianceBelowEps(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Find out what makes this norm's input so small."
     source: ClassVar[str] = "arXiv:1607.06450"
+    rule: ClassVar[str] = (
+        "The median sample (group, channel) has less variance than {ratio} times the norm's eps; eps "
+        "itself is suspected where it is above {usual}, torch's default."
+    )
 
     ratio: float = 1.0
     usual: float = 1e-5
@@ -130,6 +134,9 @@ class NearlyConstantRows(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Find the bias or shift that adds the same value to all features, and remove it."
     source: ClassVar[str] = "arXiv:1607.06450"
+    rule: ClassVar[str] = (
+        "In the median sample mean² is more than {offset} times the variance; a healthy norm has below 10."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("offset",)
 
     offset: float = 1000.0
@@ -181,6 +188,10 @@ class OutlierNormWeight(Check):
     severity: ClassVar[Severity] = "info"
     advice: ClassVar[str] = "Before quantizing to 8 bit, move the weight into the Linear that follows."
     source: ClassVar[str] = "arXiv:2209.13325"
+    rule: ClassVar[str] = (
+        "A |weight| is more than {times} times the median, in at most {share:%} of the features (one at "
+        "least) of a norm of {features} features or more."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("times", "share")
 
     times: float = 8.0

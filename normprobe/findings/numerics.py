@@ -40,6 +40,10 @@ class Fp16Overflow(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Run in bf16 or fp32, or keep this layer in fp32."
     source: ClassVar[str] = "IEEE 754-2019 binary16"
+    rule: ClassVar[str] = (
+        "A |value| above {limit}, the largest that fp16 holds; above {limit} ÷ {margin} where the model "
+        "runs in 16 bit or is meant to."
+    )
 
     limit: float = 65504.0
     margin: float = 2.0

@@ -51,6 +51,10 @@ class PaddingInNorm(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Normalize real positions only, or use a LayerNorm, which treats each on its own."
     source: ClassVar[str] = "PyTorch issues 70529, 81985"
+    rule: ClassVar[str] = (
+        "In the median channel padding changes the variance by a factor above {factor}, or the mean by "
+        "more than {shift} standard deviations."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("factor", "shift")
 
     factor: float = 1.1
@@ -179,6 +183,10 @@ class PaddingUnmasked(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Pass the tokenizer's attention_mask to the model, or give the probe a mask."
     source: ClassVar[str] = "PyTorch issue 81985; huggingface.co/docs/transformers/pad_truncation"
+    rule: ClassVar[str] = (
+        "At least {share:%} of the positions are padding tokens; where the token is not known, the same "
+        "position at least {run} times in a row at an end of an example."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("share",)
 
     share: float = 0.02

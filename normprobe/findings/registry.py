@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
+from textwrap import fill
 
 from normprobe.errors import NormprobeError
 from normprobe.findings.batchnorm_mode import (
@@ -59,6 +60,10 @@ CHECKS: tuple[Check, ...] = (
 """Every check with its default thresholds, in a stable order."""
 
 
+_WIDTH = 106
+"""Columns of a page, those of the docstrings it is made of."""
+
+
 def chosen(checks: Iterable[Check | str] | None) -> tuple[Check, ...]:
     """The checks to run: all of them for None; a name stands for that check with its defaults.
 
@@ -71,18 +76,56 @@ def chosen(checks: Iterable[Check | str] | None) -> tuple[Check, ...]:
 
 
 def explain(name: str | None = None) -> str:
-    """The page of a check as text, or the list of all of them.
+    """The page of a check as text, or a list: of all checks, or of those that a part of a name is of.
+
+    Args:
+        name: a name, a title, or a part of either.
 
     Raises:
-        NormprobeError: ``name`` is not that of a check.
+        NormprobeError: ``name`` is of no check.
     """
-    if name is None:
-        width = max(len(check.name) for check in CHECKS)
-        return "\n".join(f"{check.name:{width}}  {check.severity:7}  {check.title}" for check in CHECKS)
-    check = _named(name)
-    page = _page(check).replace("``", "")
-    limits = thresholds(check)
-    return f"{check.name} ({check.severity})\n\n{page}" + (f"\n\nThresholds: {limits}." if limits else "")
+    found = CHECKS if name is None else _matching(name)
+    if len(found) > 1:
+        width = max(len(check.name) for check in found)
+        return "\n".join(f"{check.name:{width}}  {check.severity:7}  {check.title}" for check in found)
+    check = found[0]
+    about = _page(check).partition("\n\nAttributes:")[0].replace("``", "")
+    rule = fill(f"Threshold: {rule_of(check)}", _WIDTH)
+    return f"{check.title} ({check.name}, {check.severity})\n\n{about}\n\n{rule}"
+
+
+def rule_of(check: Check) -> str:
+    """When a check finds something, in a sentence with its numbers, and which of these were fitted.
+
+    >>> rule_of(OutlierSample(times=20))
+    "The RMS of a sample is more than 20 times the median sample's, in at most 5 % of the examples \
+(one at least). 20 was fitted to healthy and faulty models."
+    """
+    if not check.rule:
+        return f"{thresholds(check)}."
+    numbers = {field.name: getattr(check, field.name) for field in fields(check)}
+    written = {name: _Number(value) for name, value in numbers.items() if isinstance(value, int | float)}
+    chosen = [_as_written(check, name) for name in check.fitted]
+    if not chosen:
+        return check.rule.format(**written)
+    *others, last = chosen
+    named = f"{', '.join(others)} and {last} were" if others else f"{last} was"
+    return f"{check.rule.format(**written)} {named} fitted to healthy and faulty models."
+
+
+def _as_written(check: Check, name: str) -> str:
+    """A field's number as the rule writes it."""
+    spec = "%" if f"{{{name}:%}}" in check.rule else ""
+    power = "10^" if f"10^{{{name}}}" in check.rule else ""
+    return f"{power}{format(_Number(getattr(check, name)), spec)}"
+
+
+class _Number(float):
+    """A threshold as readers read it: 1,000 and 0.8; by ``%`` a share in per cent."""
+
+    def __format__(self, spec: str) -> str:
+        """Write it."""
+        return f"{self * 100:,g} %" if spec == "%" else f"{float(self):,g}"
 
 
 def thresholds(check: Check) -> str:
@@ -114,8 +157,36 @@ def _page(check: Check) -> str:
 
 
 def _named(name: str) -> Check:
-    known = {check.name: check for check in CHECKS}
-    if name not in known:
-        close = get_close_matches(name, known, n=3) or list(known)
-        raise NormprobeError(f"There is no check {name!r}; did you mean {', '.join(close)}?")
-    return known[name]
+    """The check of a name, of its title, or of a part that only one name or title has.
+
+    Raises:
+        NormprobeError: there is none, or more than one.
+    """
+    found = _matching(name)
+    if len(found) > 1:
+        raise NormprobeError(f"{name!r} is part of several checks: {', '.join(c.name for c in found)}")
+    return found[0]
+
+
+def _matching(name: str) -> list[Check]:
+    """The check of a name or title, or those of which a part is given.
+
+    Raises:
+        NormprobeError: there is none.
+    """
+    part = _plain(name)
+    titles = {check.name: _plain(check.title) for check in CHECKS}
+    found = [check for check in CHECKS if part in (_plain(check.name), titles[check.name])]
+    # A part of a name counts before one of a title, whose words others share.
+    found = found or [check for check in CHECKS if part and part in _plain(check.name)]
+    found = found or [check for check in CHECKS if part and part in titles[check.name]]
+    if found:
+        return found
+    close = get_close_matches(part.replace(" ", "_"), [check.name for check in CHECKS], n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "`normprobe explain` lists all."
+    raise NormprobeError(f"There is no check {name!r}; {hint}")
+
+
+def _plain(name: str) -> str:
+    """A name as people type it: small letters, blanks for whatever joins the words."""
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())

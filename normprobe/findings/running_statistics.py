@@ -10,7 +10,7 @@ import pandas as pd
 
 from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.findings.stale_causes import StaleCause, stale_cause
+from normprobe.findings.stale_causes import RECALIBRATE, collected, stale_cause
 from normprobe.findings.stale_channels import StaleChannels
 from normprobe.formatting import format_count, format_number
 from normprobe.tables.measures.common import at_site
@@ -21,6 +21,11 @@ from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
+
+_SEE_IT_WORK = (
+    "These layers are untrained and pass on what they read. To see them normalize, run the model in training "
+    'mode: record(model, batches, mode="train"), or call the model under Probe.'
+)
 
 DRIFT = "arXiv:2006.16971; arXiv:2105.07576; PyTorch issues 4741, 19902"
 
@@ -36,8 +41,10 @@ class StaleRunningStatistics(Check):
     Where a few wild samples make up most of what that one sees, its moments are not held against it, nor is
     what it sees behind a norm with single channels that are off (``stale_channels``).
 
-    A momentum that keeps only the last batch (0.9 and more), never moves (0), or moves by steps that the
-    dtype of the buffers rounds away is named as the cause.
+    Named as the cause are too few updates (with momentum m and n batches (1 - m)^n of the initial 0 and 1 is
+    left: more than a tenth), a momentum that keeps only the last batch (0.9 and more) or never moves (0),
+    steps that the dtype of the buffers rounds away, and images that are 255, 127.5 or 57.6 times too large or
+    small (0..255 against 0..1, -1..1, or normalized as ImageNet is) or normalized twice.
 
     Running statistics of exactly 0 and 1 in every channel were never updated: an error, or a note where all
     batch norms of the model have weight 1 and bias 0 too, that is, are not trained at all.
@@ -61,10 +68,14 @@ class StaleRunningStatistics(Check):
     name: ClassVar[str] = "stale_running_statistics"
     title: ClassVar[str] = "Running statistics are stale"
     severity: ClassVar[Severity] = "warning"
-    advice: ClassVar[str] = (
-        "Compare the preprocessing with that of training; if it is right, recalibrate the running statistics."
-    )
+    advice: ClassVar[str] = f"Compare the preprocessing with that of training; if it is right, {RECALIBRATE}."
     source: ClassVar[str] = DRIFT
+    rule: ClassVar[str] = (
+        "In the median channel the variances differ by a factor above {factor}, or the means by more than "
+        "{shift} running standard deviations. The log factor must be {spread} times its median deviation "
+        "over channels (other data move channels in all directions), and there must be {samples} "
+        "examples."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("factor", "shift", "spread")
 
     factor: float = 2.0
@@ -102,6 +113,8 @@ class StaleRunningStatistics(Check):
     def _stale(self, tables: Tables, running: pd.DataFrame, stale: tuple[str, ...]) -> Finding:
         layer = str(stale[0])
         cause = stale_cause(tables, layer)
+        same = _same_at(len(stale))
+        why = [collected(tables, layer).words, "" if cause is None else cause.words]
         row: Any = running.loc[layer]
         # Named is the one that is farther beyond its threshold.
         scaled = np.log(row["running_ratio"]) / np.log(self.factor) >= row["running_shift"] / self.shift
@@ -118,8 +131,7 @@ class StaleRunningStatistics(Check):
             else "median |observed mean - running mean| ÷ running standard deviation",
             value=row["running_ratio" if scaled else "running_shift"],
             threshold=self.factor if scaled else self.shift,
-            message=f"In the median channel the observed {what}; so it is at "
-            f"{format_count(len(stale), 'batch norm')} from here on.{_after(cause)}",
+            message=" ".join(filter(None, [f"In the median channel the observed {what}{same}.", *why])),
             advice=None if cause is None else cause.advice,
             evidence=f"input:{'running_ratio' if scaled else 'running_shift'}",
             affected=stale,
@@ -130,6 +142,7 @@ class StaleRunningStatistics(Check):
     ) -> Finding:
         cause = stale_cause(tables, layers[0])
         still = cause is not None and "momentum is 0" in cause.words
+        load = f"Load the buffers too (running_mean, running_var), or {RECALIBRATE}."
         return Finding(
             layer=str(layers[0]),
             site=INPUT,
@@ -137,10 +150,10 @@ class StaleRunningStatistics(Check):
             value=float(running["running_ratio"][layers[0]]),
             threshold=self.factor,
             message="The running mean is 0 and the running variance 1 in every channel: they were never "
-            f"updated.{_after(cause) if still else ''}",
+            f"updated.{f' {cause.words}' if cause is not None and still else ''}",
             advice=cause.advice
             if cause is not None and still
-            else "Load the buffers too (running_mean, running_var), or recalibrate the running statistics.",
+            else (_SEE_IT_WORK if severity == "info" else load),
             evidence="input:running_ratio",
             severity=severity,
             title="Running statistics were never updated",
@@ -148,8 +161,9 @@ class StaleRunningStatistics(Check):
         )
 
 
-def _after(cause: StaleCause | None) -> str:
-    return "" if cause is None else f" {cause.words}"
+def _same_at(layers: int) -> str:
+    """How many layers a finding at the first of them is about."""
+    return f"; the same holds for {layers:,} BatchNorm layers, this one first" if layers > 1 else ""
 
 
 def _behind(tables: Tables, layer: str) -> bool:
@@ -177,10 +191,9 @@ class RunningVarianceInvalid(Check):
     name: ClassVar[str] = "running_variance_invalid"
     title: ClassVar[str] = "Running variance is not a variance"
     severity: ClassVar[Severity] = "warning"
-    advice: ClassVar[str] = (
-        "Find the batch or the edit that put it there, and recalibrate the running statistics."
-    )
+    advice: ClassVar[str] = f"Find the batch or the edit that put it there, and {RECALIBRATE}."
     source: ClassVar[str] = "PyTorch issue 66073; arXiv:1502.03167"
+    rule: ClassVar[str] = "One running variance that is negative, NaN or infinite is enough."
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first batch norm with a running variance that is negative or not finite."""

@@ -42,6 +42,10 @@ class OutlierSample(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Look at this sample and at how the data were prepared."
     source: ClassVar[str] = "Huber 1981, Robust Statistics"
+    rule: ClassVar[str] = (
+        "The RMS of a sample is more than {times} times the median sample's, in at most {share:%} of the "
+        "examples (one at least)."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("times",)
 
     times: float = 10.0
@@ -115,6 +119,10 @@ class InputScale(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Standardize the features, or let the model start with a BatchNorm."
     source: ClassVar[str] = "LeCun et al. 1998, Efficient BackProp"
+    rule: ClassVar[str] = (
+        "The largest standard deviation of a feature is more than {ratio} times the lower quartile, over "
+        "{rows} different samples or more."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("ratio",)
 
     ratio: float = 100.0

@@ -1,4 +1,4 @@
-"""The check of activations that have lost their shades."""
+"""The check of activations that take only their extreme values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 from normprobe.errors import NoSamplesError
 from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.findings.dead import inner
 from normprobe.tables.measures.features import CONSTANT, feature_measures
+from normprobe.tables.measures.layers import inner_sites
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SaturatedInput(Check):
-    """What a Linear reads has lost its shades: an activation writes only its extreme values.
+    """What a Linear reads takes only extreme values: the activation before it is saturated.
 
     After a saturated tanh or sigmoid all values stand at the two ends, and no gradient passes; after a ReLU
     driven far below 0 nearly all values are 0. The first is measured by how much mean |value| x largest
@@ -40,7 +40,7 @@ class SaturatedInput(Check):
     95 % are 0.
 
     Attributes:
-        shades: largest share of shades that is reported.
+        shades: largest share by which the mean square may fall short of that of extreme values alone.
         zeros: least share of zeros that is reported.
         ends: least share of the features (two at least) that reach half of the largest |value|.
         rows: least number of values per feature.
@@ -51,6 +51,12 @@ class SaturatedInput(Check):
     severity: ClassVar[Severity] = "warning"
     advice: ClassVar[str] = "Scale down the weights before the activation, or the data."
     source: ClassVar[str] = "AISTATS 9:249 (Glorot and Bengio 2010); arXiv:2309.04827"
+    rule: ClassVar[str] = (
+        "More than {zeros:%} of the values of live features are 0; or the mean square falls short of mean "
+        "|value| x largest |value| by less than {shades:%} (by 0 % where every |value| is 0 or the largest), "
+        "while {ends:%} of the features, two at least, reach half of the largest. Over {rows} values per "
+        "feature or more."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("shades", "zeros", "ends")
 
     shades: float = 0.05
@@ -60,7 +66,7 @@ class SaturatedInput(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first Linear that reads saturated values."""
-        layers = inner(tables, self.rows)
+        layers = inner_sites(tables, self.rows)
         here = (layers["kind"] == "linear") & (layers.index.get_level_values("site") == INPUT)
         # One feature is all ends; a site that is constant is another check's.
         layers = layers[here & (layers["n_features"] > 1) & (layers["spread"] > CONSTANT)]

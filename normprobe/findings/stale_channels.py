@@ -53,6 +53,12 @@ class StaleChannels(Check):
         "this layer alone; for channels that died in training use an eps that is not 0."
     )
     source: ClassVar[str] = "torchvision issues 1947, 2169; arXiv:1502.03167"
+    rule: ClassVar[str] = (
+        "A channel has more than {factor} times the variance that its running one says, beyond the "
+        "layer's median channel; or, from {means} examples on, a mean that is more than {shift} running "
+        "standard deviations off and {times} times as far as the median channel's. There must be "
+        "{samples} examples."
+    )
     fitted: ClassVar[tuple[str, ...]] = ("factor", "shift", "times")
 
     factor: float = 100.0

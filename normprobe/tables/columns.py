@@ -44,11 +44,17 @@ LAYERS: dict[str, tuple[str, str]] = {
     "abs_median": (REAL, "median of |value| in the kept rows"),
     "min": (REAL, "smallest finite value"),
     "max": (REAL, "largest finite value"),
-    "min_part": (TEXT, "part of the sample that holds the smallest value"),
+    "min_part": (
+        TEXT,
+        "share of the data, by name or uuid, whose sample holds the smallest value",
+    ),
     "min_example": (NUMBER, "its example"),
     "min_position": (NUMBER, "its position"),
     "min_feature": (NUMBER, "the feature that holds it"),
-    "max_part": (TEXT, "part of the sample that holds the largest value"),
+    "max_part": (
+        TEXT,
+        "share of the data, by name or uuid, whose sample holds the largest value",
+    ),
     "max_example": (NUMBER, "its example"),
     "max_position": (NUMBER, "its position"),
     "max_feature": (NUMBER, "the feature that holds it"),
@@ -57,6 +63,9 @@ LAYERS: dict[str, tuple[str, str]] = {
     "masked": (WHOLE, "rows left out as padding"),
     "nonfinite_masked": (WHOLE, "NaN or infinite values in those rows"),
     "depth": (WHOLE, "order of first execution, from 0"),
+    # Behind what 0.1.0 had, so that whoever reads by position finds it where it was; so in the other tables.
+    "abs_max": (REAL, "largest |value|: the larger of |min| and |max|"),
+    "feature_ratio": (REAL, "abs_max ÷ that of the median feature; missing where that is 0"),
 }
 
 FEATURES: dict[str, tuple[str, str]] = {
@@ -74,13 +83,14 @@ FEATURES: dict[str, tuple[str, str]] = {
     "running_var": (REAL, "batch-norm inputs: the running variance (torch collects divisor n - 1)"),
     "seen_mean": (REAL, "batch-norm inputs: mean of what the layer saw, padding included"),
     "seen_variance": (REAL, "batch-norm inputs: population variance of what the layer saw, padding included"),
+    "abs_max": (REAL, "largest |value|: the larger of |min| and |max|"),
 }
 
 SAMPLES: dict[str, tuple[str, str]] = {
     "layer": (TEXT, "qualified name of the module"),
     "kind": (TEXT, "kind of the layer"),
     "site": (TEXT, "input or output"),
-    "part": (TEXT, "the probe's share of the data"),
+    "part": (TEXT, "the probe's share of the data, by name or uuid"),
     "call": (WHOLE, "running number of the forward, measured or not, from 0"),
     "repeat": (WHOLE, "which of the layer's calls within the forward, from 0"),
     "example": (NUMBER, "running number of the batch element over all forwards, from 0"),
@@ -109,22 +119,39 @@ LEDGER: dict[str, tuple[str, str]] = {
     "sample_unit": (TEXT, "position or example"),
     "aligned": (TRUTH, "whether its samples could be numbered as the forward's"),
     "reason": (TEXT, "why it did not fire, or what was left out"),
-    # Behind what 0.1.0 had, so that whoever reads by position finds it where it was.
     "normalizes": (TEXT, "a norm's input site is what it normalizes: input; is not: other; or unknown"),
     "groups": (NUMBER, "groups of features, each normalized together; missing where each feature is alone"),
     "activation": (TEXT, "what its output goes through inside it; variance / weight**2 is not of that"),
     "momentum": (REAL, "share of a batch in the running statistics it updates; missing where they average"),
     "running_dtype": (TEXT, "dtype of the running statistics"),
     "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
+    "num_batches_tracked": (NUMBER, "batches that its running statistics have seen, where it counts them"),
 }
 
-TABLES = {"layers": LAYERS, "features": FEATURES, "samples": SAMPLES, "ledger": LEDGER}
+OUTLIERS: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "site": (TEXT, "input or output"),
+    "feature": (WHOLE, "index of the feature, from 0"),
+    "abs_max": (REAL, "its largest |value|"),
+    "ratio": (REAL, "abs_max ÷ that of the median feature at the same site"),
+    "written_by": (TEXT, "layer that wrote the value; empty where an operation between layers did"),
+    "kind": (TEXT, "kind of the layer"),
+}
+
+TABLES = {
+    "layers": LAYERS,
+    "features": FEATURES,
+    "samples": SAMPLES,
+    "ledger": LEDGER,
+    "outliers": OUTLIERS,
+}
 
 _OF_UNIT = {
-    "value": "abs_median weight bias running_mean seen_mean",
+    "value": "abs_median abs_max weight bias running_mean seen_mean",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
     "share": "momentum",
-    "count": "groups calls n_samples n_features masked nonfinite_masked",
+    "ratio": "feature_ratio ratio",
+    "count": "num_batches_tracked groups calls n_samples n_features masked nonfinite_masked",
     "index": "depth feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature",
 }
@@ -206,6 +233,7 @@ OPTIONAL = {
             "train_in_eval",
             "processes",
             "weights",
+            "num_batches_tracked",
         )
     ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,8 @@ def layer_table(
         values: the numbers of the kept raw rows of each place.
         ledger: a row per layer.
     """
-    total, within = _pooled(moments_of(features), sites["n_features"].to_numpy())
+    moments, widths = moments_of(features), sites["n_features"].to_numpy()
+    total, within = _pooled(moments, widths)
     frame = sites.assign(
         **{name: _fact(name, sites, ledger) for name in ("kind", "type", "sample_unit")},
         # The mean of an empty set is 0, the neutral value of merging; in a table it is unknown.
@@ -56,21 +57,28 @@ def layer_table(
         abs_median=[_abs_median(numbers) for numbers in values],
         zero_fraction=total.zero_fraction,
         nonfinite=total.nonfinite,
+        abs_max=np.maximum(sites["min"].abs(), sites["max"].abs()),
+        feature_ratio=_feature_ratio(_abs_max(moments), widths),
     )
     return shaped(frame, LAYERS)
 
 
-def _pooled(features: Moments, widths: NDArray[np.int64]) -> tuple[Moments, NDArray[np.float64]]:
-    """Moments of each place over all its features, and the mean over these of their variances.
+def _by_width(widths: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Places of one width, and the rows of their features, shape (width, places).
 
-    Places of one width are pooled together: a model has hundreds of places and few widths.
+    Places of one width are computed together: a model has hundreds of places and few widths.
     """
-    totals, within = Moments.empty(len(widths)), np.full(len(widths), np.nan)
     first = starts(widths)[:-1]
     for width in np.unique(widths[widths > 0]):
         at = np.flatnonzero(widths == width)
-        # Features along the first axis: the one over which `pool` merges.
-        grid = first[at] + np.arange(width)[:, None]
+        yield at, first[at] + np.arange(width)[:, None]
+
+
+def _pooled(features: Moments, widths: NDArray[np.int64]) -> tuple[Moments, NDArray[np.float64]]:
+    """Moments of each place over all its features, and the mean over these of their variances."""
+    totals, within = Moments.empty(len(widths)), np.full(len(widths), np.nan)
+    for at, grid in _by_width(widths):
+        # Features are along the first axis: the one over which `pool` merges.
         block = features.map(lambda field, grid=grid: field[grid])
         for total, pooled in zip(vars(totals).values(), vars(pool(block)).values(), strict=True):
             total[at] = pooled[0]
@@ -78,6 +86,30 @@ def _pooled(features: Moments, widths: NDArray[np.int64]) -> tuple[Moments, NDAr
         filled = block.count > 0
         within[at] = over(np.where(filled, block.variance, 0.0).sum(0), filled.sum(0))
     return totals, within
+
+
+def _abs_max(features: Moments) -> NDArray[np.float64]:
+    """The largest |value| of each feature; NaN where it has no finite value."""
+    largest = np.maximum(np.abs(features.minimum), np.abs(features.maximum))
+    return np.where(features.count > 0, largest, np.nan)
+
+
+def _feature_ratio(largest: NDArray[np.float64], widths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The largest of each place's features ÷ their median; NaN where that is 0 or none is finite."""
+    found = np.full(len(widths), np.nan)
+    for at, grid in _by_width(widths):
+        # Sorting puts NaN, of features without a finite value, behind the others.
+        ordered = np.sort(largest[grid], axis=0)
+        known = np.isfinite(ordered).sum(0)
+        some = known > 0
+        ordered, known = ordered[:, some], known[some]
+        last, *middle = (
+            np.take_along_axis(ordered, index[None], axis=0)[0]
+            for index in (known - 1, (known - 1) // 2, known // 2)
+        )
+        median = (middle[0] + middle[1]) / 2
+        found[at[some]] = last / np.where(median > 0, median, np.nan)
+    return found
 
 
 def _abs_median(values: NDArray[Any]) -> float:
@@ -101,6 +133,7 @@ def feature_table(features: pd.DataFrame, sites: pd.DataFrame, ledger: pd.DataFr
         **{public.name: public.derive(moments) for public in public_moments()},
         seen_mean=np.where(features["seen_count"] > 0, features["seen_mean"], np.nan),
         seen_variance=over(features["seen_m2"], features["seen_count"]),
+        abs_max=_abs_max(moments),
     )
     return shaped(frame, FEATURES)
 

@@ -85,7 +85,10 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         **{name: _of_known(any, columns[name]) for name in ("moved", "trainable")},
         # Recordings of older versions do not know them.
-        **{name: _common_of_known(columns[name]) for name in ("groups", "momentum", "processes", "weights")},
+        **{
+            name: _common_of_known(columns[name])
+            for name in ("groups", "momentum", "processes", "weights", "num_batches_tracked")
+        },
         "aligned": all(aligned) if aligned else pd.NA,
         "depth": min(depths, default=pd.NA),
     }

@@ -100,7 +100,7 @@ class TestExport:
         for column in ("mean", "variance", "within_sample_variance"):
             np.testing.assert_allclose(read[column], recording.layers[column], rtol=1e-9, atol=1e-12)
         assert sorted(path.name for path in Path("out").iterdir()) == [
-            "features.csv", "findings.csv", "layers.csv", "ledger.csv", "samples.csv",
+            "features.csv", "findings.csv", "layers.csv", "ledger.csv", "outliers.csv", "samples.csv",
         ]  # fmt: skip
         assert re.search(r"^Wrote   out/layers.csv  \(\d+\.\d kB\)$", done.stdout, re.MULTILINE)
         assert done.stderr == ""
@@ -136,7 +136,7 @@ class TestReport:
         assert "BertModel from ./bert, float32 on cpu, evaluation mode" in done.stdout
         assert "20 texts from the set that ships with normprobe" in " ".join(done.stdout.split())
         assert re.search(
-            r"^Report   report/report.html  \(\d+\.\d [kM]B; also 5 CSV files and \d+ figures\)$",
+            r"^Report   report/report.html  \(\d+\.\d [kM]B; also 6 CSV files and \d+ figures\)$",
             done.stdout,
             re.MULTILINE,
         )
@@ -160,7 +160,14 @@ class TestReport:
         first = run("report", "nets.py:build", "--data", "x.npy", "--save", "run.normprobe", "--out", "a")
         again = run("report", "run.normprobe", "--out", "b")
         assert again.stdout == first.stdout.replace("a/report", "b/report").partition("Saved")[0]
-        for name in ("layers.csv", "features.csv", "samples.csv", "ledger.csv", "findings.csv"):
+        for name in (
+            "layers.csv",
+            "features.csv",
+            "samples.csv",
+            "ledger.csv",
+            "findings.csv",
+            "outliers.csv",
+        ):
             assert (folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes()
         run("export", "run.normprobe", "--out", "c")
         assert (folder / "a" / "layers.csv").read_bytes() == (folder / "c" / "layers.csv").read_bytes()
@@ -332,6 +339,13 @@ def test_explain_prints_a_page_or_the_list() -> None:
     page = CliRunner().invoke(main, ["explain", "nonfinite"])
     assert page.exit_code == 0
     assert "When it is wrong" in page.stdout
-    unknown = CliRunner().invoke(main, ["explain", "nonfinit"])
+    assert CliRunner().invoke(main, ["explain", "NaN or Inf"]).stdout == page.stdout
+    several = CliRunner().invoke(main, ["explain", "stale"])
+    assert several.exit_code == 0
+    assert [line.split()[0] for line in several.stdout.splitlines()] == [
+        "stale_running_statistics",
+        "stale_channels",
+    ]
+    unknown = CliRunner().invoke(main, ["explain", "nonfinites"])
     assert unknown.exit_code == 1
     assert "did you mean nonfinite" in unknown.stderr

@@ -24,7 +24,7 @@ import pytest
 import normprobe
 from normprobe import batchnorm, figures, findings
 from normprobe.cli import main
-from normprobe.findings import CHECKS, COLUMNS, thresholds
+from normprobe.findings import CHECKS, COLUMNS, rule_of
 from normprobe.layers import view_registry
 from normprobe.tables.columns import TABLES, UNITS
 from tests.helpers.markdown import PAGES, ROOT, blocks, name_of, run, with_outputs
@@ -45,18 +45,23 @@ def columns_of(table: str) -> str:
 
 
 def checks() -> str:
-    """The checks as Markdown: name, severity, title, thresholds with which of them are fitted, source."""
-    lines = ["| check | severity | finds | thresholds | source |", "|---|---|---|---|---|"]
-    for check in CHECKS:
-        about = (f"`{check.name}`", check.severity, check.title, thresholds(check), check.source)
-        lines.append(f"| {' | '.join(about)} |")
+    """The checks as Markdown: name, what it finds with its severity, source."""
+    lines = ["| check | what it finds | source |", "|---|---|---|"]
+    lines += [f"| `{check.name}` | {check.title} ({check.severity}) | {check.source} |" for check in CHECKS]
     return "\n".join(lines)
+
+
+def rules() -> str:
+    """When each check finds something, as a list in Markdown."""
+    rule = {check: rule_of(check).replace("|", "\\|").replace(" x ", " × ") for check in CHECKS}
+    return "\n".join(f"- **{check.title}** (`{check.name}`): {rule[check]}" for check in CHECKS)
 
 
 def with_tables(page: str) -> str:
     """A page with its tables of columns as the schema has them, and its checks as the code does."""
     parts = {rf"(## `{table}`: [^\n]*\n\n)\| column.*?\n\n": columns_of(table) for table in TABLES}
     parts[r"(## The checks\n\n)\| check.*?\n\n"] = checks()
+    parts[r"(## The rules\n\n)- .*?\n\n"] = rules()
     for pattern, table in parts.items():
         page = re.sub(pattern, lambda found, table=table: f"{found[1]}{table}\n\n", page, flags=re.DOTALL)
     pages = "".join(

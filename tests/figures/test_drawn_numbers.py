@@ -259,3 +259,94 @@ def test_a_notebook_shows_a_figure_without_pyplot_on_paper_of_its_own(deep):
     assert picture.shape[1] == 1060
     assert picture[0, 0] == pytest.approx([1, 1, 1, 1], abs=0.01)
     assert plt.get_fignums() == []
+
+
+class Gated(torch.nn.Module):
+    """Four blocks of a norm, a wide Linear and a square of what it writes, which the next Linear reads."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = torch.nn.Linear(16, 16)
+        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(16) for _ in range(4))
+        self.up = torch.nn.ModuleList(torch.nn.Linear(16, 48) for _ in range(4))
+        self.down = torch.nn.ModuleList(torch.nn.Linear(48, 16) for _ in range(4))
+
+    def forward(self, x):
+        x = self.embed(x)
+        for norm, up, down in zip(self.norms, self.up, self.down, strict=True):
+            x = x + down(up(norm(x)) ** 2) / 100
+        return x
+
+
+def test_the_outlier_map_shows_what_linear_layers_read():
+    model = Gated()
+    with torch.no_grad():
+        model.up[2].bias[37] = 30.0
+    recording = record(model, X)
+    found = outlier_map.summarize(recording.tables)
+    assert found.clear
+    (linear,) = found.linear
+    # Of the four `up` none has such a feature, and no chart.
+    assert list(linear.ratios.index) == [f"down.{block}" for block in range(4)]
+    assert found.elsewhere == 0
+    expected = recording.layers.query("site == 'input'").set_index("layer")["feature_ratio"]
+    np.testing.assert_array_equal(linear.ratios.max(axis=1), expected[linear.ratios.index])
+    rendered = figures.render(recording, "outlier_map")
+    assert rendered.facts["linear"] == ((4, 48, ((37, 1),)),)
+    said = "Of 4 Linear inputs of 48 features down.2 has the worst: **feature 37**, "
+    assert said in rendered.caption
+    top, bottom = rendered._figure.axes[:2]
+    assert [text.get_text() for text in bottom.texts] == ["37"]
+    cells = np.ma.getdata(bottom.collections[0].get_array()).reshape(4, 48)
+    assert cells[2, 37] == expected["down.2"]
+    # A map of norms without any such feature is a strip.
+    assert top.get_window_extent().height < 0.35 * bottom.get_window_extent().height
+
+
+def test_each_linear_input_of_the_map_has_its_numbers_where_it_is_drawn():
+    model = Gated()
+    with torch.no_grad():
+        model.up[2].bias[37] = 30.0
+    rendered = figures.render(record(model, X), "outlier_map")
+    boxes = {layer: (box[1], box[3]) for layer, _, box in rendered._overlay}
+    height = rendered._figure.bbox.height
+    assert list(boxes) == [*(f"norms.{n}" for n in range(4)), *(f"down.{n}" for n in range(4))]
+    for layer, (y, tall) in boxes.items():
+        axes = rendered._figure.axes[0 if layer.startswith("norms") else 1].get_window_extent()
+        assert axes.y0 - 0.1 <= height - y - tall <= height - y <= axes.y1 + 0.1
+
+
+def test_one_axes_takes_the_chart_of_the_norms():
+    model = Gated()
+    with torch.no_grad():
+        model.up[2].bias[37] = 30.0
+    _, ax = plt.subplots()
+    assert figures.outlier_map(record(model, X), ax=ax) is ax
+    assert len(figures.outlier_map(record(model, X))) == 2
+    plt.close("all")
+
+
+def test_linear_inputs_of_a_width_that_few_have_are_counted():
+    model = Gated()
+    model.head = torch.nn.Linear(16, 16)
+    model.forward = lambda x: model.head(Gated.forward(model, x) * torch.where(torch.arange(16) == 3, 200, 1))
+    found = outlier_map.summarize(record(model, X).tables)
+    # `up` and the head are of one width: five layers, and so a chart.
+    assert [len(chart.ratios) for chart in found.linear] == [5]
+    model.head = torch.nn.Linear(48, 16)
+    model.forward = lambda x: model.head(
+        Gated.forward(model, x).repeat(1, 1, 3) * torch.where(torch.arange(48) == 3, 200, 1)
+    )
+    found = outlier_map.summarize(record(model, X).tables)
+    assert [len(chart.ratios) for chart in found.linear] == [5]
+    model.head = torch.nn.Linear(32, 16)
+    model.forward = lambda x: model.head(
+        Gated.forward(model, x).repeat(1, 1, 2) * torch.where(torch.arange(32) == 3, 200, 1)
+    )
+    recording = record(model, X)
+    assert outlier_map.summarize(recording.tables).elsewhere == 1
+    assert (
+        "1 further Linear input with such a feature: see outliers.csv."
+        in figures.render(recording, "outlier_map").caption
+    )

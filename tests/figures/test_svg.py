@@ -123,7 +123,7 @@ def test_the_image_of_the_map_serves_both_themes():
     masks = {mask.get("id"): mask for mask in root.iter("mask")}
     assert all(mask[0].tag == "image" for mask in masks.values())
     shown = [rect for rect in root.iter("rect") if rect.get("mask")]
-    assert len(shown) == 2  # the cells and the scale
+    assert len(shown) == 4  # the cells and the scale, of norms and of Linear inputs
     assert {rect.get("mask") for rect in shown} == {f"url(#{name})" for name in masks}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import re
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pytest
@@ -10,10 +12,27 @@ import torch
 
 import normprobe
 from normprobe.errors import NormprobeError
-from normprobe.findings import CHECKS, COLUMNS, Finding, explain, find, page_of, series, thresholds
+from normprobe.findings import (
+    CHECKS,
+    COLUMNS,
+    Check,
+    Finding,
+    Severity,
+    explain,
+    find,
+    page_of,
+    rule_of,
+    series,
+    thresholds,
+)
+from normprobe.findings.depth import VarianceExplodes
 from normprobe.findings.numerics import Fp16Overflow
+from normprobe.findings.outliers import OutlierFeatures
 from normprobe.report.html.glossary import glossary_entries
 from tests.helpers.findings_tables import Layer, normal, tables
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
 
 
 def test_healthy_layers_have_no_findings_and_an_empty_table_has_all_columns() -> None:
@@ -59,8 +78,8 @@ def test_a_check_with_thresholds_of_ones_own() -> None:
 
 def test_an_unknown_check_or_measure_is_named_with_close_ones() -> None:
     made = tables(Layer("a", "linear", normal(), normal()))
-    with pytest.raises(NormprobeError, match=r"'nonfinit'.*nonfinite"):
-        find(made, ["nonfinit"])
+    with pytest.raises(NormprobeError, match=r"'nonfinites'.*nonfinite"):
+        find(made, ["nonfinites"])
     with pytest.raises(NormprobeError, match=r"abs_maxx.*abs_max"):
         series(made, "input:abs_maxx")
     with pytest.raises(NormprobeError, match="middle"):
@@ -87,14 +106,90 @@ def test_names_are_unique_and_every_check_has_a_page() -> None:
         assert check.severity in {"error", "warning", "info"}
 
 
-def test_every_threshold_is_named_with_whether_it_was_fitted() -> None:
+def test_every_threshold_stands_in_one_sentence_with_its_number() -> None:
     for check in CHECKS:
-        names = {field.name for field in fields(check)}
+        names = {field.name for field in fields(check)} - {"texts"}
         assert set(check.fitted) <= names, check.name
-        page = explain(check.name)
-        assert all(f"    {name}: " in page for name in names), f"the page of {check.name} lacks a field"
+        # Each field once, and no other.
+        written = re.findall(r"{(\w+)(?::%)?}", check.rule)
+        assert sorted(written) == sorted([*names, *_TWICE.get(check.name, [])])
+        page = " ".join(explain(check.name).split())
+        assert page.endswith(f"Threshold: {rule_of(check)}")
+        assert "Attributes" not in page
+        assert not re.search(r"[{}]", page)
+        assert ("fitted to healthy and faulty models" in page) == bool(check.fitted)
         assert thresholds(check).count("(fitted)") == len(check.fitted)
-    assert "Thresholds: share 0.25 (fitted), rows 16." in explain("constant_features")
+        assert max(map(len, explain(check.name).splitlines())) <= 110
+
+
+_TWICE = {"fp16_overflow": ["limit"]}
+
+
+def test_a_rule_has_the_numbers_of_the_check_at_hand() -> None:
+    assert rule_of(OutlierFeatures()) == (
+        "A feature is an outlier if it reaches 6 and 10 times the median feature, and at most 2 % of the "
+        "features (one at least) do, over 32 values per feature or more. 10 and 2 % were fitted to healthy "
+        "and faulty models."
+    )
+    other = rule_of(OutlierFeatures(least=7.5, times=2000, share=0.125))
+    assert "reaches 7.5 and 2,000 times the median feature, and at most 12.5 %" in other
+    assert "10^1.7 beyond that of the same Linear" in rule_of(VarianceExplodes())
+    assert "10^1.7 and 10^1 were fitted" in rule_of(VarianceExplodes())
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCheck(Check):
+    """A check without a sentence.
+
+    Attributes:
+        most: a threshold.
+    """
+
+    name: ClassVar[str] = "own"
+    title: ClassVar[str] = "Own"
+    severity: ClassVar[Severity] = "info"
+    advice: ClassVar[str] = "None."
+    source: ClassVar[str] = "none"
+    fitted: ClassVar[tuple[str, ...]] = ("most",)
+    most: float = 0.5
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """Nothing."""
+        return []
+
+
+def test_a_check_without_a_sentence_lists_its_numbers() -> None:
+    assert rule_of(OwnCheck()) == "most 0.5 (fitted)."
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("stale_running_statistics", "stale_running_statistics"),
+        ("Running statistics are stale", "stale_running_statistics"),
+        ("running STATISTICS are-stale", "stale_running_statistics"),
+        ("NaN or Inf", "nonfinite"),
+        ("explodes", "variance_explodes"),
+        ("fp16", "fp16_overflow"),
+        ("wild", "outlier_sample"),
+        ("stale channels", "stale_channels"),
+    ],
+)
+def test_a_title_or_a_part_that_one_check_has_is_explained(asked: str, name: str) -> None:
+    assert explain(asked) == explain(name)
+    assert f"({name}, " in explain(asked).splitlines()[0]
+
+
+def test_of_several_checks_these_are_listed_and_no_others() -> None:
+    listed = [line.split()[0] for line in explain("stale").splitlines()]
+    assert listed == ["stale_running_statistics", "stale_channels"]
+    assert explain("massive").startswith("Massive activations (massive_activations, info)\n")
+    with pytest.raises(NormprobeError, match=r"There is no check 'xyzzy'; `normprobe explain` lists all"):
+        explain("xyzzy")
+    with pytest.raises(NormprobeError, match=r"no check 'nonfinit_e'; did you mean nonfinite\?"):
+        explain("nonfinit_e")
+    with pytest.raises(NormprobeError, match="'stale' is part of several checks: stale_running_statistics, "):
+        find(tables(Layer("a", "linear", normal(), normal())), ["stale"])
 
 
 def test_the_page_of_a_check_is_in_the_report_of_a_recording_that_it_found_something_in() -> None:

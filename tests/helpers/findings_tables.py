@@ -24,7 +24,7 @@ LAYERS = [
         "max",
     ),
     *EXTREMES,
-    *("zero_fraction", "nonfinite", "masked", "nonfinite_masked", "depth"),
+    *("zero_fraction", "nonfinite", "masked", "nonfinite_masked", "depth", "abs_max", "feature_ratio"),
 ]
 
 
@@ -122,7 +122,11 @@ def _site(depth: int, layer: Layer, site: str, rows: np.ndarray) -> dict[str, An
             f"{end}_position": 0,
             f"{end}_feature": feature,
         }
-    return row | layer.sites.get(site, {})
+    row |= layer.sites.get(site, {})
+    largest = np.nanmax(abs(values), 0)
+    middle = np.median(largest)
+    ratio = largest.max() / middle if middle > 0 else np.nan
+    return {"abs_max": max(abs(row["min"]), abs(row["max"])), "feature_ratio": ratio} | row
 
 
 def _features(layer: Layer, site: str, rows: np.ndarray) -> pd.DataFrame:
@@ -137,6 +141,7 @@ def _features(layer: Layer, site: str, rows: np.ndarray) -> pd.DataFrame:
             "nonfinite": np.isnan(values).sum(0),
             **dict.fromkeys(("weight", "bias", "running_mean", "running_var"), nan),
             **dict.fromkeys(("seen_mean", "seen_variance"), nan),
+            "abs_max": np.nanmax(abs(values), 0),
         }
     )
     if layer.kind == "batch_norm" and site == "input":

@@ -23,7 +23,7 @@ from normprobe.tables import atomic_files, export
 from normprobe.tables.export import atomically, write_csv, write_parquet
 from tests.helpers.recordings import batches, net, recorded
 
-NAMES = ["layers", "features", "samples", "ledger", "findings"]
+NAMES = ["layers", "features", "samples", "ledger", "findings", "outliers"]
 # What pandas does anyway from 3.0 on; before, its reader was off by some units in the last place.
 # Asking for it is deprecated since.
 EXACT: Any = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}
@@ -44,8 +44,8 @@ DUCKDB = {
 
 
 def frames(recording: Recording) -> dict[str, pd.DataFrame]:
-    tables = {name: getattr(recording, name) for name in NAMES[:-1]}
-    return tables | {"findings": find(recording.tables)}
+    tables = {name: getattr(recording, name) for name in NAMES[:-2]}
+    return tables | {"findings": find(recording.tables), "outliers": recording.outliers()}
 
 
 def comparable(frame: pd.DataFrame) -> pd.DataFrame:

@@ -21,8 +21,18 @@ from normprobe import Recording
 DATA = Path(__file__).parent / "data"
 TABLES = ("layers", "features", "samples", "ledger", "labels")
 ADDED = {
+    "layers": {"abs_max", "feature_ratio"},
+    "features": {"abs_max"},
     "samples": {"count"},
-    "ledger": {"normalizes", "groups", "activation", "momentum", "running_dtype", "statistics"},
+    "ledger": {
+        "normalizes",
+        "groups",
+        "activation",
+        "momentum",
+        "running_dtype",
+        "statistics",
+        "num_batches_tracked",
+    },
 }
 KEYS = ["layer", "site", "feature", "part", "call", "repeat", "example", "position"]
 HOLDERS = [f"{side}_{key}" for side in ("min", "max") for key in ("part", "example", "position", "feature")]
@@ -170,4 +180,4 @@ def test_it_is_saved_anew_and_exported(old: Recording, tmp_path: Path) -> None:
     again = normprobe.load(old.save(tmp_path / "again.normprobe", labels=True))
     for table in TABLES:
         pd.testing.assert_frame_equal(getattr(again, table), getattr(old, table))
-    assert len(old.to_csv(tmp_path / "csv")) == 5
+    assert len(old.to_csv(tmp_path / "csv")) == 6

@@ -29,7 +29,7 @@ COLUMNS = {
         *[("min_part", TEXT), ("min_example", NUMBER), ("min_position", NUMBER), ("min_feature", NUMBER)],
         *[("max_part", TEXT), ("max_example", NUMBER), ("max_position", NUMBER), ("max_feature", NUMBER)],
         *[("zero_fraction", REAL), ("nonfinite", WHOLE), ("masked", WHOLE), ("nonfinite_masked", WHOLE)],
-        ("depth", WHOLE),
+        *[("depth", WHOLE), ("abs_max", REAL), ("feature_ratio", REAL)],
     ],
     "features": [
         *((name, TEXT) for name in ("layer", "kind", "site")),
@@ -37,7 +37,7 @@ COLUMNS = {
         *((name, REAL) for name in ("mean", "variance", "min", "max", "abs_mean", "zero_fraction")),
         ("nonfinite", WHOLE),
         *((name, REAL) for name in ("weight", "bias", "running_mean", "running_var")),
-        *((name, REAL) for name in ("seen_mean", "seen_variance")),
+        *((name, REAL) for name in ("seen_mean", "seen_variance", "abs_max")),
     ],
     "samples": [
         *((name, TEXT) for name in ("layer", "kind", "site", "part")),
@@ -52,6 +52,7 @@ COLUMNS = {
         *[("calls", WHOLE), ("status", TEXT), ("via", TEXT), ("masked_by", TEXT), ("sample_unit", TEXT)],
         *[("aligned", TRUTH), ("reason", TEXT), ("normalizes", TEXT), ("groups", NUMBER)],
         *[("activation", TEXT), ("momentum", REAL), ("running_dtype", TEXT), ("statistics", TEXT)],
+        ("num_batches_tracked", NUMBER),
     ],
     "labels": [("part", TEXT), ("example", NUMBER), ("position", NUMBER), ("text", TEXT)],
 }

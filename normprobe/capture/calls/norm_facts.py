@@ -54,7 +54,8 @@ def norm_facts(
     """
     if view.kind == "linear":
         return {"groups": None, "activation": "", "momentum": None, "running_dtype": "", "statistics": ""} | {
-            "processes": None
+            "processes": None,
+            "num_batches_tracked": None,
         }
     running = next(tensors_named(module, "running_var"), None)
     # In train mode torch's own take the batch's, moved or not (a momentum of 0); others that do move theirs.
@@ -68,7 +69,21 @@ def norm_facts(
         "running_dtype": "" if running is None else str(running.dtype).removeprefix("torch."),
         "statistics": "; ".join(_statistics(shown, modes, running is not None, frozen)) if batch_norm else "",
         "processes": _processes(module) if batch_norm else None,
+        "num_batches_tracked": None if running is None else _batches_tracked(module),
     }
+
+
+def _batches_tracked(module: nn.Module) -> int | None:
+    """How many batches the running statistics have seen; None where the layer does not count them."""
+    counted = attribute(module, "num_batches_tracked")
+    if not isinstance(counted, torch.Tensor) or counted.numel() != 1 or counted.is_meta:
+        return None
+    # Read as the recording is taken, not in a hook: an accelerator is waited for here.
+    try:
+        number = float(counted)
+    except Exception:  # a tensor class of a user's own
+        return None
+    return int(number) if 0 <= number < 2**63 else None
 
 
 def _groups(module: nn.Module, view: View, shown: ShownByCall) -> int | None:

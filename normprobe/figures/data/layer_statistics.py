@@ -125,8 +125,8 @@ def quantiles(frame: pd.DataFrame, shares: Sequence[float], column: str = "varia
 def largest_values(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
     """The largest |value| of each feature: layer, feature, value, ratio (÷ the median feature's)."""
     features = of_layers(tables.features, layers, site)[["layer", "feature"]]
-    peaks = finite_features(tables)[["peak", "peak_ratio"]].reindex(features.index)
-    return features.assign(value=peaks["peak"].astype(float), ratio=peaks["peak_ratio"])
+    finite = finite_features(tables)[["abs_max", "ratio"]].reindex(features.index)
+    return features.assign(value=finite["abs_max"], ratio=finite["ratio"])
 
 
 def peaks(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:

@@ -24,12 +24,13 @@ _SCREEN_DPI = 100
 
 @dataclass(frozen=True)
 class Hit:
-    """The stretch of one layer along an axis of the first chart, and what hovering there says."""
+    """The stretch of one layer along an axis of a chart (the first by default), and its text on hovering."""
 
     layer: str
     low: float
     high: float
     text: str
+    chart: int = 0
 
 
 def column_hits(numbers: Iterable[tuple[str, str]]) -> tuple[Hit, ...]:

@@ -1,9 +1,9 @@
-"""The outlier map: which features hold large values, through all norms of one width."""
+"""The outlier map: which features hold large values, through all norms, and Linear inputs, of one width."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,45 +30,64 @@ OUTLIER = 10.0  # times the median feature
 MOST_COLUMNS = 1000
 MOST_NUMBERED = 6
 MOST_LABELS = 31
+FEWEST_ROWS = 4
+MOST_LINEAR_CHARTS = 2
 
 
-def outlier_map(tables: Tables | HasTables, *, ax: Any = None) -> Axes:
+def outlier_map(tables: Tables | HasTables, *, ax: Any = None) -> Any:
     """Draw the largest |value| of each feature ÷ the median feature's, before norms of the commonest width.
+
+    Where inputs of four or more Linear layers of one width hold a feature above ten times the median, they
+    have a chart of their own below (two at most; of layers that read one tensor the first).
 
     Args:
         tables: a recording or its tables.
-        ax: where to draw; a new figure by default.
+        ax: where to draw; a new figure by default. One Axes takes the norms' chart alone.
 
     Returns:
-        The axes; `ax.figure` is the whole figure.
+        The axes, an array of them where there are several; `ax.figure` is the whole figure.
 
     Raises:
-        ValueError: no norm other than BatchNorm has a feature of finite values.
+        ValueError: no norm other than BatchNorm has a feature of finite values, or ``ax`` holds another
+            number of axes than there are charts.
     """
-    axes: Axes = place(plan(layer_statistics.tables_of(tables)), ax)
-    return axes
+    source = layer_statistics.tables_of(tables)
+    found = summarize(source)
+    if ax is not None and np.size(ax) == 1:
+        found = replace(found, linear=())
+    return place(_planned(found), ax)
 
 
 @dataclass(frozen=True)
 class OutlierMap:
-    """The numbers of the map.
+    """The numbers of one chart of the map.
 
     Attributes:
-        ratios: a row per norm (by name), a column per feature: largest |value| ÷ the row's median feature.
-        worst: by norm, the largest |value| and its feature.
-        columns: features above ten times the median, most norms first: in how many norms.
+        ratios: a row per layer (by name), a column per feature: largest |value| ÷ the row's median feature.
+        worst: by layer, the largest |value| and its feature.
+        columns: features above ten times the median, most norms (of Linear inputs: the largest) first: in
+            how many layers.
         pooled: how many neighbouring features share a drawn column.
+        linear: the charts of Linear inputs, the one with the largest ratio first; of norms only.
+        elsewhere: how many Linear inputs besides hold a feature above ten times the median; of norms only.
     """
 
     ratios: pd.DataFrame
     worst: pd.DataFrame
     columns: pd.Series
     pooled: int
+    linear: tuple[OutlierMap, ...] = ()
+    elsewhere: int = 0
+
+    @property
+    def clear(self) -> bool:
+        """Whether no cell is shaded."""
+        return not bool((self.ratios > CLEAR).any(axis=None))
 
 
 def supported(tables: Tables) -> bool:
     """Whether there are four norms of one width, other than BatchNorms."""
-    return len(_commonest_width(tables)) >= 4
+    return len(_commonest_width(tables)) >= FEWEST_ROWS
 
 
 def _commonest_width(tables: Tables) -> pd.DataFrame:
@@ -95,11 +114,17 @@ def summarize(tables: Tables) -> OutlierMap:
     layers = list(chosen["layer"])
     if not layers:
         raise ValueError("the recording has no norm with features to compare (BatchNorms are left out)")
+    linear, elsewhere = _linear_maps(tables)
+    return replace(_one_map(tables, layers), linear=linear, elsewhere=elsewhere)
+
+
+def _one_map(tables: Tables, layers: list[str], order: tuple[str, ...] = ("n", "peak")) -> OutlierMap:
+    """The numbers of the inputs of some layers of one width, columns by how many layers, or by size."""
     largest = layer_statistics.largest_values(tables, layers)
     ratios = largest.pivot(index="layer", columns="feature", values="ratio").reindex(layers)
     above = (ratios > OUTLIER).sum()
-    order = pd.DataFrame({"n": above[above > 0], "peak": ratios.max()[above > 0]})
-    columns = order.sort_values(["n", "peak"], ascending=False)["n"]
+    standing = pd.DataFrame({"n": above[above > 0], "peak": ratios.max()[above > 0]})
+    columns = standing.sort_values(list(order), ascending=False)["n"]
     return OutlierMap(
         ratios,
         layer_statistics.peaks(tables, layers),
@@ -108,25 +133,65 @@ def summarize(tables: Tables) -> OutlierMap:
     )
 
 
+def _linear_maps(tables: Tables) -> tuple[tuple[OutlierMap, ...], int]:
+    """The charts of Linear inputs, and how many inputs with such a feature are in none of them.
+
+    Inputs of which a single feature is far above the median in every width are few: a chart takes four.
+    """
+    layers = tables.layers
+    rows = layers[(layers["kind"] == "linear") & (layers["site"] == INPUT) & (layers["n_features"] > 1)]
+    # What reads the data is no matter of the model's features; of layers that read one tensor the first.
+    rows = rows[rows["depth"] > 0].sort_values("depth", kind="stable")
+    rows = rows.drop_duplicates(["n_features", "mean", "variance", "min", "max"])
+    high = rows[rows["feature_ratio"] > OUTLIER]
+    worst = high.groupby("n_features")["feature_ratio"].max().sort_values(ascending=False, kind="stable")
+    counts = rows["n_features"].value_counts()
+    widths = [width for width in worst.index if counts[width] >= FEWEST_ROWS][:MOST_LINEAR_CHARTS]
+    maps = tuple(
+        # Hidden features of one block are not those of the next: what counts is how large one is.
+        _one_map(tables, list(map(str, rows.loc[rows["n_features"] == width, "layer"])), ("peak",))
+        for width in widths
+    )
+    return maps, int((~high["n_features"].isin(widths)).sum())
+
+
 def plan(tables: Tables) -> Plan:
     """Decide the outlier map."""
-    found = summarize(tables)
-    rows = len(found.ratios)
-    most = 5.4 if (found.ratios > CLEAR).any(axis=None) else 1.9  # inches; less where all cells are clear
+    return _planned(summarize(tables))
+
+
+def _planned(found: OutlierMap) -> Plan:
+    charts = (found, *found.linear)
+
+    def draw(axes: Sequence[Axes]) -> None:
+        for number, (ax, chart) in enumerate(zip(axes, charts, strict=True)):
+            _draw(ax, chart, "each Linear" if number else "the norm")
+
+    hits = tuple(
+        Hit(layer, row, row + 1, text, chart)
+        for chart, shown in enumerate(charts)
+        for row, (layer, text) in enumerate(_numbers_of(shown))
+    )
     return Plan(
         title="Which features stand out",
         caption=caption(found),
         aria_label=aria_label(found),
-        draw=lambda axes: _draw(axes[0], found),
-        heights=(float(np.clip(0.16 * rows, 1.3, most)),),
+        draw=draw,
+        heights=tuple(_height(chart, 3.2 if number else 5.4) for number, chart in enumerate(charts)),
         margins=(1.95, 1.15, 0.5, 0.78),
-        hits=tuple(Hit(layer, row, row + 1, text) for row, (layer, text) in enumerate(numbers(found))),
+        gaps=(0.5, 1.28),
+        hits=hits,
         hit_axis="y",
         facts=facts(found),
     )
 
 
-def _draw(ax: Axes, found: OutlierMap) -> None:
+def _height(found: OutlierMap, most: float) -> float:
+    """Inches of a chart: of one whose cells are all clear no more than its note takes."""
+    return 0.4 if found.clear else float(np.clip(0.16 * len(found.ratios), 1.3, most))
+
+
+def _draw(ax: Axes, found: OutlierMap, reader: str) -> None:
     """Draw the cells, the names of rows, the numbers of the columns that stand out."""
     values = found.ratios.to_numpy()
     features = values.shape[1]
@@ -135,7 +200,8 @@ def _draw(ax: Axes, found: OutlierMap) -> None:
     hue = to_rgba(ACCENT)[:3]  # opacity alone varies: the page exchanges the colour for that of its theme
     shades: Colormap = LinearSegmentedColormap.from_list("outliers", [(*hue, 0.0), (*hue, 1.0)])
     shades = shades.with_extremes(bad=(*hue, 0.0), under=(*hue, 0.0))
-    bar_ax = ax.inset_axes((1.03, 0, 0.018, 1))
+    # Where nothing is shaded there is no shade to read, and no room for its scale.
+    bar_ax = None if found.clear else ax.inset_axes((1.03, 0, 0.018, 1))
     sns.heatmap(
         values,
         ax=ax,
@@ -144,15 +210,30 @@ def _draw(ax: Axes, found: OutlierMap) -> None:
         vmin=CLEAR,  # without limits seaborn looks into the values, and numpy warns where all are NaN
         vmax=FULL,
         rasterized=True,  # as a path a cell, fifty norms of width 768 take 5.6 MB
+        cbar=bar_ax is not None,
         cbar_ax=bar_ax,
         xticklabels=False,
         yticklabels=False,
     )
-    _opacity_scale(ax, bar_ax)
+    if bar_ax is not None:
+        _opacity_scale(ax, bar_ax)
     for spine in ax.spines.values():
         spine.set(visible=True, color=GRID)
     _name_rows(ax, list(map(str, found.ratios.index)))
-    per = found.pooled
+    _name_columns(ax, found)
+    if found.clear:
+        finite = np.isfinite(values).any()
+        note(ax, f"no feature above {CLEAR:g}× the layer’s median" if finite else "no finite values")
+    ax.set_title(
+        f"Largest |value| of each feature before {reader}, ÷ the layer’s median feature",
+        pad=10 if found.columns.empty else 34,
+        loc="left",
+    )
+
+
+def _name_columns(ax: Axes, found: OutlierMap) -> None:
+    """Label the axis of features, and number those that stand out."""
+    features, per = found.ratios.shape[1], found.pooled
     ticks = _round_ticks(features)
     ax.xaxis.set_major_locator(FixedLocator([(tick + 0.5) / per for tick in ticks]))
     ax.xaxis.set_major_formatter(FixedFormatter([f"{tick:,}" for tick in ticks]))
@@ -160,12 +241,6 @@ def _draw(ax: Axes, found: OutlierMap) -> None:
     pooled = f"; each column the largest of {per} neighbours" if per > 1 else ""
     ax.set_xlabel(f"feature (0–{features - 1:,}{pooled})", labelpad=6)
     _number_columns(ax, found)
-    if not (values > CLEAR).any():
-        finite = np.isfinite(values).any()
-        note(ax, f"no feature above {CLEAR:g}× the layer’s median" if finite else "no finite values")
-    ax.set_title(
-        "Largest |value| of each feature before the norm, ÷ the layer’s median feature", pad=34, loc="left"
-    )
 
 
 def _opacity_scale(ax: Axes, bar_ax: Axes) -> None:
@@ -228,14 +303,22 @@ def _above(ax: Axes) -> Transform:
 
 
 def facts(found: OutlierMap) -> Facts:
-    """What the caption states: the features above ten times the median one, and in how many norms."""
+    """What the caption states: the features above ten times the median one, and in how many norms.
+
+    ``linear`` holds the same of each chart of Linear inputs, as (inputs, features, outliers), worst first.
+    """
     norms, features = found.ratios.shape
     return {
         "norms": norms,
         "features": features,
-        "outliers": tuple((int(str(feature)), int(count)) for feature, count in found.columns.items()),
+        "outliers": _counts(found),
         "largest_ratio": None if found.ratios.isna().all(axis=None) else found.ratios.max().max(),
+        "linear": tuple((*chart.ratios.shape, _counts(chart)) for chart in found.linear),
     }
+
+
+def _counts(found: OutlierMap) -> tuple[tuple[int, int], ...]:
+    return tuple((int(str(feature)), int(count)) for feature, count in found.columns.items())
 
 
 def caption(found: OutlierMap) -> str:
@@ -258,7 +341,21 @@ def caption(found: OutlierMap) -> str:
         "A lone column is an outlier feature; a full row is a layer where many features differ "
         "from the typical one."
     )
-    return " ".join(["A column is one feature through all depth.", *runs, ending])
+    return " ".join(["A column is one feature through all depth.", *runs, *_linear_words(found), ending])
+
+
+def _linear_words(found: OutlierMap) -> Iterator[str]:
+    """What Linear layers read, beside the norms."""
+    for chart in found.linear:
+        inputs, features = chart.ratios.shape
+        layer = str(chart.worst["ratio"].idxmax())
+        feature, times = int(chart.worst["feature"][layer]), format_number(chart.worst["ratio"][layer])
+        width = format_count(features, "feature")
+        worst = f"**feature {feature}**, {times}×"
+        yield f"Of {inputs:,} Linear inputs of {width} {layer} has the worst: {worst}."
+    if found.elsewhere:
+        further = format_count(found.elsewhere, "further Linear input")
+        yield f"{further} with such a feature: see outliers.csv."
 
 
 def aria_label(found: OutlierMap) -> str:
@@ -274,6 +371,11 @@ def aria_label(found: OutlierMap) -> str:
 
 def numbers(found: OutlierMap) -> Iterator[tuple[str, str]]:
     """Each layer and its numbers, as hovering over its row shows them."""
+    for chart in (found, *found.linear):
+        yield from _numbers_of(chart)
+
+
+def _numbers_of(found: OutlierMap) -> Iterator[tuple[str, str]]:
     for layer, (_, ratios) in zip(map(str, found.ratios.index), found.ratios.iterrows(), strict=True):
         peak = found.worst.loc[layer]
         if pd.isna(peak["feature"]):

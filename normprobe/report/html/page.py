@@ -42,7 +42,7 @@ _UNSEEN_HELP = {
     "bypassed": "Bypassed: its weight was read without a call of the module, so no hook sees its tensors.",
     "refused": "Refused: it does not read as rows and features; normprobe.register_view says how to.",
 }
-_TABLES = ("layers", "features", "samples", "ledger", "findings")
+_TABLES = ("layers", "features", "samples", "ledger", "findings", "outliers")
 
 
 def write_report(

@@ -22,19 +22,17 @@ CONSTANT = 1e-10
 def finite_features(tables: Tables) -> pd.DataFrame:
     """``tables.features`` of the features with a finite value, and what follows from their columns.
 
-    Added columns: ``peak`` (largest |value|), ``peak_ratio`` (peak ÷ the median feature's at that site; NaN
-    where that is 0), ``deviation`` (standard deviation, divisor n), ``zero`` (every value is 0) and
-    ``constant`` (the feature varies no more than rounding: variance at most `CONSTANT` x (variance + mean²);
-    the zero ones are constant, too, and so is a feature of a single value).
+    Added columns: ``ratio`` (abs_max ÷ the median feature's at that site; NaN where that is 0),
+    ``deviation`` (standard deviation, divisor n), ``zero`` (every value is 0) and ``constant`` (the feature
+    varies no more than rounding: variance at most `CONSTANT` x (variance + mean²); the zero ones are
+    constant, too, and so is a feature of a single value).
     """
-    # Without a finite value there is no peak, and pandas 3 refuses the idxmax of a group of NaN.
+    # Without a finite value there is no largest, and pandas 3 refuses the idxmax of a group of NaN.
     features = tables.features[tables.features["count"] > 0]
     square = features["variance"] + features["mean"] ** 2
-    peak = features[["min", "max"]].abs().max(axis=1)
-    by_site = peak.groupby([features["layer"], features["site"]], sort=False, observed=True)
+    by_site = features.groupby(SITE_KEY, sort=False, observed=True)["abs_max"]
     return features.assign(
-        peak=peak,
-        peak_ratio=ratio(peak, by_site.transform("median")),
+        ratio=ratio(features["abs_max"], by_site.transform("median")),
         deviation=np.sqrt(features["variance"]),
         zero=features["zero_fraction"] == 1,
         constant=features["variance"] <= CONSTANT * square,
@@ -48,34 +46,35 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
     Columns: ``rows`` (values of a feature), ``zero_features`` (share of features that are 0 in every row),
     ``constant_features`` (share that do not vary, the zero ones included), ``peak`` (largest |value|),
     ``peak_feature`` (the feature that holds it), ``median_peak`` (that of the median feature),
-    ``feature_ratio`` (peak ÷ median_peak; NaN where that is 0), ``live_zeros`` (share of zeros among the
-    features that are not 0 throughout), ``scale_ratio`` (largest standard deviation ÷ the lower quartile, of
-    the features that vary; of less than five ÷ the smallest), ``high_features`` (share that reaches half of
-    the largest |value| of all), ``silent_features`` (share that is never positive but varies) and
-    ``weight_ratio`` (largest |weight| of a norm ÷ the median).
+    ``feature_ratio`` (that of ``tables.layers``), ``live_zeros`` (share of zeros among the features that are
+    not 0 throughout), ``scale_ratio`` (largest standard deviation ÷ the lower quartile, of the features that
+    vary; of less than five ÷ the smallest), ``high_features`` (share that reaches half of the largest |value|
+    of all), ``silent_features`` (share that is never positive but varies) and ``weight_ratio`` (largest
+    |weight| of a norm ÷ the median).
     """
     features = finite_features(tables)
     # Of a site whose features are on one scale most reach half of the largest; of one with an outlier few do.
-    highest = features.groupby(SITE_KEY, sort=False, observed=True)["peak"].transform("max")
+    highest = features.groupby(SITE_KEY, sort=False, observed=True)["abs_max"].transform("max")
     extra = {
         "varying": features["deviation"].where(~features["constant"]),
         "zeros": features["zero_fraction"].where(~features["zero"]),
         "size": features["weight"].abs(),
         "weight_square": features["weight"] ** 2,
         "silent": (features["max"] <= 0) & ~features["constant"],
-        "high": features["peak"] >= 0.5 * highest,
+        "high": features["abs_max"] >= 0.5 * highest,
     }
     groups = features.assign(**extra).groupby(SITE_KEY, sort=False, observed=True)
+    rows = groups["count"].max()
     return pd.DataFrame(
         {
-            "rows": groups["count"].max(),
+            "rows": rows,
             "zero_features": groups["zero"].mean(),
             "constant_features": groups["constant"].mean(),
-            "peak": groups["peak"].max(),
+            "peak": groups["abs_max"].max(),
             # As an array: a series would be aligned by rows of `features`, none of which is a (layer, site).
-            "peak_feature": features["feature"].reindex(groups["peak"].idxmax()).to_numpy(),
-            "median_peak": groups["peak"].median(),
-            "feature_ratio": ratio(groups["peak"].max(), groups["peak"].median()),
+            "peak_feature": features["feature"].reindex(groups["abs_max"].idxmax()).to_numpy(),
+            "median_peak": groups["abs_max"].median(),
+            "feature_ratio": tables.layers.set_index(SITE_KEY)["feature_ratio"].reindex(rows.index),
             "scale_ratio": ratio(groups["varying"].max(), groups["varying"].quantile(0.25, "lower")),
             "weight_ratio": ratio(groups["size"].max(), groups["size"].median()),
             "weight_rms": np.sqrt(groups["weight_square"].mean()),

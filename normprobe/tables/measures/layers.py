@@ -9,6 +9,7 @@ import pandas as pd
 
 from normprobe.tables.columns import SITE_KEY
 from normprobe.tables.measures.common import at_site, cached, ratio
+from normprobe.tables.measures.features import feature_measures
 from normprobe.tables.measures.samples import sample_measures
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
 
@@ -20,17 +21,16 @@ if TYPE_CHECKING:
 def layer_measures(tables: Tables) -> pd.DataFrame:
     """``tables.layers`` by layer and site, in order of execution, with what follows from its columns.
 
-    Added columns: ``abs_max`` (largest of |min| and |max|), ``abs_max_feature``, ``abs_max_example`` and
-    ``abs_max_position`` (who holds it), ``mean_square`` (variance + mean²), ``rms``, ``abs_ratio`` (abs_max ÷
-    abs_median; NaN where that is 0), ``shades`` (1 - mean_square ÷ (abs_mean x abs_max): 0 when |value| is
-    either 0 or the largest) and ``spread`` (within_feature_variance ÷ mean_square: 0 when all samples are the
-    same, zero throughout among them).
+    Added columns: ``abs_max_feature``, ``abs_max_example`` and ``abs_max_position`` (who holds abs_max),
+    ``mean_square`` (variance + mean²), ``rms``, ``abs_ratio`` (abs_max ÷ abs_median; NaN where that is 0),
+    ``shades`` (1 - mean_square ÷ (abs_mean x abs_max): 0 when |value| is either 0 or the largest) and
+    ``spread`` (within_feature_variance ÷ mean_square: 0 when all samples are the same, zero throughout among
+    them).
     """
     layers = tables.layers
     # By the vocabulary, not as the rows lie: of a loaded file only the depths are known to be in order.
     order = pd.DataFrame({"depth": layers["depth"], "site": layers["site"].map(site_order)})
     frame = layers.loc[order.sort_values(["depth", "site"], kind="stable").index].set_index(SITE_KEY)
-    frame["abs_max"] = frame[["min", "max"]].abs().max(axis=1)
     # The identities are those of min and max: |value| has none of its own.
     at_the_top = frame["max"] >= -frame["min"]
     for name in ("feature", "example", "position"):
@@ -48,6 +48,20 @@ def inputs_and_outputs(tables: Tables) -> pd.DataFrame:
     """`layer_measures` of what layers read and write; other sites, such as gradients, are left out."""
     layers = layer_measures(tables)
     return layers[layers.index.isin([INPUT, OUTPUT], level="site")]
+
+
+def inner_sites(tables: Tables, rows: int) -> pd.DataFrame:
+    """The measures of the sites that read no raw data and hold at least ``rows`` values per feature.
+
+    They must come from two samples at least: the pixels of one image are alike. Sites where more than 1 % of
+    the values are NaN or Inf are left out: what is 0 or constant there follows from that.
+    """
+    layers = inputs_and_outputs(tables)
+    raw = (layers["depth"] == 0).to_numpy() & (layers.index.get_level_values("site") == INPUT)
+    count = feature_measures(tables)["rows"].reindex(layers.index)
+    finite = layers["nonfinite"] <= 0.01 * count * layers["n_features"]
+    enough = (count >= rows) & (layers["n_samples"] > 1) & finite
+    return layers[~raw & enough.to_numpy()]
 
 
 def first_to_read(layers: pd.DataFrame) -> str | None:

@@ -1,4 +1,4 @@
-"""Where things begin: who wrote a value, and from where on samples are the same."""
+"""From which site on samples are the same."""
 
 from __future__ import annotations
 
@@ -8,39 +8,11 @@ import numpy as np
 import pandas as pd
 
 from normprobe.tables.columns import SITE_KEY
-from normprobe.tables.measures.common import at_site, row_of
-from normprobe.tables.measures.features import finite_features
-from normprobe.tables.measures.layers import inputs_and_outputs, layer_measures
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.tables.measures.layers import inputs_and_outputs
+from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
-
-
-def writer(tables: Tables, layer: str, feature: int, value: float) -> str:
-    """The layer executed last before ``layer`` whose output already has ``value`` in ``feature``.
-
-    A layer counts if its output has as many features as the input of ``layer`` and reaches at least half of
-    ``value`` in that feature. Empty if there is none: then an operation that is not probed wrote it.
-
-    Args:
-        tables: the tables.
-        layer: the layer that reads the value.
-        feature: the feature that holds it.
-        value: the largest |value| of that feature at the input of ``layer``.
-    """
-    layers = layer_measures(tables)
-    reader = row_of(layers, layer, INPUT)
-    outputs = at_site(layers, OUTPUT)
-    before = outputs[(outputs["depth"] < reader["depth"]) & (outputs["n_features"] == reader["n_features"])]
-    features = finite_features(tables)
-    rows = features[
-        (features["site"] == OUTPUT) & (features["feature"] == feature) & features["layer"].isin(before.index)
-    ]
-    peak = rows.set_index("layer")["peak"]
-    # Half of it: a sum or an activation on the way may have changed the value.
-    wrote = before.loc[peak.index[peak >= 0.5 * value], "depth"]
-    return "" if wrote.empty else str(wrote.idxmax())
 
 
 def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: float = 0.5) -> pd.MultiIndex:

@@ -1,0 +1,61 @@
+"""The rule of outlier features, which check, table and figures read: those far above the median feature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from normprobe.tables.columns import OUTLIERS, SITE_KEY, shaped
+from normprobe.tables.measures.features import finite_features
+from normprobe.tables.measures.layers import inner_sites
+from normprobe.tables.measures.writers import writers
+from normprobe.vocabulary import INPUT
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
+
+LEAST, TIMES, SHARE, ROWS = 6.0, 10.0, 0.02, 32
+"""The defaults of `outlier_features`; the first is that of arXiv:2208.07339."""
+
+
+def outlier_features(
+    tables: Tables, *, least: float = LEAST, times: float = TIMES, share: float = SHARE, rows: int = ROWS
+) -> pd.DataFrame:
+    """The rows of `finite_features` that are outliers, in order of execution, the largest ratio first.
+
+    Left out are sites that read the data themselves, that have fewer than ``rows`` values of a feature, and
+    those of which more than 1 % of the values are NaN or Inf.
+
+    Args:
+        tables: the tables.
+        least: an outlier reaches at least this |value|,
+        times: and this times the median feature's largest |value|,
+        share: and at most this share of the site's features (one at least) does.
+        rows: fewest values of a feature from which its largest says something.
+    """
+    layers = inner_sites(tables, rows)
+    features = finite_features(tables)
+    out = features[(features["abs_max"] > least) & (features["ratio"] > times)]
+    sites = pd.MultiIndex.from_frame(out[SITE_KEY])
+    size = pd.Series(1, index=sites).groupby(level=SITE_KEY, sort=False).size()
+    # 1.5 features: one is always few, whatever rounding makes of 1 ÷ n. Of the features with a finite value,
+    # as the median is of these.
+    known = features.groupby(SITE_KEY, sort=False, observed=True).size().reindex(size.index)
+    few = size.index[size <= np.maximum(share * known, 1.5)]
+    order = {site: at for at, site in enumerate(layers.index) if site in set(few)}
+    place = pd.Series([order.get(site, -1) for site in sites], index=out.index)
+    out = out.assign(_place=place)[place >= 0]
+    return out.sort_values(["_place", "ratio"], ascending=[True, False], kind="stable").drop(columns="_place")
+
+
+def outlier_table(
+    tables: Tables, *, least: float = LEAST, times: float = TIMES, share: float = SHARE, rows: int = ROWS
+) -> pd.DataFrame:
+    """`outlier_features` with who wrote each, in the columns of `normprobe.tables.columns.OUTLIERS`."""
+    found = outlier_features(tables, least=least, times=times, share=share, rows=rows)
+    read = found["site"] == INPUT
+    # What a layer writes it has written itself.
+    wrote = writers(tables, found[read]).reindex(found.index).fillna(found["layer"])
+    return shaped(found.assign(written_by=wrote), OUTLIERS)
