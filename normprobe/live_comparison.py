@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.capture.live_pairs.side_by_side import Pair, SideBySide, differing_tensors
+from normprobe.capture.live_pairs.stored_tensors import stored_tensors
 from normprobe.comparison import Comparison
 from normprobe.divergence.from_live_sums import live_differences, matched_layers
 from normprobe.errors import NormprobeError
@@ -72,18 +73,29 @@ def compare_live(
         side_by_side = SideBySide(a, [Pair(layers[0][pair.a], layers[1][pair.b]) for pair in called])
         stored = {pair.a: differing_tensors(layers[0][pair.a], layers[1][pair.b]) for pair in called}
         for done, batch in enumerate(chain([first], every), 1):
-            # The second begins with the random numbers that the first began with.
-            with _forked(a, b), side_by_side.keeping(batch):
-                run_batches(a, [batch])
-            with side_by_side.comparing():
-                run_batches(b, [suited(batch)])
+            _run_both(a, b, batch, suited(batch), side_by_side)
             if progress is not None:
                 progress(done)
     return Comparison(
         live_differences(
-            of_a, of_b, matched, side_by_side.found(), examples=side_by_side.examples, tensors=stored
+            of_a,
+            of_b,
+            matched,
+            side_by_side.found(),
+            examples=side_by_side.examples,
+            tensors=stored,
+            stored=(stored_tensors(a), stored_tensors(b)),
         )
     )
+
+
+def _run_both(a: nn.Module, b: nn.Module, of_a: Any, of_b: Any, side_by_side: SideBySide) -> None:
+    """Run a batch through both and add up what differs."""
+    # The second begins with the random numbers that the first began with.
+    with _forked(a, b), side_by_side.keeping(of_a):
+        run_batches(a, [of_a])
+    with side_by_side.comparing():
+        run_batches(b, [of_b])
 
 
 @contextmanager

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from normprobe.findings.changes import changes
 from normprobe.findings.check import COLUMNS, Check, Finding, Severity, to_frame
 from normprobe.findings.evidence_series import series
-from normprobe.findings.json_document import to_json
-from normprobe.findings.registry import CHECKS, chosen, explain, page_of, thresholds
+from normprobe.findings.json_document import present_and_gone, to_json
+from normprobe.findings.registry import CHECKS, chosen, explain, page_of, selected, thresholds
+from normprobe.findings.sarif import to_sarif
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,12 +28,16 @@ __all__ = [
     "Check",
     "Finding",
     "Severity",
+    "changes",
     "explain",
     "find",
     "page_of",
+    "present_and_gone",
+    "selected",
     "series",
     "thresholds",
     "to_json",
+    "to_sarif",
 ]
 
 

@@ -113,9 +113,45 @@ def _page(check: Check) -> str:
     return texts[0].partition("\n\nAttributes:")[0] + ("".join(inherited[0]) if inherited else "")
 
 
+def selected(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Check, ...]:
+    """The checks to run: those that are selected, or all, without those that are ignored.
+
+    Args:
+        select: names of checks, or unique parts of names; none selects all.
+        ignore: the same of those to leave out.
+
+    Raises:
+        NormprobeError: a name is of no check, or of several.
+    """
+    wanted = [_named(name) for name in select] or list(CHECKS)
+    unwanted = {check.name for name in ignore for check in [_named(name)]}
+    return tuple(check for check in CHECKS if check in wanted and check.name not in unwanted)
+
+
 def _named(name: str) -> Check:
+    """The check of a name, of its title, or of a part that only one name or title has.
+
+    Raises:
+        NormprobeError: there is none, or more than one.
+    """
     known = {check.name: check for check in CHECKS}
-    if name not in known:
-        close = get_close_matches(name, known, n=3) or list(known)
-        raise NormprobeError(f"There is no check {name!r}; did you mean {', '.join(close)}?")
-    return known[name]
+    if name in known:
+        return known[name]
+    part = _plain(name)
+    titles = {check.name: _plain(check.title) for check in CHECKS}
+    found = [check for check in CHECKS if part == titles[check.name]]
+    # A part of a name counts before one of a title, whose words others share.
+    found = found or [check for check in CHECKS if part and part in _plain(check.name)]
+    found = found or [check for check in CHECKS if part and part in titles[check.name]]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NormprobeError(f"{name!r} is part of several checks: {', '.join(c.name for c in found)}")
+    close = get_close_matches(part.replace(" ", "_"), known, n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "`normprobe explain` lists all."
+    raise NormprobeError(f"There is no check {name!r}; {hint}")
+
+
+def _plain(name: str) -> str:
+    """A name as people type it: small letters, blanks for whatever joins the words."""
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())

@@ -136,7 +136,8 @@ class TestReport:
         assert "BertModel from ./bert, float32 on cpu, evaluation mode" in done.stdout
         assert "20 texts from the set that ships with normprobe" in " ".join(done.stdout.split())
         assert re.search(
-            r"^Report   report/report.html  \(\d+\.\d [kM]B; also 5 CSV files and \d+ figures\)$",
+            r"^Report   report/report.html  \([\d.]+ MB in all, (most in|the largest) [\w.]+; "
+            r"3 CSV files, 2 Parquet files and \d+ figures beside it\)$",
             done.stdout,
             re.MULTILINE,
         )
@@ -160,7 +161,9 @@ class TestReport:
         first = run("report", "nets.py:build", "--data", "x.npy", "--save", "run.normprobe", "--out", "a")
         again = run("report", "run.normprobe", "--out", "b")
         assert again.stdout == first.stdout.replace("a/report", "b/report").partition("Saved")[0]
-        for name in ("layers.csv", "features.csv", "samples.csv", "ledger.csv", "findings.csv"):
+        summary = str(normprobe.load("run.normprobe").summary())
+        assert again.stdout.partition("\n\nReport ")[0] == summary, "recording.summary() is the same text"
+        for name in ("layers.csv", "features.parquet", "samples.parquet", "ledger.csv", "findings.csv"):
             assert (folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes()
         run("export", "run.normprobe", "--out", "c")
         assert (folder / "a" / "layers.csv").read_bytes() == (folder / "c" / "layers.csv").read_bytes()
@@ -178,7 +181,7 @@ class TestReport:
         for severity, status in (("info", 3), ("warning", 3), ("error", 0)):
             done = run("export", "run.normprobe", "--out", "b", "--fail-on", severity, status=status)
             assert ("--fail-on" in done.stderr) == bool(status)
-        assert "2 of severity info or warning or error" in run(
+        assert "Failed: 2 findings of severity info or worse (--fail-on info)" in run(
             "export", "run.normprobe", "--out", "b", "--fail-on", "info", status=3
         ).stderr  # fmt: skip
 
@@ -332,6 +335,6 @@ def test_explain_prints_a_page_or_the_list() -> None:
     page = CliRunner().invoke(main, ["explain", "nonfinite"])
     assert page.exit_code == 0
     assert "When it is wrong" in page.stdout
-    unknown = CliRunner().invoke(main, ["explain", "nonfinit"])
+    unknown = CliRunner().invoke(main, ["explain", "nonfinte"])
     assert unknown.exit_code == 1
     assert "did you mean nonfinite" in unknown.stderr

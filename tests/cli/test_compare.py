@@ -49,7 +49,9 @@ def test_equal_models_end_with_0(folder: Path) -> None:
     done = run("nets.py:build", "nets.py:build", "--data", "x.npy")
     assert done.stdout.startswith("Equal: no difference at any of 3 layers.\n")
     assert re.search(
-        r"^Report   comparison/comparison.html  \(.*; also 3 CSV files and 2 figures\)$", done.stdout, re.M
+        r"^Report   comparison/comparison.html  \(.* MB in all, .*; 3 CSV files and 2 figures beside it\)$",
+        done.stdout,
+        re.MULTILINE,
     )
     assert Path("comparison/comparison.html").exists()
     assert done.stderr == ""
@@ -58,7 +60,7 @@ def test_equal_models_end_with_0(folder: Path) -> None:
 def test_a_difference_ends_with_3_and_is_the_first_thing_said(folder: Path) -> None:
     done = run("nets.py:build", "nets.py:faulty", "--data", "x.npy", "--out", "there", status=3)
     assert done.stdout.startswith(
-        "The first layer that differs is 1 (its output): error −34 dB, introduced there;\n"
+        "The first layer that differs is 1 (its output): error −34 dB, introduced there; "
         "its input agrees to rounding.\n"
     )
     assert "nets.py:build (float32) against nets.py:faulty (float32), 3 layers compared on" in done.stdout
@@ -104,7 +106,7 @@ def test_other_data_are_said_to_be(folder: Path) -> None:
         assert done.exit_code == 0, done.output
     done = run("a.normprobe", "b.normprobe")
     assert done.stdout.startswith(
-        "No layer differs by more than other examples give (level 1 %, 40 against 40\n"
+        "No layer differs by more than other examples give (level 1 %, 40 against 40 "
     )
 
 

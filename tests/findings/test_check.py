@@ -59,8 +59,8 @@ def test_a_check_with_thresholds_of_ones_own() -> None:
 
 def test_an_unknown_check_or_measure_is_named_with_close_ones() -> None:
     made = tables(Layer("a", "linear", normal(), normal()))
-    with pytest.raises(NormprobeError, match=r"'nonfinit'.*nonfinite"):
-        find(made, ["nonfinit"])
+    with pytest.raises(NormprobeError, match=r"'nonfinte'.*nonfinite"):
+        find(made, ["nonfinte"])
     with pytest.raises(NormprobeError, match=r"abs_maxx.*abs_max"):
         series(made, "input:abs_maxx")
     with pytest.raises(NormprobeError, match="middle"):
