@@ -175,6 +175,7 @@ class Comparison:
         # Loads templates, which comparing does without.
         from normprobe.report import (
             COMPARISON_PAGE,
+            PagePath,
             comparison_title,
             earlier_report,
             replaced,
@@ -187,7 +188,7 @@ class Comparison:
         page = write_comparison(self._found, said, findings, Path(directory), beside=beside)
         if note := replaced(earlier, comparison_title(self._found)):
             warnings.warn(note, UserWarning, stacklevel=2)
-        return page
+        return PagePath(page)
 
     def __str__(self) -> str:
         return "\n".join(sentences(self._found))

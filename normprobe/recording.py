@@ -203,7 +203,14 @@ class Recording:
             RecordingError: the directory cannot be written.
         """
         # Loads templates, which loading and merging do without.
-        from normprobe.report import check_choice, earlier_report, remove_tables, replaced, write_report
+        from normprobe.report import (
+            PagePath,
+            check_choice,
+            earlier_report,
+            remove_tables,
+            replaced,
+            write_report,
+        )
 
         check_choice(panels)
         # Before any file: tables without rows would look like a result.
@@ -220,7 +227,7 @@ class Recording:
         remove_tables(Path(directory), earlier, beside)
         if said := replaced(earlier, str(self._tables.facts["name"])):
             warnings.warn(said, UserWarning, stacklevel=2)
-        return page
+        return PagePath(page)
 
     def save(self, path: str | Path, *, labels: bool = False) -> Path:
         """Save as one zip file of Parquet tables and JSON.

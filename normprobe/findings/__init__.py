@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from normprobe.findings.changes import changes
+from normprobe.findings.baseline import changes
 from normprobe.findings.check import COLUMNS, Check, Finding, Severity, to_frame
 from normprobe.findings.evidence_series import series
 from normprobe.findings.json_document import present_and_gone, to_json

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from normprobe.findings.changes import GONE, NEW
+from normprobe.findings.baseline import GONE, NEW
 from normprobe.findings.check import SEVERITIES
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from normprobe.findings.changes import KNOWN, NEW
+from normprobe.findings.baseline import KNOWN, NEW
 from normprobe.findings.check import Check
 from normprobe.findings.json_document import dumps, plain_value, present_and_gone
 from normprobe.findings.registry import CHECKS, page_of

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe import Comparison, compare, compare_live
-from normprobe.capture.stored_tensors import stored_tensors
+from normprobe.capture.live_pairs.stored_tensors import stored_tensors
 from normprobe.divergence.stored_differences import stored_differences
 
 

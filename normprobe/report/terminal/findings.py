@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from normprobe.findings.changes import NEW
+from normprobe.findings.baseline import NEW
 from normprobe.formatting import format_count
 from normprobe.report.display_text import display_name, text_or_empty
 from normprobe.report.finding_words import WORDS, extent

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from normprobe.capture.stored_tensors import stored_tensors
+from normprobe.capture.live_pairs.stored_tensors import stored_tensors
 
 
 def sketch(tensor: torch.Tensor, name: str = "t") -> object:
