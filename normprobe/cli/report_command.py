@@ -113,7 +113,7 @@ def report(model: str, *, fail_on: str | None, **options: Any) -> None:
     page = None if outputs.no_report else outputs.out / "report.html"
     _write_documents(model, recording, findings, outputs, page)
     if fail_on is not None:
-        from normprobe.findings import present_and_gone
+        from normprobe.findings.json_document import present_and_gone
 
         here = present_and_gone(findings)[0]
         exit_if_found(recording, here, fail_on, baseline=_name(outputs), quiet=outputs.quiet)

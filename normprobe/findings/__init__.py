@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from normprobe.findings.baseline import changes
 from normprobe.findings.check import COLUMNS, Check, Finding, Severity, to_frame
 from normprobe.findings.evidence_series import series
-from normprobe.findings.json_document import present_and_gone, to_json
+from normprobe.findings.json_document import to_json
 from normprobe.findings.registry import CHECKS, chosen, explain, page_of, selected, thresholds
 from normprobe.findings.sarif import to_sarif
 
@@ -32,7 +32,6 @@ __all__ = [
     "explain",
     "find",
     "page_of",
-    "present_and_gone",
     "selected",
     "series",
     "thresholds",

@@ -85,7 +85,7 @@ def _rule(check: Check) -> dict[str, Any]:
         "shortDescription": {"text": check.title},
         "fullDescription": {"text": page[0] if page else check.title},
         "help": {"text": "\n\n".join([*page, f"What to do: {check.advice}", f"Source: {check.source}"])},
-        "helpUri": f"{_HOME}/blob/main/docs/checks.md#{check.name.replace('_', '-')}",
+        "helpUri": f"{_HOME}/blob/main/docs/checks.md#the-checks",
         "defaultConfiguration": {"level": _LEVELS[check.severity]},
         "properties": {"tags": ["normalization"]},
     }

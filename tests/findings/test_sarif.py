@@ -52,7 +52,7 @@ def test_a_rule_is_a_check_with_its_page() -> None:
     assert rule["shortDescription"]["text"] == "Running statistics are stale"
     assert rule["defaultConfiguration"]["level"] == "warning"
     assert "When it is wrong" in rule["help"]["text"]
-    assert rule["helpUri"].endswith("docs/checks.md#stale-running-statistics")
+    assert rule["helpUri"].endswith("docs/checks.md#the-checks")
     assert len(log(checks=selected(["nonfinite"]))["tool"]["driver"]["rules"]) == 1
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normprobe.divergence import answer_parts, side_names
-from normprobe.findings import present_and_gone
 from normprobe.findings.baseline import NEW
+from normprobe.findings.json_document import present_and_gone
 from normprobe.formatting import shorten_text
 from normprobe.report.comparison_rows import Row, compared_sites, comparison_rows, site_word
 from normprobe.report.terminal.findings import change_lines, finding_lines
