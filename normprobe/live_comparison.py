@@ -15,6 +15,7 @@ from normprobe.capture.batches.batch_arguments import BatchArguments
 from normprobe.capture.batches.progress_bar import Progress, counting
 from normprobe.capture.batches.run_batches import NO_BATCHES, as_batches, run_batch
 from normprobe.capture.live_pairs.side_by_side import Pair, SideBySide, differing_tensors
+from normprobe.capture.live_pairs.stored_tensors import stored_tensors
 from normprobe.comparison import Comparison
 from normprobe.divergence.from_live_sums import live_differences, matched_layers
 from normprobe.errors import NormprobeError, NoSamplesError
@@ -86,7 +87,13 @@ def compare_live(a: nn.Module, b: nn.Module, batches: Any, *, progress: Progress
                 count(done)
     return Comparison(
         live_differences(
-            of_a, of_b, matched, side_by_side.found(), examples=side_by_side.examples, tensors=stored
+            of_a,
+            of_b,
+            matched,
+            side_by_side.found(),
+            examples=side_by_side.examples,
+            tensors=stored,
+            stored=(stored_tensors(a), stored_tensors(b)),
         )
     )
 

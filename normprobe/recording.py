@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.errors import RecordingError, warn
-from normprobe.tables.export import write_csv, write_parquet
+from normprobe.tables.export import write_csv, write_parquet, write_tables
 from normprobe.tables.frames import Tables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.merging import merge_tables
@@ -23,6 +23,7 @@ from normprobe.tables.unmeasured import check_measured
 
 if TYPE_CHECKING:
     from normprobe.figures import RecordingFigures
+    from normprobe.report import Summary
 
 __all__ = ["Recording", "load", "merge"]
 
@@ -160,6 +161,30 @@ class Recording:
 
         return find(self._tables)
 
+    def summary(self, checks: Iterable[Any] | None = None) -> Summary:
+        """What `normprobe report` prints: what ran on what, the findings with advice, layers that stand out.
+
+        >>> print(recording.summary())
+
+        Args:
+            checks: those whose findings are shown, as for `findings`.
+
+        Returns:
+            An object that prints as this text, and shows it in a notebook. On a terminal it fits the width;
+            elsewhere nothing is cut or wrapped.
+
+        Raises:
+            NoSamplesError: nothing was measured.
+            NormprobeError: a name is not that of a check.
+        """
+        from normprobe.report import Summary, terminal_text
+
+        check_measured(self._tables)
+        findings = self.findings(checks)
+        return Summary(
+            lambda width, unicode: terminal_text(self._tables, findings, width=width, unicode=unicode)
+        )
+
     def to_csv(self, directory: str | Path) -> list[Path]:
         """Write layers, features, samples, ledger, findings and outliers as CSV files; return their paths.
 
@@ -176,31 +201,57 @@ class Recording:
         """
         return write_parquet(self._frames(), directory)
 
-    def report(self, directory: str | Path, *, panels: str | None = None) -> Path:
-        """Write report.html, its figures as PNG and SVG, and the CSV files.
+    def report(
+        self,
+        directory: str | Path = "report",
+        *,
+        panels: str | None = None,
+        tables: str = "auto",
+        checks: Iterable[Any] | None = None,
+    ) -> Path:
+        """Write report.html, its figures as PNG and SVG, and the tables.
+
+        A report of another model in the same folder is replaced, and a warning says so.
 
         Args:
-            directory: made if it does not exist; other files in it stay.
+            directory: made if it does not exist; files of others in it stay.
             panels: "all" draws a before/after panel for every norm; by default up to 64 norms that stand out
                 have one in the page, and "files" also writes each of these as PNG.
+            tables: "csv", "parquet" or "none"; "auto" writes the two large ones, features and samples, as
+                Parquet, the others as CSV.
+            checks: those whose findings are reported, as for `findings`.
 
         Returns:
             The path of report.html; a notebook shows it as a link.
 
         Raises:
-            NormprobeError: ``panels`` is none of these.
+            NormprobeError: ``panels`` or ``tables`` is none of these, or a name is not that of a check.
             NoSamplesError: nothing was measured.
             RecordingError: the directory cannot be written.
         """
         # Loads templates, which loading and merging do without.
-        from normprobe.report import PagePath, check_choice, write_report
+        from normprobe.report import (
+            PagePath,
+            check_choice,
+            earlier_report,
+            remove_tables,
+            replaced,
+            write_report,
+        )
 
         check_choice(panels)
         # Before any file: tables without rows would look like a result.
         check_measured(self._tables)
-        # First, as the page names the tables that it finds beside it.
-        self.to_csv(directory)
-        return PagePath(write_report(self._tables, self.findings(), Path(directory), panels=panels))
+        earlier = earlier_report(Path(directory))
+        findings = self.findings(checks)
+        # First, as the page names the tables beside it.
+        written = write_tables(self._frames(findings), directory, tables)
+        beside = [path.name for path in written]
+        page = write_report(self._tables, findings, Path(directory), panels=panels, beside=beside)
+        remove_tables(Path(directory), earlier, beside)
+        if said := replaced(earlier, str(self._tables.facts["name"])):
+            warn(said)
+        return PagePath(page)
 
     def save(self, path: str | Path, *, labels: bool = False) -> Path:
         """Save as one zip file of Parquet tables and JSON.
@@ -222,11 +273,12 @@ class Recording:
         """
         return Recording(self._tables.annotate(facts))
 
-    def _frames(self) -> dict[str, pd.DataFrame]:
+    def _frames(self, findings: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
         """What is exported, by the stem of its file."""
         tables = self._tables
         frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
-        return {**frames, "findings": self._found, "outliers": self.outliers()}
+        findings = self._found if findings is None else findings
+        return {**frames, "findings": findings, "outliers": self.outliers()}
 
     def __repr__(self) -> str:
         """One line: layers by kind, samples, findings."""

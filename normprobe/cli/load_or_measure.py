@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from normprobe.cli.options import Request
+from normprobe.cli.options import Request, request_of
+from normprobe.cli.output_paths import check_file
 from normprobe.cli.progress import tracked, waiting
 from normprobe.cli.recalibrate_option import check_recalibration, recalibrate_into
 from normprobe.errors import ModelError, NormprobeError
@@ -38,8 +39,43 @@ def is_recording(name: str) -> bool:
     return path.suffix == ".normprobe" or (path.is_file() and path.suffix.lower() not in _NOT_A_RECORDING)
 
 
+def recorded(
+    name: str,
+    options: dict[str, Any],
+    *,
+    save: Path | None,
+    recalibrate: Path | None = None,
+    quiet: bool = False,
+) -> Recording:
+    """The recording of a command, saved if asked to; where to is checked before anything runs.
+
+    Args:
+        name: the model or recording, as on the command line.
+        options: those of a measurement.
+        save: where to save it.
+        recalibrate: where to write the model's weights with running statistics of the same data.
+        quiet: whether to print no notes.
+
+    Raises:
+        NormprobeError: an output cannot be written, or the recording cannot be had.
+    """
+    if save is not None:
+        check_file("--save", save)
+    recording = recording_of(name, request_of(options), recalibrate=recalibrate, notes=not quiet)
+    if save is not None:
+        # At once: what was measured is kept, should writing a report fail.
+        recording.save(save)
+    return recording
+
+
 def recording_of(
-    name: str, request: Request, *, forwards: int | None = None, recalibrate: Path | None = None
+    name: str,
+    request: Request,
+    *,
+    forwards: int | None = None,
+    recalibrate: Path | None = None,
+    notes: bool = True,
+    with_model: Callable[[Any], None] | None = None,
 ) -> Recording:
     """The recording that an argument names, loaded; or of the model that it names, measured.
 
@@ -48,6 +84,8 @@ def recording_of(
         request: the options.
         forwards: stop after so many batches; None runs all.
         recalibrate: where to write the model's weights with running statistics of the same data.
+        notes: whether to print what a reader should know of model and data.
+        with_model: called with the model once it was measured, if it is none of a saved recording.
 
     Raises:
         NormprobeError: the recording, model or data cannot be read, or do not fit together.
@@ -55,16 +93,27 @@ def recording_of(
     if recalibrate is not None:
         check_recalibration(name, is_recording(name), recalibrate)
     if not is_recording(name):
-        return measure(name, request, forwards=forwards, recalibrate=recalibrate)
-    if request.given():
-        raise click.UsageError(f"{name} is a saved recording: {', '.join(request.given())} cannot change it")
+        return measure(
+            name, request, forwards=forwards, recalibrate=recalibrate, notes=notes, with_model=with_model
+        )
+    # Its name is nothing that was measured.
+    given = [option for option in request.given() if option != "--name"]
+    if given:
+        raise click.UsageError(f"{name} is a saved recording: {', '.join(given)} cannot change it")
     from normprobe.recording import load
 
-    return load(name)
+    recording = load(name)
+    return recording if request.name is None else recording.annotate(name=request.name)
 
 
 def measure(
-    name: str, request: Request, *, forwards: int | None = None, recalibrate: Path | None = None
+    name: str,
+    request: Request,
+    *,
+    forwards: int | None = None,
+    recalibrate: Path | None = None,
+    notes: bool = True,
+    with_model: Callable[[Any], None] | None = None,
 ) -> Recording:
     """Load a model, run its data through it, and return the recording.
 
@@ -73,9 +122,33 @@ def measure(
         request: the options.
         forwards: stop after so many batches; None runs all.
         recalibrate: where to write the model's weights with running statistics of the same data.
+        notes: whether to print what a reader should know of model and data.
+        with_model: called with the model once it was measured.
 
     Raises:
         NormprobeError: the model or data cannot be read, or do not fit together.
+    """
+    model, inputs = _load(name, request)
+    from normprobe.loading.models import without_bars
+
+    with without_bars():
+        recording = _run(model, inputs, request, forwards)
+        if with_model is not None:
+            with_model(model.module)
+        if recalibrate is not None:
+            recalibrate_into(recalibrate, model, request)
+    # Only now: an error is to be the one line that is printed.
+    said = (*model.warnings, *inputs.warnings, *recording.meta["warnings"]) if notes else ()
+    for warning in dict.fromkeys(said):
+        click.echo(f"Note: {warning}", err=True)
+    return recording
+
+
+def _load(name: str, request: Request) -> tuple[LoadedModel, Inputs]:
+    """The model and its data.
+
+    Raises:
+        NormprobeError: one of them cannot be read, or they do not fit together.
     """
     # Imported inside: torch and transformers take seconds, which the progress line is to show.
     with waiting(f"Loading   {name}"):
@@ -99,14 +172,7 @@ def measure(
                 batch_size=request.batch_size,
                 limit=request.limit,
             )
-    with without_bars():
-        recording = _run(model, inputs, request, forwards)
-        if recalibrate is not None:
-            recalibrate_into(recalibrate, model, request)
-    # Only now: an error is to be the one line that is printed.
-    for warning in dict.fromkeys((*model.warnings, *inputs.warnings, *recording.meta["warnings"])):
-        click.echo(f"Note: {warning}", err=True)
-    return recording
+    return model, inputs
 
 
 def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | None) -> Recording:
@@ -134,13 +200,19 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
     except Exception as cause:
         raise _explained(cause, model, batches.latest) from cause
     return recording.annotate(
-        name=model.name,
+        name=request.name or shown_name(model.name, request.weights),
+        weights=request.weights,
         data=inputs.description,
         unit=inputs.unit,
         example_unit=inputs.example_unit,
         seconds=time.perf_counter() - started,
         warnings=[*recording.meta["warnings"], *model.warnings, *inputs.warnings],
     )
+
+
+def shown_name(model: str, weights: str | None) -> str:
+    """What a model is called: as on the command line, with the file of its weights if it was given one."""
+    return model if weights is None else f"{model} + {weights}"
 
 
 class _Batches:

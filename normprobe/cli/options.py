@@ -32,6 +32,8 @@ class Request:
         samples: how many samples are kept a layer, or ``all``.
         weights: a file of weights for a model from a callable.
         trust_remote_code: whether code of the checkpoint may run.
+        name: what to call the model; None for its own name, with the file of its weights.
+        written: the names of those that stand on the command line, not in settings, for messages.
     """
 
     data: str | None
@@ -45,6 +47,8 @@ class Request:
     samples: int | str
     weights: str | None
     trust_remote_code: bool
+    name: str | None = None
+    written: tuple[str, ...] = ()
 
     @staticmethod
     def plain() -> Request:
@@ -53,10 +57,8 @@ class Request:
         return Request(None, None, None, None, "auto", "auto", (), (), 1024, None, False)
 
     def given(self) -> list[str]:
-        """The options that were set, as they are written."""
-        plain = Request.plain()
-        changed = [name for name in vars(self) if getattr(self, name) != getattr(plain, name)]
-        return [f"--{name.replace('_', '-')}" for name in changed]
+        """The options on the command line, as they are written; those of settings are for models alone."""
+        return [f"--{name.replace('_', '-')}" for name in self.written]
 
 
 class Kinds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
@@ -116,6 +118,7 @@ _MEASURING = [
     click.option("--kinds", multiple=True, type=Kinds(), help=f"Only these kinds: {', '.join(KINDS)}."),
     click.option("--samples", default=1024, type=Samples(), show_default=True, help="Samples kept a layer."),
     click.option("--weights", metavar="FILE", help="Safetensors or state dict for module.py:callable."),
+    click.option("--name", metavar="TEXT", help="What to call the model in titles and documents."),
     click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the checkpoint."),
 ]
 debug = click.option("--debug", is_flag=True, help="Show tracebacks and what other libraries print.")
@@ -127,7 +130,21 @@ def measuring(command: _Command) -> _Command:
     return reduce(lambda wrapped, option: option(wrapped), reversed(_MEASURING), command)
 
 
+def quietly(command: _Command) -> _Command:
+    """Add the option to print nothing but what failed."""
+    return click.option("-q", "--quiet", is_flag=True, help="Print only errors and what fails, on stderr.")(
+        command
+    )
+
+
 def request_of(options: dict[str, Any]) -> Request:
     """The request that a command's options add up to."""
     kinds = tuple(kind for group in options.pop("kinds") for kind in group)
-    return Request(**options, kinds=kinds)
+    written = tuple(name for name in (*options, "kinds") if is_written(name))
+    return Request(**options, kinds=kinds, written=written)
+
+
+def is_written(name: str) -> bool:
+    """Whether an option of the running command stands on the command line."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,26 +21,9 @@ if TYPE_CHECKING:
     from normprobe.comparison import Comparison
     from normprobe.recording import Recording
 
-# As `report.terminal.lines` has them; to import that would load pandas for --help.
-_NARROWEST, _WIDEST = 80, 120
-_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
-_TAG = re.compile(r"^(error|warning|note)(?= )", re.MULTILINE)
-_SIGNS = "÷×…→–−━"
-
-
-def width() -> int:
-    """The columns to use: the terminal's, from 80 to 120."""
-    return min(max(shutil.get_terminal_size((_NARROWEST, 24)).columns, _NARROWEST), _WIDEST)
-
-
-def unicode() -> bool:
-    """Whether stdout can show the signs that the report uses."""
-    try:
-        # A stream in memory has no encoding.
-        _SIGNS.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan", "gone": "green"}
+_TAG = re.compile(r"^(error|warning|note|gone)(?= )", re.MULTILINE)
+_REASON = 24  # columns of a terminal that a reason gets at least
 
 
 def colourful() -> bool:
@@ -61,38 +44,73 @@ def escape_what_cannot_be_encoded() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def print_summary(recording: Recording, findings: pd.DataFrame) -> None:
-    """Print the terminal's form of the report."""
-    from normprobe.report import terminal_text
+def print_summary(recording: Recording, findings: pd.DataFrame, *, baseline: str | None = None) -> None:
+    """Print the terminal's form of the report.
 
-    text = terminal_text(recording.tables, findings, width=width(), unicode=unicode())
+    Args:
+        recording: what was measured.
+        findings: its findings, those of a baseline that are gone among them.
+        baseline: what they were held against.
+    """
+    from normprobe.report import stdout_unicode, stdout_width, terminal_text
+
+    text = terminal_text(
+        recording.tables, findings, width=stdout_width(), unicode=stdout_unicode(), baseline=baseline
+    )
     click.echo(_coloured(text) if colourful() else text)
 
 
-def print_json(recording: Recording, findings: pd.DataFrame) -> None:
-    """Print the findings as one JSON document."""
-    from normprobe.findings import to_json
+def print_findings(recording: Recording, findings: pd.DataFrame, *, err: bool = False) -> None:
+    """Print findings alone, on stdout or stderr."""
+    from normprobe.report import findings_text, stdout_unicode, stdout_width
 
-    click.echo(to_json(findings, recording.tables))
+    # Laid out for the stream that it goes to.
+    with redirect_stdout(sys.stderr if err else sys.stdout):
+        text = findings_text(recording.tables, findings, width=stdout_width(), unicode=stdout_unicode())
+        click.echo(_coloured(text) if colourful() else text)
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the answer of a comparison, and the layers it rests on."""
-    from normprobe.divergence import sentences
-    from normprobe.report import comparison_text
-
-    differences = comparison.differences
-    text = comparison_text(differences, sentences(differences), width=width(), unicode=unicode())
-    click.echo(text)
+    click.echo(str(comparison.summary()))
 
 
-def print_report_file(page: Path) -> None:
-    """Print where the report is, how large, and what lies beside it."""
-    tables = len(list(page.parent.glob("*.csv")))
-    figures = len([file for file in page.parent.glob("figures/*") if file.is_file()])
-    beside = [f"{tables} CSV files" if tables else "", f"{figures} figures" if figures else ""]
-    also = f"; also {' and '.join(filter(None, beside))}" if any(beside) else ""
-    click.echo(f"\nReport   {page}  ({_size(page)}{also})")
+def print_report_file(page: Path, earlier: str) -> None:
+    """Print where a report is, how much was written in all, and what it replaced.
+
+    Args:
+        page: the page.
+        earlier: the sentence on a report of something else that was there, or "".
+    """
+    from normprobe.report import report_files
+
+    files = report_files(page)
+    sizes = {file: file.stat().st_size for file in files}
+    largest = max(sizes, key=sizes.__getitem__)
+    counts = Counter(_sort(file) for file in files if file != page)
+    beside = _listed([f"{number:,} {_plural(sort, number)}" for sort, number in counts.items()])
+    most = "most in" if 2 * sizes[largest] > sum(sizes.values()) else "the largest"
+    said = f"{_megabytes(sum(sizes.values()))} in all, {most} {largest.name}"
+    click.echo(f"\nReport   {page}  ({said}{f'; {beside} beside it' if beside else ''})")
+    if earlier:
+        click.echo(f"{earlier[0].upper()}{earlier[1:]}")
+
+
+def _sort(file: Path) -> str:
+    """What sort of file it is."""
+    return {".csv": "CSV file", ".parquet": "Parquet file"}.get(file.suffix, "figure")
+
+
+def _plural(word: str, number: int) -> str:
+    return word if number == 1 else f"{word}s"
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(phrases[:-1]), *phrases[-1:]]))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size < 1e7 else f"{size / 1e6:,.0f} MB"
 
 
 def print_files(paths: Iterable[Path], what: str) -> None:
@@ -129,9 +147,12 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in table) for column in range(4)]
     room = max(len(row[4]) for row in table)
     # Into a file or a pipe nothing is cut: a program may read it.
-    if sys.stdout.isatty():
-        rest = width() - sum(widths[1:]) - 2 * len(widths)
-        widths[0] = max(20, min(widths[0], rest - min(room, 24)))
+    from normprobe.report import stdout_width
+
+    columns = stdout_width()
+    if columns is not None:
+        rest = columns - sum(widths[1:]) - 2 * len(widths)
+        widths[0] = max(20, min(widths[0], rest - min(room, _REASON)))
         room = max(12, rest - widths[0])
     lines = []
     for row in table:
@@ -150,5 +171,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 def _shortened(name: str, columns: int) -> str:
     """A name in so many columns, shortened at the front."""
-    dots = "…" if unicode() else "..."
+    from normprobe.report import stdout_unicode
+
+    dots = "…" if stdout_unicode() else "..."
     return name.ljust(columns) if len(name) <= columns else dots + name[len(name) + len(dots) - columns :]

@@ -8,6 +8,9 @@ words, and its findings.
 
 from normprobe.divergence.columns import CAUSES, LAYERS, UNMATCHED
 from normprobe.divergence.differences import LEVEL, Differences, differences
+from normprobe.divergence.json_document import document, finding_changes, largest_error
+from normprobe.divergence.side_names import side_names
+from normprobe.divergence.stored_differences import StoredTensors
 from normprobe.divergence.verdict import (
     VERDICTS,
     Divergence,
@@ -25,9 +28,14 @@ __all__ = [
     "VERDICTS",
     "Differences",
     "Divergence",
+    "StoredTensors",
     "answer_parts",
     "differences",
+    "document",
+    "finding_changes",
+    "largest_error",
     "sentences",
     "shown_name",
+    "side_names",
     "verdict_code",
 ]

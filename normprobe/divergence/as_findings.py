@@ -56,7 +56,7 @@ _ALONE = _Rule(
     "not_compared",
     "Layers without a counterpart",
     "warning",
-    "Look them up in unmatched.csv; what happens in them shows only at the next layer compared.",
+    "Look for their counterparts by hand; what happens in them shows only at the next layer compared.",
 )
 _ORDER = _Rule(
     "order_differs",
@@ -123,6 +123,24 @@ def _rule_of(found: Differences, first: Divergence) -> _Rule:
             _FIRST,
             advice=f"Make the {', '.join(first.differs[:3])} of the two alike, then compare again: "
             "what comes after it may differ only because it does.",
+        )
+    if first.site == INPUT:
+        return _before(found, first)
+    return _FIRST
+
+
+def _before(found: Differences, first: Divergence) -> _Rule:
+    """What to do about a difference that arises before a layer."""
+    stored = [name for name, _ in found.facts.get("not_measured") or []]
+    if stored:
+        more = f" and {len(stored) - 3:,} more" if len(stored) > 3 else ""
+        return replace(
+            _FIRST, advice=f"Load the same {', '.join(stored[:3])}{more} into both, then compare again."
+        )
+    if first.after is None:
+        return replace(
+            _FIRST,
+            advice="Compare the data and their preparation, and the weights of what runs before this layer.",
         )
     return _FIRST
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from normprobe.divergence.kept_samples import RecordingArrays, pair_samples
 from normprobe.divergence.matching import Match
 from normprobe.divergence.rounding import unit
+from normprobe.divergence.stored_differences import StoredDifference
 from normprobe.formatting import format_count, format_number
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -74,6 +75,32 @@ def find_causes(readers: RecordingPair, matches: Iterable[Match]) -> tuple[Cause
     return tuple(
         Cause(match.a, match.b, *found) for match in matches for found in _differences(readers, match)
     )
+
+
+def with_weights(
+    causes: Sequence[Cause],
+    stored: Iterable[StoredDifference],
+    readers: RecordingPair,
+    matches: Sequence[Match],
+) -> list[Cause]:
+    """The causes with what Linear layers store differently, in place of what kept rows only suggest of it.
+
+    Args:
+        causes: what the recordings say.
+        stored: what the models do.
+        readers: both recordings.
+        matches: the layers compared.
+    """
+    pairs = {match.a: match for match in matches if readers[0].ledger.loc[match.a, "kind"] == "linear"}
+    own = [
+        Cause(found.module, pairs[found.module].b, *of_tensor(found.tensor, found.share))
+        for found in stored
+        if found.module in pairs and np.isfinite(found.share)
+    ]
+    known = {cause.layer for cause in own}
+    kept = [cause for cause in causes if not (cause.what == SHIFT_OF_ROWS and cause.layer in known)]
+    order = {match.a: at for at, match in enumerate(matches)}
+    return sorted([*kept, *own], key=lambda cause: order[cause.layer])
 
 
 def of_tensor(name: str, share: float) -> Difference:

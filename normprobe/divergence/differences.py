@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from normprobe.divergence.causes import Cause, find_causes
+from normprobe.divergence.causes import Cause, find_causes, with_weights
 from normprobe.divergence.columns import CAUSES, LAYERS, UNMATCHED, shaped
 from normprobe.divergence.kept_samples import RecordingArrays
 from normprobe.divergence.matched_sites import (
@@ -23,6 +23,12 @@ from normprobe.divergence.paired import paired_columns
 from normprobe.divergence.rounding import Precision, precision
 from normprobe.divergence.same_data import Pairing, pair_data
 from normprobe.divergence.silent_twins import with_silent_twins
+from normprobe.divergence.stored_differences import (
+    StoredDifference,
+    StoredTensors,
+    not_measured,
+    stored_differences,
+)
 from normprobe.divergence.unpaired import unpaired_columns
 from normprobe.errors import NormprobeError, NoSamplesError, RecordingError
 from normprobe.tables.frames import Tables
@@ -56,7 +62,14 @@ class HasDifferences(Protocol):
         """The frames behind it."""
 
 
-def differences(a: Tables, b: Tables, *, same_data: bool | None = None, level: float = LEVEL) -> Differences:
+def differences(
+    a: Tables,
+    b: Tables,
+    *,
+    same_data: bool | None = None,
+    level: float = LEVEL,
+    stored: tuple[StoredTensors, StoredTensors] | None = None,
+) -> Differences:
     """Compare two recordings.
 
     Args:
@@ -64,6 +77,7 @@ def differences(a: Tables, b: Tables, *, same_data: bool | None = None, level: f
         b: tables of the second.
         same_data: whether they are of the same data; None asks the recordings.
         level: for other data, how often a comparison of one model with itself may name any layer.
+        stored: what the two models store, where they were at hand.
 
     Raises:
         NoSamplesError: nothing was measured in one of them.
@@ -84,7 +98,18 @@ def differences(a: Tables, b: Tables, *, same_data: bool | None = None, level: f
         columns, examples = unpaired_columns(readers, places, level)
     rows = [describe_site(readers, place) | found for place, found in zip(places, columns, strict=True)]
     facts = facts_of((a, b), matched, pairing, rounding, places) | {"examples": examples, "level": level}
-    return tabulated(rows, matched.unmatched, facts, find_causes(readers, matched.pairs))
+    causes = list(find_causes(readers, matched.pairs))
+    if stored is not None:
+        found = stored_differences(*stored)
+        facts |= {"not_measured": stored_facts(found, readers[0])}
+        causes = with_weights(causes, found, readers, matched.pairs)
+    return tabulated(rows, matched.unmatched, facts, causes)
+
+
+def stored_facts(found: Sequence[StoredDifference], reader: RecordingArrays) -> list[list[str]]:
+    """Name and difference, in words, of each tensor that differs and is of no layer that was measured."""
+    fired = reader.ledger.index[reader.ledger["status"] == "fired"]
+    return [[difference.name, difference.said] for difference in not_measured(found, set(fired))]
 
 
 def tabulated(
@@ -153,6 +178,7 @@ def facts_of(
     return {
         "names": [str(facts["name"]) for facts in meta],
         "models": [str(facts["model"]) for facts in meta],
+        "weights": [facts.get("weights") for facts in meta],
         "data": [facts.get("data") for facts in meta],
         "created": [facts["created"] for facts in meta],
         "parts": [len(facts["parts"]) for facts in meta],

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from normprobe.divergence.attribution import Attribution
 from normprobe.divergence.causes import SHIFT_OF_ROWS, Cause, find_causes, of_tensor
-from normprobe.divergence.differences import LEVEL, Differences, facts_of, matched_layers, tabulated
+from normprobe.divergence.differences import (
+    LEVEL,
+    Differences,
+    facts_of,
+    matched_layers,
+    stored_facts,
+    tabulated,
+)
 from normprobe.divergence.kept_samples import RecordingArrays
 from normprobe.divergence.matched_sites import (
     MatchedSite,
@@ -23,6 +30,7 @@ from normprobe.divergence.matching import Match, MatchedLayers, Unmatched
 from normprobe.divergence.paired import attribute_errors, judge_errors
 from normprobe.divergence.rounding import precision
 from normprobe.divergence.same_data import Pairing
+from normprobe.divergence.stored_differences import StoredTensors, stored_differences
 from normprobe.tables.frames import Tables
 from normprobe.vocabulary import OUTPUT
 
@@ -81,6 +89,7 @@ def live_differences(
     *,
     examples: int,
     tensors: Mapping[str, Mapping[str, float]],
+    stored: tuple[StoredTensors, StoredTensors],
 ) -> Differences:
     """Build the table of differences.
 
@@ -91,6 +100,7 @@ def live_differences(
         found: what was summed, by the first model's layer.
         examples: how many examples ran.
         tensors: which tensors of two layers are not alike, and by how much, by the first model's layer.
+        stored: what the two models store.
     """
     readers = RecordingArrays(a), RecordingArrays(b)
     # Layers that fired on the first batch may not be called on the others.
@@ -113,6 +123,7 @@ def live_differences(
     ]
     facts = facts_of((a, b), matched, Pairing(True, "live", {}), rounding, places)
     facts |= {"matched": len(seen), "examples": (examples, examples), "level": LEVEL}
+    facts |= {"not_measured": stored_facts(stored_differences(*stored), readers[0])}
     return tabulated(rows, (*matched.unmatched, *lost), facts, _causes(readers, seen, tensors))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,8 +86,7 @@ def match_layers(a: FiredLayers, b: FiredLayers) -> MatchedLayers:
     only in the block) by the words their names end in, else in order of execution, where the numbers agree.
     A Linear that does the work of several is declared, and so is everything else without a counterpart.
     """
-    names = _by_name(list(a.shapes), list(b.shapes))
-    names |= _without_adapter(a.shapes, b.shapes, names)
+    names = match_names(list(a.shapes), list(b.shapes))
     pairs = [Match(x, y, "name") for x, y in names.items() if a.shapes[x] == b.shapes[y]]
     left_a = {x: shape for x, shape in a.shapes.items() if x not in {pair.a for pair in pairs}}
     left_b = {y: shape for y, shape in b.shapes.items() if y not in {pair.b for pair in pairs}}
@@ -100,6 +99,12 @@ def match_layers(a: FiredLayers, b: FiredLayers) -> MatchedLayers:
     order = {layer: at for at, layer in enumerate(a.shapes)}
     pairs = sorted([*pairs, *rest], key=lambda pair: order[pair.a])
     return MatchedLayers(tuple(pairs), (*unmatched, *alone))
+
+
+def match_names(a: Sequence[str], b: Sequence[str]) -> dict[str, str]:
+    """Names of modules matched as those of layers are: without wrappers' prefixes, through adapters."""
+    names = _by_name(a, b)
+    return names | _without_adapter(a, b, names)
 
 
 def _by_name(a: Sequence[str], b: Sequence[str]) -> dict[str, str]:
@@ -116,9 +121,7 @@ def _by_name(a: Sequence[str], b: Sequence[str]) -> dict[str, str]:
     return {short_a[name]: short_b[name] for name in short_a if name in short_b}
 
 
-def _without_adapter(
-    a: Mapping[str, LayerShape], b: Mapping[str, LayerShape], matched: Mapping[str, str]
-) -> dict[str, str]:
+def _without_adapter(a: Collection[str], b: Collection[str], matched: Mapping[str, str]) -> dict[str, str]:
     """Layers inside an adapter that is no layer itself, matched with what the other has in its place."""
     outer_a, outer_b = (
         {name if _outside(name) in names else _outside(name): name for name in names} for names in (a, b)

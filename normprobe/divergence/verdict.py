@@ -109,7 +109,10 @@ def sentences(found: Differences) -> list[str]:
         answer = _agreement(found)
     else:
         answer = [" ".join([_where(found, first), *_why(found, first)]), *_extent(found, first)]
-    return [*answer, *_precision(found), *_circumstances(found)]
+    # Where the answer names them already, once is enough.
+    named = found.facts["same_data"] and first is not None and first.site == INPUT
+    stored = "" if named else not_measured_words(found)
+    return [*answer, *([f"{stored}."] if stored else []), *_precision(found), *_circumstances(found)]
 
 
 def answer_parts(found: Differences) -> list[str]:
@@ -134,12 +137,31 @@ def _where(found: Differences, first: Divergence) -> str:
     if first.site == OUTPUT:
         return f"{start}, introduced there; its input agrees to rounding."
     if first.after is None:
-        return f"{start}, before any layer compared: the data, their preparation or the embedding differ."
+        return f"{start}, before any layer compared: {_before_all_layers(found)}."
     before = shown_name(found, first.after)
     return (
         f"{start}, though every layer before it agrees to rounding: it arises between the layers, "
         f"on the way to this one ({before} runs before it)."
     )
+
+
+def _before_all_layers(found: Differences) -> str:
+    """What may differ where the first layer already reads something else."""
+    stored = not_measured_words(found)
+    if stored:
+        return stored
+    if found.facts.get("not_measured") is None:
+        return (
+            "the data or their preparation differ, or a layer before it that is not measured "
+            "(convolution, embedding)"
+        )
+    return "the data or their preparation differ, or what runs before it; all that the two store is alike"
+
+
+def not_measured_words(found: Differences) -> str:
+    """Which tensors of layers that are not measured differ, or ""."""
+    named = [f"{name} differs {said}" for name, said in found.facts.get("not_measured") or []]
+    return f"{_named(named)} (not measured)" if named else ""
 
 
 def _why(found: Differences, first: Divergence) -> list[str]:
@@ -148,6 +170,8 @@ def _why(found: Differences, first: Divergence) -> list[str]:
     # Only before an input can a layer that is not compared be what differs.
     if first.site == INPUT:
         said += twin_sentences(found)
+        if first.after is not None and (stored := not_measured_words(found)):
+            said.append(f"{stored}.")
     return [*said, *filter(None, [undone_sentence(found)])]
 
 

@@ -10,10 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from normprobe.findings.baseline import changes
 from normprobe.findings.check import COLUMNS, Check, Finding, Severity, to_frame
 from normprobe.findings.evidence_series import series
 from normprobe.findings.json_document import to_json
-from normprobe.findings.registry import CHECKS, chosen, explain, page_of, rule_of, thresholds
+from normprobe.findings.registry import (
+    CHECKS,
+    chosen,
+    explain,
+    page_of,
+    rule_of,
+    selected,
+    thresholds,
+)
+from normprobe.findings.sarif import to_sarif
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,13 +36,16 @@ __all__ = [
     "Check",
     "Finding",
     "Severity",
+    "changes",
     "explain",
     "find",
     "page_of",
     "rule_of",
+    "selected",
     "series",
     "thresholds",
     "to_json",
+    "to_sarif",
 ]
 
 

@@ -156,6 +156,21 @@ def _page(check: Check) -> str:
     return texts[0].partition("\n\nAttributes:")[0] + ("".join(inherited[0]) if inherited else "")
 
 
+def selected(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Check, ...]:
+    """The checks to run: those that are selected, or all, without those that are ignored.
+
+    Args:
+        select: names of checks, or unique parts of names; none selects all.
+        ignore: the same of those to leave out.
+
+    Raises:
+        NormprobeError: a name is of no check, or of several.
+    """
+    wanted = [_named(name) for name in select] or list(CHECKS)
+    unwanted = {check.name for name in ignore for check in [_named(name)]}
+    return tuple(check for check in CHECKS if check in wanted and check.name not in unwanted)
+
+
 def _named(name: str) -> Check:
     """The check of a name, of its title, or of a part that only one name or title has.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from normprobe.divergence import side_names
 from normprobe.formatting import format_number
 from normprobe.report.display_text import Value
 from normprobe.vocabulary import INPUT, OUTPUT, in_order, site_of
@@ -53,6 +54,11 @@ class Row:
     def values(self) -> list[Value]:
         """The cells after the kind."""
         return [*self.errors, *self.split, *self.moved]
+
+
+def comparison_title(found: Differences) -> str:
+    """Both sides by names that tell them apart."""
+    return " against ".join(side_names(found.facts))
 
 
 def compared_sites(found: Differences) -> tuple[str, ...]:

@@ -1,9 +1,14 @@
-"""Writing a report so that a reader finds the old one or the new one, never half of one."""
+"""Writing a report so that a reader finds the old one or the new one, never half of one, and knows which."""
 
 from __future__ import annotations
 
+import html
+import json
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from normprobe.errors import RecordingError
@@ -11,7 +16,12 @@ from normprobe.tables.atomic_files import prefix_of_process, remove_leftovers, r
 
 _PREFIX = ".report-"
 PAGE = "report.html"
+COMPARISON_PAGE = "comparison.html"
 FIGURES = "figures"
+COMPARISON_FIGURE = "divergence_profile"
+_MARKER = re.compile(r'<meta name="normprobe" content="([^"]*)">')
+_OLDER_TABLES = ("layers.csv", "features.csv", "samples.csv", "ledger.csv", "findings.csv")
+"""What reports of normprobe 0.2 and before wrote, whose pages do not say."""
 
 
 def write_atomically(
@@ -80,3 +90,74 @@ def _remove_stale(figures: Path, made: set[str], drawn: Callable[[str], bool]) -
             file.unlink()
     if not any(figures.iterdir()):
         figures.rmdir()
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report in a folder.
+
+    Attributes:
+        page: its page.
+        name: what it is of; "" where the page does not say.
+        tables: names of the tables that were written with it.
+        made: when it was written, in local time.
+    """
+
+    page: Path
+    name: str
+    tables: tuple[str, ...]
+    made: datetime
+
+
+def marker(name: str, tables: Sequence[str]) -> str:
+    """What a page says of itself for the next report in its folder."""
+    return json.dumps({"name": name, "tables": list(tables)})
+
+
+def earlier_report(directory: Path, page: str = PAGE) -> Report | None:
+    """The report that a folder holds, or None; it may be of normprobe before 0.3, which left no marker."""
+    path = directory / page
+    try:
+        made = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = file.read(1 << 16)
+    except OSError:
+        return None
+    found = _MARKER.search(head)
+    if found is None:
+        return Report(path, "", _OLDER_TABLES if page == PAGE else (), made)
+    try:
+        said = json.loads(html.unescape(found[1]))
+        return Report(path, str(said["name"]), tuple(map(str, said["tables"])), made)
+    except (ValueError, TypeError, KeyError):
+        return Report(path, "", (), made)
+
+
+def report_files(page: Path) -> list[Path]:
+    """The files of a report that a page says it is of, the page first: its tables, and the figures."""
+    known = earlier_report(page.parent, page.name)
+    tables = [page.parent / name for name in (known.tables if known is not None else ())]
+    of_comparison = page.name == COMPARISON_PAGE
+    figures = [
+        file
+        for file in sorted((page.parent / FIGURES).glob("*"))
+        if (file.stem == COMPARISON_FIGURE) is of_comparison
+    ]
+    return [file for file in (page, *tables, *figures) if file.is_file()]
+
+
+def replaced(earlier: Report | None, name: str) -> str:
+    """The sentence on an earlier report of something else, or ""."""
+    if earlier is None or earlier.name == name:
+        return ""
+    today = earlier.made.date() == datetime.now().astimezone().date()
+    when = f"{earlier.made:%H:%M}" if today else f"{earlier.made:%Y-%m-%d %H:%M}"
+    return f"replaced the report of {earlier.name or 'another run'} of {when}"
+
+
+def remove_tables(directory: Path, earlier: Report | None, written: Sequence[str]) -> None:
+    """Remove the tables of an earlier report that the new one has not replaced: they are of another run."""
+    for name in earlier.tables if earlier is not None else ():
+        # Only names without a folder: what a page says is not to be believed.
+        if name not in written and name == Path(name).name and Path(name).suffix in (".csv", ".parquet"):
+            (directory / name).unlink(missing_ok=True)

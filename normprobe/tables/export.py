@@ -13,8 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from normprobe.errors import RecordingError
+from normprobe.errors import NormprobeError, RecordingError
 from normprobe.tables.atomic_files import replace_file
+
+FORMS = ("auto", "csv", "parquet", "none")
+"""How tables may be written beside a report."""
+
+_LARGE = ("features", "samples")
+"""Tables of a row per feature or sample: as CSV tens of megabytes, which no person opens."""
 
 
 def atomically(path: str | Path, write: Callable[[Any], None]) -> Path:
@@ -48,6 +54,29 @@ def write_parquet(frames: Mapping[str, pd.DataFrame], directory: str | Path) -> 
         RecordingError: the directory cannot be written.
     """
     return _export(frames, directory, "parquet", _to_parquet)
+
+
+def write_tables(frames: Mapping[str, pd.DataFrame], directory: str | Path, form: str) -> list[Path]:
+    """Write the tables that lie beside a report.
+
+    Args:
+        frames: the tables by name.
+        directory: the report's folder.
+        form: "csv" or "parquet" for all, "none" for none; "auto" writes the two large ones (features and
+            samples) as Parquet, the others, which a person opens, as CSV.
+
+    Raises:
+        NormprobeError: ``form`` is none of these.
+        RecordingError: the directory cannot be written.
+    """
+    if form not in FORMS:
+        raise NormprobeError(f"tables is one of {', '.join(FORMS)}, got {form!r}")
+    large = {"auto": _LARGE, "csv": (), "parquet": tuple(frames), "none": ()}[form]
+    small = [] if form == "none" else [name for name in frames if name not in large]
+    return [
+        *write_csv({name: frames[name] for name in small}, directory),
+        *write_parquet({name: frames[name] for name in frames if name in large}, directory),
+    ]
 
 
 def _export(

@@ -136,7 +136,8 @@ class TestReport:
         assert "BertModel from ./bert, float32 on cpu, evaluation mode" in done.stdout
         assert "20 texts from the set that ships with normprobe" in " ".join(done.stdout.split())
         assert re.search(
-            r"^Report   report/report.html  \(\d+\.\d [kM]B; also 6 CSV files and \d+ figures\)$",
+            r"^Report   report/report.html  \([\d.]+ MB in all, (most in|the largest) [\w.]+; "
+            r"4 CSV files, 2 Parquet files and \d+ figures beside it\)$",
             done.stdout,
             re.MULTILINE,
         )
@@ -160,10 +161,12 @@ class TestReport:
         first = run("report", "nets.py:build", "--data", "x.npy", "--save", "run.normprobe", "--out", "a")
         again = run("report", "run.normprobe", "--out", "b")
         assert again.stdout == first.stdout.replace("a/report", "b/report").partition("Saved")[0]
+        summary = str(normprobe.load("run.normprobe").summary())
+        assert again.stdout.partition("\n\nReport ")[0] == summary, "recording.summary() is the same text"
         for name in (
             "layers.csv",
-            "features.csv",
-            "samples.csv",
+            "features.parquet",
+            "samples.parquet",
             "ledger.csv",
             "findings.csv",
             "outliers.csv",
@@ -185,7 +188,7 @@ class TestReport:
         for severity, status in (("info", 3), ("warning", 3), ("error", 0)):
             done = run("export", "run.normprobe", "--out", "b", "--fail-on", severity, status=status)
             assert ("--fail-on" in done.stderr) == bool(status)
-        assert "2 of severity info or warning or error" in run(
+        assert "Failed: 2 findings of severity info or worse (--fail-on info)" in run(
             "export", "run.normprobe", "--out", "b", "--fail-on", "info", status=3
         ).stderr  # fmt: skip
 

@@ -9,15 +9,23 @@ import pytest
 
 from normprobe.cli import printing
 from normprobe.recording import Recording
+from normprobe.report import stdout_unicode, stdout_width
 from tests.helpers.report_models import finding, findings_of, record, stack
 
 
-@pytest.mark.parametrize(("columns", "width"), [("40", 80), ("80", 80), ("100", 100), ("240", 120)])
-def test_the_width_is_the_terminals_from_80_to_120(
+@pytest.mark.parametrize(("columns", "width"), [("40", 80), ("80", 80), ("100", 100), ("240", 240)])
+def test_the_width_is_the_terminals_from_80(
     monkeypatch: pytest.MonkeyPatch, columns: str, width: int
 ) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", columns)
-    assert printing.width() == width
+    assert stdout_width() == width
+
+
+def test_what_is_no_terminal_has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert stdout_width() is None
 
 
 @pytest.mark.parametrize(("encoding", "all_signs"), [("utf-8", True), ("ascii", False), ("latin-1", False)])
@@ -25,7 +33,7 @@ def test_signs_beyond_ascii_need_an_encoding_that_has_them(
     monkeypatch: pytest.MonkeyPatch, encoding: str, all_signs: bool
 ) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
-    assert printing.unicode() is all_signs
+    assert stdout_unicode() is all_signs
 
 
 @pytest.mark.parametrize(

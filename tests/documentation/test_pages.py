@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -20,6 +21,8 @@ import click
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+import torch
+from click.testing import CliRunner
 
 import normprobe
 from normprobe import batchnorm, figures, findings
@@ -113,7 +116,7 @@ def test_every_python_block_runs_and_prints_what_the_page_says(
 @page_by_page
 def test_a_page_leaves_no_block_to_guesses(page: Path) -> None:
     """Every language is one that a test runs or reads, and every output follows the code that printed it."""
-    known = {"python", "bash", "text", "{toctree}", "{eval-rst}", "{include}"}
+    known = {"python", "bash", "text", "toml", "yaml", "{toctree}", "{eval-rst}", "{include}"}
     every = blocks(page.read_text())
     assert {block.language for block in every} <= known
     assert page.read_text().count("```") == 2 * len(every)
@@ -200,6 +203,62 @@ def test_the_recordings_of_start_are_those_it_says(tmp_path: Path, monkeypatch: 
 def test_the_commands_named_are_those_there_are() -> None:
     text = (DOCS / "command-line.md").read_text()
     assert set(re.findall(r"`normprobe ([a-z]+) (?:MODEL|A B|\[CHECK)", text)) == set(main.commands)
+
+
+def test_settings_shown_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = [block.text for page in PAGES for block in blocks(page.read_text(), "toml")]
+    assert shown
+    for text in shown:
+        Path("pyproject.toml").write_text(text)
+        context = main.commands["report"].make_context("report", ["MODEL"])
+        table = tomllib.loads(text)["tool"]["normprobe"]
+        for key, value in table["report"].items():
+            given = context.params[key.replace("-", "_")]
+            assert (list(given) if isinstance(given, tuple) else given) == value
+        # What holds for all commands is no less of this one.
+        for key in set(table) - set(main.commands):
+            assert context.params[key.replace("-", "_")] == table[key]
+
+
+def test_steps_of_workflows_run_commands_there_are() -> None:
+    shown = [block.text for page in PAGES for block in blocks(page.read_text(), "yaml")]
+    assert shown
+    for line in re.findall(r"^- run: (.*)$", "\n".join(shown), flags=re.MULTILINE):
+        name, *arguments = shlex.split(line)
+        assert name == "normprobe"
+        assert main.commands[arguments[0]].make_context(arguments[0], arguments[1:])
+
+
+def fields_of(section: str) -> list[str]:
+    """The fields that a section of the page of outputs lists, in order."""
+    text = (DOCS / "outputs.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+
+
+def test_the_documents_have_the_fields_that_the_page_of_outputs_lists(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(4, 4)
+    recording = normprobe.record(layer, torch.randn(8, 4))
+    recording.save(tmp_path / "a.normprobe")
+    (tmp_path / "b.normprobe").write_bytes((tmp_path / "a.normprobe").read_bytes())
+    a, b = (str(tmp_path / f"{name}.normprobe") for name in "ab")
+    for section, command in (
+        ("`report --json`", ["report", a, "--baseline", b]),
+        ("`compare --json`", ["compare", a, b]),
+    ):
+        done = CliRunner().invoke(main, [*command, "--json", "--no-report", "--no-config"])
+        assert done.exit_code == 0, done.output
+        assert list(json.loads(done.stdout)) == fields_of(section)
+    nested = normprobe.compare(recording, recording).to_dict()
+    page = (DOCS / "outputs.md").read_text()
+    for name in [
+        *nested["a"],
+        *nested["counts"],
+        *nested["layers"][0],
+        *nested["layers"][0]["sites"]["input"],
+    ]:
+        assert f"`{name}`" in page, name
 
 
 @page_by_page

@@ -17,9 +17,10 @@ import normprobe
 from normprobe import Comparison, RecordingError, compare, figures
 from normprobe.divergence import LAYERS, UNMATCHED, Differences, sentences
 from normprobe.divergence.columns import shaped
-from normprobe.report import comparison_text
+from normprobe.report import comparison_text, comparison_title
 from tests.helpers.comparison_models import batches, changed, net, port, record
 from tests.helpers.figure_recordings import text_boxes
+from tests.helpers.golden import golden
 from tests.helpers.report_models import text_of
 
 NONE = -np.inf
@@ -103,31 +104,37 @@ def stack(first: int, blocks: int = 6) -> list[dict[str, Any]]:
     return rows
 
 
-AT_80 = """\
-The first layer that differs is model.decoder.layers.2.mlp.up (its output):
-error −38 dB, introduced there; its input agrees to rounding.
-
-After it 6 of 6 layers differ too; the largest error is −30 dB, at
-model.decoder.layers.3.mlp.up (its output).
-1 layer has no counterpart and is not compared: lm_head (b).
-
-In order of execution, dB               error in   error out   introduced
-model.decoder.layers.1.mlp.up               none      −131.0         none
-model.decoder.layers.2.norm                 none        none         none
-model.decoder.layers.2.mlp.up               none       −38.2        −38.2  first
-model.decoder.layers.3.norm                −32.0       −31.0       −140.0
-model.decoder.layers.3.mlp.up              −31.0       −30.0         none
-model.decoder.layers.4.norm                −32.0       −31.0       −140.0
-model.decoder.layers.4.mlp.up              −31.0       −30.0         none
-model.decoder.layers.5.mlp.up              −31.0       −30.0         none
-and 4 more in comparison.csv
-
-./a (float32) against ./b (float32), 12 layers compared on the same 64 examples"""
+GOLDEN = Path(__file__).parent / "terminal" / "golden" / "comparison.txt"
 
 
-def test_the_terminals_text_at_80_columns() -> None:
+@pytest.mark.parametrize("width", [80, None])
+def test_the_terminals_text(width: int | None) -> None:
     found = differences(stack(2), unmatched=[{"of": "b", "layer": "lm_head", "reason": "new"}])
-    assert comparison_text(found, sentences(found), width=80, unicode=True) == AT_80
+    text = comparison_text(found, sentences(found), width=width, unicode=True)
+    golden(GOLDEN, f"at {width} columns", text)
+
+
+def test_the_terminals_text_of_a_second_that_is_worse() -> None:
+    sound = record(net()).annotate(name="good.pt")
+    worse = record(changed(net(), lambda m: m.layers[1].value.bias[2].fill_(float("nan")))).annotate(
+        name="new.pt"
+    )
+    golden(GOLDEN, "worse", compare(sound, worse).summary().text(width=80))
+    back = compare(worse, sound).summary().text()
+    assert "Against the first: 0 new, 0 known, 1 gone." in back
+    assert re.search(r"^gone     .* at layers.1.value$", back, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("names", "dtypes", "shown"),
+    [
+        (["a", "b"], ["float32", "float32"], "a against b"),
+        (["a", "a"], ["float32", "bfloat16"], "a (float32) against a (bfloat16)"),
+        (["a", "a"], ["float32", "float32"], "a (first) against a (second)"),
+    ],
+)
+def test_both_sides_can_be_told_apart(names: list[str], dtypes: list[str], shown: str) -> None:
+    assert comparison_title(differences(stack(2), names=names, dtypes=dtypes)) == shown
 
 
 def test_the_terminals_text_in_plain_ascii() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,8 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from normprobe.formatting import format_count
-from normprobe.report.comparison_rows import comparison_rows, heads
-from normprobe.report.files import FIGURES, write_atomically
+from normprobe.report.comparison_rows import comparison_rows, comparison_title, heads
+from normprobe.report.files import COMPARISON_PAGE, FIGURES, marker, write_atomically
 from normprobe.report.finding_words import SHAPES, WORDS
 from normprobe.report.html.cards import Card, measured, source_markup
 from normprobe.report.html.comparison_glossary import comparison_entries
@@ -24,11 +25,15 @@ from normprobe.report.html.templating import environment
 if TYPE_CHECKING:
     from normprobe.divergence import Differences
 
-PAGE = "comparison.html"
-_TABLES = ("comparison", "unmatched", "comparison_findings")
 
-
-def write_comparison(found: Differences, said: list[str], findings: pd.DataFrame, directory: Path) -> Path:
+def write_comparison(
+    found: Differences,
+    said: list[str],
+    findings: pd.DataFrame,
+    directory: Path,
+    *,
+    beside: Sequence[str] = (),
+) -> Path:
     """Write `comparison.html` and its figure in `figures/`.
 
     Args:
@@ -36,6 +41,7 @@ def write_comparison(found: Differences, said: list[str], findings: pd.DataFrame
         said: its sentences, the answer first.
         findings: its findings.
         directory: the folder, created with its parents if need be.
+        beside: names of the tables that were written into the folder, which the page points at.
 
     Returns:
         The path of the page.
@@ -43,7 +49,8 @@ def write_comparison(found: Differences, said: list[str], findings: pd.DataFrame
     Raises:
         RecordingError: the folder is a file or cannot be written.
     """
-    return write_atomically(directory, partial(_render, found, said, findings, directory), _drawn, PAGE)
+    build = partial(_render, found, said, findings, beside)
+    return write_atomically(directory, build, _drawn, COMPARISON_PAGE)
 
 
 def _drawn(name: str) -> bool:
@@ -51,7 +58,9 @@ def _drawn(name: str) -> bool:
     return name in {"divergence_profile.png", "divergence_profile.svg"}
 
 
-def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder: Path, drawn: Path) -> str:
+def _render(
+    found: Differences, said: list[str], findings: pd.DataFrame, beside: Sequence[str], drawn: Path
+) -> str:
     """The page as text; its figure is left in the folder `drawn`."""
     anchors = _anchors(found)
     rows, note = comparison_rows(found)
@@ -59,7 +68,7 @@ def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder:
     template = environment().get_template("comparison.html")
     return template.render(
         what="comparison",
-        name=_title(found),
+        name=comparison_title(found),
         verdict=anchors.sentence(said[0], [r"−?\d+\sdB"]),
         alert=None,
         facts=_facts(found),
@@ -73,18 +82,11 @@ def _render(found: Differences, said: list[str], findings: pd.DataFrame, folder:
         kinds=sorted({row.kind for row in rows}),
         unmatched=found.unmatched.to_dict("records"),
         entries=comparison_entries(found),
-        files=[f"{name}.csv" for name in _TABLES if (folder / f"{name}.csv").is_file()] + [f"{FIGURES}/"],
+        files=[*beside, f"{FIGURES}/"],
+        marker=marker(comparison_title(found), beside),
         made=_made(found),
         **assets(),
     )
-
-
-def _title(found: Differences) -> str:
-    """Both names, with dtypes where these alone tell the two apart."""
-    names, dtypes = found.facts["names"], found.facts["dtypes"]
-    if names[0] == names[1] and dtypes[0] != dtypes[1]:
-        names = [f"{name} ({dtype})" for name, dtype in zip(names, dtypes, strict=True)]
-    return " against ".join(names)
 
 
 def _anchors(found: Differences) -> Anchors:

@@ -98,7 +98,7 @@ def _kept_term(tables: Tables) -> tuple[str, str]:
     )
     return (
         "What is kept",
-        f"Percentiles over samples come from samples.csv: {samples}. Histograms and the median |value| "
+        f"Percentiles over samples come from the kept samples: {samples}. Histograms and the median |value| "
         f"come from the raw rows of {rows} of them. Smallest and largest values are over everything.",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from markupsafe import Markup
 
 from normprobe.formatting import format_count
 from normprobe.report import display_text, run_summary
-from normprobe.report.files import FIGURES, write_atomically
+from normprobe.report.files import FIGURES, marker, write_atomically
 from normprobe.report.html.cards import finding_cards
 from normprobe.report.html.glossary import glossary_entries
 from normprobe.report.html.headline import verdict
@@ -42,11 +43,15 @@ _UNSEEN_HELP = {
     "bypassed": "Bypassed: its weight was read without a call of the module, so no hook sees its tensors.",
     "refused": "Refused: it does not read as rows and features; normprobe.register_view says how to.",
 }
-_TABLES = ("layers", "features", "samples", "ledger", "findings", "outliers")
 
 
 def write_report(
-    tables: Tables, findings: pd.DataFrame, directory: str | PathLike[str], *, panels: str | None = None
+    tables: Tables,
+    findings: pd.DataFrame,
+    directory: str | PathLike[str],
+    *,
+    panels: str | None = None,
+    beside: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` and the folder `figures/`.
 
@@ -59,6 +64,7 @@ def write_report(
         directory: the folder, created with its parents if need be.
         panels: None for a before/after panel of at most 64 norms, "all" for every norm, "files" for
             the former and a PNG of each.
+        beside: names of the tables that were written into the folder, which the page points at.
 
     Returns:
         The path of `report.html`.
@@ -71,7 +77,7 @@ def write_report(
     check_choice(panels)
     run_summary.check_measured(tables)
     folder = Path(directory)
-    return write_atomically(folder, partial(_render, tables, findings, panels, folder), _drawn)
+    return write_atomically(folder, partial(_render, tables, findings, panels, beside), _drawn)
 
 
 def _drawn(name: str) -> bool:
@@ -84,7 +90,9 @@ def _drawn(name: str) -> bool:
     return PANEL_FILE.fullmatch(name) is not None
 
 
-def _render(tables: Tables, findings: pd.DataFrame, panels: str | None, folder: Path, drawn: Path) -> str:
+def _render(
+    tables: Tables, findings: pd.DataFrame, panels: str | None, beside: Sequence[str], drawn: Path
+) -> str:
     """The page as text; its figures are left in the folder `drawn`."""
     summary = summarize(tables)
     ranked = standing_out(summary, named_layers(findings))
@@ -102,13 +110,14 @@ def _render(tables: Tables, findings: pd.DataFrame, panels: str | None, folder: 
         cards=finding_cards(tables, findings, anchors),
         rows=rows,
         further=further_columns(summary),
-        rows_note=_rows_note(len(rows), len(summary)),
+        rows_note=_rows_note(len(rows), len(summary), beside),
         kinds=sorted({row.kind for row in rows}),
         panels=each.shown,
         panels_open=each.opened,
         panels_note=each.note,
         entries=glossary_entries(tables, findings),
-        files=_files(folder, drawn),
+        files=[*beside, f"{FIGURES}/"] if any(drawn.iterdir()) else list(beside),
+        marker=marker(str(tables.meta["name"]), beside),
         **_header(tables, findings, anchors),
         **_unseen(tables),
         **assets(),
@@ -204,11 +213,12 @@ def _kernels(tables: Tables) -> str:
     return " and ".join({"c": "the C kernel", "torch": "plain torch"}.get(name, name) for name in names)
 
 
-def _rows_note(shown: int, total: int) -> str:
+def _rows_note(shown: int, total: int, beside: Sequence[str]) -> str:
     """The sentence above a table that does not hold all layers."""
     if shown == total:
         return ""
-    return f"The {shown:,} of {total:,} layers that stand out most; layers.csv has them all."
+    whole = next((name for name in beside if name.startswith("layers.")), "the recording's table of layers")
+    return f"The {shown:,} of {total:,} layers that stand out most; {whole} has them all."
 
 
 def _unseen(tables: Tables) -> dict[str, Any]:
@@ -230,10 +240,3 @@ def _unseen(tables: Tables) -> dict[str, Any]:
         ],
         "unseen_note": f"{reasons}. They are in no figure and no statistic.",
     }
-
-
-def _files(folder: Path, drawn: Path) -> list[str]:
-    """The files that stand beside the page: the tables that are there, and the folder of figures."""
-    # Looked for, not taken for granted: `Recording.report` writes them first, others need not.
-    written = [f"{name}.csv" for name in _TABLES if (folder / f"{name}.csv").is_file()]
-    return [*written, f"{FIGURES}/"] if any(drawn.iterdir()) else written

@@ -6,43 +6,68 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normprobe.divergence import answer_parts
-from normprobe.formatting import shorten_text, text_width
+from normprobe.divergence import answer_parts, side_names
+from normprobe.findings.baseline import NEW
+from normprobe.findings.json_document import present_and_gone
+from normprobe.formatting import shorten_text
 from normprobe.report.comparison_rows import Row, compared_sites, comparison_rows, site_word
-from normprobe.report.terminal.lines import NARROWEST, WIDEST, Terminal
+from normprobe.report.terminal.findings import change_lines, finding_lines
+from normprobe.report.terminal.lines import Terminal, padded
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from normprobe.divergence import Differences
+    from normprobe.tables.frames import Tables
 
 _MOST_ROWS = 8
 _AROUND = 2  # layers shown before and after the first divergence
 _WIDTH = 12  # columns of a site's errors
 
 
-def comparison_text(found: Differences, said: list[str], *, width: int, unicode: bool) -> str:
+def comparison_text(
+    found: Differences,
+    said: list[str],
+    *,
+    width: int | None,
+    unicode: bool,
+    changed: tuple[Tables, pd.DataFrame] | None = None,
+) -> str:
     """Write the terminal's form of a comparison, without colour or control codes.
 
     Args:
         found: what the comparison found.
         said: its sentences, the answer first.
-        width: columns of the terminal; fewer than 80 count as 80, more than 120 as 120.
+        width: columns of the terminal, fewer than 80 count as 80; None cuts and wraps nothing.
         unicode: whether the stream can show `÷ × … →`; if not, `/ x ... ->` stand for them.
+        changed: tables of the second recording, and its findings held against those of the first.
 
     Returns:
         Lines joined by newlines, without one at the end.
     """
-    terminal = Terminal(min(max(width, NARROWEST), WIDEST), unicode)
+    terminal = Terminal.of(width, unicode)
     answer = [line for part in answer_parts(found) for line in terminal.wrap(part)]
     rest = [line for sentence in said[1:] for line in terminal.wrap(sentence)]
-    blocks = [answer, rest, _table(found, terminal), terminal.wrap(_data(found))]
+    worse = [] if changed is None else _findings(*changed, terminal)
+    blocks = [answer, rest, _table(found, terminal), worse, terminal.wrap(_data(found))]
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _findings(tables: Tables, changed: pd.DataFrame, terminal: Terminal) -> list[str]:
+    """The findings that the second has and the first has not, and those that are gone."""
+    here, gone = present_and_gone(changed)
+    new = here[here["change"] == NEW]
+    if new.empty and gone.empty:
+        return []
+    shown = [] if new.empty else finding_lines(tables, new, terminal)
+    return [*shown, *change_lines(here, gone, "the first", terminal)]
 
 
 def _data(found: Differences) -> str:
     """Which two were compared, on what."""
     facts = found.facts
-    names = [f"{name} ({dtype})" for name, dtype in zip(facts["names"], facts["dtypes"], strict=True)]
+    names = side_names(facts, dtypes=True)
     sizes = facts["examples"]
     data = (
         f"the same {sizes[0]:,} examples" if facts["same_data"] else f"{sizes[0]:,} and {sizes[1]:,} examples"
@@ -58,16 +83,16 @@ def _table(found: Differences, terminal: Terminal) -> list[str]:
         return []
     last = "introduced" if found.facts["same_data"] else "by chance"
     heads = "".join(_head(site).rjust(_WIDTH) for site in compared_sites(found)) + last.rjust(_WIDTH + 1)
-    names = terminal.width - text_width(heads) - len("  first")
-    lines = ["In order of execution, dB".ljust(names) + heads]
-    for row in chosen:
-        name = terminal.name(row.name, names - 1)
+    shown = ["In order of execution, dB", *(row.name for row in chosen)]
+    names, width = terminal.names(shown, len(heads) + len("  first"))
+    lines = [padded(names[0], width) + heads]
+    for name, row in zip(names[1:], chosen, strict=True):
         cells = "".join(terminal.show(error.shown).rjust(_WIDTH) for error in row.errors)
         cells += terminal.show(row.split[-1].shown).rjust(_WIDTH + 1)
         mark = f"  {row.mark.split()[0]}" if row.mark else ""
-        lines.append(name + " " * (names - text_width(name)) + cells + mark)
+        lines.append(padded(name, width) + cells + mark)
     more = len(every) - len(chosen)
-    return [*lines, f"and {more:,} more in comparison.csv"] if more > 0 else lines
+    return [*lines, f"and {more:,} more"] if more > 0 else lines
 
 
 def _head(site: str) -> str:

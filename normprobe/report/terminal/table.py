@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from normprobe.formatting import format_number, role_of, sample_word, shorten_text, text_width
+from normprobe.formatting import format_number, role_of, sample_word, shorten_text
 from normprobe.report.display_text import display_name
 from normprobe.report.layer_summary import LINEAR, further_sites
-from normprobe.report.terminal.lines import WIDEST, Terminal
+from normprobe.report.terminal.lines import Terminal, padded
 from normprobe.vocabulary import site_of
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 _MOST_ROWS = 8
+_WIDE = 120
+_TITLE = "Layers that stand out"
 # As in the outlier map and the check of outlier features.
 _STANDS_OUT = 10.0
 _SAME = 2.0
@@ -42,7 +44,7 @@ def stand_out_table(
         summary: its frame of `summarize`.
         ranked: layers in the order in which they stand out.
         named: layers that findings name.
-        terminal: the room there is, 80 to 120 columns.
+        terminal: the room there is.
 
     Returns:
         The lines, or none where no layer stands out.
@@ -50,22 +52,25 @@ def stand_out_table(
     chosen = _distinct(summary, ranked, set(named))[:_MOST_ROWS]
     if not chosen:
         return []
-    columns = _columns(tables, wide=terminal.width >= WIDEST)
+    columns = _columns(tables, wide=terminal.width is None or terminal.width >= _WIDE)
     shown = [
         [terminal.show(column.text(values)) for column in columns]
         for _, values in summary.loc[chosen].iterrows()
     ]
     # A number of many letters widens its column: there is always a blank before it.
     widths = [max(c.width, *(1 + len(row[at]) for row in shown)) for at, c in enumerate(columns)]
-    names = terminal.width - sum(widths)
     headings = [terminal.show(c.heading).rjust(w) for c, w in zip(columns, widths, strict=True)]
-    lines = ["Layers that stand out".ljust(names) + "".join(headings)]
-    for layer, row in zip(chosen, shown, strict=True):
-        name = terminal.name(display_name(tables, str(layer)), names - 1)
-        cells = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
-        # Not ljust, which counts letters: wide ones take two columns.
-        lines.append(name + " " * (names - text_width(name)) + "".join(cells))
-    return [*(line.rstrip() for line in lines), *_further(tables, summary.loc[chosen], terminal)]
+    cells = ["".join(text.rjust(w) for text, w in zip(row, widths, strict=True)) for row in shown]
+    lines = _lines(
+        _TITLE, [display_name(tables, layer) for layer in chosen], "".join(headings), cells, terminal
+    )
+    return [*lines, *_further(tables, summary.loc[chosen], terminal)]
+
+
+def _lines(title: str, layers: list[str], heads: str, cells: list[str], terminal: Terminal) -> list[str]:
+    """A heading and a line for each layer, the names as wide as they need to be, or as there is room."""
+    names, width = terminal.names([title, *layers], len(heads))
+    return [(padded(name, width) + rest).rstrip() for name, rest in zip(names, [heads, *cells], strict=True)]
 
 
 def _further(tables: Tables, chosen: pd.DataFrame, terminal: Terminal) -> list[str]:
@@ -75,15 +80,18 @@ def _further(tables: Tables, chosen: pd.DataFrame, terminal: Terminal) -> list[s
         rows = chosen[chosen[f"max_{site}"].notna()]
         if rows.empty:
             continue
-        label = shorten_text(site_of(site).label, terminal.width - 40)
+        room = terminal.width or len(site_of(site).label) + 40
+        label = shorten_text(site_of(site).label, room - 40)
+        cells = [
+            "".join(
+                terminal.show(format_number(values[f"{what}_{site}"])).rjust(columns)
+                for what, columns in (("variance", 10), ("max", 13))
+            )
+            for _, values in rows.iterrows()
+        ]
         heads = f"{'variance':>10}{'max |value|':>13}"
-        names = terminal.width - len(heads)
-        lines += ["", terminal.show(f"The same at {label}").ljust(names) + heads]
-        for layer, values in rows.iterrows():
-            name = terminal.name(display_name(tables, str(layer)), names - 1)
-            cells = (format_number(values[f"{what}_{site}"]) for what in ("variance", "max"))
-            variance, largest = map(terminal.show, cells)
-            lines.append(f"{name}{' ' * (names - text_width(name))}{variance:>10}{largest:>13}")
+        layers = [display_name(tables, str(layer)) for layer in rows.index]
+        lines += ["", *_lines(f"The same at {label}", layers, heads, cells, terminal)]
     return lines
 
 
@@ -107,15 +115,15 @@ def _distinct(summary: pd.DataFrame, ranked: list[str], named: set[str]) -> list
 
 
 def _columns(tables: Tables, *, wide: bool) -> list[Column]:
-    """The columns of numbers; three more on a wide terminal."""
-    before = Column("var in", 10, lambda row: format_number(row["variance_in"]))
-    after = Column("var out", 10, lambda row: format_number(row["variance_out"]))
-    largest = Column("max |in|", 12, lambda row: format_number(row["max_in"]))
-    ratio = Column("÷ median", 11, lambda row: _times(row["ratio"]))
+    """The columns of numbers; three more where there is room."""
+    before = Column("var in", 9, lambda row: format_number(row["variance_in"]))
+    after = Column("var out", 9, lambda row: format_number(row["variance_out"]))
+    largest = Column("max |in|", 11, lambda row: format_number(row["max_in"]))
+    ratio = Column("÷ median feature", 18, lambda row: _times(row["ratio"]))
     if not wide:
         return [before, after, largest, ratio]
     kind = Column("kind", 15, lambda row: str(row["kind"]))
-    written = Column("max |out|", 12, lambda row: format_number(row["max_out"]))
+    written = Column("max |out|", 11, lambda row: format_number(row["max_out"]))
     return [
         kind,
         before,
@@ -123,7 +131,7 @@ def _columns(tables: Tables, *, wide: bool) -> list[Column]:
         largest,
         written,
         ratio,
-        Column(f"{sample_word(tables.meta)} spread", 16, _spread),
+        Column(f"{sample_word(tables.meta)} spread", 17, _spread),
     ]
 
 

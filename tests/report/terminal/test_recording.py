@@ -1,14 +1,17 @@
 """The terminal's text: golden at 80 and 120 columns, in plain encodings, and with gaps."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from normprobe import NoSamplesError, Probe
+from normprobe import NoSamplesError, Probe, Recording
 from normprobe.formatting import text_width
 from normprobe.report import terminal_text
+from tests.helpers.golden import golden
 from tests.helpers.report_models import NOTHING, Stack, finding, findings_of, record, stack
 
 
@@ -59,52 +62,30 @@ FINDINGS = findings_of(
     ),
 )
 
-AT_80 = """\
-Scaled from ./scaled, float32 on cpu, evaluation mode
-3 layer_norm, 2 linear: all 5 layers fired
-1 text from texts.txt, 3 tokens measured
-
-warning  Massive activations (2 of 3 norms)
-         64 in feature 3 at norm, written by layers.1.mlp
-         threshold 100; arXiv:2402.17762
-note     Variance grows with depth
-         5,242,880 at layers.1.mlp
-         last ÷ first median variance, threshold 30; arXiv:2502.05795
-
-Layers that stand out                    var in   var out    max |in|   ÷ median
-norm                                      1,409         1        86.2      89.6×
-layers.1.mlp                                  1     1,409        1.35       1.4×"""
-
-AT_120 = """\
-Scaled from ./scaled, float32 on cpu, evaluation mode
-3 layer_norm, 2 linear: all 5 layers fired
-1 text from texts.txt, 3 tokens measured
-
-warning  Massive activations: 64 in feature 3 at norm, 2 of 3 norms; arXiv:2402.17762
-note     Variance grows with depth: 5,242,880 at layers.1.mlp, last ÷ first median variance; arXiv:2502.05795
-
-Layers that stand out                        kind    var in   var out    max |in|   max |out|   ÷ median    token spread
-norm                                   layer_norm     1,409         1        86.2        1.73      89.6×           1 → 1
-layers.1.mlp                               linear         1     1,409        1.35        86.2       1.4×               –"""  # noqa: E501
+GOLDEN = Path(__file__).parent / "golden" / "recording.txt"
+CHANGED = FINDINGS.assign(change=["new", "known"])
 
 
-def test_golden_80(tables):
-    assert terminal_text(tables, FINDINGS, width=80, unicode=True) == AT_80
-
-
-def test_golden_120(tables):
-    assert terminal_text(tables, FINDINGS, width=120, unicode=True) == AT_120
+@pytest.mark.parametrize("width", [80, 120, None])
+def test_golden(tables, width):
+    golden(GOLDEN, f"at {width} columns", terminal_text(tables, FINDINGS, width=width, unicode=True))
 
 
 def test_golden_plain(tables):
-    plain = AT_80.replace("÷", "/").replace("×", "x").replace("…", "...")
-    assert terminal_text(tables, FINDINGS, width=80, unicode=False) == plain
+    text = terminal_text(tables, FINDINGS, width=80, unicode=True)
+    plain = terminal_text(tables, FINDINGS, width=80, unicode=False)
+    assert plain == text.replace("÷", "/").replace("×", "x").replace("…", "...")
     assert plain.isascii()
 
 
-@pytest.mark.parametrize(("width", "most"), [(20, 80), (80, 80), (100, 100), (120, 120), (500, 120)])
-@pytest.mark.parametrize("unicode", [True, False])
-def test_no_line_is_wider_than_the_terminal(width, most, unicode):
+def test_golden_against_a_baseline(tables):
+    gone = findings_of(finding("layers.0.norm", title="Dead features")).assign(change="gone")
+    rows = pd.concat([CHANGED, gone], ignore_index=True)
+    text = terminal_text(tables, rows, width=80, unicode=True, baseline="good.normprobe")
+    golden(GOLDEN, "against a baseline", text)
+
+
+def long_names():
     @dataclass
     class Long:
         name: str = "层" * 30 + "norm" * 30
@@ -114,9 +95,45 @@ def test_no_line_is_wider_than_the_terminal(width, most, unicode):
     rows = findings_of(
         *[finding(f"{Long().name}.layers.{i}.norm", written_by=f"{Long().name}.norm") for i in (0, 1)]
     )
-    lines = terminal_text(record(model), rows, width=width, unicode=unicode).splitlines()
-    assert [line for line in lines if text_width(line) > most] == []
+    return record(model), rows
+
+
+@pytest.mark.parametrize(("width", "most"), [(20, 80), (80, 80), (100, 100), (120, 120), (200, 200)])
+@pytest.mark.parametrize("unicode", [True, False])
+def test_no_line_is_wider_than_the_terminal(width, most, unicode):
+    recorded, rows = long_names()
+    lines = terminal_text(recorded, rows, width=width, unicode=unicode).splitlines()
+    # A name in a sentence stays whole, to be copied.
+    assert [line for line in lines if text_width(line) > most and "norm." not in line] == []
     assert any("…" in line or "..." in line for line in lines)
+
+
+@pytest.mark.parametrize("unicode", [True, False])
+def test_nothing_is_cut_or_wrapped_where_there_is_no_terminal(unicode):
+    recorded, rows = long_names()
+    lines = terminal_text(recorded, rows, width=None, unicode=unicode).splitlines()
+    assert not any("…" in line for line in lines)
+    if unicode:
+        assert not any("..." in line for line in lines)
+        for name in rows["layer"]:
+            assert sum(name in line for line in lines) == 2, "its finding, and its row of the table"
+    assert all(" ".join(advice.split()) in "\n".join(lines) for advice in rows["advice"])
+
+
+def test_prose_is_no_wider_than_120_columns_on_a_wide_terminal(tables):
+    rows = findings_of(finding("norm", message="word " * 80))
+    lines = terminal_text(tables, rows, width=300, unicode=True).splitlines()
+    assert 110 < max(text_width(line) for line in lines) <= 120
+
+
+def test_every_finding_has_sentence_advice_and_the_name_that_explain_takes(tables):
+    lines = terminal_text(tables, FINDINGS, width=None, unicode=True).splitlines()
+    for row in FINDINGS.itertuples():
+        at = next(i for i, line in enumerate(lines) if row.title in line)
+        assert row.message in lines[at + 1]
+        assert lines[at + 2].strip() == f"-> {row.advice}"
+        assert lines[at + 3].strip() == f"normprobe explain {row.check}"
+        assert row.source not in "\n".join(lines)
 
 
 def test_healthy():
@@ -131,17 +148,17 @@ def test_gaps_come_before_findings():
     start = lines.index("4 of 14 layers fired; 10 did not (normprobe layers MODEL says why):")
     assert lines[start + 1 : start + 10] == [
         *[f"  unused.{i}" for i in range(8)],
-        "  and 2 more in ledger.csv",
+        "  and 2 more in the ledger",
     ]
     assert start < lines.index("No findings: nothing worth acting on.")
 
 
-def test_at_most_five_findings():
-    rows = [finding("layers.0.norm", title=f"Finding {i}") for i in range(12)]
+def test_at_most_twelve_findings():
+    rows = [finding("layers.0.norm", title=f"Finding {i}") for i in range(19)]
     text = terminal_text(record(stack(1)), findings_of(*rows), width=80, unicode=True)
-    assert "Finding 4" in text
-    assert "Finding 5" not in text
-    assert "\nand 7 more in findings.csv\n" in text
+    assert "Finding 11" in text
+    assert "Finding 12" not in text
+    assert "\nand 7 more findings\n" in text
 
 
 def test_at_most_eight_layers():
@@ -189,3 +206,46 @@ def test_nothing_measured():
     probe = Probe(stack(1))
     with pytest.raises(NoSamplesError, match="nothing was measured"):
         terminal_text(probe.recording.tables, NOTHING, width=80, unicode=True)
+
+
+def summary(tables):
+    return Recording(tables).summary()
+
+
+def test_a_summary_prints_as_the_terminals_text(tables, capsys):
+    print(summary(tables))
+    expected = terminal_text(tables, Recording(tables).findings(), width=None, unicode=True)
+    assert capsys.readouterr().out == f"{expected}\n"
+    assert repr(summary(tables)) == str(summary(tables)), "an interactive session shows the text"
+
+
+def test_a_summary_fits_the_terminal_it_is_printed_on(tables, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    expected = terminal_text(tables, Recording(tables).findings(), width=100, unicode=True)
+    assert str(summary(tables)) == expected
+    assert summary(tables).text(width=80) == terminal_text(
+        tables, Recording(tables).findings(), width=80, unicode=True
+    )
+
+
+def test_a_summary_in_a_notebook_is_escaped_and_wraps(tables):
+    html = summary(tables.annotate({"name": "<b>"}))._repr_html_()
+    assert "Scaled from &lt;b&gt;" in html
+    assert "pre-wrap" in html
+
+
+def test_a_summary_of_nothing_is_refused():
+    with Probe(stack(1)) as probe:
+        pass
+    with pytest.raises(NoSamplesError, match="nothing was measured"):
+        probe.recording.summary()
+
+
+def test_a_summary_shows_the_findings_of_the_checks_asked_for():
+    model = stack(1)
+    with torch.no_grad():
+        model.layers[0].up.weight[0] = float("inf")
+    recording = Recording(record(model))
+    assert "explain nonfinite" in str(recording.summary())
+    assert "No findings" in str(recording.summary(["dead_features"]))
