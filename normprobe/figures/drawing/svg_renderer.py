@@ -15,13 +15,14 @@ import numpy as np
 from matplotlib.backend_bases import GraphicsContextBase, RendererBase
 from matplotlib.colors import rgb2hex
 from matplotlib.font_manager import FontProperties, weight_dict
+from matplotlib.image import imsave
 from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.transforms import Transform
-from PIL import Image
 
 from normprobe.figures.drawing.svg_paths import css, marker_paths, number, path_text
 
+_UNSIGNED: Any = {"Software": None}
 _CAPS = {"projecting": "square", "round": "round"}
 _ANCHORS = {"left": "start", "right": "end", "center": "middle"}
 
@@ -82,7 +83,8 @@ class SvgRenderer(RendererBase):
         if not (high and wide):
             return
         stream = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(im[::-1])).save(stream, format="png")
+        # Without matplotlib's version, by which the same picture would be another file.
+        imsave(stream, im[::-1], format="png", metadata=_UNSIGNED)
         box = {"x": x, "y": self.height - y - high, "width": wide, "height": high}
         image = ET.Element("image", {key: number(value) for key, value in box.items()})
         image.set("href", "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode())
