@@ -17,7 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_mixed import MixedModeRenderer
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.path import Path
@@ -58,7 +58,7 @@ def _draw_axes(ax: Axes, renderer: SvgRenderer) -> None:
     locator: Any = ax.get_axes_locator()
     ax.apply_aspect(locator(ax, renderer) if locator else None)
     framed = ax.axison and ax.get_frame_on()
-    if framed:
+    if framed and to_rgba(ax.get_facecolor())[3]:
         _draw_artist(ax.patch, renderer)
     for artist in sorted(ax.get_children(), key=_order):
         if isinstance(artist, Axes):

@@ -17,7 +17,6 @@ from matplotlib.colors import rgb2hex
 from matplotlib.font_manager import FontProperties, weight_dict
 from matplotlib.image import imsave
 from matplotlib.path import Path
-from matplotlib.text import Text
 from matplotlib.transforms import Transform
 
 from normprobe.figures.drawing.svg_paths import css, marker_paths, number, path_text
@@ -61,20 +60,21 @@ class SvgRenderer(RendererBase):
         if outline := path_text(path, transform, self.height, clip=clip):
             self._add(gc, ET.Element("path", {"d": outline, "style": css(style)}))
 
-    def draw_markers(  # noqa: PLR0917 - as matplotlib calls it
+    def draw_markers(
         self,
         gc: GraphicsContextBase,
         marker_path: Path,
         marker_trans: Transform,
         path: Path,
         trans: Transform,
-        rgbFace: Any = None,
+        *face: Any,
+        **_: Any,
     ) -> None:
-        """Write one marker at each vertex of a path."""
+        """Write one marker at each vertex of a path; its face comes last."""
         places = np.asarray(trans.transform(path.vertices), dtype=float)
         places = places[np.isfinite(places).all(axis=1)] * (1.0, -1.0) + np.array((0.0, self.height))
         if len(places):
-            for element in marker_paths(marker_path, marker_trans, places, _style(gc, rgbFace)):
+            for element in marker_paths(marker_path, marker_trans, places, _style(gc, *face or (None,))):
                 self._add(gc, element)
 
     def draw_image(self, gc: GraphicsContextBase, x: float, y: float, im: Any, transform: Any = None) -> None:
@@ -90,19 +90,12 @@ class SvgRenderer(RendererBase):
         image.set("href", "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode())
         self._add(gc, image)
 
-    def draw_text(  # noqa: PLR0917 - as matplotlib calls it
-        self,
-        gc: GraphicsContextBase,
-        x: float,
-        y: float,
-        s: str,
-        prop: FontProperties,
-        angle: float,
-        ismath: Any = False,
-        mtext: Text | None = None,
+    def draw_text(
+        self, gc: GraphicsContextBase, x: float, y: float, s: str, prop: FontProperties, *angle: Any, **_: Any
     ) -> None:
         """Write a line of text that matplotlib has laid out, its baseline beginning at (x, y)."""
-        turn = f"translate({number(x)} {number(y)})" + (f" rotate({number(-angle)})" if angle else "")
+        turn = f" rotate({number(-angle[0])})" if any(angle[:1]) else ""
+        turn = f"translate({number(x)} {number(y)}){turn}"
         style = text_style(rgb2hex(gc.get_rgb()), prop, gc.get_alpha() if gc.get_forced_alpha() else 1.0)
         text = ET.Element("text", {"transform": turn, "style": css(style)})
         text.text = s
