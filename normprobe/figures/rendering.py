@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normprobe.figures import registry
 from normprobe.figures.data import layer_statistics
+from normprobe.figures.data import norm_panel as panel_numbers
 from normprobe.figures.drawing.canvas import Facts, Plan, new_figure
 from normprobe.figures.drawing.palette import SURFACE, house_style
 from normprobe.figures.drawing.svg import draw_svg, quiet_fonts, write_alone, write_inline
 from normprobe.figures.plots import divergence_profile, norm_panel
+from normprobe.figures.plots.norm_panel_marks import Marks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +48,8 @@ class Rendered:
     aria_label: str
     # Not compared: they may hold NaN, by which a figure would differ from itself.
     facts: Facts = field(compare=False)
-    _figure: Figure = field(repr=False, compare=False)
+    _plan: Plan = field(repr=False, compare=False)
+    _drawn: Figure | None = field(repr=False, compare=False)
     _tree: ET.Element = field(repr=False, compare=False)
     _overlay: tuple[tuple[str, str, tuple[float, float, float, float]], ...] = field(
         repr=False, compare=False
@@ -67,6 +70,12 @@ class Rendered:
         """
         overlay = [_hit(text, box, link(layer) if link else None) for layer, text, box in self._overlay]
         return write_inline(self._tree, prefix, self.aria_label, overlay)
+
+    @property
+    def _figure(self) -> Figure:
+        """The figure; drawn anew where its charts are another's by now."""
+        with house_style():
+            return self._drawn or _draw(self._plan)[0]
 
     def save(self, directory: str | Path, *, png: bool = True, svg: bool = True) -> list[Path]:
         """Write the figure in light colours as files named after it.
@@ -133,11 +142,50 @@ def rendered(plan: Plan, name: str) -> Rendered:
         The figure and its words.
     """
     with house_style():
-        figure, axes = new_figure(plan)
-        plan.draw(axes)
-        tree = draw_svg(figure)
+        return _rendered(plan, name, *_draw(plan))
+
+
+def _draw(plan: Plan) -> tuple[Figure, list[Axes]]:
+    """A new figure of a plan, and its axes; under `house_style`."""
+    figure, axes = new_figure(plan)
+    plan.draw(axes)
+    return figure, axes
+
+
+def _rendered(plan: Plan, name: str, figure: Figure, axes: list[Axes], *, kept: bool = True) -> Rendered:
+    """A drawn plan with its words, under `house_style`; `kept` if the figure shows nothing else later."""
+    tree = draw_svg(figure)
     words = (plan.title, plan.caption, plan.aria_label, plan.facts)
-    return Rendered(name, *words, figure, tree, _overlay(plan, figure, axes))
+    return Rendered(name, *words, plan, figure if kept else None, tree, _overlay(plan, figure, axes))
+
+
+def render_panels(tables: Tables | HasTables, layers: Iterable[str]) -> Iterator[Rendered]:
+    """Draw the panels of norms, one after the other on the same charts, which takes a tenth of the time.
+
+    Args:
+        tables: a recording or its tables.
+        layers: names of norms that fired.
+
+    Yields:
+        For each norm what `render(tables, "norm_panel", layer=...)` returns.
+
+    Raises:
+        ValueError: no norm of such a name fired.
+    """
+    source, marks = layer_statistics.tables_of(tables), Marks()
+    charts: tuple[Figure, list[Axes]] | None = None
+    for layer in layers:
+        found = panel_numbers.summarize(source, layer)
+        plan = norm_panel.plan_of(found)
+        with house_style():
+            if charts is None:
+                charts = new_figure(plan)
+            else:
+                marks.clear(charts[1])
+            norm_panel.draw(charts[1], found, marks)
+            # Not kept: these charts are the next norm's.
+            drawn = _rendered(plan, PANEL, *charts, kept=False)
+        yield drawn
 
 
 def render_divergence(comparison: HasDifferences | Differences) -> Rendered:

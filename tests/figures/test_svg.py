@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.path import Path
+from matplotlib.transforms import IdentityTransform
 
 from normprobe import figures
 from normprobe.figures.drawing.palette import house_style, variables
-from normprobe.figures.drawing.svg import GEOMETRY, NUMBER, SVG_NAMESPACE, draw_svg
+from normprobe.figures.drawing.svg import SVG_NAMESPACE, draw_svg
+from normprobe.figures.drawing.svg_paths import number, path_text
 from tests.helpers.figure_recordings import Chain, every_figure, images, norm_names, normal, record, stack
 
+GEOMETRY = ("d", "x", "y", "width", "height", "transform", "viewBox")
 NASTY = ["</script>", '<b>bold & "quoted"</b>', "正規化層の名前", "x" * 90, "e"]
 
 
@@ -70,7 +75,11 @@ def test_numbers_are_rounded_whole_and_in_geometry_only():
         (text,) = draw_svg(figure).iter("text")
     assert text.text == "0.01 and 12.345"
     assert text.get("x") == "17.7"
-    assert NUMBER.sub("n", "M1.25 -3.5L10 0.01e-5") == "Mn nL10 n"
+    assert [number(value) for value in (17.712, -3.5, 10, 1e-7, -0.04, np.inf)] == [
+        "17.7", "-3.5", "10", "0", "0", "1000000",
+    ]  # fmt: skip
+    ends = Path([(1.26, 3.5), (np.nan, 1), (10, 0), (20, 1e-7)])
+    assert path_text(ends, IdentityTransform(), 4) == "M1.3 0.5M10 4L20 4"
 
 
 def test_nothing_is_fetched(drawn):

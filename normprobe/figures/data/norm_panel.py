@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,14 @@ import pandas as pd
 from normprobe.errors import NoSamplesError
 from normprobe.figures.data import layer_statistics
 from normprobe.formatting import format_number, sample_word
+from normprobe.tables.columns import SITE_KEY
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
+# Of each recording once: a report asks for up to 64 norms, among the rows of all layers.
+_places: WeakKeyDictionary[Tables, dict[str, dict[Any, np.ndarray]]] = WeakKeyDictionary()
 SITES = (INPUT, OUTPUT)  # the panel is of what a norm reads and writes; further sites are not in it
 ROUNDING = 1e-6  # standard deviations: what float32 leaves of a mean that is 0
 
@@ -63,18 +67,18 @@ def summarize(tables: Tables, layer: str) -> Panel:
     if rows.empty or rows["kind"].iloc[0] == "linear":
         names = ", ".join(map(repr, layer_statistics.norms(tables)["layer"].head(3)))
         raise ValueError(f"no norm {layer!r} fired in this recording; there are {names or 'none'}")
-    # A bar stands where its feature is: the order of rows is the chart's axis.
-    features = layer_statistics.of_layers(tables.features, [layer]).sort_values("feature")
-    samples = layer_statistics.of_layers(tables.samples, [layer])
+    features = {site: _rows(tables, "features", layer, site) for site in SITES}
+    samples = {site: _rows(tables, "samples", layer, site) for site in SITES}
+    counts = tables.features["count"].to_numpy()
     return Panel(
         layer=layer,
         kind=str(rows["kind"].iloc[0]),
         unit=sample_word(tables.meta, str(rows["sample_unit"].iloc[0])),
         moments={str(site): row for site, row in rows.reindex(list(SITES)).iterrows()},
         values={site: _values(tables, layer, site) for site in SITES},
-        features={site: _variances(features, site) for site in SITES},
-        samples={site: _variances(samples, site) for site in SITES},
-        defined=bool((features["count"] > 1).any()),
+        features={site: _variances(tables.features, at) for site, at in features.items()},
+        samples={site: _variances(tables.samples, at) for site, at in samples.items()},
+        defined=any((counts[at] > 1).any() for at in features.values()),
         seen=int(rows["n_samples"].max()),
     )
 
@@ -87,6 +91,25 @@ def _values(tables: Tables, layer: str, site: str) -> np.ndarray:
         return np.empty((0, 0))
 
 
-def _variances(frame: pd.DataFrame, site: str) -> np.ndarray:
-    """The variances of one site."""
-    return np.asarray(frame.loc[frame["site"] == site, "variance"], dtype=float)
+def _rows(tables: Tables, name: str, layer: str, site: str) -> np.ndarray:
+    """Where the rows of a layer and site are in the table of features (in their order) or of samples."""
+    found = _places.get(tables)
+    if found is None:
+        found = _places[tables] = {name: _by_site(getattr(tables, name)) for name in ("features", "samples")}
+    return found[name].get((layer, site), np.empty(0, dtype=int))
+
+
+def _by_site(frame: pd.DataFrame) -> dict[Any, np.ndarray]:
+    """The rows of each layer and site."""
+    if "feature" in frame:
+        # A bar stands where its feature is: the order of rows is the chart's axis.
+        order = np.argsort(frame["feature"].to_numpy(), kind="stable")
+    else:
+        order = np.arange(len(frame))
+    groups = frame[SITE_KEY].take(order).groupby(SITE_KEY, sort=False, observed=True).indices
+    return {key: order[rows] for key, rows in groups.items()}
+
+
+def _variances(frame: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+    """The variances in these rows."""
+    return np.asarray(frame["variance"].to_numpy(dtype=float)[rows])

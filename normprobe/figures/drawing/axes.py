@@ -82,13 +82,22 @@ def use_log(axis: Axis, limits: tuple[float, float]) -> None:
     """Make one axis logarithmic within limits, with 1-2-5 ticks or powers of ten, and a grid."""
     axes = axis.axes
     vertical = isinstance(axis, YAxis)
-    (axes.set_yscale if vertical else axes.set_xscale)("log")
+    # A millisecond, for axes that are drawn on again.
+    if axis.get_scale() != "log":
+        (axes.set_yscale if vertical else axes.set_xscale)("log")
     (axes.set_ylim if vertical else axes.set_xlim)(*limits)
     axis.set_major_locator(FixedLocator(log_ticks(*limits)))
     # matplotlib labels minor ticks where an axis spans little, between and over these.
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
-    axis.grid(vertical)
+    show_grid(axis, vertical)
+
+
+def show_grid(axis: Axis, shown: bool) -> None:
+    """Show or hide the grid of one axis."""
+    # matplotlib makes a tick to set its look.
+    if bool(axis.get_tick_params()["gridOn"]) is not shown:
+        axis.grid(shown)
 
 
 def push_apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 
 from matplotlib.figure import Figure
 
 from normprobe.figures.drawing.palette import ACCENT, SURFACE, variables
-from normprobe.figures.drawing.svg_paths import join_paths, join_uses
+from normprobe.figures.drawing.svg_axes import draw_figure
+from normprobe.figures.drawing.svg_paths import join_paths, number
+from normprobe.figures.drawing.svg_renderer import SvgRenderer
 
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
-LINK = "{http://www.w3.org/1999/xlink}href"
 FONTS = 'system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","Noto Sans","DejaVu Sans",sans-serif'
-NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")  # whole, in geometry only: texts are never touched
-GEOMETRY = ("d", "x", "y", "width", "height", "transform", "viewBox")
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
-_STYLE_NUMBER = re.compile(r"(?<![\w#.-])\d+\.\d{3,}")
 
 
 def draw_svg(figure: Figure) -> ET.Element:
@@ -32,43 +30,28 @@ def draw_svg(figure: Figure) -> ET.Element:
     Returns:
         The root: text as text, coordinates rounded to 0.1, markers of one look as one path.
     """
-    buffer = io.BytesIO()
-    _place_empty_labels(figure)
-    with quiet_fonts():
-        # Without date and version: the same recording gives the same bytes.
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    # Names may hold control characters, which matplotlib writes as they are and XML does not know.
-    root = ET.fromstring(_NOT_XML.sub(_escaped, buffer.getvalue().decode()))
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        if LINK in element.attrib:
-            element.set("href", element.attrib.pop(LINK))
-    join_uses(root)
-    clips = list(root.iter("clipPath"))
-    content = [_lean(leaf) for leaf in _leaves(root)]
-    small = ET.Element("svg", {"viewBox": root.get("viewBox", "")})
-    if clips:
-        small.append(ET.Element("defs"))
-        small[0].extend(clips)
-    # After groups are gone: only now do marks of one look stand side by side, and a panel falls to 30 kB.
-    small.extend(join_paths(content))
-    for element in small.iter():
-        _tidy(element)
-    _rename_ids(small)
-    return small
+    kept = figure.dpi
+    figure.dpi = 72
+    try:
+        renderer = SvgRenderer(*map(float, figure.bbox.size))
+        with quiet_fonts():
+            draw_figure(figure, renderer)
+    finally:
+        figure.dpi = kept
+    size = (number(renderer.width), number(renderer.height))
+    root = ET.Element("svg", {"viewBox": f"0 0 {size[0]} {size[1]}"})
+    if renderer.clips:
+        ET.SubElement(root, "defs").extend(renderer.clips.values())
+    root.extend(join_paths(renderer.elements))
+    for text in root.iter("text"):
+        # Names may hold control characters, which XML does not know.
+        text.text = _NOT_XML.sub(_escaped, text.text or "")
+    return root
 
 
 def _escaped(character: re.Match[str]) -> str:
     """A character as Python escapes it."""
     return ascii(character[0])[1:-1]
-
-
-def _place_empty_labels(figure: Figure) -> None:
-    """Give axis labels without text a place: matplotlib would measure every tick label to find one."""
-    for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            if not axis.label.get_text():
-                axis.set_label_coords(0, 0)
 
 
 @contextmanager
@@ -77,77 +60,6 @@ def quiet_fonts() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
-
-
-def _leaves(element: ET.Element) -> Iterator[ET.Element]:
-    """What is drawn, without the groups around it, definitions and invisible paths."""
-    for child in element:
-        if child.tag in {"defs", "metadata", "clipPath"}:
-            continue
-        if child.tag == "g":
-            yield from _clipped(child, _leaves(child))
-        # What matplotlib writes for the paper of a figure or chart that has none.
-        elif child.get("style") != "fill: none":
-            yield child
-
-
-def _clipped(group: ET.Element, leaves: Iterator[ET.Element]) -> Iterator[ET.Element]:
-    """A group's leaves, each with the clipping (and opacity) that stood on the group."""
-    for leaf in leaves:
-        if (clip := group.get("clip-path")) and not leaf.get("clip-path"):
-            leaf.set("clip-path", clip)
-        if group.get("transform") and not leaf.get("transform"):
-            leaf.set("transform", group.get("transform", ""))
-        yield leaf
-
-
-def _lean(leaf: ET.Element) -> ET.Element:
-    """Drop a text's rotation by nothing and a leaf's id."""
-    if leaf.get("transform", "").startswith("rotate(-0 "):
-        del leaf.attrib["transform"]
-    leaf.attrib.pop("id", None)
-    leaf.tail = None
-    return leaf
-
-
-def _tidy(element: ET.Element) -> None:
-    """Round an element's geometry to 0.1 and write its path without needless blanks."""
-    if element.tag not in {"text", "tspan", "title"}:
-        element.text = None
-    element.tail = None
-    for key in GEOMETRY:
-        if key in element.attrib:
-            element.set(key, NUMBER.sub(_tenth, element.attrib[key]))
-    if "d" in element.attrib:
-        path = re.sub(r"\s*([MLCQhvz])\s*", r"\1", element.attrib["d"].replace("\n", " "))
-        element.set("d", path.strip())
-    if "style" in element.attrib:
-        element.set("style", _STYLE_NUMBER.sub(lambda m: f"{float(m[0]):.2f}", element.attrib["style"]))
-
-
-def _tenth(match: re.Match[str]) -> str:
-    """Write a number with at most one decimal."""
-    text = f"{float(match[0]):.1f}"
-    text = text.removesuffix(".0")
-    return "0" if text == "-0" else text
-
-
-def _rename_ids(root: ET.Element) -> None:
-    """Number the ids in order, for those that something refers to, and drop the rest."""
-    text = " ".join(value for element in root.iter() for value in element.attrib.values())
-    names: dict[str, str] = {}
-    for element in root.iter():
-        name = element.get("id")
-        # Only clips are asked for by now: shapes have become paths.
-        if name and f"#{name})" in text:
-            names[name] = f"c{len(names)}"
-            element.set("id", names[name])
-        elif name:
-            del element.attrib["id"]
-    for element in root.iter():
-        clip = element.get("clip-path", "")[5:-1]
-        if clip in names:
-            element.set("clip-path", f"url(#{names[clip]})")
 
 
 def write_inline(tree: ET.Element, prefix: str, aria_label: str, overlay: list[ET.Element]) -> str:
@@ -162,7 +74,7 @@ def write_inline(tree: ET.Element, prefix: str, aria_label: str, overlay: list[E
     Returns:
         The `<svg>` element as text, everything escaped.
     """
-    root = _copy(tree)  # a Rendered may be written several times, each under a prefix of its own
+    root = deepcopy(tree)  # a Rendered may be written several times, each under a prefix of its own
     stem = f"{prefix.removesuffix('-')}-"
     for element in root.iter():
         if name := element.get("id"):
@@ -185,7 +97,7 @@ def write_inline(tree: ET.Element, prefix: str, aria_label: str, overlay: list[E
 
 def write_alone(tree: ET.Element, aria_label: str) -> str:
     """Write a tree as a file of its own: light colours on light paper."""
-    root = _copy(tree)
+    root = deepcopy(tree)
     css = _to_classes(root, "svg")
     _, _, width, height = root.get("viewBox", "0 0 0 0").split()
     # Drawn, as a viewer of files may show none, and dark text on its own dark ground.
@@ -200,11 +112,6 @@ def write_alone(tree: ET.Element, aria_label: str) -> str:
     }
     _insert_style(root, css)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
-
-
-def _copy(tree: ET.Element) -> ET.Element:
-    """A deep copy."""
-    return ET.fromstring(ET.tostring(tree))
 
 
 def _to_classes(root: ET.Element, scope: str) -> str:

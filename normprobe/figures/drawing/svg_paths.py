@@ -1,53 +1,107 @@
-"""Many marks of one look as one path: the difference between 30 kB and 300 kB."""
+"""The text of paths, and many marks of one look as one path: the difference between 30 kB and 300 kB."""
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
-from itertools import groupby
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
-_PAIR = re.compile(r"(-?[\d.]+(?:e-?\d+)?) (-?[\d.]+(?:e-?\d+)?)")
-_CURVES_OF_A_CIRCLE = 8  # matplotlib's marker "o" is eight Bezier curves
+import numpy as np
+from matplotlib.path import Path
+from matplotlib.transforms import Transform
+from numpy.typing import NDArray
+
+Places = NDArray[np.float64]
+
+_FAR = 1e6  # pixels: what lies farther off is cut, as no picture is so large
+_CIRCLE = 24  # vertices of curves: matplotlib's marker "o" is eight Bezier curves of three each
+# By matplotlib's code: the letter that opens it, and how many vertices it takes.
+_COMMANDS = {1: ("M", 1), 2: ("L", 1), 3: ("Q", 2), 4: ("C", 3)}
+_STOP, _CLOSE = 0, 79
 
 
-def join_uses(root: ET.Element) -> None:
-    """Replace the `<use>` elements of a tree by paths, one for neighbours of one look.
+@lru_cache(maxsize=1 << 16)
+def _tenth(tenths: int) -> str:
+    """Write a number of tenths with at most one decimal."""
+    whole, rest = divmod(abs(tenths), 10)
+    sign = "-" if tenths < 0 else ""
+    return f"{sign}{whole}.{rest}" if rest else f"{sign}{whole}"
+
+
+def number(value: float) -> str:
+    """Write a number of pixels with at most one decimal."""
+    return _tenth(round(min(max(value, -_FAR), _FAR) * 10))
+
+
+def _texts(places: Places) -> list[str]:
+    """Write each place (x, y) as two numbers with at most one decimal."""
+    tenths = np.rint(np.clip(places, -_FAR, _FAR) * 10).astype(int).tolist()
+    return [f"{_tenth(x)} {_tenth(y)}" for x, y in tenths]
+
+
+def path_text(
+    path: Path, transform: Transform, height: float, *, clip: tuple[float, float, float, float] | None = None
+) -> str:
+    """Write a path as the `d` of an SVG path.
 
     Args:
-        root: a tree without namespaces; changed in place.
+        path: of matplotlib; what is not finite is left out.
+        transform: to pixels from the left foot.
+        height: of the picture, from whose top SVG counts; 0 to count from the path's own origin.
+        clip: a box (x0, y0, x1, y1) in pixels outside of which lines may be cut; not for what is filled.
     """
-    shapes = {e.get("id", ""): e for e in root.iter("path") if e.get("id")}
-    for parent in list(root.iter()):
-        if any(child.tag == "use" for child in parent):
-            runs = groupby(list(parent), key=_look)
-            joined = [new for look, run in runs for new in (_join(shapes, look, list(run)) if look else run)]
-            parent[:] = joined
+    places, codes = _cleaned(path, transform, clip)
+    return _joined(_texts(places + np.array((0.0, height))), codes)
 
 
-def _look(element: ET.Element) -> tuple[str, str] | None:
-    """What two marks must share to be one path; None for anything else."""
-    if element.tag != "use":
-        return None
-    return element.get("href", "").removeprefix("#"), element.get("style", "")
+def _cleaned(
+    path: Path, transform: Transform, clip: tuple[float, float, float, float] | None = None
+) -> tuple[Places, list[int]]:
+    """The vertices of a path, in pixels that count downwards, and their codes."""
+    cleaned = path.cleaned(transform=transform, remove_nans=True, clip=clip, curves=True)
+    # A cleaned path always has codes.
+    return np.asarray(cleaned.vertices) * (1.0, -1.0), np.asarray(cleaned.codes).tolist()
 
 
-def _join(shapes: dict[str, ET.Element], look: tuple[str, str], uses: list[ET.Element]) -> list[ET.Element]:
-    """One path for marks of one look, two for hollow dots."""
-    shape = shapes[look[0]]
-    style = _declarations(look[1]) | _declarations(shape.get("style", ""))
-    places = [(float(use.get("x", 0)), float(use.get("y", 0))) for use in uses]
-    outline = shape.get("d", "")
-    if outline.count("C") == _CURVES_OF_A_CIRCLE and style.get("fill", "none") != "none":
-        return _dots(places, _radius(outline), style)
-    path = "".join(_moved(outline, x, y) for x, y in places)
-    return [ET.Element("path", {"d": path, "style": _css(style)})]
+def _joined(texts: list[str], codes: list[int]) -> str:
+    """Put the letters of the codes between the places."""
+    pieces, at = [], 0
+    while at < len(codes):
+        code = codes[at]
+        if code == _STOP:
+            break
+        if code == _CLOSE:
+            pieces.append("z")
+            at += 1
+            continue
+        letter, taken = _COMMANDS[code]
+        pieces.append(letter + " ".join(texts[at : at + taken]))
+        at += taken
+    return "".join(pieces)
 
 
-def _dots(places: list[tuple[float, float]], radius: float, style: dict[str, str]) -> list[ET.Element]:
+def marker_paths(
+    marker: Path, transform: Transform, places: Places, style: Mapping[str, str]
+) -> list[ET.Element]:
+    """One path for markers of one look, two for hollow dots.
+
+    Args:
+        marker: the outline round the origin.
+        transform: of the outline, to pixels.
+        places: of the markers, pixels from the top left, shape (markers, 2).
+        style: declarations of CSS.
+    """
+    outline, codes = _cleaned(marker, transform)
+    if codes.count(4) == _CIRCLE and style.get("fill", "none") != "none":
+        return _dots(places, float(np.ptp(outline[:-1, 0])) / 2, style)
+    moved = [_joined(_texts(outline + place), codes) for place in places]
+    return [ET.Element("path", {"d": "".join(moved), "style": css(style)})]
+
+
+def _dots(places: Places, radius: float, style: Mapping[str, str]) -> list[ET.Element]:
     """Dots as strokes of no length with round ends, rims first."""
     # Rims first and wider, then faces: what overlaps shows one outline, not many.
-    path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
+    path = "".join(f"M{place}h0" for place in _texts(places))
     fill, rim = style["fill"], style.get("stroke", "none")
     width = float(style.get("stroke-width", 1)) if rim != "none" else 0.0
     layers = [(rim, 2 * radius + width)] if rim != "none" else []
@@ -59,7 +113,7 @@ def _dots(places: list[tuple[float, float]], radius: float, style: dict[str, str
             "path",
             {
                 "d": path,
-                "style": _css(
+                "style": css(
                     {
                         "fill": "none",
                         "stroke": colour,
@@ -74,24 +128,7 @@ def _dots(places: list[tuple[float, float]], radius: float, style: dict[str, str
     ]
 
 
-def _radius(outline: str) -> float:
-    """A circle's radius: half its width."""
-    xs = [float(x) for x, _ in _PAIR.findall(outline)]
-    return (max(xs) - min(xs)) / 2
-
-
-def _moved(outline: str, x: float, y: float) -> str:
-    """An outline around the origin moved to (x, y)."""
-    return _PAIR.sub(lambda pair: f"{float(pair[1]) + x:.1f} {float(pair[2]) + y:.1f}", outline)
-
-
-def _declarations(style: str) -> dict[str, str]:
-    """Read "a: b; c: d"."""
-    pairs = (part.partition(":") for part in style.split(";") if ":" in part)
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _css(style: dict[str, str]) -> str:
+def css(style: Mapping[str, str]) -> str:
     """Write "a: b; c: d"."""
     return "; ".join(f"{key}: {value}" for key, value in style.items())
 
@@ -106,12 +143,17 @@ def join_paths(elements: Iterable[ET.Element]) -> list[ET.Element]:
         The same picture with fewer paths.
     """
     joined: list[ET.Element] = []
+    outlines: list[list[str]] = []
     for element in elements:
-        previous = joined[-1] if joined else None
-        if previous is not None and _same_look(previous, element):
-            previous.set("d", previous.get("d", "") + element.get("d", ""))
+        if joined and _same_look(joined[-1], element):
+            outlines[-1].append(element.get("d", ""))
         else:
             joined.append(element)
+            outlines.append([element.get("d", "")])
+    # At the end: to lengthen a text by one piece a time takes time in its square.
+    for element, pieces in zip(joined, outlines, strict=True):
+        if len(pieces) > 1:
+            element.set("d", "".join(pieces))
     return joined
 
 

@@ -9,6 +9,7 @@ from normprobe.figures.data import layer_statistics
 from normprobe.figures.data.norm_panel import SITES, Panel, summarize
 from normprobe.figures.drawing.canvas import Facts, Plan, place
 from normprobe.figures.plots import norm_panel_charts
+from normprobe.figures.plots.norm_panel_marks import Marks
 from normprobe.formatting import format_count, shorten_name
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -38,22 +39,36 @@ def norm_panel(tables: Tables | HasTables, layer: str, *, ax: Any = None) -> Any
 
 
 def plan(tables: Tables, layer: str) -> Plan:
-    """Decide the panel of one norm."""
-    found = summarize(tables, layer)
+    """Decide the panel of one norm.
 
-    def draw(axes: Sequence[Axes]) -> None:
-        """Draw the six charts."""
-        norm_panel_charts.values(axes[0], found, INPUT)
-        norm_panel_charts.values(axes[1], found, OUTPUT)
-        norm_panel_charts.one_sample(axes[2], found)
-        norm_panel_charts.features(axes[3:5], found)
-        norm_panel_charts.samples(axes[5], found)
+    Raises:
+        ValueError: no norm of this name fired.
+    """
+    return plan_of(summarize(tables, layer))
 
+
+def draw(axes: Sequence[Axes], found: Panel, marks: Marks) -> None:
+    """Draw the six charts.
+
+    Args:
+        axes: the charts, row by row.
+        found: the numbers of one norm.
+        marks: new ones, or those of the same charts, cleared of another norm's panel.
+    """
+    norm_panel_charts.values(axes[0], found, INPUT, marks)
+    norm_panel_charts.values(axes[1], found, OUTPUT, marks)
+    norm_panel_charts.one_sample(axes[2], found, marks)
+    norm_panel_charts.features(axes[3:5], found)
+    norm_panel_charts.samples(axes[5], found)
+
+
+def plan_of(found: Panel) -> Plan:
+    """Decide the panel of these numbers."""
     return Plan(
-        title=layer or "(the model)",
+        title=found.layer or "(the model)",
         caption=caption(found),
         aria_label=aria_label(found),
-        draw=draw,
+        draw=lambda axes: draw(axes, found, Marks()),
         heights=(1.32, 1.32),
         columns=3,
         margins=(0.55, 0.22, 0.32, 0.34),

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis, YAxis
+from matplotlib.patches import StepPatch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from normprobe.figures.drawing.axes import foot, log_limits, note, positive, size_in_points, title, use_log
-from normprobe.figures.drawing.palette import GRID, INK, MUTED, SMALL, TEXT, site_look
+from normprobe.figures.drawing.axes import (
+    foot,
+    log_limits,
+    note,
+    positive,
+    show_grid,
+    size_in_points,
+    title,
+    use_log,
+)
+from normprobe.figures.drawing.palette import GRID, MUTED, SMALL, TEXT, site_look
 from normprobe.formatting import format_number, format_tick, plural
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.figures.data.norm_panel import Panel
+    from normprobe.figures.plots.norm_panel_marks import Marks
 
 BINS = 40
 MOST_BARS = 96  # features that get a bar each
@@ -26,7 +36,7 @@ MOST_DOTS = 800  # features that get a dot in the chart of one sample
 SYMLOG = 20.0  # times the median |value|
 
 
-def values(ax: Axes, panel: Panel, site: str) -> None:
+def values(ax: Axes, panel: Panel, site: str, marks: Marks) -> None:
     """Draw the histogram of one site's kept values, between the percentiles 0.5 and 99.5."""
     moments = panel.moments[site]
     word = site_look(site).label
@@ -42,27 +52,19 @@ def values(ax: Axes, panel: Panel, site: str) -> None:
         return
     # Binned here, as shares of all values: seaborn's percent are of those within the limits.
     counts, edges = np.histogram(data, BINS, (low, high))
-    _bare(ax)
-    sns.histplot(
-        x=(edges[1:] + edges[:-1]) / 2,
-        weights=counts * 100 / data.size,
-        bins=BINS,
-        binrange=(low, high),
-        element="step",
-        color=site_look(site).colour,
-        alpha=0.8,
-        linewidth=0,
-        ax=ax,
-    )
+    share = counts * 100 / data.size
+    marks.histogram(ax, share, edges, site_look(site).colour)
+    margin = 0.05 * (high - low)
+    ax.set_xlim(low - margin, high + margin)
     # Room on top, for the remark.
-    ax.set_ylim(0, ax.get_ylim()[1] * 1.22)
+    ax.set_ylim(0, 1.05 * 1.22 * share.max())
     _percent(ax)
     _plain(ax.xaxis)
     ends = f"1 % beyond: {format_number(moments['min'])} … {format_number(moments['max'])}"
     note(ax, ends, x=0.995, y=0.985, ha="right", va="top")
 
 
-def one_sample(ax: Axes, panel: Panel) -> None:
+def one_sample(ax: Axes, panel: Panel, marks: Marks) -> None:
     """Draw one kept sample, a dot per feature: what it was before, what it became."""
     before, after = panel.values[INPUT], panel.values[OUTPUT]
     if not (before.size and after.size) or before.shape[1] != after.shape[1]:
@@ -79,7 +81,7 @@ def one_sample(ax: Axes, panel: Panel) -> None:
     x, y = before[first], after[first]
     ok = _dots(x, y)
     wide = [_symlog(axis, data[ok]) for axis, data in ((ax.xaxis, x), (ax.yaxis, y))]
-    sns.scatterplot(x=x[ok], y=y[ok], s=7, color=INK, alpha=0.6, linewidth=0, ax=ax)
+    marks.dots(ax, x[ok], y[ok])
     for line in (ax.axhline, ax.axvline):
         line(0, color=GRID, linewidth=0.8, zorder=0)
     names = [name for name, symlog in zip(("before", "after"), wide, strict=True) if symlog]
@@ -135,8 +137,14 @@ def _feature_bars(ax: Axes, data: np.ndarray, colour: str, floor: float) -> None
     low, high = np.minimum.reduceat(safe, starts), np.maximum.reduceat(safe, starts)
     edges = np.append(starts, count) - 0.5
     if group > 1:
-        ax.stairs(high, edges, baseline=floor, fill=True, color=colour, alpha=0.45, linewidth=0)
-    ax.stairs(low, edges, baseline=floor, fill=True, color=colour, alpha=0.8, linewidth=0)
+        _steps(ax, high, edges, floor, fill=True, color=colour, alpha=0.45, linewidth=0)
+    _steps(ax, low, edges, floor, fill=True, color=colour, alpha=0.8, linewidth=0)
+
+
+def _steps(ax: Axes, heights: np.ndarray, edges: np.ndarray, floor: float = 0.0, **look: Any) -> None:
+    """Draw bars side by side, as `Axes.stairs` does, on axes whose limits are set."""
+    # Without the search for limits of their own, which takes ten times as long as the drawing.
+    ax.add_artist(StepPatch(heights, edges, baseline=floor, **look))
 
 
 def samples(ax: Axes, panel: Panel) -> None:
@@ -149,16 +157,18 @@ def samples(ax: Axes, panel: Panel) -> None:
         return
     limits = log_limits(both)
     use_log(ax.xaxis, limits)
-    ax.grid(False)
+    show_grid(ax.xaxis, False)
     edges = np.geomspace(*limits, BINS + 1)
+    highest = 0.0
     for site, data in shown.items():
         colour = site_look(site).colour
         share = np.histogram(data, edges)[0] * 100 / max(1, len(panel.samples[site]))
-        ax.stairs(share, edges, fill=True, color=colour, alpha=0.62, linewidth=0)
-        ax.stairs(share, edges, color=colour, linewidth=0.8)
+        highest = max(highest, float(share.max()))
+        _steps(ax, share, edges, fill=True, color=colour, alpha=0.62, linewidth=0)
+        _steps(ax, share, edges, fill=False, edgecolor=colour, linewidth=0.8)
         if (panel.samples[site] == 0).any():
             ax.plot([0], [0], marker="v", markersize=4, color=colour, transform=ax.transAxes, clip_on=False)
-    ax.set_ylim(0, max(ax.get_ylim()[1], 1) * 1.25)
+    ax.set_ylim(0, max(1.05 * highest, 1) * 1.25)
     _percent(ax)
     _name_histograms(ax, panel)
 
@@ -190,17 +200,11 @@ def _name_histograms(ax: Axes, panel: Panel) -> None:
         right -= 0.02 + 0.024 * len(text)
 
 
-def _bare(ax: Axes) -> None:
-    """Take the ticks off axes that get their own later: seaborn reads each one, a third of a panel's time."""
-    ax.xaxis.set_major_locator(NullLocator())
-    ax.yaxis.set_major_locator(NullLocator())
-
-
 def _percent(ax: Axes) -> None:
     """Write the y axis as shares."""
     ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{format_tick(round(value, 6))} %"))
-    ax.grid(axis="y")
+    show_grid(ax.yaxis, True)
     ax.set(xlabel="", ylabel="")
 
 
@@ -217,6 +221,8 @@ def _symlog(axis: Axis, data: np.ndarray) -> bool:
     typical = float(np.median(sizes)) if sizes.size else 0.0
     top = float(sizes.max()) if sizes.size else 1.0
     if not (typical > 0 and top > SYMLOG * typical):
+        if axis.get_scale() != "linear":
+            _scale(axis, "linear")
         _plain(axis)
         pad = 0.06 * (np.ptp(data) or 1.0) if data.size else 1
         if data.size:
@@ -224,13 +230,18 @@ def _symlog(axis: Axis, data: np.ndarray) -> bool:
         return False
     # A power of ten not above the median: half of the values lie on the logarithmic part.
     threshold = 10.0 ** np.floor(np.log10(typical))
-    (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("symlog", linthresh=threshold)
+    _scale(axis, "symlog", linthresh=threshold)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
     _limits(axis, min(data.min() * 1.7, -threshold), max(data.max() * 1.7, threshold))
     powers = [threshold * 10.0**e for e in range(int(np.ceil(np.log10(top / threshold))) + 1)]
     axis.set_major_locator(FixedLocator(_roomy(axis, [0.0, *(sign * p for p in powers for sign in (1, -1))])))
     return True
+
+
+def _scale(axis: Axis, name: str, **options: float) -> None:
+    """Set the scale of one axis."""
+    (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)(name, **options)
 
 
 def _roomy(axis: Axis, ticks: Sequence[float]) -> list[float]:
@@ -254,6 +265,7 @@ def _limits(axis: Axis, low: float, high: float) -> None:
 
 def _empty(ax: Axes, text: str) -> None:
     """Say why a chart has nothing to show."""
-    ax.set_xticks([])
-    ax.set_yticks([])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(NullLocator())
+        axis.set_minor_locator(NullLocator())
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=SMALL, color=MUTED)

@@ -134,8 +134,7 @@ def norm_panels(tables: Tables, summary: pd.DataFrame, anchors: Anchors, directo
 
     chosen = [str(layer) for layer in summary.index if layer in anchors.panels]
     shown = []
-    for layer in chosen:
-        rendered = figures.render(tables, "norm_panel", layer=layer)
+    for layer, rendered in zip(chosen, figures.render_panels(tables, chosen), strict=True):
         if directory is not None:
             replace(rendered, name=_file_name(anchors.number[layer], layer)).save(directory, svg=False)
         drawn = _figure(rendered, f"p{anchors.number[layer]}-", anchors)

@@ -1,0 +1,210 @@
+"""What of a figure is drawn in which order; ticks and texts without matplotlib's objects for each of them.
+
+matplotlib makes six artists a tick, and measures every text to place it. Here the labels and lines of an axis
+are written from its locator, its formatter and its settings, and texts by their anchor. What is not of the
+plain form that this covers is left to matplotlib, which draws it on the same renderer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis
+from matplotlib.backends.backend_mixed import MixedModeRenderer
+from matplotlib.colors import to_hex, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.path import Path
+from matplotlib.spines import Spine
+from matplotlib.text import Text
+from matplotlib.ticker import NullLocator
+from matplotlib.transforms import IdentityTransform
+
+from normprobe.figures.drawing.svg_renderer import SvgRenderer, text_style
+
+_MIXED: Any = MixedModeRenderer  # without types in matplotlib
+_ROUNDING = 1e-10  # share of an axis by which a tick at its end may lie outside
+
+
+def draw_figure(figure: Figure, renderer: SvgRenderer) -> None:
+    """Draw a figure whose pixels are points.
+
+    Args:
+        figure: its artists; the paper is left out where it has no colour.
+        renderer: receives the elements.
+    """
+    for artist in sorted(figure.get_children(), key=_order):
+        if isinstance(artist, Axes):
+            _draw_axes(artist, renderer)
+        else:
+            _draw_artist(artist, renderer)
+
+
+def _order(artist: Artist) -> float:
+    """What is drawn later lies above."""
+    return artist.get_zorder()
+
+
+def _draw_axes(ax: Axes, renderer: SvgRenderer) -> None:
+    """Draw a chart and the charts inside it."""
+    if not ax.get_visible():
+        return
+    locator: Any = ax.get_axes_locator()
+    ax.apply_aspect(locator(ax, renderer) if locator else None)
+    framed = ax.axison and ax.get_frame_on()
+    if framed and to_rgba(ax.get_facecolor())[3]:
+        _draw_artist(ax.patch, renderer)
+    for artist in sorted(ax.get_children(), key=_order):
+        if isinstance(artist, Axes):
+            _draw_axes(artist, renderer)
+        elif artist is not ax.patch and (
+            framed if isinstance(artist, Spine) else ax.axison or artist not in (ax.xaxis, ax.yaxis)
+        ):
+            _draw_artist(artist, renderer)
+
+
+def _draw_artist(artist: Artist, renderer: SvgRenderer) -> None:
+    """Draw anything but charts."""
+    if not artist.get_visible():
+        return
+    if isinstance(artist, Axis) and _is_plain_axis(artist):
+        _draw_axis(artist, renderer)
+    elif isinstance(artist, Text) and _is_plain_text(artist):
+        _write(artist, renderer)
+    elif artist.get_rasterized():
+        inches = (renderer.width / 72, renderer.height / 72)
+        mixed: Any = _MIXED(artist.get_figure(root=True), *inches, 72, renderer)
+        artist.draw(mixed)
+        mixed.stop_rasterizing()
+    else:
+        artist.draw(renderer)
+
+
+def _is_plain_text(text: Text) -> bool:
+    """Whether a text is one line along the x axis, without a box, a clip, an arrow or a formula."""
+    words = text.get_text()
+    boxed = text.get_bbox_patch() is not None or (text.get_clip_on() and text.get_clip_box() is not None)
+    turned = text.get_rotation() != 0 or text.get_usetex() or (text.get_parse_math() and "$" in words)
+    # An annotation moves on drawing.
+    return type(text) is Text and "\n" not in words and not (boxed or turned or text.get_path_effects())
+
+
+def _write(text: Text, renderer: SvgRenderer, at: tuple[float, float] | None = None) -> None:
+    """Write a plain text where it is anchored, or at another place in pixels."""
+    x, y = at or text.get_transform().transform(text.get_unitless_position())
+    if not (text.get_text() and np.isfinite(x) and np.isfinite(y)):
+        return
+    font, opacity = text.get_fontproperties(), text.get_alpha()
+    style = text_style(to_hex(text.get_color()), font, 1.0 if opacity is None else opacity)
+    below = _to_baseline(font, text.get_verticalalignment())
+    renderer.write_line(
+        text.get_text(), x, renderer.height - y + below, style, text.get_horizontalalignment()
+    )
+
+
+def _to_baseline(font: FontProperties, align: str) -> float:
+    """How far below its anchor the baseline of a line stands, pixels."""
+    ascent, descent = line_extents(findfont(font))
+    shares = {
+        "baseline": 0.0,
+        "top": ascent,
+        "bottom": -descent,
+        "center": (ascent - descent) / 2,
+        "center_baseline": ascent / 2,
+    }
+    return shares[align] * float(font.get_size())
+
+
+@lru_cache
+def line_extents(file: str) -> tuple[float, float]:
+    """How far a line of a font reaches above and below its baseline, as shares of its size."""
+    tables: Any = get_font(file).get_sfnt_table
+    table, em = tables("OS/2"), tables("head")["unitsPerEm"]
+    return table["sTypoAscender"] / em, -table["sTypoDescender"] / em
+
+
+def _is_plain_axis(axis: Axis) -> bool:
+    """Whether an axis stands at the left or the foot, with labels along x and no ticks but a grid."""
+    look = axis.get_tick_params(which="major")
+    across = isinstance(axis, XAxis)
+    near, far = ("bottom", "top") if across else ("left", "right")
+    beyond = look.get(far) or look.get(f"label{far}") or axis.get_label_position() != near
+    turned = look.get("labelrotation") or look.get("rotation")
+    # A label beside an axis is turned, and as far out as the labels of the ticks are wide.
+    aside = axis.label.get_text() and not across
+    finer = not isinstance(axis.get_minor_locator(), NullLocator)
+    marked = look.get(near) and look.get("size", _default(axis, "major.size"))
+    return not (beyond or turned or aside or finer or marked or "grid_linestyle" in look)
+
+
+def _default(axis: Axis, name: str) -> Any:
+    """What matplotlib's settings say of the ticks of an axis."""
+    settings: Mapping[str, Any] = mpl.rcParams  # type: ignore[assignment]
+    return settings[f"{'x' if isinstance(axis, XAxis) else 'y'}tick.{name}"]
+
+
+def _draw_axis(axis: Axis, renderer: SvgRenderer) -> None:
+    """Draw the grid, the labels of the ticks, and the label of the axis below them."""
+    look = axis.get_tick_params(which="major")
+    across = isinstance(axis, XAxis)
+    ticks = _ticks(axis)
+    if axis.get_major_formatter().get_offset():
+        # A power of ten or a sum that all labels share stands where matplotlib says.
+        axis.draw(renderer)
+        return
+    if look.get("gridOn"):
+        _draw_grid(axis, look, [at for at, _ in ticks], renderer)
+    if not look.get("labelbottom" if across else "labelleft", True):
+        ticks = []
+    font = FontProperties(size=look.get("labelsize", _default(axis, "labelsize")))
+    pad = look.get("pad", _default(axis, "major.pad"))
+    style = text_style(to_hex(look.get("labelcolor", _default(axis, "labelcolor"))), font)
+    box = axis.axes.bbox
+    below = _to_baseline(font, "top" if across else "center_baseline")
+    for at, text in ticks:
+        x, y = (at, box.y0 - pad) if across else (box.x0 - pad, at)
+        if text:
+            renderer.write_line(text, x, renderer.height - y + below, style, "center" if across else "right")
+    if axis.label.get_text():
+        room = pad + sum(line_extents(findfont(font))) * font.get_size() if ticks else 0.0
+        _write(axis.label, renderer, ((box.x0 + box.x1) / 2, box.y0 - room - axis.labelpad))
+
+
+def _ticks(axis: Axis) -> list[tuple[float, str]]:
+    """Place in pixels and text of each tick within the limits."""
+    if isinstance(axis.get_major_locator(), NullLocator):
+        return []
+    values = np.asarray(axis.get_majorticklocs(), dtype=float)
+    texts = axis.get_major_formatter().format_ticks(values.tolist())
+    ax, along = axis.axes, int(not isinstance(axis, XAxis))
+    # Across the axis any place will do: this transform takes it in shares of the chart.
+    points = np.full((len(values), 2), 0.5)
+    points[:, along] = values
+    blend = ax.get_yaxis_transform() if along else ax.get_xaxis_transform()
+    placed = blend.transform(points)[:, along]
+    low, high = (ax.bbox.y0, ax.bbox.y1) if along else (ax.bbox.x0, ax.bbox.x1)
+    room = (high - low) * _ROUNDING
+    pairs = zip(placed.tolist(), texts, strict=True)
+    return [(at, text) for at, text in pairs if low - room <= at <= high + room]
+
+
+def _draw_grid(axis: Axis, look: dict[str, Any], places: list[float], renderer: SvgRenderer) -> None:
+    """Draw a line across the chart at each place (pixels)."""
+    if not places:
+        return
+    box = axis.axes.bbox
+    across = isinstance(axis, XAxis)
+    ends = [[(at, box.y0), (at, box.y1)] if across else [(box.x0, at), (box.x1, at)] for at in places]
+    gc = renderer.new_gc()
+    gc.set_foreground(look.get("grid_color", mpl.rcParams["grid.color"]))
+    gc.set_linewidth(look.get("grid_linewidth", mpl.rcParams["grid.linewidth"]))
+    gc.set_alpha(look.get("grid_alpha", mpl.rcParams["grid.alpha"]))
+    gc.set_capstyle("projecting")
+    path = Path(np.reshape(ends, (-1, 2)), [Path.MOVETO, Path.LINETO] * len(ends))
+    renderer.draw_path(gc, path, IdentityTransform())
