@@ -6,6 +6,8 @@ device, and what to say about them (units, token labels, warnings).
 - `load`: the way through. `readers` make a source of a file (`text_files`, `tensor_files`, `bundled`), and
   what the model reads (`modality`) decides which of the next ones makes batches of it.
 - `texts`, `images`, `text_image`, `image_prompts`, `audio`, `arrays`, `callables`: a source to `Inputs`.
+- `from_config`: the same without a source, of what a config says; `expected_shape`: what to give where
+  nothing says it.
 - `processors`, `chat_templates`, `decoder_inputs`, `to_model`: what these share.
 
 A new format of files is an entry of `readers.FORMATS` and a function that reads it into one of `sources`.

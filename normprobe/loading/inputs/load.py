@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from normprobe.errors import DataError
-from normprobe.loading.inputs import arrays, callables, image_prompts, images, text_image, texts
+from normprobe.loading.inputs import arrays, callables, from_config, image_prompts, images, text_image, texts
 from normprobe.loading.inputs.bundled import bundled_images, bundled_texts
+from normprobe.loading.inputs.expected_shape import array_to_give
 from normprobe.loading.inputs.modality import Modality, modality_of
 from normprobe.loading.inputs.readers import any_of, check_exists, names_of, read_source
 from normprobe.loading.inputs.sources import Arrays, Images, ImportPath, Inputs, Source, Texts, count_of
@@ -26,7 +27,8 @@ def load_inputs(
     Args:
         model: what they are for; its tokenizer, image processor or feature extractor is used.
         data: ``.txt`` (a text per line), ``.jsonl``, ``.csv``, ``.parquet``, a folder of images, ``.npy``,
-            ``.npz``, ``.safetensors``, or ``module.py:callable``; None for the set that ships with normprobe.
+            ``.npz``, ``.safetensors``, or ``module.py:callable``; None for the set that ships with normprobe,
+            or for what the config says that a model of transformers without tokenizer or processor reads.
         column: which column of a table (field of a ``.jsonl`` row) holds the text.
         batch_size: texts, images or rows a batch; 8, or 64 for arrays, by default.
         limit: use only the first so many of them (batches, for a callable).
@@ -40,6 +42,10 @@ def load_inputs(
     if column is not None and (data is None or _is_callable(data)):
         what = "the bundled set" if data is None else data
         raise DataError(f"--column {column} names the column of a table; {what} has no columns")
+    if data is None and model.config is not None and model.source is None:
+        made = from_config.prepare(model, limit, batch_size or 8)
+        if made is not None:
+            return made
     source = _bundled(model, limit) if data is None else _source(data, column, limit)
     return _prepare(source, model, batch_size or (64 if isinstance(source, Arrays) else 8))
 
@@ -83,8 +89,15 @@ def _bundled(model: LoadedModel, limit: int | None) -> Source:
     if modality in {Modality.IMAGE, Modality.IMAGE_IN_TEXT}:
         return bundled_images(limit)
     kind = type(model.module).__name__
-    need = "arrays of sound" if modality is Modality.AUDIO else "tensors that normprobe cannot guess"
-    raise DataError(f"{kind} reads {need}, and no such set ships with normprobe; give --data, such as x.npy")
+    if modality is Modality.AUDIO:
+        raise DataError(
+            f"{kind} reads sound, and no such set ships with normprobe; put an array of shape (recordings, "
+            "samples) into x.npy and give --data x.npy"
+        )
+    raise DataError(
+        f"{kind} reads tensors that normprobe cannot guess; {array_to_give(model.module)}, or "
+        "module.py:callable that yields batches, such as a DataLoader"
+    )
 
 
 def _prepare(source: Source, model: LoadedModel, size: int) -> Inputs:

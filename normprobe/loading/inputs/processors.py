@@ -39,7 +39,9 @@ def load_tokenizer(model: LoadedModel) -> Any:
 
 def has_tokenizer(model: LoadedModel) -> bool:
     """Whether there may be a tokenizer beside a model: it has files of one, or is not in a folder here."""
-    source = Path(model.source or "")
+    if model.source is None:  # a model from code: nothing lies beside it
+        return False
+    source = Path(model.source)
     return bool(model.gguf) or not source.is_dir() or _has_any(source, _TOKENIZER_FILES)
 
 
@@ -49,7 +51,9 @@ def load_image_processor(model: LoadedModel) -> Any:
     Raises:
         DataError: it is damaged.
     """
-    source = Path(model.source or "")
+    if model.source is None:
+        return None
+    source = Path(model.source)
     if source.is_dir() and not _has_any(source, _PROCESSOR_FILES):
         return None
     return _load(transformers.AutoImageProcessor, "image processor", model)

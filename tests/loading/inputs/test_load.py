@@ -362,7 +362,9 @@ class TestSound:
         runs(model, inputs)
 
     def test_no_set_of_sounds_ships(self, shelf: dict[str, LoadedModel]) -> None:
-        with pytest.raises(DataError, match=r"Wav2Vec2Model reads arrays of sound.*; give --data"):
+        with pytest.raises(
+            DataError, match=r"Wav2Vec2Model reads sound.*shape .recordings, samples.*and give --data"
+        ):
             load_inputs(shelf["wav2vec2"])
 
 
