@@ -19,6 +19,9 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 _LABELS = frozenset({"label", "labels", "label_ids", "target", "targets", "y"})
 """Keys of what data sets hold beside the inputs, and arguments that take it."""
 
+_GRAPHS = frozenset({"batch", "batch_index", "edge_index", "edge_attr", "edge_weight"})
+"""Arguments of graph networks, which no labels are called after."""
+
 _WRAPPERS = ("module", "model", "base_model")
 """Under which of these a wrapper holds the one model that it hands its arguments on to."""
 
@@ -151,6 +154,8 @@ class BatchArguments:
             return isinstance(item, type(default)) or (_is_number(item) and _is_number(default))
         if not isinstance(item, Tensor):
             return False
+        if name in _GRAPHS:
+            return True
         if "mask" in name.lower():
             return item.dim() > 1 and (item.numel() == 0 or item.is_meta or is_two_valued(item))
         if isinstance(first, Tensor) and read_lengths(name, item, {"": first, "x": first}) is not None:

@@ -203,6 +203,14 @@ def test_lengths_are_taken_by_what_is_called_so() -> None:
     assert BatchArguments(Lengths()).of((TEXTS, CLASSES)) == ((TEXTS,), {})
 
 
+def test_a_graph_of_each_row_is_taken() -> None:
+    class Graphs(Optional):
+        def forward(self, x: Tensor, batch: Any = None) -> Any:  # type: ignore[override]
+            return super().forward(x, batch)
+
+    assert BatchArguments(Graphs()).of((X, Y)) == ((X, Y), {})
+
+
 def test_an_optional_argument_of_any_name_takes_nothing_by_itself() -> None:
     model = Context()
     with pytest.warns(normprobe.NormprobeWarning, match=r"give mappings \{'x': ..., 'context': ...\}"):
