@@ -236,7 +236,7 @@ class TestUsage:
             ["export", "m"],
             ["report", "m", "--kinds", "conv"],
             ["report", "m", "--samples", "few"],
-            ["report", "m", "--samples", "0"],
+            ["report", "m", "--samples", "-1"],
             ["report", "m", "--samples", "²"],
             ["report", "m", "--samples", "٣"],
             ["report", "m", "--samples", "9" * 5000],

@@ -82,5 +82,5 @@ def test_recalibrate_is_refused_before_anything_runs(folder: Path) -> None:
 def test_a_model_without_batch_norm_cannot_be_recalibrated(folder: Path) -> None:
     Path("plain.py").write_text("import torch\ndef build():\n    return torch.nn.Linear(4, 2).double()\n")
     output = run("report", "plain.py:build", "--data", "x.npy", "--recalibrate", "new.pt", status=1).output
-    assert "batch_norm" in output
+    assert "the model has no BatchNorm to recalibrate: Linear has linear" in output
     assert not Path("new.pt").exists()

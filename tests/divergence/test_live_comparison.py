@@ -277,7 +277,7 @@ def test_the_report_says_that_all_rows_were_compared(tmp_path: Path) -> None:
     ("arguments", "error", "said"),
     [
         (lambda: (net(), "model", batches()), NormprobeError, "takes two models, got str"),
-        (lambda: (net(), net(), []), NormprobeError, "needs a batch at least"),
+        (lambda: (net(), net(), []), normprobe.NoSamplesError, "there are no batches"),
         (lambda: (net(), net(), [3]), NormprobeError, "a batch is a tensor"),
         (lambda: (net(), nn.Sequential(nn.Linear(16, 3)), batches()), RecordingError, "can be matched"),
     ],

@@ -137,3 +137,21 @@ def test_the_command_line_takes_any_number_of_samples(samples: str, tmp_path: Pa
     assert done.exit_code == 0, done.output
     kept = pd.read_csv(tmp_path / "report" / "samples.csv")
     assert len(kept) == {"0": 0, "1": 6, "all": 96}[samples]
+
+
+def test_the_command_line_judges_no_recording_of_nothing(tmp_path: Path) -> None:
+    file = normprobe.Probe(model()).recording.save(tmp_path / "nothing.normprobe")
+    for arguments in (
+        ["report", str(file), "--out", str(tmp_path / "report")],
+        ["report", str(file), "--out", str(tmp_path / "report"), "--json"],
+        ["export", str(file), "--out", str(tmp_path / "tables"), "--fail-on", "error"],
+    ):
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 1
+        # A document of no findings would be read as health.
+        assert "[]" not in done.stdout
+        assert "nothing was measured: none of the 4 layers of Faulty fired" in done.stderr
+    assert not (tmp_path / "report").exists()
+    done = CliRunner().invoke(main, ["export", str(file), "--out", str(tmp_path / "tables")])
+    assert done.exit_code == 0
+    assert len(pd.read_csv(tmp_path / "tables" / "ledger.csv")) == 4

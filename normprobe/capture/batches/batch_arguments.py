@@ -148,14 +148,12 @@ class BatchArguments:
         is required, as in transformers: a tuple of several tensors is of the first arguments there.
         """
         name, default = parameter.name, parameter.default
-        if name in _LABELS or item is None:
+        if name in _LABELS or item is None or (name in _GRAPHS and isinstance(item, Tensor)):
             return True
         if default is not None:
             return isinstance(item, type(default)) or (_is_number(item) and _is_number(default))
         if not isinstance(item, Tensor):
             return False
-        if name in _GRAPHS:
-            return True
         if "mask" in name.lower():
             return item.dim() > 1 and (item.numel() == 0 or item.is_meta or is_two_valued(item))
         if isinstance(first, Tensor) and read_lengths(name, item, {"": first, "x": first}) is not None:
