@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normprobe import NormprobeError, RecordingError, compare_live
+from normprobe import NormprobeError, NoSamplesError, RecordingError, compare_live
 from tests.helpers.comparison_models import Net, batches, changed, net, port, quantize
 from tests.helpers.report_models import text_of
 
@@ -277,7 +277,7 @@ def test_the_report_says_that_all_rows_were_compared(tmp_path: Path) -> None:
     ("arguments", "error", "said"),
     [
         (lambda: (net(), "model", batches()), NormprobeError, "takes two models, got str"),
-        (lambda: (net(), net(), []), normprobe.NoSamplesError, "there are no batches"),
+        (lambda: (net(), net(), []), NoSamplesError, "there are no batches"),
         (lambda: (net(), net(), [3]), NormprobeError, "a batch is a tensor"),
         (lambda: (net(), nn.Sequential(nn.Linear(16, 3)), batches()), RecordingError, "can be matched"),
     ],
