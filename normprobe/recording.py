@@ -302,20 +302,20 @@ def load(path: str | Path) -> Recording:
     return Recording(load_tables(Path(path)))
 
 
-def merge(*recordings: Recording, on_different_weights: Literal["error", "warn"] = "error") -> Recording:
+def merge(*recordings: Recording, on_different_weights: Literal["error", "warn"] = "warn") -> Recording:
     """Merge recordings of parts of the data into the recording of the whole.
 
-    Recordings that hold the same data are merged, and count twice: a warning says so, in ``meta["warnings"]``
-    as well.
+    Recordings that hold the same data are merged, and count twice; those of different weights are merged, and
+    their means and variances are of none of them. A warning says either, in ``meta["warnings"]`` as well.
 
     Args:
         recordings: of one model, each of another part of the data.
-        on_different_weights: "warn" merges recordings of a model in different states all the same, as over
-            the steps of a training; means and variances are then over all of them.
+        on_different_weights: "error" refuses recordings of different weights, as ``normprobe merge`` does
+            without ``--force``.
 
     Raises:
-        RecordingError: there is none, one of them is no recording, a part occurs twice, or they are of
-            different models, weights or options.
+        RecordingError: there is none, one of them is no recording, a part occurs twice, they are of different
+            models or options, or of different weights where these are to be refused.
     """
     if not recordings:
         raise RecordingError("merge needs at least one recording")

@@ -47,16 +47,16 @@ CHANGES: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_recordings_of_different_weights_are_not_merged_unless_asked(change: str) -> None:
+def test_recordings_of_different_weights_are_merged_with_a_word_or_refused(change: str) -> None:
     model = net()
     first = record(model, 0)
     made, says = CHANGES[change]
     made(model)
     second = record(model, 1)
     with pytest.raises(RecordingError, match=f"the weights of {says}.*on_different_weights='warn'"):
-        normprobe.merge(first, second)
+        normprobe.merge(first, second, on_different_weights="error")
     with pytest.warns(NormprobeWarning, match=f"the weights of {says}"):
-        merged = normprobe.merge(first, second, on_different_weights="warn")
+        merged = normprobe.merge(first, second)
     assert [text for text in merged.meta["warnings"] if text.startswith("the weights of")]
     assert merged.meta["examples"] == 24
     # Of merged parts that differ there is no weight that a further one could differ from, but a note.

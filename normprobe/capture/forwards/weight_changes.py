@@ -54,9 +54,11 @@ class WeightChanges:
                 if not (parameter.is_inference() or isinstance(parameter, nn.UninitializedParameter))
             ]
             self._ids = frozenset(map(id, self._parameters))
-        else:
-            self.count += self._has_stepped or self._sum() != self._versions
-        self._versions, self._has_stepped = self._sum(), False
+            self._versions = self._sum()
+            return
+        versions = self._sum()
+        self.count += self._has_stepped or versions != self._versions
+        self._versions, self._has_stepped = versions, False
 
     def _sum(self) -> int:
         return sum(map(_version_of, self._parameters or ()))
