@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -54,11 +54,7 @@ def compare_live(a: nn.Module, b: nn.Module, batches: Any, *, progress: Progress
         NormprobeError: a batch is of no such form.
         RecordingError: no layer can be matched.
     """
-    for model in (a, b):
-        if not isinstance(model, nn.Module):
-            raise NormprobeError(
-                f"compare_live takes two models, got {type(model).__name__}; compare takes recordings"
-            )
+    _check_models(a, b)
     # Batches may come from a generator: the first is needed here, and again in its turn.
     given = as_batches(batches)
     every = iter(given)
@@ -76,15 +72,8 @@ def compare_live(a: nn.Module, b: nn.Module, batches: Any, *, progress: Progress
         called = [pair for pair in matched.pairs if pair.a in layers[0] and pair.b in layers[1]]
         side_by_side = SideBySide(a, [Pair(layers[0][pair.a], layers[1][pair.b]) for pair in called])
         stored = {pair.a: differing_tensors(layers[0][pair.a], layers[1][pair.b]) for pair in called}
-        taken = BatchArguments(a), BatchArguments(b)
         with counting(progress, given) as count:
-            for done, batch in enumerate(chain([first], every), 1):
-                # The second begins with the random numbers that the first began with.
-                with _forked(a, b), side_by_side.keeping(batch):
-                    run_batch(a, taken[0], batch)
-                with side_by_side.comparing():
-                    run_batch(b, taken[1], suited(batch))
-                count(done)
+            _run_side_by_side((a, b), chain([first], every), suited, side_by_side, count)
     return Comparison(
         live_differences(
             of_a,
@@ -96,6 +85,38 @@ def compare_live(a: nn.Module, b: nn.Module, batches: Any, *, progress: Progress
             stored=(stored_tensors(a), stored_tensors(b)),
         )
     )
+
+
+def _check_models(*models: Any) -> None:
+    """Raise unless both are models.
+
+    Raises:
+        NormprobeError: one is none.
+    """
+    for model in models:
+        if not isinstance(model, nn.Module):
+            raise NormprobeError(
+                f"compare_live takes two models, got {type(model).__name__}; compare takes recordings"
+            )
+
+
+def _run_side_by_side(
+    models: tuple[nn.Module, nn.Module],
+    batches: Iterable[Any],
+    suited: Callable[[Any], Any],
+    side_by_side: SideBySide,
+    count: Callable[[int], None],
+) -> None:
+    """Run both models on each batch, and sum how what their layers read and give differs."""
+    a, b = models
+    taken = BatchArguments(a), BatchArguments(b)
+    for done, batch in enumerate(batches, 1):
+        # The second begins with the random numbers that the first began with.
+        with _forked(a, b), side_by_side.keeping(batch):
+            run_batch(a, taken[0], batch)
+        with side_by_side.comparing():
+            run_batch(b, taken[1], suited(batch))
+        count(done)
 
 
 @contextmanager

@@ -162,7 +162,7 @@ class Recording:
         return find(self._tables)
 
     def summary(self, checks: Iterable[Any] | None = None) -> Summary:
-        """What `normprobe report` prints: what ran on what, the findings with advice, layers that stand out.
+        """What `normprobe report` prints: what ran, notes, findings with advice, layers that stand out.
 
         >>> print(recording.summary())
 
@@ -182,7 +182,9 @@ class Recording:
         check_measured(self._tables)
         findings = self.findings(checks)
         return Summary(
-            lambda width, unicode: terminal_text(self._tables, findings, width=width, unicode=unicode)
+            lambda width, unicode: terminal_text(
+                self._tables, findings, width=width, unicode=unicode, notes=True
+            )
         )
 
     def to_csv(self, directory: str | Path) -> list[Path]:

@@ -73,6 +73,9 @@ MEASURED_DOORS: dict[str, Callable[[Recording, Path], Any]] = {
     "terminal": lambda recording, folder: terminal_text(
         recording.tables, recording.findings(), width=80, unicode=True
     ),
+    "summary": lambda recording, folder: str(recording.summary()),
+    "outliers": lambda recording, folder: recording.outliers(),
+    "layer": lambda recording, folder: recording[recording.layers["layer"].iloc[0]].samples,
     "compare": lambda recording, folder: normprobe.compare(recording, recording).report(folder / "compare"),
 }
 
@@ -87,7 +90,7 @@ def test_a_recording_without_kept_samples_is_complete_otherwise(
 
 
 def test_without_kept_samples_the_moments_and_most_findings_are_the_same() -> None:
-    kept, none = (normprobe.record(model(), [data(16, 8)], part="a", samples=n) for n in (1024, 0))
+    kept, none = (normprobe.record(model(), [data(64, 8)], part="a", samples=n) for n in (1024, 0))
     assert len(none.samples) == 0 < len(kept.samples)
     pd.testing.assert_frame_equal(none.features, kept.features)
     without, found = (set(recording.findings()["check"]) for recording in (none, kept))
@@ -119,7 +122,7 @@ def test_a_recording_of_no_sample_can_be_shown_and_kept(door: str, case: str, tm
 
 
 @pytest.mark.parametrize("case", EMPTY)
-@pytest.mark.parametrize("door", ["findings", "report", "terminal", "compare"])
+@pytest.mark.parametrize("door", ["findings", "report", "terminal", "compare", "summary"])
 def test_a_recording_of_no_sample_is_not_judged(door: str, case: str, tmp_path: Path) -> None:
     recording = of_nothing(case)
     with pytest.raises(NoSamplesError, match=r"nothing was measured|measured nothing"):
@@ -132,7 +135,7 @@ def test_the_command_line_takes_any_number_of_samples(samples: str, tmp_path: Pa
     (tmp_path / "zero_net.py").write_text(MODEL)
     np.save(tmp_path / "x.npy", data(16, 8).numpy())
     arguments = ["report", f"{tmp_path}/zero_net.py:build", "--data", str(tmp_path / "x.npy")]
-    arguments += ["--samples", samples, "--out", str(tmp_path / "report")]
+    arguments += ["--samples", samples, "--tables", "csv", "--out", str(tmp_path / "report")]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     kept = pd.read_csv(tmp_path / "report" / "samples.csv")

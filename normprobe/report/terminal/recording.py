@@ -28,6 +28,7 @@ def terminal_text(
     width: int | None,
     unicode: bool,
     baseline: str | None = None,
+    notes: bool = False,
 ) -> str:
     """Write the body of the terminal's report, without colour or control codes.
 
@@ -37,6 +38,7 @@ def terminal_text(
         width: columns of the terminal, fewer than 80 count as 80; None cuts and wraps nothing.
         unicode: whether the stream can show `÷ × … →`; if not, `/ x ... ->` stand for them.
         baseline: what the findings were held against, where they have the column `change`.
+        notes: also what is to be known of the run, which the command line prints apart while it measures.
 
     Returns:
         Lines joined by newlines, without one at the end.
@@ -51,11 +53,17 @@ def terminal_text(
     named = named_layers(here)
     blocks = [
         _head(tables, terminal),
+        _notes(tables, terminal) if notes else [],
         finding_lines(tables, here, terminal),
         [] if baseline is None else change_lines(here, gone, baseline, terminal),
         stand_out_table(tables, summary, standing_out(summary, named), named, terminal),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _notes(tables: Tables, terminal: Terminal) -> list[str]:
+    """What was left out of the data, masks that were not used, weights that changed: a note each."""
+    return [line for text in tables.meta["warnings"] for line in terminal.wrap(f"Note: {text}")]
 
 
 def _head(tables: Tables, terminal: Terminal) -> list[str]:

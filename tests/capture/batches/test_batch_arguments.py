@@ -55,6 +55,7 @@ def test_a_loader_of_pairs_is_recorded_as_its_inputs(wrapper: str) -> None:
     recording = normprobe.record(model, LOADER)
     assert same(recording, normprobe.record(net(), list(X.split(16))))
     assert recording.meta["warnings"] == [SAID]
+    assert str(recording.summary()).count(f"Note: {SAID}") == 1
     assert recording.meta["examples"] == 48
 
 

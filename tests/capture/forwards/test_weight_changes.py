@@ -48,6 +48,7 @@ def test_a_probe_around_training_says_that_it_pools_its_steps(kind: str) -> None
     assert probe.recording.meta["weight_changes"] == 4
     assert len(said(probe.recording)) == 1
     assert "between measured forwards (4 times), as in training" in said(probe.recording)[0]
+    assert str(probe.recording.summary()).count("Note: the weights changed between measured forwards") == 1
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
