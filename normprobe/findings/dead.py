@@ -10,7 +10,8 @@ import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.collapse_start import collapsed
-from normprobe.formatting import format_count, role_of
+from normprobe.findings.wording import same_at
+from normprobe.formatting import in_prose, role_of
 from normprobe.tables.measures.common import at_site, row_of
 from normprobe.tables.measures.features import CONSTANT, feature_measures, finite_features, norms_untrained
 from normprobe.tables.measures.layers import inner_sites, layer_measures
@@ -84,7 +85,7 @@ class DeadFeatures(Check):
                 threshold=self.share,
                 written_by=wrote,
                 message=f"{dead.iloc[0]:.0%} of the features are 0 in every sample"
-                + (f"; {wrote} never writes a positive value there." if wrote else "."),
+                + (f"; {in_prose(wrote)} never writes a positive value there." if wrote else "."),
                 evidence="input:zero_features",
                 affected=tuple(dead.index.get_level_values("layer")),
             )
@@ -108,7 +109,7 @@ class DeadFeatures(Check):
                 value=silent.iloc[0],
                 threshold=self.silent,
                 message=f"{silent.iloc[0]:.0%} of what the norm writes is never positive: a ReLU after it "
-                f"makes 0 of these channels in every sample; so it is at {format_count(len(names), 'norm')}.",
+                f"makes 0 of these channels in every sample{same_at(len(names), 'norm')}.",
                 evidence="output:silent_features",
                 affected=names,
             )
@@ -205,7 +206,7 @@ class ConstantFeatures(Check):
                 value=constant.iloc[0],
                 threshold=self.share,
                 message=f"{constant.iloc[0]:.0%} of the features {place} the norm do not vary over the "
-                f"samples; so it is at {format_count(len(affected), 'norm')}.",
+                f"samples{same_at(len(affected), 'norm')}.",
                 evidence=f"{site}:constant_features",
                 severity=severity,
                 affected=affected,

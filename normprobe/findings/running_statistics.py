@@ -12,6 +12,7 @@ from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.stale_causes import RECALIBRATE, collected, stale_cause
 from normprobe.findings.stale_channels import StaleChannels
+from normprobe.findings.wording import same_at
 from normprobe.formatting import format_count, format_number
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.divisors import divisor_measures
@@ -113,7 +114,7 @@ class StaleRunningStatistics(Check):
     def _stale(self, tables: Tables, running: pd.DataFrame, stale: tuple[str, ...]) -> Finding:
         layer = str(stale[0])
         cause = stale_cause(tables, layer)
-        same = _same_at(len(stale))
+        same = same_at(len(stale), "BatchNorm layer")
         why = [collected(tables, layer).words, "" if cause is None else cause.words]
         row: Any = running.loc[layer]
         # Named is the one that is farther beyond its threshold.
@@ -159,11 +160,6 @@ class StaleRunningStatistics(Check):
             title="Running statistics were never updated",
             affected=layers,
         )
-
-
-def _same_at(layers: int) -> str:
-    """How many layers a finding at the first of them is about."""
-    return f"; the same holds for {layers:,} BatchNorm layers, this one first" if layers > 1 else ""
 
 
 def _behind(tables: Tables, layer: str) -> bool:
