@@ -137,6 +137,25 @@ def _never_positive(tables: Tables, layer: str) -> str:
     return ""
 
 
+def _left_by_activation(tables: Tables, norms: pd.DataFrame) -> pd.Series:
+    """The share of features that a ReLU inside a norm's module leaves at 0 in every row.
+
+    Its other features are 0 in some rows and never negative, which nothing normalized is.
+    """
+    measures = feature_measures(tables).reindex(norms.index)
+    outputs = norms.index.get_level_values("site") == OUTPUT
+    rectified = outputs & (norms["min"] == 0).to_numpy() & (measures["live_zeros"] > 0).to_numpy()
+    # A weight of 0 makes its feature 0 whatever follows: that is the norm's.
+    name = norms.index.get_level_values("layer")
+    return measures["zero_features"].where(rectified & ~name.isin(_with_weight_0(tables)), 0.0).fillna(0.0)
+
+
+def _with_weight_0(tables: Tables) -> set[str]:
+    """The norms some of whose weights are 0."""
+    rows = tables.features[tables.features["site"] == OUTPUT]
+    return set(rows.loc[rows["weight"] == 0, "layer"].astype(str))
+
+
 def _writes_zeros(tables: Tables, layer: str) -> bool:
     """Whether a layer is a norm whose own output is 0 in many features."""
     if not layer:
@@ -187,7 +206,7 @@ class ConstantFeatures(Check):
         share = feature_measures(tables)["constant_features"].reindex(norms.index)
         whole = share == 1
         # Zeros behind a ReLU are for `dead_features` to judge, which has a threshold of its own.
-        share = share - self._after_a_relu(tables, share)
+        share = share - self._after_a_relu(tables, share) - _left_by_activation(tables, norms)
         constant = share[(share >= self.share) & (~whole | self._in_a_branch(tables, whole))]
         started = self._started_at_0(tables, constant)
         # Those are one cause, a harmless one: named only where there is no other.

@@ -172,6 +172,17 @@ def _behind(tables: Tables, layer: str) -> bool:
     return bool((depth.reindex(sorted(bad)) < depth[layer]).any())
 
 
+def _of_another_width(tables: Tables, tracked: pd.DataFrame) -> list[str]:
+    """Batch norms whose running variance is not recorded, as it has no number for each feature.
+
+    One for each quaternion is such. All NaN, it is one that is stored so: then the model's tensors say it.
+    """
+    missing = tracked["running_var"].isna().groupby(tracked["layer"]).all()
+    stored = tables.meta.get("stored_nonfinite") or {}
+    names = map(str, missing.index[missing])
+    return [name for name in names if ".".join(filter(None, (name, "running_var"))) not in stored]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunningVarianceInvalid(Check):
     """A running variance is negative, NaN or infinite, and so is the channel in evaluation mode.
@@ -198,6 +209,7 @@ class RunningVarianceInvalid(Check):
         tracked = rows[rows.groupby("layer")["running_mean"].transform("count") > 0]
         # Not `< 0`: NaN is neither.
         wrong = tracked[~(tracked["running_var"] >= 0) | ~np.isfinite(tracked["running_var"])]
+        wrong = wrong[~wrong["layer"].isin(_of_another_width(tables, tracked))]
         if wrong.empty:
             return []
         depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
