@@ -223,7 +223,7 @@ def compare(
     >>> comparison.first_divergence.layer
 
     Recordings of the same data (recordings know: equal fingerprints) are compared sample by sample, and only
-    rounding is forgiven. Of other data the moments are compared, and what drawing other examples would give
+    rounding is forgiven. Of other data the moments are compared, and what chance would give
     is forgiven; then a recording of a few hundred examples is needed to see anything but a large difference.
 
     Args:

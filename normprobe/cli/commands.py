@@ -29,7 +29,7 @@ MODEL is a Hugging Face folder, hub id or .gguf file, or module.py:callable that
 normprobe report ./model --data texts.txt       figures, findings and tables as one page
 normprobe layers module.py:build --data x.npy   which layers fire, and why others do not
 
-Exit status: 0; 1 an error you can mend; 2 wrong usage; 3 what was asked for does not hold (--fail-on);
+Exit status: 0; 1 error in the input; 2 wrong usage; 3 what was asked for does not hold (--fail-on);
 130 stopped by Ctrl-C."""
 
 

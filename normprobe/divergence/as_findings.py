@@ -38,7 +38,7 @@ _FIRST = _Rule(
 )
 _DATA = replace(
     _FIRST,
-    advice="Compare on the same data, or on data of one kind: what is read differs before any layer runs.",
+    advice="Compare on the same data, or on data of one kind: the inputs differ before any layer runs.",
 )
 _AGAIN = _Rule(
     "introduces_error",

@@ -19,7 +19,7 @@ from normprobe.divergence.explanations import (
     what_differs,
 )
 from normprobe.divergence.undone import undone
-from normprobe.formatting import format_count, format_db
+from normprobe.formatting import format_count, format_db, format_number
 from normprobe.vocabulary import INPUT, OUTPUT
 
 _MOST_NAMED = 3
@@ -80,7 +80,7 @@ VERDICTS = {
     "equal": "same data: no error at any layer compared",
     "within_rounding": "same data: no layer differs by more than rounding of the dtype of both",
     "within_precision": "same data, other dtypes: no layer differs by more than rounding of the coarser one",
-    "within_sampling": "other data: no layer differs by more than drawing other examples gives",
+    "within_sampling": "other data: no difference beyond chance",
     "too_few_examples": "other data: of so few examples that no difference, however large, would be named",
     "differs": "a layer differs beyond the noise; see `first_divergence`",
 }
@@ -196,7 +196,7 @@ def _extent(found: Differences, first: Divergence) -> list[str]:
     if 2 * len(own) >= len(each) - 1 > 0:
         lines.append(
             f"{len(own) + 1:,} of {format_count(len(each), 'layer')} introduce error of their own, "
-            "as a change of the whole model does: its precision, or all of its weights."
+            "so all weights or the precision changed."
         )
     elif own and is_undone(found) is None:
         lines.append(f"More error arises at {_named([_with_cause(found, layer) for layer in own])}.")
@@ -244,7 +244,7 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
     """The answer where samples cannot be paired."""
     sizes = found.facts["examples"]
     level = f"{100 * found.facts['level']:g} %"
-    test = f"level {level}, {sizes[0]:,} against {format_count(sizes[1], 'example')}"
+    seen = f"{sizes[0]:,} and {format_count(sizes[1], 'example')}"
     unpaired = "The two saw other data, so samples cannot be paired."
     if sizes[0] == sizes[1] and found.facts["parts"][0] != found.facts["parts"][1]:
         unpaired = (
@@ -257,11 +257,16 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
             unpaired,
         ]
     if first is None:
-        return [f"No layer differs by more than other examples give ({test}).", unpaired]
+        return [f"No difference beyond chance ({seen}: only large ones would show).", unpaired]
     place = f"{shown_name(found, first.layer)} (its {first.site})"
-    start = f"The first layer that differs is {place}, beyond what other examples give ({test})."
+    likely = found.layers.set_index(["layer", "site"])["likely"].get((first.layer, first.site))
+    test = f"p = {format_number(likely)}, limit {found.facts['level']:g}, {seen}"
+    start = f"The first layer that differs is {place}, by more than chance explains ({test})."
     if first.after is None and first.site == INPUT:
-        cause = "It is the first that runs: the data may be of another kind. Nothing follows for the layers."
+        cause = (
+            "It is the first that runs: the data may be of another kind. This says nothing about the layers "
+            "themselves."
+        )
         return [start, cause, unpaired]
     return [" ".join([start, *_why(found, first)]), unpaired]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from normprobe.findings.baseline import changes
+from normprobe.findings.causes import linked
 from normprobe.findings.check import COLUMNS, Check, Finding, Severity, to_frame
 from normprobe.findings.evidence_series import series
 from normprobe.findings.json_document import to_json
@@ -59,7 +60,8 @@ def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.Data
         checks: which checks to run, as objects with thresholds of your own or by name; all by default.
 
     Returns:
-        DataFrame with the columns of `COLUMNS`, ordered by severity (error, warning, info), then by depth.
+        DataFrame with the columns of `COLUMNS`, by severity (error, warning, info), those that follow
+        from others last, then by depth.
 
     Raises:
         NormprobeError: a name is not that of a check.
@@ -69,7 +71,8 @@ def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.Data
     if tables.layers.empty:
         rules = ()
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
-    return to_frame(((check, finding) for check in rules for finding in check(tables)), depth)
+    found = [(check, finding) for check in rules for finding in check(tables)]
+    return to_frame(linked(found, depth.to_dict()), depth)
 
 
 def __dir__() -> list[str]:

@@ -174,8 +174,8 @@ class SmallBatchStatistics(Check):
                 message=f"In train mode a call normalizes with {format_number(values)} "
                 f"{'value' if values == 1 else 'values'} per channel, from {format_number(examples)} "
                 f"{'example' if examples == 1 else 'examples'}"
-                f"{', beside those of other processes' if row['synchronized'] else ''}; "
-                f"so it is at {format_count(len(few), 'batch norm')}.",
+                f"{', beside those of other processes' if row['synchronized'] else ''}"
+                f"{f'; so do {len(few) - 1:,} more BatchNorm layers' if len(few) > 1 else ''}.",
                 evidence="input:n_samples",
                 severity="info" if row["synchronized"] else "warning",
                 affected=tuple(few.index),

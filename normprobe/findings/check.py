@@ -36,6 +36,7 @@ COLUMNS = {
     "source": "string",
     "layers_affected": "int64",
     "affected": "string",
+    "follows_from": "string",
 }
 
 
@@ -59,6 +60,7 @@ class Finding:
         severity: overrides the check's.
         title: overrides the check's.
         advice: overrides the check's.
+        follows_from: the name of the check whose finding has the cause of this one, or "".
     """
 
     layer: str
@@ -76,6 +78,7 @@ class Finding:
     severity: Severity | None = None
     title: str | None = None
     advice: str | None = None
+    follows_from: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,8 @@ class Check(ABC):
         severity: ``error``, ``warning`` or ``info``.
         advice: one sentence of what to do.
         source: the paper, standard or thread that the rule rests on.
+        matters: when a note matters, to end "notes that matter": ``if you quantize``; "" for any finding that
+            is to be acted on.
         rule: when it finds something, in a sentence for readers, with its fields in braces: ``{times}``, or
             ``{share:%}`` for per cent. By default the fields are listed.
         fitted: the thresholds among its fields that were fitted over many models, by `benchmarks.findings`;
@@ -101,6 +106,7 @@ class Check(ABC):
     severity: ClassVar[Severity]
     advice: ClassVar[str]
     source: ClassVar[str]
+    matters: ClassVar[str] = ""
     rule: ClassVar[str] = ""
     fitted: ClassVar[tuple[str, ...]] = ()
 
@@ -110,7 +116,7 @@ class Check(ABC):
 
 
 def to_frame(found: Iterable[tuple[Check, Finding]], depth: pd.Series) -> pd.DataFrame:
-    """The findings as a table, ordered by severity, then depth, then the order given.
+    """The findings as a table, by severity, those that follow from others last, by depth, then as given.
 
     Args:
         found: each finding with the check that found it.
@@ -122,11 +128,14 @@ def to_frame(found: Iterable[tuple[Check, Finding]], depth: pd.Series) -> pd.Dat
     order = pd.DataFrame(
         {
             "severity": frame["severity"].map({name: i for i, name in enumerate(SEVERITIES)}),
+            "follows": frame["follows_from"] != "",
             # NaN of a layer without a depth, which sorting puts last.
             "depth": frame["layer"].map(depth).astype("float64"),
         }
     )
-    return frame.loc[order.sort_values(["severity", "depth"], kind="stable").index].reset_index(drop=True)
+    return frame.loc[order.sort_values(["severity", "follows", "depth"], kind="stable").index].reset_index(
+        drop=True
+    )
 
 
 def _row(check: Check, finding: Finding) -> list[object]:
@@ -149,6 +158,7 @@ def _row(check: Check, finding: Finding) -> list[object]:
         check.source,
         len(finding.affected),
         "; ".join(finding.affected),
+        finding.follows_from,
     ]
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.layers import inputs_and_outputs
-from normprobe.vocabulary import INPUT
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: float = 0.5) -> pd.MultiIndex:
     """The sites, in order of execution, from which on samples are the same.
 
-    A model whose last Linear writes only zeros does not count: classifiers are often initialized so. Nor does
-    a learned constant (a query, a class token, a branch started at 0): an input that is exactly the same for
-    all samples of a model in whose last layer they differ.
+    Where a later layer reads samples that differ they were not lost, and came by another path: only what lies
+    behind the last such layer counts. Nor is a branch at the end of a model a collapse whose weights are
+    small beside its bias: what it is added to is not measured. A model whose last Linear writes only zeros
+    does not count: classifiers are often initialized so. Nor does a learned constant (a query, a class
+    token, a branch started at 0): an input that is exactly the same for all samples of a model in whose
+    last layer they differ.
 
     Args:
         tables: the tables.
@@ -33,16 +37,36 @@ def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: f
     same = (layers["spread"] < spread).to_numpy()
     # The share of collapsed sites from each one on: a single layer that reads a constant is no collapse.
     later = same[::-1].cumsum()[::-1] / np.arange(len(same), 0, -1)
-    lost = layers[same & (later >= rest)]
+    reads = np.array([site == INPUT for _, site in layers.index], dtype=bool)
+    differs = reads & (layers["spread"] >= _TOLD_APART).to_numpy(bool)
+    behind = np.arange(len(same)) > differs.nonzero()[0].max(initial=-1)
+    lost = layers[same & (later >= rest) & behind]
     if len(lost) == 1 and lost["mean_square"].iloc[0] == 0 and lost.index[0] == layers.index[-1]:
         lost = lost.iloc[:0]
-    if _is_learned_constant(layers, lost):
+    if _is_learned_constant(layers, lost) or _is_last_branch(layers, lost):
         lost = lost.iloc[:0]
     return pd.MultiIndex.from_tuples(lost.index.to_list() or [("", "")], names=SITE_KEY)[: len(lost)]
 
 
 _ROUNDING = 1e-12
 """A share of the mean square that varies over samples only by rounding."""
+
+
+_TOLD_APART = 0.01
+"""A share of the mean square that varies over samples by far more than where they count as the same."""
+
+
+def _is_last_branch(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:
+    """Whether a Linear with small weights begins what is lost, all of it in a module at the model's end."""
+    if lost.empty or lost.index[-1] != layers.index[-1]:
+        return False
+    (first, site), parent = lost.index[0], str(lost.index[0][0]).rpartition(".")[0]
+    inside = parent and all(str(name).startswith(f"{parent}.") for name, _ in lost.index)
+    # Weights that are 0 give exactly the same; that is a fault, wherever it is.
+    small = site == OUTPUT and lost["spread"].iloc[0] > _ROUNDING and lost["kind"].iloc[0] == "linear"
+    if not (inside and small) or (first, INPUT) not in layers.index:
+        return False
+    return bool(row_of(layers, first, INPUT)["spread"] >= _TOLD_APART)
 
 
 def _is_learned_constant(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:

@@ -13,6 +13,7 @@ from normprobe.formatting import format_number
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.layers import inputs_and_outputs
 from normprobe.tables.measures.samples import example_measures
+from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -27,8 +28,9 @@ class CollapsedSamples(Check):
     embedding of one time step, is not. Where the positions of an example differ but the examples are all the
     same, already in what the first layer reads, that layer is named.
 
-    What to do: look at what the named layer reads: weights of zero, an attention that averages everything, a
-    large common value added to all samples, or data that are all the same.
+    What to do: where the named layer's input varies, look at its own weight and bias; else at what writes its
+    input: weights of zero, an attention that averages everything, a large common value added to all samples,
+    or data that are all the same.
 
     Figure: the panel of the layer: variance per feature.
     Source: Noci et al., arXiv:2206.03126.
@@ -44,7 +46,9 @@ class CollapsedSamples(Check):
     name: ClassVar[str] = "collapsed_samples"
     title: ClassVar[str] = "All samples are the same"
     severity: ClassVar[Severity] = "warning"
-    advice: ClassVar[str] = "Look at the weights just before: zeros, or a large value common to all samples."
+    advice: ClassVar[str] = (
+        "Look at what writes this input: weights of 0, or a large value common to all samples."
+    )
     source: ClassVar[str] = "arXiv:2206.03126"
     rule: ClassVar[str] = (
         "At most a share of {spread} of the mean square varies over samples, at this site and at {rest:%} "
@@ -78,8 +82,9 @@ class CollapsedSamples(Check):
                 statistic="variance over samples ÷ mean square",
                 value=value,
                 threshold=self.spread,
-                message=f"Of the mean square of the {site} a share of {format_number(value)} varies over "
-                "samples: they are all the same from here on.",
+                message=f"The {site} is the same for every sample, from this layer on"
+                + (f": {format_number(value)} of its mean square varies." if value > 0 else "."),
+                advice=_advice(tables, layer, site, self.spread),
                 evidence=f"{site}:spread",
                 # Once, though a layer may be there with both sites.
                 affected=tuple(dict.fromkeys(lost.get_level_values("layer"))),
@@ -99,3 +104,30 @@ class CollapsedSamples(Check):
             evidence=f"{site}:example_spread",
             affected=tuple(dict.fromkeys(same.index[same].get_level_values("layer"))),
         )
+
+
+_SCALED = 1e-3
+"""A Linear that keeps this share of the variance over samples has weights: its bias is what is too large."""
+
+
+def _advice(tables: Tables, layer: str, site: str, spread: float) -> str | None:
+    """What to look at where samples become the same; None where it lies before the layer."""
+    layers = inputs_and_outputs(tables)
+    if site == INPUT:
+        first = (layer, site) == layers.index[0]
+        return "Look at the data: no measured layer runs before this one." if first else None
+    wrote = row_of(layers, layer, OUTPUT)
+    read = row_of(layers, layer, INPUT) if (layer, INPUT) in layers.index else None
+    if read is None or not read["spread"] >= spread:
+        return None
+    if wrote["kind"] != "linear":
+        rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == OUTPUT)]
+        if len(rows) and bool(rows["weight"].eq(0).all()):
+            return "This norm's own weight is 0 in every feature: compare it with the original checkpoint."
+        return "Look at this norm's own weight and bias: its input varies over samples."
+    if wrote["within_feature_variance"] > _SCALED * read["within_feature_variance"]:
+        return (
+            "This layer's bias outweighs what it makes of its input, whose RMS is "
+            f"{format_number(read['rms'])}: look at the scale of the input, and at the bias."
+        )
+    return "This layer's own weights are 0 or nearly so: its input varies over samples."

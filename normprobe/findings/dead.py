@@ -10,7 +10,8 @@ import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.collapse_start import collapsed
-from normprobe.formatting import format_count, role_of
+from normprobe.findings.wording import same_at
+from normprobe.formatting import in_prose, role_of
 from normprobe.tables.measures.common import at_site, row_of
 from normprobe.tables.measures.features import CONSTANT, feature_measures, finite_features, norms_untrained
 from normprobe.tables.measures.layers import inner_sites, layer_measures
@@ -84,7 +85,7 @@ class DeadFeatures(Check):
                 threshold=self.share,
                 written_by=wrote,
                 message=f"{dead.iloc[0]:.0%} of the features are 0 in every sample"
-                + (f"; {wrote} never writes a positive value there." if wrote else "."),
+                + (f"; {in_prose(wrote)} never writes a positive value there." if wrote else "."),
                 evidence="input:zero_features",
                 affected=tuple(dead.index.get_level_values("layer")),
             )
@@ -108,7 +109,7 @@ class DeadFeatures(Check):
                 value=silent.iloc[0],
                 threshold=self.silent,
                 message=f"{silent.iloc[0]:.0%} of what the norm writes is never positive: a ReLU after it "
-                f"makes 0 of these channels in every sample; so it is at {format_count(len(names), 'norm')}.",
+                f"makes 0 of these channels in every sample{same_at(len(names), 'norm')}.",
                 evidence="output:silent_features",
                 affected=names,
             )
@@ -134,6 +135,25 @@ def _never_positive(tables: Tables, layer: str) -> str:
         if (wrote["max"].reindex(dead) <= 0).all():
             return str(name)
     return ""
+
+
+def _left_by_activation(tables: Tables, norms: pd.DataFrame) -> pd.Series:
+    """The share of features that a ReLU inside a norm's module leaves at 0 in every row.
+
+    Its other features are 0 in some rows and never negative, which nothing normalized is.
+    """
+    measures = feature_measures(tables).reindex(norms.index)
+    outputs = norms.index.get_level_values("site") == OUTPUT
+    rectified = outputs & (norms["min"] == 0).to_numpy() & (measures["live_zeros"] > 0).to_numpy()
+    # A weight of 0 makes its feature 0 whatever follows: that is the norm's.
+    name = norms.index.get_level_values("layer")
+    return measures["zero_features"].where(rectified & ~name.isin(_with_weight_0(tables)), 0.0).fillna(0.0)
+
+
+def _with_weight_0(tables: Tables) -> set[str]:
+    """The norms some of whose weights are 0."""
+    rows = tables.features[tables.features["site"] == OUTPUT]
+    return set(rows.loc[rows["weight"] == 0, "layer"].astype(str))
 
 
 def _writes_zeros(tables: Tables, layer: str) -> bool:
@@ -186,7 +206,7 @@ class ConstantFeatures(Check):
         share = feature_measures(tables)["constant_features"].reindex(norms.index)
         whole = share == 1
         # Zeros behind a ReLU are for `dead_features` to judge, which has a threshold of its own.
-        share = share - self._after_a_relu(tables, share)
+        share = share - self._after_a_relu(tables, share) - _left_by_activation(tables, norms)
         constant = share[(share >= self.share) & (~whole | self._in_a_branch(tables, whole))]
         started = self._started_at_0(tables, constant)
         # Those are one cause, a harmless one: named only where there is no other.
@@ -205,7 +225,7 @@ class ConstantFeatures(Check):
                 value=constant.iloc[0],
                 threshold=self.share,
                 message=f"{constant.iloc[0]:.0%} of the features {place} the norm do not vary over the "
-                f"samples; so it is at {format_count(len(affected), 'norm')}.",
+                f"samples{same_at(len(affected), 'norm')}.",
                 evidence=f"{site}:constant_features",
                 severity=severity,
                 affected=affected,

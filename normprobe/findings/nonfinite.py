@@ -9,7 +9,8 @@ import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.nonfinite_causes import Cause, cause_of, hidden_behind
-from normprobe.formatting import format_count, format_number
+from normprobe.findings.wording import same_at
+from normprobe.formatting import format_number
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.layers import inputs_and_outputs
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -101,8 +102,8 @@ class Nonfinite(Check):
             value=count,
             threshold=0,
             message=f"{format_number(count)} {'value is' if count == 1 else 'values are'} NaN or Inf"
-            f"{padding}, {origin}{when}{_because(cause)}; "
-            f"so it is at {format_count(len(later), 'layer')} from here on{hidden}.",
+            f"{padding}, {origin}{when}{_because(cause)}"
+            f"{same_at(len(later), 'layer')}{hidden}.",
             advice=cause.advice
             if cause is not None
             else "Look at the operations before this layer: no probed layer made these values."

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.formatting import format_count, format_number, role_of
+from normprobe.findings.wording import same_at
+from normprobe.formatting import format_number, role_of
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.divisors import divisor_measures
 from normprobe.tables.measures.features import norms_untrained
@@ -94,7 +95,7 @@ class VarianceBelowEps(Check):
             value=row["divisor"],
             threshold=self.ratio * row["eps"],
             message=f"The median {of} has a {what} of {format_number(row['divisor'])}, below this norm's "
-            f"eps of {format_number(row['eps'])}; so it is at {format_count(len(below), 'norm')}.",
+            f"eps of {format_number(row['eps'])}{same_at(len(below), 'norm')}.",
             advice=advice,
             severity=severity,
             evidence="input:divisor",
@@ -188,6 +189,7 @@ class OutlierNormWeight(Check):
     severity: ClassVar[Severity] = "info"
     advice: ClassVar[str] = "Before quantizing to 8 bit, move the weight into the Linear that follows."
     source: ClassVar[str] = "arXiv:2209.13325"
+    matters: ClassVar[str] = "if you quantize"
     rule: ClassVar[str] = (
         "A |weight| is more than {times} times the median, in at most {share:%} of the features (one at "
         "least) of a norm of {features} features or more."
@@ -215,6 +217,7 @@ class OutlierNormWeight(Check):
         worst: Any = hits.iloc[int(times[hits.index].argmax())]
         affected = tuple(dict.fromkeys(hits["layer"]))
         value = float(times[hits.index].max())
+        others = f"; {len(affected):,} norms have such a weight" if len(affected) > 1 else ""
         return [
             Finding(
                 layer=worst["layer"],
@@ -224,8 +227,7 @@ class OutlierNormWeight(Check):
                 value=value,
                 threshold=self.times,
                 message=f"The weight of feature {worst['feature']} is {format_number(worst['weight'])}, "
-                f"{format_number(value)} times the median; {format_count(len(affected), 'norm')} with such a "
-                "weight.",
+                f"{format_number(value)} times the median{others}.",
                 evidence="output:weight_ratio",
                 affected=affected,
             )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
+from normprobe.findings.samples import OutlierSample
 from normprobe.formatting import format_count, format_number
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.layers import inner_sites
@@ -33,7 +34,8 @@ class MassiveActivations(Check):
 
     Figure: samples through depth; largest |value| before the norm.
     Source: Sun, Chen, Kolter, Liu, arXiv:2402.17762, whose two thresholds these are.
-    When it is wrong: layers after a ReLU have a median of 0, and are left out.
+    When it is wrong: layers after a ReLU have a median of 0, and are left out. What a sample holds that is
+    far larger than the rest already in the data is another check's, ``outlier_sample``.
 
     Attributes:
         least: a massive activation is larger than this,
@@ -45,9 +47,11 @@ class MassiveActivations(Check):
     title: ClassVar[str] = "Massive activations"
     severity: ClassVar[Severity] = "info"
     advice: ClassVar[str] = (
-        "Known in trained transformers; keep the layer that writes it out of 8-bit quantization."
+        "Nothing to do in bf16 or fp32: trained transformers have such values. Keep the layer that writes it "
+        "out of 8-bit quantization."
     )
     source: ClassVar[str] = "arXiv:2402.17762"
+    matters: ClassVar[str] = "if you quantize"
     rule: ClassVar[str] = (
         "A |value| is above {least} and {times} times the median |value| of the kept rows, in at most "
         "{share:%} of the kept samples."
@@ -72,6 +76,8 @@ class MassiveActivations(Check):
             return []
         # The value is handed on from norm to norm; the first that reads half of it is nearest to its source.
         first: Any = layers[layers["abs_max"] >= 0.5 * layers["abs_max"].max()].iloc[0]
+        if _is_of_wild_sample(tables, first):
+            return []
         layer, feature = str(first.name), int(first["abs_max_feature"])
         wrote = writer(tables, layer, feature, first["abs_max"])
         return [
@@ -103,6 +109,14 @@ class MassiveActivations(Check):
         share = (peak > limits).groupby(samples["layer"]).mean()
         # Of a layer without a kept sample there is nothing to say against it.
         return share.reindex(layers.index).fillna(0) <= self.share
+
+
+def _is_of_wild_sample(tables: Tables, row: Any) -> bool:
+    """Whether a value is of a sample that is far larger than the rest already in the data."""
+    return any(
+        not pd.isna(wild.example) and wild.example == row["abs_max_example"]
+        for wild in OutlierSample()(tables)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +155,7 @@ class OutlierFeatures(Check):
         "them in 16 bit, or scale them down where they are written."
     )
     source: ClassVar[str] = "arXiv:2208.07339"
+    matters: ClassVar[str] = "if you quantize"
     rule: ClassVar[str] = (
         "A feature is an outlier if it reaches {least} and {times} times the median feature, and at most "
         "{share:%} of the features (one at least) do, over {rows} values per feature or more."

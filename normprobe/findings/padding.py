@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
+from normprobe.findings.wording import same_at
 from normprobe.formatting import format_count, format_number
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.layers import first_to_read, inputs_and_outputs, layer_measures
@@ -87,7 +88,7 @@ class PaddingInNorm(Check):
                 else "median distance of the means with padding and without, in standard deviations",
                 value=row["factor" if scaled else "shift"],
                 threshold=self.factor if scaled else self.shift,
-                message=f"Padding changes {what}; so it is at {format_count(len(names), 'norm')}.",
+                message=f"Padding changes {what}{same_at(len(names), 'norm')}.",
                 evidence="input:masked",
                 affected=names,
             )

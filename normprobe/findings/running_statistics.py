@@ -12,6 +12,7 @@ from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.stale_causes import RECALIBRATE, collected, stale_cause
 from normprobe.findings.stale_channels import StaleChannels
+from normprobe.findings.wording import same_at
 from normprobe.formatting import format_count, format_number
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.divisors import divisor_measures
@@ -113,7 +114,7 @@ class StaleRunningStatistics(Check):
     def _stale(self, tables: Tables, running: pd.DataFrame, stale: tuple[str, ...]) -> Finding:
         layer = str(stale[0])
         cause = stale_cause(tables, layer)
-        same = _same_at(len(stale))
+        same = same_at(len(stale), "BatchNorm layer")
         why = [collected(tables, layer).words, "" if cause is None else cause.words]
         row: Any = running.loc[layer]
         # Named is the one that is farther beyond its threshold.
@@ -161,11 +162,6 @@ class StaleRunningStatistics(Check):
         )
 
 
-def _same_at(layers: int) -> str:
-    """How many layers a finding at the first of them is about."""
-    return f"; the same holds for {layers:,} BatchNorm layers, this one first" if layers > 1 else ""
-
-
 def _behind(tables: Tables, layer: str) -> bool:
     """Whether a norm before this one has single channels that are far off, or an eps above its variance."""
     bad = set(StaleChannels().channels(tables)["layer"])
@@ -174,6 +170,17 @@ def _behind(tables: Tables, layer: str) -> bool:
     bad |= set(divisor.index[((divisor > 0) & (divisor < eps)).to_numpy(bool)])
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
     return bool((depth.reindex(sorted(bad)) < depth[layer]).any())
+
+
+def _of_another_width(tables: Tables, tracked: pd.DataFrame) -> list[str]:
+    """Batch norms whose running variance is not recorded, as it has no number for each feature.
+
+    One for each quaternion is such. All NaN, it is one that is stored so: then the model's tensors say it.
+    """
+    missing = tracked["running_var"].isna().groupby(tracked["layer"]).all()
+    stored = tables.meta.get("stored_nonfinite") or {}
+    names = map(str, missing.index[missing])
+    return [name for name in names if ".".join(filter(None, (name, "running_var"))) not in stored]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +209,7 @@ class RunningVarianceInvalid(Check):
         tracked = rows[rows.groupby("layer")["running_mean"].transform("count") > 0]
         # Not `< 0`: NaN is neither.
         wrong = tracked[~(tracked["running_var"] >= 0) | ~np.isfinite(tracked["running_var"])]
+        wrong = wrong[~wrong["layer"].isin(_of_another_width(tables, tracked))]
         if wrong.empty:
             return []
         depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]

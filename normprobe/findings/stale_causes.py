@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 RECALIBRATE = (
-    "recalibrate with training data: normprobe.batchnorm.recalibrate(model, batches), or --recalibrate"
+    "recalibrate with training data: normprobe.batchnorm.recalibrate(model, batches), or --recalibrate new.pt"
 )
 """The two calls that replace running statistics, as the end of a sentence."""
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.formatting import format_count, format_number
+from normprobe.formatting import format_number
 from normprobe.tables.measures.common import at_site, row_of
 from normprobe.tables.measures.running_statistics import running_channels, running_measures
 from normprobe.tables.measures.samples import made_by_few
@@ -78,7 +78,7 @@ class StaleChannels(Check):
         scaled = bool(worst["scaled"])
         found = row_of(running_measures(tables), layer, INPUT)
         value = float(found["channel_ratio" if scaled else "channel_shift"])
-        more = f"; so it is in {format_count(len(here), 'channel')} of this layer" if len(here) > 1 else ""
+        more = f"; {len(here):,} channels of this layer are off" if len(here) > 1 else ""
         channel = f"Channel {worst['feature']}"
         what = (
             f"{channel}: the running variance is {format_number(worst['running_var'])}, the observed one "

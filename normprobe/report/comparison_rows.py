@@ -73,7 +73,7 @@ def site_word(site: str) -> str:
 
 def heads(found: Differences) -> list[tuple[str, str]]:
     """The headings after the layer's kind, in two lines each."""
-    split = [("inherited", "dB"), ("introduced", "dB")] if found.facts["same_data"] else [("by chance", "")]
+    split = [("inherited", "dB"), ("introduced", "dB")] if found.facts["same_data"] else [("p", "")]
     return [
         *(("error of", f"{site_word(site)}, dB") for site in compared_sites(found)),
         *split,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from normprobe.findings import CHECKS
+from normprobe.formatting import format_count
 from normprobe.report.display_text import text_or_empty
 from normprobe.report.layer_summary import LINEAR
 
@@ -20,6 +22,54 @@ WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
 def severity_counts(findings: pd.DataFrame) -> dict[str, int]:
     """Count findings by severity, worst first, those without any left out."""
     return {s: int(n) for s in SHAPES if (n := (findings["severity"] == s).sum())}
+
+
+def notes(findings: pd.DataFrame) -> str:
+    """Count the notes, and say when they matter: `3 notes that matter if you quantize`."""
+    found = findings[findings["severity"] == "info"]
+    count = format_count(len(found), "note")
+    when = {check.name: check.matters for check in CHECKS}
+    for reason in dict.fromkeys(filter(None, map(when.get, found["check"]))):
+        some = int((found["check"].map(when) == reason).sum())
+        verb = "matters" if some == 1 else "matter"
+        # Of one reason, as there is: a second would be named behind it.
+        which = f" that {verb}" if some == len(found) else f", {some:,} of which {verb}"
+        count += f"{which} {reason}"
+    return count
+
+
+def verdict_words(findings: pd.DataFrame) -> str:
+    """Whether there is a fault, in words that page, terminal and notebook share; without a full stop.
+
+    Args:
+        findings: the findings of a recording, worst first.
+    """
+    return "".join(verdict_parts(findings))
+
+
+def verdict_parts(findings: pd.DataFrame) -> tuple[str, str]:
+    """The verdict's first words, which a page emphasises where there is a fault, and the rest.
+
+    Findings that follow from others are counted apart: to mend the cause mends them.
+    """
+    if findings.empty:
+        return "", "No faults found"
+    effects = consequences(findings)
+    if set(findings["severity"]) == {"info"}:
+        return "", f"No faults. {notes(findings)}"
+    counts = severity_counts(findings[~effects])
+    first, *rest = [format_count(n, WORDS[severity].lower()) for severity, n in counts.items()]
+    ending = f" and {rest[-1]}" if rest else ""
+    if number := int(effects.sum()):
+        ending += f"; {number:,} more {'follows' if number == 1 else 'follow'} from that"
+    return first, "".join(f", {words}" for words in rest[:-1]) + ending
+
+
+def consequences(findings: pd.DataFrame) -> pd.Series:
+    """Which findings follow from another one; none of a table that does not say so."""
+    if "follows_from" not in findings:
+        return pd.Series(False, index=findings.index)
+    return findings["follows_from"].fillna("").ne("").astype(bool)
 
 
 def extent(tables: Tables, row: pd.Series) -> str:

@@ -100,7 +100,7 @@ def test_channels_that_are_off_in_the_last_norm_too_are_named_there() -> None:
     row = found(net).iloc[0]
     assert (row["check"], row["layer"]) == ("stale_channels", "4")
     assert row["feature"] in (2, 7)
-    assert "so it is in 2 channels of this layer" in row["message"]
+    assert "2 channels of this layer are off" in row["message"]
 
 
 def test_a_layer_that_is_stale_as_a_whole_is_no_single_channel() -> None:

@@ -149,7 +149,7 @@ def test_the_terminal_shows_chance_where_the_data_differ() -> None:
     rows = [place("a", "input", -20.0, likely=0.6, beyond=False), place("a", "output", -9.0, likely=0.001)]
     found = differences(rows, same_data=False)
     text = comparison_text(found, sentences(found), width=80, unicode=True)
-    assert re.search(r"error in +error out +by chance", text)
+    assert re.search(r"error in +error out +p", text)
     assert re.search(r"^a +−20.0 +−9.0 +0.001  first$", text, re.MULTILINE)
     assert "on 64 and 64 examples" in text.replace("\n", " ")
 

@@ -24,6 +24,7 @@ ADDED = {
     "layers": {"abs_max", "feature_ratio"},
     "features": {"abs_max"},
     "samples": {"count"},
+    "findings": {"follows_from"},
     "ledger": {
         "normalizes",
         "groups",

@@ -192,7 +192,7 @@ def _middle(profile: Profile, stated: Facts) -> str:
     ]
     if changes[1] and stated["features_p95_p5_scaled"] is not None:
         scaled = format_number(stated["features_p95_p5_scaled"])
-        changes[1] += f" ({scaled} with the layer’s own scale, the faint ticks)"
+        changes[1] += f", with the layer’s own scale {scaled} (faint ticks)"
     text = (
         f"**Middle:** 1 means all equal; LayerNorm and RMSNorm equalise {units}, BatchNorm features; "
         "what stays high is what the norm leaves or its scale puts back."

@@ -79,7 +79,7 @@ def summarize(comparison: HasDifferences | Differences) -> Divergences:
     rows = rows.assign(column=column, x=column + rows["site"].map(aside).astype(float))
     beyond = rows[rows["beyond"]]
     drawn = in_order(rows["site"])
-    # Rows are in order of execution, input before output: the first of these is where the two part.
+    # Rows are in order of execution, input before output: the first of these is where the two differ.
     first = None if beyond.empty else beyond.iloc[0]
     return Divergences(depth, rows, drawn, bool(found.facts["same_data"]), first)
 
@@ -221,10 +221,10 @@ def caption(found: Divergences) -> str:
     looks = [site_look(site) for site in found.sites if site not in (INPUT, OUTPUT)]
     further = "".join(f"; {look.sign} {look.label}" for look in looks)
     legend = f"Blue, hollow: a layer’s input; orange, filled: its output{further}."
-    runs = [f"{legend} At the foot: no error at all."]
+    runs = [f"{legend} Points on the lower edge: no error."]
     if found.same:
         runs.append(
-            "Dots below the dashed line are rounding; a step up marks where the two part. "
+            "Dots below the dashed line are rounding; a step up marks where the two begin to differ. "
             "−20 dB is a tenth of the signal, −40 dB a hundredth."
         )
         if stated["first"]:
@@ -232,7 +232,7 @@ def caption(found: Divergences) -> str:
     else:
         runs.append(
             "The two saw other data: the errors are those of means and variances, and the dashed line is "
-            "what as many other examples would give if the rows of each were alike. Which layers differ is "
+            "what chance alone gives if the rows of each example are alike. Which layers differ is "
             "for the test to say, not for the line."
         )
     if not stated["first"]:
@@ -261,6 +261,6 @@ def numbers(found: Divergences) -> Iterator[tuple[str, str]]:
                 words += f", inherited {format_db(row['inherited_db'])}"
                 words += f", introduced {format_db(row['introduced_db'])}"
             if not found.same:
-                words += f", by chance {format_number(row['likely'])}"
+                words += f", p = {format_number(row['likely'])}"
             lines.append(words)
         yield str(layer), "\n".join(lines)

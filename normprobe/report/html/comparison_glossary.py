@@ -80,8 +80,8 @@ def _other(found: Differences) -> list[tuple[str, str]]:
             "one example were alike, which is the worst case.",
         ),
         (
-            "By chance",
-            "The examples of both are dealt out anew 999 times. The number says how often that gives, "
+            "p",
+            "A permutation test with 999 shuffles of the examples. p says how often chance gives, "
             f"anywhere in the model, a difference as large as this layer's; up to {level} the layer counts "
             f"as different. Of many comparisons of one model with itself {level} name any layer "
             "(Westfall and Young, Resampling-Based Multiple Testing, 1993).",

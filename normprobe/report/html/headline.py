@@ -8,7 +8,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from normprobe.formatting import format_number
-from normprobe.report.finding_words import WORDS, severity_counts
+from normprobe.report.finding_words import consequences, verdict_parts
 from normprobe.report.html.templating import polished
 from normprobe.report.run_summary import unseen, unseen_reasons
 
@@ -39,27 +39,15 @@ def verdict(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> Markup:
 
 
 def _judgement(findings: pd.DataFrame, anchors: Anchors) -> Markup:
-    """Whether anything is worth acting on, with the findings of the worst severity."""
-    counts = severity_counts(findings)
-    if not counts:
-        return Markup("Nothing worth acting on.")
-    # Counts come worst first.
-    worst = next(iter(counts))
-    chosen = findings[findings["severity"] == worst]
-    return Markup("{}: {}.").format(_count_words(counts), _phrases(chosen, anchors))
-
-
-def _count_words(counts: dict[str, int]) -> Markup:
-    """The counts in words, the worst one emphasised."""
-    words = [
-        Markup("{} {}{}").format(n, WORDS[severity].lower(), "" if n == 1 else "s")
-        for severity, n in counts.items()
-    ]
-    if set(counts) == {"info"}:
-        return Markup("Nothing worth acting on; {}").format(words[0])
-    words[0] = Markup("<strong>{}</strong>").format(words[0])
-    last = words.pop()
-    return Markup("{} and {}").format(Markup(", ").join(words), last) if words else last
+    """Whether there is a fault, with the findings of the worst severity."""
+    strong, rest = verdict_parts(findings)
+    said = Markup("<strong>{}</strong>{}").format(strong, rest) if strong else escape(rest)
+    if findings.empty:
+        return Markup("{}.").format(said)
+    causes = findings[~consequences(findings)]
+    # Findings come worst first.
+    worst = causes[causes["severity"] == causes["severity"].iloc[0]]
+    return Markup("{}: {}.").format(said, _phrases(worst, anchors))
 
 
 def _phrases(findings: pd.DataFrame, anchors: Anchors) -> Markup:

@@ -165,7 +165,7 @@ def _key(tables: Tables, looks: set[str]) -> list[tuple[str, str]]:
         key.append(("flag", "named by an error or a warning"))
     missed = run_summary.unseen_reasons(tables.ledger)
     order = "in order of execution; "
-    key.append(("unseen", f"{missed}, at the end") if missed else ("", order + "every one fired"))
+    key.append(("unseen", f"{missed}, at the end") if missed else ("", order + "all ran"))
     if missed:
         key.append(("", order.removesuffix("; ")))
     if len(tables.ledger) > MOST_CELLS:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from normprobe.formatting import format_count, sample_word, shorten_name
 from normprobe.report import display_text, finding_words, run_summary
-from normprobe.report.finding_words import extent
+from normprobe.report.finding_words import extent, verdict_words
 from normprobe.report.html.layer_strip import Cell, strip_cells
 from normprobe.report.html.templating import environment
 from normprobe.report.layer_summary import LINEAR
@@ -70,6 +70,7 @@ def notebook_html(tables: Tables, findings: pd.DataFrame) -> str:
             summary=_summary(tables),
             strip=_paths(cells),
             strip_label=_summary(tables),
+            verdict=f"{verdict_words(findings)}." if run_summary.measured_any(tables) else "",
             cards=[_card(tables, row) for _, row in shown.iterrows()],
             more=len(findings) - len(shown),
             chart=chart,

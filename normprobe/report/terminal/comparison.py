@@ -81,7 +81,7 @@ def _table(found: Differences, terminal: Terminal) -> list[str]:
     chosen = _chosen(found, every)
     if not chosen:
         return []
-    last = "introduced" if found.facts["same_data"] else "by chance"
+    last = "introduced" if found.facts["same_data"] else "p"
     heads = "".join(_head(site).rjust(_WIDTH) for site in compared_sites(found)) + last.rjust(_WIDTH + 1)
     shown = ["In order of execution, dB", *(row.name for row in chosen)]
     names, width = terminal.names(shown, len(heads) + len("  first"))

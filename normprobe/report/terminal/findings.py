@@ -10,7 +10,7 @@ import pandas as pd
 from normprobe.findings.baseline import NEW
 from normprobe.formatting import format_count
 from normprobe.report.display_text import display_name, text_or_empty
-from normprobe.report.finding_words import WORDS, extent
+from normprobe.report.finding_words import WORDS, extent, verdict_words
 from normprobe.report.terminal.lines import Terminal
 
 if TYPE_CHECKING:
@@ -30,9 +30,10 @@ def finding_lines(tables: Tables, findings: pd.DataFrame, terminal: Terminal) ->
         terminal: the room there is.
     """
     if findings.empty:
-        return ["No findings: nothing worth acting on."]
+        return ["No findings: no faults found."]
     shown = findings.head(_MOST)
-    lines = [line for _, row in shown.iterrows() for line in _finding(tables, row, terminal)]
+    lines = terminal.wrap(f"{verdict_words(findings)}.")
+    lines += [line for _, row in shown.iterrows() for line in _finding(tables, row, terminal)]
     more = len(findings) - len(shown)
     return [*lines, f"and {format_count(more, 'more finding')}"] if more else lines
 

@@ -138,7 +138,7 @@ def test_every_finding_has_sentence_advice_and_the_name_that_explain_takes(table
 
 def test_healthy():
     text = terminal_text(record(stack(1)), NOTHING, width=80, unicode=True)
-    assert text.splitlines()[-1] == "No findings: nothing worth acting on."
+    assert text.splitlines()[-1] == "No findings: no faults found."
     assert "2 layer_norm, 2 linear: all 4 layers fired" in text
 
 
@@ -150,7 +150,7 @@ def test_gaps_come_before_findings():
         *[f"  unused.{i}" for i in range(8)],
         "  and 2 more in the ledger",
     ]
-    assert start < lines.index("No findings: nothing worth acting on.")
+    assert start < lines.index("No findings: no faults found.")
 
 
 def test_at_most_twelve_findings():
