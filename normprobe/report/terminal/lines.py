@@ -78,8 +78,14 @@ class Terminal:
         room = longest if self.width is None else min(longest, self.width - others)
         return [self.name(layer, room - 2) for layer in layers], room
 
-    def wrap(self, text: str, indent: str = "") -> list[str]:
-        """Break a text into lines between words; one line where there is no limit."""
+    def wrap(self, text: str, indent: str = "", hanging: str = "") -> list[str]:
+        """Break a text into lines between words; one line where there is no limit.
+
+        Args:
+            text: one paragraph.
+            indent: before each line.
+            hanging: behind that, before each line but the first.
+        """
         shown = self.show(text)
         if self.width is None:
             return [indent + shown]
@@ -87,7 +93,7 @@ class Terminal:
             shown,
             min(self.width, _WIDEST_PROSE),
             initial_indent=indent,
-            subsequent_indent=indent,
+            subsequent_indent=indent + hanging,
             # A layer's name is left whole, to be copied.
             break_long_words=False,
             break_on_hyphens=False,
