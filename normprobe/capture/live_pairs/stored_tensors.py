@@ -20,7 +20,7 @@ from normprobe.layers.layer import modules_of
 from normprobe.layers.module_attributes import is_lazy, keras_variables
 
 PLACES = 64
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _COUNTERS = {"num_batches_tracked"}
 """Buffers that nothing is computed from."""
 
@@ -56,7 +56,7 @@ def stored_tensors(model: nn.Module) -> StoredTensors:
     """Sketch the parameters and buffers of all modules; a tied one is read once.
 
     Tensors without numbers (on the meta device, lazy) and those of types that cannot be read as numbers are
-    left out. Nothing of the model is kept or changed, and about 32 MiB are needed beside it (for a tensor
+    left out. Nothing of the model is kept or changed, and some 10 MiB are needed beside it (for a tensor
     that is not contiguous, a copy of it).
     """
     read: dict[int, StoredTensor | None] = {}
