@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -76,15 +76,9 @@ def compare_live(a: nn.Module, b: nn.Module, batches: Any, *, progress: Progress
         called = [pair for pair in matched.pairs if pair.a in layers[0] and pair.b in layers[1]]
         side_by_side = SideBySide(a, [Pair(layers[0][pair.a], layers[1][pair.b]) for pair in called])
         stored = {pair.a: differing_tensors(layers[0][pair.a], layers[1][pair.b]) for pair in called}
-        taken = BatchArguments(a), BatchArguments(b)
         with counting(progress, given) as count:
-            for done, batch in enumerate(chain([first], every), 1):
-                # The second begins with the random numbers that the first began with.
-                with _forked(a, b), side_by_side.keeping(batch):
-                    run_batch(a, taken[0], batch)
-                with side_by_side.comparing():
-                    run_batch(b, taken[1], suited(batch))
-                count(done)
+            pairs = ((batch, suited(batch)) for batch in chain([first], every))
+            _run_both(a, b, pairs, side_by_side, count)
     return Comparison(
         live_differences(
             of_a,
@@ -96,6 +90,24 @@ def compare_live(a: nn.Module, b: nn.Module, batches: Any, *, progress: Progress
             stored=(stored_tensors(a), stored_tensors(b)),
         )
     )
+
+
+def _run_both(
+    a: nn.Module,
+    b: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    side_by_side: SideBySide,
+    count: Callable[[int], object],
+) -> None:
+    """Run each model over its own of each pair of batches, and add up what differs."""
+    taken = BatchArguments(a), BatchArguments(b)
+    for done, (of_a, of_b) in enumerate(batches, 1):
+        # The second begins with the random numbers that the first began with.
+        with _forked(a, b), side_by_side.keeping(of_a):
+            run_batch(a, taken[0], of_a)
+        with side_by_side.comparing():
+            run_batch(b, taken[1], of_b)
+        count(done)
 
 
 @contextmanager
