@@ -79,16 +79,11 @@ def compare_live(a: nn.Module, b: nn.Module, batches: Any, *, progress: Progress
         with counting(progress, given) as count:
             pairs = ((batch, suited(batch)) for batch in chain([first], every))
             _run_both(a, b, pairs, side_by_side, count)
+    # Of the layers compared their tensors are compared exactly, above.
+    rest = stored_tensors(a, {pair.a for pair in called}), stored_tensors(b, {pair.b for pair in called})
+    sums, examples = side_by_side.found(), side_by_side.examples
     return Comparison(
-        live_differences(
-            of_a,
-            of_b,
-            matched,
-            side_by_side.found(),
-            examples=side_by_side.examples,
-            tensors=stored,
-            stored=(stored_tensors(a), stored_tensors(b)),
-        )
+        live_differences(of_a, of_b, matched, sums, examples=examples, tensors=stored, stored=rest)
     )
 
 
