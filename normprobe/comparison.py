@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from normprobe.divergence import StoredTensors, document, finding_changes, large
 from normprobe.divergence.as_findings import findings_of
 from normprobe.divergence.differences import LEVEL, Differences, differences
 from normprobe.divergence.verdict import Divergence, first_divergence, sentences, verdict_code
-from normprobe.errors import RecordingError
+from normprobe.errors import RecordingError, warn
 from normprobe.tables.export import write_csv
 
 if TYPE_CHECKING:
@@ -187,7 +186,7 @@ class Comparison:
         said, findings = sentences(self._found), self.findings()
         page = write_comparison(self._found, said, findings, Path(directory), beside=beside)
         if note := replaced(earlier, comparison_title(self._found)):
-            warnings.warn(note, UserWarning, stacklevel=2)
+            warn(f"{note} in {directory}")
         return PagePath(page)
 
     def __str__(self) -> str:

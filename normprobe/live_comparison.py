@@ -73,17 +73,13 @@ def compare_live(a: nn.Module, b: nn.Module, batches: Any, *, progress: Progress
         side_by_side = SideBySide(a, [Pair(layers[0][pair.a], layers[1][pair.b]) for pair in called])
         stored = {pair.a: differing_tensors(layers[0][pair.a], layers[1][pair.b]) for pair in called}
         with counting(progress, given) as count:
-            _run_side_by_side((a, b), chain([first], every), suited, side_by_side, count)
+            pairs = ((batch, suited(batch)) for batch in chain([first], every))
+            _run_both(a, b, pairs, side_by_side, count)
+    # Of the layers compared their tensors are compared exactly, above.
+    rest = stored_tensors(a, {pair.a for pair in called}), stored_tensors(b, {pair.b for pair in called})
+    sums, examples = side_by_side.found(), side_by_side.examples
     return Comparison(
-        live_differences(
-            of_a,
-            of_b,
-            matched,
-            side_by_side.found(),
-            examples=side_by_side.examples,
-            tensors=stored,
-            stored=(stored_tensors(a), stored_tensors(b)),
-        )
+        live_differences(of_a, of_b, matched, sums, examples=examples, tensors=stored, stored=rest)
     )
 
 
@@ -100,22 +96,21 @@ def _check_models(*models: Any) -> None:
             )
 
 
-def _run_side_by_side(
-    models: tuple[nn.Module, nn.Module],
-    batches: Iterable[Any],
-    suited: Callable[[Any], Any],
+def _run_both(
+    a: nn.Module,
+    b: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
     side_by_side: SideBySide,
-    count: Callable[[int], None],
+    count: Callable[[int], object],
 ) -> None:
-    """Run both models on each batch, and sum how what their layers read and give differs."""
-    a, b = models
+    """Run each model over its own of each pair of batches, and add up what differs."""
     taken = BatchArguments(a), BatchArguments(b)
-    for done, batch in enumerate(batches, 1):
+    for done, (of_a, of_b) in enumerate(batches, 1):
         # The second begins with the random numbers that the first began with.
-        with _forked(a, b), side_by_side.keeping(batch):
-            run_batch(a, taken[0], batch)
+        with _forked(a, b), side_by_side.keeping(of_a):
+            run_batch(a, taken[0], of_a)
         with side_by_side.comparing():
-            run_batch(b, taken[1], suited(batch))
+            run_batch(b, taken[1], of_b)
         count(done)
 
 

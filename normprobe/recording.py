@@ -252,7 +252,7 @@ class Recording:
         page = write_report(self._tables, findings, Path(directory), panels=panels, beside=beside)
         remove_tables(Path(directory), earlier, beside)
         if said := replaced(earlier, str(self._tables.facts["name"])):
-            warn(said)
+            warn(f"{said} in {directory}")
         return PagePath(page)
 
     def save(self, path: str | Path, *, labels: bool = False) -> Path:

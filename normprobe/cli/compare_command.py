@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,8 @@ def compare(
     equal up to rounding (of other data: up to what chance gives), 3 if not; with --fail-above 3 only if the
     largest error at a layer's output is larger.
     """
+    if fail_above is not None and isnan(fail_above):
+        raise click.UsageError("--fail-above is a number of decibels, such as -30")
     if not no_report:
         check_folder("--out", out)
     own = {name: options.pop(f"{name}_b") for name in _OWN}

@@ -1,8 +1,9 @@
 """Findings: named checks of a recording, each with its statistic, its threshold and its source.
 
 In: `normprobe.tables.frames.Tables`, mostly through `normprobe.tables.measures`. Out: one table of findings
-(`check.COLUMNS`), the series that shows one (`evidence_series`), or JSON. A file holds the checks of one
-theme; `registry` lists them all, in the order in which they run.
+(`check.COLUMNS`), the series that shows one (`evidence_series`), what changed against an earlier one
+(`baseline`), JSON or SARIF. A file holds the checks of one theme; `registry` lists them all, in the order in
+which they run.
 """
 
 from __future__ import annotations

@@ -40,7 +40,16 @@ def heading(name: str) -> str:
 
     >>> heading("/models/smollm2/SmolLM2-135M.gguf"), heading("./run/checkpoint-100"), heading("org/model")
     ('SmolLM2-135M', 'run/checkpoint-100', 'org/model')
+
+    Of weights beside it the folder stays, which is what tells one best.pt from another.
+
+    >>> heading("./nets/cnn.py:build + /data/run3/best.pt")
+    'cnn.py:build + run3/best.pt'
     """
+    model, plus, weights = name.partition(" + ")
+    if plus:
+        parts = [part for part in re.split(r"[/\\]", weights) if part not in ("", ".", "..", "~")]
+        return f"{heading(model)} + {'/'.join(parts[-2:])}"
     if not (_PATH.match(name) or name.endswith(".gguf")):
         return name
     # With the name in front, for paths of which no part is left, as of "./".

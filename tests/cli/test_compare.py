@@ -120,6 +120,11 @@ def test_other_data_are_said_to_be(folder: Path) -> None:
         (("nets.py:build", "nets.py:absent"), 1, "absent"),
         (("nets.py:build", "nets.py:build", "--out", "nets.py"), 1, "--out nets.py is a file"),
         (("nets.py:build",), 2, "Missing argument 'B'"),
+        (
+            ("nets.py:build", "nets.py:build", "--fail-above", "nan"),
+            2,
+            "--fail-above is a number of decibels",
+        ),
     ],
 )
 def test_errors_are_one_line(folder: Path, arguments: tuple[str, ...], status: int, said: str) -> None:

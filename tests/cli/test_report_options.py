@@ -220,9 +220,9 @@ class TestTables:
             assert f"({total / 1e6:.1f} MB in all" in found[0]
             return found[0]
 
-        assert line().endswith("; 3 CSV files and 2 Parquet files beside it)")
-        assert line("--tables", "csv").endswith("; 5 CSV files beside it)")
-        assert line("--tables", "parquet").endswith("; 5 Parquet files beside it)")
+        assert line().endswith("; 4 CSV files and 2 Parquet files beside it)")
+        assert line("--tables", "csv").endswith("; 6 CSV files beside it)")
+        assert line("--tables", "parquet").endswith("; 6 Parquet files beside it)")
         assert line("--tables", "none").endswith("most in report.html)")
 
     def test_a_report_of_another_model_is_said_to_be_replaced(self, folder: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_saved_recording_is_not_refused_for_settings_of_models(folder: Path) -
         ("config = 'x'", "no setting 'config'"),
         ("fail-on = 'worst'", "fail-on = 'worst': 'worst' is not one of 'info', 'warning', 'error'"),
         ("batch-size = 0", "batch-size = 0: 0 is not in the range x>=1"),
-        ("samples = 0", "samples = 0: '0' is neither a number from 1 nor 'all'"),
+        ("samples = -1", "samples = -1: '-1' is neither a number from 0 nor 'all'"),
         ("json = 'yes'", "json = 'yes': true or false"),
         ("out = true", "out = True: this is no value of --out"),
         ("out = [", "is no TOML"),

@@ -17,7 +17,9 @@ from normprobe import NormprobeError, Recording
 from normprobe.report import earlier_report, replaced, report_files
 from tests.helpers.report_models import text_of
 
-TABLES = ("layers", "features", "samples", "ledger", "findings")
+OLDER_TABLES = ("layers", "features", "samples", "ledger", "findings")
+TABLES = (*OLDER_TABLES, "outliers")
+SMALL = {"layers.csv", "ledger.csv", "findings.csv", "outliers.csv"}
 
 
 def recorded(name: str = "a") -> Recording:
@@ -34,7 +36,7 @@ def tables_in(folder: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("form", "expected"),
     [
-        ("auto", {"layers.csv", "ledger.csv", "findings.csv", "features.parquet", "samples.parquet"}),
+        ("auto", SMALL | {"features.parquet", "samples.parquet"}),
         ("csv", {f"{name}.csv" for name in TABLES}),
         ("parquet", {f"{name}.parquet" for name in TABLES}),
         ("none", set()),
@@ -83,7 +85,7 @@ def test_replacing_the_report_of_another_model_warns(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recorded("net + a.pt").report(tmp_path, tables="none")
-    with pytest.warns(UserWarning, match=r"^replaced the report of net \+ a.pt of \d\d:\d\d$"):
+    with pytest.warns(UserWarning, match=r"^replaced the report of net \+ a.pt of \d\d:\d\d in /"):
         recorded("net + b.pt").report(tmp_path, tables="none")
     with pytest.warns(UserWarning, match="replaced the report of net"):
         recorded("other").report(tmp_path, tables="none")
@@ -100,7 +102,7 @@ def test_of_another_day_the_date_is_said(tmp_path: Path) -> None:
 
 def test_a_report_of_before_the_marker_is_of_another_run(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<title>net: normprobe report</title>")
-    for name in TABLES:
+    for name in OLDER_TABLES:
         (tmp_path / f"{name}.csv").write_text("")
     with pytest.warns(UserWarning, match="replaced the report of another run"):
         recorded().report(tmp_path, tables="parquet")

@@ -8,7 +8,7 @@ of sqrt(2 / 64), 18 % (Charikar, Chen and Farach-Colton 2002, Finding frequent i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from normprobe.layers.layer import modules_of
 from normprobe.layers.module_attributes import is_lazy, keras_variables
 
 PLACES = 64
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _COUNTERS = {"num_batches_tracked"}
 """Buffers that nothing is computed from."""
 
@@ -52,17 +52,21 @@ StoredTensors = dict[tuple[str, str], StoredTensor]
 """By name of the module, without those of wrappers, and name of the tensor in it."""
 
 
-def stored_tensors(model: nn.Module) -> StoredTensors:
+def stored_tensors(model: nn.Module, without: Collection[str] = ()) -> StoredTensors:
     """Sketch the parameters and buffers of all modules; a tied one is read once.
 
     Tensors without numbers (on the meta device, lazy) and those of types that cannot be read as numbers are
-    left out. Nothing of the model is kept or changed, and about 32 MiB are needed beside it (for a tensor
+    left out. Nothing of the model is kept or changed, and some 10 MiB are needed beside it (for a tensor
     that is not contiguous, a copy of it).
+
+    Args:
+        model: the model.
+        without: names of modules whose own tensors are left out.
     """
     read: dict[int, StoredTensor | None] = {}
     found: StoredTensors = {}
     for named in modules_of(model):
-        for name, tensor in _own(named.module):
+        for name, tensor in _own(named.module) if named.names[0] not in without else ():
             if id(tensor) not in read:
                 read[id(tensor)] = _sketched(tensor, len(read))
             sketch = read[id(tensor)]

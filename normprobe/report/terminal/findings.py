@@ -68,6 +68,6 @@ def _finding(tables: Tables, row: pd.Series, terminal: Terminal) -> Iterator[str
     if writer and writer not in message:
         message += f" Written by {display_name(tables, writer)}."
     yield from terminal.wrap(message, _INDENT)
-    yield from terminal.wrap(f"-> {row['advice']}", _INDENT)
+    yield from terminal.wrap(f"-> {row['advice']}", _INDENT, "   ")
     # Not through `wrap`: a command is copied.
     yield f"{_INDENT}normprobe explain {row['check']}"

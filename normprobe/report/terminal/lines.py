@@ -14,6 +14,7 @@ from normprobe.report.display_text import one_line_text
 
 NARROWEST = 80
 _WIDEST_PROSE = 120
+_NARROWEST_NAME = 14
 _SIGNS = "÷×…→–−━"
 _SUPERSCRIPTS = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 _PLAIN = str.maketrans(
@@ -75,11 +76,20 @@ class Terminal:
             others: the columns that the rest of a line takes.
         """
         longest = max(text_width(self.show(layer)) for layer in layers) + 2
-        room = longest if self.width is None else min(longest, self.width - others)
+        room = longest
+        if self.width is not None:
+            # Where many sites leave no room a line is rather too long than without a name.
+            room = min(longest, max(self.width - others, _NARROWEST_NAME))
         return [self.name(layer, room - 2) for layer in layers], room
 
-    def wrap(self, text: str, indent: str = "") -> list[str]:
-        """Break a text into lines between words; one line where there is no limit."""
+    def wrap(self, text: str, indent: str = "", hanging: str = "") -> list[str]:
+        """Break a text into lines between words; one line where there is no limit.
+
+        Args:
+            text: one paragraph.
+            indent: before each line.
+            hanging: behind that, before each line but the first.
+        """
         shown = self.show(text)
         if self.width is None:
             return [indent + shown]
@@ -87,7 +97,7 @@ class Terminal:
             shown,
             min(self.width, _WIDEST_PROSE),
             initial_indent=indent,
-            subsequent_indent=indent,
+            subsequent_indent=indent + hanging,
             # A layer's name is left whole, to be copied.
             break_long_words=False,
             break_on_hyphens=False,

@@ -72,6 +72,12 @@ def test_a_tied_tensor_is_one_and_wrappers_are_no_part_of_names() -> None:
     assert found["", "step"].shape == ()
 
 
+def test_modules_that_are_compared_otherwise_are_left_out() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.Linear(2, 2)))
+    assert {module for module, _ in stored_tensors(model, {"1.0"})} == {"0"}
+    assert {module for module, _ in stored_tensors(model, {"1"})} == {"0", "1.0"}
+
+
 def test_what_holds_no_numbers_is_left_out() -> None:
     model = nn.Sequential(
         nn.Linear(3, 3, device="meta"), nn.LazyLinear(4), nn.BatchNorm1d(3), nn.Embedding(4, 2)

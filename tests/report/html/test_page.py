@@ -267,9 +267,9 @@ def test_the_garbage_collector_of_the_process_is_left_alone(tables, drawn, tmp_p
 
 
 def test_files_named_are_those_that_are_there(tables, drawn, tmp_path):
-    (tmp_path / "layers.csv").write_text("")
-    text = text_of(write_report(tables, NOTHING, tmp_path).read_text("utf-8"))
-    assert "Files beside this page: layers.csv, figures/." in text
+    (tmp_path / "samples.csv").write_text("of somebody else")
+    page = write_report(tables, NOTHING, tmp_path, beside=["layers.csv"])
+    assert "Files beside this page: layers.csv, figures/." in text_of(page.read_text("utf-8"))
 
 
 def test_unknown_panels_are_refused(tables, tmp_path):

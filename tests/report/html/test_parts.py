@@ -261,6 +261,8 @@ def test_no_finding_names_nothing():
         ("/model", "model"),
         ("org/model", "org/model"),
         ("net.py:build", "net.py:build"),
+        ("net.py:build + runs/a/best.pt", "net.py:build + a/best.pt"),
+        ("/nets/cnn.py:build + /data/run3/best.pt", "cnn.py:build + run3/best.pt"),
         ("Linear -> LayerNorm", "Linear -> LayerNorm"),
         ("<b>", "<b>"),
         ("/", "/"),
