@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.tables.columns import SITE_KEY
-from normprobe.tables.measures.common import cached, percentile_ratio, ratio
+from normprobe.tables.measures.common import cached, percentile_ratio, ratio, site_rows
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -90,10 +90,10 @@ def made_by_few(tables: Tables, layer: str, share: float = 0.02) -> bool:
     Its moments are then theirs, and say nothing of the data. At least 8 kept samples; few is ``share`` of
     them, one at least.
     """
-    samples = sized_samples(tables)
-    rows = samples[(samples["layer"] == layer) & (samples["site"] == INPUT)]
-    square = rows["square"].dropna().sort_values(ascending=False)
-    few = square.iloc[: max(1, int(share * len(square)))]
+    rows = site_rows(tables, "samples").get((layer, INPUT), np.empty(0, dtype=np.int64))
+    square = sized_samples(tables)["square"].to_numpy(dtype=float)[rows]
+    square = np.sort(square[~np.isnan(square)])[::-1]
+    few = square[: max(1, int(share * len(square)))]
     return len(square) >= 8 and bool(few.sum() > 0.5 * square.sum())
 
 
