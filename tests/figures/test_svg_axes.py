@@ -48,7 +48,7 @@ def test_texts_stand_where_matplotlib_puts_them() -> None:
         x, y = float(written[text].get("x")), float(written[text].get("y"))
         anchor = written[text].get("style").partition("text-anchor: ")[2]
         assert x == pytest.approx(box.x0 + share[anchor] * box.width, abs=1.1), text
-        # The baseline: whole pixels there, and a box that begins with the lowest letter or with a line's foot.
+        # The baseline: whole pixels there, and a box begins with the lowest letter or with the line.
         assert -0.6 <= height - y - box.y0 <= 3.5, text
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -66,12 +67,20 @@ def divisor_measures(tables: Tables) -> pd.DataFrame:
 
 def _channels(tables: Tables) -> Callable[[str], pd.DataFrame]:
     """How to get the features of a norm at its input and output."""
-    features = finite_features(tables)
-    site = features["site"]
-    features = features[(features["kind"] != "linear") & ((site == INPUT) | (site == OUTPUT))]
-    # Each layer's rows are found in one pass: a network has hundreds of norms.
-    rows = features.groupby("layer", sort=False, observed=True).indices
-    return lambda layer: features.iloc[rows.get(layer, [])]
+
+    @cache
+    def features() -> tuple[pd.DataFrame, Mapping[Any, Any]]:
+        """Those of all norms, and each one's rows; most networks have only norms that need none of them."""
+        found = finite_features(tables)
+        site = found["site"]
+        found = found[(found["kind"] != "linear") & ((site == INPUT) | (site == OUTPUT))]
+        return found, found.groupby("layer", sort=False, observed=True).indices
+
+    def of_layer(layer: str) -> pd.DataFrame:
+        found, rows = features()
+        return found.iloc[rows.get(layer, [])]
+
+    return of_layer
 
 
 def _unscaled(channels: pd.DataFrame) -> pd.Series:
