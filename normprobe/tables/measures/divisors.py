@@ -78,7 +78,8 @@ def _channels(tables: Tables) -> Callable[[str], pd.DataFrame]:
 
     def of_layer(layer: str) -> pd.DataFrame:
         found, rows = features()
-        return found.iloc[rows.get(layer, [])]
+        chosen: pd.DataFrame = found.iloc[rows.get(layer, [])]
+        return chosen
 
     return of_layer
 
