@@ -15,7 +15,7 @@ from normprobe.figures.plots.norm_panel import norm_panel
 from normprobe.figures.plots.outlier_map import outlier_map
 from normprobe.figures.plots.running_statistics import running_statistics
 from normprobe.figures.plots.samples_through_depth import samples_through_depth
-from normprobe.figures.rendering import Rendered, available, render, render_divergence, render_panels
+from normprobe.figures.rendering import Rendered, available, render, render_divergence
 
 __all__ = [
     "RecordingFigures",
@@ -31,7 +31,6 @@ __all__ = [
     "outlier_map",
     "render",
     "render_divergence",
-    "render_panels",
     "running_statistics",
     "samples_through_depth",
 ]

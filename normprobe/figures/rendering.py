@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from normprobe.figures import registry
 from normprobe.figures.data import layer_statistics
 from normprobe.figures.data import norm_panel as panel_numbers
-from normprobe.figures.drawing.canvas import Facts, Plan, new_figure
+from normprobe.figures.drawing.canvas import Facts, Plan, new_figure, place_empty_labels
 from normprobe.figures.drawing.palette import SURFACE, house_style
 from normprobe.figures.drawing.svg import draw_svg, quiet_fonts, write_alone, write_inline
 from normprobe.figures.plots import divergence_profile, norm_panel
@@ -93,9 +93,11 @@ class Rendered:
         written = []
         if png:
             written.append(folder / f"{self.name}.png")
+            figure = self._figure
+            place_empty_labels(figure)
             with house_style(), quiet_fonts():
                 # Without matplotlib's version, by which the same picture would be another file.
-                self._figure.savefig(written[-1], dpi=PNG_DPI, facecolor=SURFACE, metadata={"Software": None})
+                figure.savefig(written[-1], dpi=PNG_DPI, facecolor=SURFACE, metadata={"Software": None})
         if svg:
             written.append(folder / f"{self.name}.svg")
             written[-1].write_text(write_alone(self._tree, self.aria_label), encoding="utf-8")

@@ -9,12 +9,14 @@ import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.common import cached
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 
+@cached
 def batch_norms(tables: Tables) -> pd.DataFrame:
     """The ledger of the batch norms that fired, by layer and in order of execution.
 
@@ -38,6 +40,7 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
     return ordered[ordered["kind"] == "batch_norm"]
 
 
+@cached
 def fired(tables: Tables) -> pd.DataFrame:
     """The ledger of all layers that fired, with ``trains``, ``grads`` and ``odd`` of `batch_norms`."""
     # Not the public ledger, which does not tell whether parameters are trained and buffers moved.

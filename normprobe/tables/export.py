@@ -96,9 +96,11 @@ def _to_csv(frame: pd.DataFrame, handle: Any) -> None:
     """Write with Arrow, which is ten times faster; pandas where a text needs quotes."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     texts = {name: _as_text(table.column(name)) for name in table.column_names}
+    # Numbers need none, and of the names there are few different ones.
+    names = [texts[field.name] for field in table.schema if not _is_number(field.type)]
     table = pa.table(texts)
     # Either way the same texts are written: one comma in a name changes no digit of the file.
-    if any(pc.any(pc.match_substring_regex(text, '[",\r\n]')).as_py() for text in texts.values()):
+    if any(pc.any(pc.match_substring_regex(pc.unique(text), '[",\r\n]')).as_py() for text in names):
         table.to_pandas().to_csv(handle, index=False)
     else:
         # By hand, as Arrow puts names of columns in quotes whatever the style; another style would do so with
@@ -114,6 +116,12 @@ def _to_parquet(frame: pd.DataFrame, handle: Any) -> None:
 def _as_text(column: Any) -> Any:
     """A column as text; a whole float keeps its `.0`, by which readers tell it from an integer."""
     text = pc.cast(column, pa.string())
-    if not pa.types.is_floating(column.type):
+    # The search takes longer than to look whether there is any whole number.
+    if not pa.types.is_floating(column.type) or not pc.any(pc.equal(pc.floor(column), column)).as_py():
         return text
     return pc.replace_substring_regex(text, pattern=r"^(-?[0-9]+)$", replacement=r"\1.0")
+
+
+def _is_number(kind: Any) -> bool:
+    """Whether a column's texts hold digits, signs and letters only."""
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))

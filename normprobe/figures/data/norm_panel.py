@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -12,14 +11,13 @@ import pandas as pd
 from normprobe.errors import NoSamplesError
 from normprobe.figures.data import layer_statistics
 from normprobe.formatting import format_number, sample_word
-from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.measures.common import site_rows
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
-# Of each recording once: a report asks for up to 64 norms, among the rows of all layers.
-_places: WeakKeyDictionary[Tables, dict[str, dict[Any, np.ndarray]]] = WeakKeyDictionary()
+_NONE = np.empty(0, dtype=np.int64)
 SITES = (INPUT, OUTPUT)  # the panel is of what a norm reads and writes; further sites are not in it
 ROUNDING = 1e-6  # standard deviations: what float32 leaves of a mean that is 0
 
@@ -67,8 +65,8 @@ def summarize(tables: Tables, layer: str) -> Panel:
     if rows.empty or rows["kind"].iloc[0] == "linear":
         names = ", ".join(map(repr, layer_statistics.norms(tables)["layer"].head(3)))
         raise ValueError(f"no norm {layer!r} fired in this recording; there are {names or 'none'}")
-    features = {site: _rows(tables, "features", layer, site) for site in SITES}
-    samples = {site: _rows(tables, "samples", layer, site) for site in SITES}
+    features = {site: _in_order(tables, layer, site) for site in SITES}
+    samples = {site: site_rows(tables, "samples").get((layer, site), _NONE) for site in SITES}
     counts = tables.features["count"].to_numpy()
     return Panel(
         layer=layer,
@@ -91,23 +89,11 @@ def _values(tables: Tables, layer: str, site: str) -> np.ndarray:
         return np.empty((0, 0))
 
 
-def _rows(tables: Tables, name: str, layer: str, site: str) -> np.ndarray:
-    """Where the rows of a layer and site are in the table of features (in their order) or of samples."""
-    found = _places.get(tables)
-    if found is None:
-        found = _places[tables] = {name: _by_site(getattr(tables, name)) for name in ("features", "samples")}
-    return found[name].get((layer, site), np.empty(0, dtype=int))
-
-
-def _by_site(frame: pd.DataFrame) -> dict[Any, np.ndarray]:
-    """The rows of each layer and site."""
-    if "feature" in frame:
-        # A bar stands where its feature is: the order of rows is the chart's axis.
-        order = np.argsort(frame["feature"].to_numpy(), kind="stable")
-    else:
-        order = np.arange(len(frame))
-    groups = frame[SITE_KEY].take(order).groupby(SITE_KEY, sort=False, observed=True).indices
-    return {key: order[rows] for key, rows in groups.items()}
+def _in_order(tables: Tables, layer: str, site: str) -> np.ndarray:
+    """Where the features of a layer and site are in the table, in order."""
+    # A bar stands where its feature is: the order of rows is the chart's axis.
+    rows = site_rows(tables, "features").get((layer, site), _NONE)
+    return rows[np.argsort(tables.features["feature"].to_numpy()[rows], kind="stable")]
 
 
 def _variances(frame: pd.DataFrame, rows: np.ndarray) -> np.ndarray:

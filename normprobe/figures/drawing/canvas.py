@@ -116,6 +116,14 @@ def new_figure(plan: Plan) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
+def place_empty_labels(figure: Figure) -> None:
+    """Give axis labels without text a place: matplotlib would measure every tick label to find one."""
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            if not axis.label.get_text():
+                axis.set_label_coords(0, 0)
+
+
 def place(plan: Plan, ax: Any = None) -> Any:
     """Draw a plan on new axes, or on the caller's.
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from normprobe.figures.drawing.axes import size_in_points
 from normprobe.figures.drawing.palette import BAND, MUTED, SMALL
@@ -105,6 +105,8 @@ def margins(depth: DepthAxis, right: float = 2.15) -> tuple[float, float, float,
 def span(ax: Axes, depth: DepthAxis) -> None:
     """Give each column its room: before anything is drawn, as remarks look for places between the marks."""
     ax.set_xlim(-0.7, len(depth.layers) - 0.3)
+    # The ticks come later: seaborn reads those that it finds.
+    ax.xaxis.set_major_locator(NullLocator())
 
 
 def prepare(ax: Axes, depth: DepthAxis, *, last: bool) -> None:

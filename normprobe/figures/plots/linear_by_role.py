@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
@@ -155,15 +155,13 @@ def _chart(ax: Axes, found: LinearRoles, column: str, groups: Sequence[tuple[str
     """Draw one line per group of roles over blocks, each named at its right end."""
     order = list(found.labels)
     use_log(ax.yaxis, log_limits(found.lines[column]))
+    _lines(ax, found, column, [group[0] for group in groups])
     ends = []
     for group in groups:
         style = order.index(group[0])
         rows = found.lines[found.lines["role"] == group[0]]
         x, y = rows["block"].astype(float), rows[column].where(rows[column] > 0)
         dashes = (0.0, ROLE_DASHES[style]) if ROLE_DASHES[style] else "solid"
-        sns.lineplot(
-            x=x, y=y, ax=ax, color=ROLE_COLOURS[style], linestyle=dashes, linewidth=1.5, estimator=None
-        )
         foot(ax, list(x[rows[column] == 0]), ROLE_COLOURS[style])
         foot(ax, list(x[rows["nonfinite"] > 0]), ACCENT, marker="X", fill=SURFACE)
         if y.notna().any():
@@ -177,6 +175,29 @@ def _chart(ax: Axes, found: LinearRoles, column: str, groups: Sequence[tuple[str
     ax.set_ylabel("")
     # The only role of a plain Sequential is "*": there is nothing to tell apart.
     label_ends(ax, ends if order[1:] or order[0] != "*" else [])
+
+
+def _lines(ax: Axes, found: LinearRoles, column: str, roles: list[str]) -> None:
+    """Draw one line for each of these roles over blocks."""
+    styles = [list(found.labels).index(role) for role in roles]
+    rows = found.lines[found.lines["role"].isin(roles)]
+    # The ticks come later: seaborn reads those that it finds.
+    ax.xaxis.set_major_locator(NullLocator())
+    # All at once: seaborn takes as long for one line as for all.
+    sns.lineplot(
+        x=rows["block"].astype(float),
+        y=rows[column].where(rows[column] > 0),
+        hue=rows["role"].astype(object),
+        style=rows["role"].astype(object),
+        hue_order=roles,
+        style_order=roles,
+        palette=[ROLE_COLOURS[style] for style in styles],
+        dashes=[ROLE_DASHES[style] for style in styles],
+        linewidth=1.5,
+        estimator=None,
+        legend=False,
+        ax=ax,
+    )
 
 
 def _joined(found: LinearRoles, group: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
 from normprobe.figures.drawing.canvas import Facts, Plan, column_hits, place
-from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare
+from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare, span
 from normprobe.figures.drawing.palette import ACCENT, AFTER, BEFORE, SURFACE
 from normprobe.formatting import format_count, format_number, name_sample, plural, sample_word, shorten_name
 from normprobe.tables.measures.samples import sized_samples
@@ -199,6 +199,7 @@ def plan(tables: Tables) -> Plan:
 
 def _draw(ax: Axes, found: SampleSizes) -> None:
     """Draw bands, the median, the extreme samples, and their names."""
+    span(ax, found.depth)
     x = np.arange(len(found.depth.layers))
     bands, lines = found.bands, [found.sizes.loc[[key]].iloc[0] for key in found.extreme]
     limits = log_limits(np.concatenate([bands.to_numpy().ravel(), *(line.to_numpy() for line in lines)]))

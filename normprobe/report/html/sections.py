@@ -130,11 +130,11 @@ def norm_panels(tables: Tables, summary: pd.DataFrame, anchors: Anchors, directo
         anchors: says which layers have a panel.
         directory: receives a PNG of each panel; None for no files.
     """
-    from normprobe import figures
+    from normprobe.figures.rendering import render_panels
 
     chosen = [str(layer) for layer in summary.index if layer in anchors.panels]
     shown = []
-    for layer, rendered in zip(chosen, figures.render_panels(tables, chosen), strict=True):
+    for layer, rendered in zip(chosen, render_panels(tables, chosen), strict=True):
         if directory is not None:
             replace(rendered, name=_file_name(anchors.number[layer], layer)).save(directory, svg=False)
         drawn = _figure(rendered, f"p{anchors.number[layer]}-", anchors)

@@ -7,11 +7,18 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+from normprobe.tables.columns import SITE_KEY
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
+_site_rows: WeakKeyDictionary[Tables, dict[str, dict[tuple[str, str], NDArray[np.int64]]]] = (
+    WeakKeyDictionary()
+)
 Frame = TypeVar("Frame", pd.DataFrame, pd.Series)
 
 
@@ -28,6 +35,22 @@ def cached(measure: Callable[[Tables], pd.DataFrame]) -> Callable[[Tables], pd.D
         return results[tables].copy(deep=False)
 
     return from_cache
+
+
+def site_rows(tables: Tables, name: str) -> dict[tuple[str, str], NDArray[np.int64]]:
+    """By layer and site, which rows of ``tables.features`` or ``tables.samples`` are its, in their order.
+
+    Found once for the same tables: to look for one layer's among those of all takes a pass over all names.
+
+    Args:
+        tables: the tables.
+        name: "features" or "samples".
+    """
+    found = _site_rows.setdefault(tables, {})
+    if name not in found:
+        groups = getattr(tables, name)[SITE_KEY].groupby(SITE_KEY, sort=False, observed=True)
+        found[name] = groups.indices
+    return found[name]
 
 
 def ratio(above: pd.Series, below: pd.Series) -> pd.Series:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +39,7 @@ def divisor_measures(tables: Tables) -> pd.DataFrame:
     """
     ledger = tables.ledger.set_index("layer")
     norms = ledger[(ledger["kind"] != "linear") & (ledger["calls"] > 0)]
-    sums = _channels(tables)
+    channels_of = _channels(tables)
     by_sample = sample_measures(tables)
     samples = at_site(by_sample, INPUT) if len(by_sample) else by_sample
     rows = {}
@@ -45,13 +47,13 @@ def divisor_measures(tables: Tables) -> pd.DataFrame:
         name, kind = str(layer), row["kind"]
         of_input = row.get("normalizes", "") not in ("other", "unknown")
         groups = 1 if pd.isna(row.get("groups", pd.NA)) else int(row["groups"])
-        channels = sums[sums["layer"] == name]
         if kind == "batch_norm":
-            found = _of_channels(channels, str(row["training"]))
+            found = _of_channels(channels_of(name), str(row["training"]))
         elif kind in _BY_SAMPLE and groups == 1 and of_input:
             column = "sample_square" if kind == "rms_norm" else "sample_variance"
             found = ("sample", float(samples[column].get(name, np.nan)))
         elif kind in (*_BY_SAMPLE, "group_norm", "instance_norm"):
+            channels = channels_of(name)
             each = int(channels["feature"].max()) + 1 if kind == "instance_norm" and len(channels) else groups
             plain = not row.get("activation", "") and row.get("normalizes", "") != "unknown"
             found = _of_groups(channels, each, kind, float(row["eps"]), of_input=of_input, plain=plain)
@@ -63,23 +65,40 @@ def divisor_measures(tables: Tables) -> pd.DataFrame:
     return frame.astype({"divisor": "float64"})
 
 
-def _channels(tables: Tables) -> pd.DataFrame:
-    """The features of norms with what their sums need: ``variance``, ``mean`` and ``unscaled`` at outputs."""
-    features = finite_features(tables)
-    features = features[(features["kind"] != "linear") & features["site"].isin([INPUT, OUTPUT])]
-    weight, bias = features["weight"], features["bias"].fillna(0.0)
-    square = features["variance"] + (features["mean"] - bias) ** 2
-    unscaled = (square / weight.where(weight != 0) ** 2).where(features["site"] == OUTPUT)
-    return features.assign(unscaled=unscaled)
+def _channels(tables: Tables) -> Callable[[str], pd.DataFrame]:
+    """How to get the features of a norm at its input and output."""
+
+    @cache
+    def features() -> tuple[pd.DataFrame, Mapping[Any, Any]]:
+        """Those of all norms, and each one's rows; most networks have only norms that need none of them."""
+        found = finite_features(tables)
+        site = found["site"]
+        found = found[(found["kind"] != "linear") & ((site == INPUT) | (site == OUTPUT))]
+        return found, found.groupby("layer", sort=False, observed=True).indices
+
+    def of_layer(layer: str) -> pd.DataFrame:
+        found, rows = features()
+        chosen: pd.DataFrame = found.iloc[rows.get(layer, [])]
+        return chosen
+
+    return of_layer
+
+
+def _unscaled(channels: pd.DataFrame) -> pd.Series:
+    """The mean square of what a norm writes, its scale and shift taken off."""
+    weight, bias = channels["weight"], channels["bias"].fillna(0.0)
+    square = channels["variance"] + (channels["mean"] - bias) ** 2
+    return square / weight.where(weight != 0) ** 2
 
 
 def _of_channels(channels: pd.DataFrame, training: str) -> tuple[str, float]:
     """The variance of the median channel of a batch norm."""
-    inputs = channels[(channels["site"] == INPUT) & ~channels["constant"]]
-    seen, running = inputs["seen_variance"], inputs["running_var"]
-    alone = "train" in training or bool(running.isna().all())
-    larger = seen if alone else pd.concat([seen, running], axis=1).max(axis=1, skipna=False)
-    return "channel", float(larger[larger > 0].median())
+    kept = ((channels["site"] == INPUT) & ~channels["constant"]).to_numpy()
+    seen, running = (channels[name].to_numpy(dtype=float)[kept] for name in ("seen_variance", "running_var"))
+    alone = "train" in training or bool(np.isnan(running).all())
+    larger = seen if alone else np.maximum(seen, running)
+    larger = larger[larger > 0]
+    return "channel", float(np.median(larger)) if len(larger) else np.nan
 
 
 def _of_groups(
@@ -109,7 +128,7 @@ def _of_groups(
     whole = square if kind == "rms_norm" else (square - mean**2).clip(lower=0.0)
     # Of two equal numbers a difference leaves some rounding.
     whole = whole.where(whole > 1e-12 * square, 0.0) if of_input else whole * np.nan
-    written = channels["unscaled"][outputs].groupby(group[outputs]).mean()
+    written = _unscaled(channels[outputs]).groupby(group[outputs]).mean()
     small = written < _NORMALIZED if plain else written.isna() & False
     # v / (v + eps), solved for v.
     implied = (eps * written / (1 - written)).where(small)

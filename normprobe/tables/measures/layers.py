@@ -44,6 +44,7 @@ def layer_measures(tables: Tables) -> pd.DataFrame:
     return frame
 
 
+@cached
 def inputs_and_outputs(tables: Tables) -> pd.DataFrame:
     """`layer_measures` of what layers read and write; other sites, such as gradients, are left out."""
     layers = layer_measures(tables)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.tables.columns import SITE_KEY
-from normprobe.tables.measures.common import cached, percentile_ratio, ratio
+from normprobe.tables.measures.common import cached, percentile_ratio, ratio, site_rows
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -65,23 +65,27 @@ def example_measures(tables: Tables) -> pd.DataFrame:
     value; NaN without two examples at one position).
     """
     samples = tables.samples
-    site = [samples["layer"], samples["site"]]
+    # By numbers: to group by the names of all rows takes as long as all the rest.
+    place, part = (tables.sample_moments[name].to_numpy() for name in ("place", "part"))
     moments = samples[["mean", "min", "max"]].assign(deviation=samples["variance"] ** 0.5)
     # By repeat, too: a layer that is called twice in a forward computes two things at one position.
-    positions = [*site, samples["repeat"], samples["position"].fillna(0)]
+    positions = [place, samples["repeat"], samples["position"].fillna(0)]
     groups = moments.groupby(positions, sort=False, observed=True)
     # A position that a single example reaches would count as one at which examples do not differ.
     several = groups["mean"].transform("size") > 1
     apart = ((moments - groups.transform("mean")) ** 2).sum(axis=1).where(several, 0)
     whole = (moments**2).sum(axis=1).where(several, 0)
-    sums = pd.DataFrame({"apart": apart, "whole": whole}).groupby(site, sort=False, observed=True).sum()
-    compared = samples.loc[several, [*SITE_KEY, "part", "example"]].drop_duplicates()
-    return pd.DataFrame(
+    sums = pd.DataFrame({"apart": apart, "whole": whole}).groupby(place, sort=False).sum()
+    examples = pd.DataFrame({"place": place, "part": part, "example": samples["example"].to_numpy()})
+    compared = examples[several.to_numpy()].drop_duplicates()
+    found = pd.DataFrame(
         {
-            "examples": compared.groupby(SITE_KEY, sort=False).size().reindex(sums.index, fill_value=0),
+            "examples": compared.groupby("place", sort=False).size().reindex(sums.index, fill_value=0),
             "example_spread": ratio(sums["apart"], sums["whole"]),
         }
     )
+    found.index = pd.MultiIndex.from_frame(tables.sites[SITE_KEY].iloc[sums.index])
+    return found
 
 
 def made_by_few(tables: Tables, layer: str, share: float = 0.02) -> bool:
@@ -90,10 +94,10 @@ def made_by_few(tables: Tables, layer: str, share: float = 0.02) -> bool:
     Its moments are then theirs, and say nothing of the data. At least 8 kept samples; few is ``share`` of
     them, one at least.
     """
-    samples = sized_samples(tables)
-    rows = samples[(samples["layer"] == layer) & (samples["site"] == INPUT)]
-    square = rows["square"].dropna().sort_values(ascending=False)
-    few = square.iloc[: max(1, int(share * len(square)))]
+    rows = site_rows(tables, "samples").get((layer, INPUT), np.empty(0, dtype=np.int64))
+    square = sized_samples(tables)["square"].to_numpy(dtype=float)[rows]
+    square = np.sort(square[~np.isnan(square)])[::-1]
+    few = square[: max(1, int(share * len(square)))]
     return len(square) >= 8 and bool(few.sum() > 0.5 * square.sum())
 
 
