@@ -34,11 +34,7 @@ def channels(recording: Recording) -> pd.DataFrame:
         Kullback-Leibler divergences, in nats: Jeffreys 1946) and ``hellinger`` (the Hellinger distance, 0 for
         the same distribution to 1). Of a channel that saw a single value only ``shift`` is defined. Layers
         without running statistics have no rows.
-
-    Raises:
-        NormprobeError: there is no BatchNorm in the recording.
     """
-    _check_batch_norms(recording)
     rows = running_channels(recording.tables)
     # Without a finite value nothing was observed.
     rows = rows[rows["count"] > 0]
@@ -51,7 +47,7 @@ def channels(recording: Recording) -> pd.DataFrame:
 
 
 def _check_batch_norms(recording: Recording) -> None:
-    """Raise unless a batch norm was probed: a table without rows would say that none is stale."""
+    """Raise unless a batch norm was probed: no number says anything of a model without."""
     kinds = sorted(set(recording.ledger["kind"]))
     if "batch_norm" not in kinds:
         options = recording.meta["options"]
@@ -92,9 +88,6 @@ def audit(recording: Recording, *, top: int = 3) -> pd.DataFrame:
         running standard deviations), ``log_variance_ratio`` (median over these, natural logarithm; negative
         where less is seen than in training), ``kl`` and ``hellinger`` (means over all channels), and
         ``channels`` (those that moved most by Hellinger distance, the first first, joined by ``; ``).
-
-    Raises:
-        NormprobeError: there is no BatchNorm in the recording.
     """
     rows = channels(recording)
     groups = rows.groupby("layer", sort=False, observed=True)
@@ -135,6 +128,7 @@ def score(recording: Recording) -> float:
     Raises:
         NormprobeError: there is no BatchNorm in the recording.
     """
+    _check_batch_norms(recording)
     rows = channels(recording)
     if rows.empty:
         return float("nan")

@@ -62,6 +62,22 @@ class FakeTables:
         """The ledger with what it holds beyond the public columns."""
         return self.ledger
 
+    @property
+    def sites(self) -> pd.DataFrame:
+        """The places, a row each."""
+        return self.layers[["layer", "site"]]
+
+    @property
+    def sample_moments(self) -> pd.DataFrame:
+        """The samples by numbers of places and parts."""
+        places = {
+            key: at for at, key in enumerate(zip(*(self.sites[name] for name in self.sites), strict=True))
+        }
+        keys = zip(self.samples["layer"], self.samples["site"], strict=True)
+        return pd.DataFrame(
+            {"place": [places[key] for key in keys], "part": pd.factorize(self.samples["part"])[0]}
+        )
+
 
 @dataclass(frozen=True)
 class Layer:

@@ -27,7 +27,7 @@ def finite_features(tables: Tables) -> pd.DataFrame:
     varies no more than rounding: variance at most `CONSTANT` x (variance + mean²); the zero ones are
     constant, too, and so is a feature of a single value).
     """
-    # Without a finite value there is no largest, and pandas 3 refuses the idxmax of a group of NaN.
+    # Without a finite value there is nothing to compare.
     features = tables.features[tables.features["count"] > 0]
     square = features["variance"] + features["mean"] ** 2
     by_site = features.groupby(SITE_KEY, sort=False, observed=True)["abs_max"]
@@ -65,14 +65,16 @@ def feature_measures(tables: Tables) -> pd.DataFrame:
     }
     groups = features.assign(**extra).groupby(SITE_KEY, sort=False, observed=True)
     rows = groups["count"].max()
+    # A file may lack the extremes; pandas 3 refuses the idxmax of a group of NaN.
+    known = features[features["abs_max"].notna()].groupby(SITE_KEY, sort=False, observed=True)
+    peaks = known["abs_max"].idxmax()
     return pd.DataFrame(
         {
             "rows": rows,
             "zero_features": groups["zero"].mean(),
             "constant_features": groups["constant"].mean(),
             "peak": groups["abs_max"].max(),
-            # As an array: a series would be aligned by rows of `features`, none of which is a (layer, site).
-            "peak_feature": features["feature"].reindex(groups["abs_max"].idxmax()).to_numpy(),
+            "peak_feature": peaks.map(features["feature"]).reindex(rows.index),
             "median_peak": groups["abs_max"].median(),
             "feature_ratio": tables.layers.set_index(SITE_KEY)["feature_ratio"].reindex(rows.index),
             "scale_ratio": ratio(groups["varying"].max(), groups["varying"].quantile(0.25, "lower")),

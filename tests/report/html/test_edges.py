@@ -231,8 +231,9 @@ def test_a_merged_recording_names_the_part_of_a_sample(tmp_path):
 
 
 def test_a_sample_of_an_unknown_part_has_no_text(drawn, tmp_path):
+    model = stack(5)
     recordings = [
-        normprobe.record(stack(5), [torch.randn(3, 5, 16)], part=part, labels=lambda a, k: [["word"] * 5] * 3)
+        normprobe.record(model, [torch.randn(3, 5, 16)], part=part, labels=lambda a, k: [["word"] * 5] * 3)
         for part in ("day", "night")
     ]
     row = finding("layers.0.norm", example=77, position=2)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from normprobe import NoSamplesError, Probe, Recording
+from normprobe.errors import NormprobeWarning
 from normprobe.formatting import text_width
 from normprobe.report import terminal_text
 from tests.helpers.golden import golden
@@ -236,7 +237,8 @@ def test_a_summary_in_a_notebook_is_escaped_and_wraps(tables):
 
 
 def test_a_summary_of_nothing_is_refused():
-    with Probe(stack(1)) as probe:
+    probe = Probe(stack(1))
+    with pytest.warns(NormprobeWarning, match="nothing was measured"), probe:
         pass
     with pytest.raises(NoSamplesError, match="nothing was measured"):
         probe.recording.summary()
