@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -155,7 +156,7 @@ class BatchArguments:
         if not isinstance(item, Tensor):
             return False
         if "mask" in name.lower():
-            return item.dim() > 1 and (item.numel() == 0 or item.is_meta or is_two_valued(item))
+            return item.dim() > 1 and _may_be_mask(item)
         if isinstance(first, Tensor) and read_lengths(name, item, {"": first, "x": first}) is not None:
             return True
         return not self._required and item.dim() > 1
@@ -193,6 +194,13 @@ class BatchArguments:
         shown = ", ".join(map(str, unknown))
         self._notes[f"of each batch {shown} left out: the forward has no such argument"] = None
         return {name: value for name, value in batch.items() if name not in unknown}
+
+
+def _may_be_mask(item: Tensor) -> bool:
+    """Whether a tensor has two values alone, as far as it can be asked."""
+    if item.is_nested or item.is_complex() or item.layout is not torch.strided:
+        return False
+    return item.is_meta or item.numel() == 0 or is_two_valued(item)
 
 
 def _is_number(value: Any) -> bool:

@@ -174,6 +174,27 @@ def test_a_mask_that_has_a_default_takes_a_mask_and_no_classes(of_masks: Tensor)
     )
 
 
+@pytest.mark.parametrize(
+    ("item", "taken"),
+    [
+        (torch.randn(4, 5).to(torch.complex64), 1),
+        (REAL.float().to_sparse(), 1),
+        (torch.zeros(0, 5), 2),
+        (torch.ones(4, 5, device="meta"), 2),
+        ((~REAL).float() * -1e4, 2),
+    ],
+    ids=["complex", "sparse", "empty", "meta", "additive"],
+)
+def test_odd_tensors_are_masks_only_where_they_may_be(item: Tensor, taken: int) -> None:
+    assert len(BatchArguments(Optional()).of((TEXTS, item))[0]) == taken
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_no_mask() -> None:
+    nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)])
+    assert len(BatchArguments(Optional()).of((TEXTS, nested))[0]) == 1
+
+
 def test_the_mask_of_a_loader_is_applied_as_before() -> None:
     recording = normprobe.record(Optional(), DataLoader(TensorDataset(TEXTS, REAL), batch_size=2))
     assert recording.meta["padding"] == 3
