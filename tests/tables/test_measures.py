@@ -148,6 +148,10 @@ def findings_of(recording: normprobe.Recording, check: str) -> pd.DataFrame:
 
 
 def test_running_statistics(recording: normprobe.Recording) -> None:
+    if "batch_norm" not in set(recording.ledger["kind"]):
+        assert shown(recording, "input:running_shift").isna().all()
+        assert not running_statistics.supported(recording.tables)
+        return
     table = audit(recording).set_index("layer")
     equal(table["shift"], shown(recording, "input:running_shift"))
     equal(np.exp(table["log_variance_ratio"].abs()), shown(recording, "input:running_ratio"))
@@ -247,6 +251,8 @@ def test_what_varies_over_samples(recording: normprobe.Recording) -> None:
     square = layers["variance"] + layers["mean"] ** 2
     spread = (layers["within_feature_variance"] / square.where(square > 0)).mask(square == 0, 0.0)
     equal(shown(recording, "output:spread"), spread)
+    if "batch_norm" not in set(recording.ledger["kind"]):
+        return
     moved = audit(recording)["hellinger"]
     heads = layers[layers["kind"] == "linear"]
     if moved.notna().any() and len(heads):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -32,17 +33,25 @@ class WeightChanges:
         self._ids: frozenset[int] = frozenset()
         self._versions = 0
         self._has_stepped = False
-        self._handle: Any = None
+        self._remove: Callable[[], Any] | None = None
 
     def enter(self) -> None:
         """Listen for steps of optimizers."""
-        self._handle = register_optimizer_step_post_hook(self._note_step)
+        # The process holds this hook: it must not keep the model alive of a probe that is dropped unleft.
+        weakly = weakref.WeakMethod(self._note_step)
+
+        def note_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if (note := weakly()) is not None:
+                note(optimizer)
+
+        handle = register_optimizer_step_post_hook(note_step)
+        self._remove = weakref.finalize(self, handle.remove)
 
     def leave(self) -> None:
         """Listen no more."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self._remove is not None:
+            self._remove()
+            self._remove = None
 
     def look(self, model: nn.Module) -> None:
         """Note the state of the parameters as a forward that is measured begins."""
@@ -63,7 +72,7 @@ class WeightChanges:
     def _sum(self) -> int:
         return sum(map(_version_of, self._parameters or ()))
 
-    def _note_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _note_step(self, optimizer: Optimizer) -> None:
         """Note a step of an optimizer of these parameters."""
         groups = optimizer.param_groups
         if any(id(parameter) in self._ids for group in groups for parameter in group["params"]):

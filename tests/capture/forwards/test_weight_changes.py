@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +127,15 @@ def test_no_hook_of_optimizers_is_left() -> None:
     assert _global_optimizer_post_hooks == before
     with pytest.raises(KeyboardInterrupt), probe:
         raise KeyboardInterrupt
+    assert _global_optimizer_post_hooks == before
+
+
+def test_a_probe_that_is_dropped_in_its_block_leaves_no_hook_of_optimizers() -> None:
+    before = dict(_global_optimizer_post_hooks)
+    probe = normprobe.Probe(net())
+    probe.__enter__()
+    del probe
+    gc.collect()
     assert _global_optimizer_post_hooks == before
 
 
