@@ -76,9 +76,10 @@ def test_where_nothing_was_measured_there_are_tables_all_the_same(kind: str, tmp
     batch = torch.zeros(0, 3, 8) if kind == "empty" else torch.randn(2, 3, 8)
     mask = None if kind == "empty" else (lambda args, kwargs: torch.zeros(2, 3, dtype=torch.bool))
     recording = normprobe.record(model, [batch], mask=mask)
-    assert recording.findings().empty
-    assert len(recording.to_csv(tmp_path / "csv")) == len(recording.to_parquet(tmp_path / "parquet")) == 5
+    with pytest.raises(normprobe.NoSamplesError, match="3 of the 3 layers of Sequential fired, on no sample"):
+        recording.findings()
+    assert len(recording.to_csv(tmp_path / "csv")) == len(recording.to_parquet(tmp_path / "parquet")) == 6
     assert (tmp_path / "csv" / "findings.csv").read_text().startswith("check,title,severity,")
     again = normprobe.load(recording.save(tmp_path / "any.normprobe"))
-    assert again.findings().empty
+    assert again.ledger.equals(recording.ledger)
     assert list(pd.read_parquet(tmp_path / "parquet" / "ledger.parquet")["status"]) == ["fired"] * 3
