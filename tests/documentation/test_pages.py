@@ -191,7 +191,7 @@ def test_the_recordings_of_start_are_those_it_says(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(view_registry, "_REGISTRY", dict(view_registry._REGISTRY))
     names, _ = run((DOCS / "start.md").read_text(), "start.md")
     assert Path("report/report.html").exists()
-    assert len(list(Path("stats").glob("*.csv"))) == 5
+    assert len(list(Path("stats").glob("*.csv"))) == 6
     key = ["layer", "site", "mean", "variance", "min", "max"]
     whole, recording = (names[name] for name in ("whole", "recording"))
     assert isinstance(whole, normprobe.Recording)

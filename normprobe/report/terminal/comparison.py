@@ -60,8 +60,7 @@ def _findings(tables: Tables, changed: pd.DataFrame, terminal: Terminal) -> list
     new = here[here["change"] == NEW]
     if new.empty and gone.empty:
         return []
-    shown = [] if new.empty else finding_lines(tables, new, terminal)
-    return [*shown, *change_lines(here, gone, "the first", terminal)]
+    return [*finding_lines(tables, new, terminal), *change_lines(here, gone, "the first", terminal)]
 
 
 def _data(found: Differences) -> str:

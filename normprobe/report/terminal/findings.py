@@ -29,13 +29,17 @@ def finding_lines(tables: Tables, findings: pd.DataFrame, terminal: Terminal) ->
         findings: worst first; a column `change` (new, known, gone), where there is one, is said of each.
         terminal: the room there is.
     """
-    if findings.empty:
-        return ["No findings: no faults found."]
     shown = findings.head(_MOST)
-    lines = terminal.wrap(f"{verdict_words(findings)}.")
-    lines += [line for _, row in shown.iterrows() for line in _finding(tables, row, terminal)]
+    lines = [line for _, row in shown.iterrows() for line in _finding(tables, row, terminal)]
     more = len(findings) - len(shown)
     return [*lines, f"and {format_count(more, 'more finding')}"] if more else lines
+
+
+def verdict_lines(findings: pd.DataFrame, terminal: Terminal) -> list[str]:
+    """What the findings come to, in a line."""
+    return (
+        ["No findings: no faults found."] if findings.empty else terminal.wrap(f"{verdict_words(findings)}.")
+    )
 
 
 def change_lines(here: pd.DataFrame, gone: pd.DataFrame, baseline: str, terminal: Terminal) -> list[str]:

@@ -10,7 +10,7 @@ from normprobe.findings.json_document import present_and_gone
 from normprobe.formatting import format_count
 from normprobe.report import display_text, run_summary
 from normprobe.report.layer_summary import further_sites, named_layers, standing_out, summarize
-from normprobe.report.terminal.findings import change_lines, finding_lines
+from normprobe.report.terminal.findings import change_lines, finding_lines, verdict_lines
 from normprobe.report.terminal.lines import Terminal
 from normprobe.report.terminal.table import stand_out_table
 from normprobe.vocabulary import site_of
@@ -54,7 +54,7 @@ def terminal_text(
     blocks = [
         _head(tables, terminal),
         _notes(tables, terminal) if notes else [],
-        finding_lines(tables, here, terminal),
+        [*verdict_lines(here, terminal), *finding_lines(tables, here, terminal)],
         [] if baseline is None else change_lines(here, gone, baseline, terminal),
         stand_out_table(tables, summary, standing_out(summary, named), named, terminal),
     ]
