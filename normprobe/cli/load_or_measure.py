@@ -100,9 +100,11 @@ def recording_of(
     given = [option for option in request.given() if option != "--name"]
     if given:
         raise click.UsageError(f"{name} is a saved recording: {', '.join(given)} cannot change it")
-    from normprobe.recording import load
+    # Imported inside: what a recording needs takes a second, which the progress line is to show.
+    with waiting(f"Loading   {name}"):
+        from normprobe.recording import load
 
-    recording = load(name)
+        recording = load(name)
     return recording if request.name is None else recording.annotate(name=request.name)
 
 

@@ -158,7 +158,8 @@ def _held_against(
     Raises:
         NormprobeError: the baseline is of another model.
     """
-    findings = recording.findings(checks)
+    with waiting("Looking for findings"):
+        findings = recording.findings(checks)
     if baseline is None:
         return findings
     names, before = set(recording.ledger["layer"]), set(baseline.ledger["layer"])

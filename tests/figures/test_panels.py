@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from normprobe import figures
@@ -80,3 +81,14 @@ def test_the_histogram_of_each_panel_has_its_own_numbers() -> None:
         assert top == pytest.approx(counts.max() * 100 / kept.size)
         assert ax.get_xlim() == pytest.approx((low - 0.05 * (high - low), high + 0.05 * (high - low)))
         assert ax.get_ylim() == pytest.approx((0, 1.05 * 1.22 * top))
+
+
+def test_a_map_is_drawn_without_a_drawing_of_the_whole_figure(monkeypatch) -> None:
+    """seaborn draws all of a figure to measure the labels of a heatmap; the caller's canvas stays."""
+    figure = figures.outlier_map(record(stack(5), normal(3, 12, 16)))
+    axes = np.ravel(figure)
+    assert type(axes[0].figure.canvas).__name__ == "FigureCanvasAgg"
+    drawings: list[object] = []
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: drawings.append(self))
+    figures.outlier_map(record(stack(5), normal(3, 12, 16)))
+    assert drawings == []

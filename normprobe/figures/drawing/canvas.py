@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -114,6 +116,21 @@ def new_figure(plan: Plan) -> tuple[Figure, list[Axes]]:
         ]
         y -= down
     return figure, axes
+
+
+@contextmanager
+def without_drawing(ax: Axes) -> Iterator[None]:
+    """Keep seaborn from drawing a whole figure to measure labels that a heatmap does not have."""
+    figure = ax.get_figure(root=True)
+    kept = figure.canvas if figure else None
+    if figure:
+        # A canvas without a renderer, whose draw() does nothing.
+        FigureCanvasBase(figure)
+    try:
+        yield
+    finally:
+        if figure and kept:
+            figure.set_canvas(kept)
 
 
 def place_empty_labels(figure: Figure) -> None:

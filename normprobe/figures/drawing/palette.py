@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import matplotlib as mpl
@@ -146,8 +147,15 @@ _STYLE: dict[str, Any] = {
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw under the same settings whatever the user's are, and give the user's back."""
+    # Those that differ: matplotlib checks each that is set, and a report asks for every panel.
+    changed = {key: value for key, value in _settings().items() if mpl.rcParams[key] != value}
+    with mpl.rc_context(changed):
+        yield
+
+
+@cache
+def _settings() -> dict[Any, Any]:
+    """What a drawing goes by: matplotlib's defaults, and the house's settings over them."""
     # These are of the process, not of a drawing: what a notebook or a window goes by while we draw.
     kept = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "figure.hooks")
-    settings: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key not in kept}
-    with mpl.rc_context(settings | _STYLE):
-        yield
+    return {key: value for key, value in mpl.rcParamsDefault.items() if key not in kept} | _STYLE

@@ -16,7 +16,7 @@ from matplotlib.transforms import Affine2D, Transform
 
 from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.axes import LABEL_GAP, note, push_apart, size_in_points
-from normprobe.figures.drawing.canvas import Facts, Hit, Plan, place
+from normprobe.figures.drawing.canvas import Facts, Hit, Plan, place, without_drawing
 from normprobe.figures.drawing.palette import ACCENT, GRID, INK, MUTED, SMALL
 from normprobe.formatting import format_count, format_number, role_labels, shorten_name, spots
 from normprobe.vocabulary import INPUT
@@ -202,19 +202,20 @@ def _draw(ax: Axes, found: OutlierMap, reader: str) -> None:
     shades = shades.with_extremes(bad=(*hue, 0.0), under=(*hue, 0.0))
     # Where nothing is shaded there is no shade to read, and no room for its scale.
     bar_ax = None if found.clear else ax.inset_axes((1.03, 0, 0.018, 1))
-    sns.heatmap(
-        values,
-        ax=ax,
-        cmap=shades,
-        norm=LogNorm(CLEAR, FULL),
-        vmin=CLEAR,  # without limits seaborn looks into the values, and numpy warns where all are NaN
-        vmax=FULL,
-        rasterized=True,  # as a path a cell, fifty norms of width 768 take 5.6 MB
-        cbar=bar_ax is not None,
-        cbar_ax=bar_ax,
-        xticklabels=False,
-        yticklabels=False,
-    )
+    with without_drawing(ax):
+        sns.heatmap(
+            values,
+            ax=ax,
+            cmap=shades,
+            norm=LogNorm(CLEAR, FULL),
+            vmin=CLEAR,  # without limits seaborn looks into the values, and numpy warns where all are NaN
+            vmax=FULL,
+            rasterized=True,  # as a path a cell, fifty norms of width 768 take 5.6 MB
+            cbar=bar_ax is not None,
+            cbar_ax=bar_ax,
+            xticklabels=False,
+            yticklabels=False,
+        )
     if bar_ax is not None:
         _opacity_scale(ax, bar_ax)
     for spine in ax.spines.values():
