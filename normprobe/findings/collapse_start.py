@@ -38,7 +38,9 @@ def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: f
     # The share of collapsed sites from each one on: a single layer that reads a constant is no collapse.
     later = same[::-1].cumsum()[::-1] / np.arange(len(same), 0, -1)
     reads = np.array([site == INPUT for _, site in layers.index], dtype=bool)
-    differs = reads & (layers["spread"] >= _TOLD_APART).to_numpy(bool)
+    # Of channel layers the rows are pixels, which differ at the borders of examples that are all the same.
+    reads &= layers["sample_unit"].eq("position").to_numpy(bool)
+    differs = reads & (layers["spread"] >= _DISTINCT).to_numpy(bool)
     behind = np.arange(len(same)) > differs.nonzero()[0].max(initial=-1)
     lost = layers[same & (later >= rest) & behind]
     if len(lost) == 1 and lost["mean_square"].iloc[0] == 0 and lost.index[0] == layers.index[-1]:
@@ -52,7 +54,7 @@ _ROUNDING = 1e-12
 """A share of the mean square that varies over samples only by rounding."""
 
 
-_TOLD_APART = 0.01
+_DISTINCT = 0.01
 """A share of the mean square that varies over samples by far more than where they count as the same."""
 
 
@@ -66,7 +68,7 @@ def _is_last_branch(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:
     small = site == OUTPUT and lost["spread"].iloc[0] > _ROUNDING and lost["kind"].iloc[0] == "linear"
     if not (inside and small) or (first, INPUT) not in layers.index:
         return False
-    return bool(row_of(layers, first, INPUT)["spread"] >= _TOLD_APART)
+    return bool(row_of(layers, first, INPUT)["spread"] >= _DISTINCT)
 
 
 def _is_learned_constant(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:
