@@ -38,6 +38,8 @@ def collapsed(tables: Tables, *, spread: float = 1e-4, samples: int = 4, rest: f
     # The share of collapsed sites from each one on: a single layer that reads a constant is no collapse.
     later = same[::-1].cumsum()[::-1] / np.arange(len(same), 0, -1)
     reads = np.array([site == INPUT for _, site in layers.index], dtype=bool)
+    # Of channel layers the rows are pixels, which differ at the borders of examples that are all the same.
+    reads &= layers["sample_unit"].eq("position").to_numpy(bool)
     differs = reads & (layers["spread"] >= _LEAST_SPREAD).to_numpy(bool)
     behind = np.arange(len(same)) > differs.nonzero()[0].max(initial=-1)
     lost = layers[same & (later >= rest) & behind]

@@ -165,6 +165,7 @@ def test_each_table_has_its_place() -> None:
     assert all(columns_of(table) in columns for table in TABLES)
     page = (DOCS / "checks.md").read_text()
     assert checks() in page
+    assert rules() in (DOCS / "thresholds.md").read_text()
     assert re.findall(r"registry\.(\w+)\n", page.split("{eval-rst}")[1]) == [type(c).__name__ for c in CHECKS]
 
 

@@ -34,7 +34,7 @@ FEWEST_ROWS = 4
 MOST_LINEAR_CHARTS = 2
 
 
-def outlier_map(tables: Tables | HasTables, *, ax: Any = None) -> Any:
+def outlier_map(tables: Tables | HasTables, *, ax: Any = None) -> Axes:
     """Draw the largest |value| of each feature ÷ the median feature's, before norms of the commonest width.
 
     Where inputs of four or more Linear layers of one width hold a feature above ten times the median, they
@@ -45,7 +45,7 @@ def outlier_map(tables: Tables | HasTables, *, ax: Any = None) -> Any:
         ax: where to draw; a new figure by default. One Axes takes the norms' chart alone.
 
     Returns:
-        The axes, an array of them where there are several; `ax.figure` is the whole figure.
+        The axes of the norms' chart; `ax.figure` is the whole figure, with those of Linear inputs.
 
     Raises:
         ValueError: no norm other than BatchNorm has a feature of finite values, or ``ax`` holds another
@@ -55,7 +55,8 @@ def outlier_map(tables: Tables | HasTables, *, ax: Any = None) -> Any:
     found = summarize(source)
     if ax is not None and np.size(ax) == 1:
         found = replace(found, linear=())
-    return place(_planned(found), ax)
+    axes: Axes = np.ravel(place(_planned(found), ax))[0]
+    return axes
 
 
 @dataclass(frozen=True)
