@@ -145,8 +145,8 @@ class BatchArguments:
     def _takes(self, parameter: inspect.Parameter, item: Any, first: Any) -> bool:
         """Whether an argument with a default is for an item: a flag for no tensor, a mask for no classes.
 
-        An argument of another name whose default is None takes a tensor of two axes or more where no argument
-        is required, as in transformers: a tuple of several tensors is of the first arguments there.
+        An argument of another name whose default is None takes a tensor of two axes or more: a tuple is of
+        the arguments in their order. One axis is what labels mostly have.
         """
         name, default = parameter.name, parameter.default
         if name in _LABELS or item is None or (name in _GRAPHS and isinstance(item, Tensor)):
@@ -159,7 +159,7 @@ class BatchArguments:
             return item.dim() > 1 and _may_be_mask(item)
         if isinstance(first, Tensor) and read_lengths(name, item, {"": first, "x": first}) is not None:
             return True
-        return not self._required and item.dim() > 1
+        return item.is_nested or item.dim() > 1
 
     def _note(self, has: int, takes: int, optional: inspect.Parameter | None = None) -> None:
         if has <= takes:

@@ -233,11 +233,13 @@ def test_a_graph_of_each_row_is_taken() -> None:
     assert BatchArguments(Graphs()).of((X, Y)) == ((X, Y), {})
 
 
-def test_an_optional_argument_of_any_name_takes_nothing_by_itself() -> None:
+def test_an_optional_argument_of_any_name_takes_no_single_axis_by_itself() -> None:
     model = Context()
     with pytest.warns(normprobe.NormprobeWarning, match=r"give mappings \{'x': ..., 'context': ...\}"):
-        normprobe.record(model, [(X, X)])
+        normprobe.record(model, [(X, Y)])
     assert model.given["mask"] is None
+    assert normprobe.record(model, [(X, X)]).meta["warnings"] == []
+    assert model.given["mask"] is X
     assert normprobe.record(model, [{"x": X, "context": Y}]).meta["warnings"] == []
     assert model.given["mask"] is Y
 
