@@ -56,7 +56,7 @@ def compare_live(a: nn.Module, b: nn.Module, batches: Any, *, progress: Progress
     """
     _check_models(a, b)
     # Batches may come from a generator: the first is needed here, and again in its turn.
-    given = as_batches(batches)
+    given = as_batches(batches, BatchArguments(a))
     every = iter(given)
     first = next(every, None)
     if first is None:

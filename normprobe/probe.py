@@ -14,7 +14,7 @@ from normprobe.capture.batches.progress_bar import Progress
 from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
 from normprobe.capture.coverage import RunCoverage, why_unseen
 from normprobe.capture.forwards.label_options import LabelsOption, read_labels
-from normprobe.capture.forwards.mask_options import MaskOption, read_mask
+from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
 from normprobe.capture.forwards.probe_options import by_name, check_options, shown
 from normprobe.capture.forwards.run_info import describe
 from normprobe.capture.hook_callbacks import HookCallbacks
@@ -103,6 +103,7 @@ class Probe:
         )
         # Looked for here, so that a filter that fits nothing is an error before anything runs.
         self._callbacks.add_layers(find_layers(model, *self._filter))
+        check_mask_name(mask, model)
 
     def __enter__(self) -> Self:
         """Attach the hooks.
@@ -174,6 +175,13 @@ class Probe:
             self._final = recording
         return recording
 
+    def _copy_vectors(self) -> None:
+        """Copy anew the scales, shifts and running statistics of the layers that were measured."""
+        with self._callbacks.lock:
+            for state in self._callbacks.states.values():
+                if state.confirmed and state.firings and not state.refused:
+                    state.snapshot_vectors(state.layer.module)
+
     def _detach(self) -> None:
         if self._hooks is not None:
             finish(self._hooks.remove, *self._callbacks.leaving(self._grad), self._forget_hooks)
@@ -226,11 +234,11 @@ def record(
     Args:
         model: the model; its modes are as before afterwards.
         batches: an iterable of tensors, of tuples or lists (positional arguments) or of mappings (keyword
-            arguments); a single tensor or mapping counts as one batch. A loader of inputs and labels is
-            taken as it is: of a tuple the forward's arguments without a default take the leading items. An
-            argument with a default takes an item only if its name and default say that it is for such a one:
-            `mask` for a mask, `labels` for labels, no flag for a tensor; where all have one, as in
-            transformers, tensors of two axes or more go to them in order. A forward of ``*args`` takes all.
+            arguments); a single tensor or mapping counts as one batch, and so does a tuple that can be
+            nothing else, such as ids with their mask. A loader of inputs and labels is taken as it is: of a
+            tuple the forward's arguments without a default take the leading items. An argument with a
+            default takes an item only if it may be for such a one: `mask` for a mask, `labels` for labels, a
+            flag for no tensor, any other for a tensor of two axes or more. A forward of ``*args`` takes all.
             Of a mapping the entries that the forward has an argument for are used. ``meta["warnings"]`` says
             what is left out; name what is meant all the same, as {"x": x, "context": context}.
         mode: "train" runs every module in training mode: a BatchNorm normalizes with the batch's own
@@ -250,6 +258,8 @@ def record(
     probe, trains = Probe(model, **options), mode == "train"
     with in_modes(model, lambda _: trains, restore=trains), single_values_explained(), probe:
         left_out = run_batches(model, batches, progress)
+    if trains:
+        probe._copy_vectors()  # the running statistics that the model has again
     recording = probe.recording
     facts: dict[str, Any] = {"mode": mode} if trains else {}
     if left_out:

@@ -97,6 +97,8 @@ class BatchnormTrainMode(Check):
         trains = norms[norms["trains"]]
         odd = trains[trains["odd"]]
         frozen = tables.meta.get("trainable") is False
+        if tables.meta.get("mode") == "train":  # as `record` was asked to, which leaves the model as it was
+            return []
         if trains.empty or (odd.empty and trains["grads"].any() and not frozen):
             return []
         wrong = trains if odd.empty else odd

@@ -82,6 +82,25 @@ class BatchArguments:
             f"got {type(batch).__name__}"
         )
 
+    def is_batch(self, given: Any) -> bool:
+        """Whether a tuple or list of tensors is certainly one batch, and not several of one tensor each.
+
+        Several batches are of one kind: all token ids, or all floating. No one of them alone suffices a
+        forward that requires several arguments, and none is the mask of another.
+        """
+        several = isinstance(given, (tuple, list)) and len(given) > 1
+        if not several or not all(isinstance(item, Tensor) for item in given):
+            return False
+        first, *others = given
+        if any(item.is_floating_point() != first.is_floating_point() for item in others):
+            return True
+        if 1 < len(self._required) <= len(given):
+            return True
+        pairs = zip(self._order[1:], others, strict=False)
+        masks = (item for parameter, item in pairs if "mask" in parameter.name.lower())
+        alike = (item for item in masks if item.shape[:2] == first.shape[:2] and item.dim() > 1)
+        return any(_may_be_mask(item) and not _may_be_mask(first) for item in alike)
+
     @property
     def left_out(self) -> str:
         """What of the batches the forward does not take, in a sentence; "" for nothing."""

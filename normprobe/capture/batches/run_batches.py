@@ -27,7 +27,7 @@ def run_batches(model: nn.Module, batches: Any, progress: Progress = None) -> st
 
     Args:
         model: the model.
-        batches: an iterable of batches, or a single tensor or mapping.
+        batches: an iterable of batches, or a single one.
         progress: True for a bar, or called with the number of batches done, after each.
 
     Returns:
@@ -38,7 +38,7 @@ def run_batches(model: nn.Module, batches: Any, progress: Progress = None) -> st
         NoSamplesError: there is no batch.
     """
     arguments, done = BatchArguments(model), 0
-    every = as_batches(batches)
+    every = as_batches(batches, arguments)
     with counting(progress, every) as count:
         for done, batch in enumerate(every, 1):
             run_batch(model, arguments, batch)
@@ -67,13 +67,17 @@ def run_batch(model: nn.Module, arguments: BatchArguments, batch: Any) -> None:
         raise explained from cause
 
 
-def as_batches(batches: Any) -> Iterable[Any]:
-    """The batches to iterate over; a single tensor or mapping is one.
+def as_batches(batches: Any, arguments: BatchArguments) -> Iterable[Any]:
+    """The batches to iterate over; a single tensor or mapping is one, and a tuple that can be nothing else.
+
+    Args:
+        batches: as the user gave them.
+        arguments: of the model that is run.
 
     Raises:
         NormprobeError: there is nothing to iterate over.
     """
-    if isinstance(batches, (Tensor, Mapping, PackedSequence)):
+    if isinstance(batches, (Tensor, Mapping, PackedSequence)) or arguments.is_batch(batches):
         return [batches]
     # `iter` also takes what has items alone, as data sets are.
     iterable = isinstance(batches, Iterable) or hasattr(batches, "__getitem__")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normprobe.capture.forwards.probe_options import users_own
 from normprobe.errors import NormprobeError
@@ -43,6 +45,34 @@ def read_mask(mask: Any) -> Mask:
     if isinstance(mask, str):
         return "auto" if mask == "auto" else MaskArgument(mask)
     return SingleMask(mask) if isinstance(mask, Tensor) else mask
+
+
+def check_mask_name(mask: Any, model: nn.Module) -> None:
+    """Raise if a mask is asked for by a name that no forward of the model's modules has as an argument.
+
+    Raises:
+        NormprobeError: there is none; close names are said.
+    """
+    if not isinstance(mask, str) or mask == "auto":
+        return
+    known: dict[str, None] = {}
+    # The model's own first, for its names are the likeliest meant.
+    for module in model.modules():
+        try:
+            parameters = inspect.signature(module.forward).parameters.values()
+        except (TypeError, ValueError):  # a scripted module: which arguments it has nobody knows
+            return
+        if any(each.kind in _ANY or each.name == mask for each in parameters):
+            return
+        known |= dict.fromkeys(each.name for each in parameters)
+    close = get_close_matches(mask, known, n=3)
+    names = f"did you mean {' or '.join(close)}?" if close else f"it takes {', '.join([*known][:6])}"
+    raise NormprobeError(
+        f"mask={mask!r} is no argument of {type(model).__name__} or of a module in it; {names}"
+    )
+
+
+_ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def given_padding(mask: Any, name: str) -> Padding | None:

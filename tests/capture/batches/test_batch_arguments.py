@@ -427,3 +427,47 @@ def test_what_is_no_set_of_batches_is_said(batches: Any) -> None:
         normprobe.NormprobeError, match=r"batches are an iterable of tensors, .*; got (int|str|None)"
     ):
         normprobe.record(net(), batches)
+
+
+def two_inputs() -> nn.Module:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 2)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.linear(a + b)
+
+    return Sum().eval()
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "is_batch"),
+    [
+        (Optional(), (TEXTS, REAL), True),
+        (Optional(), [TEXTS, REAL.long()], True),
+        (Optional(), (TEXTS, CLASSES), True),
+        (Optional(), (TEXTS, TEXTS), False),
+        (AllOptional(), (IDS, MASK), True),
+        (AllOptional(), (IDS, IDS), False),
+        (AllOptional(), (MASK, MASK), False),
+        (AllOptional(), [IDS, IDS[:1], IDS], False),
+        (two_inputs(), (X, X), True),
+        (two_inputs(), [(X, X)], False),
+        (net(), [X, X], False),
+        (net(), [X, Y], True),
+        (net(), (X,), False),
+    ],
+)
+def test_tensors_are_one_batch_where_they_can_be_nothing_else(
+    model: nn.Module, given: Any, is_batch: bool
+) -> None:
+    assert BatchArguments(model).is_batch(given) is is_batch
+
+
+def test_one_batch_need_not_be_wrapped() -> None:
+    model = two_inputs()
+    assert same(normprobe.record(model, (X, X)), normprobe.record(model, [(X, X)]))
+    assert normprobe.compare_live(two_inputs(), two_inputs(), (X, X)).meta["examples"] == (48, 48)
+    of_loader = normprobe.record(net(), next(iter(LOADER)))
+    assert of_loader.meta["examples"] == len(next(iter(LOADER))[0])

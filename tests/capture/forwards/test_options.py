@@ -78,10 +78,12 @@ def test_torchs_inverted_mask_is_read_as_torch_means_it() -> None:
 
 
 def test_a_forward_without_the_mask_is_said() -> None:
-    recording = normprobe.record(Masked(), [{"x": TEXTS}], mask="tokens_their")
+    with pytest.raises(NormprobeError, match=r"mask='tokens_their' .*; did you mean tokens_there\?"):
+        normprobe.Probe(Masked(), mask="tokens_their")
+    recording = normprobe.record(Masked(), [{"x": TEXTS}], mask="tokens_there")
     (said,) = recording.meta["warnings"]
     assert "a forward was measured without a mask" in said
-    assert "mask='tokens_their' is no argument that it was given; it was given x" in said
+    assert "mask='tokens_there' is no argument that it was given; it was given x" in said
     assert recording.meta["padding"] == 0
 
 
@@ -252,7 +254,14 @@ def test_training_mode_measures_with_the_batch_and_leaves_the_model_as_found() -
     assert ledger.loc["norm", "statistics"] == "batch"
     assert set(ledger["grad"]) == {"no_grad"}
     assert recording.meta["mode"] == "train"
+    # Of the model as it is, not as the forwards moved it.
+    of_model = recording["norm"].features.query("site == 'input'")
+    np.testing.assert_array_equal(of_model["running_var"], state["norm.running_var"].numpy())
+    np.testing.assert_array_equal(of_model["running_mean"], state["norm.running_mean"].numpy())
+    assert ledger.loc["norm", "num_batches_tracked"] == state["norm.num_batches_tracked"]
+    assert "batchnorm_train_mode" not in set(recording.findings()["check"])
     read = normprobe.record(model, list(x.split(20)))
+    assert "running" not in normprobe.compare(read, recording).verdict
     assert read.ledger.set_index("layer").loc["norm", "statistics"] == "running"
     assert "mode" not in read.meta
 
