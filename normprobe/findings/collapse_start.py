@@ -72,7 +72,14 @@ def _is_last_branch(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:
 
 
 def _is_learned_constant(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:
-    """Whether collapsed sites begin with one that reads a constant, though what the model ends in differs."""
+    """Whether collapsed sites begin with a constant that is read, though what the model ends in differs.
+
+    Or with what small branches have made of it: tensors as large as one that an earlier layer read.
+    """
     if lost.empty or lost.index[0][1] != INPUT or lost.index[0] == layers.index[0]:
         return False
-    return bool(lost["spread"].iloc[0] <= _ROUNDING < layers["spread"].iloc[-1])
+    first = lost.iloc[0]
+    before = layers.iloc[: layers.index.to_list().index(lost.index[0]) + 1]
+    before = before[[site == INPUT for _, site in before.index]].iloc[1:]
+    sized = (before["n_samples"] == first["n_samples"]) & (before["n_features"] == first["n_features"])
+    return bool(before.loc[sized, "spread"].min() <= _ROUNDING < layers["spread"].iloc[-1])

@@ -421,12 +421,13 @@ COLUMNS = {
     "layers": "layer kind type site dtype sample_unit calls n_samples n_features mean variance "
     "within_sample_variance within_feature_variance abs_mean abs_median min max min_part min_example "
     "min_position min_feature max_part max_example max_position max_feature zero_fraction nonfinite masked "
-    "nonfinite_masked depth",
+    "nonfinite_masked depth abs_max feature_ratio",
     "features": "layer kind site feature count mean variance min max abs_mean zero_fraction nonfinite weight "
-    "bias running_mean running_var seen_mean seen_variance",
+    "bias running_mean running_var seen_mean seen_variance abs_max",
     "samples": "layer kind site part call repeat example position mean variance min max count",
     "ledger": "layer aliases kind type n_features eps affine training grad calls status via masked_by "
-    "sample_unit aligned reason normalizes groups activation momentum running_dtype statistics",
+    "sample_unit aligned reason normalizes groups activation momentum running_dtype statistics "
+    "num_batches_tracked",
 }
 WHOLE = {"calls", "n_samples", "n_features", "nonfinite", "masked", "nonfinite_masked", "depth", "feature"}
 WHOLE |= {"count", "call", "repeat"}
@@ -435,6 +436,7 @@ IDENTITY = {
     "position",
     *(f"{e}_{n}" for e in ("min", "max") for n in ("example", "position", "feature")),
 }
+MAYBE_WHOLE = {"n_features", "groups", "num_batches_tracked"}
 TEXT = {"layer", "kind", "type", "site", "dtype", "sample_unit", "part", "min_part", "max_part", "aliases"}
 TEXT |= {"training", "grad", "status", "via", "masked_by", "reason"}
 TEXT |= {"normalizes", "activation", "running_dtype", "statistics"}
@@ -443,10 +445,11 @@ TEXT |= {"normalizes", "activation", "running_dtype", "statistics"}
 @pytest.mark.parametrize("table", list(COLUMNS))
 def test_columns_and_their_dtypes(table: str) -> None:
     for batches in ([drawn(4, 5)], []):
-        frame = getattr(recorded(nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5)), batches), table)
+        probe = normprobe.Probe(nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5)), samples="all")
+        frame = getattr(recorded(probe.model, batches) if batches else probe.recording, table)
         assert list(frame.columns) == COLUMNS[table].split()
         for name, dtype in frame.dtypes.items():
-            if name in IDENTITY or (table, name) in (("ledger", "n_features"), ("ledger", "groups")):
+            if name in IDENTITY or (table == "ledger" and name in MAYBE_WHOLE):
                 assert dtype == "Int64", name
             elif name in WHOLE:
                 assert dtype == "int64", name

@@ -189,7 +189,9 @@ class ClassAttention(nn.Module):
         return self.head(self.norm(token)[:, 0])
 
 
-def test_a_learned_token_is_no_collapse() -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_a_learned_token_is_no_collapse(seed: int) -> None:
+    torch.manual_seed(seed)
     assert measured(ClassAttention(), torch.randn(4, 16, 48)) == []
 
 

@@ -200,7 +200,7 @@ def test_the_page_says_what_the_comparison_says(kind: str, tmp_path: Path) -> No
     for layer in set(comparison.layers["layer"]):
         assert layer in words
     assert ("Layers without a counterpart" in words) is (kind == "port")
-    assert ("By chance" in words) is (kind == "other data")
+    assert ("A permutation test with 999 shuffles" in words) is (kind == "other data")
 
 
 def test_the_same_comparison_gives_the_same_bytes(tmp_path: Path) -> None:
