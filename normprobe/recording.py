@@ -148,6 +148,7 @@ class Recording:
         Returns:
             layer, site, feature, abs_max, ratio (to the median feature), written_by (the layer that wrote it;
             empty where an operation between layers did) and kind, in order of execution, largest ratio first.
+            Where no feature has ``rows`` values ``attrs["note"]`` says so; else it is "".
         """
         return outlier_table(self._tables, least=least, times=times, share=share, rows=rows)
 

@@ -62,7 +62,7 @@ def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.Data
 
     Returns:
         DataFrame with the columns of `COLUMNS`, by severity (error, warning, info), those that follow
-        from others last, then by depth.
+        from others last, then by depth. ``attrs["checks"]`` is how many checks ran.
 
     Raises:
         NormprobeError: a name is not that of a check.
@@ -73,7 +73,9 @@ def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.Data
         rules = ()
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
     found = [(check, finding) for check in rules for finding in check(tables)]
-    return to_frame(linked(found, depth.to_dict()), depth)
+    table = to_frame(linked(found, depth.to_dict()), depth)
+    table.attrs["checks"] = len(rules)
+    return table
 
 
 def __dir__() -> list[str]:

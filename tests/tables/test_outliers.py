@@ -99,9 +99,16 @@ def test_other_limits_list_other_features() -> None:
     assert len(more) == int(((f["abs_max"] > 1) & (ratio > 1.5)).sum()) > 6
 
 
-def test_of_few_rows_no_outlier_is_named() -> None:
+def test_of_few_rows_no_outlier_is_named_and_a_note_says_so(tmp_path: Path) -> None:
     few = recorded(rows=31)
     assert few.outliers().empty
+    note = few.outliers().attrs["note"]
+    assert note.startswith("Outlier features are not looked for: that takes 32 values per feature")
+    assert note.endswith("there are 31 at most.")
+    assert f"Note: {note}" in str(few.summary())
+    page = few.report(tmp_path, tables="none").read_text("utf-8")
+    assert note in page
+    assert few.outliers(rows=31).attrs["note"] == recorded(rows=32).outliers().attrs["note"] == ""
     assert few.findings(["outlier_features"]).empty
     assert len(few.outliers(rows=2)) >= 6
     assert len(few.findings([OutlierFeatures(rows=2)])) == 1
