@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from torch import nn
 
@@ -157,3 +159,19 @@ def test_a_ratio_to_a_median_of_0_and_of_nothing_is_missing() -> None:
     # One feature of the four has no finite value, and is not among those of the median.
     assert layers.loc[("0", "input"), ["abs_max", "feature_ratio"]].tolist() == [1, 1]
     assert layers.loc[("0", "output"), ["abs_max", "feature_ratio"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [
+        ({"times": None}, "times must be a number of at least 0, got None"),
+        ({"times": float("nan")}, "times must be a number of at least 0, got nan"),
+        ({"times": "x"}, "times must be a number of at least 0, got 'x'"),
+        ({"least": -1}, "least must be a number of at least 0, got -1"),
+        ({"share": 2}, "share must be a number from 0 to 1, got 2"),
+        ({"rows": True}, "rows must be a number of at least 0, got True"),
+    ],
+)
+def test_limits_out_of_range_are_errors_in_words(limit: dict[str, Any], allowed: str) -> None:
+    with pytest.raises(normprobe.NormprobeError, match=f"^{allowed}$"):
+        recorded().outliers(**limit)
