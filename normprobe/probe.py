@@ -102,7 +102,9 @@ class Probe:
             seed=seed,
         )
         # Looked for here, so that a filter that fits nothing is an error before anything runs.
-        self._callbacks.add_layers(find_layers(model, *self._filter))
+        found = find_layers(model, *self._filter)
+        self._unmatched = found.unmatched
+        self._callbacks.add_layers(found)
         check_mask_name(mask, model)
 
     def __enter__(self) -> Self:
@@ -117,6 +119,7 @@ class Probe:
             )
         # Anew: since the probe was made or left, layers may have been put in.
         found = find_layers(self.model, *self._filter)
+        self._unmatched = found.unmatched
         self._grad = torch.is_grad_enabled()
         try:
             self._final, self._hooks = None, Hooks()
@@ -204,11 +207,13 @@ class Probe:
         }
         # A dictionary, not a set: the order is that of the layers, not of hashes.
         modes = {mode: None for state in states for mode in state.modes}
+        facts = callbacks.run_info.facts(self.part, callbacks.weight_changes.count)
         return {
             **describe(self.model),
             "forwards": forwards.calls,
             "measured": forwards.measured,
-            **callbacks.run_info.facts(self.part, callbacks.weight_changes.count),
+            **facts,
+            "warnings": [*map(valid_name, self._unmatched), *facts["warnings"]],
             "training": list(modes),
             "nbytes": nbytes(site for state in states for site in state.sites.values()),
             "parts": [self.part],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -114,22 +114,22 @@ class Recording:
 
         return RecordingFigures(self._tables)
 
-    def findings(self, checks: Iterable[Any] | None = None) -> pd.DataFrame:
+    def findings(self, checks: Any = None) -> pd.DataFrame:
         """What is worth a person's attention, a row each, errors first.
 
         Args:
-            checks: which to run, as objects with thresholds of your own or by name; by default all of
-                `normprobe.findings`.
+            checks: which to run, as objects with thresholds of your own or by name, one or several; by
+                default all of `normprobe.findings`.
 
         Raises:
             NoSamplesError: nothing was measured, of which no finding would look like health.
-            NormprobeError: a name is not that of a check.
+            NormprobeError: a name is not that of a check, or something is neither a name nor a check.
         """
         from normprobe.findings import find  # imported here: loading a recording takes no checks
 
         check_measured(self._tables)
         # A copy: what is kept is for report and export, too.
-        return self._found.copy() if checks is None else find(self._tables, list(checks))
+        return self._found.copy() if checks is None else find(self._tables, checks)
 
     def outliers(
         self, *, least: float = LEAST, times: float = TIMES, share: float = SHARE, rows: int = ROWS
@@ -148,6 +148,10 @@ class Recording:
         Returns:
             layer, site, feature, abs_max, ratio (to the median feature), written_by (the layer that wrote it;
             empty where an operation between layers did) and kind, in order of execution, largest ratio first.
+            Where no feature has ``rows`` values ``attrs["note"]`` says so; else it is "".
+
+        Raises:
+            NormprobeError: a limit is no number, is negative, or ``share`` is above 1.
         """
         return outlier_table(self._tables, least=least, times=times, share=share, rows=rows)
 
@@ -161,7 +165,7 @@ class Recording:
 
         return find(self._tables)
 
-    def summary(self, checks: Iterable[Any] | None = None) -> Summary:
+    def summary(self, checks: Any = None) -> Summary:
         """What `normprobe report` prints: what ran, notes, findings with advice, layers that stand out.
 
         >>> print(recording.summary())
@@ -175,7 +179,7 @@ class Recording:
 
         Raises:
             NoSamplesError: nothing was measured.
-            NormprobeError: a name is not that of a check.
+            NormprobeError: a name is not that of a check, or something is neither a name nor a check.
         """
         from normprobe.report import Summary, terminal_text
 
@@ -209,7 +213,7 @@ class Recording:
         *,
         panels: str | None = None,
         tables: str = "auto",
-        checks: Iterable[Any] | None = None,
+        checks: Any = None,
     ) -> Path:
         """Write report.html, its figures as PNG and SVG, and the tables.
 

@@ -89,3 +89,6 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 # On import, so that they are the numbers 0 and 1, which `sign` draws hollow and filled.
 add_site(INPUT, "before", ("#0b62a8", "#6db8f2"))
 add_site(OUTPUT, "after", ("#b84a08", "#ffa05c"))
+
+QUANTIZED = "quantized"
+"""The setting, True, of torch's quantized modules, whose classes are called as those that they replace."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
 from normprobe.errors import NormprobeError
+from normprobe.recording import Recording
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.layers import layer_measures
 from normprobe.tables.measures.running_statistics import running_channels, running_measures
 from normprobe.vocabulary import INPUT, OUTPUT
-
-if TYPE_CHECKING:
-    from normprobe.recording import Recording
 
 
 def channels(recording: Recording) -> pd.DataFrame:
@@ -34,7 +30,11 @@ def channels(recording: Recording) -> pd.DataFrame:
         Kullback-Leibler divergences, in nats: Jeffreys 1946) and ``hellinger`` (the Hellinger distance, 0 for
         the same distribution to 1). Of a channel that saw a single value only ``shift`` is defined. Layers
         without running statistics have no rows.
+
+    Raises:
+        NormprobeError: what was given is no recording.
     """
+    _check_recording(recording, "channels")
     rows = running_channels(recording.tables)
     # Without a finite value nothing was observed.
     rows = rows[rows["count"] > 0]
@@ -44,6 +44,15 @@ def channels(recording: Recording) -> pd.DataFrame:
     )
     frame = frame[list(_CHANNEL_COLUMNS)].astype({"layer": "string", "depth": "int64"})
     return frame.sort_values(["depth", "feature"], kind="stable").reset_index(drop=True)
+
+
+def _check_recording(given: object, call: str) -> None:
+    """Raise unless a recording was given: mostly it is the model."""
+    if not isinstance(given, Recording):
+        raise NormprobeError(
+            f"{call} takes a recording, got {type(given).__name__}; record the model first: "
+            f"normprobe.batchnorm.{call}(normprobe.record(model, batches))"
+        )
 
 
 def _check_batch_norms(recording: Recording) -> None:
@@ -88,7 +97,11 @@ def audit(recording: Recording, *, top: int = 3) -> pd.DataFrame:
         running standard deviations), ``log_variance_ratio`` (median over these, natural logarithm; negative
         where less is seen than in training), ``kl`` and ``hellinger`` (means over all channels), and
         ``channels`` (those that moved most by Hellinger distance, the first first, joined by ``; ``).
+
+    Raises:
+        NormprobeError: what was given is no recording.
     """
+    _check_recording(recording, "audit")
     rows = channels(recording)
     groups = rows.groupby("layer", sort=False, observed=True)
     middle = groups[["depth", "count"]].median()
@@ -126,8 +139,9 @@ def score(recording: Recording) -> float:
         The score, 0 to 1; NaN without a batch norm that has running statistics and saw two values a channel.
 
     Raises:
-        NormprobeError: there is no BatchNorm in the recording.
+        NormprobeError: there is no BatchNorm in the recording, or what was given is no recording.
     """
+    _check_recording(recording, "score")
     _check_batch_norms(recording)
     rows = channels(recording)
     if rows.empty:

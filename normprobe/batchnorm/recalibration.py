@@ -67,8 +67,14 @@ def recalibrate(
     Raises:
         NoLayersError: The model has no batch norm with running statistics, or ``layers`` matches none.
         NoSamplesError: No batch norm was called.
-        NormprobeError: A batch norm read NaN or Inf, or a single value per channel. The model is unchanged.
+        NormprobeError: ``model`` is none, or a batch norm read NaN or Inf, no value, or a single one per
+            channel. The model is unchanged.
     """
+    if not isinstance(model, nn.Module):
+        raise NormprobeError(
+            f"recalibrate takes a model, got {type(model).__name__}: normprobe.batchnorm.recalibrate(model, "
+            "batches)"
+        )
     model = getattr(model, "_orig_mod", model)
     norms = {layer.name: layer.module for layer in _batch_norms(model, layers)}
     tracked = {name: module for name, module in norms.items() if _tracks(module)}
@@ -132,11 +138,12 @@ def _put(norms: Mapping[str, _BatchNorm], recording: Recording) -> pd.DataFrame:
                 "Inf, of which no moment can be taken; find them with recording.findings(). "
                 "The model is unchanged"
             )
-        if int(some["count"].min()) < 2:  # of one value no variance can be taken; torch refuses it, too
-            raise NormprobeError(
-                f"{name} ({fired['type'][name]}) read a single value per channel beside padding; use batches "
-                "of more examples. The model is unchanged"
-            )
+        fewest = int(some["count"].min())
+        if fewest < 2:  # of one value no variance can be taken; torch refuses it, too
+            read = "read a single value per channel beside padding; use batches of more examples"
+            if not fewest:
+                read = "read no value: the batches hold no example, or nothing but padding"
+            raise NormprobeError(f"{name} ({fired['type'][name]}) {read}. The model is unchanged")
     order = recording.layers.drop_duplicates("layer").sort_values("depth")["layer"]
     return pd.DataFrame(
         [{"layer": name, **_write(norms[name], moments[name], int(fired["calls"][name]))} for name in order]

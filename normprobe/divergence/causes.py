@@ -18,7 +18,7 @@ from normprobe.divergence.matching import Match
 from normprobe.divergence.rounding import unit
 from normprobe.divergence.stored_differences import StoredDifference
 from normprobe.formatting import format_count, format_number
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import INPUT, OUTPUT, QUANTIZED
 
 RecordingPair = tuple[RecordingArrays, RecordingArrays]
 Numbers = NDArray[np.float64]
@@ -135,12 +135,18 @@ def _differences(readers: RecordingPair, match: Match) -> Iterator[Difference]:
     dtypes = [_dtype(reader, name) for reader, name in zip(readers, match[:2], strict=True)]
     yield from _plain("dtype", dtypes, "it computes in {} against {}")
     if rows[0]["kind"] == rows[1]["kind"]:
-        yield from _plain("class", [str(row["type"]) for row in rows], "its class is {} against {}")
+        yield from _plain("class", [_class(row) for row in rows], "its class is {} against {}")
 
 
 def _plain(what: str, values: Sequence[str], words: str) -> Iterator[Difference]:
     if values[0] != values[1] and all(values):
         yield Difference(what, values[0], values[1], words.format(*values))
+
+
+def _class(row: Any) -> str:
+    """A layer's class; torch calls its quantized ones as those they replace."""
+    quantized = f"{QUANTIZED}=True" in str(row["settings"]).split("; ")
+    return f"quantized {row['type']}" if quantized else str(row["type"])
 
 
 def _eps(rows: Sequence[Any]) -> Iterator[Difference]:

@@ -51,21 +51,22 @@ __all__ = [
 ]
 
 
-def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.DataFrame:
+def find(tables: Tables, checks: Iterable[Check | str] | Check | str | None = None) -> pd.DataFrame:
     """What is wrong with a model, one row per check and cause.
 
     >>> find(recording.tables, ["nonfinite", StaleRunningStatistics(factor=2)])  # doctest: +SKIP
 
     Args:
         tables: the tables of a recording.
-        checks: which checks to run, as objects with thresholds of your own or by name; all by default.
+        checks: which checks to run, as objects with thresholds of your own or by name, one or several; all by
+            default.
 
     Returns:
         DataFrame with the columns of `COLUMNS`, by severity (error, warning, info), those that follow
-        from others last, then by depth.
+        from others last, then by depth. ``attrs["checks"]`` is how many checks ran.
 
     Raises:
-        NormprobeError: a name is not that of a check.
+        NormprobeError: a name is not that of a check, or something is neither a name nor a check.
     """
     rules = chosen(checks)
     # Each check may take for granted that something was measured.
@@ -73,7 +74,9 @@ def find(tables: Tables, checks: Iterable[Check | str] | None = None) -> pd.Data
         rules = ()
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
     found = [(check, finding) for check in rules for finding in check(tables)]
-    return to_frame(linked(found, depth.to_dict()), depth)
+    table = to_frame(linked(found, depth.to_dict()), depth)
+    table.attrs["checks"] = len(rules)
+    return table
 
 
 def __dir__() -> list[str]:

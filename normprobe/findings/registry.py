@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
 from textwrap import fill
+from typing import Any, cast
 
 from normprobe.errors import NormprobeError
 from normprobe.findings.batchnorm_mode import (
@@ -64,15 +65,30 @@ _WIDTH = 106
 """Columns of a page, those of the docstrings it is made of."""
 
 
-def chosen(checks: Iterable[Check | str] | None) -> tuple[Check, ...]:
+def chosen(checks: Iterable[Check | str] | Check | str | None) -> tuple[Check, ...]:
     """The checks to run: all of them for None; a name stands for that check with its defaults.
 
     Raises:
-        NormprobeError: a name is not that of a check.
+        NormprobeError: a name is not that of a check, or something is neither a name nor a check.
     """
     if checks is None:
         return CHECKS
-    return tuple(_named(check) if isinstance(check, str) else check for check in checks)
+    if isinstance(checks, str | Check | type) or not isinstance(checks, Iterable):
+        return (_check_of(checks),)
+    return tuple(_check_of(check) for check in checks)
+
+
+def _check_of(given: Any) -> Check:
+    """A check that was given itself, or by name."""
+    if isinstance(given, str):
+        return _named(given)
+    if isinstance(given, Check) or (callable(given) and not isinstance(given, type)):
+        return cast("Check", given)
+    shown = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
+    raise NormprobeError(
+        "checks takes names, such as 'nonfinite', or checks, such as OutlierFeatures(times=20), one or "
+        f"several; got {shown}"
+    )
 
 
 def explain(name: str | None = None) -> str:

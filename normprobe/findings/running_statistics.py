@@ -119,8 +119,10 @@ class StaleRunningStatistics(Check):
         row: Any = running.loc[layer]
         # Named is the one that is farther beyond its threshold.
         scaled = np.log(row["running_ratio"]) / np.log(self.factor) >= row["running_shift"] / self.shift
+        way = "larger" if row["running_log_ratio"] > 0 else "smaller"
         what = (
-            f"variance is {format_number(row['running_ratio'])} times off the running variance"
+            f"variance is {format_number(row['running_ratio'])} times {way} than the running variance"
+            + (" (eps included)" if _moved_by_eps(row) else "")
             if scaled
             else f"mean is {format_number(row['running_shift'])} running standard deviations off"
         )
@@ -160,6 +162,11 @@ class StaleRunningStatistics(Check):
             title="Running statistics were never updated",
             affected=layers,
         )
+
+
+def _moved_by_eps(row: Any) -> bool:
+    """Whether eps, which the layer adds to both variances, changes their ratio by more than a tenth."""
+    return bool(abs(row["bare_log_ratio"] - row["running_log_ratio"]) > np.log(1.1))
 
 
 def _behind(tables: Tables, layer: str) -> bool:

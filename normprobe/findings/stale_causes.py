@@ -61,7 +61,9 @@ class _Scale(NamedTuple):
 _IMAGENET = 0.226
 _NORMALIZED = "normalized with ImageNet's mean and deviation"
 _SCALES = (
-    _Scale(255.0, "0..255 where 0..1 was trained on", "0..1 where 0..255 was trained on"),
+    _Scale(
+        255.0, "0..255 where 0..1 was trained on", "0..1 where 0..255 was trained on, or divided by 255 twice"
+    ),
     _Scale(127.5, "0..255 where -1..1 was trained on", "-1..1 where 0..255 was trained on"),
     _Scale(
         255 * _IMAGENET,
@@ -179,7 +181,8 @@ def _scaled_inputs(tables: Tables, layer: str) -> StaleCause | None:
     """A usual mistake in scaling images, if it makes the factor between observed and running variance.
 
     What a Linear or convolution makes of inputs that are s times too large has s² times the variance in
-    every channel. Of the first batch norm alone is that so.
+    every channel. Of the first batch norm alone is that so, and of variances without eps: data divided by 255
+    twice have variances far below eps, which would hide how far.
     """
     measures = running_measures(tables).droplevel("site")
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
@@ -188,11 +191,11 @@ def _scaled_inputs(tables: Tables, layer: str) -> StaleCause | None:
         return None
     row: Any = measures.loc[layer]
     read = _range(tables)
-    off = float(row["running_log_ratio"]) / 2
+    off = float(row["bare_log_ratio"]) / 2
     for scale in _SCALES:
         near = abs(abs(off) - np.log(scale.factor)) <= np.log(scale.near)
         fits = read is None or not scale.whole or _of_bytes(read, large=off > 0)
-        if near and fits and row["running_noise"] <= scale.alike:
+        if near and fits and row["bare_noise"] <= scale.alike:
             return _scale_cause(scale, read, large=off > 0)
     return None
 

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from normprobe.errors import NoLayersError, NormprobeError
-from normprobe.layers.layer import Layer
+from normprobe.layers.layer import Layer, NamedModule
+from normprobe.layers.module_attributes import parts_of
 from normprobe.vocabulary import KINDS
 
 LayerFilter = str | type[nn.Module] | Iterable[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
@@ -62,8 +63,38 @@ def selects(layers: LayerFilter | None, kinds: str | Iterable[str] | None, layer
     return any(_fits(entry, layer) for entry in _entries(layers))
 
 
-def nothing_selected(layers: LayerFilter | None, kinds: object, every: Sequence[Layer]) -> str:
-    """The message of an error: what was asked for, what there is, and the closest names."""
+def unmatched(
+    layers: LayerFilter | None, every: Sequence[Layer], modules: Sequence[NamedModule]
+) -> tuple[str, ...]:
+    """A sentence for each of several patterns that is of no layer, for a note: a misspelt one stays unseen.
+
+    Args:
+        layers: the filter.
+        every: the layers of the model, selected or not.
+        modules: its modules, layers or not.
+    """
+    if layers is None or _is_predicate(layers):
+        return ()
+    patterns = [entry for entry in _entries(layers) if isinstance(entry, str)]
+    lost = [pattern for pattern in patterns if not any(_fits(pattern, layer) for layer in every)]
+    return tuple(
+        f"layers: {pattern!r} matches no layer"
+        + (_not_measured([pattern], modules) or _closest([pattern], None, every))
+        for pattern in lost
+    )
+
+
+def nothing_selected(
+    layers: LayerFilter | None, kinds: object, every: Sequence[Layer], modules: Sequence[NamedModule] = ()
+) -> str:
+    """The message of an error: what was asked for, what there is, and the closest names.
+
+    Args:
+        layers: the filter by names or classes.
+        kinds: the filter by kinds.
+        every: the layers of the model.
+        modules: its modules, layers or not.
+    """
     asked = [] if kinds is None else [f"kinds={kinds!r}"]
     present, hint = ", ".join(sorted({layer.view.kind for layer in every})), ""
     if layers is not None and _is_predicate(layers):
@@ -72,11 +103,23 @@ def nothing_selected(layers: LayerFilter | None, kinds: object, every: Sequence[
         entries = _entries(layers)
         shown = ", ".join(_shown(entry) for entry in entries)
         asked.insert(0, f"layers={shown if isinstance(layers, (str, type)) else f'[{shown}]'}")
-        hint = _closest([entry for entry in entries if isinstance(entry, str)], kinds, every)
+        hint = _not_measured(entries, modules if kinds is None else ()) or _closest(
+            [entry for entry in entries if isinstance(entry, str)], kinds, every
+        )
         if any(isinstance(entry, type) for entry in entries):
             types = [name for name, _ in Counter(layer.type for layer in every).most_common(_MOST_CLOSE)]
             present = f"{present} ({', '.join(types)})"
     return f"{' and '.join(asked)} matches none of {len(every)} layers: there are {present}{hint}"
+
+
+def _not_measured(entries: Sequence[str | type[nn.Module]], modules: Sequence[NamedModule]) -> str:
+    """That what was asked for is in the model, and of a type that is not measured, to go behind a message."""
+    for named in modules:
+        # Of what holds others these are what was meant.
+        if not parts_of(named.module) and any(_fits(entry, named) for entry in entries):
+            what = f"{named.names[0]!r} is a {type(named.module).__name__}"
+            return f"; {what}: only Linear and norm layers are measured"
+    return ""
 
 
 def _closest(patterns: Sequence[str], kinds: object, every: Sequence[Layer]) -> str:
@@ -102,11 +145,12 @@ def _entries(layers: Any) -> list[str | type[nn.Module]]:
     return [layers] if isinstance(layers, (str, type)) else list(layers)
 
 
-def _fits(entry: str | type[nn.Module], layer: Layer) -> bool:
-    """Whether a pattern or a class is of a layer."""
+def _fits(entry: str | type[nn.Module], place: Layer | NamedModule) -> bool:
+    """Whether a pattern or a class is of a layer or module."""
     if isinstance(entry, type):
-        return isinstance(layer.module, entry)
-    return any(fnmatch.fnmatchcase(name, entry) for name in (layer.name, *layer.aliases))
+        return isinstance(place.module, entry)
+    names = (place.name, *place.aliases) if isinstance(place, Layer) else place.names
+    return any(fnmatch.fnmatchcase(name, entry) for name in names)
 
 
 def _shown(entry: Any) -> str:

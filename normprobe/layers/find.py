@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
 from normprobe.layers.entry_rule import Candidate, candidate_of, look_alike, why_none
-from normprobe.layers.filters import LayerFilter, check_filters, nothing_selected, selects
+from normprobe.layers.filters import LayerFilter, check_filters, nothing_selected, selects, unmatched
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
 from normprobe.layers.linear_rule import sizes_of_linear
 from normprobe.layers.module_attributes import (
@@ -57,9 +57,12 @@ def find_layers(
 
     selected = select(every)
     if not selected:
-        raise NoLayersError(nothing_selected(layers, kinds, every))
-    candidates = select(parameter_candidates(modules, every))
-    return LayerSet(selected, _containers(model, selected), candidates, _left_out(every, selected))
+        raise NoLayersError(nothing_selected(layers, kinds, every, modules))
+    possible = parameter_candidates(modules, every)
+    lost = unmatched(layers, (*every, *possible), modules)
+    return LayerSet(
+        selected, _containers(model, selected), select(possible), _left_out(every, selected), lost
+    )
 
 
 def _every_layer(model: nn.Module, modules: Sequence[NamedModule]) -> tuple[Layer, ...]:

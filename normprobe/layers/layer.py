@@ -79,12 +79,14 @@ class LayerSet:
         parameter_candidates: parameters that are a Linear's weight if a function uses them as one.
         left_out: the modules (by id) of layers that a filter leaves out though they share a tensor with one
             that it selects: a call that uses this tensor is not always the selected layer's.
+        unmatched: a sentence for each pattern that matches no layer, while others do.
     """
 
     layers: tuple[Layer, ...]
     containers: tuple[nn.Module, ...]
     parameter_candidates: tuple[Layer, ...] = ()
     left_out: frozenset[int] = frozenset()
+    unmatched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

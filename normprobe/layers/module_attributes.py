@@ -67,6 +67,26 @@ def stored(module: nn.Module, name: str) -> Any:
     return attribute(module, name)
 
 
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a module is of torch's quantized ones, whose `weight` and `bias` are methods."""
+    return any(base.__module__.startswith("torch.ao.nn.quantized") for base in type(module).__mro__)
+
+
+def has_bias(module: nn.Module) -> bool | None:
+    """Whether a Linear has a bias; None where its `bias` is a method that cannot be asked."""
+    if "bias" in own_tensors(module):
+        return True
+    held = attribute(module, "bias")
+    if isinstance(held, nn.Module) or not callable(held):
+        return False
+    if not is_quantized(module):  # the method of a foreign class may do anything
+        return None
+    try:
+        return held() is not None
+    except Exception:
+        return None
+
+
 def is_lazy(parameter: Any) -> bool:
     """Whether a parameter or buffer has no shape yet."""
     return isinstance(parameter, (nn.UninitializedParameter, nn.UninitializedBuffer))

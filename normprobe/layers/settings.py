@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from normprobe.layers.module_attributes import EPS_NAMES, IN_FEATURES, OUT_FEATURES, attribute, own_tensors
+from normprobe.layers.module_attributes import (
+    EPS_NAMES,
+    IN_FEATURES,
+    OUT_FEATURES,
+    attribute,
+    has_bias,
+    is_quantized,
+)
+from normprobe.vocabulary import QUANTIZED
 
 _ELSEWHERE = {*EPS_NAMES, *IN_FEATURES, *OUT_FEATURES, "training", "num_features", "num_channels"}
 """What the ledger and the tables say under names of their own."""
@@ -31,8 +39,10 @@ def settings_of(module: nn.Module, kind: str) -> str:
         for name, value in attributes.items()
         if not (name.startswith("_") or name in _ELSEWHERE or _NAMES_IT.search(name)) and _is_plain(value)
     }
-    if kind == "linear":
-        found["bias"] = "bias" in own_tensors(module)
+    if kind == "linear" and (bias := has_bias(module)) is not None:
+        found["bias"] = bias
+    if is_quantized(module):
+        found[QUANTIZED] = True
     return "; ".join(f"{name}={_shown(value)}" for name, value in list(found.items())[-_MOST:])
 
 

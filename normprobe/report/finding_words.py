@@ -24,6 +24,14 @@ def severity_counts(findings: pd.DataFrame) -> dict[str, int]:
     return {s: int(n) for s in SHAPES if (n := (findings["severity"] == s).sum())}
 
 
+def nothing_found(findings: pd.DataFrame) -> str:
+    """What to say where there are no findings: how many checks ran, where the table tells."""
+    ran = int(findings.attrs.get("checks", 0))
+    if not ran:
+        return "No findings."
+    return f"No findings: none of {ran} checks found anything." if ran > 1 else "No findings of this check."
+
+
 def notes(findings: pd.DataFrame) -> str:
     """Count the notes, and say when they matter: `3 notes that matter if you quantize`."""
     found = findings[findings["severity"] == "info"]

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from normprobe.findings.outliers import OutlierFeatures
 from normprobe.formatting import format_count
 from normprobe.report.layer_summary import LINEAR
 from normprobe.tables import unmeasured
+from normprobe.tables.measures.outliers import too_few_values
 from normprobe.vocabulary import INPUT, OUTPUT, in_order
 
 if TYPE_CHECKING:
@@ -79,6 +81,19 @@ def ordinal(number: int) -> str:
 def single_sample(tables: Tables) -> bool:
     """Whether no layer saw more than one sample, so that variances across samples say nothing."""
     return int(tables.layers["n_samples"].max()) == 1
+
+
+def notes(tables: Tables, findings: pd.DataFrame, *, warned: bool = False) -> list[str]:
+    """What is to be known of a run beside its numbers: its warnings, and what is not looked for.
+
+    Args:
+        tables: the tables of a recording.
+        findings: its findings; one of outlier features was looked for with a threshold of the reader's own.
+        warned: whether the reader has been told of the warnings already.
+    """
+    warnings = [] if warned else [str(warning) for warning in tables.meta["warnings"]]
+    few = "" if (findings["check"] == OutlierFeatures.name).any() else too_few_values(tables)
+    return [*warnings, few] if few else warnings
 
 
 def first_nonfinite(layers: pd.DataFrame) -> tuple[str, str, int] | None:

@@ -43,6 +43,7 @@ class OneLayer:
             raise NoLayersError(
                 f"the recording has no layer {name!r} among its {len(names)}; close names: "
                 + ", ".join(map(repr, close))
+                + " (only Linear and norm layers are measured)"
             )
         self._tables, self.name = tables, name
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe.batchnorm import audit, channels, recalibrate, score
+from normprobe.errors import NormprobeError
 
 
 def net(momentum: float | None = 0.1) -> nn.Sequential:
@@ -257,3 +258,20 @@ def test_recalibration_mends_a_stale_model_and_the_findings_say_so(tmp_path: Pat
     recording = normprobe.record(stale, data())
     recording.save(tmp_path / "a.normprobe")
     assert score(normprobe.load(tmp_path / "a.normprobe")) == score(recording)
+
+
+def test_a_model_in_place_of_a_recording_and_the_reverse_are_errors_in_words() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)).eval()
+    recording = normprobe.record(net, [torch.randn(16, 4)])
+    for call in (audit, channels, score):
+        words = rf"^{call.__name__} takes a recording, got Sequential; record the model first: normprobe\.ba"
+        with pytest.raises(NormprobeError, match=words):
+            call(net)
+    with pytest.raises(NormprobeError, match=r"^recalibrate takes a model, got Recording"):
+        recalibrate(recording, [torch.randn(16, 4)])
+
+
+def test_batches_without_an_example_are_not_said_to_hold_one() -> None:
+    net = nn.Sequential(nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3))
+    with pytest.raises(NormprobeError, match=r"^1 \(BatchNorm1d\) read no value: the batches hold no"):
+        recalibrate(net, [torch.randn(0, 2, 5)])

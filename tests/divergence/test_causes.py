@@ -266,3 +266,40 @@ def test_what_makes_no_difference_is_in_the_fields_alone() -> None:
     comparison = compare(recorded(net()), recorded(changed(lambda m: setattr(m[3], "eps", 1.1e-5))))
     assert list(comparison.causes["what"]) == ["eps"]
     assert comparison.verdict_code in {"equal", "within_rounding"}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns that its quantized modules move to another package
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_quantized_linear_is_called_so_and_has_the_bias_it_has(bias: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16, bias=bias), nn.LayerNorm(16), nn.Linear(16, 4, bias=bias)).eval()
+    quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
+    live = compare_live(model, quantized, [torch.randn(32, 8)])
+    a, b = (normprobe.record(each, [torch.randn(32, 8)]) for each in (model, quantized))
+    for comparison in (live, compare(a, b)):
+        assert comparison.causes["what"].tolist() == ["class", "class"]
+        assert set(comparison.causes["said"]) == {"its class is Linear against quantized Linear"}
+    assert live.verdict.endswith("Its class is Linear against quantized Linear.")
+
+
+def test_a_bias_that_is_a_method_of_ones_own_is_neither_called_nor_taken_for_none() -> None:
+    class Own(nn.Module):
+        in_features, out_features = 8, 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 8))
+
+        def bias(self) -> Tensor:
+            raise AssertionError
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight.T
+
+    torch.manual_seed(0)
+    own = Own().eval()
+    Own.__name__ = "OwnLinear"
+    plain = nn.Linear(8, 4)
+    plain.load_state_dict({"weight": own.weight.detach(), "bias": torch.zeros(4)})
+    causes = compare_live(nn.Sequential(plain), nn.Sequential(own), [torch.randn(32, 8)]).causes
+    assert causes["what"].tolist() == ["class"]

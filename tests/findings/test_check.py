@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import normprobe
 from normprobe.errors import NormprobeError
@@ -213,3 +214,17 @@ def test_a_finding_is_frozen() -> None:
     )
     with pytest.raises(AttributeError):
         finding.value = 2  # type: ignore[misc]
+
+
+def test_a_single_check_is_taken_and_what_is_none_is_an_error_in_words() -> None:
+    recording = normprobe.record(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), [torch.randn(64, 4)])
+    check = OutlierFeatures(times=0.1, least=0.0, share=1.0)
+    for given in (check, [check], iter([check])):
+        assert recording.findings(given)["check"].tolist() == ["outlier_features"]
+    for one in ("outlier_features", "Outlier features"):
+        assert recording.findings(one).attrs["checks"] == 1
+    for wrong, shown in ((5, "5"), ([5], "5"), (OutlierFeatures, "the class OutlierFeatures")):
+        with pytest.raises(NormprobeError, match=f"^checks takes names, such as .*; got {shown}$"):
+            recording.findings(wrong)
+    with pytest.raises(NormprobeError, match="There is no check 'nonesuch'"):
+        recording.summary("nonesuch")

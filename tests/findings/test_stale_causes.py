@@ -105,6 +105,17 @@ def test_few_updates_do_not_explain_what_the_initial_value_does_not_make() -> No
 SCALES = {
     "bytes for 0..1": (lambda x: x, lambda x: 255 * x, "255 times too large: 0..255 where 0..1 was"),
     "0..1 for bytes": (lambda x: 255 * x, lambda x: x, "255 times too small: 0..1 where 0..255 was"),
+    "divided by 255 twice": (
+        lambda x: x,
+        lambda x: x / 255,
+        "255 times too small: 0..1 where 0..255 was trained on, or divided by 255 twice?",
+    ),
+    "-1..1 for bytes": (lambda x: 255 * x, lambda x: 2 * x - 1, "128 times too small: -1..1 where 0..255"),
+    "ImageNet's for bytes": (
+        lambda x: 255 * x,
+        lambda x: (x - 0.45) / 0.226,
+        "57.6 times too small: normalized with ImageNet's mean and deviation where 0..255 was",
+    ),
     "bytes for -1..1": (lambda x: 2 * x - 1, lambda x: 255 * x, "128 times too large: 0..255 where -1..1"),
     "bytes for ImageNet's": (
         lambda x: (x - 0.45) / 0.226,
@@ -131,6 +142,17 @@ def test_a_usual_mistake_in_scaling_images_is_named(case: str) -> None:
     finding = found(trained(cnn(), 100, right(data)), wrong(data))
     assert words in finding["message"]
     assert finding["advice"].startswith("Prepare the inputs as for training")
+
+
+def test_data_so_small_that_eps_hides_their_variance_are_measured_without_it() -> None:
+    data = images()
+    for factor, guess in ((127.5, "look 128 times too small"), (57.6, "look 57.6 times"), (20.0, None)):
+        message = found(trained(cnn(), 100, data), data / factor)["message"]
+        # The layer divides by sqrt(variance + eps), and so does what the finding measures.
+        assert "times smaller than the running variance (eps included)" in message
+        assert guess in message if guess else "look" not in message
+    message = found(trained(cnn(), 100, data - 0.5), 5 * (data - 0.5))["message"]
+    assert "In the median channel the observed variance is 25 times larger than the running v" in message
 
 
 @pytest.mark.parametrize("factor", [3.0, 4.0, 10.0, 100.0 * 4])

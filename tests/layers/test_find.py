@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -498,3 +500,29 @@ def test_finding_a_parametrized_linear_does_not_compute_its_weight() -> None:
     layer = find_layers(nn.Sequential(linear)).layers[0]
     assert (layer.view.kind, layer.n_features, layer.affine) == ("linear", 4, True)
     assert all(torch.equal(value, before[name]) for name, value in linear.state_dict().items())
+
+
+CONVOLUTION = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("layers", [nn.Conv2d, "0", ["0"], [nn.Conv2d]])
+def test_of_a_convolution_it_is_said_that_it_is_not_measured(layers: Any) -> None:
+    match = r"matches none of 2 layers: .*; '0' is a Conv2d: only Linear and norm layers are measured$"
+    with pytest.raises(NoLayersError, match=match):
+        find_layers(CONVOLUTION, layers)
+
+
+def test_a_pattern_that_matches_nothing_while_others_do_is_noted() -> None:
+    recording = normprobe.record(CONVOLUTION, [torch.randn(40, 3, 3, 3)], layers=["1", "0", "03", "3*"])
+    notes = [
+        "layers: '0' matches no layer; '0' is a Conv2d: only Linear and norm layers are measured",
+        "layers: '03' matches no layer; close names: 3",
+    ]
+    assert recording.meta["warnings"] == notes
+    assert all(f"Note: {note}" in str(recording.summary()) for note in notes)
+    assert find_layers(MODEL, ["encoder.*", "head"]).unmatched == ()
+    assert find_layers(MODEL, [nn.GroupNorm, "head"]).unmatched == ()
+    # Matched, and of another kind.
+    assert find_layers(MODEL, ["encoder.*", "head"], "layer_norm").unmatched == ()
+    with pytest.raises(NoLayersError, match=r"no layer '0' among .*only Linear and norm layers are measured"):
+        recording["0"]

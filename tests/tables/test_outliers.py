@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from torch import nn
 
@@ -99,9 +101,16 @@ def test_other_limits_list_other_features() -> None:
     assert len(more) == int(((f["abs_max"] > 1) & (ratio > 1.5)).sum()) > 6
 
 
-def test_of_few_rows_no_outlier_is_named() -> None:
+def test_of_few_rows_no_outlier_is_named_and_a_note_says_so(tmp_path: Path) -> None:
     few = recorded(rows=31)
     assert few.outliers().empty
+    note = few.outliers().attrs["note"]
+    assert note.startswith("Outlier features are not looked for: that takes 32 values per feature")
+    assert note.endswith("there are 31 at most.")
+    assert f"Note: {note}" in str(few.summary())
+    page = few.report(tmp_path, tables="none").read_text("utf-8")
+    assert note in page
+    assert few.outliers(rows=31).attrs["note"] == recorded(rows=32).outliers().attrs["note"] == ""
     assert few.findings(["outlier_features"]).empty
     assert len(few.outliers(rows=2)) >= 6
     assert len(few.findings([OutlierFeatures(rows=2)])) == 1
@@ -150,3 +159,19 @@ def test_a_ratio_to_a_median_of_0_and_of_nothing_is_missing() -> None:
     # One feature of the four has no finite value, and is not among those of the median.
     assert layers.loc[("0", "input"), ["abs_max", "feature_ratio"]].tolist() == [1, 1]
     assert layers.loc[("0", "output"), ["abs_max", "feature_ratio"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [
+        ({"times": None}, "times must be a number of at least 0, got None"),
+        ({"times": float("nan")}, "times must be a number of at least 0, got nan"),
+        ({"times": "x"}, "times must be a number of at least 0, got 'x'"),
+        ({"least": -1}, "least must be a number of at least 0, got -1"),
+        ({"share": 2}, "share must be a number from 0 to 1, got 2"),
+        ({"rows": True}, "rows must be a number of at least 0, got True"),
+    ],
+)
+def test_limits_out_of_range_are_errors_in_words(limit: dict[str, Any], allowed: str) -> None:
+    with pytest.raises(normprobe.NormprobeError, match=f"^{allowed}$"):
+        recorded().outliers(**limit)

@@ -18,7 +18,7 @@ from normprobe.capture.live_pairs.power_sums import LocalPowerSums, PowerSums
 from normprobe.capture.states.site_registry import TensorOf, registered_sites
 from normprobe.errors import ViewError
 from normprobe.layers.find import Layer
-from normprobe.layers.module_attributes import stored
+from normprobe.layers.module_attributes import has_bias, stored
 from normprobe.layers.to_rows import arrange
 from normprobe.samples.batch import Signatures, first_tensor, read_batch
 from normprobe.samples.masks import Masks, SequenceRule, find_masks
@@ -223,7 +223,7 @@ def differing_tensors(a: Layer, b: Layer) -> dict[str, float]:
             difference = _relative_difference(own.detach(), other.detach())
             if difference is not None:
                 found[name] = difference
-        elif name == "bias" and isinstance(own, Tensor) != isinstance(other, Tensor):
+        elif name == "bias" and {has_bias(a.module), has_bias(b.module)} == {True, False}:
             found[name] = math.nan
     return found
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from normprobe.formatting import format_count
 from normprobe.report import display_text, run_summary
 from normprobe.report.files import FIGURES, marker, write_atomically
+from normprobe.report.finding_words import nothing_found
 from normprobe.report.html.cards import finding_cards
 from normprobe.report.html.glossary import glossary_entries
 from normprobe.report.html.headline import verdict
@@ -148,7 +149,8 @@ def _header(tables: Tables, findings: pd.DataFrame, anchors: Anchors) -> dict[st
         "alert": _alert(tables, anchors),
         # Of a path the heading has the end; then the whole stands here.
         "facts": [*run_summary.data_facts(tables.meta), *([] if name == whole else [f"read from {whole}"])],
-        "notes": _notes(tables),
+        "nothing_found": nothing_found(findings),
+        "notes": _notes(tables, findings),
         "cells": cells,
         "key": key,
         "strip_label": "Layers: " + "; ".join(words for _, words in key),
@@ -189,14 +191,14 @@ def _alert(tables: Tables, anchors: Anchors) -> Markup | None:
     return text.format(site, anchors.name(layer), format_count(count, "value"), ending)
 
 
-def _notes(tables: Tables) -> list[str]:
+def _notes(tables: Tables, findings: pd.DataFrame) -> list[str]:
     """What a reader should know before reading any number."""
     notes = []
     if (tables.ledger["kind"] == LINEAR).all():
         notes.append("No normalization layer: Linear layers only.")
     if run_summary.single_sample(tables):
         notes.append("1 sample: variances across samples are undefined.")
-    return notes + [str(warning) for warning in tables.meta["warnings"]]
+    return notes + run_summary.notes(tables, findings)
 
 
 def _made(tables: Tables) -> str:

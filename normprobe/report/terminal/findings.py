@@ -10,7 +10,7 @@ import pandas as pd
 from normprobe.findings.baseline import NEW
 from normprobe.formatting import format_count
 from normprobe.report.display_text import display_name, text_or_empty
-from normprobe.report.finding_words import WORDS, extent, verdict_words
+from normprobe.report.finding_words import WORDS, extent, nothing_found, verdict_words
 from normprobe.report.terminal.lines import Terminal
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ def finding_lines(tables: Tables, findings: pd.DataFrame, terminal: Terminal) ->
 
 def verdict_lines(findings: pd.DataFrame, terminal: Terminal) -> list[str]:
     """What the findings come to, in a line."""
-    return (
-        ["No findings: no faults found."] if findings.empty else terminal.wrap(f"{verdict_words(findings)}.")
-    )
+    return terminal.wrap(nothing_found(findings) if findings.empty else f"{verdict_words(findings)}.")
 
 
 def change_lines(here: pd.DataFrame, gone: pd.DataFrame, baseline: str, terminal: Terminal) -> list[str]:

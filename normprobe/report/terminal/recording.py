@@ -38,7 +38,7 @@ def terminal_text(
         width: columns of the terminal, fewer than 80 count as 80; None cuts and wraps nothing.
         unicode: whether the stream can show `÷ × … →`; if not, `/ x ... ->` stand for them.
         baseline: what the findings were held against, where they have the column `change`.
-        notes: also what is to be known of the run, which the command line prints apart while it measures.
+        notes: also the warnings of the run, which the command line prints apart while it measures.
 
     Returns:
         Lines joined by newlines, without one at the end.
@@ -53,7 +53,7 @@ def terminal_text(
     named = named_layers(here)
     blocks = [
         _head(tables, terminal),
-        _notes(tables, terminal) if notes else [],
+        _notes(tables, here, terminal, warned=not notes),
         [*verdict_lines(here, terminal), *finding_lines(tables, here, terminal)],
         [] if baseline is None else change_lines(here, gone, baseline, terminal),
         stand_out_table(tables, summary, standing_out(summary, named), named, terminal),
@@ -61,9 +61,13 @@ def terminal_text(
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def _notes(tables: Tables, terminal: Terminal) -> list[str]:
-    """What was left out of the data, masks that were not used, weights that changed: a note each."""
-    return [line for text in tables.meta["warnings"] for line in terminal.wrap(f"Note: {text}")]
+def _notes(tables: Tables, findings: pd.DataFrame, terminal: Terminal, *, warned: bool) -> list[str]:
+    """What was left out of the data, weights that changed, what is not looked for: a note each."""
+    return [
+        line
+        for text in run_summary.notes(tables, findings, warned=warned)
+        for line in terminal.wrap(f"Note: {text}")
+    ]
 
 
 def _head(tables: Tables, terminal: Terminal) -> list[str]:

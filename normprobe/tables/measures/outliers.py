@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from normprobe.errors import NormprobeError
 from normprobe.tables.columns import OUTLIERS, SITE_KEY, shaped
-from normprobe.tables.measures.features import finite_features
-from normprobe.tables.measures.layers import inner_sites
+from normprobe.tables.measures.features import feature_measures, finite_features
+from normprobe.tables.measures.layers import inner_sites, inputs_and_outputs
 from normprobe.tables.measures.writers import writers
 from normprobe.vocabulary import INPUT
 
@@ -50,12 +53,44 @@ def outlier_features(
     return out.sort_values(["_place", "ratio"], ascending=[True, False], kind="stable").drop(columns="_place")
 
 
+def too_few_values(tables: Tables, rows: int = ROWS) -> str:
+    """A sentence that says that outlier features are looked for nowhere, for lack of values; else ""."""
+    layers = inputs_and_outputs(tables)
+    most = feature_measures(tables)["rows"].reindex(layers.index).max()
+    if not 0 < most < rows:
+        return ""
+    return (
+        f"Outlier features are not looked for: that takes {rows:,} values per feature, such as tokens, and "
+        f"there are {int(most):,} at most."
+    )
+
+
 def outlier_table(
     tables: Tables, *, least: float = LEAST, times: float = TIMES, share: float = SHARE, rows: int = ROWS
 ) -> pd.DataFrame:
-    """`outlier_features` with who wrote each, in the columns of `normprobe.tables.columns.OUTLIERS`."""
+    """`outlier_features` with who wrote each, in the columns of `normprobe.tables.columns.OUTLIERS`.
+
+    ``attrs["note"]`` is that of `too_few_values`.
+
+    Raises:
+        NormprobeError: a limit is no number, is negative, or ``share`` is above 1.
+    """
+    _check_limits(least=least, times=times, share=share, rows=rows)
     found = outlier_features(tables, least=least, times=times, share=share, rows=rows)
     read = found["site"] == INPUT
     # What a layer writes it has written itself.
     wrote = writers(tables, found[read]).reindex(found.index).fillna(found["layer"])
-    return shaped(found.assign(written_by=wrote), OUTLIERS)
+    table = shaped(found.assign(written_by=wrote), OUTLIERS)
+    table.attrs["note"] = too_few_values(tables, rows)
+    return table
+
+
+def _check_limits(**limits: Any) -> None:
+    """Raise NormprobeError, with what is allowed, for a limit out of range."""
+    for name, given in limits.items():
+        most = 1.0 if name == "share" else math.inf
+        number = isinstance(given, Real) and not isinstance(given, bool)
+        # NaN is in no range.
+        if not number or not 0 <= given <= most:
+            allowed = "from 0 to 1" if name == "share" else "of at least 0"
+            raise NormprobeError(f"{name} must be a number {allowed}, got {given!r}")

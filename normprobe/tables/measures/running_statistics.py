@@ -57,7 +57,8 @@ def running_channels(tables: Tables) -> pd.DataFrame:
     Columns: ``layer``, ``site`` (always ``input``), ``feature``, ``count``, ``constant`` (as in
     `finite_features`; without a finite value, too), ``untouched`` (running_mean is 0 and running_var 1
     exactly), ``apart`` (mean seen - running mean), ``observed`` and ``running`` (variances with eps, the
-    observed one x n / (n - 1)), ``shift`` (`standard_shift`) and ``log_variance_ratio``.
+    observed one x n / (n - 1)), ``shift`` (`standard_shift`), ``log_variance_ratio`` and ``bare_log_ratio``
+    (the same of the variances without eps).
     """
     features = tables.features
     rows = features[features["running_var"].notna() & (features["site"] == INPUT)]
@@ -65,8 +66,8 @@ def running_channels(tables: Tables) -> pd.DataFrame:
     eps = rows["layer"].map(tables.ledger.set_index("layer")["eps"]).astype("float64").fillna(0.0).to_numpy()
     seen_variance, count = (rows[name].to_numpy(np.float64) for name in ("seen_variance", "count"))
     apart = (rows["seen_mean"] - rows["running_mean"]).to_numpy(np.float64)
-    observed = collected_variance(seen_variance, count) + eps
-    running = rows["running_var"].to_numpy(np.float64) + eps
+    bare = collected_variance(seen_variance, count), rows["running_var"].to_numpy(np.float64)
+    observed, running = bare[0] + eps, bare[1] + eps
     return rows[[*SITE_KEY, "feature", "count"]].assign(
         constant=finite_features(tables)["constant"].reindex(rows.index, fill_value=True),
         untouched=(rows["running_mean"] == 0) & (rows["running_var"] == 1),
@@ -75,6 +76,7 @@ def running_channels(tables: Tables) -> pd.DataFrame:
         running=running,
         shift=standard_shift(apart, running),
         log_variance_ratio=log_variance_ratio(observed, running),
+        bare_log_ratio=log_variance_ratio(*bare),
     )
 
 
@@ -85,27 +87,35 @@ def running_measures(tables: Tables) -> pd.DataFrame:
     Columns: ``running_shift`` (median over channels of |shift|), ``running_log_ratio`` (median of
     log_variance_ratio), ``running_ratio`` (exp of its size: a factor of at least 1, ÷ 4 counts as 4),
     ``running_noise`` (median absolute deviation of log_variance_ratio), ``channel_ratio`` and
-    ``channel_shift`` (of the worst channel: observed ÷ running variance, and |shift|) and ``untouched``
-    (running_mean is 0 and running_var is 1 exactly in every channel). Constant channels are left out.
+    ``channel_shift`` (of the worst channel: observed ÷ running variance, and |shift|), ``untouched``
+    (running_mean is 0 and running_var is 1 exactly in every channel), ``bare_log_ratio`` and ``bare_noise``
+    (median and median absolute deviation of bare_log_ratio: the scale of the data, which eps hides where
+    variances are small). Constant channels are left out.
     """
     channels = running_channels(tables)
     # A dead channel has a running variance near 0, too, and would pull the medians towards agreement.
     varying = ~channels["constant"]
     frame = channels.assign(
-        size=channels["shift"].abs().where(varying), factor=channels["log_variance_ratio"].where(varying)
+        size=channels["shift"].abs().where(varying),
+        factor=channels["log_variance_ratio"].where(varying),
+        bare=channels["bare_log_ratio"].where(varying),
     ).set_index(SITE_KEY)
     groups = frame.groupby(level=SITE_KEY, sort=False)
-    middle = groups["factor"].median()
-    off = (frame["factor"] - middle.reindex(frame.index)).abs()
+    middles = groups[["factor", "bare"]].median()
+    off = (frame[["factor", "bare"]] - middles.reindex(frame.index)).abs()
+    noise = off.groupby(level=SITE_KEY, sort=False).median()
+    middle = middles["factor"]
     return pd.DataFrame(
         {
             "running_shift": groups["size"].median(),
             "running_log_ratio": middle,
             "running_ratio": np.exp(middle.abs()),
-            "running_noise": off.groupby(level=SITE_KEY, sort=False).median(),
+            "running_noise": noise["factor"],
             "channel_ratio": np.exp(groups["factor"].max()),
             "channel_shift": groups["size"].max(),
             "untouched": groups["untouched"].all(),
+            "bare_log_ratio": middles["bare"],
+            "bare_noise": noise["bare"],
         }
     )
 

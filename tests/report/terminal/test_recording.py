@@ -139,7 +139,7 @@ def test_every_finding_has_sentence_advice_and_the_name_that_explain_takes(table
 
 def test_healthy():
     text = terminal_text(record(stack(1)), NOTHING, width=80, unicode=True)
-    assert text.splitlines()[-1] == "No findings: no faults found."
+    assert text.splitlines()[-1] == "No findings."
     assert "2 layer_norm, 2 linear: all 4 layers fired" in text
 
 
@@ -151,7 +151,7 @@ def test_gaps_come_before_findings():
         *[f"  unused.{i}" for i in range(8)],
         "  and 2 more in the ledger",
     ]
-    assert start < lines.index("No findings: no faults found.")
+    assert start < lines.index("No findings.")
 
 
 def test_at_most_twelve_findings():
@@ -250,4 +250,6 @@ def test_a_summary_shows_the_findings_of_the_checks_asked_for():
         model.layers[0].up.weight[0] = float("inf")
     recording = Recording(record(model))
     assert "explain nonfinite" in str(recording.summary())
-    assert "No findings" in str(recording.summary(["dead_features"]))
+    assert "No findings of this check." in str(recording.summary(["dead_features"]))
+    two = ["dead_features", "constant_features"]
+    assert "No findings: none of 2 checks found anything." in str(recording.summary(two))
