@@ -12,7 +12,13 @@ import pandas as pd
 from normprobe.divergence.causes import in_words
 from normprobe.divergence.differences import Differences
 from normprobe.divergence.explanations import clauses, is_undone
-from normprobe.divergence.verdict import Divergence, first_divergence, sentences
+from normprobe.divergence.verdict import (
+    COMPARE_MODELS,
+    Divergence,
+    first_divergence,
+    sentences,
+    surely_same_data,
+)
 from normprobe.findings.check import COLUMNS, Finding
 from normprobe.vocabulary import INPUT
 
@@ -138,9 +144,13 @@ def _before(found: Differences, first: Divergence) -> _Rule:
             _FIRST, advice=f"Load the same {', '.join(stored[:3])}{more} into both, then compare again."
         )
     if first.after is None:
+        known = found.facts.get("not_measured") is not None
+        models = f"{COMPARE_MODELS[0].upper()}{COMPARE_MODELS[1:]}."
+        advice = "Compare the settings and the order of what runs before this layer." if known else models
+        data = "" if surely_same_data(found) else "Compare the data and their preparation. "
         return replace(
             _FIRST,
-            advice="Compare the data and their preparation, and the weights of what runs before this layer.",
+            advice=data + advice,
         )
     return _FIRST
 

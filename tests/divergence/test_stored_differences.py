@@ -74,9 +74,13 @@ def test_one_between_two_layers_is_named_with_the_place(way: int) -> None:
 def test_without_the_models_a_layer_that_is_not_measured_is_a_possibility() -> None:
     a, b = (normprobe.record(m, data()) for m in (net(), changed(lambda m: m.conv1.weight.mul_(1.1))))
     comparison = compare(a, b)
-    assert "the data or their preparation differ, or a layer before it that is not measured" in str(
-        comparison
+    assert comparison.verdict.endswith(
+        "before any layer compared: it arises in a layer before it that is not measured (convolution, "
+        "embedding); compare the models themselves to see which (normprobe compare MODEL MODEL; in Python "
+        "compare(..., models=(a, b)))."
     )
+    assert "data" not in str(comparison), "their fingerprints are equal"
+    assert comparison.findings().iloc[0]["advice"].startswith("Compare the models themselves to see which (")
     assert comparison.to_dict()["not_measured"] is None
 
 
