@@ -12,6 +12,7 @@ import pandas as pd
 from normprobe.divergence.causes import in_words
 from normprobe.divergence.differences import Differences
 from normprobe.divergence.explanations import clauses, is_undone
+from normprobe.divergence.stored_differences import SETTINGS
 from normprobe.divergence.verdict import (
     COMPARE_MODELS,
     Divergence,
@@ -137,7 +138,12 @@ def _rule_of(found: Differences, first: Divergence) -> _Rule:
 
 def _before(found: Differences, first: Divergence) -> _Rule:
     """What to do about a difference that arises before a layer."""
-    stored = [name for name, _ in found.facts.get("not_measured") or []]
+    differing = found.facts.get("not_measured") or []
+    stored = [name for name, said in differing if not said.startswith(SETTINGS)]
+    if len(differing) > len(stored):
+        names = [name for name, _ in differing]
+        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        return replace(_FIRST, advice=f"Make {', '.join(names[:3])}{more} alike in both, then compare again.")
     if stored:
         more = f" and {len(stored) - 3:,} more" if len(stored) > 3 else ""
         return replace(
