@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from normprobe.divergence import StoredTensors, document, finding_changes, largest_error
+from normprobe.divergence import StoredTensors, document, error_above, finding_changes
 from normprobe.divergence.as_findings import findings_of
 from normprobe.divergence.differences import LEVEL, Differences, differences
 from normprobe.divergence.verdict import Divergence, first_divergence, sentences, verdict_code
@@ -109,11 +109,13 @@ class Comparison:
         Args:
             above: the largest error at a layer's output that is allowed, in dB, such as -30; None allows none
                 beyond the noise.
+
+        Raises:
+            NormprobeError: ``above`` is no number.
         """
         if above is None:
             return self.first_divergence is not None
-        worst = largest_error(self._found)
-        return worst is not None and worst[1] > above
+        return bool(error_above(self._found, above))
 
     def to_dict(self, **facts: Any) -> dict[str, Any]:
         """The comparison for programs, as JSON holds it; docs/outputs.md lists what is in it.

@@ -16,7 +16,7 @@ from normprobe.tables.export import write_csv, write_parquet, write_tables
 from normprobe.tables.frames import Tables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.merging import merge_tables
-from normprobe.tables.merging_checks import different_weights, same_data
+from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data
 from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables
 from normprobe.tables.unmeasured import check_measured
@@ -312,7 +312,8 @@ def merge(*recordings: Recording, on_different_weights: Literal["error", "warn"]
     """Merge recordings of parts of the data into the recording of the whole.
 
     Recordings that hold the same data are merged, and count twice; those of different weights are merged, and
-    their means and variances are of none of them. A warning says either, in ``meta["warnings"]`` as well.
+    their means and variances are of none of them. A warning says either, and of recordings in which nothing
+    was measured that they add nothing; it is in ``meta["warnings"]`` as well.
 
     Args:
         recordings: of one model, each of another part of the data.
@@ -337,8 +338,10 @@ def merge(*recordings: Recording, on_different_weights: Literal["error", "warn"]
     merged = merge_tables(parts)
     differ = different_weights(parts)
     if differ and on_different_weights == "error":
-        raise RecordingError(f"{differ}; merge them all the same with on_different_weights='warn' (--force)")
-    said = [text for text in (differ, same_data(parts)) if text]
+        raise RecordingError(
+            f"{differ}; --force merges them all the same (in Python on_different_weights='warn')"
+        )
+    said = [text for text in (differ, same_data(parts), nothing_measured(parts)) if text]
     for text in said:
         warn(text)
     if not said:

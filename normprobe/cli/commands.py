@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,12 +14,18 @@ from normprobe.cli import printing
 from normprobe.cli.compare_command import compare
 from normprobe.cli.error_lines import with_error_lines
 from normprobe.cli.exit_status import exit_if_found, failing
-from normprobe.cli.load_or_measure import recorded, recording_of
-from normprobe.cli.options import debug, measuring, quietly, request_of
+from normprobe.cli.load_or_measure import is_recording, recorded, recording_of
+from normprobe.cli.options import Request, debug, measuring, quietly, request_of
 from normprobe.cli.output_paths import check_file, check_folder
 from normprobe.cli.progress import waiting
 from normprobe.cli.report_command import report
 from normprobe.cli.settings import settings
+from normprobe.errors import NoLayersError, RecordingError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from normprobe.recording import Recording
 
 _PATH = click.Path(path_type=Path)
 
@@ -45,7 +54,7 @@ def main() -> None:
 @click.option("--out", type=_PATH, required=True, help="Folder for the tables.")
 @click.option("--format", "form", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True)
 @click.option("--save", type=_PATH, metavar="FILE", help="Save the recording too.")
-@failing
+@failing(with_baseline=False)
 @quietly
 @measuring
 @settings
@@ -81,7 +90,32 @@ def export(
 @with_error_lines
 def layers(model: str, **options: Any) -> None:
     """List every Linear and norm layer after one forward: fired, or why not."""
-    printing.print_ledger(recording_of(model, request_of(options), forwards=1).ledger)
+    request = request_of(options)
+    if not is_recording(model):
+        printing.print_ledger(recording_of(model, request, forwards=1).ledger)
+        return
+    # Of a saved recording they choose lines: nothing is measured anew. Those of settings are for models.
+    chosen = [name for name in ("layers", "kinds") if name in request.written]
+    others = tuple(name for name in request.written if name not in chosen)
+    ledger = recording_of(model, replace(request, written=others), forwards=1).ledger
+    printing.print_ledger(_chosen(ledger, request, chosen))
+
+
+def _chosen(ledger: pd.DataFrame, request: Request, by: Sequence[str]) -> pd.DataFrame:
+    """The rows of a ledger whose layers are asked for.
+
+    Raises:
+        NoLayersError: there is none.
+    """
+    kept = [
+        ("layers" not in by or any(fnmatchcase(str(name), glob) for glob in request.layers))
+        and ("kinds" not in by or kind in request.kinds)
+        for name, kind in zip(ledger["layer"], ledger["kind"], strict=True)
+    ]
+    if not any(kept):
+        asked = " and ".join(f"--{name} {' '.join(getattr(request, name))}" for name in by)
+        raise NoLayersError(f"{asked} matches none of the {len(kept):,} layers of this recording")
+    return ledger[kept]
 
 
 @main.command()
@@ -100,11 +134,29 @@ def merge(recordings: tuple[Path, ...], out: Path, force: bool) -> None:
         from normprobe import recording
 
         parts = [recording.load(path) for path in recordings]
+        _check_apart(recordings, parts)
         whole = recording.merge(*parts, on_different_weights="warn" if force else "error")
         whole.save(out)
     for warning in whole.meta["warnings"]:
         click.echo(f"Note: {warning}", err=True)
     printing.print_files([out], "Merged")
+
+
+def _check_apart(paths: tuple[Path, ...], recordings: list[Recording]) -> None:
+    """Refuse files that hold the same part, by their names.
+
+    Raises:
+        RecordingError: two of them do.
+    """
+    holder: dict[str, Path] = {}
+    for path, recording in zip(paths, recordings, strict=True):
+        for part in recording.meta["parts"]:
+            if part in holder:
+                raise RecordingError(
+                    f"{holder[part]} and {path} hold the same part, so its data would count twice; "
+                    "merge each part once"
+                )
+            holder[part] = path
 
 
 @main.command()

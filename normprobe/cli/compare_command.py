@@ -98,10 +98,26 @@ def compare(
     if as_json:
         facts = {"report": None if page is None else str(page), "fail_above": fail_above}
         click.echo(comparison.to_json(**facts))
-    if comparison.fails(above=fail_above):
-        if quiet:
-            click.echo(f"Failed: {comparison.verdict}", err=True)
-        does_not_hold()
+    _exit_if_failed(comparison, fail_above, quiet=quiet)
+
+
+def _exit_if_failed(comparison: Comparison, fail_above: float | None, *, quiet: bool) -> None:
+    """Exit with 3 if the two differ, or by more than is allowed; say what failed unless it was printed.
+
+    Raises:
+        Exit: they do.
+    """
+    if not comparison.fails(above=fail_above):
+        return
+    if fail_above is not None:
+        from normprobe.divergence import error_above
+
+        # The answer need not name it: the first layer that differs may differ by less than is allowed.
+        what = error_above(comparison.differences, fail_above)
+        click.echo(f"Failed: {what}, above --fail-above {fail_above:g}", err=True)
+    elif quiet:
+        click.echo(f"Failed: {comparison.verdict}", err=True)
+    does_not_hold()
 
 
 def _print_and_write(comparison: Comparison, out: Path | None, *, quiet: bool) -> Path | None:

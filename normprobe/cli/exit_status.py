@@ -20,13 +20,14 @@ _SEVERITIES = SEVERITIES[::-1]  # the mildest first
 _DOES_NOT_HOLD = 3
 
 
-def failing(command: _Command) -> _Command:
-    """Add the option that makes findings fail a command."""
+def failing(*, with_baseline: bool) -> Callable[[_Command], _Command]:
+    """The option that makes findings fail a command, which may have a baseline or not."""
+    new = "; with a baseline, a new one" if with_baseline else ""
     return click.option(
         "--fail-on",
         type=click.Choice(_SEVERITIES),
-        help="Exit with 3 if there is such a finding, or a worse one; with a baseline, a new one.",
-    )(command)
+        help=f"Exit with 3 if there is such a finding, or a worse one{new}.",
+    )
 
 
 def does_not_hold() -> NoReturn:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from normprobe.errors import NormprobeError
 from normprobe.loading.constants import DTYPES
 from normprobe.vocabulary import KINDS
 
@@ -92,6 +93,22 @@ class Samples(click.ParamType):  # type: ignore[type-arg]  # generic from click 
         if not re.fullmatch("[0-9]{1,18}", str(value)):
             self.fail(f"{value!r} is neither a number from 0 nor 'all'", param, ctx)
         return int(value)
+
+
+class CheckName(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """The name of a check, or a part that only one has."""
+
+    name = "check"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name as it was given; refuse what is of no check, or of several."""
+        from normprobe.findings import selected
+
+        try:
+            selected((str(value),))
+        except NormprobeError as cause:
+            self.fail(str(cause), param, ctx)
+        return str(value)
 
 
 _MEASURING = [

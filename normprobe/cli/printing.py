@@ -44,18 +44,26 @@ def escape_what_cannot_be_encoded() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def print_summary(recording: Recording, findings: pd.DataFrame, *, baseline: str | None = None) -> None:
+def print_summary(
+    recording: Recording, findings: pd.DataFrame, *, baseline: str | None = None, notes: bool = False
+) -> None:
     """Print the terminal's form of the report.
 
     Args:
         recording: what was measured.
         findings: its findings, those of a baseline that are gone among them.
         baseline: what they were held against.
+        notes: whether to print its notes, too: those of a saved recording were not printed while it was made.
     """
     from normprobe.report import stdout_unicode, stdout_width, terminal_text
 
     text = terminal_text(
-        recording.tables, findings, width=stdout_width(), unicode=stdout_unicode(), baseline=baseline
+        recording.tables,
+        findings,
+        width=stdout_width(),
+        unicode=stdout_unicode(),
+        baseline=baseline,
+        notes=notes,
     )
     click.echo(_coloured(text) if colourful() else text)
 

@@ -15,8 +15,8 @@ import click
 from normprobe.cli import printing
 from normprobe.cli.error_lines import with_error_lines
 from normprobe.cli.exit_status import exit_if_found, failing
-from normprobe.cli.load_or_measure import recorded
-from normprobe.cli.options import debug, measuring, quietly
+from normprobe.cli.load_or_measure import is_recording, recorded
+from normprobe.cli.options import CheckName, debug, measuring, quietly
 from normprobe.cli.output_paths import check_file, check_folder
 from normprobe.cli.progress import waiting
 from normprobe.cli.settings import settings
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from normprobe.recording import Recording
 
 _PATH = click.Path(path_type=Path)
+_CHECK = CheckName()
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _OUTPUTS = [
     click.option(
@@ -55,8 +56,12 @@ _OUTPUTS = [
     click.option(
         "--sarif", type=_PATH, metavar="FILE", help="Also write the findings as SARIF, for code scanning."
     ),
-    click.option("--select", multiple=True, metavar="CHECK", help="Only this check; may be repeated."),
-    click.option("--ignore", multiple=True, metavar="CHECK", help="Not this check; may be repeated."),
+    click.option(
+        "--select", multiple=True, type=_CHECK, metavar="CHECK", help="Only this check; may be repeated."
+    ),
+    click.option(
+        "--ignore", multiple=True, type=_CHECK, metavar="CHECK", help="Not this check; may be repeated."
+    ),
     click.option(
         "--baseline", type=_PATH, metavar="FILE", help="A saved recording: say which findings are new."
     ),
@@ -89,7 +94,7 @@ def _writing(command: _Command) -> _Command:
 @click.command()
 @click.argument("model", metavar="MODEL|RECORDING")
 @_writing
-@failing
+@failing(with_baseline=True)
 @quietly
 @measuring
 @settings
@@ -108,10 +113,13 @@ def report(model: str, *, fail_on: str | None, **options: Any) -> None:
         model, options, save=outputs.save, recalibrate=outputs.recalibrate, quiet=outputs.quiet
     )
     findings = _held_against(recording, baseline, outputs, checks)
+    notes = _baseline_notes(recording, baseline)
+    for note in () if outputs.quiet else notes:
+        click.echo(f"Note: {note}", err=True)
     with _text_stream(outputs):
-        _print_and_write(recording, findings, outputs, checks)
+        _print_and_write(recording, findings, outputs, checks, saved=is_recording(model))
     page = None if outputs.no_report else outputs.out / "report.html"
-    _write_documents(model, recording, findings, outputs, page)
+    _write_documents(model, recording=recording, findings=findings, outputs=outputs, page=page, notes=notes)
     if fail_on is not None:
         from normprobe.findings.json_document import present_and_gone
 
@@ -124,11 +132,7 @@ def _name(outputs: _Outputs) -> str | None:
 
 
 def _checks(outputs: _Outputs) -> tuple[Any, ...] | None:
-    """The checks to run; None for all.
-
-    Raises:
-        NormprobeError: a name is of no check, or of several.
-    """
+    """The checks to run; None for all."""
     if not outputs.select and not outputs.ignore:
         return None
     from normprobe.findings import selected
@@ -173,17 +177,41 @@ def _held_against(
     return changes(findings, baseline.findings(checks))
 
 
+def _baseline_notes(recording: Recording, baseline: Recording | None) -> list[str]:
+    """What limits what a baseline says of this recording."""
+    if baseline is None:
+        return []
+    from normprobe.findings.baseline import other_data
+
+    data = baseline.meta["data"]
+    differ = other_data(recording.tables, baseline.tables)
+    return [f"the baseline saw other data{f' ({data})' if data else ''}"] if differ else []
+
+
 def _text_stream(outputs: _Outputs) -> AbstractContextManager[Any]:
     """Where text goes: with --json stdout is the document and nothing else, for a program to read."""
     return redirect_stdout(sys.stderr) if outputs.as_json else nullcontext()
 
 
 def _print_and_write(
-    recording: Recording, findings: pd.DataFrame, outputs: _Outputs, checks: tuple[Any, ...] | None
+    recording: Recording,
+    findings: pd.DataFrame,
+    outputs: _Outputs,
+    checks: tuple[Any, ...] | None,
+    *,
+    saved: bool,
 ) -> None:
-    """Print the findings and write the report, and say which files were written."""
+    """Print the findings and write the report, and say which files were written.
+
+    Args:
+        recording: what was measured.
+        findings: its findings.
+        outputs: what to print and write.
+        checks: those that ran; None for all.
+        saved: whether the recording is a saved one, whose notes nothing has printed yet.
+    """
     if not outputs.quiet:
-        printing.print_summary(recording, findings, baseline=_name(outputs))
+        printing.print_summary(recording, findings, baseline=_name(outputs), notes=saved)
     if not outputs.no_report:
         from normprobe.report import earlier_report, replaced
 
@@ -201,7 +229,13 @@ def _print_and_write(
 
 
 def _write_documents(
-    model: str, recording: Recording, findings: pd.DataFrame, outputs: _Outputs, page: Path | None
+    model: str,
+    *,
+    recording: Recording,
+    findings: pd.DataFrame,
+    outputs: _Outputs,
+    page: Path | None,
+    notes: list[str],
 ) -> None:
     """Write the findings for programs: SARIF into a file, JSON to stdout."""
     from normprobe.findings import to_json
@@ -214,7 +248,9 @@ def _write_documents(
             with _text_stream(outputs):
                 printing.print_files([outputs.sarif], "Wrote ")
     if outputs.as_json:
-        facts = {"report": None if page is None else str(page)}
+        facts: dict[str, Any] = {"report": None if page is None else str(page)}
+        if notes:
+            facts["notes"] = [*map(str, recording.meta["warnings"]), *notes]
         if outputs.baseline is not None:
             facts["baseline"] = str(outputs.baseline)
         click.echo(to_json(findings, recording.tables, **facts))

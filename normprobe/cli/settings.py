@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,8 +121,10 @@ def _defaults(context: click.Context, path: Path, table: Mapping[str, Any]) -> d
     own = {key: value for key, value in table.items() if key not in tables}
     for name, entries in tables.items():
         _check_key(path, _TABLE, name, commands)
+        _refuse_arguments(path, f"{_TABLE}.{name}", entries, [commands[name]])
         for key in entries:
             _check_key(path, f"{_TABLE}.{name}", key, options[name])
+    _refuse_arguments(path, _TABLE, own, commands.values())
     for key in own:
         _check_key(path, _TABLE, key, every)
     running = str(context.command.name)
@@ -157,6 +159,25 @@ def _check_key(path: Path, table: str, key: str, known: Mapping[str, Any]) -> No
         return
     close = get_close_matches(_plain(key), known, n=3) or sorted(known)
     raise click.UsageError(f"{path}: [{table}] has no setting {key!r}; did you mean {', '.join(close)}?")
+
+
+def _refuse_arguments(path: Path, table: str, keys: Iterable[str], commands: Iterable[click.Command]) -> None:
+    """Refuse keys that name what a command is given without an option.
+
+    Raises:
+        UsageError: one of them does.
+    """
+    arguments = {
+        str(param.name)
+        for command in commands
+        for param in command.params
+        if isinstance(param, click.Argument)
+    }
+    for key in keys:
+        if key in arguments:
+            raise click.UsageError(
+                f"{path}: [{table}] cannot set {key!r}: {key.upper()} stands on the command line"
+            )
 
 
 def _value(context: click.Context, path: Path, key: str, option: click.Option, value: Any) -> Any:

@@ -6,9 +6,10 @@ of layers and samples, the error and what of it is inherited, what of the layers
 words, and its findings.
 """
 
+from normprobe.divergence.allowed_error import error_above
 from normprobe.divergence.columns import CAUSES, LAYERS, UNMATCHED
 from normprobe.divergence.differences import LEVEL, Differences, differences
-from normprobe.divergence.json_document import document, finding_changes, largest_error
+from normprobe.divergence.json_document import document, finding_changes
 from normprobe.divergence.side_names import side_names
 from normprobe.divergence.stored_differences import StoredTensors
 from normprobe.divergence.verdict import (
@@ -32,8 +33,8 @@ __all__ = [
     "answer_parts",
     "differences",
     "document",
+    "error_above",
     "finding_changes",
-    "largest_error",
     "sentences",
     "shown_name",
     "side_names",

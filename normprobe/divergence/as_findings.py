@@ -12,7 +12,14 @@ import pandas as pd
 from normprobe.divergence.causes import in_words
 from normprobe.divergence.differences import Differences
 from normprobe.divergence.explanations import clauses, is_undone
-from normprobe.divergence.verdict import Divergence, first_divergence, sentences
+from normprobe.divergence.stored_differences import SETTINGS
+from normprobe.divergence.verdict import (
+    COMPARE_MODELS,
+    Divergence,
+    first_divergence,
+    sentences,
+    surely_same_data,
+)
 from normprobe.findings.check import COLUMNS, Finding
 from normprobe.vocabulary import INPUT
 
@@ -131,16 +138,25 @@ def _rule_of(found: Differences, first: Divergence) -> _Rule:
 
 def _before(found: Differences, first: Divergence) -> _Rule:
     """What to do about a difference that arises before a layer."""
-    stored = [name for name, _ in found.facts.get("not_measured") or []]
+    differing = found.facts.get("not_measured") or []
+    stored = [name for name, said in differing if not said.startswith(SETTINGS)]
+    if len(differing) > len(stored):
+        names = [name for name, _ in differing]
+        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        return replace(_FIRST, advice=f"Make {', '.join(names[:3])}{more} alike in both, then compare again.")
     if stored:
         more = f" and {len(stored) - 3:,} more" if len(stored) > 3 else ""
         return replace(
             _FIRST, advice=f"Load the same {', '.join(stored[:3])}{more} into both, then compare again."
         )
     if first.after is None:
+        known = found.facts.get("not_measured") is not None
+        models = f"{COMPARE_MODELS[0].upper()}{COMPARE_MODELS[1:]}."
+        advice = "Compare the settings and the order of what runs before this layer." if known else models
+        data = "" if surely_same_data(found) else "Compare the data and their preparation. "
         return replace(
             _FIRST,
-            advice="Compare the data and their preparation, and the weights of what runs before this layer.",
+            advice=data + advice,
         )
     return _FIRST
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from normprobe.divergence.allowed_error import largest_error
 from normprobe.divergence.differences import Differences
 from normprobe.divergence.side_names import side_names
 from normprobe.divergence.verdict import first_divergence, sentences, verdict_code
@@ -24,15 +25,6 @@ def finding_changes(found: Differences, of_a: pd.DataFrame, of_b: pd.DataFrame) 
     """
     names = dict(zip(found.layers["layer_b"], found.layers["layer"], strict=True))
     return changes(of_b, of_a, names=names)
-
-
-def largest_error(found: Differences) -> tuple[str, float] | None:
-    """The layer whose output has the largest error, and that in dB; None without an output compared."""
-    outputs = found.layers[(found.layers["site"] == OUTPUT) & found.layers["error_db"].notna()]
-    if outputs.empty:
-        return None
-    row = outputs.iloc[int(outputs["error_db"].argmax())]
-    return str(row["layer"]), float(row["error_db"])
 
 
 def document(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +13,11 @@ from normprobe.divergence.matching import match_names
 from normprobe.divergence.rounding import unit
 from normprobe.formatting import format_number
 
+SETTINGS = "in its settings"
+"""How the words begin where settings differ, not a tensor."""
+
+# A comma within brackets is part of a value.
+_SEPARATOR = re.compile(r",\s*(?![^(\[]*[)\]])")
 _SURE = 2.0
 """By how much a difference must exceed the rounding of the coarser of two dtypes, as it is estimated."""
 
@@ -53,7 +59,7 @@ class StoredDifference(NamedTuple):
 
     Attributes:
         module: name of its module in the first model.
-        tensor: its name there.
+        tensor: its name there; "" where it is the module's settings that differ.
         share: root mean square of the difference over that of the first model's, estimated to a tenth; inf
             where the first is 0, NaN where the two do not compare.
         said: the difference in words, which follow "differs".
@@ -66,8 +72,8 @@ class StoredDifference(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The tensor's name in the model."""
-        return f"{self.module}.{self.tensor}" if self.module else self.tensor
+        """The tensor's name in the model; the module's where settings differ."""
+        return ".".join(filter(None, [self.module, self.tensor]))
 
 
 def stored_differences(a: StoredTensors, b: StoredTensors) -> list[StoredDifference]:
@@ -91,7 +97,32 @@ def stored_differences(a: StoredTensors, b: StoredTensors) -> list[StoredDiffere
         difference = _difference(mine, other)
         if difference is not None:
             found.append(StoredDifference(module, tensor, *difference))
-    return found
+    return [*found, *_settings_that_differ(modules, a, b)]
+
+
+def _settings_that_differ(
+    modules: Mapping[str, str], a: StoredTensors, b: StoredTensors
+) -> Iterator[StoredDifference]:
+    """What modules of one class print of themselves differently: a stride, a kind of padding."""
+    # A mapping of a caller's own may hold tensors alone.
+    of_a, of_b = (getattr(side, "settings", {}) for side in (a, b))
+    for module, (kind, mine) in of_a.items():
+        # One without tensors, such as a pooling, is matched by its own name alone.
+        other_kind, others = of_b.get(modules.get(module, module), ("", ""))
+        if kind != other_kind or mine == others:
+            continue
+        yield StoredDifference(module, "", np.nan, f"{SETTINGS}: {_settings_in_words(mine, others)}")
+
+
+def _settings_in_words(a: str, b: str) -> str:
+    """The settings of either that the other has not."""
+    both = [_SEPARATOR.split(text) for text in (a, b)]
+    only = [[part for part in both[side] if part not in both[1 - side]] for side in (0, 1)]
+    of_a, of_b = (", ".join(filter(None, parts)) for parts in only)
+    if of_a and of_b:
+        return f"{of_a} against {of_b}"
+    # Torch prints most settings only where they are not the default.
+    return f"{of_a or of_b} in the {'first' if of_a else 'second'} only"
 
 
 def not_measured(found: Collection[StoredDifference], measured: Collection[str]) -> list[StoredDifference]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from math import comb
 
 import numpy as np
@@ -18,9 +19,16 @@ from normprobe.divergence.explanations import (
     undone_sentence,
     what_differs,
 )
+from normprobe.divergence.rounding import unit
 from normprobe.divergence.undone import undone
 from normprobe.formatting import format_count, format_db, format_number
 from normprobe.vocabulary import INPUT, OUTPUT
+
+COMPARE_MODELS = (
+    "compare the models themselves to see which (normprobe compare MODEL MODEL; in Python "
+    "compare(..., models=(a, b)))"
+)
+"""What says which tensor differs where only recordings were compared."""
 
 _MOST_NAMED = 3
 
@@ -92,12 +100,21 @@ def verdict_code(found: Differences) -> str:
     if found.layers["beyond"].any():
         return "differs"
     if not facts["same_data"]:
-        sizes = facts["examples"]
-        # The smallest probability that so many permutations can give, two-sided.
-        return "too_few_examples" if 2 / comb(sum(sizes), sizes[0]) > facts["level"] else "within_sampling"
+        few = _least_probability(*facts["examples"]) > facts["level"]
+        return "too_few_examples" if few else "within_sampling"
     if (found.layers["error_db"] == -np.inf).all():
         return "equal"
     return "within_precision" if facts["precision_differs"] else "within_rounding"
+
+
+def _least_probability(a: int, b: int) -> float:
+    """The smallest probability that all permutations of so many examples can give, two-sided."""
+    return 2 / comb(a + b, a)
+
+
+def _fewest(level: float) -> int:
+    """How many examples of each are the fewest of which a difference can be named at a level."""
+    return next(number for number in count(1) if _least_probability(number, number) <= level)
 
 
 def sentences(found: Differences) -> list[str]:
@@ -150,18 +167,26 @@ def _before_all_layers(found: Differences) -> str:
     stored = not_measured_words(found)
     if stored:
         return stored
+    data = "" if surely_same_data(found) else "the data or their preparation differ, or "
     if found.facts.get("not_measured") is None:
-        return (
-            "the data or their preparation differ, or a layer before it that is not measured "
-            "(convolution, embedding)"
-        )
-    return "the data or their preparation differ, or what runs before it; all that the two store is alike"
+        start = data or "it arises in "
+        return f"{start}a layer before it that is not measured (convolution, embedding); {COMPARE_MODELS}"
+    if data:
+        return f"{data}what runs before it; all that the two store is alike"
+    return "what runs before it differs, though all that the two store is alike"
+
+
+def surely_same_data(found: Differences) -> bool:
+    """Whether both models were given the same bits; otherwise numbers agree, or the caller says they do."""
+    return found.facts["paired_by"] in ("digests", "live")
 
 
 def not_measured_words(found: Differences) -> str:
     """Which tensors of layers that are not measured differ, or ""."""
     named = [f"{name} differs {said}" for name, said in found.facts.get("not_measured") or []]
-    return f"{_named(named)} (not measured)" if named else ""
+    more = [f"and {len(named) - _MOST_NAMED:,} more"] if len(named) > _MOST_NAMED else []
+    # Semicolons, as what is said of one may hold commas, colons and numbers.
+    return f"{'; '.join([*named[:_MOST_NAMED], *more])} (not measured)" if named else ""
 
 
 def _why(found: Differences, first: Divergence) -> list[str]:
@@ -216,21 +241,22 @@ def _named(layers: list[str]) -> str:
 
 def _agreement(found: Differences) -> list[str]:
     layers, facts = found.layers, found.facts
-    count = format_count(int(facts["matched"]), "layer")
+    layers_said = format_count(int(facts["matched"]), "layer")
     agrees = "agrees" if int(facts["matched"]) == 1 else "agree"
     if verdict_code(found) == "equal":
-        return [f"Equal: no difference at any of {count}."]
+        return [f"Equal: no difference at any of {layers_said}."]
     worst = layers.iloc[int(layers["error_db"].argmax())]
     largest, where = format_db(float(worst["error_db"])), _at(found, worst)
     if verdict_code(found) == "within_rounding":
         return [
-            f"Equal up to rounding: {count} {agrees} to rounding of {facts['dtypes'][0]}; "
+            f"Equal up to rounding: {layers_said} {agrees} to rounding of {facts['dtypes'][0]}; "
             f"the largest error is {largest}, at {where}."
         ]
     # A layer without any error has no level for a drift to begin at.
     start = layers[layers["error_db"] > -np.inf].iloc[0]
     return [
-        f"{facts['dtypes'][0]} against {facts['dtypes'][1]}: {count} {agrees} to rounding. "
+        f"{facts['dtypes'][0]} against {facts['dtypes'][1]}: {layers_said} {agrees} to the rounding of "
+        f"{max(facts['dtypes'], key=unit)}. "
         f"The error drifts from {format_db(float(start['error_db']))} at {_at(found, start)} "
         f"to {largest} at {where}."
     ]
@@ -253,7 +279,8 @@ def _other(found: Differences, first: Divergence | None) -> list[str]:
         )
     if verdict_code(found) == "too_few_examples":
         return [
-            f"{sizes[0]:,} and {sizes[1]:,} examples are too few to tell at level {level}.",
+            f"{sizes[0]:,} and {sizes[1]:,} examples are too few to tell at level {level}; "
+            f"from {_fewest(found.facts['level']):,} of each on a large difference can show.",
             unpaired,
         ]
     if first is None:

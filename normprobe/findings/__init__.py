@@ -41,6 +41,7 @@ __all__ = [
     "changes",
     "explain",
     "find",
+    "other_data",
     "page_of",
     "rule_of",
     "selected",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from normprobe.errors import NormprobeError
 from normprobe.vocabulary import SEVERITIES
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
 
 NEW, KNOWN, GONE = "new", "known", "gone"
 
@@ -30,7 +34,21 @@ def changes(
     Returns:
         The findings with a last column ``change``: new or known; then, as ``gone``, the earlier ones of which
         none of the same check and site is left at the layer that they name.
+
+    Raises:
+        NormprobeError: what is given is no table of findings.
     """
+    for given in (findings, before):
+        if not isinstance(given, pd.DataFrame) or "check" not in given:
+            kind = (
+                "a table without the column `check`"
+                if isinstance(given, pd.DataFrame)
+                else type(given).__name__
+            )
+            raise NormprobeError(
+                f"changes takes two tables of findings, got {kind}; "
+                "give recording.findings() of both: changes(new.findings(), old.findings())"
+            )
     renamed = names or {}
     now = [_of(row, renamed) for row in findings.to_dict("records")]
     then = [_of(row, {}) for row in before.to_dict("records")]
@@ -41,6 +59,18 @@ def changes(
     # Concatenated, columns of an empty frame would change the dtypes of the other.
     every = kept if left.empty else left if kept.empty else pd.concat([kept, left])
     return every.reset_index(drop=True).astype({"change": "string"})
+
+
+def other_data(now: Tables, before: Tables) -> bool:
+    """Whether two recordings are known to be of other data: examples by number, or fingerprints, differ."""
+    digests: list[list[tuple[int, int]]] = [
+        sorted((int(number), int(digest)) for number, digest in tables.facts["digests"].values())
+        for tables in (now, before)
+    ]
+    # 0 stands for data that have no fingerprint: then only numbers compare.
+    if any(digest == 0 for side in digests for _, digest in side):
+        return sum(number for number, _ in digests[0]) != sum(number for number, _ in digests[1])
+    return digests[0] != digests[1]
 
 
 def _of(row: Mapping[Any, Any], renamed: Mapping[str, str]) -> dict[str, Any]:

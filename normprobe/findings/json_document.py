@@ -23,7 +23,8 @@ def to_json(findings: pd.DataFrame, tables: Tables, **facts: Any) -> str:
     """Findings as JSON, for programs to read.
 
     The document holds ``format`` (1), ``normprobe`` (the version), ``model``, ``weights``, ``data``,
-    ``seconds`` (the measurement took), ``layers`` (in the ledger), ``fired`` (of these), ``counts`` (findings
+    ``seconds`` (the measurement took), ``notes`` (what is to be known of the run), ``layers``
+    (in the ledger), ``fired`` (of these), ``counts`` (findings
     by severity: error, warning, info) and ``findings``: a list in the table's order, an object each with the
     table's columns. ``affected`` is a list of layers. What does not apply is null, and so is a number that
     JSON cannot hold (NaN, infinite). Of findings with a column ``change``, as `changes` gives them, those
@@ -44,6 +45,7 @@ def to_json(findings: pd.DataFrame, tables: Tables, **facts: Any) -> str:
         "weights": meta.get("weights"),
         "data": meta.get("data"),
         "seconds": meta.get("seconds"),
+        "notes": [str(note) for note in meta.get("warnings") or []],
         "layers": len(ledger),
         "fired": int((ledger["status"] == "fired").sum()),
         **facts,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import build, derive
+from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
 from normprobe.tables.records import LayerRecord
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
@@ -142,7 +142,7 @@ class Tables:
             *others, last = map(repr, here)
             return f"site {site!r} is unknown; ask for {', '.join(others)} or {last}"
         if layer not in known:
-            close = difflib.get_close_matches(layer, known, 3)
+            close = close_names(str(layer), list(known))
             hint = f"; close names: {', '.join(close)}" if close else ""
             return f"layer {layer!r} is not in this recording; its ledger names {len(known)} layers{hint}"
         if known[layer] != "fired":

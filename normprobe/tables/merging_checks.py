@@ -90,5 +90,17 @@ def same_data(parts: Sequence[Tables]) -> str:
     return "; ".join(said) + "; was one cell run twice? Merge each data set once"
 
 
+def nothing_measured(parts: Sequence[Tables]) -> str:
+    """What is to be said of parts in which nothing was measured, in a sentence; "" where there is none."""
+    empty = [part for part in parts if not part.facts["measured"] and not part.sites["n_samples"].sum()]
+    if not empty:
+        return ""
+    names = ", ".join(repr(name) for part in empty for name in part.facts["parts"][:_MOST_NAMED])
+    return (
+        f"in {_count(len(empty), 'recording')} of {len(parts):,} nothing was measured (part {names}): "
+        "what they were to add is missing from the whole"
+    )
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

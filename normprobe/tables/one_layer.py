@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from html import escape
 from typing import Any
 
@@ -11,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.errors import NoLayersError
+from normprobe.tables.close_names import close_names
 from normprobe.tables.frames import Tables
 
 _SHOWN = (
@@ -39,7 +39,7 @@ class OneLayer:
         """
         names = tables.ledger["layer"].tolist()
         if name not in names:
-            close = get_close_matches(str(name), names, n=3, cutoff=0.4) or names[:3]
+            close = close_names(str(name), names)
             raise NoLayersError(
                 f"the recording has no layer {name!r} among its {len(names)}; close names: "
                 + ", ".join(map(repr, close))

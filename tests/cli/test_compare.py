@@ -81,7 +81,7 @@ def test_recordings_and_models_compare(folder: Path) -> None:
 
 def test_b_has_a_dtype_of_its_own(folder: Path) -> None:
     done = run("nets.py:build", "nets.py:build", "--data", "x.npy", "--dtype-b", "bfloat16")
-    assert done.stdout.startswith("float32 against bfloat16: 3 layers agree to rounding.")
+    assert done.stdout.startswith("float32 against bfloat16: 3 layers agree to the rounding of bfloat16.")
 
 
 def test_b_has_weights_of_its_own(folder: Path) -> None:
@@ -257,8 +257,73 @@ def test_fail_above_allows_smaller_errors(checkpoints: Path) -> None:
     # What is measured is the outputs: an input that differs alone is none.
     quiet = of_weights("a.pt", "small.pt", "-q", "--no-report", "--fail-above", "-50", status=3)
     assert quiet.stdout == ""
-    assert quiet.stderr.startswith("Failed: The first layer that differs is 3")
+    assert quiet.stderr == "Failed: error −39.0 dB at 3 (output), above --fail-above -50\n"
     assert of_weights("a.pt", "small.pt", "-q", "--no-report", "--fail-above", "-30").output == ""
+    broken = of_weights("a.pt", "nan.pt", "-q", "--no-report", "--fail-above", "-10", status=3)
+    assert broken.stderr == "Failed: NaN or Inf at 3 (output), above --fail-above -10\n"
+
+
+def test_what_exceeds_the_limit_is_named_not_what_differs_first(folder: Path) -> None:
+    import torch
+
+    def recorded(name: str, examples: int, change: Any) -> None:
+        scope: dict[str, Any] = {}
+        exec(NETS, scope)
+        model = scope["build"]()
+        change(model)
+        x = np.random.default_rng(examples).normal(size=(examples, 4)).astype("float32")
+        normprobe.record(model, torch.from_numpy(x)).save(name)
+
+    recorded("a.normprobe", 40, lambda model: None)
+
+    def change(model: Any) -> None:
+        model[0].weight.data.mul_(1.01)
+        model[2].bias.data.add_(1)
+
+    recorded("small.normprobe", 40, change)
+    done = run("a.normprobe", "small.normprobe", "-q", "--no-report", "--fail-above", "-20", status=3)
+    assert re.fullmatch(r"Failed: error −?\d+\.\d dB at 2 \(output\), above --fail-above -20\n", done.stderr)
+    loud = run("a.normprobe", "small.normprobe", "--no-report", "--fail-above", "-20", status=3)
+    assert "The first layer that differs is 0" in loud.stdout
+    assert loud.stderr == done.stderr
+    recorded("few.normprobe", 4, lambda model: None)
+    recorded("others.normprobe", 3, lambda model: model[2].bias.data.add_(9))
+    few = run("few.normprobe", "others.normprobe", "-q", "--no-report", "--fail-above", "-40", status=3)
+    assert re.fullmatch(r"Failed: error −?\d+\.\d dB at \d \(output\), above --fail-above -40\n", few.stderr)
+
+
+def test_an_input_that_holds_nan_is_where_they_begin() -> None:
+    import torch
+    from torch import nn
+
+    class Dividing(nn.Module):
+        """A division by 0 on the way to a Linear."""
+
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.norm, self.out, self.by = nn.LayerNorm(4), nn.Linear(4, 2), by
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.out(self.norm(x) / self.by)
+            return y
+
+    x = torch.randn(20, 4)
+    comparison = normprobe.compare(normprobe.record(Dividing(1.0), x), normprobe.record(Dividing(0.0), x))
+    assert comparison.fails(above=-10)
+    from normprobe.divergence import error_above
+
+    assert error_above(comparison.differences, -10) == "NaN or Inf at out (input)"
+    assert error_above(normprobe.compare(*[normprobe.record(Dividing(1.0), x)] * 2).differences, -10) == ""
+
+
+@pytest.mark.parametrize("above", ["x", float("nan"), True])
+def test_a_limit_that_is_no_number_is_refused_in_words(above: Any) -> None:
+    import torch
+
+    recording = normprobe.record(torch.nn.Linear(4, 2), torch.randn(20, 4))
+    with pytest.raises(normprobe.NormprobeError, match="above is a number of decibels, such as -30, got"):
+        normprobe.compare(recording, recording).fails(above=above)
 
 
 def test_findings_that_are_new_in_b_or_gone(checkpoints: Path) -> None:

@@ -74,9 +74,13 @@ def test_one_between_two_layers_is_named_with_the_place(way: int) -> None:
 def test_without_the_models_a_layer_that_is_not_measured_is_a_possibility() -> None:
     a, b = (normprobe.record(m, data()) for m in (net(), changed(lambda m: m.conv1.weight.mul_(1.1))))
     comparison = compare(a, b)
-    assert "the data or their preparation differ, or a layer before it that is not measured" in str(
-        comparison
+    assert comparison.verdict.endswith(
+        "before any layer compared: it arises in a layer before it that is not measured (convolution, "
+        "embedding); compare the models themselves to see which (normprobe compare MODEL MODEL; in Python "
+        "compare(..., models=(a, b)))."
     )
+    assert "data" not in str(comparison), "their fingerprints are equal"
+    assert comparison.findings().iloc[0]["advice"].startswith("Compare the models themselves to see which (")
     assert comparison.to_dict()["not_measured"] is None
 
 
@@ -160,3 +164,57 @@ def test_shapes_and_nan_are_said_in_words() -> None:
     assert differing(net(), broken) == {"conv1.bias": "in its NaN and infinite values: 0 against 1"}
     zero = changed(lambda m: m.conv1.bias.zero_())
     assert differing(zero, net()) == {"conv1.bias": "where the first has 0"}
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_a_setting_of_a_convolution_is_named(way: int) -> None:
+    a, b = Net().eval(), Net().eval()
+    b.conv2 = nn.Conv2d(6, 6, 3, bias=False, padding=1, padding_mode="reflect").eval()
+    a.conv2 = nn.Conv2d(6, 6, 3, bias=False, padding=1).eval()
+    b.load_state_dict(a.state_dict())
+    recordings = normprobe.record(a, data()), normprobe.record(b, data())
+    found = [lambda: compare(*recordings, models=(a, b)), lambda: compare_live(a, b, data())][way]()
+    said = "conv2 differs in its settings: padding_mode=reflect in the second only (not measured)."
+    assert said in found.verdict
+    assert found.findings().iloc[0]["advice"] == "Make conv2 alike in both, then compare again."
+    assert found.to_dict()["not_measured"] == [
+        {"tensor": "conv2", "said": "in its settings: padding_mode=reflect in the second only"}
+    ]
+
+
+def test_settings_are_compared_value_by_value_and_only_where_they_can_matter() -> None:
+    def model(dilation: int, drop: float, slope: float, act: type[nn.Module] = nn.ReLU) -> nn.Module:
+        torch.manual_seed(0)
+        parts = [
+            nn.Conv2d(3, 3, 3, dilation=dilation),
+            nn.Dropout(drop),
+            nn.LeakyReLU(slope),
+            act(),
+            nn.GroupNorm(1, 3),
+        ]
+        return nn.Sequential(*parts).eval()
+
+    def said(a: nn.Module, b: nn.Module) -> list[tuple[str, str]]:
+        return [(d.name, d.said) for d in stored_differences(stored_tensors(a), stored_tensors(b))]
+
+    assert said(model(1, 0.1, 0.01), model(1, 0.5, 0.01, nn.GELU)) == [], "evaluation mode, another class"
+    assert said(model(2, 0.1, 0.01), model(3, 0.1, 0.02)) == [
+        ("0", "in its settings: dilation=(2, 2) against dilation=(3, 3)"),
+        ("2", "in its settings: negative_slope=0.01 against negative_slope=0.02"),
+    ]
+
+
+def test_more_than_three_are_named_by_their_number_behind_a_semicolon() -> None:
+    def model(value: float) -> nn.Module:
+        parts = [nn.Conv1d(1, 1, 1) for _ in range(5)]
+        for part in parts:
+            nn.init.constant_(part.weight, 1.0)
+            nn.init.constant_(part.bias, 1.0)
+        for part in parts[:5]:
+            nn.init.constant_(part.weight, value)
+        return nn.Sequential(*parts, nn.BatchNorm1d(1)).eval()
+
+    x = torch.randn(8, 1, 4)
+    found = compare_live(model(1.0), model(float("nan")), x)
+    nan = "weight differs in its NaN and infinite values: 0 against 1"
+    assert f"0.{nan}; 1.{nan}; 2.{nan}; and 2 more (not measured)." in found.verdict

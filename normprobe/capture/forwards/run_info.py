@@ -84,7 +84,10 @@ class _PendingBatch(NamedTuple):
 def _configured_dtype(model: nn.Module) -> str | None:
     """The dtype that a model's configuration asks for; None where it says nothing."""
     config = attribute(model, "config")
-    dtype = attribute(config, "dtype") or attribute(config, "torch_dtype")
+    dtype = attribute(config, "dtype")
+    if dtype is None:
+        # Stored, in older versions of transformers; newer ones have a property of this name that warns.
+        dtype = attribute(config, "__dict__", {}).get("torch_dtype")
     return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype | str) else None
 
 

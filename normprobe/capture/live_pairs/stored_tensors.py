@@ -8,6 +8,7 @@ of sqrt(2 / 64), 18 % (Charikar, Chen and Farach-Colton 2002, Finding frequent i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
 from normprobe.layers.layer import modules_of
 from normprobe.layers.module_attributes import is_lazy, keras_variables
@@ -48,8 +50,16 @@ class StoredTensor:
     same_as: int
 
 
-StoredTensors = dict[tuple[str, str], StoredTensor]
-"""By name of the module, without those of wrappers, and name of the tensor in it."""
+class StoredTensors(dict[tuple[str, str], StoredTensor]):
+    """What a model stores, by name of the module, without those of wrappers, and name of the tensor in it.
+
+    Attributes:
+        settings: class and settings, as torch prints them, of each module, by its name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: dict[str, tuple[str, str]] = {}
 
 
 def stored_tensors(model: nn.Module, without: Collection[str] = ()) -> StoredTensors:
@@ -64,15 +74,31 @@ def stored_tensors(model: nn.Module, without: Collection[str] = ()) -> StoredTen
         without: names of modules whose own tensors are left out.
     """
     read: dict[int, StoredTensor | None] = {}
-    found: StoredTensors = {}
+    found = StoredTensors()
     for named in modules_of(model):
-        for name, tensor in _own(named.module) if named.names[0] not in without else ():
+        module = named.names[0]
+        if module in without:
+            continue
+        found.settings[module] = type(named.module).__qualname__, _settings(named.module)
+        for name, tensor in _own(named.module):
             if id(tensor) not in read:
                 read[id(tensor)] = _sketched(tensor, len(read))
             sketch = read[id(tensor)]
             if sketch is not None:
-                found[named.names[0], name] = sketch
+                found[module, name] = sketch
     return found
+
+
+def _settings(module: nn.Module) -> str:
+    """What a module prints of itself between brackets; "" where its own code fails."""
+    # In evaluation mode, in which models are compared, the share that is dropped does nothing.
+    if isinstance(module, _Dropout) and not module.training:
+        return ""
+    try:
+        # An address differs from run to run.
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", str(module.extra_repr()))
+    except Exception:
+        return ""
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -75,6 +75,9 @@ def load_model(
         loaded = _from_callable(spec, weights)
     else:
         if weights is not None:
+            path = Path(spec).expanduser()
+            if path.is_file() and path.suffix.lower() != ".gguf":
+                raise ModelError(_file_refusal(path, spec))
             raise ModelError(
                 f"--weights {weights} goes with module.py:callable; {spec} has weights of its own"
             )
