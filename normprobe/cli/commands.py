@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,8 +17,13 @@ from normprobe.cli.output_paths import check_file, check_folder
 from normprobe.cli.progress import waiting
 from normprobe.cli.report_command import report
 from normprobe.cli.settings import settings
+from normprobe.vocabulary import EXPORT_FORMATS
+
+if TYPE_CHECKING:
+    from normprobe.recording import Recording
 
 _PATH = click.Path(path_type=Path)
+_FORMATS = ["csv", "parquet", *EXPORT_FORMATS]
 
 # After \b click leaves the breaks of lines as they are.
 _HELP = """What normalization does inside a network: every Linear and norm layer, before and after.
@@ -42,8 +47,14 @@ def main() -> None:
 
 @main.command()
 @click.argument("model", metavar="MODEL|RECORDING")
-@click.option("--out", type=_PATH, required=True, help="Folder for the tables.")
-@click.option("--format", "form", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True)
+@click.option(
+    "--out",
+    type=_PATH,
+    required=True,
+    metavar="DIR|FILE",
+    help="Folder for the tables, or a quantizer's file.",
+)
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="csv", show_default=True)
 @click.option("--save", type=_PATH, metavar="FILE", help="Save the recording too.")
 @failing
 @quietly
@@ -61,16 +72,26 @@ def export(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Write the tables as CSV or Parquet."""
-    check_folder("--out", out)
+    """Write the tables as CSV or Parquet, or a file that a quantizer reads."""
+    (check_file if form in EXPORT_FORMATS else check_folder)("--out", out)
     recording = recorded(model, options, save=save, quiet=quiet)
-    written = recording.to_csv(out) if form == "csv" else recording.to_parquet(out)
+    written, lacks = _export_as(recording, form, out)
     if not quiet:
         printing.print_files(written, "Wrote")
+        if lacks:
+            click.echo(lacks)
         if save is not None:
             printing.print_files([save], "Saved")
     if fail_on is not None:
         exit_if_found(recording, recording.findings(), fail_on, quiet=quiet)
+
+
+def _export_as(recording: Recording, form: str, out: Path) -> tuple[list[Path], str]:
+    """Write a recording in a format; the files, and of a quantizer's file what it holds and lacks."""
+    if form in EXPORT_FORMATS:
+        export = recording.export(out, form)
+        return [export.path], str(export)
+    return (recording.to_csv(out) if form == "csv" else recording.to_parquet(out)), ""
 
 
 @main.command()
