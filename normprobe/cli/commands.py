@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from normprobe.cli.output_paths import check_file, check_folder
 from normprobe.cli.progress import waiting
 from normprobe.cli.report_command import report
 from normprobe.cli.settings import settings
+from normprobe.errors import NormprobeError
 from normprobe.vocabulary import EXPORT_FORMATS
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def export(
     **options: Any,
 ) -> None:
     """Write the tables as CSV or Parquet, or a file that a quantizer reads."""
-    (check_file if form in EXPORT_FORMATS else check_folder)("--out", out)
+    _check_export(form, out)
     recording = recorded(model, options, save=save, quiet=quiet)
     written, lacks = _export_as(recording, form, out)
     if not quiet:
@@ -86,12 +88,24 @@ def export(
         exit_if_found(recording, recording.findings(), fail_on, quiet=quiet)
 
 
+def _check_export(form: str, out: Path) -> None:
+    """Check what an export needs before anything is measured.
+
+    Raises:
+        NormprobeError: the file or folder cannot be written, or a package is missing.
+    """
+    (check_file if form in EXPORT_FORMATS else check_folder)("--out", out)
+    if form.startswith("imatrix") and importlib.util.find_spec("gguf") is None:
+        raise NormprobeError(f"--format {form} needs the names that gguf has: pip install gguf")
+
+
 def _export_as(recording: Recording, form: str, out: Path) -> tuple[list[Path], str]:
     """Write a recording in a format; the files, and of a quantizer's file what it holds and lacks."""
     if form in EXPORT_FORMATS:
         export = recording.export(out, form)
         return [export.path], str(export)
-    return (recording.to_csv(out) if form == "csv" else recording.to_parquet(out)), ""
+    written = recording.to_csv(out) if form == "csv" else recording.to_parquet(out)
+    return written, ""
 
 
 @main.command()
