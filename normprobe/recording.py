@@ -24,6 +24,7 @@ from normprobe.tables.unmeasured import check_measured
 if TYPE_CHECKING:
     from normprobe.figures import RecordingFigures
     from normprobe.report import Summary
+    from normprobe.tables.quantizer_files import Export
 
 __all__ = ["Recording", "load", "merge"]
 
@@ -206,6 +207,33 @@ class Recording:
             RecordingError: the directory cannot be written.
         """
         return write_parquet(self._frames(), directory)
+
+    def export(self, path: str | Path, format: str) -> Export:  # noqa: A002 - the word for it
+        """Write statistics of the Linear layers as a file that a quantizer reads.
+
+        Padding is left out where the model was given a mask. Layers that did not fire, or that met NaN or
+        Inf, are not in the file; what is returned names them.
+
+        >>> print(recording.export("scales.pt", format="act-scales"))
+
+        Args:
+            path: the file; replaced at once or not at all.
+            format: "act-scales" (largest |x| of each input feature; SmoothQuant, OmniQuant), "awq" (mean of
+                |x|), "llm-compressor" (what its observers hold), "imatrix" (sums of x², GGUF; llama.cpp) or
+                "imatrix-dat" (the same in the format before GGUF).
+
+        Returns:
+            The file, and what it lacks; prints as sentences.
+
+        Raises:
+            NormprobeError: ``format`` is none of these.
+            NoSamplesError: nothing was measured.
+            RecordingError: no layer can be in the file, a number is beyond float32, llama.cpp has no names
+                for the model's weights, the package ``gguf`` is missing, or the file cannot be written.
+        """
+        from normprobe.tables.quantizer_files import write_export  # what it needs is needed here alone
+
+        return write_export(self._tables, path, format)
 
     def report(
         self,

@@ -1,4 +1,4 @@
-"""The words that every folder shares, listed once: kinds, statuses, units, severities, sites, adapters."""
+"""The words that every folder shares, listed once: kinds, units, severities, formats, sites, adapters."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ SAMPLE_UNITS = ("position", "example")
 
 ADAPTER_BASES = ("base_layer", "original_module")
 """Attributes under which adapters keep the layer that they stand for."""
+
+EXPORT_FORMATS = ("act-scales", "awq", "llm-compressor", "imatrix", "imatrix-dat")
+"""The files for quantizers that a recording can be written as."""
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -20,7 +21,8 @@ from normprobe.cli.output_paths import check_file, check_folder
 from normprobe.cli.progress import waiting
 from normprobe.cli.report_command import report
 from normprobe.cli.settings import settings
-from normprobe.errors import NoLayersError, RecordingError
+from normprobe.errors import NoLayersError, NormprobeError, RecordingError
+from normprobe.vocabulary import EXPORT_FORMATS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from normprobe.recording import Recording
 
 _PATH = click.Path(path_type=Path)
+_FORMATS = ["csv", "parquet", *EXPORT_FORMATS]
 
 # After \b click leaves the breaks of lines as they are.
 _HELP = """What normalization does inside a network: every Linear and norm layer, before and after.
@@ -51,8 +54,14 @@ def main() -> None:
 
 @main.command()
 @click.argument("model", metavar="MODEL|RECORDING")
-@click.option("--out", type=_PATH, required=True, help="Folder for the tables.")
-@click.option("--format", "form", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True)
+@click.option(
+    "--out",
+    type=_PATH,
+    required=True,
+    metavar="DIR|FILE",
+    help="Folder for the tables, or a quantizer's file.",
+)
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="csv", show_default=True)
 @click.option("--save", type=_PATH, metavar="FILE", help="Save the recording too.")
 @failing(with_baseline=False)
 @quietly
@@ -70,16 +79,38 @@ def export(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Write the tables as CSV or Parquet."""
-    check_folder("--out", out)
+    """Write the tables as CSV or Parquet, or a file that a quantizer reads."""
+    _check_export(form, out)
     recording = recorded(model, options, save=save, quiet=quiet)
-    written = recording.to_csv(out) if form == "csv" else recording.to_parquet(out)
+    written, lacks = _export_as(recording, form, out)
     if not quiet:
         printing.print_files(written, "Wrote")
+        if lacks:
+            click.echo(lacks)
         if save is not None:
             printing.print_files([save], "Saved")
     if fail_on is not None:
         exit_if_found(recording, recording.findings(), fail_on, quiet=quiet)
+
+
+def _check_export(form: str, out: Path) -> None:
+    """Check what an export needs before anything is measured.
+
+    Raises:
+        NormprobeError: the file or folder cannot be written, or a package is missing.
+    """
+    (check_file if form in EXPORT_FORMATS else check_folder)("--out", out)
+    if form.startswith("imatrix") and importlib.util.find_spec("gguf") is None:
+        raise NormprobeError(f"--format {form} needs the names that gguf has: pip install gguf")
+
+
+def _export_as(recording: Recording, form: str, out: Path) -> tuple[list[Path], str]:
+    """Write a recording in a format; the files, and of a quantizer's file what it holds and lacks."""
+    if form in EXPORT_FORMATS:
+        export = recording.export(out, form)
+        return [export.path], str(export)
+    written = recording.to_csv(out) if form == "csv" else recording.to_parquet(out)
+    return written, ""
 
 
 @main.command()

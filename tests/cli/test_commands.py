@@ -105,6 +105,60 @@ class TestExport:
         assert re.search(r"^Wrote   out/layers.csv  \(\d+\.\d kB\)$", done.stdout, re.MULTILINE)
         assert done.stderr == ""
 
+    def test_a_file_for_a_quantizer(self, folder: Path) -> None:
+        import torch
+
+        torch.manual_seed(0)
+        done = run("export", "nets.py:Gap", "--data", "x.npy", "--out", "s.pt", "--format", "act-scales")
+        scales = torch.load("s.pt", weights_only=True)
+        assert scales["used"].tolist() == np.abs(np.load("x.npy").astype(np.float32)).max(0).tolist()
+        assert re.fullmatch(
+            r"Wrote   s.pt  \(\d+\.\d kB\)\nact-scales of 1 of 1 Linear layers\n", done.stdout
+        )
+        quiet = run(
+            "export", "nets.py:Gap", "--data", "x.npy", "--out", "s.pt", "--format", "act-scales", "--quiet"
+        )
+        assert quiet.output == ""
+
+    def test_an_importance_matrix_of_a_checkpoint(self, folder: Path) -> None:
+        import gguf
+
+        checkpoints.bert(folder / "bert")
+        run(
+            "export",
+            "./bert",
+            "--limit",
+            "8",
+            "--save",
+            "run.normprobe",
+            "--out",
+            "a.gguf",
+            "--format",
+            "imatrix",
+        )
+        done = run("export", "run.normprobe", "--out", "b.gguf", "--format", "imatrix")
+        assert Path("a.gguf").read_bytes() == Path("b.gguf").read_bytes()
+        assert (
+            "1 of 13 Linear layers had no name in a GGUF file: not in the file (pooler.dense)" in done.stdout
+        )
+        reader = gguf.GGUFReader("a.gguf")
+        assert len(reader.tensors) == 2 * 12
+        assert reader.fields["imatrix.datasets"].contents() == [normprobe.load("run.normprobe").meta["data"]]
+
+    def test_a_quantizers_file_that_cannot_be(self, folder: Path) -> None:
+        Path("out").mkdir()
+        start = ("export", "nets.py:build", "--data", "x.npy", "--out")
+        done = run(*start, "out", "--format", "awq", status=1)
+        assert done.stderr == "Error: --out out is a folder; the name of a file was needed\n"
+        done = run(*start, "x.gguf", "--format", "imatrix", status=1)
+        assert "the recording is of Sequential, whose weights normprobe has no GGUF names for" in done.stderr
+        assert not Path("x.gguf").exists()
+
+    def test_gguf_is_missed_before_anything_runs(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        done = run("export", "none.py:build", "--out", "x.gguf", "--format", "imatrix-dat", status=1)
+        assert done.stderr == "Error: --format imatrix-dat needs the names that gguf has: pip install gguf\n"
+
     def test_parquet(self, folder: Path) -> None:
         run("export", "nets.py:build", "--data", "x.npy", "--out", "out", "--format", "parquet")
         table = pd.read_parquet("out/layers.parquet")

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "layers": ("errors vocabulary", "torch"),
     "counterparts": ("layers", ""),
     "samples": ("kernels", "torch numpy"),
-    "tables": ("errors kernels vocabulary", "pandas pyarrow numpy"),
+    "tables": ("errors kernels vocabulary", "pandas pyarrow numpy torch gguf"),
     "capture": ("errors kernels layers samples tables vocabulary", "torch numpy rich"),
     "findings": ("errors formatting tables vocabulary", "pandas numpy"),
     "divergence": ("errors findings formatting kernels tables vocabulary", "pandas numpy"),

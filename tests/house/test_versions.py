@@ -18,7 +18,9 @@ PACKAGE_OF = {"PIL": "pillow"}
 def test_what_is_imported_is_declared() -> None:
     imported = {entry.module.split(".")[0] for path in files() for entry in imports(path)}
     imported = {PACKAGE_OF.get(name, name) for name in imported - sys.stdlib_module_names - {"normprobe"}}
-    assert imported <= {entry.split(">=")[0] for entry in PROJECT["dependencies"]}
+    # The one package that is imported where it is needed, and missed with a remedy.
+    declared = [*PROJECT["dependencies"], *(entry for entry in EXTRAS["gguf"] if entry.startswith("gguf"))]
+    assert imported <= {entry.split(">=")[0] for entry in declared}
 
 
 def test_each_floor_is_tried() -> None:
