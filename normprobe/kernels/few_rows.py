@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,44 +19,64 @@ _MOST = 1e150
 """The squares of numbers beyond this may overflow."""
 
 
-def measure(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measured | None:
-    """Measure a tensor as `normprobe.kernels.reference.measure` does; None where this cannot.
+def measure(values: Tensor, keep: NDArray[np.int64]) -> Measured | None:
+    """Measure a tensor of which every row counts, in numpy; None where this cannot.
 
     Args:
-        values: shape (samples, rows, features), any strides, on the CPU.
-        keep: indices of the samples whose own moments are wanted, int64, shape (kept,).
-        real: shape (samples, rows), True where a row is not padding; None if all are.
+        values: shape (samples, rows, features), any strides.
+        keep: indices of the samples whose own moments are wanted, shape (kept,).
     """
     samples, rows, features = values.shape
-    if real is not None or rows != 1 or not 0 < samples <= _FEW or features == 0:
+    if rows != 1 or not 0 < samples <= _FEW or features == 0:
         return None
-    # In numpy: on so few numbers the calls are the cost, and its calls cost a third of torch's.
-    numbers = values[:, 0].to(torch.float64).numpy(force=True)
-    absolute = np.abs(numbers)
-    if not absolute.max() < _MOST:  # NaN is not
+    # A copy even of float64: of one row the numbers are the mean, and the tensor is the user's.
+    numbers = values[:, 0].to(torch.float64, copy=True).numpy(force=True)
+    lowest, highest = int(numbers.argmin()), int(numbers.argmax())
+    # Of numbers with a NaN among them both are NaN, which is not within any bounds.
+    if not -_MOST < numbers.flat[lowest] <= numbers.flat[highest] < _MOST:
         return None
-    mean, m2 = _two_pass(numbers, 0)
     own_mean, own_m2 = _two_pass(numbers, 1)
-    nothing = np.zeros(features)
-    of_samples = np.full(samples, float(features)), own_mean, own_m2, numbers.min(1), numbers.max(1)
-    chosen = keep.numpy()
+    kept: Iterable[NDArray[np.float64]] = np.zeros((5, 0))
+    if len(keep):
+        own = np.full(samples, float(features)), own_mean, own_m2, numbers.min(1), numbers.max(1)
+        kept = [field[keep] for field in own]
     return Measured(
-        features=Moments(
-            count=np.full(features, float(samples)),
-            mean=mean,
-            m2=m2,
-            minimum=numbers.min(0),
-            maximum=numbers.max(0),
-            abs_sum=absolute.sum(0),
-            zeros=(numbers == 0).sum(0).astype(np.float64),
-            nonfinite=nothing,
-        ).map(torch.from_numpy),
-        kept=SampleMoments(*(torch.from_numpy(field[chosen]) for field in of_samples)),
-        within_sum=torch.tensor(own_m2.sum() / features, dtype=torch.float64),
-        within_count=torch.tensor(float(samples), dtype=torch.float64),
-        minimum_at=torch.tensor(int(numbers.argmin())),
-        maximum_at=torch.tensor(int(numbers.argmax())),
-        nonfinite_masked=torch.zeros((), dtype=torch.float64),
+        features=_one_row(numbers[0]) if samples == 1 else _several_rows(numbers),
+        kept=SampleMoments(*kept),
+        within_sum=float(own_m2.sum()) / features,
+        within_count=samples,
+        minimum_at=lowest,
+        maximum_at=highest,
+        nonfinite_masked=0,
+    )
+
+
+def _one_row(numbers: NDArray[np.float64]) -> Moments:
+    """Moments of one number each: there is nothing to add up."""
+    nothing = np.zeros_like(numbers)
+    return Moments(
+        count=np.ones_like(numbers),
+        mean=numbers,
+        m2=nothing,
+        minimum=numbers,
+        maximum=numbers,
+        abs_sum=np.abs(numbers),
+        zeros=(numbers == 0).astype(np.float64),
+        nonfinite=nothing,
+    )
+
+
+def _several_rows(numbers: NDArray[np.float64]) -> Moments:
+    mean, m2 = _two_pass(numbers, 0)
+    return Moments(
+        count=np.full_like(mean, len(numbers)),
+        mean=mean,
+        m2=m2,
+        minimum=numbers.min(0),
+        maximum=numbers.max(0),
+        abs_sum=np.abs(numbers).sum(0),
+        zeros=(numbers == 0).sum(0).astype(np.float64),
+        nonfinite=np.zeros_like(mean),
     )
 
 
