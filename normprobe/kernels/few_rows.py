@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,9 +18,42 @@ _FEW = 16
 _MOST = 1e150
 """The squares of numbers beyond this may overflow."""
 
+_NONE_KEPT = SampleMoments(*np.zeros((5, 0)))
 
-def measure(values: Tensor, keep: NDArray[np.int64]) -> Measured | None:
-    """Measure a tensor of which every row counts, in numpy; None where this cannot.
+
+@dataclass(frozen=True, eq=False)
+class FewRows:
+    """What is measured of few rows at once; the moments of features can wait until there are more.
+
+    Attributes:
+        numbers: the rows, shape (samples, features), float64; nobody writes to them.
+        kept: moments of each kept sample, numpy arrays of shape (kept,).
+        within_sum: sum over samples of the variance of their values.
+        minimum_at: index (sample * features + feature) of the first that is the smallest.
+        maximum_at: likewise of the largest.
+    """
+
+    numbers: NDArray[np.float64]
+    kept: SampleMoments
+    within_sum: float
+    minimum_at: int
+    maximum_at: int
+
+    def measured(self) -> Measured:
+        """The same as other kernels give it, of numpy arrays."""
+        return Measured(
+            features=moments_of(self.numbers),
+            kept=self.kept,
+            within_sum=self.within_sum,
+            within_count=len(self.numbers),
+            minimum_at=self.minimum_at,
+            maximum_at=self.maximum_at,
+            nonfinite_masked=0,
+        )
+
+
+def measure(values: Tensor, keep: NDArray[np.int64]) -> FewRows | None:
+    """Measure a tensor of which every row counts; None where this cannot.
 
     Args:
         values: shape (samples, rows, features), any strides.
@@ -29,44 +62,22 @@ def measure(values: Tensor, keep: NDArray[np.int64]) -> Measured | None:
     samples, rows, features = values.shape
     if rows != 1 or not 0 < samples <= _FEW or features == 0:
         return None
-    # A copy even of float64: of one row the numbers are the mean, and the tensor is the user's.
+    # A copy even of float64: the rows may wait, and the tensor is the user's.
     numbers = values[:, 0].to(torch.float64, copy=True).numpy(force=True)
     lowest, highest = int(numbers.argmin()), int(numbers.argmax())
     # Of numbers with a NaN among them both are NaN, which is not within any bounds.
-    if not -_MOST < numbers.flat[lowest] <= numbers.flat[highest] < _MOST:
+    if not -_MOST < numbers.item(lowest) <= numbers.item(highest) < _MOST:
         return None
-    own_mean, own_m2 = _two_pass(numbers, 1)
-    kept: Iterable[NDArray[np.float64]] = np.zeros((5, 0))
+    mean, m2 = _two_pass(numbers, 1)
+    kept = _NONE_KEPT
     if len(keep):
-        own = np.full(samples, float(features)), own_mean, own_m2, numbers.min(1), numbers.max(1)
-        kept = [field[keep] for field in own]
-    return Measured(
-        features=_one_row(numbers[0]) if samples == 1 else _several_rows(numbers),
-        kept=SampleMoments(*kept),
-        within_sum=float(own_m2.sum()) / features,
-        within_count=samples,
-        minimum_at=lowest,
-        maximum_at=highest,
-        nonfinite_masked=0,
-    )
+        own = np.full(samples, float(features)), mean, m2, numbers.min(1), numbers.max(1)
+        kept = SampleMoments(*(field[keep] for field in own))
+    return FewRows(numbers, kept, float(m2.sum()) / features, lowest, highest)
 
 
-def _one_row(numbers: NDArray[np.float64]) -> Moments:
-    """Moments of one number each: there is nothing to add up."""
-    nothing = np.zeros_like(numbers)
-    return Moments(
-        count=np.ones_like(numbers),
-        mean=numbers,
-        m2=nothing,
-        minimum=numbers,
-        maximum=numbers,
-        abs_sum=np.abs(numbers),
-        zeros=(numbers == 0).astype(np.float64),
-        nonfinite=nothing,
-    )
-
-
-def _several_rows(numbers: NDArray[np.float64]) -> Moments:
+def moments_of(numbers: NDArray[np.float64]) -> Moments:
+    """Moments of each feature of rows (rows, features) without a number that is not finite."""
     mean, m2 = _two_pass(numbers, 0)
     return Moments(
         count=np.full_like(mean, len(numbers)),

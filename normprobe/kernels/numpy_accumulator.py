@@ -18,11 +18,15 @@ from torch import Tensor
 from normprobe.kernels import chunked, few_rows, reference
 from normprobe.kernels.accumulator import mask_of, sent
 from normprobe.kernels.choice import Choice
+from normprobe.kernels.few_rows import FewRows
 from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Extremes, Measured, SampleMoments, Totals
 
 _SAMPLE_FIELDS = SampleMoments.__match_args__
 _CPU = torch.device("cpu")
+
+_MOST_WAITING = 8
+"""Of so many rows the numbers take as much memory as their moments."""
 
 
 class NumpyAccumulator:
@@ -36,6 +40,9 @@ class NumpyAccumulator:
 
     def __init__(self, features: int) -> None:
         self._features, self._begun = Moments.empty(features), False
+        # Few rows are merged once there are more: merging eight costs what merging one does.
+        self._waiting: list[NDArray[np.float64]] = []
+        self._count_waiting = 0
         self._kept = np.zeros((0, len(_SAMPLE_FIELDS)))
         # Kept rows are float32 until one comes that float32 cannot hold: memory is what they cost.
         self._raw: NDArray[Any] = np.zeros((0, features), np.float32)
@@ -46,7 +53,7 @@ class NumpyAccumulator:
         """Measure and merge a tensor of shape (samples, rows, features)."""
         return self.merge(self.measure(values, choice), choice)
 
-    def measure(self, values: Tensor, choice: Choice) -> Measured:
+    def measure(self, values: Tensor, choice: Choice) -> Measured | FewRows:
         """Moments of a tensor of shape (samples, rows, features), and of the samples chosen of it."""
         found = few_rows.measure(values, choice.keep) if choice.real is None else None
         if found is not None:
@@ -56,32 +63,49 @@ class NumpyAccumulator:
 
     def _prior_mean(self) -> Tensor | None:
         """Means of all tensors before, near which those of the next one may be; None of the first."""
+        self._merge_waiting()
         return torch.from_numpy(self._features.mean) if self._begun else None
 
-    def merge(self, found: Measured, choice: Choice) -> Extremes:
+    def merge(self, found: Measured | FewRows, choice: Choice) -> Extremes:
         """Add the moments of a tensor."""
         if len(choice.slots):
             kept = np.stack([getattr(found.kept, name) for name in _SAMPLE_FIELDS], 1)
             self._kept = _put(self._kept, kept, choice.slots)
         self._within_sum += float(found.within_sum)
+        self._begun = True
+        if isinstance(found, FewRows):
+            self._within_count += len(found.numbers)
+            self._wait(found.numbers)
+            low, high = found.numbers.item(found.minimum_at), found.numbers.item(found.maximum_at)
+            return self._new_extremes((low, found.minimum_at), (high, found.maximum_at))
         self._within_count += float(found.within_count)
         self._nonfinite_masked += float(found.nonfinite_masked)
-        self._features, self._begun = merge(self._features, found.features), True
-        return self._update_extremes(found, choice)
-
-    def _update_extremes(self, found: Measured, choice: Choice) -> Extremes:
-        """Compare a tensor's extremes with those so far."""
-        width = len(found.features.count)
-        if width == 0 or choice.samples == 0:
+        self._features = merge(self._features, found.features)
+        if len(found.features.count) == 0 or choice.samples == 0:
             return Extremes(None, None)
-        lowest, highest = (divmod(int(at), width) for at in (found.minimum_at, found.maximum_at))
-        low = float(found.features.minimum[lowest[1]])
-        high = float(found.features.maximum[highest[1]])
-        news = Extremes(
-            (low, *lowest) if low < self._low else None, (high, *highest) if high > self._high else None
+        low, high = float(found.features.minimum.min()), float(found.features.maximum.max())
+        return self._new_extremes((low, int(found.minimum_at)), (high, int(found.maximum_at)))
+
+    def _wait(self, rows: NDArray[np.float64]) -> None:
+        """Let rows wait for others, with which they are merged at the cost of one."""
+        self._waiting.append(rows)
+        self._count_waiting += len(rows)
+        if self._count_waiting >= _MOST_WAITING:
+            self._merge_waiting()
+
+    def _merge_waiting(self) -> None:
+        if self._waiting:
+            self._features = merge(self._features, few_rows.moments_of(np.concatenate(self._waiting)))
+            self._waiting, self._count_waiting = [], 0
+
+    def _new_extremes(self, low: tuple[float, int], high: tuple[float, int]) -> Extremes:
+        """Compare a tensor's extremes, and where they are, with those so far."""
+        width, before = self._raw.shape[1], (self._low, self._high)
+        self._low, self._high = min(self._low, low[0]), max(self._high, high[0])
+        return Extremes(
+            (low[0], *divmod(low[1], width)) if low[0] < before[0] else None,
+            (high[0], *divmod(high[1], width)) if high[0] > before[1] else None,
         )
-        self._low, self._high = min(self._low, low), max(self._high, high)
-        return news
 
     def keep(self, values: Tensor, choice: Choice) -> None:
         """Keep the raw rows chosen of ``values``, shape (samples, rows, features)."""
@@ -93,6 +117,7 @@ class NumpyAccumulator:
 
     def totals(self, slots: int, raw_slots: int) -> Totals:
         """Everything so far."""
+        self._merge_waiting()
         return Totals(
             self._features.map(np.copy),
             self._kept[:slots].copy(),
@@ -104,7 +129,8 @@ class NumpyAccumulator:
 
     def nbytes(self) -> int:
         """How many bytes it takes."""
-        return sum(array.nbytes for array in (*vars(self._features).values(), self._kept, self._raw))
+        held = (*vars(self._features).values(), *self._waiting, self._kept, self._raw)
+        return sum(array.nbytes for array in held)
 
 
 def _in_numpy(found: Measured) -> Measured:
