@@ -55,6 +55,7 @@ class NumpyAccumulator:
 
     def measure(self, values: Tensor, choice: Choice) -> Measured | FewRows:
         """Moments of a tensor of shape (samples, rows, features), and of the samples chosen of it."""
+        # A mask that leaves nothing out is None; of others the rows would have to be picked first.
         found = few_rows.measure(values, choice.keep) if choice.real is None else None
         if found is not None:
             return found
@@ -63,6 +64,7 @@ class NumpyAccumulator:
 
     def _prior_mean(self) -> Tensor | None:
         """Means of all tensors before, near which those of the next one may be; None of the first."""
+        # Rows that wait are older than the tensor that asks, and may be all there is so far.
         self._merge_waiting()
         return torch.from_numpy(self._features.mean) if self._begun else None
 
@@ -81,6 +83,7 @@ class NumpyAccumulator:
         self._within_count += float(found.within_count)
         self._nonfinite_masked += float(found.nonfinite_masked)
         self._features = merge(self._features, found.features)
+        # Without a number there is no extreme, nor a feature that could have it.
         if len(found.features.count) == 0 or choice.samples == 0:
             return Extremes(None, None)
         low, high = float(found.features.minimum.min()), float(found.features.maximum.max())

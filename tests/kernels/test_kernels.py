@@ -206,6 +206,14 @@ def test_edges_of_blocks_and_tiles_of_the_compiled_kernel(kernel: Kernel, rows: 
     check(kernel, drawn(2, rows, width))
 
 
+def test_zeros_are_counted_to_the_last_one_where_float32_cannot() -> None:
+    values = torch.zeros(1, (1 << 24) + 2, 1)
+    values[0, -1] = 1.0
+    found = chunked.measure(values, torch.zeros(0, dtype=torch.int64))
+    assert found is not None
+    assert found.features.zeros.tolist() == [(1 << 24) + 1]
+
+
 def test_the_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     values, keep = drawn(100, 3, 8) + 100, torch.arange(100)
     whole = reference.measure(values, keep)
