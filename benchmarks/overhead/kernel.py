@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normprobe.kernels import accumulator
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.dispatch import compiled
+from normprobe.kernels.numpy_accumulator import NumpyAccumulator
 from normprobe.kernels.types import AxisRoles
 
 KEPT = 1024
@@ -108,7 +108,7 @@ def _compiled(tensor: Tensor, axis_roles: AxisRoles, *choices: Choice) -> dict[s
 
 def _plain(tensor: Tensor, axis_roles: AxisRoles, choice: Choice) -> Callable[[], object]:
     values = tensor.movedim(axis_roles.axis, -1).reshape(choice.samples, choice.rows, -1)
-    sums = accumulator.TorchAccumulator(values.shape[-1], tensor.device)
+    sums = NumpyAccumulator(values.shape[-1])
     return lambda: sums.add(values, choice)
 
 

@@ -1,7 +1,7 @@
-"""An accumulator of plain torch, on any device; twin of ``csrc/numerics/accumulator.h``.
+"""An accumulator of plain torch for accelerators; twin of ``csrc/numerics/accumulator.h``.
 
-Nothing here waits for an accelerator: its numbers stay there until the recording is taken. On the CPU there
-is nothing to wait for, so there kernels are chosen by what comes out, and new extremes are said at once.
+Nothing here waits for the device: its numbers stay there until the recording is taken. Of the CPU, where
+there is nothing to wait for, see `numpy_accumulator`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normprobe.kernels import chunked, few_rows, reference
+from normprobe.kernels import reference
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Extremes, Measured, SampleMoments, Totals
@@ -29,14 +29,13 @@ class TorchAccumulator:
     state = None
 
     def __init__(self, features: int, device: torch.device) -> None:
-        self._device, self._waits, self._begun = device, device.type == "cpu", False
+        self._device = device
         self._features = Moments.empty(features).map(lambda field: torch.from_numpy(field).to(device))
         self._scalars = torch.zeros(3, dtype=torch.float64, device=device)
         self._kept = torch.zeros(0, _SAMPLE_FIELDS, dtype=torch.float64, device=device)
         # Kept rows are float32 until one comes that float32 cannot hold: memory is what they cost.
         self._raw = torch.zeros(0, features, device=device)
-        # Value, example, position and feature of the smallest, and of the largest value; used on accelerators
-        # only.
+        # Value, example, position and feature of the smallest, and of the largest value.
         none = [[torch.inf, -1, -1, -1], [-torch.inf, -1, -1, -1]]
         self._holders = torch.tensor(none, dtype=torch.float64, device=device)
 
@@ -46,38 +45,23 @@ class TorchAccumulator:
 
     def measure(self, values: Tensor, choice: Choice) -> Measured:
         """Moments of a tensor of shape (samples, rows, features), and of the samples chosen of it."""
-        given = values.to(self._device), torch.from_numpy(choice.keep), _mask(choice)
-        # An accelerator may not be asked what came out: it would have to be waited for.
-        found = (
-            few_rows.measure(*given) or chunked.measure(*given, prior_mean=self._prior_mean())
-            if self._waits
-            else None
-        )
-        return found or reference.measure(*given)
-
-    def _prior_mean(self) -> Tensor | None:
-        """Means of all tensors before, near which those of the next one may be; None of the first."""
-        return self._features.mean if self._begun else None
+        # The device may not be asked what came out: it would have to be waited for.
+        return reference.measure(values.to(self._device), torch.from_numpy(choice.keep), mask_of(choice))
 
     def merge(self, found: Measured, choice: Choice) -> Extremes:
         """Add the moments of a tensor."""
-        self._begun = True
         if len(choice.slots):
             kept = torch.stack([getattr(found.kept, name) for name in SampleMoments.__match_args__], 1)
             self._kept = _put(self._kept, kept, choice.slots)
         scalars = (found.within_sum, found.within_count, found.nonfinite_masked)
         self._scalars = self._scalars + torch.stack(scalars)
-        extremes = self._update_extremes(found, choice)
-        if self._waits:  # numpy's calls cost less
-            before, own = (moments.map(Tensor.numpy) for moments in (self._features, found.features))
-            self._features = merge(before, own).map(torch.from_numpy)
-        else:
-            self._features = merge(self._features, found.features)
-        return extremes
+        self._update_holders(found, choice)
+        self._features = merge(self._features, found.features)
+        return Extremes(None, None)  # which are new, only waiting could tell
 
     def keep(self, values: Tensor, choice: Choice) -> None:
         """Keep the raw rows chosen of ``values``, shape (samples, rows, features)."""
-        rows = values.to(self._device).flatten(0, 1).index_select(0, _sent(choice, "raw", self._device))
+        rows = values.to(self._device).flatten(0, 1).index_select(0, sent(choice, "raw", self._device))
         if values.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             self._raw = self._raw.to(torch.float64)
         self._raw = _put(self._raw, rows.to(self._raw.dtype), choice.raw_slots)
@@ -96,7 +80,7 @@ class TorchAccumulator:
             within_sum,
             int(within_count),
             int(hidden),
-            None if self._waits else (low, high),
+            (low, high),
         )
 
     def nbytes(self) -> int:
@@ -104,39 +88,33 @@ class TorchAccumulator:
         held = [*vars(self._features).values(), self._scalars, self._kept, self._raw, self._holders]
         return sum(tensor.nbytes for tensor in held)
 
-    def _update_extremes(self, found: Measured, choice: Choice) -> Extremes:
-        """Compare a tensor's extremes with those so far, before it is merged; the CPU says which are new."""
+    def _update_holders(self, found: Measured, choice: Choice) -> None:
+        """Compare a tensor's extremes with those so far."""
         width = len(found.features.count)
         if width == 0 or choice.samples == 0:
-            return Extremes(None, None)
-        if self._waits:
-            least, most = float(self._features.minimum.min()), float(self._features.maximum.max())
-            low, high = float(found.features.minimum.min()), float(found.features.maximum.max())
-            return Extremes(
-                (low, *divmod(int(found.minimum_at), width)) if low < least else None,
-                (high, *divmod(int(found.maximum_at), width)) if high > most else None,
-            )
+            return
         values = torch.stack([found.features.minimum.min(), found.features.maximum.max()])
         at = torch.stack([found.minimum_at, found.maximum_at])
         sign = torch.tensor([1.0, -1.0], dtype=torch.float64).to(self._device, non_blocking=True)
         better = sign * values < sign * self._holders[:, 0]
         sample, feature = at.div(width, rounding_mode="floor"), at % width
-        who = [_sent(choice, name, self._device).index_select(0, sample) for name in ("example", "position")]
+        who = [sent(choice, name, self._device).index_select(0, sample) for name in ("example", "position")]
         here = torch.stack([values, *(column.to(torch.float64) for column in (*who, feature))], 1)
         self._holders = torch.where(better[:, None], here, self._holders)
-        return Extremes(None, None)
 
 
-def _mask(choice: Choice) -> Tensor | None:
+def mask_of(choice: Choice) -> Tensor | None:
+    """Which rows of the tensor count, on the CPU; None for all."""
     return None if choice.real is None else torch.from_numpy(np.ascontiguousarray(choice.real))
 
 
-def _sent(choice: Choice, name: str, device: torch.device) -> Tensor:
+def sent(choice: Choice, name: str, device: torch.device) -> Tensor:
     """An array of the choice on the device, sent once and without waiting."""
-    if name not in choice.prepared:
-        choice.prepared[name] = torch.from_numpy(getattr(choice, name)).to(device, non_blocking=True)
-    sent: Tensor = choice.prepared[name]
-    return sent
+    key = f"{name} on {device}"
+    if key not in choice.prepared:
+        choice.prepared[key] = torch.from_numpy(getattr(choice, name)).to(device, non_blocking=True)
+    tensor: Tensor = choice.prepared[key]
+    return tensor
 
 
 def _put(held: Tensor, rows: Tensor, slots: NDArray[np.int64]) -> Tensor:

@@ -25,6 +25,10 @@ _MOST, _LEAST = 1e32, 1e-26
 """Sums of squares beyond these may have over- or underflowed on the way."""
 
 
+_MOST_ONES = 1 << 24
+"""So many ones float32 adds up exactly."""
+
+
 @dataclass
 class _Sums:
     """What has been added up about the pivots, float64, by feature.
@@ -160,8 +164,10 @@ def _add(block: Tensor, start: int, rows: int, pivot: Tensor, sums: _Sums) -> No
         sums.highest = most, start
     magnitude = torch.abs(block, out=rest)
     sums.absolute += magnitude.sum(0)
-    if least <= 0 <= most and float(magnitude.amin(0).min()) == 0:
-        sums.zeros += (block == 0).sum(0)
+    if least <= 0 <= most and float(magnitude.amin()) == 0:
+        # Ones in place of the numbers: adding up float32 takes a fourth of the time that bool takes.
+        exact = torch.float32 if len(block) <= _MOST_ONES else torch.float64
+        sums.zeros += magnitude.eq_(0).sum(0, dtype=exact)
 
 
 def _within(sums: _Sums, centre: Tensor, numbers: int, count: int) -> Tensor | None:

@@ -46,6 +46,10 @@ def accumulator(features: int, axis_roles: AxisRoles, device: torch.device) -> A
         found: Accumulator = kernel.CompiledAccumulator(features, axis_roles)
         return found
     # Here, for where the extension is there nothing else of this module's needs torch.
+    if device.type == "cpu":
+        from normprobe.kernels.numpy_accumulator import NumpyAccumulator
+
+        return NumpyAccumulator(features)
     from normprobe.kernels.accumulator import TorchAccumulator
 
     return TorchAccumulator(features, device)

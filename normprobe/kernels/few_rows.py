@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,45 +18,76 @@ _FEW = 16
 _MOST = 1e150
 """The squares of numbers beyond this may overflow."""
 
+_NONE_KEPT = SampleMoments(*np.zeros((5, 0)))
 
-def measure(values: Tensor, keep: Tensor, real: Tensor | None = None) -> Measured | None:
-    """Measure a tensor as `normprobe.kernels.reference.measure` does; None where this cannot.
+
+@dataclass(frozen=True, eq=False)
+class FewRows:
+    """What is measured of few rows at once; the moments of features can wait until there are more.
+
+    Attributes:
+        numbers: the rows, shape (samples, features), float64; nobody writes to them.
+        kept: moments of each kept sample, numpy arrays of shape (kept,).
+        within_sum: sum over samples of the variance of their values.
+        minimum_at: index (sample * features + feature) of the first that is the smallest.
+        maximum_at: likewise of the largest.
+    """
+
+    numbers: NDArray[np.float64]
+    kept: SampleMoments
+    within_sum: float
+    minimum_at: int
+    maximum_at: int
+
+    def measured(self) -> Measured:
+        """The same as other kernels give it, of numpy arrays."""
+        return Measured(
+            features=moments_of(self.numbers),
+            kept=self.kept,
+            within_sum=self.within_sum,
+            within_count=len(self.numbers),
+            minimum_at=self.minimum_at,
+            maximum_at=self.maximum_at,
+            nonfinite_masked=0,
+        )
+
+
+def measure(values: Tensor, keep: NDArray[np.int64]) -> FewRows | None:
+    """Measure a tensor of which every row counts; None where this cannot.
 
     Args:
-        values: shape (samples, rows, features), any strides, on the CPU.
-        keep: indices of the samples whose own moments are wanted, int64, shape (kept,).
-        real: shape (samples, rows), True where a row is not padding; None if all are.
+        values: shape (samples, rows, features), any strides.
+        keep: indices of the samples whose own moments are wanted, shape (kept,).
     """
     samples, rows, features = values.shape
-    if real is not None or rows != 1 or not 0 < samples <= _FEW or features == 0:
+    if rows != 1 or not 0 < samples <= _FEW or features == 0:
         return None
-    # In numpy: on so few numbers the calls are the cost, and its calls cost a third of torch's.
-    numbers = values[:, 0].to(torch.float64).numpy(force=True)
-    absolute = np.abs(numbers)
-    if not absolute.max() < _MOST:  # NaN is not
+    # A copy even of float64: the rows may wait, and the tensor is the user's.
+    numbers = values[:, 0].to(torch.float64, copy=True).numpy(force=True)
+    lowest, highest = int(numbers.argmin()), int(numbers.argmax())
+    # Of numbers with a NaN among them both are NaN, which is not within any bounds.
+    if not -_MOST < numbers.item(lowest) <= numbers.item(highest) < _MOST:
         return None
+    mean, m2 = _two_pass(numbers, 1)
+    kept = _NONE_KEPT
+    if len(keep):
+        own = np.full(samples, float(features)), mean, m2, numbers.min(1), numbers.max(1)
+        kept = SampleMoments(*(field[keep] for field in own))
+    return FewRows(numbers, kept, float(m2.sum()) / features, lowest, highest)
+
+
+def moments_of(numbers: NDArray[np.float64]) -> Moments:
+    """Moments of each feature of rows (rows, features) without a number that is not finite."""
     mean, m2 = _two_pass(numbers, 0)
-    own_mean, own_m2 = _two_pass(numbers, 1)
-    nothing = np.zeros(features)
-    of_samples = np.full(samples, float(features)), own_mean, own_m2, numbers.min(1), numbers.max(1)
-    chosen = keep.numpy()
-    return Measured(
-        features=Moments(
-            count=np.full(features, float(samples)),
-            mean=mean,
-            m2=m2,
-            minimum=numbers.min(0),
-            maximum=numbers.max(0),
-            abs_sum=absolute.sum(0),
-            zeros=(numbers == 0).sum(0).astype(np.float64),
-            nonfinite=nothing,
-        ).map(torch.from_numpy),
-        kept=SampleMoments(*(torch.from_numpy(field[chosen]) for field in of_samples)),
-        within_sum=torch.tensor(own_m2.sum() / features, dtype=torch.float64),
-        within_count=torch.tensor(float(samples), dtype=torch.float64),
-        minimum_at=torch.tensor(int(numbers.argmin())),
-        maximum_at=torch.tensor(int(numbers.argmax())),
-        nonfinite_masked=torch.zeros((), dtype=torch.float64),
+    return Moments(
+        count=np.full_like(mean, len(numbers)),
+        mean=mean,
+        m2=m2,
+        minimum=numbers.min(0),
+        maximum=numbers.max(0),
+        abs_sum=np.abs(numbers).sum(0),
+        zeros=(numbers == 0).sum(0).astype(np.float64),
+        nonfinite=np.zeros_like(mean),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.kernels.choice import Choice
-from normprobe.kernels.moments import Moments
+from normprobe.kernels.moments import Array, Moments
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SampleMoments:
-    """Moments of samples, float64 tensors of shape (samples,), named as in `kernels.moments.Moments`.
+    """Moments of samples, float64 arrays of shape (samples,), named as in `kernels.moments.Moments`.
 
     Attributes:
         count: how many finite numbers.
@@ -27,16 +27,18 @@ class SampleMoments:
         maximum: the largest, -inf without one.
     """
 
-    count: torch.Tensor
-    mean: torch.Tensor
-    m2: torch.Tensor
-    minimum: torch.Tensor
-    maximum: torch.Tensor
+    count: Array
+    mean: Array
+    m2: Array
+    minimum: Array
+    maximum: Array
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one pass over a tensor (samples, rows, features) yields, as tensors on its device.
+    """What one pass over a tensor (samples, rows, features) yields.
+
+    As tensors on its device; as numpy arrays and Python's numbers where a kernel or an accumulator says so.
 
     Attributes:
         features: moments of each feature over the real rows, fields of shape (features,), float64.
@@ -51,11 +53,11 @@ class Measured:
 
     features: Moments
     kept: SampleMoments
-    within_sum: torch.Tensor
-    within_count: torch.Tensor
-    minimum_at: torch.Tensor
-    maximum_at: torch.Tensor
-    nonfinite_masked: torch.Tensor
+    within_sum: Array
+    within_count: Array
+    minimum_at: Array
+    maximum_at: Array
+    nonfinite_masked: Array
 
 
 class AxisRoles(NamedTuple):

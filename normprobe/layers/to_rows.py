@@ -80,7 +80,10 @@ def arrange(view: View, tensor: Tensor) -> Arranged:
     extent = extent_of(view, tensor.shape)
     if view.unbatched == tensor.dim():
         tensor = tensor.unsqueeze(0)
-    tensor = tensor.flatten(-view.trailing) if view.trailing > 1 else tensor.movedim(view.axis, -1)
+    if view.trailing > 1:
+        tensor = tensor.flatten(-view.trailing)
+    elif view.axis != -1:
+        tensor = tensor.movedim(view.axis, -1)
     values = tensor.reshape(extent.samples, extent.rows, extent.features)
     return Arranged(values, extent.leading, extent.inner)
 

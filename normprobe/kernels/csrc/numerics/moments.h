@@ -27,7 +27,8 @@ enum {
 };
 enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16, TYPES };
 
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && !defined(NO_CLONES)
+/* The copy that fits the processor is chosen as the extension is loaded, by glibc; musl cannot. */
+#if defined(__GLIBC__) && defined(__x86_64__) && !defined(__clang__) && __GNUC__ >= 12 && !defined(NO_CLONES)
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CLONES
