@@ -60,7 +60,7 @@ class Experts(nn.Module):
         return out.view_as(x)
 
 
-class Qwen3MoeForCausalLM(nn.Module):
+class Qwen2MoeForCausalLM(nn.Module):
     """A model of that name whose experts are modules, as in transformers before 5."""
 
     def __init__(self) -> None:

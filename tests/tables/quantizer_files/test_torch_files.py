@@ -142,12 +142,12 @@ class TestGaps:
         assert said.endswith("5 of 6 Linear layers did not fire: not in the file (b, c, d and 2 more)")
 
     def test_layers_without_a_mask_are_named_where_there_is_padding(self, tmp_path: Path) -> None:
-        recording = normprobe.record(quantizers.Qwen3MoeForCausalLM(), quantizers.batches(padded=True))
+        recording = normprobe.record(quantizers.Qwen2MoeForCausalLM(), quantizers.batches(padded=True))
         export = recording.export(tmp_path / "x.pt", "act-scales")
         assert export.unmasked
         assert {name.split(".")[4] for name in export.unmasked} <= {"experts", "gate"}
         assert "had no mask: padding is in their numbers" in str(export)
-        whole = normprobe.record(quantizers.Qwen3MoeForCausalLM(), quantizers.batches())
+        whole = normprobe.record(quantizers.Qwen2MoeForCausalLM(), quantizers.batches())
         assert not whole.export(tmp_path / "x.pt", "act-scales").unmasked
 
 
