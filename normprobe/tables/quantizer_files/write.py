@@ -30,7 +30,8 @@ class Export:
         format: one of those of `Recording.export`.
         layers: names of the layers whose statistics it holds, as the recording has them.
         left_out: of each other layer that the format is for, what became of it, as the end of a sentence.
-        unmasked: those of ``layers`` whose numbers include padding, since no mask was found for them.
+        unmasked: those of ``layers`` that no mask was found for, though the data have padding: what they read
+            of it is in their numbers.
     """
 
     path: Path
@@ -53,8 +54,8 @@ class Export:
         ]
         if self.unmasked:
             lines.append(
-                f"{len(self.unmasked):,} of {total:,} {noun} had no mask: padding is in their numbers "
-                f"({_listed(self.unmasked)})"
+                f"{len(self.unmasked):,} of {total:,} {noun} had no mask: padding that they read is in their "
+                f"numbers ({_listed(self.unmasked)})"
             )
         return "\n".join(lines)
 
