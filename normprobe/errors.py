@@ -13,8 +13,16 @@ NormprobeWarning      what ran, and is likely not what was meant
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import sys
 import warnings
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 
 class NormprobeError(Exception):
@@ -56,3 +64,26 @@ def warn(text: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         frame, level = frame.f_back, level + 1
     warnings.warn(text, NormprobeWarning, stacklevel=level)
+
+
+def names_checked(call: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Let a function say of a misspelt keyword argument which one may be meant; a TypeError as Python's."""
+    known = inspect.signature(call).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+
+    @functools.wraps(call)
+    def checked(*args: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        for name in () if takes_all else options:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(_by_name(known))}"
+                asked = call.__qualname__.removesuffix(".__init__")
+                raise TypeError(f"{asked}() got an unexpected keyword argument {name!r}{hint}")
+        return call(*args, **options)
+
+    return checked
+
+
+def _by_name(known: Mapping[str, inspect.Parameter]) -> list[str]:
+    """The arguments that are given by name."""
+    return [name for name, parameter in known.items() if parameter.kind is parameter.KEYWORD_ONLY]

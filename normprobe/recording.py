@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.errors import RecordingError, warn
+from normprobe.errors import RecordingError, names_checked, warn
 from normprobe.tables.export import write_csv, write_parquet, write_tables
 from normprobe.tables.frames import Tables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
@@ -132,6 +132,7 @@ class Recording:
         # A copy: what is kept is for report and export, too.
         return self._found.copy() if checks is None else find(self._tables, checks)
 
+    @names_checked
     def outliers(
         self, *, least: float = LEAST, times: float = TIMES, share: float = SHARE, rows: int = ROWS
     ) -> pd.DataFrame:
@@ -235,6 +236,7 @@ class Recording:
 
         return write_export(self._tables, path, format)
 
+    @names_checked
     def report(
         self,
         directory: str | Path = "report",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from normprobe.figures import registry
 from normprobe.figures.data import layer_statistics
 from normprobe.figures.data import norm_panel as panel_numbers
-from normprobe.figures.drawing.canvas import Facts, Plan, new_figure, place_empty_labels
+from normprobe.figures.drawing.canvas import PNG_DPI, Facts, Plan, new_figure, place_empty_labels
 from normprobe.figures.drawing.palette import SURFACE, house_style
 from normprobe.figures.drawing.svg import draw_svg, quiet_fonts, write_alone, write_inline
 from normprobe.figures.plots import divergence_profile, norm_panel
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from normprobe.divergence.differences import HasDifferences
     from normprobe.tables.frames import HasTables, Tables
 
-PNG_DPI = 150
 PANEL = "norm_panel"  # drawn of one layer, so that it is no section and not in the registry
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from matplotlib.lines import Line2D
+from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -178,5 +181,40 @@ def test_what_is_not_shared_is_said(recordings: dict[str, normprobe.Recording]) 
     other = record(nn.LayerNorm(16), normal(4, 16))
     with pytest.raises(ValueError, match="a norm must have fired in all 2 recordings"):
         figures.order_kept({"LN": recordings["LN"], "other": other})
-    with pytest.raises(ValueError, match="no recording to draw"):
+    with pytest.raises(ValueError, match=r'no recording to draw; order_kept takes .*\{"LayerNorm": rec'):
         figures.order_kept({})
+
+
+def test_recordings_of_another_form_are_errors_that_show_the_form(
+    recordings: dict[str, normprobe.Recording],
+) -> None:
+    one = recordings["LN"]
+    by_name = r'takes recordings by what to call them, such as \{"LayerNorm": recording, .*; got '
+    with pytest.raises(ValueError, match=f"^norm_variances {by_name}Recording$"):
+        figures.norm_variances(one, "layers.0.norm")
+    with pytest.raises(ValueError, match=f"^order_kept {by_name}list$"):
+        figures.order_kept([one])
+    with pytest.raises(ValueError, match=f"^order_kept {by_name}dict at 'LN'$"):
+        figures.order_kept({"LN": {4: one}})
+    by_size = (
+        r'batch_sensitivity takes recordings by name and batch size, such as \{"BatchNorm": \{1: .*; got '
+    )
+    for wrong, got in (
+        (one, "Recording"),
+        ({}, "dict"),
+        ({"LN": one}, "Recording for 'LN'"),
+        ({"LN": {"4": one}}, "'4' for the sizes of 'LN'"),
+        ({"LN": {4: None}}, "NoneType at 4 for 'LN'"),
+    ):
+        with pytest.raises(ValueError, match=f"^{by_size}{got}$"):
+            figures.batch_sensitivity(wrong)
+
+
+def test_a_figure_is_saved_sharp_unless_asked_otherwise(
+    recordings: dict[str, normprobe.Recording], tmp_path: Path
+) -> None:
+    figure = figures.order_kept(recordings).figure
+    for options, dpi in (({}, 150), ({"dpi": 60}, 60)):
+        figure.savefig(tmp_path / "order.png", **options)
+        with Image.open(tmp_path / "order.png") as image:
+            assert image.width == round(figure.get_figwidth() * dpi)

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
-from normprobe.errors import NormprobeError
+from normprobe.errors import NormprobeError, names_checked
 from normprobe.tables.records import valid_name
 
 _GIVEN = "raised by what normprobe.Probe was given as its mask or labels"
@@ -36,7 +36,7 @@ def check_options(samples: Any, values: Any, every: Any, mask: Any) -> None:
 def by_name(
     what: str, count: int
 ) -> Callable[[Callable[_Parameters, _Result]], Callable[_Parameters, _Result]]:
-    """Let a function say which of its arguments are by name, where Python would count them.
+    """Let a function say which of its arguments are by name, and which one a misspelt one may be.
 
     Args:
         what: what is given by position, in words.
@@ -46,6 +46,7 @@ def by_name(
     def decorate(call: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
         name = call.__qualname__.removesuffix(".__init__")
         most = count + (name != call.__qualname__)
+        named = names_checked(call)
 
         @functools.wraps(call)
         def checked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
@@ -54,7 +55,7 @@ def by_name(
                     f"{name} takes {what} by position and its options by name, such as layers=...; got "
                     f"{len(args) - most} more by position, the first a {type(args[most]).__name__}"
                 )
-            return call(*args, **kwargs)
+            return named(*args, **kwargs)
 
         return checked
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,16 +18,17 @@ from normprobe.figures.drawing.canvas import Plan, place
 from normprobe.figures.drawing.depth_axis import prepare
 from normprobe.figures.drawing.palette import INK, ROLE_COLOURS, ROLE_DASHES, SURFACE, site_look
 from normprobe.formatting import sample_word, shorten_name
+from normprobe.tables.frames import Tables
 from normprobe.vocabulary import in_order
 
 if TYPE_CHECKING:
-    from normprobe.tables.frames import HasTables, Tables
+    from normprobe.tables.frames import HasTables
 
 BAND = (0.05, 0.5, 0.95)
+_BY_NAME = 'recordings by what to call them, such as {"LayerNorm": recording, "BatchNorm": other}'
+_BY_SIZE = 'recordings by name and batch size, such as {"BatchNorm": {1: recording, 16: other}}'
 _SIDE = 0.16  # of a recording's room, from its middle to the outer boxes
 _SHIFT = 0.06  # of a column, between the bars of neighbouring recordings
-
-Name = TypeVar("Name", bound=Hashable)
 
 
 def norm_variances(
@@ -47,9 +48,10 @@ def norm_variances(
         Array of two axes: per feature, per sample.
 
     Raises:
-        ValueError: `ax` holds another number of axes, or no norm fired in all recordings.
+        ValueError: `ax` holds another number of axes, no norm fired in all recordings, or they have no
+            names.
     """
-    tables = _named(recordings)
+    tables = _named(recordings, "norm_variances")
     norm = _shared(tables, layer)[0]
     first = next(iter(tables.values()))
     unit = sample_word(first.meta, layer_statistics.unit_of(layer_statistics.norms(first).loc[[norm]]))
@@ -132,10 +134,10 @@ def order_kept(recordings: Mapping[str, Tables | HasTables], *, ax: Axes | None 
         The axes.
 
     Raises:
-        ValueError: no norm fired in all recordings.
+        ValueError: no norm fired in all recordings, or they have no names.
         NoSamplesError: a recording keeps no raw rows.
     """
-    tables = _named(recordings)
+    tables = _named(recordings, "order_kept")
     common = _shared(tables, None)
     norms = layer_statistics.norms(next(iter(tables.values())))
     depth = layer_statistics.depth_axis(norms[norms["layer"].isin(common)])
@@ -181,10 +183,14 @@ def batch_sensitivity(
         The axes.
 
     Raises:
-        ValueError: no norm fired in all recordings.
+        ValueError: no norm fired in all recordings, or they are not by name and batch size.
         NoSamplesError: a recording keeps no raw rows, or shares none with the largest batches.
     """
-    by_name = {name: _named(sizes) for name, sizes in recordings.items()}
+    if not isinstance(recordings, Mapping) or not recordings:
+        raise ValueError(f"batch_sensitivity takes {_BY_SIZE}; got {type(recordings).__name__}")
+    by_name = {
+        name: _named(sizes, "batch_sensitivity", _BY_SIZE, str(name)) for name, sizes in recordings.items()
+    }
     every = {f"{name} {size}": source for name, sizes in by_name.items() for size, source in sizes.items()}
     norm = _shared(every, layer)[0]
     sizes = sorted({size for found in by_name.values() for size in found})
@@ -217,11 +223,31 @@ def _changes(sources: Mapping[int, Tables], norm: str, sizes: list[int]) -> pd.D
     return changes.quantile(np.array(BAND)).unstack().reindex(sizes).reset_index(drop=True)
 
 
-def _named(recordings: Mapping[Name, Tables | HasTables]) -> dict[Name, Tables]:
-    """The tables of recordings by name, refusing none at all."""
+def _named(recordings: Any, call: str, form: str = _BY_NAME, of: str = "") -> dict[Any, Tables]:
+    """The tables of recordings by name, or by batch size.
+
+    Args:
+        recordings: as they were given.
+        call: the function that they were given to.
+        form: what it takes.
+        of: of which name the recordings are, where they are by batch size.
+
+    Raises:
+        ValueError: they are not of the form, or there is none.
+    """
+    what = f" for {of!r}" if of else ""
+    if not isinstance(recordings, Mapping):
+        raise ValueError(f"{call} takes {form}; got {type(recordings).__name__}{what}")
     if not recordings:
-        raise ValueError("there is no recording to draw; give at least one, by what to call it")
-    return {name: layer_statistics.tables_of(source) for name, source in recordings.items()}
+        raise ValueError(f"there is no recording to draw; {call} takes {form}")
+    tables = {name: layer_statistics.tables_of(source) for name, source in recordings.items()}
+    wrong = [name for name, found in tables.items() if not isinstance(found, Tables)]
+    if wrong:
+        got = type(recordings[wrong[0]]).__name__
+        raise ValueError(f"{call} takes {form}; got {got} at {wrong[0]!r}{what}")
+    if of and not all(isinstance(size, int) for size in tables):
+        raise ValueError(f"{call} takes {form}; got {', '.join(map(repr, tables))} for the sizes of {of!r}")
+    return tables
 
 
 def _shared(tables: Mapping[str, Tables], layer: str | None) -> list[str]:

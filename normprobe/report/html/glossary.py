@@ -31,6 +31,11 @@ _ENTRIES = [
         "1 means that all features reach equally far; above 10 one feature stands out.",
     ),
     (
+        "Spread, in the terminal's table",
+        "The 95th percentile of the samples' variances divided by the 5th, before → after a norm. 1 means "
+        "that all samples vary alike, as behind a LayerNorm without weight.",
+    ),
+    (
         "Block and role",
         "The first integer in a layer's name is its block; the name without it is its role. Layers of one "
         "role share a line.",

@@ -291,3 +291,29 @@ def test_training_mode_is_left_after_an_error() -> None:
         normprobe.record(model, [torch.randn(4, 6), {"y": 3}], mode="train")
     assert not model.training
     assert torch.equal(model.norm.running_mean, before)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda model: normprobe.Probe(model, sample=5),
+            r"Probe\(\) got an unexpected .* 'sample'; did you mean samples\?",
+        ),
+        (
+            lambda model: normprobe.record(model, [torch.randn(4, 8)], layer="0"),
+            r"Probe\(\) got an unexpected .* 'layer'; did you mean layers\?",
+        ),
+        (
+            lambda model: normprobe.Probe(model).recording.outliers(time=5),
+            r"Recording.outliers\(\) got .* 'time'; did you mean times\?",
+        ),
+        (
+            lambda model: normprobe.Probe(model).recording.report(xyz=5),
+            r"Recording.report\(\) got .* 'xyz'; it takes panels, tables, checks$",
+        ),
+    ],
+)
+def test_a_misspelt_argument_is_a_type_error_with_the_one_that_may_be_meant(call: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{message}"):
+        call(nn.Linear(8, 4))
