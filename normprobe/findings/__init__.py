@@ -41,7 +41,6 @@ __all__ = [
     "changes",
     "explain",
     "find",
-    "other_data",
     "page_of",
     "rule_of",
     "selected",

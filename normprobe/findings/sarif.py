@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -66,7 +67,9 @@ def to_sarif(
 
 def _name(tables: Tables) -> str:
     """What the model is called without its weights: its next checkpoint is the same model."""
-    return str(tables.meta.get("name")).removesuffix(f" + {tables.meta.get('weights')}")
+    name = str(tables.meta.get("name")).removesuffix(f" + {tables.meta.get('weights')}")
+    # From a subfolder the same file has these before its name, and is the same model.
+    return re.sub(r"^(\.{1,2}/)+(?=.)", "", name)
 
 
 def _driver(rules: tuple[Check, ...], tables: Tables) -> dict[str, Any]:

@@ -9,7 +9,7 @@ _MOST = 3
 
 
 def close_names(name: str, layers: Sequence[str]) -> list[str]:
-    """At most three layers whose names hold the one given, or are like it; the first ones where none is.
+    """At most three layers whose names hold the one given, or are like it; none where none is.
 
     Args:
         name: as it was given.
@@ -17,5 +17,4 @@ def close_names(name: str, layers: Sequence[str]) -> list[str]:
     """
     # The end of a name is how people speak of a layer, and no near miss of the whole.
     holding = [layer for layer in layers if name and name in layer]
-    found = holding or get_close_matches(name, layers, n=_MOST, cutoff=0.4) or layers
-    return list(found[:_MOST])
+    return (holding or get_close_matches(name, layers, n=_MOST, cutoff=0.4))[:_MOST]

@@ -39,7 +39,7 @@ class OneLayer:
         """
         names = tables.ledger["layer"].tolist()
         if name not in names:
-            close = close_names(str(name), names)
+            close = close_names(str(name), names) or names[:3]
             raise NoLayersError(
                 f"the recording has no layer {name!r} among its {len(names)}; close names: "
                 + ", ".join(map(repr, close))

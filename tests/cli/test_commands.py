@@ -307,9 +307,38 @@ class TestMerge:
 
     def test_one_part_twice_and_one_alone(self, folder: Path) -> None:
         run("export", "nets.py:build", "--data", "x.npy", "--out", "a", "--save", "a.normprobe")
-        assert "part" in run("merge", "a.normprobe", "a.normprobe", "--out", "b.normprobe", status=1).stderr
+        Path("c.normprobe").write_bytes(Path("a.normprobe").read_bytes())
+        error = run("merge", "a.normprobe", "c.normprobe", "--out", "b.normprobe", status=1).stderr
+        assert error.startswith("Error: a.normprobe and c.normprobe hold the same part, so its data would")
         assert not Path("b.normprobe").exists()
         assert "two recordings or more" in run("merge", "a.normprobe", "--out", "b", status=2).stderr
+
+
+class TestLayersOfARecording:
+    def test_globs_and_kinds_choose_its_lines(self, folder: Path) -> None:
+        run("export", "nets.py:build", "--data", "x.npy", "--out", "a", "--save", "a.normprobe")
+        every = run("layers", "a.normprobe").stdout.splitlines()
+        names = [line.split()[0] for line in every[3:]]
+        assert len(names) > 1
+        one = run("layers", "a.normprobe", "--layers", names[0]).stdout.splitlines()
+        assert one[0] == "1 of 1 layers fired"
+        assert [line.split()[0] for line in one[3:]] == [names[0]]
+        linear = run("layers", "a.normprobe", "--kinds", "linear").stdout.splitlines()[3:]
+        assert {line.split()[1] for line in linear} == {"linear"}
+        assert len(linear) < len(names)
+
+    def test_what_matches_none_or_cannot_change_it_is_refused(self, folder: Path) -> None:
+        run("export", "nets.py:build", "--data", "x.npy", "--out", "a", "--save", "a.normprobe")
+        assert (
+            "--layers absent* matches none of"
+            in run("layers", "a.normprobe", "--layers", "absent*", status=1).stderr
+        )
+        assert "--limit cannot change it" in run("layers", "a.normprobe", "--limit", "3", status=2).stderr
+
+
+def test_only_a_command_with_a_baseline_speaks_of_one() -> None:
+    assert "with a baseline" in " ".join(run("report", "--help").stdout.split())
+    assert "baseline" not in run("export", "--help").stdout
 
 
 def spawn(folder: Path, *arguments: str, **environment: str) -> tuple[str, str]:

@@ -117,6 +117,18 @@ class TestBaseline:
         error = run("good.normprobe", "--no-report", "--baseline", "other.normprobe", status=1).stderr
         assert "--baseline other.normprobe is of another model (Other): none of its 1 layers" in error
 
+    def test_other_data_are_a_note_and_the_same_are_none(self, folder: Path) -> None:
+        model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+        normprobe.record(model, torch.randn(40, 4)).annotate(data="40 rows").save("other.normprobe")
+        options = ("bad.normprobe", "--no-report", "--json", "--baseline")
+        result = run(*options, "other.normprobe")
+        assert "Note: the baseline saw other data (40 rows)\n" in result.stderr
+        assert json.loads(result.stdout)["notes"] == ["the baseline saw other data (40 rows)"]
+        same = run(*options, "good.normprobe")
+        assert "Note" not in same.stderr
+        assert json.loads(same.stdout)["notes"] == []
+        assert run(*options, "other.normprobe", "-q").stderr == ""
+
     def test_one_that_cannot_be_read_is_an_error_before_anything_runs(self, folder: Path) -> None:
         error = run("nets.py:absent", "--baseline", "absent.normprobe", status=1).stderr
         assert "absent.normprobe" in error
@@ -133,8 +145,34 @@ class TestSelection:
         run(*options, "--select", "dead", "--select", "massive", "--no-report")
 
     def test_an_unknown_one_names_close_ones(self, folder: Path) -> None:
-        assert "did you mean nonfinite" in run("bad.normprobe", "--ignore", "nonfinte", status=1).stderr
-        assert "part of several checks" in run("bad.normprobe", "--select", "outlier", status=1).stderr
+        assert "did you mean nonfinite" in run("bad.normprobe", "--ignore", "nonfinte", status=2).stderr
+        assert "part of several checks" in run("bad.normprobe", "--select", "outlier", status=2).stderr
+
+
+class TestNotes:
+    def test_those_of_a_saved_recording_are_printed_and_written(self, folder: Path) -> None:
+        recording = normprobe.load("good.normprobe")
+        recording.annotate(warnings=["parts of other weights"]).save("noted.normprobe")
+        result = run("noted.normprobe")
+        assert "\nNote: parts of other weights\n" in result.stdout
+        assert "parts of other weights" in Path("report/report.html").read_text()
+        assert document("noted.normprobe", "--no-report")["notes"] == ["parts of other weights"]
+        assert run("noted.normprobe", "--no-report", "-q").output == ""
+
+    def test_those_of_a_model_are_printed_once(self, folder: Path) -> None:
+        import numpy as np
+
+        np.save("x8.npy", np.ones((3, 4), dtype="uint8"))
+        result = run("nets.py:build", "--data", "x8.npy", "--no-report", "--json")
+        assert result.stderr.count("Note: uint8") == 1
+        assert [note[:5] for note in json.loads(result.stdout)["notes"]] == ["uint8"]
+
+
+def test_weights_for_a_file_ask_for_its_callable(folder: Path) -> None:
+    error = run("nets.py", "--weights", "a.pt", "--no-report", status=1).stderr
+    assert error == (
+        "Error: nets.py is a Python file; say which callable of it builds the model: nets.py:callable\n"
+    )
 
 
 class TestQuiet:

@@ -134,6 +134,16 @@ def test_a_saved_recording_is_not_refused_for_settings_of_models(folder: Path) -
         ("json = 'yes'", "json = 'yes': true or false"),
         ("out = true", "out = True: this is no value of --out"),
         ("out = [", "is no TOML"),
+        ("model = 'a.py:b'", "[tool.normprobe] cannot set 'model': MODEL stands on the command line"),
+        (
+            "report.model = 'a.py:b'",
+            "[tool.normprobe.report] cannot set 'model': MODEL stands on the command line",
+        ),
+        (
+            "ignore = ['nonfinte']",
+            "ignore = ['nonfinte']: There is no check 'nonfinte'; did you mean nonfinite",
+        ),
+        ("report.select = 'outlier'", "select = 'outlier': 'outlier' is part of several checks: "),
     ],
 )
 def test_what_is_no_setting_is_an_error_that_names_file_and_close_keys(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 import normprobe.findings
+from normprobe import NormprobeError
 from normprobe.findings import COLUMNS, changes, to_json
+from normprobe.findings.baseline import other_data
 from tests.helpers.report_models import NOTHING, finding, findings_of, record, stack
 
 
@@ -94,3 +97,26 @@ class TestSelection:
         explain = normprobe.findings.explain
         assert explain("Running statistics are stale") == explain("stale_running_statistics")
         assert explain("stale_running") == explain("stale_running_statistics")
+
+
+@pytest.mark.parametrize("wrong", [7, pd.DataFrame({"layer": ["a"]}), None])
+def test_what_is_no_table_of_findings_is_refused_in_words(wrong: Any) -> None:
+    right = findings_of(finding("a"))
+    for given in ((wrong, right), (right, wrong)):
+        with pytest.raises(
+            NormprobeError, match=r"changes takes two tables of findings, got .*findings\(\) of"
+        ):
+            changes(*given)
+
+
+def test_data_are_others_by_their_fingerprints_or_else_their_number() -> None:
+    def of(**digests: tuple[int, int]) -> Any:
+        return SimpleNamespace(facts={"digests": digests})
+
+    assert not other_data(of(a=(3, 7), b=(4, 8)), of(x=(4, 8), y=(3, 7))), (
+        "parts have other names, another order"
+    )
+    assert other_data(of(a=(3, 7)), of(a=(3, 8)))
+    assert other_data(of(a=(3, 7)), of(a=(3, 7), b=(4, 8)))
+    assert not other_data(of(a=(3, 0)), of(a=(3, 8))), "one has no fingerprint"
+    assert other_data(of(a=(3, 0)), of(a=(4, 0)))

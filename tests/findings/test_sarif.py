@@ -90,6 +90,10 @@ def test_fingerprints_stay_while_numbers_weights_and_order_change() -> None:
     later = TABLES.annotate({"name": "net.py:build + b.pt", "weights": "b.pt"})
     assert prints(FOUND, later) == before
     assert log(tables=later)["automationDetails"] == log()["automationDetails"]
+    for start in ("../", "./", "../../"):
+        below = TABLES.annotate({"name": f"{start}net.py:build + b.pt", "weights": "b.pt"})
+        assert prints(FOUND, below) == before, "the same file, from a subfolder"
+        assert log(tables=below)["automationDetails"] == log()["automationDetails"]
     assert not set(prints(FOUND, TABLES.annotate({"name": "other.py:build"}))) & set(before)
     assert not set(prints(FOUND.assign(site="output"))) & set(before)
 

@@ -70,7 +70,11 @@ def test_parts_of_one_model_merge_without_a_word() -> None:
     model = net()
     parts = [record(model, seed) for seed in range(3)]
     assert normprobe.merge(*parts).meta["warnings"] == []
-    assert normprobe.merge(*parts, parts_of_nothing(model)).meta["warnings"] == []
+    with pytest.warns(
+        NormprobeWarning, match=r"in 1 recording of 4 nothing was measured \(part 'nothing'\): "
+    ):
+        merged = normprobe.merge(*parts, parts_of_nothing(model))
+    assert [text[:25] for text in merged.meta["warnings"]] == ["in 1 recording of 4 nothi"]
     # A copy on another process is the same model.
     assert normprobe.merge(parts[0], record(copy.deepcopy(model), 1)).meta["warnings"] == []
 

@@ -75,12 +75,7 @@ def load_model(
         loaded = _from_callable(spec, weights)
     else:
         if weights is not None:
-            path = Path(spec).expanduser()
-            if path.is_file() and path.suffix.lower() != ".gguf":
-                raise ModelError(_file_refusal(path, spec))
-            raise ModelError(
-                f"--weights {weights} goes with module.py:callable; {spec} has weights of its own"
-            )
+            raise ModelError(_weights_refusal(spec, weights))
         loaded = _from_disk_or_hub(spec, "auto" if wanted is None else wanted, trust_remote_code)
     # In training mode dropout is random, and a BatchNorm's running statistics would move with each batch.
     module = loaded.module.eval()
@@ -151,6 +146,14 @@ def _from_disk_or_hub(spec: str, dtype: Any, trust: bool) -> checkpoint.Checkpoi
     raise ModelError(
         f"{spec} does not exist; MODEL is a Hugging Face folder, a hub id, a .gguf file or module.py:callable"
     )
+
+
+def _weights_refusal(spec: str, weights: str) -> str:
+    """Why weights do not go with what is no callable: it has its own, or is no model."""
+    path = Path(spec).expanduser()
+    if path.is_file() and path.suffix.lower() != ".gguf":
+        return _file_refusal(path, spec)
+    return f"--weights {weights} goes with module.py:callable; {spec} has weights of its own"
 
 
 def _file_refusal(path: Path, spec: str) -> str:

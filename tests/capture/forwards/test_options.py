@@ -182,10 +182,42 @@ def test_options_by_position_say_that_they_go_by_name() -> None:
 
 def test_values_of_a_name_that_is_not_there_say_which_are_close() -> None:
     recording = normprobe.record(Masked(), TEXTS)
-    with pytest.raises(normprobe.NoSamplesError, match=r"its ledger names 2 layers; close names: linear$"):
+    with pytest.raises(normprobe.NoSamplesError, match=r"its ledger names 2 layers; close names: linear"):
         recording.values("linaer", "input")
     with pytest.raises(normprobe.NoSamplesError, match=r"its ledger names 2 layers$"):
         recording.values("zzz", "input")
+    deep = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
+    deep[0].add_module("up_proj", nn.Linear(4, 4))
+    # The end of a name, which is no near miss of the whole.
+    with pytest.raises(
+        normprobe.NoSamplesError, match=r"its ledger names 3 layers; close names: 0\.up_proj$"
+    ):
+        normprobe.record(deep, torch.randn(5, 4)).values("up_proj", "input")
+
+
+def test_the_dtype_of_a_configuration_is_read_without_a_deprecated_attribute() -> None:
+    class Configuration:
+        """As in transformers: reading the old name warns."""
+
+        def __init__(self, **stored: object) -> None:
+            vars(self).update(stored)
+
+    class Newer(Configuration):
+        """With a property in place of the old name."""
+
+        @property
+        def torch_dtype(self) -> object:
+            """The old name."""
+            raise AssertionError("`torch_dtype` is deprecated")
+
+    for config, meant in (
+        (Newer(dtype=torch.float16), "float16"),
+        (Newer(dtype=None), None),
+        (Configuration(torch_dtype=torch.bfloat16), "bfloat16"),
+    ):
+        model = nn.Linear(4, 2)
+        model.config = config  # type: ignore[assignment]
+        assert normprobe.record(model, torch.randn(3, 4)).meta["meant_dtype"] == meant
 
 
 @pytest.mark.parametrize("door", ["record", "recalibrate", "compare_live"])
