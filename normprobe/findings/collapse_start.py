@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from normprobe.tables.columns import SITE_KEY
-from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.layers import inputs_and_outputs
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -62,13 +61,15 @@ def _is_last_branch(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:
     """Whether a Linear with small weights begins what is lost, all of it in a module at the model's end."""
     if lost.empty or lost.index[-1] != layers.index[-1]:
         return False
-    (first, site), parent = lost.index[0], str(lost.index[0][0]).rpartition(".")[0]
+    (_first, site), parent = lost.index[0], str(lost.index[0][0]).rpartition(".")[0]
     inside = parent and all(str(name).startswith(f"{parent}.") for name, _ in lost.index)
     # Weights that are 0 give exactly the same; that is a fault, wherever it is.
     small = site == OUTPUT and lost["spread"].iloc[0] > _ROUNDING and lost["kind"].iloc[0] == "linear"
-    if not (inside and small) or (first, INPUT) not in layers.index:
+    if not (inside and small):
         return False
-    return bool(row_of(layers, first, INPUT)["spread"] >= _LEAST_SPREAD)
+    # What the branch reads differs, if not what its last Linear does: all of its weights may be small.
+    reads = [site == INPUT and str(name).startswith(f"{parent}.") for name, site in layers.index]
+    return bool((layers.loc[reads, "spread"] >= _LEAST_SPREAD).any())
 
 
 def _is_learned_constant(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:
