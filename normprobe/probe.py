@@ -267,6 +267,7 @@ def record(
         probe._copy_vectors()  # the running statistics that the model has again
     recording = probe.recording
     facts: dict[str, Any] = {"mode": mode} if trains else {}
-    if left_out:
-        facts["warnings"] = [*recording.meta["warnings"], left_out]
+    none = "" if recording.meta["examples"] else "the batches hold no example: nothing was measured"
+    if said := [text for text in (left_out, none) if text]:
+        facts["warnings"] = [*recording.meta["warnings"], *said]
     return recording.annotate(**facts) if facts else recording

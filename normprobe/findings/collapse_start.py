@@ -61,7 +61,7 @@ def _is_last_branch(layers: pd.DataFrame, lost: pd.DataFrame) -> bool:
     """Whether a Linear with small weights begins what is lost, all of it in a module at the model's end."""
     if lost.empty or lost.index[-1] != layers.index[-1]:
         return False
-    (_first, site), parent = lost.index[0], str(lost.index[0][0]).rpartition(".")[0]
+    site, parent = lost.index[0][1], str(lost.index[0][0]).rpartition(".")[0]
     inside = parent and all(str(name).startswith(f"{parent}.") for name, _ in lost.index)
     # Weights that are 0 give exactly the same; that is a fault, wherever it is.
     small = site == OUTPUT and lost["spread"].iloc[0] > _ROUNDING and lost["kind"].iloc[0] == "linear"
