@@ -371,9 +371,11 @@ def merge(*recordings: Recording, on_different_weights: Literal["error", "warn"]
         raise RecordingError(
             f"{differ}; --force merges them all the same (in Python on_different_weights='warn')"
         )
-    said = [text for text in (differ, same_data(parts), nothing_measured(parts)) if text]
+    said = [text for text in (differ, same_data(parts)) if text]
     for text in said:
         warn(text)
+    # A note alone: a rank without data is an ordinary part.
+    said += [text for text in (nothing_measured(parts),) if text]
     if not said:
         return Recording(merged)
     return Recording(merged.annotate({"warnings": sorted({*merged.facts["warnings"], *said})}))

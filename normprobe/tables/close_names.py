@@ -17,4 +17,4 @@ def close_names(name: str, layers: Sequence[str]) -> list[str]:
     """
     # The end of a name is how people speak of a layer, and no near miss of the whole.
     holding = [layer for layer in layers if name and name in layer]
-    return (holding or get_close_matches(name, layers, n=_MOST, cutoff=0.4))[:_MOST]
+    return (holding or get_close_matches(name, layers, n=_MOST, cutoff=0.6))[:_MOST]

@@ -70,11 +70,8 @@ def test_parts_of_one_model_merge_without_a_word() -> None:
     model = net()
     parts = [record(model, seed) for seed in range(3)]
     assert normprobe.merge(*parts).meta["warnings"] == []
-    with pytest.warns(
-        NormprobeWarning, match=r"in 1 recording of 4 nothing was measured \(part 'nothing'\): "
-    ):
-        merged = normprobe.merge(*parts, parts_of_nothing(model))
-    assert [text[:25] for text in merged.meta["warnings"]] == ["in 1 recording of 4 nothi"]
+    (said,) = normprobe.merge(*parts, parts_of_nothing(model)).meta["warnings"]
+    assert said.startswith("in 1 recording of 4 nothing was measured (part 'nothing'): ")
     # A copy on another process is the same model.
     assert normprobe.merge(parts[0], record(copy.deepcopy(model), 1)).meta["warnings"] == []
 

@@ -241,7 +241,7 @@ def _named(recordings: Any, call: str, form: str = _BY_NAME, of: str = "") -> di
     if not recordings:
         raise ValueError(f"there is no recording to draw; {call} takes {form}")
     tables = {name: layer_statistics.tables_of(source) for name, source in recordings.items()}
-    wrong = [name for name, found in tables.items() if not isinstance(found, Tables)]
+    wrong = [name for name, found in tables.items() if not hasattr(found, "layers")]
     if wrong:
         got = type(recordings[wrong[0]]).__name__
         raise ValueError(f"{call} takes {form}; got {got} at {wrong[0]!r}{what}")
