@@ -19,7 +19,6 @@ from normprobe.report.html.page import write_report
 from normprobe.report.html.sections import check_choice
 from normprobe.report.notebook.cell import notebook_html, one_line
 from normprobe.report.page_path import PagePath
-from normprobe.report.run_summary import check_measured
 from normprobe.report.terminal.comparison import comparison_text
 from normprobe.report.terminal.lines import stdout_unicode, stdout_width
 from normprobe.report.terminal.recording import findings_text, terminal_text
@@ -31,7 +30,6 @@ __all__ = [
     "Report",
     "Summary",
     "check_choice",
-    "check_measured",
     "comparison_text",
     "comparison_title",
     "earlier_report",

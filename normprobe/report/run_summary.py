@@ -10,21 +10,11 @@ import pandas as pd
 from normprobe.findings.outliers import OutlierFeatures
 from normprobe.formatting import format_count
 from normprobe.report.layer_summary import LINEAR
-from normprobe.tables import unmeasured
 from normprobe.tables.measures.outliers import too_few_values
 from normprobe.vocabulary import INPUT, OUTPUT, in_order
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
-
-
-def check_measured(tables: Tables) -> None:
-    """Raise unless something was measured.
-
-    Raises:
-        NoSamplesError: nothing was.
-    """
-    unmeasured.check_measured(tables)
 
 
 def measured_any(tables: Tables) -> bool:

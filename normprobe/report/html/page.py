@@ -32,6 +32,7 @@ from normprobe.report.html.sections import (
 from normprobe.report.html.stylesheet import TEMPLATES, stylesheet
 from normprobe.report.html.templating import environment
 from normprobe.report.layer_summary import LINEAR, named_layers, standing_out, summarize
+from normprobe.tables.unmeasured import check_measured
 from normprobe.vocabulary import OUTPUT
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def write_report(
         RecordingError: the folder is a file or cannot be written.
     """
     check_choice(panels)
-    run_summary.check_measured(tables)
+    check_measured(tables)
     folder = Path(directory)
     return write_atomically(folder, partial(_render, tables, findings, panels, beside), _drawn)
 

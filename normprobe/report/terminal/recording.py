@@ -13,6 +13,7 @@ from normprobe.report.layer_summary import further_sites, named_layers, standing
 from normprobe.report.terminal.findings import change_lines, finding_lines, verdict_lines
 from normprobe.report.terminal.lines import Terminal
 from normprobe.report.terminal.table import stand_out_table
+from normprobe.tables.unmeasured import check_measured
 from normprobe.vocabulary import site_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def terminal_text(
     Raises:
         NoSamplesError: nothing was measured.
     """
-    run_summary.check_measured(tables)
+    check_measured(tables)
     terminal = Terminal.of(width, unicode)
     summary = summarize(tables)
     here, gone = present_and_gone(findings)
