@@ -99,6 +99,7 @@ def _check_export(form: str, out: Path) -> None:
     Raises:
         NormprobeError: the file or folder cannot be written, or a package is missing.
     """
+    # Tables are several files in a folder, a quantizer reads one.
     (check_file if form in EXPORT_FORMATS else check_folder)("--out", out)
     if form.startswith("imatrix") and importlib.util.find_spec("gguf") is None:
         raise NormprobeError(f"--format {form} needs the names that gguf has: pip install gguf")
@@ -164,6 +165,7 @@ def merge(recordings: tuple[Path, ...], out: Path, force: bool) -> None:
     with waiting("Merging"):
         from normprobe import recording
 
+        # All before any is merged: that one cannot be read is said at once, by its name.
         parts = [recording.load(path) for path in recordings]
         _check_apart(recordings, parts)
         whole = recording.merge(*parts, on_different_weights="warn" if force else "error")

@@ -162,7 +162,9 @@ def _sides(
     if "name" not in changed:
         # The name on the command line is that of A: B would have the same.
         changed["name"] = None
+    # What one side alone stores cannot be held against anything.
     keeps = not is_recording(a) and not is_recording(b)
+    # One after the other, each model released before the next is loaded: both may not fit together.
     first = _side(a, of_a, keeps, notes)
     second = _side(b, replace(of_b, **changed), keeps, notes)
     return _with_files_named(a, b, first, second)

@@ -36,6 +36,7 @@ on the calls that the model makes, and the norms that `swap_norms` puts into it.
 def is_recording(name: str) -> bool:
     """Whether an argument names a saved recording rather than a model."""
     path = Path(name).expanduser()
+    # A misspelt path of a recording is to fail as such, not as a model that the hub lacks.
     return path.suffix == ".normprobe" or (path.is_file() and path.suffix.lower() not in _NOT_A_RECORDING)
 
 
@@ -185,6 +186,7 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
     """
     from normprobe.probe import record
 
+    # After loading: what the page calls the time of measuring is that of the forwards.
     started = time.perf_counter()
     total = inputs.total if forwards is None else forwards
     batches = _Batches(inputs, forwards)
@@ -268,6 +270,7 @@ def raised_by_model(cause: Exception) -> bool:
     `WITHIN_MODEL`. So the error is the model's if torch called a module after the last function of normprobe
     that is not of these. Modules are known by name: files move.
     """
+    # The traceback runs from the caller inwards: the last entry is where the error arose.
     modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(cause.__traceback__)]
     own = [
         index

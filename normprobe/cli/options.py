@@ -156,6 +156,7 @@ def quietly(command: _Command) -> _Command:
 
 def request_of(options: dict[str, Any]) -> Request:
     """The request that a command's options add up to."""
+    # Each --kinds may hold several, with commas between.
     kinds = tuple(kind for group in options.pop("kinds") for kind in group)
     written = tuple(name for name in (*options, "kinds") if is_written(name))
     return Request(**options, kinds=kinds, written=written)
@@ -163,5 +164,6 @@ def request_of(options: dict[str, Any]) -> Request:
 
 def is_written(name: str) -> bool:
     """Whether an option of the running command stands on the command line."""
+    # Not by its value: the default may be what was written.
     source = click.get_current_context().get_parameter_source(name)
     return source is click.core.ParameterSource.COMMANDLINE

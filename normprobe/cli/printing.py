@@ -142,6 +142,7 @@ def print_ledger(ledger: pd.DataFrame) -> None:
     click.echo(f"{fired:,} of {len(rows):,} layers fired{others}\n")
     table = [["layer", "kind", "features", "status", "reason"]]
     for row in rows.to_dict("records"):
+        # A model that is itself a layer has the empty name.
         name = str(row["layer"]) or f"({row['type']})"
         features = f"{row['n_features']:,}" if row["n_features"] != "" else ""
         via = " via functional" if row["via"] == "functional" else ""

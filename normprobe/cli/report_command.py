@@ -102,6 +102,7 @@ def _writing(command: _Command) -> _Command:
 @with_error_lines
 def report(model: str, *, fail_on: str | None, **options: Any) -> None:
     """Write report.html, its figures and tables; print the findings."""
+    # What is left in `options` is of the measurement.
     outputs = _Outputs(**{name: options.pop(name) for name in _Outputs.__dataclass_fields__})
     checks = _checks(outputs)
     baseline = _baseline(outputs)
@@ -112,6 +113,7 @@ def report(model: str, *, fail_on: str | None, **options: Any) -> None:
     recording = recorded(
         model, options, save=outputs.save, recalibrate=outputs.recalibrate, quiet=outputs.quiet
     )
+    # Once, for text, page, documents and exit status: all of them are about the same findings.
     findings = _held_against(recording, baseline, outputs, checks)
     notes = _baseline_notes(recording, baseline)
     for note in () if outputs.quiet else notes:
@@ -166,6 +168,7 @@ def _held_against(
         findings = recording.findings(checks)
     if baseline is None:
         return findings
+    # By names alone: a layer added since is no other model.
     names, before = set(recording.ledger["layer"]), set(baseline.ledger["layer"])
     if not names & before:
         raise NormprobeError(

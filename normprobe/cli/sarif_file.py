@@ -51,6 +51,7 @@ def location(model: str, name: str) -> tuple[str, int]:
         name: what the recording calls the model: the same, or where a recording was made from.
     """
     root = _root(Path.cwd())
+    # A recording's own name first: it may have been made from a file of this repository.
     for spec in dict.fromkeys((name.partition(" + ")[0], model)):
         found = _file_of(spec)
         if found is not None and found[0].resolve().is_relative_to(root):
@@ -81,6 +82,7 @@ def _line_of(file: Path, name: str) -> int:
     """Where a name is defined at the top of a module; 1 where that cannot be read."""
     try:
         nodes = ast.parse(file.read_text("utf-8")).body
+    # The file was imported a moment ago, or is of a recording made elsewhere: no line is worth an error.
     except (SyntaxError, ValueError, OSError):
         return 1
     return next((node.lineno for node in nodes if getattr(node, "name", None) == name.partition(".")[0]), 1)

@@ -58,6 +58,7 @@ def _apply(context: click.Context, option: click.Parameter, path: Path | None) -
     Raises:
         UsageError: the file cannot be read, or sets what there is not.
     """
+    # Shell completion parses without running: it must not fail on a file.
     if context.resilient_parsing:
         return
     if context.meta.get(_OFF):
@@ -192,6 +193,7 @@ def _value(context: click.Context, path: Path, key: str, option: click.Option, v
     values = value if isinstance(value, list) else [value]
     # As text, which is what the command line would give.
     texts = [text if isinstance(text, bool) else _located(path, option, str(text)) for text in values]
+    # A list for an option that takes one value is left as it is, for click to refuse.
     default = tuple(texts) if option.multiple else texts[0] if not isinstance(value, list) else texts
     try:
         option.type_cast_value(context, default)

@@ -126,6 +126,7 @@ def _differences(readers: RecordingPair, match: Match) -> Iterator[Difference]:
     yield from _plain("kind", [str(row["kind"]) for row in rows], "it is {} against {}")
     yield from _plain("mode", [str(row["training"]) for row in rows], "it ran in {} mode against {} mode")
     yield from _eps(rows)
+    # Of a norm against a Linear no vector means the same.
     if len({row["kind"] != "linear" for row in rows}) == 1:
         yield from _vectors(readers, match, rows)
     settings = list(_settings(rows))
@@ -194,12 +195,14 @@ def _vectors(readers: RecordingPair, match: Match, rows: Sequence[Any]) -> Itera
 
 def _vector(what: str, words: str, a: Numbers, b: Numbers, rounding: float) -> Iterator[Difference]:
     # Stored in a coarser dtype a vector moves by its rounding.
+    # Each side was rounded once, so up to two roundings apart are the same number.
     least = 2 * rounding * np.maximum(np.abs(a), np.abs(b)) + _TINY
     moved = ~(np.abs(b - a) <= least) & ~(np.isnan(a) & np.isnan(b))
     if not moved.any():
         return
     at = int(np.argmax(np.where(moved, np.nan_to_num(np.abs(b - a), nan=np.inf), -1.0)))
     shown = format_number(a[at]), format_number(b[at])
+    # Wider than above: adding 1 rounds again, and on a larger number.
     steps = 4 * rounding * (1 + np.abs(a))
     for step, other in ((1.0, "second"), (-1.0, "first")):
         if what == "scale" and (np.abs(b - a - step) <= steps).all():
@@ -241,6 +244,7 @@ def _paired_rows(readers: RecordingPair, match: Match, site: str) -> tuple[Numbe
 def _moved_by_one_vector(readers: RecordingPair, match: Match) -> Iterator[Difference]:
     """Whether all that a Linear's kept rows differ by is one vector: another bias."""
     read, given = (_paired_rows(readers, match, site) for site in (INPUT, OUTPUT))
+    # Two rows may move alike by chance.
     if read is None or given is None or len(given[0]) < 3:
         return
     # Only where both read the same is it the layer that moved them.

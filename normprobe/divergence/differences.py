@@ -92,6 +92,7 @@ def differences(
     places = list(match_sites(readers, matched.pairs))
     rounding = precision(*dtypes_of(readers, places))
     examples = (int(a.facts["examples"]), int(b.facts["examples"]))
+    # Sample by sample only rounding is forgiven; else chance has to be told from difference.
     if pairing.same:
         columns = paired_columns(readers, places, rounding)
     else:
@@ -126,6 +127,7 @@ def tabulated(
         facts: names, data and precision of the two.
         causes: what of the layers' own differs.
     """
+    # A cause belongs to a layer, and its rows of all sites say it.
     own: dict[str, list[str]] = {}
     for cause in causes:
         own.setdefault(cause.layer, []).append(cause.said)

@@ -62,6 +62,7 @@ def _twins(
     alone: Sequence[str], shapes: Mapping[str, LayerShape], ledger: Any, parents: Mapping[str, set[str]]
 ) -> Iterator[tuple[str, list[str]]]:
     """Each layer alone with those of the other model that may stand in its place, one or several."""
+    # By place, kind and width together: one alone would pair layers that only look alike.
     groups: dict[tuple[str, bool, int], list[str]] = defaultdict(list)
     for layer in alone:
         groups[_parent(layer), shapes[layer].norm, shapes[layer].n_in].append(layer)

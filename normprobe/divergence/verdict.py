@@ -100,6 +100,7 @@ def verdict_code(found: Differences) -> str:
     if found.layers["beyond"].any():
         return "differs"
     if not facts["same_data"]:
+        # Not "no difference": with so few examples the test could not have named one.
         few = _least_probability(*facts["examples"]) > facts["level"]
         return "too_few_examples" if few else "within_sampling"
     if (found.layers["error_db"] == -np.inf).all():
@@ -136,6 +137,7 @@ def answer_parts(found: Differences) -> list[str]:
     """The first of `sentences` in its parts: where the two differ first, why, and where that ends."""
     whole, first = sentences(found)[0], first_divergence(found)
     why = [] if first is None else _why(found, first)
+    # Taken off the text, not built again, so that both always say the same.
     start = whole.removesuffix(f" {' '.join(why)}") if why else whole
     return [whole] if start == whole else [start, *why]
 

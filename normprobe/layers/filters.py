@@ -30,6 +30,7 @@ def check_filters(layers: Any, kinds: Any) -> tuple[Any, Any]:
         NoLayersError: there is no such kind.
     """
     if kinds is not None and not isinstance(kinds, str):
+        # A generator would be empty the second time that the probe is entered.
         kinds = list(kinds) if isinstance(kinds, Iterable) else [kinds]
         wrong = next((entry for entry in kinds if not isinstance(entry, str)), None)
         if wrong is not None:
@@ -150,6 +151,7 @@ def _fits(entry: str | type[nn.Module], place: Layer | NamedModule) -> bool:
     if isinstance(entry, type):
         return isinstance(place.module, entry)
     names = (place.name, *place.aliases) if isinstance(place, Layer) else place.names
+    # `fnmatchcase`: plain `fnmatch` ignores case on Windows only, and a filter means the same everywhere.
     return any(fnmatch.fnmatchcase(name, entry) for name in names)
 
 

@@ -17,6 +17,7 @@ def norm_by_name(module: nn.Module, name: str) -> View:
     Names that say axis 1 are ``*Norm2d``, as the channels-first LayerNorms of ConvNeXt and VitDet are called;
     a ``data_format`` says it, too.
     """
+    # Frozen batch norms are plain modules under any name; the pair of buffers gives them away.
     if "batchnorm" in name or "batchrenorm" in name or _has_running_statistics(module):
         return View("batch_norm", 1, "example")
     if "instancenorm" in name:
@@ -31,6 +32,7 @@ def norm_by_name(module: nn.Module, name: str) -> View:
 
 
 def _has_running_statistics(module: nn.Module) -> bool:
+    # None is an answer: a BatchNorm without running statistics has both attributes.
     missing = object()
     return all(attribute(module, name, missing) is not missing for name in ("running_mean", "running_var"))
 

@@ -106,6 +106,7 @@ class NamedModule:
 
 def modules_of(model: nn.Module) -> list[NamedModule]:
     """Every module with all its names, in order of definition."""
+    # By id: modules may define equality, and a shared one has several names.
     by_id: dict[int, NamedModule] = {}
     for module, name, full_name in _walk(model, "", ""):
         by_id.setdefault(id(module), NamedModule(module, [], full_name)).names.append(name)

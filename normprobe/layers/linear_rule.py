@@ -62,6 +62,7 @@ def linear_by_rule(module: nn.Module, name: str) -> View | None:
             return View("linear", certain=True)
     elif is_called_linear(name) and says_both_sizes(module):
         return View("linear", certain=True)
+    # Without numbers of its own it can only hand on or reorder what it is given.
     own = any(tensor.is_floating_point() and tensor.numel() > 1 for tensor in own_tensors(module).values())
     if not own or _EXPERTS.search(name):
         return None
@@ -76,6 +77,7 @@ def linear_round(module: nn.Module, inside: Sequence[Layer]) -> View | None:
     """The view of a module that contains layers and may be one Linear by its call; None for containers."""
     name = type(module).__name__
     linears = {id(layer.module) for layer in inside if layer.view.kind == "linear" and not layer.refused}
+    # A norm inside makes it a block, whatever it is called, unless it keeps a Linear as its base.
     only_linears = len(linears) == len(inside)
     base = base_of_adapter(module)
     if base is not None and id(base) in linears:
@@ -215,6 +217,7 @@ def _adds_to(module: nn.Module, base: nn.Module, linears: Set[int]) -> bool:
     matrices: list[Sizes] = [(tensor.shape[0], tensor.shape[1]) for tensor in tensors if tensor.dim() == 2]
     factors = [shape for shape in matrices if shape not in (sizes, sizes[::-1])]
     parts = [sizes_of_linear(inner) for inner in others if id(inner) in linears]
+    # Of full rank it would be a second layer, not a correction of the first.
     limit = min(size or 0 for size in sizes)
     return (
         len(vectors) + len(matrices) == len(tensors)
@@ -241,6 +244,7 @@ def _beside(module: nn.Module, base: nn.Module) -> list[nn.Module]:
 def _are_factors(parts: Sequence[Sizes], sizes: Sizes, limit: int | None) -> bool:
     """Whether matrices pair into products of these sizes, of a rank below the limit."""
     left = list(parts)
+    # Greedy will do: of factors that share a rank any two pair alike.
     while left:
         first = left.pop()
         ranks = ((part, _rank(first, part, sizes)) for part in left)

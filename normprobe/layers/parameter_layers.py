@@ -39,6 +39,7 @@ def parameter_layers(named: NamedModule) -> Iterator[Layer]:
     attention = isinstance(module, nn.MultiheadAttention)
     if registered or (type(module).__module__.startswith("torch.") and not attention):
         return
+    # With children it is a block that routes, and its router is one of them.
     is_leaf = next(module.children(), None) is None
     is_router = is_leaf and _ROUTER.search(name)
     for parameter, weight in _matrices(module, (2, 3)):
@@ -120,6 +121,7 @@ def _features_in(module: nn.Module, weight: Tensor) -> int:
 
 def _matrices(module: nn.Module, dims: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
     """The floating-point parameters of a module's own with so many dimensions, by name."""
+    # Its compiled code passes no function mode, so no call with these weights is seen.
     if isinstance(module, torch.jit.ScriptModule):
         return
     # Not `named_parameters`: that leaves out the second name of a tensor, and here each name is a layer.

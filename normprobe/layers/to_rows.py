@@ -103,6 +103,7 @@ def by_graph(rows: Tensor, graphs: Tensor | None) -> tuple[Tensor, Any]:
     order = torch.argsort(graph, stable=True)
     starts = (count.cumsum(0) - count)[graph[order]]
     node = torch.arange(len(rows)) - starts
+    # Filled up to a full array: graphs differ in size, and the kernels read one block with a mask.
     values = rows.new_zeros(len(count), int(count.max()) if len(count) else 0, rows.shape[1])
     graph, node, order = (numbers.to(rows.device) for numbers in (graph[order], node, order))
     values[graph, node] = rows[order]

@@ -58,6 +58,7 @@ def register_view(
         (lambda module: getattr(module, weight)) if isinstance(weight, str) else weight
     )
     view = None if kind is None else View(kind, axis, sample, weight=weight_of, certain=True)
+    # A function of the module, as torch's own entries need; the user's view is the same for all.
     _REGISTRY[cls] = lambda module: view
 
 
@@ -104,6 +105,7 @@ def _last_axes(module: Any, kind: str, forward: Any) -> View:
 
 def _channels(module: Any, kind: str) -> View:
     """The view of a norm of channels; certain only with one of torch's own forwards, as above."""
+    # Without a batch axis the features of (channels, length) would be taken to lie along the length.
     unbatched = next((axes for classes, axes in _UNBATCHED if isinstance(module, classes)), None)
     return View(kind, 1, "example", unbatched=unbatched, certain=type(module).forward in _FORWARDS)
 

@@ -86,6 +86,7 @@ def applied_weight(
         weight = vector(module, "weight", width)
     if weight is not None:
         return (weight + (offset or 0.0)) * factor
+    # A weight of another size is there and not understood: then the scale is unknown, not 1.
     bare = offset is not None and next(tensors_named(module, "weight"), None) is None
     return torch.full((width,), factor, dtype=torch.float64) if bare else None
 
@@ -139,6 +140,7 @@ def tensors_named(module: nn.Module, name: str) -> Iterator[Tensor]:
     """The tensors that a module has under this name or another of the same meaning."""
     own = own_tensors(module)
     for alias in NAMES.get(name, (name,)):
+        # The attribute first: under a parametrization it is what is applied, the stored tensor is not.
         value = attribute(module, alias, own.get(alias))
         value = value if isinstance(value, Tensor) else own.get(alias)
         if isinstance(value, Tensor) and value.is_meta:

@@ -73,6 +73,7 @@ class NormCall:
     def __init__(
         self, module: nn.Module, before: Tensor, after: Tensor, others: Mapping[str, Tensor] | None = None
     ) -> None:
+        # A norm may flatten its input and give as many numbers in another shape.
         self.module, self.before, self.after = module, before, after.reshape(before.shape)
         others = others or {}
         gates = {
@@ -81,6 +82,7 @@ class NormCall:
             if tensor.dtype.is_floating_point and tensor.numel() == before.numel()
         }
         self.gate_names, self._gates = tuple(gates), tuple(gates.values())
+        # Rounded to half precision, a nearly constant sample is normalized to its rounding errors.
         precise = torch.finfo(before.dtype).eps < _FULL_PRECISION
         self._least_spread = _LEAST_SPREAD if precise else TOLERANCE
         self._indices = [tensor for tensor in others.values() if _is_index(tensor, before)]
@@ -108,6 +110,7 @@ class NormCall:
     def _stored_sizes(self) -> set[int]:
         """The sizes of the vectors that the module stores, of several of them together also each one's."""
         stored = [tensor for tensor in own_tensors(self.module).values() if tensor.numel() > 1]
+        # A table of weights, a row for each class or head, is as wide as the features.
         rows = {tensor.shape[-1] for tensor in stored if not is_per_feature(tensor)}
         return {tensor.numel() for tensor in stored} | rows
 
@@ -117,6 +120,7 @@ class NormCall:
         dims = self.before.dim()
         shaped = [t for t in own_tensors(self.module).values() if t.dim() > 1 and t.numel() > 1]
         axes = {
+            # Counted from behind, as broadcasting aligns shapes.
             max(range(-t.dim(), 0), key=lambda axis: t.shape[axis])
             for t in shaped
             if is_per_feature(t) and _broadcasts(t, self.before)
@@ -171,6 +175,7 @@ class NormCall:
 
         Formulas with the same arrangement share one result: arranging in float64 is what a first call costs.
         """
+        # Cumulative statistics read whole examples: what differs is the formula, not the arrangement.
         together = "example" if formula.together == "past" else formula.together
         if together == "graph" and self.graphs is None:
             return None
@@ -185,6 +190,7 @@ class NormCall:
         chosen = _chosen_samples(formula, whole[0].values)
         if chosen is None:
             return None
+        # Chosen first: only what is looked at is copied, off an accelerator, too, and made float64.
         parts = [
             _samples(formula, arranged.values)[chosen].detach().cpu().to(torch.float64) for arranged in whole
         ]
@@ -247,6 +253,7 @@ class NormCall:
             for index in self._indices:
                 rows = tensor.dim() == 2 and tensor.shape[1] == self.before.shape[-1]
                 if rows and int(index.min()) >= 0 and int(index.max()) < len(tensor):
+                    # One row of weights for each example, the same at all of its positions.
                     middle = (1,) * (self.before.dim() - 2)
                     return tensor.detach()[index].reshape(len(index), *middle, tensor.shape[1])
         return None
@@ -256,6 +263,7 @@ def takes_graphs(module: nn.Module) -> bool:
     """Whether a module may be told which graph each row is of."""
     try:
         names = inspect.signature(module.forward).parameters
+    # A forward of C or of torch.jit has no signature to read.
     except (TypeError, ValueError):
         return False
     return not _GRAPH_ARGUMENTS.isdisjoint(names)

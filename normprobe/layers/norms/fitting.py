@@ -303,6 +303,7 @@ def _residual_by_example(values: Tensor, y: Tensor, examples: Tensor) -> float |
         v, target = values[examples == example], y[examples == example]
         if len(v) < _ROWS_TO_SCALE:
             continue
+        # Centred, the line may have an intercept: a shift then counts as part of the fit.
         if len(v) >= _ROWS_TO_FIT:
             v, target = v - v.mean(0), target - target.mean(0)
         slope = (v * target).sum(0) / v.square().sum(0).clip(1e-30)

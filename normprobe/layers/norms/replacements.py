@@ -108,6 +108,7 @@ class ChannelRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale each example to root mean square 1; then each channel's scale and shift."""
+        # As torch's own norms do: the squares of half precision would overflow at 256.
         values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         square = values.square().mean(dim=tuple(range(1, x.dim())), keepdim=True)
         normalized = (values * torch.rsqrt(square + self.eps)).to(x.dtype)
@@ -162,6 +163,7 @@ def _untrained(kind: str, shape: NormShape) -> nn.Module:
         return (ChannelLayerNorm if kind == "layer_norm" else ChannelRMSNorm)(width, **settings)
     if kind == "layer_norm":
         return nn.LayerNorm(shape.sizes, eps=eps, elementwise_affine=affine)
+    # Torch's own where it will do, so that a reader of the copy meets a class known to them.
     if shape.bias is None:
         return nn.RMSNorm(shape.sizes, eps=eps, elementwise_affine=affine)
     return FeatureRMSNorm(shape.sizes, eps)

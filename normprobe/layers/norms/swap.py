@@ -107,6 +107,7 @@ def _replacement(layer: Layer, to: Norm, groups: int) -> nn.Module:
     if layer.refused:
         raise CannotSwapError(layer.refused)
     trial, shape = _trial_and_shape(layer)
+    # The layer's own module, not a new one: its running statistics stay.
     if trial.kind == to:
         return layer.module
     if trial.obstacle:
@@ -130,12 +131,14 @@ def _trial_and_shape(layer: Layer) -> tuple[Trial, NormShape]:
     module = layer.module
     if layer.n_features is None:
         raise CannotSwapError("its number of features cannot be told from the module")
+    # Several axes are kept as they are: a new LayerNorm's weight has to have their shape.
     sizes = tuple(getattr(module, "normalized_shape", ())) or (layer.n_features,)
     weight, bias = (vector(module, name, math.prod(sizes)) for name in ("weight", "bias"))
     trial = Trial(layer.view.kind, layer.view.axis == 1)
     if type(module).forward not in _KNOWN_FORWARDS:
         trial = try_norm(module, layer.view, layer.n_features)
         if weight is not None or trial.factor != 1.0:
+            # A new norm multiplies by its weight as it stands, so whatever the old one adds goes into it.
             plain = torch.ones(math.prod(sizes)) if weight is None else weight + trial.offset
             weight = plain * trial.factor
     eps = _USUAL_EPS if layer.eps is None else layer.eps
@@ -148,6 +151,7 @@ def _set_up_like(new: nn.Module, old: nn.Module) -> nn.Module:
     if tensors:
         new.to(device=tensors[0].device, dtype=tensors[0].dtype)
     trained = [parameter.requires_grad for parameter in old.parameters()]
+    # A norm without parameters says nothing of that: what replaces it is trained, as a new layer is.
     return new.requires_grad_(any(trained) or not trained).train(old.training)
 
 

@@ -42,6 +42,7 @@ def prepare(source: Arrays, model: LoadedModel, size: int) -> Inputs:
         if modality is Modality.IMAGE_IN_TEXT:
             return image_prompts.prepare(pictures, model, size)
     named = _named(source, model, modality)
+    # Whole numbers are class ids to a model with an embedding, measurements to any other.
     as_float = modality is Modality.TENSORS and not _has_embedding(model.module)
     tensors = Chunks(source.rows, size, lambda rows: _batch(named, rows, model, as_float))
     _check_ids(named, source, model)

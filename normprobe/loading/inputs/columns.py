@@ -73,6 +73,7 @@ def choose(path: Path, columns: Mapping[str, Kind], asked: str | None) -> Choice
         kinds = {columns.get(_PROMPT), columns.get(answer)}
         if kinds in ({"text"}, {"chat"}):
             return Choice((_PROMPT, answer), columns[answer])
+    # Of several nothing is guessed: the wrong column would be measured without a word.
     if len(texts) == 1:
         return Choice((texts[0],), "text")
     tokens = next((name for name in _TOKENS if columns.get(name) == "tokens"), None)

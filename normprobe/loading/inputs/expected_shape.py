@@ -20,6 +20,7 @@ def array_to_give(module: nn.Module) -> str:
         return (
             f"put arrays named {', '.join(names)}, which its forward takes, into x.npz and give --data x.npz"
         )
+    # In order of definition, mostly that of execution: it is a hint in a message, no more.
     for name, part in module.named_modules():
         shape = next((shape(part) for cls, shape in _SHAPES if isinstance(part, cls)), None)
         if shape is not None:

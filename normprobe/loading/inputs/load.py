@@ -42,6 +42,7 @@ def load_inputs(
     if column is not None and (data is None or _is_callable(data)):
         what = "the bundled set" if data is None else data
         raise DataError(f"--column {column} names the column of a table; {what} has no columns")
+    # Without a folder there is no tokenizer or processor, so no bundled text or image would fit.
     if data is None and model.config is not None and model.source is None:
         made = from_config.prepare(model, limit, batch_size or 8)
         if made is not None:

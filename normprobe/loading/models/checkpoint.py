@@ -69,6 +69,7 @@ def from_folder(path: Path, spec: str, dtype: Any, trust: bool) -> Checkpoint:
     """
     folder, path = path, _inner_folder(path)
     raw = _read_config(path / "config.json", spec)
+    # Transformers would say which of its file names it did not find, all of them.
     if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
         raise ModelError(f"{spec} has a config.json but no weights (*.safetensors or pytorch_model*.bin)")
     loaded = _load(raw, str(path), _folder_name(path, spec), dtype, trust)
@@ -317,6 +318,7 @@ def _missing_weights(info: dict[str, Any], module: nn.Module, name: str) -> tupl
         ModelError: it lacks others, which transformers would leave at random.
     """
     missing = sorted(str(key) for key in info.get("missing_keys", ()))
+    # Many encoders are saved without one, and load with a fresh one that nobody reads.
     serious = [key for key in missing if "pooler" not in key]
     if serious:
         some = ", ".join(serious[:3]) + (f" and {len(serious) - 3} more" if len(serious) > 3 else "")

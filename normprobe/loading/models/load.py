@@ -69,6 +69,7 @@ def load_model(
         ModelError: there is no such model, or it cannot be loaded.
     """
     target = _device(device)
+    # Both checked before anything is loaded: a misspelt option is not to cost minutes.
     wanted = _dtype(dtype)
     # A folder may have a colon in its name.
     if is_import_path(spec) and not Path(spec).exists():

@@ -186,6 +186,7 @@ def with_sentence_modules(transformer: nn.Module, find: Find) -> tuple[nn.Module
     """
     listed = _read(find, "modules.json")
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    # The first entry is the transformer itself.
     if len(entries) < 2:
         return transformer, ()
     steps: dict[str, nn.Module] = {}
@@ -194,6 +195,7 @@ def with_sentence_modules(transformer: nn.Module, find: Find) -> tuple[nn.Module
         step, why = _step(entry, find)
         if step is None:
             rest = [str(other.get("path") or other.get("type")) for other in entries[number:]]
+            # All that follow, too: they would read what is not computed.
             said.append(f"{', '.join(rest)} of modules.json left out: {why}")
             break
         steps[str(number)] = step
@@ -215,6 +217,7 @@ def _joined(transformer: nn.Module, steps: Mapping[str, nn.Module]) -> nn.Module
         return SentenceModel.forward(self, *args, **kwargs)
 
     forward.__signature__ = inspect.signature(type(transformer).forward)  # type: ignore[attr-defined]
+    # A class of its own, since a signature is read from the class, and each transformer has another.
     made: nn.Module = type(SentenceModel.__name__, (SentenceModel,), {"forward": forward})(transformer, steps)
     return made
 
@@ -239,6 +242,7 @@ def _step(entry: Mapping[str, Any], find: Find) -> tuple[nn.Module | None, str]:
         if path is None:
             raise ModelError(f"{folder} has no weights ({' or '.join(_WEIGHTS)}), and modules.json lists it")
         state = fit(_weights(path), list(own)).state
+        # Ahead of torch, whose message lists every name.
         if {key: value.shape for key, value in state.items()} != {k: v.shape for k, v in own.items()}:
             raise ModelError(f"{path} does not fit the {name} that its config.json describes")
         step.load_state_dict(state)

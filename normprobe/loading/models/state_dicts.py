@@ -51,6 +51,7 @@ def find_state(content: Any, own: Iterable[str]) -> Fitted | None:
     found = [(path, fit(state, names), beside) for path, state, beside in _state_dicts(content, ())]
     if not found:
         return None
+    # Of two that fit alike the usual name, and never a copy: an average of the weights fits as well.
     path, best, beside = min(found, key=lambda entry: (-entry[1].matching, _rank(entry[0])))
     twins = [".".join(other) for other, fitted, _ in found if other != path and fitted.matching == len(names)]
     said = list(best.said)
@@ -93,6 +94,7 @@ def fit(state: Mapping[str, Tensor], own: Sequence[str]) -> Fitted:
     state = _without_parts(state, known)
     votes = _prefixes(state, known)
     whole = [prefix for prefix, count in votes.items() if count == len(known) and _is_wrapper(prefix)]
+    # A prefix behind which the whole model is found needs no guess.
     if whole:
         return _stripped(state, known, min(whole, key=lambda prefix: _rank((prefix.rstrip("."),))), whole)
     added = [
@@ -113,6 +115,7 @@ def fit(state: Mapping[str, Tensor], own: Sequence[str]) -> Fitted:
 def foreign_prefix(state: Iterable[str], own: Iterable[str]) -> str:
     """The prefix with which all names of a state dict begin and none of the model's; "" without one."""
     firsts = {name.partition(".")[0] for name in state if "." in name}
+    # Several beginnings are the parts of another model, not what one wrapper puts there.
     if len(firsts) != 1:
         return ""
     prefix = f"{firsts.pop()}."
@@ -134,6 +137,7 @@ def _prefixes(state: Mapping[str, Any], known: set[str]) -> Counter[str]:
         parts = name.split(".")
         for cut in range(len(parts)):
             if ".".join(parts[cut:]) in known:
+                # Every cut votes: which beginning is the wrapper's shows only over all names.
                 votes["".join(f"{part}." for part in parts[:cut])] += 1
     return votes
 

@@ -51,6 +51,7 @@ def _check_fits(module: nn.Module, own: Mapping[str, Any], state: Mapping[str, T
     ]
     missing = [f"{name} is missing in the file" for name in own if name not in state]
     extra = [f"{name} is not in the model" for name in state if name not in own]
+    # Shapes first: under right names they say most of what is wrong.
     problems = [*wrong, *missing, *extra]
     if problems:
         rest = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
