@@ -1,0 +1,101 @@
+"""The time of one recording, from which every quantizer's file comes, beside what each collects alone.
+
+    python -m benchmarks.exports [--rounds 7]
+
+Each of the collectors runs the model over the same batches with hooks of its own, as the tools do; a
+recording runs it once. Seconds of wall time, medians of rounds in which all are timed in turn; the bare model
+twice, as a control. Writing the five files of the recording is timed beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import normprobe
+from benchmarks.exports.collectors import COLLECTORS, collecting
+
+Batches = list[dict[str, torch.Tensor]]
+FORMATS = ("act-scales", "awq", "llm-compressor", "imatrix", "imatrix-dat")
+
+
+def model_and_batches() -> tuple[nn.Module, Batches]:
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        hidden_size=576,
+        num_hidden_layers=8,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        vocab_size=2000,
+    )
+    model = LlamaForCausalLM(shape).eval()
+    return model, [{"input_ids": torch.randint(0, 2000, (8, 128))} for _ in range(4)]
+
+
+def run(model: nn.Module, batches: Batches) -> None:
+    with torch.no_grad():
+        for batch in batches:
+            model(**batch)
+
+
+def collect(model: nn.Module, batches: Batches, name: str) -> None:
+    with collecting(model, name):
+        run(model, batches)
+
+
+def record(model: nn.Module, batches: Batches) -> None:
+    normprobe.record(model, batches)
+
+
+def timed(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    model, batches = model_and_batches()
+    calls: dict[str, Callable[[], None]] = {
+        "bare": partial(run, model, batches),
+        "one recording": partial(record, model, batches),
+        **{name: partial(collect, model, batches, name) for name in COLLECTORS},
+        "bare again": partial(run, model, batches),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            took = timed(call)
+            if number:  # the first round is to warm up
+                seconds[name].append(took)
+    middle = {name: statistics.median(taken) for name, taken in seconds.items()}
+    for name, value in middle.items():
+        print(f"{name:26} {value:7.3f} s {value / middle['bare']:7.3f} of bare")
+    summed = sum(middle[name] for name in COLLECTORS)
+    share = middle["one recording"] / summed
+    print(f"{'collectors summed':26} {summed:7.3f} s, of which one recording is {share:.3f}")
+    recording = normprobe.record(model, batches)
+    with tempfile.TemporaryDirectory() as folder:
+        for form in FORMATS:
+            took = timed(partial(_write, recording, Path(folder) / form, form))
+            print(f"writing {form:18} {took:7.3f} s")
+
+
+def _write(recording: normprobe.Recording, path: Path, form: str) -> None:
+    recording.export(path, form)
+
+
+if __name__ == "__main__":
+    main()
