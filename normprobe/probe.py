@@ -26,6 +26,7 @@ from normprobe.errors import NormprobeError, warn
 from normprobe.layers.filters import LayerFilter, check_filters
 from normprobe.layers.find import find_layers
 from normprobe.recording import Recording
+from normprobe.samples.hashing import seed_of
 from normprobe.tables.frames import build_tables
 from normprobe.tables.records import valid_name
 
@@ -75,7 +76,9 @@ class Probe:
             labels: the texts of samples, for people reading: a list of str, one an example in the order of
                 the data over all batches; a list of lists of str, one a position of each example, padding
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
-            part: names this probe's share of the data, so that nothing is merged twice.
+            part: names this probe's share of the data, as of a process or a file, so that nothing is merged
+                twice. Probes of other parts keep other samples, so that their merge has some of each; without
+                a name two probes of the same data keep the same, and can be compared pair by pair.
             seed: changes which samples are kept.
 
         Raises:
@@ -99,8 +102,9 @@ class Probe:
             samples=None if samples == "all" else samples,
             values=values,
             every=every,
-            seed=seed,
+            seed=seed_of(seed, part),
         )
+        self._seed = seed
         # Looked for here, so that a filter that fits nothing is an error before anything runs.
         found = find_layers(model, *self._filter)
         self._unmatched = found.unmatched
@@ -203,7 +207,7 @@ class Probe:
             "samples": "all" if callbacks.samples is None else callbacks.samples,
             "values": callbacks.values,
             "every": forwards.every,
-            "seed": callbacks.seed,
+            "seed": self._seed,
         }
         # A dictionary, not a set: the order is that of the layers, not of hashes.
         modes = {mode: None for state in states for mode in state.modes}

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
         "jinja2 pandas numpy markupsafe",
     ),
     "recording": ("errors figures findings report tables", "pandas numpy"),
-    "probe": ("capture errors layers recording tables", "torch"),
+    "probe": ("capture errors layers recording samples tables", "torch"),
     "comparison": ("capture divergence errors recording report tables", "pandas"),
     "live_comparison": ("capture comparison divergence errors layers probe", "torch"),
     "batchnorm": ("capture errors layers probe recording tables vocabulary", "torch pandas numpy"),
