@@ -32,6 +32,18 @@ from normprobe.vocabulary import INPUT, OUTPUT
 
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
 NO_NUMBERS = "none of its calls read and gave floating numbers"
+_OF_WINDOW = (
+    "modes",
+    "grads",
+    "masked_by",
+    "reasons",
+    "_noted_modes",
+    "functional_calls",
+    "unmasked",
+    "train_in_eval",
+)
+"""What a layer's state notes in a window; beside it stand the vectors and the sites."""
+
 MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
 
@@ -73,6 +85,8 @@ class LayerState:
         unlike: whether the call looked at last does not normalize, though others do.
         readings: which tensors of its calls it reads and writes.
         watched: whether hooks of others behind it were looked for.
+        shown_vectors: those of a window that is recorded after calls of another; None for the last ones.
+        reopened: whether what it holds is of a window that is not the first.
     """
 
     index: int
@@ -104,6 +118,8 @@ class LayerState:
     unlike: bool = False
     readings: Readings = field(init=False)
     watched: bool = False
+    shown_vectors: dict[str, NDArray[Any]] | None = None
+    reopened: bool = False
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
@@ -175,6 +191,28 @@ class LayerState:
         for site in self.sites.values():
             site.counters.decided = decided
             site.counters.form = 0 if self.readings.certain else form
+
+    def take(self) -> dict[str, Any]:
+        """Hand over what was measured and noted in a window, for `put`; what the layer is stays."""
+        held = {name: getattr(self, name) for name in _OF_WINDOW}
+        # The vectors of its last call: they are replaced, never written to.
+        vectors = self.shown_vectors or dict(self.vectors)
+        return held | {"vectors": vectors, "sites": {name: site.take() for name, site in self.sites.items()}}
+
+    def put(self, held: dict[str, Any] | None, *, to_show: bool = False) -> None:
+        """Go on with a window that was handed over, ``to_show`` with its vectors, or with a fresh one."""
+        self.reopened, self.shown_vectors = True, held["vectors"] if held and to_show else None
+        fresh: dict[str, Any] = {
+            "modes": {},
+            "grads": {},
+            "masked_by": {},
+            "reasons": {},
+            "_noted_modes": set(),
+        }
+        for name in _OF_WINDOW:
+            setattr(self, name, fresh.get(name, 0) if held is None else held[name])
+        for name, site in self.sites.items():
+            site.put(None if held is None else held["sites"].get(name), self._reservoirs)
 
     def note(self, reason: str) -> None:
         """Count a reason why something was left out."""
@@ -287,12 +325,15 @@ class LayerState:
         self._stamps = stamps
         return unchanged
 
-    def record(self, never: tuple[str, str], skipped: Mapping[str, int] | None = None) -> LayerRecord:
+    def record(
+        self, never: tuple[str, str], skipped: Mapping[str, int] | None = None, *, moves: bool = True
+    ) -> LayerRecord:
         """Freeze the state.
 
         Args:
             never: status and reason of a layer that did not fire.
             skipped: why forwards were left out, with how often.
+            moves: whether how running statistics moved is counted here, and not in another window.
         """
         calls = max(site.counters.calls for site in self.sites.values())
         status, reason = self._status(calls, never)
@@ -302,7 +343,8 @@ class LayerState:
         if fired and not self.aligned:
             notes.append(UNALIGNED)
         # Other kinds with running statistics (instance norm) have no finding that asks.
-        changes = self.buffers.changes() if self.view.kind == "batch_norm" else BufferChanges(None, None)
+        tracked = moves and self.view.kind == "batch_norm"
+        changes = self.buffers.changes() if tracked else BufferChanges(None, None)
         ledger = {
             **self._facts(changes),
             "training": "; ".join(self.modes),
@@ -322,9 +364,8 @@ class LayerState:
             "train_in_eval": self.train_in_eval,
         }
         sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
-        return LayerRecord(
-            ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
-        )
+        vectors = dict(self.shown_vectors or self.vectors)
+        return LayerRecord(ledger, self.depth if fired else None, tuple(sites) if fired else (), vectors)
 
     def _facts(self, changes: BufferChanges) -> dict[str, Any]:
         """The columns of the ledger that say what the layer is."""
@@ -350,7 +391,8 @@ class LayerState:
         without = not calls and not self.reasons.keys().isdisjoint((NO_INPUT, NO_OUTPUT))
         refused = self.refused or (NO_NUMBERS if without else "")
         # A layer none of whose calls could be measured fired all the same; its notes say why.
-        called = calls > 0 or self.depth is not None
+        begun = self.depth is not None and (self.firings > 0 or not self.reopened)
+        called = calls > 0 or begun
         return ("refused", refused) if refused else ("fired", "") if called else never
 
     def _via(self) -> str:
