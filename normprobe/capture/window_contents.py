@@ -7,6 +7,7 @@ from typing import Any
 
 from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.states.layer_state import LayerState
+from normprobe.capture.states.layer_window import put, take
 
 
 class WindowContents:
@@ -31,7 +32,7 @@ class WindowContents:
         if phase == self._phase:
             return
         if self._phase is not None:
-            held = {key: state.take() for key, state in self._states.items()}
+            held = {key: take(state) for key, state in self._states.items()}
             self._aside[self._phase] = held | {"data": self._run_info.take()}
             self._put(self._aside.pop(phase, {}), to_show=to_show)
         # Else nothing was measured yet, or the window before was dropped: the states are fresh.
@@ -49,4 +50,4 @@ class WindowContents:
         self._run_info.put(held.get("data", {}))
         # Layers that were found since have nothing in a window of before.
         for key, state in self._states.items():
-            state.put(held.get(key), to_show=to_show)
+            put(state, held.get(key), to_show=to_show)

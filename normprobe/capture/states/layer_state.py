@@ -32,18 +32,6 @@ from normprobe.vocabulary import INPUT, OUTPUT
 
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
 NO_NUMBERS = "none of its calls read and gave floating numbers"
-_OF_WINDOW = (
-    "modes",
-    "grads",
-    "masked_by",
-    "reasons",
-    "_noted_modes",
-    "functional_calls",
-    "unmasked",
-    "train_in_eval",
-)
-"""What a layer's state notes in a window; beside it stand the vectors and the sites."""
-
 MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
 
@@ -130,7 +118,7 @@ class LayerState:
         self.normalizes = "input" if certain and self.scaled else ""
         width = None if self.scaled else self.layer.n_features
         self.readings = Readings(certain=certain, width=width)
-        self._noted_modes: set[tuple[bool, bool, bool]] = set()
+        self.noted_modes: set[tuple[bool, bool, bool]] = set()
         self._stamps: list[Any] | None = None
         # The dictionaries themselves: their values may be replaced at any time.
         holders = (child for child in self.layer.module.children() if isinstance(child, PARAMETER_HOLDERS))
@@ -154,6 +142,11 @@ class LayerState:
     def empty_site(self) -> SiteState:
         """A fresh site that keeps as many samples and rows as those of the layer."""
         return SiteState.of(*self._reservoirs)
+
+    @property
+    def empty_reservoirs(self) -> tuple[Reservoir, Reservoir]:
+        """The reservoirs of samples and rows that its sites begin with."""
+        return self._reservoirs
 
     @property
     def aligned(self) -> bool:
@@ -192,28 +185,6 @@ class LayerState:
             site.counters.decided = decided
             site.counters.form = 0 if self.readings.certain else form
 
-    def take(self) -> dict[str, Any]:
-        """Hand over what was measured and noted in a window, for `put`; what the layer is stays."""
-        held = {name: getattr(self, name) for name in _OF_WINDOW}
-        # The vectors of its last call: they are replaced, never written to.
-        vectors = self.shown_vectors or dict(self.vectors)
-        return held | {"vectors": vectors, "sites": {name: site.take() for name, site in self.sites.items()}}
-
-    def put(self, held: dict[str, Any] | None, *, to_show: bool = False) -> None:
-        """Go on with a window that was handed over, ``to_show`` with its vectors, or with a fresh one."""
-        self.reopened, self.shown_vectors = True, held["vectors"] if held and to_show else None
-        fresh: dict[str, Any] = {
-            "modes": {},
-            "grads": {},
-            "masked_by": {},
-            "reasons": {},
-            "_noted_modes": set(),
-        }
-        for name in _OF_WINDOW:
-            setattr(self, name, fresh.get(name, 0) if held is None else held[name])
-        for name, site in self.sites.items():
-            site.put(None if held is None else held["sites"].get(name), self._reservoirs)
-
     def note(self, reason: str) -> None:
         """Count a reason why something was left out."""
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
@@ -221,8 +192,8 @@ class LayerState:
     def note_mode(self, training: bool) -> None:
         """Note the modes that the layer runs in."""
         mode = (training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        if mode not in self._noted_modes:
-            self._noted_modes.add(mode)
+        if mode not in self.noted_modes:
+            self.noted_modes.add(mode)
             self.modes["train" if training else "eval"] = None
             self.grads["grad" if mode[1] else "inference" if mode[2] else "no_grad"] = None
 
