@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -12,21 +14,20 @@ from torch import nn
 
 from normprobe.capture.batches.progress_bar import Progress
 from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
-from normprobe.capture.coverage import RunCoverage, why_unseen
 from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
-from normprobe.capture.forwards.probe_options import by_name, check_options, shown
-from normprobe.capture.forwards.run_info import describe
+from normprobe.capture.forwards.phases import Phase, Phases
+from normprobe.capture.forwards.probe_options import by_name, check_options, check_step, shown
+from normprobe.capture.freezing import Freezer
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
-from normprobe.capture.states.site_state import nbytes
-from normprobe.capture.stored_nonfinite import any_nonfinite, stored_nonfinite
 from normprobe.errors import NormprobeError, warn
 from normprobe.layers.filters import LayerFilter, check_filters
 from normprobe.layers.find import find_layers
 from normprobe.recording import Recording
-from normprobe.tables.frames import build_tables
+from normprobe.samples.hashing import seed_of
+from normprobe.tables.frames import Tables
 from normprobe.tables.records import valid_name
 
 
@@ -53,6 +54,7 @@ class Probe:
         samples: int | Literal["all"] = 1024,
         values: int = 64,
         every: int = 1,
+        window: int | None = None,
         labels: LabelsOption = None,
         part: str | None = None,
         seed: int = 0,
@@ -71,11 +73,16 @@ class Probe:
                 glob to such tensors; None for no mask.
             samples: how many samples per layer and site are kept; "all" keeps every one.
             values: of how many of those the raw row is kept, at norms (at Linear layers 8 at most).
-            every: measure forwards 0, every, 2 * every, ...; the others cost nothing.
+            every: measure steps 0, every, 2 * every, ... where `step` ends steps, else forwards, those of
+                each phase counted by themselves; the others cost nothing.
+            window: close a window of the recording after so many steps, or forwards of a phase where no step
+                is told of; by default the whole run is one window a phase.
             labels: the texts of samples, for people reading: a list of str, one an example in the order of
                 the data over all batches; a list of lists of str, one a position of each example, padding
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
-            part: names this probe's share of the data, so that nothing is merged twice.
+            part: names this probe's share of the data, as of a process or a file, so that nothing is merged
+                twice. Probes of other parts keep other samples, so that their merge has some of each; without
+                a name two probes of the same data keep the same, and can be compared pair by pair.
             seed: changes which samples are kept.
 
         Raises:
@@ -84,12 +91,12 @@ class Probe:
         """
         if not isinstance(model, nn.Module):
             raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
-        check_options(samples, values, every, mask)
+        check_options(samples, values, every, window, mask)
         self.model = model
         # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
         self._filter = check_filters(layers, kinds)
-        self._mask = mask
+        self._mask, self._seed = mask, seed
         self._hooks: Hooks | None = None
         self._grad = True
         self._final: Recording | None = None
@@ -98,14 +105,19 @@ class Probe:
             labels=read_labels(labels),
             samples=None if samples == "all" else samples,
             values=values,
-            every=every,
-            seed=seed,
+            phases=Phases(every, window),
+            seed=seed_of(seed, part),
         )
-        # Looked for here, so that a filter that fits nothing is an error before anything runs.
-        found = find_layers(model, *self._filter)
+        self._closed: list[Tables] = []
+        self._freezer = Freezer(model, self._callbacks, self.part)
+        self._find_layers(mask)
+
+    def _find_layers(self, mask: MaskOption) -> None:
+        """Find what is to be measured: a filter that fits nothing is an error before anything runs."""
+        found = find_layers(self.model, *self._filter)
         self._unmatched = found.unmatched
         self._callbacks.add_layers(found)
-        check_mask_name(mask, model)
+        check_mask_name(mask, self.model)
 
     def __enter__(self) -> Self:
         """Attach the hooks.
@@ -123,6 +135,9 @@ class Probe:
         self._grad = torch.is_grad_enabled()
         try:
             self._final, self._hooks = None, Hooks()
+            # Weakly: hooks of a probe that is dropped unleft must not keep it.
+            close_full = weakref.WeakMethod(self._close_full)
+            self._callbacks.forwards.on_end = lambda: call() if (call := close_full()) is not None else None
             self._callbacks.attach(self.model, found, self._hooks)
             return self
         except BaseException:
@@ -148,35 +163,69 @@ class Probe:
         """A frozen snapshot of what was measured so far; also inside the block."""
         if self._final is not None:
             return self._final
-        callbacks = self._callbacks
-        with callbacks.lock:  # other threads may be measuring
-            # A layer may hold others, which are its parts.
-            called = {id(state.layer.module) for state in callbacks.states.values() if state.firings}
-            coverage = RunCoverage.of(
-                self.model,
-                callbacks.entered | called,
-                callbacks.forwards,
-                callbacks.layers(),
-                callbacks.function_capture.reads,
-            )
-            # In order of definition; what only its use made a layer comes last, by name.
-            states = sorted(
-                callbacks.states.values(), key=lambda state: state.layer.name if state.layer.by_use else ""
-            )
-            records = [
-                state.record(why_unseen(coverage, state.layer), callbacks.forwards.skipped)
-                for state in states
-                if state.confirmed
-            ]
-            meta = self._meta()
-            # A pass over all that the model stores: only where the cause of NaN or Inf is asked for.
-            if any_nonfinite(records):
-                meta["stored_nonfinite"] = stored_nonfinite(self.model)
-            recording = Recording(build_tables(records, meta, self.part))
+        # Of nothing there is no window, unless nothing was measured at all.
+        open_windows = self._freezer.freeze(self._options(), whole=not self._closed)
+        recording = Recording.of_windows([*self._closed, *open_windows])
+        # Those of a phase of which no forward was measured since are of no window.
+        if recording.meta["forwards"] != self._callbacks.forwards.calls:
+            recording = recording.annotate(forwards=self._callbacks.forwards.calls)
         # While the block lasts more may be measured.
         if self._hooks is None:
             self._final = recording
         return recording
+
+    def step(self, step: int | None = None) -> None:
+        """End an optimizer step, as ``scheduler.step()`` and ``profiler.step()`` do theirs.
+
+        >>> for step, batch in enumerate(loader):
+        ...     train_on(batch)
+        ...     probe.step(step)
+
+        From the first call on ``every`` and ``window`` count steps and not forwards of training: all forwards
+        of a step are measured (with gradients accumulated, each of its batches), or none.
+
+        Args:
+            step: its number, such as ``trainer.global_step``; by default one more than the last, from 0.
+
+        Raises:
+            NormprobeError: the number is no whole number, is negative, or lower than one before.
+        """
+        forwards = self._callbacks.forwards
+        with forwards.lock:
+            check_step(step, forwards.phases.last)
+            full = forwards.phases.end_step(step)
+        if full:
+            self._close(forwards.phases.open())
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A block whose forwards are a phase of their own, with windows of their own.
+
+        >>> with probe.phase("validation"):
+        ...     validate(model)
+
+        Outside of such blocks the phase of a forward is "train" or "eval", by the mode of what is called.
+
+        Args:
+            name: such as "validation", "sanity check" or "warm-up".
+
+        Raises:
+            NormprobeError: the name is no text, or is empty.
+        """
+        if not isinstance(name, str) or not name:
+            raise NormprobeError(f"phase needs a name such as 'validation', got {name!r}")
+        with self._callbacks.forwards.phases.named(valid_name(name)):
+            yield
+
+    def _close_full(self) -> None:
+        """Close the windows that have as many forwards as they may, where no step is told of."""
+        phases = self._callbacks.forwards.phases
+        if phases.window is not None and (full := phases.full()):
+            self._close(full)
+
+    def _close(self, phases: list[Phase]) -> None:
+        """Close the open windows of these phases."""
+        self._closed += self._freezer.close(phases, self._options())
 
     def _copy_vectors(self) -> None:
         """Copy anew the scales, shifts and running statistics of the layers that were measured."""
@@ -192,33 +241,20 @@ class Probe:
     def _forget_hooks(self) -> None:
         self._hooks = None
 
-    def _meta(self) -> dict[str, Any]:
-        """The circumstances of the recording, as JSON holds them."""
+    def _options(self) -> dict[str, Any]:
+        """What the recording says of the probe's options, as JSON holds it."""
         callbacks = self._callbacks
-        states, forwards = callbacks.states.values(), callbacks.forwards
         options = {
             "layers": shown(self._filter[0]),
             "kinds": shown(self._filter[1]),
             "mask": shown(self._mask),
             "samples": "all" if callbacks.samples is None else callbacks.samples,
             "values": callbacks.values,
-            "every": forwards.every,
-            "seed": callbacks.seed,
+            "every": callbacks.forwards.phases.every,
+            "window": callbacks.forwards.phases.window,
+            "seed": self._seed,
         }
-        # A dictionary, not a set: the order is that of the layers, not of hashes.
-        modes = {mode: None for state in states for mode in state.modes}
-        facts = callbacks.run_info.facts(self.part, callbacks.weight_changes.count)
-        return {
-            **describe(self.model),
-            "forwards": forwards.calls,
-            "measured": forwards.measured,
-            **facts,
-            "warnings": [*map(valid_name, self._unmatched), *facts["warnings"]],
-            "training": list(modes),
-            "nbytes": nbytes(site for state in states for site in state.sites.values()),
-            "parts": [self.part],
-            "options": options,
-        }
+        return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 
 
 @by_name("the model and the batches", 2)

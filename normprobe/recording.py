@@ -20,6 +20,7 @@ from normprobe.tables.merging_checks import different_weights, nothing_measured,
 from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables
 from normprobe.tables.unmeasured import check_measured
+from normprobe.windows.over_time import OverTime
 
 if TYPE_CHECKING:
     from normprobe.figures import RecordingFigures
@@ -29,11 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Recording", "load", "merge"]
 
 
-class Recording:
+class Recording(OverTime):
     """Everything one probe measured, frozen; made by `Probe`, `record`, `load` and `merge`."""
-
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
 
     @property
     def tables(self) -> Tables:
@@ -307,7 +305,7 @@ class Recording:
         Raises:
             RecordingError: JSON cannot hold a fact, or merging rests on it.
         """
-        return Recording(self._tables.annotate(facts))
+        return Recording(self._tables.annotate(facts), self._series)
 
     def _frames(self, findings: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
         """What is exported, by the stem of its file."""

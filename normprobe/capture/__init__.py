@@ -97,7 +97,7 @@ Locks:
 - `HookCallbacks.lock`, reentrant: layer and site states, counters, plans, `forwards/run_info`, schedules,
   and `Probe.recording`. The extension's hooks take it for a whole call; who waits for it lets the
   interpreter go on.
-- `Forwards._lock`: the counts of forwards, so that one can begin while another thread measures.
+- `Forwards.lock`: the counts of forwards, so that one can begin while another thread measures.
 - `_EagerStance._lock`: the count of probes on compiled models, and with it the stance.
 - A `Forward`, its `FunctionSession` and the stack of modes are of one thread and need none;
   `current_forward` finds the thread's own. No lock is held while a user's function for masks, labels or

@@ -14,6 +14,7 @@ from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.forward import Forward, Forwards
 from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels
 from normprobe.capture.forwards.mask_options import GivenMasks, Mask
+from normprobe.capture.forwards.phases import Phases
 from normprobe.capture.forwards.probe_options import is_users_own, users_own
 from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.forwards.weight_changes import WeightChanges
@@ -34,6 +35,7 @@ from normprobe.capture.layer_calls import CHANGED, LayerCalls
 from normprobe.capture.measure import Measurer
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_registry import TensorOf
+from normprobe.capture.window_contents import WindowContents
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
@@ -57,6 +59,7 @@ class HookCallbacks:
         states: the running state of each layer, by its key.
         forwards: the forwards so far.
         run_info: the data so far.
+        windows: what was measured in the open window of each phase.
         weight_changes: whether parameters change between measured forwards.
         entered: ids of the modules that hold a layer and were called.
         lock: guards the states, the run's data and the plans, for models called from several threads. It is
@@ -70,14 +73,15 @@ class HookCallbacks:
         labels: LabelsOf | ListedLabels | None,
         samples: int | None,
         values: int,
-        every: int,
+        phases: Phases,
         seed: int,
     ) -> None:
         self.run_info = RunInfo()
         self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
         self.samples, self.values, self.seed = samples, values, seed
         self.states: dict[tuple[int, str], LayerState] = {}
-        self.forwards = Forwards(every)
+        self.forwards = Forwards(phases)
+        self.windows = WindowContents(self.states, self.run_info)
         self.weight_changes = WeightChanges(self._forget_vectors)
         self.entered: set[int] = set()
         self.lock = current_forward.new_lock()
@@ -257,6 +261,9 @@ class HookCallbacks:
             return self.forwards.begin_skipped(module, why)
         forward = self.forwards.begin(module, args, kwargs, self._masks)
         if forward.state.measured:
+            if forward.phase is not None:
+                with self.lock:
+                    self.windows.enter(forward.phase.name)
             self._note_modes(module)
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
@@ -264,7 +271,7 @@ class HookCallbacks:
                 with users_own():
                     forward.labels = named_labels(self._labels, forward, args, kwargs)
             except BaseException:
-                self.forwards.withdraw(forward.call, measured=True, examples=forward.batch.size)
+                self.forwards.withdraw(forward)
                 raise
             with self.lock, ModesAside(), self._no_grad:
                 self._measurer.begin(forward)

@@ -230,9 +230,10 @@ def _is_repeatable(observation: Observation, selection: Selection) -> bool:
 def _fits(observation: Observation, width: int) -> bool:
     """Whether a tensor has as many features as those before it; the first one decides."""
     site, view = observation.site, observation.state.view
-    if site.width is None:
+    site.width = width if site.width is None else site.width
+    # Each window sums anew.
+    if site.accumulator is None and width == site.width:
         axis_roles = AxisRoles(view.axis, view.trailing, view.unbatched, view.sample == "example")
-        site.width = width
         site.accumulator = dispatch.accumulator(width, axis_roles, observation.tensor.device)
         site.counters.state = site.accumulator.state
     if width == site.width:

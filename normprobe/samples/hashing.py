@@ -1,11 +1,13 @@
 """Which samples are kept: the k smallest of a hash of (seed, example, position).
 
 The same data give the same samples in every layer, whatever the batch size or the order of layers, and
-the kept samples of a union are found among those of its parts. The hash cannot change once files exist.
+the kept samples of a union are found among those of its parts. A part that was named hashes by a seed of its
+own. The hash cannot change once files exist.
 """
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,19 @@ Whole = NDArray[np.int64]
 
 _ROW = 0x726F77
 """Salt that sets the choice of a channel layer's row apart from the choice of samples ("row" in ASCII)."""
+
+
+def seed_of(seed: int, part: str | None) -> int:
+    """The seed by which a part of this name keeps samples; the probe's own where the part has no name.
+
+    Parts number their examples alike, from 0. By one seed the parts of 64 processes would keep the same few
+    numbers, all of one moment.
+    """
+    if part is None:
+        return seed
+    digest = blake2b(part.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    drawn: int = mix(mix(0, seed & WORD), int.from_bytes(digest, "little"))
+    return drawn
 
 
 def hashes(seed: int, example: Whole, position: Whole) -> Hashes:

@@ -21,7 +21,7 @@ from normprobe.tables.records import LayerRecord
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
 
 _COPIES_ON_WRITE = int(pd.__version__.split(".", maxsplit=1)[0]) >= 3
-_STRUCTURE = ("parts", "digests", "options")
+_STRUCTURE = ("parts", "digests", "options", "windows")
 """What of ``meta`` merging rests on."""
 
 

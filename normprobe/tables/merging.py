@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
@@ -18,7 +18,9 @@ from normprobe.tables.build import HELD, SEEN, VECTORS
 from normprobe.tables.columns import SITE_KEY, based
 from normprobe.tables.derive import moments_of, row_starts, starts
 from normprobe.tables.frames import Tables
+from normprobe.tables.merging_checks import check_apart
 from normprobe.tables.merging_ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
+from normprobe.tables.window_facts import first_call, last_call
 from normprobe.vocabulary import site_order
 
 _SUMS = ("calls", "n_samples", "masked", "nonfinite_masked", "within_sum", "within_count")
@@ -37,19 +39,38 @@ class _Share:
 
 
 def merge_tables(parts: Sequence[Tables]) -> Tables:
-    """Merge tables of different parts; the order of the parts does not matter.
+    """Merge tables of different parts, or of other windows of a part; their order does not matter.
+
+    Windows of one part are merged first, into what one probe over all of them would have measured: the last
+    one says which vectors a norm applied.
 
     Raises:
-        RecordingError: a part occurs twice, or models, options or layers differ.
+        RecordingError: a part or window occurs twice, or models, options or layers differ.
     """
+    check_apart(parts)
+    groups: dict[tuple[str, ...], list[Tables]] = {}
+    for part in parts:
+        groups.setdefault(tuple(part.facts["parts"]), []).append(part)
+    of_parts = [
+        _merged(sorted(group, key=first_call), in_sequence=True) if len(group) > 1 else group[0]
+        for group in groups.values()
+    ]
+    if len(of_parts) == 1 and len(parts) > 1:
+        return of_parts[0]
     # In one order whatever the caller's, so that even rounding does not depend on it.
-    parts = sorted(parts, key=lambda part: sorted(part.facts["parts"]))
+    return _merged(sorted(of_parts, key=lambda part: sorted(part.facts["parts"])), in_sequence=False)
+
+
+def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
+    """Merge tables of different parts, or of windows of one in the order of their forwards."""
     ledgers = with_every_layer([part.ledger_base for part in parts])
     parts = [replace(part, ledger_base=ledger) for part, ledger in zip(parts, ledgers, strict=True)]
     _check(parts)
     # A part that measured nothing does not know why a layer did not fire.
     measured = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
-    ledger = based("ledger_base", merge_ledgers([part.ledger_base for part in measured]))
+    ledger = based(
+        "ledger_base", merge_ledgers([part.ledger_base for part in measured], in_sequence=in_sequence)
+    )
     meta = merge_meta([part.meta for part in parts])
     sites = based("sites", _sites([part.sites for part in parts], ledger))
     shares = [_share(part, sites, meta["parts"]) for part in parts]
@@ -66,7 +87,10 @@ def merge_tables(parts: Sequence[Tables]) -> Tables:
     merged = Tables(
         ledger_base=ledger,
         sites=sites,
-        feature_moments=based("feature_moments", _features(shares, int(sites["n_features"].sum()))),
+        feature_moments=based(
+            "feature_moments",
+            _features(shares, int(sites["n_features"].sum()), _last_known if in_sequence else _equal_in_all),
+        ),
         sample_moments=based("sample_moments", sample_moments),
         rows=based("rows", rows),
         row_values=_values(shares, rows["_row"].to_numpy()),
@@ -77,12 +101,6 @@ def merge_tables(parts: Sequence[Tables]) -> Tables:
 
 
 def _check(parts: Sequence[Tables]) -> None:
-    names = [name for part in parts for name in part.facts["parts"]]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise RecordingError(
-            f"part {twice[0]!r} occurs twice, so its data would count twice; merge each part once"
-        )
     compared = {"models": [part.facts["model"] for part in parts]}
     compared |= {f"option {name!r}": [part.facts["options"].get(name) for part in parts] for name in _ALIKE}
     for what, values in compared.items():
@@ -139,13 +157,17 @@ def _share(tables: Tables, sites: pd.DataFrame, parts: list[str]) -> _Share:
     return _Share(tables, place, feature, part)
 
 
-def _features(shares: Sequence[_Share], size: int) -> pd.DataFrame:
-    """Every feature's moments merged by the one formula; of vectors what is equal in all parts."""
+def _features(
+    shares: Sequence[_Share],
+    size: int,
+    of_vectors: Callable[[str, Sequence[_Share], int], NDArray[np.float64]],
+) -> pd.DataFrame:
+    """Every feature's moments merged by the one formula; of vectors what ``of_vectors`` makes of them."""
     merged = reduce(merge, (_spread(moments_of(s.tables.feature_moments), s, size) for s in shares))
     seen = reduce(merge, (_spread(_seen(s.tables.feature_moments), s, size) for s in shares))
     columns: dict[str, Any] = {field.column: getattr(merged, name) for name, field in MOMENT_FIELDS.items()}
     columns |= dict(zip(SEEN, (seen.count, seen.mean, seen.m2), strict=True))
-    return pd.DataFrame(columns | {name: _equal_in_all(name, shares, size) for name in VECTORS})
+    return pd.DataFrame(columns | {name: of_vectors(name, shares, size) for name in VECTORS})
 
 
 def _spread(moments: Moments, share: _Share, size: int) -> Moments:
@@ -172,6 +194,14 @@ def _equal_in_all(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.
     return common
 
 
+def _last_known(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.float64]:
+    """A vector as the last window has it in which the feature was measured."""
+    last = np.full(size, np.nan)
+    for share in sorted(shares, key=lambda share: last_call(share.tables)):
+        last[share.feature] = share.tables.feature_moments[name].to_numpy()
+    return last
+
+
 def _moved(share: _Share, frame: pd.DataFrame) -> pd.DataFrame:
     """A part's samples or rows with places and parts as the whole numbers them."""
     return frame.assign(place=share.place[frame["place"]], part=share.part[frame["part"]])
@@ -181,7 +211,7 @@ def _smallest(frames: Sequence[pd.DataFrame], most: NDArray[np.int64]) -> pd.Dat
     """Of each place the samples of smallest hash, at most so many; ``_row`` says where they were."""
     union = pd.concat(frames, ignore_index=True)
     # Each place has its smallest hashes in front; repeat and part decide between equal ones, as in a probe.
-    order = np.lexsort([union[name].to_numpy() for name in ("part", "repeat", "hash", "place")])
+    order = np.lexsort([union[name].to_numpy() for name in ("call", "part", "repeat", "hash", "place")])
     place = union["place"].to_numpy()[order]
     rank = np.arange(len(order)) - np.searchsorted(place, place)
     kept = order[rank < most[place]]

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from normprobe.errors import RecordingError
 from normprobe.tables.derive import starts
 from normprobe.tables.frames import Tables
+from normprobe.tables.window_facts import windows_of
 from normprobe.vocabulary import OUTPUT
 
 _MOST_NAMED = 3
+
+
+def check_apart(parts: Sequence[Tables]) -> None:
+    """Raise RecordingError if anything would count twice: a part, or a window of a part."""
+    names = [name for part in parts for name in part.facts["parts"]]
+    windows = sorted(
+        (window["part"], window["phase"], window["first"], window["last"])
+        for part in parts
+        for window in windows_of(part)
+    )
+    for (*of, _, last), (*of_next, first, _) in pairwise(windows):
+        if of == of_next and first <= last:
+            raise RecordingError(
+                f"window {first} of {of[1]!r} of part {of[0]!r} occurs twice, so its data would count twice; "
+                "merge each window once"
+            )
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        held = [part for part in parts if name in part.facts["parts"]]
+        same = all(part.facts["parts"] == held[0].facts["parts"] and windows_of(part) for part in held)
+        if not same:
+            raise RecordingError(
+                f"part {name!r} occurs twice, so its data would count twice; merge each part once"
+            )
 
 
 def different_weights(parts: Sequence[Tables]) -> str:

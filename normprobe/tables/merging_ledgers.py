@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from normprobe.errors import RecordingError
+from normprobe.tables.counted_notes import over_states, without_counts
+from normprobe.tables.window_facts import joined_windows
 from normprobe.vocabulary import STATUSES
 
 _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds", "weight_changes")
-_MAPPINGS = ("digests", "stored_nonfinite")
 _UNIONS = ("parts", "warnings", "training")
 _JOINED = ("name", "model", "data", "device", "dtype", "kernel")
 _UNITS = {"unit": "position", "example_unit": "example"}
@@ -51,13 +52,19 @@ def _completed(frame: pd.DataFrame, never_used: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame[~own], tail], ignore_index=True)
 
 
-def merge_ledgers(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """A row per layer, from frames that name the same layers in the same order."""
+def merge_ledgers(frames: Sequence[pd.DataFrame], *, in_sequence: bool = False) -> pd.DataFrame:
+    """A row per layer, from frames that name the same layers in the same order.
+
+    Args:
+        frames: one a part, or a window of one part.
+        in_sequence: whether they are windows in the order of their forwards, as one probe would note them.
+    """
     every = [frame.to_dict("records") for frame in frames]
-    return pd.DataFrame([_row(rows) for rows in zip(*every, strict=True)], columns=frames[0].columns)
+    rows = [_row(rows, in_sequence=in_sequence) for rows in zip(*every, strict=True)]
+    return pd.DataFrame(rows, columns=frames[0].columns)
 
 
-def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _row(rows: Sequence[dict[str, Any]], *, in_sequence: bool) -> dict[str, Any]:
     """One layer's row: from the parts in which its status is the first of `STATUSES`."""
     status = min((row["status"] for row in rows), key=STATUSES.index)
     best = [row for row in rows if row["status"] == status]
@@ -74,7 +81,7 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     depths = [row["depth"] for row in rows if not pd.isna(row["depth"])]
     return {
         **{name: _common(values) for name, values in columns.items()},
-        **{name: pieces(columns[name]) for name in joined},
+        **{name: pieces(columns[name], in_order=in_sequence) for name in joined},
         # In the module's own order, which joining would sort, where all parts say the same.
         "settings": _common(columns["settings"]) or pieces(columns["settings"]),
         "reason": _reasons(columns["reason"], add=status == "fired"),
@@ -86,7 +93,7 @@ def _row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{name: _of_known(any, columns[name]) for name in ("moved", "trainable")},
         # Recordings of older versions do not know them.
         **{
-            name: _common_of_known(columns[name])
+            name: (_last_of_known if in_sequence else _common_of_known)(columns[name])
             for name in ("groups", "momentum", "processes", "weights", "num_batches_tracked")
         },
         "aligned": all(aligned) if aligned else pd.NA,
@@ -110,9 +117,15 @@ def _common_of_known(values: Sequence[Any]) -> Any:
     return _common([value for value in values if not pd.isna(value)] or [None])
 
 
-def pieces(values: Iterable[Any]) -> str:
-    """The `; `-joined parts of all texts, each once, sorted."""
-    return "; ".join(sorted({piece for value in values for piece in str(value).split("; ") if piece}))
+def _last_of_known(values: Sequence[Any]) -> Any:
+    """The last value that is known, else a missing one."""
+    return next((value for value in reversed(values) if not pd.isna(value)), None)
+
+
+def pieces(values: Iterable[Any], *, in_order: bool = False) -> str:
+    """The `; `-joined parts of all texts, each once, sorted or in the order of their first."""
+    found = dict.fromkeys(piece for value in values for piece in str(value).split("; ") if piece)
+    return "; ".join(found if in_order else sorted(found))
 
 
 def _reasons(values: Iterable[str], *, add: bool) -> str:
@@ -129,7 +142,9 @@ def _reasons(values: Iterable[str], *, add: bool) -> str:
 
 def merge_meta(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Counts add up, lists are united, what differs is joined or left open."""
-    return {name: _fact(name, metas) for name in dict.fromkeys(key for meta in metas for key in meta)}
+    merged = {name: _fact(name, metas) for name in dict.fromkeys(key for meta in metas for key in meta)}
+    said = without_counts(merged.get("warnings") or ())
+    return merged | {"warnings": sorted([*said, *over_states(merged.get("weight_changes") or 0)])}
 
 
 def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
@@ -138,18 +153,52 @@ def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
     known = [value for value in values if value is not None]
     if name in _SUMS:
         return sum(known) if known else None
-    if name in _UNIONS:
-        return sorted({entry for value in known for entry in value})
-    if name in _JOINED:
-        return pieces(known) if known else None
+    if name in _UNIONS or name in _JOINED:
+        return _together(known, joined=name in _JOINED)
     if name in _UNITS:
         # A part that measured nothing does not know its unit.
         stated = {meta[name] for meta in metas if meta["measured"]} or set(known)
         return stated.pop() if len(stated) == 1 else _UNITS[name]
     if name in _MAPPINGS:
-        return dict(sorted(item for value in known for item in value.items()))
+        return _MAPPINGS[name]([item for value in known for item in value.items()])
+    if name == "windows":
+        return joined_windows([window for value in known for window in value])
     # All in UTC and in one format, so that texts sort as times do.
     return max(known) if name == "created" else _equal_in_all(values)
+
+
+def _together(known: Sequence[Any], *, joined: bool) -> Any:
+    """Texts as one, or lists as one, each entry once."""
+    if joined:
+        return pieces(known) if known else None
+    return sorted({entry for value in known for entry in value})
+
+
+def _sorted(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(sorted(items))
+
+
+def _digests(items: Iterable[tuple[str, list[int]]]) -> dict[str, list[int]]:
+    """How many examples each part has, and their digest; those of the windows of a part add up."""
+    found: dict[str, list[int]] = {}
+    for part, own in sorted(items):
+        both = (own, found[part]) if part in found else (own,)
+        # 0 stands for data that have no fingerprint: that of a part of them would pass for that of all.
+        known = all(digest or not examples for examples, digest in both)
+        digests = _wrapped(sum(digest for _, digest in both)) if known else 0
+        found[part] = [sum(examples for examples, _ in both), digests]
+    return found
+
+
+def _wrapped(number: int) -> int:
+    """A sum as 64 signed bits hold it."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+_MAPPINGS: dict[str, Callable[[Iterable[Any]], dict[str, Any]]] = {
+    "digests": _digests,
+    "stored_nonfinite": _sorted,
+}
 
 
 def _equal_in_all(values: Sequence[Any]) -> Any:

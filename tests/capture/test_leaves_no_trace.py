@@ -277,7 +277,7 @@ class TestTwoProbes:
         expected = normprobe.record(model, [_data()], part="x")
         model.eval()
         with torch.no_grad(), normprobe.Probe(model, part="x") as outer:
-            with normprobe.Probe(model, part="y", layers="linear") as inner:
+            with normprobe.Probe(model, part="x", layers="linear") as inner:
                 model(_data())
             model(_data(2))
         assert inner.recording.meta["forwards"] == 1

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import normprobe
-from normprobe.samples.hashing import hashes, row_of, smallest
+from normprobe.samples.hashing import hashes, row_of, seed_of, smallest
+
+
+def test_a_named_part_has_a_seed_of_its_own_and_a_nameless_one_the_probes() -> None:
+    assert seed_of(7, None) == 7
+    assert seed_of(0, "rank0") == 3829834428023275440
+    assert len({seed_of(seed, part) for seed in (0, 1) for part in ("a", "b", "", "\ud800")}) == 8
+
 
 IDENTITY = ["example", "position", "repeat"]
 

@@ -132,6 +132,13 @@ def then() -> dict[str, Any]:
     return json.loads((DATA / "recorded_by_0_1_0.json").read_text())
 
 
+@pytest.fixture
+def seeds_of_0_1_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep samples as 0.1.0 did: by the probe's seed, whatever the part's name."""
+    monkeypatch.setattr("normprobe.probe.seed_of", lambda seed, part: seed)
+
+
+@pytest.mark.usefixtures("seeds_of_0_1_0")
 @pytest.mark.parametrize("source", ["the file", "recorded now"])
 @pytest.mark.parametrize("table", [*TABLES, "findings"])
 def test_the_columns_and_numbers_are_those_of_0_1_0(
@@ -159,6 +166,16 @@ def test_it_holds_what_it_was_made_for(old: Recording) -> None:
     assert old.findings()["layer"].tolist() == ["batch_norm"]
 
 
+def test_it_merges_with_a_part_that_keeps_other_samples(old: Recording) -> None:
+    merged = normprobe.merge(old, record_part("c"))
+    assert set(merged.samples["part"]) == {"a", "b", "c"}
+    assert merged.samples.groupby(["layer", "site"]).size().max() == 16
+    whole = normprobe.merge(*(record_part(part) for part in "abc"))
+    measures = ["layer", "site", "feature", "count", "mean", "variance"]
+    pd.testing.assert_frame_equal(merged.features[measures], whole.features[measures], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("seeds_of_0_1_0")
 def test_it_merges_with_a_recording_made_now(old: Recording) -> None:
     merged = normprobe.merge(old, record_part("c"))
     whole = normprobe.merge(*(record_part(part) for part in "abc"))

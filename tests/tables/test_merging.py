@@ -164,7 +164,7 @@ def numbered(offset: int, samples: Any) -> Recording:
     data = batches(count=4)
     ahead = [torch.empty(0, 7, 6)] * offset
     with (
-        normprobe.Probe(net(), every=2, samples=samples, values=5, part="ab"[offset]) as probe,
+        normprobe.Probe(net(), every=2, samples=samples, values=5) as probe,
         torch.no_grad(),
     ):
         for batch in ahead + data:
@@ -172,17 +172,36 @@ def numbered(offset: int, samples: Any) -> Recording:
     return probe.recording
 
 
+def test_named_parts_keep_samples_of_all_of_them_and_of_all_their_forwards() -> None:
+    model, rng = net(), torch.Generator().manual_seed(0)
+    data = [[torch.randn(4, 3, 6, generator=rng) for _ in range(6)] for _ in range(32)]
+    merged = normprobe.merge(
+        *(normprobe.record(model, part, part=f"rank{at}", samples=32) for at, part in enumerate(data))
+    )
+    kept = merged.samples.query("layer == 'embed' and site == 'input'")
+    assert len(kept) == 32
+    # 32 draws of 32 parts, and of 6 forwards: as many of each as chance gives, never one alone.
+    assert kept["part"].nunique() > 15
+    assert set(kept["call"]) == set(range(6))
+    assert len(kept[["example", "position"]].drop_duplicates()) > 20
+
+
+def test_unnamed_parts_keep_the_same_samples_of_the_same_data() -> None:
+    kept = [normprobe.record(net(), batches(), samples=5).samples["example"].tolist() for _ in range(2)]
+    assert kept[0] == kept[1]
+
+
 @pytest.mark.parametrize("samples", [0, 1, 3, 20, 1000, "all"])
 def test_kept_samples_are_those_of_one_recording_of_the_whole(samples: Any) -> None:
     whole = normprobe.record(net(), batches(count=4), samples=samples, values=5)
-    merged = normprobe.merge(numbered(1, samples), numbered(0, samples))
+    parts = numbered(1, samples), numbered(0, samples)
+    merged = normprobe.merge(*parts)
     identity = ["layer", "site", "example", "position", "repeat"]
     pd.testing.assert_frame_equal(merged.samples[identity], whole.samples[identity])
     measures = ["mean", "variance", "min", "max"]
     np.testing.assert_allclose(merged.samples[measures], whole.samples[measures], rtol=1e-4, atol=1e-6)
-    assert set(merged.samples["part"]) == (
-        {"a", "b"} if samples not in (0, 1) else set(merged.samples["part"])
-    )
+    if samples not in (0, 1):
+        assert set(merged.samples["part"]) == {name for part in parts for name in part.meta["parts"]}
     for name, at in zip(merged.layers["layer"], merged.layers["site"], strict=True):
         if samples == 0:
             with pytest.raises(normprobe.NoSamplesError):

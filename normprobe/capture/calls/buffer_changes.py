@@ -48,6 +48,12 @@ class BufferTracker:
             # In one step: cut short, it is done again, and must not count twice.
             self._since = _Since(None, bool(changes.moved), changes.updates or 0)
 
+    def restart(self) -> None:
+        """Count from now on."""
+        inside, self._since = self._since.entry is not None, _Since()
+        if inside:
+            self.enter()
+
     def changes(self) -> BufferChanges:
         """What happened in all entries so far."""
         held, entry = self._held(), self._since.entry or {}

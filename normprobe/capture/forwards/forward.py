@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from torch import nn
 
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.current_forward import ForwardState
+from normprobe.capture.forwards.phases import Phase, Phases
 from normprobe.capture.forwards.traced_tensors import TracedTensors
 from normprobe.capture.hooks.torch_internals import innermost_call, is_over
 from normprobe.samples.batch import Batch, Signatures, argument_sizes, decoder_sizes, read_batch
@@ -82,6 +84,7 @@ class Forward:
         traced: the sequences of the outputs of its layers, likewise.
         by_size: the masks where there are other numbers of positions, by the id of the mask at the input.
         frame: the call of its owner, as Python runs it.
+        phase: the phase of the run that it is of; None where it is no run.
     """
 
     state: ForwardState
@@ -106,6 +109,7 @@ class Forward:
     traced: TracedTensors = field(default_factory=TracedTensors)
     by_size: dict[int, MaskBySize] = field(default_factory=dict)
     frame: FrameType | None = None
+    phase: Phase | None = None
 
     def sequence(self, reads: str, padding: Padding | None) -> Sequence:
         """What a layer works on that reads this sequence, with the padding mask that it has."""
@@ -137,24 +141,27 @@ class Forward:
 class Forwards:
     """Counts the forwards of one probe and knows, for each thread, the one it is in.
 
-    A lock of its own guards the counts, so that a forward can begin while another thread measures.
+    A lock of their own guards the counts, so that a forward can begin while another thread measures.
 
     Attributes:
-        every: every how many a forward is measured.
+        phases: which of them are measured, and of which phase each is.
         calls: how many there were.
         measured: how many of them were measured.
         examples: how many examples they had.
         skipped: why forwards were no runs of the model, with how often.
+        lock: guards the counts.
+        on_end: what to call behind each forward.
         inside: the forward that each thread is in.
     """
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, phases: Phases) -> None:
+        self.phases = phases
         self.calls = 0
         self.measured = 0
         self.examples = 0
         self.skipped: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        self.on_end: Callable[[], None] | None = None
         self.inside = current_forward.new_current_forward()
         self._signatures = Signatures()
         self._two_sided: dict[int, bool] = {}
@@ -182,6 +189,8 @@ class Forwards:
         if forward is not None and forward.state.owner is module:
             self.inside.leave()
             forward.frame = None  # which keeps the local variables of the call alive
+            if self.on_end is not None:
+                self.on_end()
 
     def clear(self) -> None:
         """Forget any forward that was cut short."""
@@ -189,7 +198,7 @@ class Forwards:
 
     def begin_skipped(self, module: nn.Module, why: str) -> Forward:
         """Begin a forward that is no run of the module: its arguments are not looked at."""
-        with self._lock:
+        with self.lock:
             call, self.calls = self.calls, self.calls + 1
             self.skipped[why] = self.skipped.get(why, 0) + 1
         state = self.inside.begin(module, False, len(sites()))
@@ -203,9 +212,9 @@ class Forwards:
         """Begin a forward with this call of a module."""
         arguments = self._signatures.named(module, args, kwargs)
         # Only the numbers are drawn with the lock: reading masks and the batch may wait for a device.
-        with self._lock:
+        with self.lock:
             call = self.calls
-            measured = call % self.every == 0
+            phase, measured = self.phases.begin(module.training, call)
             self.calls += 1
             self.measured += measured
         # Of a forward that is not measured only the number of examples counts, for those after it.
@@ -214,26 +223,39 @@ class Forwards:
             own = None if masks.own is None else masks.own.real.shape
             batch = read_batch(arguments, own if measured else finder.sizes(arguments, args, kwargs))
         except BaseException:  # of the user's function: no forward came of it
-            self.withdraw(call, measured=measured)
+            self._withdraw(call, phase, measured=measured)
             raise
         if measured and not masks.two_sided and self._has_two_sides(module):
             masks = replace(masks, two_sided=True, cross=masks.cross or masks.own)
-        with self._lock:
+        with self.lock:
             first = self.examples
             self.examples += batch.size
         decoder = decoder_sizes(arguments)
         state = self.inside.begin(module, measured, len(sites()))
         sizes = argument_sizes(arguments) if measured else frozenset()
         forward = Forward(
-            state, call, first, batch, masks, decoder, argument_sizes=sizes, frame=innermost_call()
+            state,
+            call,
+            first,
+            batch,
+            masks,
+            decoder,
+            argument_sizes=sizes,
+            frame=innermost_call(),
+            phase=phase,
         )
         self.inside.enter(forward)
         return forward
 
-    def withdraw(self, call: int, *, measured: bool, examples: int = 0) -> None:
-        """Take back a forward that the user's mask or labels ended before it began."""
-        with self._lock:
+    def withdraw(self, forward: Forward) -> None:
+        """Take back a forward that the user's labels ended before it began."""
+        if forward.phase is not None:
+            self._withdraw(forward.call, forward.phase, measured=True, examples=forward.batch.size)
+
+    def _withdraw(self, call: int, phase: Phase, *, measured: bool, examples: int = 0) -> None:
+        with self.lock:
             self.measured -= measured
+            self.phases.withdraw(phase, measured=measured)
             if self.calls == call + 1:  # else another thread has drawn the next numbers
                 self.calls, self.examples = call, self.examples - examples
 
@@ -242,7 +264,7 @@ class Forwards:
         batch = as_time_first(forward.batch)
         if batch is forward.batch:
             return False
-        with self._lock:  # another thread may have begun a forward since: its first example stays as it is
+        with self.lock:  # another thread may have begun a forward since: its first example stays as it is
             self.examples += batch.size - forward.batch.size
         forward.batch = batch
         # Placements hang on sequences, so none made for the other batch is found again.

@@ -17,9 +17,11 @@ _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 
-def check_options(samples: Any, values: Any, every: Any, mask: Any) -> None:
+def check_options(samples: Any, values: Any, every: Any, window: Any, mask: Any) -> None:
     """Raise NormprobeError, with what is allowed, for an option out of range."""
     whole = {"values": (values, 0), "every": (every, 1)}
+    if window is not None:
+        whole["window"] = (window, 1)
     if samples != "all":
         whole["samples"] = (samples, 0)
     for name, (given, least) in whole.items():
@@ -30,6 +32,19 @@ def check_options(samples: Any, values: Any, every: Any, mask: Any) -> None:
         raise NormprobeError(
             'mask must be "auto", None, the name of an argument, a tensor, a callable or a dict of tensors '
             f"by layer, got {type(mask).__name__}"
+        )
+
+
+def check_step(step: Any, last: int | None) -> None:
+    """Raise NormprobeError if a step's number is none, or goes back."""
+    if step is None:
+        return
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise NormprobeError(f"step must be a whole number of at least 0, or None, got {step!r}")
+    if last is not None and step < last:
+        raise NormprobeError(
+            f"step {step} was told after step {last}: steps only go up; give a number that runs on over the "
+            "epochs, as trainer.global_step does, or none"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from normprobe.kernels import dispatch
 from normprobe.layers.module_attributes import attribute
 from normprobe.samples.fingerprint import digest
 from normprobe.samples.pad_tokens import PadToken, count_padding, pad_token
+from normprobe.tables.counted_notes import over_states
 from normprobe.tables.records import valid_text
 
 
@@ -47,17 +49,15 @@ def describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
-_OVER_STATES = (
-    "the weights changed between measured forwards ({} times), as in training: every statistic is over all "
-    "these states of the model and of none of them; `call` in samples tells the forwards apart"
-)
-
 _LONGEST = 300
 """Letters of a warning."""
 
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _PLAIN = (*_WHOLE, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Dtypes of first tensors that may be pending: not every operation knows the others."""
+
+_OF_DATA = ("_pending", "_numbers_pending", "_counts", "_digest", "_pads", "_fingerprinted", "_warnings")
+"""What of `RunInfo` is of the data alone, and not of the model."""
 
 _SMALL, _MOST_PENDING = 1 << 14, 1 << 16
 """Numbers of a first tensor that may be pending, and how many may be in all."""
@@ -95,17 +95,31 @@ class RunInfo:
     """Counts and fingerprints the data of the measured forwards; the probe's lock guards it."""
 
     def __init__(self) -> None:
+        self._units = {"unit": "position", "example_unit": "example"}
+        self._pad_of: dict[int, PadToken | None] = {}
+        self._reset()
+
+    def _reset(self) -> None:
         self._pending: list[_PendingBatch] = []
         self._numbers_pending = 0
         self._counts = {"examples": 0, "rows": 0, "padding": 0}
-        self._units = {"unit": "position", "example_unit": "example"}
         # A sum that wraps, so that forwards may come in any order and one can be withdrawn.
         self._digest = torch.zeros((), dtype=torch.int64)
         # By device, so that counting waits for none of them.
         self._pads: dict[torch.device, Tensor] = {}
-        self._pad_of: dict[int, PadToken | None] = {}
         self._fingerprinted = True
         self._warnings: dict[str, None] = {}
+
+    def take(self) -> dict[str, Any]:
+        """Hand over what is known of the data so far, for `put`, and begin anew."""
+        held = {name: getattr(self, name) for name in _OF_DATA}
+        self._reset()
+        return held
+
+    def put(self, held: Mapping[str, Any]) -> None:
+        """Go on with what was handed over."""
+        for name, value in held.items():
+            setattr(self, name, value)
 
     def note(self, what: str, error: Exception) -> None:
         """Warn once that something about the data is not known, because of an error."""
@@ -216,7 +230,7 @@ class RunInfo:
             weight_changes: before how many measured forwards the model's weights had changed.
         """
         self._flush()
-        said = [_OVER_STATES.format(weight_changes)] if weight_changes else []
+        said = over_states(weight_changes)
         # 0 stands for data that have no fingerprint.
         digests = {part: [self._counts["examples"], int(self._digest) if self._fingerprinted else 0]}
         known = any(pad is not None for pad in self._pad_of.values())

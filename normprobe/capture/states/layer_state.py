@@ -73,6 +73,8 @@ class LayerState:
         unlike: whether the call looked at last does not normalize, though others do.
         readings: which tensors of its calls it reads and writes.
         watched: whether hooks of others behind it were looked for.
+        shown_vectors: those of a window that is recorded after calls of another; None for the last ones.
+        reopened: whether what it holds is of a window that is not the first.
     """
 
     index: int
@@ -104,6 +106,8 @@ class LayerState:
     unlike: bool = False
     readings: Readings = field(init=False)
     watched: bool = False
+    shown_vectors: dict[str, NDArray[Any]] | None = None
+    reopened: bool = False
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
@@ -114,7 +118,7 @@ class LayerState:
         self.normalizes = "input" if certain and self.scaled else ""
         width = None if self.scaled else self.layer.n_features
         self.readings = Readings(certain=certain, width=width)
-        self._noted_modes: set[tuple[bool, bool, bool]] = set()
+        self.noted_modes: set[tuple[bool, bool, bool]] = set()
         self._stamps: list[Any] | None = None
         # The dictionaries themselves: their values may be replaced at any time.
         holders = (child for child in self.layer.module.children() if isinstance(child, PARAMETER_HOLDERS))
@@ -138,6 +142,11 @@ class LayerState:
     def empty_site(self) -> SiteState:
         """A fresh site that keeps as many samples and rows as those of the layer."""
         return SiteState.of(*self._reservoirs)
+
+    @property
+    def empty_reservoirs(self) -> tuple[Reservoir, Reservoir]:
+        """The reservoirs of samples and rows that its sites begin with."""
+        return self._reservoirs
 
     @property
     def aligned(self) -> bool:
@@ -183,8 +192,8 @@ class LayerState:
     def note_mode(self, training: bool) -> None:
         """Note the modes that the layer runs in."""
         mode = (training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        if mode not in self._noted_modes:
-            self._noted_modes.add(mode)
+        if mode not in self.noted_modes:
+            self.noted_modes.add(mode)
             self.modes["train" if training else "eval"] = None
             self.grads["grad" if mode[1] else "inference" if mode[2] else "no_grad"] = None
 
@@ -287,12 +296,15 @@ class LayerState:
         self._stamps = stamps
         return unchanged
 
-    def record(self, never: tuple[str, str], skipped: Mapping[str, int] | None = None) -> LayerRecord:
+    def record(
+        self, never: tuple[str, str], skipped: Mapping[str, int] | None = None, *, moves: bool = True
+    ) -> LayerRecord:
         """Freeze the state.
 
         Args:
             never: status and reason of a layer that did not fire.
             skipped: why forwards were left out, with how often.
+            moves: whether how running statistics moved is counted here, and not in another window.
         """
         calls = max(site.counters.calls for site in self.sites.values())
         status, reason = self._status(calls, never)
@@ -302,7 +314,8 @@ class LayerState:
         if fired and not self.aligned:
             notes.append(UNALIGNED)
         # Other kinds with running statistics (instance norm) have no finding that asks.
-        changes = self.buffers.changes() if self.view.kind == "batch_norm" else BufferChanges(None, None)
+        tracked = moves and self.view.kind == "batch_norm"
+        changes = self.buffers.changes() if tracked else BufferChanges(None, None)
         ledger = {
             **self._facts(changes),
             "training": "; ".join(self.modes),
@@ -322,9 +335,8 @@ class LayerState:
             "train_in_eval": self.train_in_eval,
         }
         sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
-        return LayerRecord(
-            ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
-        )
+        vectors = dict(self.shown_vectors or self.vectors)
+        return LayerRecord(ledger, self.depth if fired else None, tuple(sites) if fired else (), vectors)
 
     def _facts(self, changes: BufferChanges) -> dict[str, Any]:
         """The columns of the ledger that say what the layer is."""
@@ -350,7 +362,8 @@ class LayerState:
         without = not calls and not self.reasons.keys().isdisjoint((NO_INPUT, NO_OUTPUT))
         refused = self.refused or (NO_NUMBERS if without else "")
         # A layer none of whose calls could be measured fired all the same; its notes say why.
-        called = calls > 0 or self.depth is not None
+        begun = self.depth is not None and (self.firings > 0 or not self.reopened)
+        called = calls > 0 or begun
         return ("refused", refused) if refused else ("fired", "") if called else never
 
     def _via(self) -> str:

@@ -65,6 +65,29 @@ class SiteState:
         self.minimum, self.maximum, self.layout, self.time_axis = None, None, None, None
         self.unaligned, self.time_axis_certain = 0, False
 
+    def take(self) -> dict[str, Any]:
+        """Hand over what was measured, for `put`; how tensors read here stays."""
+        counters = self.counters
+        return {
+            **{name: getattr(self, name) for name in _MEASURED},
+            **{name: getattr(counters, name) for name in _COUNTED},
+        }
+
+    def put(self, held: dict[str, Any] | None, empty: tuple[Reservoir, Reservoir]) -> None:
+        """Go on with what was handed over, or with nothing but empty reservoirs.
+
+        In place, as the extension's hooks share the counters; a plan made for other reservoirs does not fit.
+        """
+        counters = self.counters
+        if held is None:
+            fresh = SiteState.of(*empty)
+            held = fresh.take()
+            # The next call is looked at in Python, which notes its modes and its mask.
+            counters.decided = False
+        for names, target in ((_MEASURED, self), (_COUNTED, counters)):
+            for name in names:
+                setattr(target, name, held[name])
+
     @staticmethod
     def of(samples: Reservoir, rows: Reservoir) -> SiteState:
         """A fresh site that keeps the moments of these samples and the raw rows of those."""
@@ -113,6 +136,10 @@ class SiteState:
             return None
         since = self.seen.totals(0, 0).features
         return since if self.unpadded is None else merge(self.unpadded, since)
+
+
+_MEASURED = ("accumulator", "seen", "unpadded", "dtypes", "minimum", "maximum")
+_COUNTED = ("samples", "rows", "dtype", "state", "calls", "n_samples", "masked", "firings")
 
 
 def _holder(value: float, example: int, position: int, feature: int) -> Holder | None:

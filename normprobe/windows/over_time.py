@@ -1,0 +1,66 @@
+"""What a recording shows over time: its windows, one of them, and a table of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import pandas as pd
+
+from normprobe.errors import names_checked
+from normprobe.tables.frames import Tables
+from normprobe.tables.window_facts import windows_of
+from normprobe.windows.series import Window, WindowSeries
+
+
+class OverTime:
+    """Tables, and the windows that they are the merge of; a recording is one."""
+
+    def __init__(self, tables: Tables, series: WindowSeries | None = None) -> None:
+        self._tables = tables
+        self._series = WindowSeries.of(tables) if series is None else series
+
+    @classmethod
+    def of_windows(cls, windows: Sequence[Tables]) -> Self:
+        """Those of a run, of whose windows these are the tables."""
+        if len(windows) == 1:
+            return cls(windows[0])
+        series = WindowSeries([Window(windows_of(tables)[0], tables) for tables in windows])
+        return cls(series.merged(), series)
+
+    @property
+    def windows(self) -> pd.DataFrame:
+        """A row per window of the run, in order: window, phase, first_step, last_step, forwards, file.
+
+        The tables of the recording are the exact merge of its windows, kept samples included. Steps are those
+        that `Probe.step` was given; where it was not called, a step is a forward, by its running number.
+        """
+        return self._series.frame
+
+    def window(self, number: int) -> Self:
+        """One window as a recording of its own, by its number in `windows`.
+
+        Raises:
+            RecordingError: there is no such window, or it was merged with others before it was saved.
+        """
+        return type(self)(self._series.tables(number))
+
+    @names_checked
+    def over_time(self, table: str, *, phase: str | None = None) -> pd.DataFrame:
+        """A table of every window, one after another, with its steps.
+
+        >>> layers = recording.over_time("layers", phase="train")
+        >>> layers.query("layer == 'norm' and site == 'input'").plot("last_step", "variance")
+
+        Args:
+            table: "layers", "features", "samples" or "ledger".
+            phase: the windows of one phase; by default of all.
+
+        Returns:
+            The table with the columns window, phase, first_step and last_step in front.
+
+        Raises:
+            RecordingError: there is no such table or phase, or the windows were merged before they were
+                saved.
+        """
+        return self._series.over_time(table, phase)

@@ -1,0 +1,120 @@
+"""The windows of a run in order: what each is of, the tables of one, and those of all over time or merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from normprobe.errors import RecordingError
+from normprobe.tables.frames import Tables
+from normprobe.tables.merging import merge_tables
+from normprobe.tables.window_facts import WindowFacts, windows_of
+
+COLUMNS = {
+    "window": "int64",
+    "phase": "string",
+    "first_step": "int64",
+    "last_step": "int64",
+    "forwards": "int64",
+    "file": "string",
+}
+"""The columns of the frame of windows."""
+
+_AT_ONCE = 16
+"""Windows merged together: a run of any length is merged in bounded memory."""
+
+_TABLES = ("layers", "features", "samples", "ledger")
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A window: what it is of, and its tables.
+
+    Attributes:
+        facts: which phase, steps and forwards.
+        tables: what was measured; None where it was saved with others in one recording.
+        file: the file that holds it, if one does.
+    """
+
+    facts: WindowFacts
+    tables: Tables | None = None
+    file: str | None = None
+
+
+class WindowSeries:
+    """The windows of a run, in the order of their first forward."""
+
+    def __init__(self, windows: Sequence[Window]) -> None:
+        self.windows = sorted(windows, key=lambda window: (window.facts["first_call"], window.facts["part"]))
+
+    @staticmethod
+    def of(tables: Tables) -> WindowSeries:
+        """The windows that a recording names: its own where it is of one, else without tables."""
+        facts = windows_of(tables)
+        return WindowSeries([Window(window, tables if len(facts) == 1 else None) for window in facts])
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row per window: its number, phase, steps, forwards and file."""
+        facts = [window.facts for window in self.windows]
+        columns = {
+            name: [one[name] for one in facts] for name in ("phase", "first_step", "last_step", "forwards")
+        }
+        files = [window.file for window in self.windows]
+        frame = pd.DataFrame({"window": range(len(facts)), **columns, "file": files}, columns=list(COLUMNS))
+        return frame.astype(COLUMNS)
+
+    def tables(self, number: int) -> Tables:
+        """The tables of one window.
+
+        Raises:
+            RecordingError: there is no such window, or it was merged with others before it was saved.
+        """
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(self.windows):
+            raise RecordingError(
+                f"window {number!r} is not in this recording, which has {len(self.windows)}; "
+                "see recording.windows"
+            )
+        found = self.windows[number].tables
+        if found is None:
+            raise RecordingError(
+                f"window {number} was merged with others into this recording and is not in it by itself; "
+                "load the folder that Probe(out=) wrote"
+            )
+        return found
+
+    def merged(self) -> Tables:
+        """The tables of the whole run."""
+        whole = self.tables(0)
+        for start in range(1, len(self.windows), _AT_ONCE):
+            some = range(start, min(start + _AT_ONCE, len(self.windows)))
+            whole = merge_tables([whole, *(self.tables(number) for number in some)])
+        return whole
+
+    def over_time(self, table: str, phase: str | None) -> pd.DataFrame:
+        """A table of every window, one after another.
+
+        Raises:
+            RecordingError: there is no such table or phase, or the windows are not here one by one.
+        """
+        if table not in _TABLES:
+            raise RecordingError(f"over_time takes {', '.join(_TABLES)}, got {table!r}")
+        frame = self.frame
+        phases = list(dict.fromkeys(frame["phase"]))
+        if phase is not None and phase not in phases:
+            raise RecordingError(
+                f"phase {phase!r} is not in this recording; it has {', '.join(phases) or 'none'}"
+            )
+        rows = frame if phase is None else frame[frame["phase"] == phase]
+        names = ["window", "phase", "first_step", "last_step"]
+        parts = [
+            getattr(self.tables(int(row["window"])), table).assign(**{name: row[name] for name in names})
+            for row in rows.to_dict("records")
+        ]
+        if not parts:
+            raise RecordingError("this recording has no windows; probe with Probe(model, window=...)")
+        joined: pd.DataFrame = pd.concat(parts, ignore_index=True)
+        joined = joined[names + [name for name in joined if name not in names]]
+        return joined.astype({name: COLUMNS[name] for name in names})
