@@ -17,6 +17,7 @@ from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
 from normprobe.capture.forwards.probe_options import by_name, check_options, shown
 from normprobe.capture.forwards.run_info import describe
+from normprobe.capture.gradients.loss_scale import loss_scale
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
@@ -56,6 +57,8 @@ class Probe:
         labels: LabelsOption = None,
         part: str | None = None,
         seed: int = 0,
+        gradients: bool = False,
+        scaler: Any = None,
     ) -> None:
         """Choose what to measure; nothing touches the model before the block is entered.
 
@@ -77,6 +80,9 @@ class Probe:
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
             part: names this probe's share of the data, so that nothing is merged twice.
             seed: changes which samples are kept.
+            gradients: also measure the gradients of what layers read and write, at the sites
+                `input_gradient` and `output_gradient`.
+            scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
 
         Raises:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
@@ -85,13 +91,11 @@ class Probe:
         if not isinstance(model, nn.Module):
             raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
         check_options(samples, values, every, mask)
-        self.model = model
+        self.model, self._mask, self._grad = model, mask, True
         # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
         self._filter = check_filters(layers, kinds)
-        self._mask = mask
         self._hooks: Hooks | None = None
-        self._grad = True
         self._final: Recording | None = None
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
@@ -100,6 +104,7 @@ class Probe:
             values=values,
             every=every,
             seed=seed,
+            loss_scale=loss_scale(gradients, scaler),
         )
         # Looked for here, so that a filter that fits nothing is an error before anything runs.
         found = find_layers(model, *self._filter)
@@ -204,6 +209,7 @@ class Probe:
             "values": callbacks.values,
             "every": forwards.every,
             "seed": callbacks.seed,
+            "gradients": callbacks.gradients is not None,
         }
         # A dictionary, not a set: the order is that of the layers, not of hashes.
         modes = {mode: None for state in states for mode in state.modes}

@@ -26,6 +26,11 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 INPUT, OUTPUT = "input", "output"
 """The two sites that every layer has; of a norm, before and after normalization."""
 
+INPUT_GRADIENT, OUTPUT_GRADIENT = "input_gradient", "output_gradient"
+GRADIENT_OF = {INPUT: INPUT_GRADIENT, OUTPUT: OUTPUT_GRADIENT}
+"""The sites of gradients, by what the gradient is of; layers have them where a probe was asked for them."""
+GRADIENT_SITES = tuple(GRADIENT_OF.values())
+
 
 @dataclass(frozen=True)
 class Site:
@@ -92,6 +97,8 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 # On import, so that they are the numbers 0 and 1, which `sign` draws hollow and filled.
 add_site(INPUT, "before", ("#0b62a8", "#6db8f2"))
 add_site(OUTPUT, "after", ("#b84a08", "#ffa05c"))
+add_site(INPUT_GRADIENT, "gradient before", ("#4a5fb0", "#a3b4f5"))
+add_site(OUTPUT_GRADIENT, "gradient after", ("#96405a", "#e99ab2"))
 
 QUANTIZED = "quantized"
 """The setting, True, of torch's quantized modules, whose classes are called as those that they replace."""

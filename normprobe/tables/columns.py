@@ -126,6 +126,7 @@ LEDGER: dict[str, tuple[str, str]] = {
     "running_dtype": (TEXT, "dtype of the running statistics"),
     "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
     "num_batches_tracked": (NUMBER, "batches that its running statistics have seen, where it counts them"),
+    "gradients": (NUMBER, "gradients measured at its output, or at its input where more were"),
 }
 
 OUTLIERS: dict[str, tuple[str, str]] = {
@@ -151,7 +152,7 @@ _OF_UNIT = {
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
     "share": "momentum",
     "ratio": "feature_ratio ratio",
-    "count": "num_batches_tracked groups calls n_samples n_features masked nonfinite_masked",
+    "count": "num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked",
     "index": "depth feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature",
 }
@@ -234,6 +235,7 @@ OPTIONAL = {
             "processes",
             "weights",
             "num_batches_tracked",
+            "gradients",
         )
     ),
 }

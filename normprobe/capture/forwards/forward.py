@@ -82,6 +82,7 @@ class Forward:
         traced: the sequences of the outputs of its layers, likewise.
         by_size: the masks where there are other numbers of positions, by the id of the mask at the input.
         frame: the call of its owner, as Python runs it.
+        trace: what its gradients need of it; None where none are measured.
     """
 
     state: ForwardState
@@ -106,6 +107,7 @@ class Forward:
     traced: TracedTensors = field(default_factory=TracedTensors)
     by_size: dict[int, MaskBySize] = field(default_factory=dict)
     frame: FrameType | None = None
+    trace: Any = None
 
     def sequence(self, reads: str, padding: Padding | None) -> Sequence:
         """What a layer works on that reads this sequence, with the padding mask that it has."""

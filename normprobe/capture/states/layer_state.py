@@ -28,9 +28,10 @@ from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
 from normprobe.samples.reservoir import Reservoir
 from normprobe.tables.records import LayerRecord, valid_name, valid_text
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import GRADIENT_SITES, INPUT, OUTPUT
 
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
+NONE_CAME = "no gradient came for {} of its tensors: backward was not run, or its loss does not need them"
 NO_NUMBERS = "none of its calls read and gave floating numbers"
 MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
@@ -73,6 +74,8 @@ class LayerState:
         unlike: whether the call looked at last does not normalize, though others do.
         readings: which tensors of its calls it reads and writes.
         watched: whether hooks of others behind it were looked for.
+        gradients: whether the gradients of its tensors are measured.
+        awaited_gradients: how many of its tensors wait for their gradient.
     """
 
     index: int
@@ -104,6 +107,8 @@ class LayerState:
     unlike: bool = False
     readings: Readings = field(init=False)
     watched: bool = False
+    gradients: bool = False
+    awaited_gradients: int = 0
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
@@ -125,14 +130,17 @@ class LayerState:
             self._stores.append(variables)
 
     @staticmethod
-    def of(index: int, layer: Layer, samples: Reservoir, rows: Reservoir) -> LayerState:
+    def of(
+        index: int, layer: Layer, samples: Reservoir, rows: Reservoir, *, gradients: bool = False
+    ) -> LayerState:
         """A fresh state, with the empty reservoirs that all fresh ones share."""
         # A layer that is a parameter has no call of its own, so nothing but what functions take and give.
         further = {} if layer.parameter else registered_sites(layer.module)
-        sites = {name: SiteState.of(samples, rows) for name in (INPUT, OUTPUT, *further)}
+        names = (INPUT, OUTPUT, *(GRADIENT_SITES if gradients else ()), *further)
+        sites = {name: SiteState.of(samples, rows) for name in names}
         settled, refused = layer.view.certain, layer.refused
         state = LayerState(index, layer, layer.view, sites, further, settled=settled, refused=refused)
-        state._reservoirs = samples, rows
+        state._reservoirs, state.gradients = (samples, rows), gradients
         return state
 
     def empty_site(self) -> SiteState:
@@ -294,13 +302,15 @@ class LayerState:
             never: status and reason of a layer that did not fire.
             skipped: why forwards were left out, with how often.
         """
-        calls = max(site.counters.calls for site in self.sites.values())
+        calls = max(site.counters.calls for name, site in self.sites.items() if name not in GRADIENT_SITES)
         status, reason = self._status(calls, never)
         fired = status == "fired"
         reasons = {**self.reasons, **(skipped or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
         if fired and not self.aligned:
             notes.append(UNALIGNED)
+        if self.awaited_gradients > 0:
+            notes.append(NONE_CAME.format(self.awaited_gradients))
         # Other kinds with running statistics (instance norm) have no finding that asks.
         changes = self.buffers.changes() if self.view.kind == "batch_norm" else BufferChanges(None, None)
         ledger = {
@@ -320,6 +330,7 @@ class LayerState:
             "firings": self.firings,
             "unmasked": self.unmasked,
             "train_in_eval": self.train_in_eval,
+            "gradients": self._gradients_measured(),
         }
         sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
         return LayerRecord(
@@ -352,6 +363,11 @@ class LayerState:
         # A layer none of whose calls could be measured fired all the same; its notes say why.
         called = calls > 0 or self.depth is not None
         return ("refused", refused) if refused else ("fired", "") if called else never
+
+    def _gradients_measured(self) -> int:
+        """How many gradients were measured at its output, or at its input where more were."""
+        measured = (self.sites[name].counters.calls for name in GRADIENT_SITES if name in self.sites)
+        return max(measured, default=0)
 
     def _via(self) -> str:
         """What saw its calls: hooks, the functions that use its weight, or both."""
