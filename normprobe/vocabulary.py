@@ -51,7 +51,7 @@ class Site:
     @property
     def sign(self) -> str:
         """Its marker as a letter, so that no colour is the only sign; of many sites some share one."""
-        return "○●■▲◆✚"[self.number if self.number < 2 else 2 + (self.number - 2) % 4]
+        return "○●■▲◆✚"[self.number if self.number < 2 else 2 + self.number % 4]
 
 
 _SITES: dict[str, Site] = {}
@@ -69,7 +69,7 @@ def add_site(name: str, label: str, colour: tuple[str, str] | None = None) -> Si
     """List a site, once; a site of this name that is listed stays as it is."""
     if name not in _SITES:
         number = len(_SITES)
-        _SITES[name] = Site(name, label, colour or SPARE_COLOURS[number % len(SPARE_COLOURS)], number)
+        _SITES[name] = Site(name, label, colour or SPARE_COLOURS[(number + 2) % len(SPARE_COLOURS)], number)
     return _SITES[name]
 
 

@@ -21,6 +21,7 @@ from normprobe.capture.functions.function_mode import FunctionCapture
 from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
 from normprobe.capture.gradients.gradient_capture import GradientCapture
 from normprobe.capture.gradients.loss_scale import LossScale
+from normprobe.capture.gradients.parameter_steps import ParameterSteps
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
@@ -96,7 +97,8 @@ class HookCallbacks:
         self._measurer = measurer
         self.gradients: GradientCapture | None = None
         if loss_scale is not None:
-            self.gradients = GradientCapture(self.lock, measurer, self._no_grad, loss_scale)
+            steps = ParameterSteps(self.states, self.lock, self._no_grad, self.run_info.note)
+            self.gradients = GradientCapture(self.lock, measurer, self._no_grad, loss_scale, steps)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, self._calls.snapshot_alone)
 
@@ -128,6 +130,8 @@ class HookCallbacks:
         # Before a call has told what they compute, norms of no particular kind may be batch norms.
         self._batch_norms = tuple(s for s in states if s.layer.view.kind in ("batch_norm", "norm"))
         self.weight_changes.enter()
+        if self.gradients is not None:
+            self.gradients.enter()
         uncompiled = self._uncompiled.enter(model)
         for state in states:
             if id(state.layer.module) in uncompiled:

@@ -19,6 +19,7 @@ from normprobe.tables.columns import SITE_KEY, based
 from normprobe.tables.derive import moments_of, row_starts, starts
 from normprobe.tables.frames import Tables
 from normprobe.tables.merging_ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
+from normprobe.tables.parameters import merge_parameters
 from normprobe.vocabulary import site_order
 
 _SUMS = ("calls", "n_samples", "masked", "nonfinite_masked", "within_sum", "within_count")
@@ -72,6 +73,7 @@ def merge_tables(parts: Sequence[Tables]) -> Tables:
         row_values=_values(shares, rows["_row"].to_numpy()),
         labels_base=based("labels_base", pd.concat([part.labels_base for part in parts])),
         facts=meta,
+        parameter_moments=merge_parameters([part.parameter_moments for part in parts]),
     )
     return _with_labels_in_use(merged)
 

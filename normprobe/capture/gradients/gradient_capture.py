@@ -14,6 +14,7 @@ from normprobe.capture.calls.call_tensors import RESULT, input_at, output_at
 from normprobe.capture.forwards.forward import Forward
 from normprobe.capture.gradients.forward_trace import ForwardTrace, RecentTensors
 from normprobe.capture.gradients.loss_scale import LossScale
+from normprobe.capture.gradients.parameter_steps import ParameterSteps
 from normprobe.capture.gradients.recomputation import MeasuredCall, Recomputations
 from normprobe.capture.gradients.tensor_hook import Reader, TensorHook
 from normprobe.capture.hooks.autograd_functions import enclosing_function
@@ -56,12 +57,23 @@ class GradientCapture:
         traced: how many forwards with gradients were measured.
     """
 
-    def __init__(self, lock: Any, measurer: NumberedMeasurer, no_grad: NoGrad, scale: LossScale) -> None:
+    def __init__(
+        self,
+        lock: Any,
+        measurer: NumberedMeasurer,
+        no_grad: NoGrad,
+        scale: LossScale,
+        steps: ParameterSteps,
+    ) -> None:
         self.traced = 0
         self._lock, self._measurer, self._no_grad = lock, measurer, no_grad
-        self._scale, self._recomputations = scale, Recomputations()
+        self._scale, self._recomputations, self._steps = scale, Recomputations(), steps
         self._recent = RecentTensors(*measurer.recent())
         self._hooks: weakref.WeakSet[TensorHook] = weakref.WeakSet()
+
+    def enter(self) -> None:
+        """Listen for steps of optimizers."""
+        self._steps.enter(lambda: self.traced)
 
     def begin(self, forward: Forward) -> None:
         """Give a forward that is measured its trace."""
@@ -70,7 +82,8 @@ class GradientCapture:
         forward.trace = ForwardTrace(forward.call, forward.first, forward.labels, enabled, self._recent)
 
     def leave(self) -> None:
-        """Take every hook off that a graph still holds."""
+        """Take every hook off that a graph still holds, and those of optimizers."""
+        self._steps.leave()
         for hook in list(self._hooks):
             hook.remove()
         self._hooks.clear()

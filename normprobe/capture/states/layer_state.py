@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from normprobe.capture.calls.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.calls.norm_facts import ShownByCall, is_trainable, norm_facts
 from normprobe.capture.calls.readings import NO_INPUT, NO_OUTPUT, Pair, PairChoice, Readings, fitting_pair
+from normprobe.capture.states.parameter_sums import ParameterSums
 from normprobe.capture.states.site_registry import TensorOf, registered_sites
 from normprobe.capture.states.site_state import SiteState
 from normprobe.capture.states.weight_digest import weight_digest
@@ -76,6 +77,7 @@ class LayerState:
         watched: whether hooks of others behind it were looked for.
         gradients: whether the gradients of its tensors are measured.
         awaited_gradients: how many of its tensors wait for their gradient.
+        parameters: what was measured of its parameters at steps, by their names in it.
     """
 
     index: int
@@ -109,6 +111,7 @@ class LayerState:
     watched: bool = False
     gradients: bool = False
     awaited_gradients: int = 0
+    parameters: dict[str, ParameterSums] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
@@ -333,9 +336,9 @@ class LayerState:
             "gradients": self._gradients_measured(),
         }
         sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
-        return LayerRecord(
-            ledger, self.depth if fired else None, tuple(sites) if fired else (), dict(self.vectors)
-        )
+        parameters = tuple(sums.record(name) for name, sums in self.parameters.items())
+        depth, of_sites = (self.depth, tuple(sites)) if fired else (None, ())
+        return LayerRecord(ledger, depth, of_sites, dict(self.vectors), parameters)
 
     def _facts(self, changes: BufferChanges) -> dict[str, Any]:
         """The columns of the ledger that say what the layer is."""
