@@ -253,5 +253,7 @@ def compare(
     if models is not None:
         of_a, of_b = (given if isinstance(given, Mapping) else stored_tensors(given) for given in models)
         stored = of_a, of_b
-    found = differences(a.tables, b.tables, same_data=same_data, level=level, stored=stored)
+    found = differences(
+        a.tables.activations, b.tables.activations, same_data=same_data, level=level, stored=stored
+    )
     return Comparison(found, (a, b))

@@ -19,6 +19,7 @@ from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name,
 from normprobe.capture.forwards.phases import Phase, Phases
 from normprobe.capture.forwards.probe_options import by_name, check_options, check_step, shown
 from normprobe.capture.freezing import Freezer
+from normprobe.capture.gradients.loss_scale import loss_scale
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
@@ -58,6 +59,8 @@ class Probe:
         labels: LabelsOption = None,
         part: str | None = None,
         seed: int = 0,
+        gradients: bool = False,
+        scaler: Any = None,
     ) -> None:
         """Choose what to measure; nothing touches the model before the block is entered.
 
@@ -84,6 +87,9 @@ class Probe:
                 twice. Probes of other parts keep other samples, so that their merge has some of each; without
                 a name two probes of the same data keep the same, and can be compared pair by pair.
             seed: changes which samples are kept.
+            gradients: also measure the gradients of what layers read and write, at the sites
+                `input_gradient` and `output_gradient`.
+            scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
 
         Raises:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
@@ -92,13 +98,11 @@ class Probe:
         if not isinstance(model, nn.Module):
             raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
         check_options(samples, values, every, window, mask)
-        self.model = model
+        self.model, self._mask, self._seed, self._grad = model, mask, seed, True
         # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
         self._filter = check_filters(layers, kinds)
-        self._mask, self._seed = mask, seed
         self._hooks: Hooks | None = None
-        self._grad = True
         self._final: Recording | None = None
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
@@ -107,6 +111,7 @@ class Probe:
             values=values,
             phases=Phases(every, window),
             seed=seed_of(seed, part),
+            loss_scale=loss_scale(gradients, scaler),
         )
         self._closed: list[Tables] = []
         self._freezer = Freezer(model, self._callbacks, self.part)
@@ -253,6 +258,7 @@ class Probe:
             "every": callbacks.forwards.phases.every,
             "window": callbacks.forwards.phases.window,
             "seed": self._seed,
+            "gradients": callbacks.gradients is not None,
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 

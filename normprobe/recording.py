@@ -59,6 +59,15 @@ class Recording(OverTime):
         return self._tables.ledger
 
     @property
+    def parameters(self) -> pd.DataFrame:
+        """A row per parameter of a layer: how large it, its gradients and its updates are.
+
+        Measured by ``Probe(model, gradients=True)`` at each step of an optimizer that follows a measured
+        forward; without that there are no rows.
+        """
+        return self._tables.parameters
+
+    @property
     def labels(self) -> pd.DataFrame:
         """The text of kept samples, where the probe was given ``labels``: part, example, position, text."""
         return self._tables.labels
@@ -111,7 +120,7 @@ class Recording(OverTime):
         """The figures of the report, each a method: ``recording.figures.depth_profile()`` is a Figure."""
         from normprobe.figures import RecordingFigures  # which loads matplotlib
 
-        return RecordingFigures(self._tables)
+        return RecordingFigures(self._tables.activations)
 
     def findings(self, checks: Any = None) -> pd.DataFrame:
         """What is worth a person's attention, a row each, errors first.
@@ -128,7 +137,7 @@ class Recording(OverTime):
 
         check_measured(self._tables)
         # A copy: what is kept is for report and export, too.
-        return self._found.copy() if checks is None else find(self._tables, checks)
+        return self._found.copy() if checks is None else find(self._tables.activations, checks)
 
     @names_checked
     def outliers(
@@ -153,7 +162,7 @@ class Recording(OverTime):
         Raises:
             NormprobeError: a limit is no number, is negative, or ``share`` is above 1.
         """
-        return outlier_table(self._tables, least=least, times=times, share=share, rows=rows)
+        return outlier_table(self._tables.activations, least=least, times=times, share=share, rows=rows)
 
     @cached_property
     def _found(self) -> pd.DataFrame:
@@ -163,7 +172,7 @@ class Recording(OverTime):
         """
         from normprobe.findings import find
 
-        return find(self._tables)
+        return find(self._tables.activations)
 
     def summary(self, checks: Any = None) -> Summary:
         """What `normprobe report` prints: what ran, notes, findings with advice, layers that stand out.
@@ -187,7 +196,7 @@ class Recording(OverTime):
         findings = self.findings(checks)
         return Summary(
             lambda width, unicode: terminal_text(
-                self._tables, findings, width=width, unicode=unicode, notes=True
+                self._tables.activations, findings, width=width, unicode=unicode, notes=True
             )
         )
 
@@ -281,7 +290,7 @@ class Recording(OverTime):
         # First, as the page names the tables beside it.
         written = write_tables(self._frames(findings), directory, tables)
         beside = [path.name for path in written]
-        page = write_report(self._tables, findings, Path(directory), panels=panels, beside=beside)
+        page = write_report(self._tables.activations, findings, Path(directory), panels=panels, beside=beside)
         remove_tables(Path(directory), earlier, beside)
         if said := replaced(earlier, str(self._tables.facts["name"])):
             warn(f"{said} in {directory}")
@@ -312,19 +321,20 @@ class Recording(OverTime):
         tables = self._tables
         frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
         findings = self._found if findings is None else findings
+        frames |= {} if tables.parameter_moments.empty else {"parameters": tables.parameters}
         return {**frames, "findings": findings, "outliers": self.outliers()}
 
     def __repr__(self) -> str:
         """One line: layers by kind, samples, findings."""
         from normprobe.report import one_line
 
-        return one_line(self._tables, self._found)
+        return one_line(self._tables.activations, self._found)
 
     def _repr_html_(self) -> str:
         """The cell that a notebook shows."""
         from normprobe.report import notebook_html
 
-        return notebook_html(self._tables, self._found)
+        return notebook_html(self._tables.activations, self._found)
 
 
 def load(path: str | Path) -> Recording:

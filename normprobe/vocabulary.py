@@ -26,6 +26,11 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 INPUT, OUTPUT = "input", "output"
 """The two sites that every layer has; of a norm, before and after normalization."""
 
+INPUT_GRADIENT, OUTPUT_GRADIENT = "input_gradient", "output_gradient"
+GRADIENT_OF = {INPUT: INPUT_GRADIENT, OUTPUT: OUTPUT_GRADIENT}
+"""The sites of gradients, by what the gradient is of; layers have them where a probe was asked for them."""
+GRADIENT_SITES = tuple(GRADIENT_OF.values())
+
 
 @dataclass(frozen=True)
 class Site:
@@ -46,7 +51,7 @@ class Site:
     @property
     def sign(self) -> str:
         """Its marker as a letter, so that no colour is the only sign; of many sites some share one."""
-        return "○●■▲◆✚"[self.number if self.number < 2 else 2 + (self.number - 2) % 4]
+        return "○●■▲◆✚"[self.number if self.number < 2 else 2 + self.number % 4]
 
 
 _SITES: dict[str, Site] = {}
@@ -64,7 +69,7 @@ def add_site(name: str, label: str, colour: tuple[str, str] | None = None) -> Si
     """List a site, once; a site of this name that is listed stays as it is."""
     if name not in _SITES:
         number = len(_SITES)
-        _SITES[name] = Site(name, label, colour or SPARE_COLOURS[number % len(SPARE_COLOURS)], number)
+        _SITES[name] = Site(name, label, colour or SPARE_COLOURS[(number + 2) % len(SPARE_COLOURS)], number)
     return _SITES[name]
 
 
@@ -92,6 +97,8 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 # On import, so that they are the numbers 0 and 1, which `sign` draws hollow and filled.
 add_site(INPUT, "before", ("#0b62a8", "#6db8f2"))
 add_site(OUTPUT, "after", ("#b84a08", "#ffa05c"))
+add_site(INPUT_GRADIENT, "gradient before", ("#4a5fb0", "#a3b4f5"))
+add_site(OUTPUT_GRADIENT, "gradient after", ("#96405a", "#e99ab2"))
 
 QUANTIZED = "quantized"
 """The setting, True, of torch's quantized modules, whose classes are called as those that they replace."""

@@ -20,6 +20,9 @@ from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.forwards.weight_changes import WeightChanges
 from normprobe.capture.functions.function_mode import FunctionCapture
 from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
+from normprobe.capture.gradients.gradient_capture import GradientCapture
+from normprobe.capture.gradients.loss_scale import LossScale
+from normprobe.capture.gradients.parameter_steps import ParameterSteps
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
@@ -62,6 +65,7 @@ class HookCallbacks:
         windows: what was measured in the open window of each phase.
         weight_changes: whether parameters change between measured forwards.
         entered: ids of the modules that hold a layer and were called.
+        gradients: what measures gradients, too; None where only activations are.
         lock: guards the states, the run's data and the plans, for models called from several threads. It is
             reentrant: the extension's hooks hold it when they call `LayerCalls.snapshot_alone`.
     """
@@ -75,6 +79,7 @@ class HookCallbacks:
         values: int,
         phases: Phases,
         seed: int,
+        loss_scale: LossScale | None = None,
     ) -> None:
         self.run_info = RunInfo()
         self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
@@ -94,7 +99,12 @@ class HookCallbacks:
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
         measurer = Measurer(seed, samples, self._sequences.holds_padding)
         self._measurer = measurer
-        self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of)
+        self.gradients: GradientCapture | None = None
+        if loss_scale is not None:
+            steps = ParameterSteps(self.states, self.lock, self._no_grad, self.run_info.note)
+            given = self.lock, measurer, self._no_grad, loss_scale, steps
+            self.gradients = GradientCapture(*given, enter_phase=self.windows.enter)
+        self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, self._calls.snapshot_alone)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
@@ -108,7 +118,8 @@ class HookCallbacks:
         if layer.key not in self.states:
             rows = min(8, self.values) if layer.view.kind == "linear" else self.values
             reservoirs = self._reservoirs.of(self.samples), self._reservoirs.of(rows)
-            self.states[layer.key] = LayerState.of(len(self.states), layer, *reservoirs)
+            gradients = self.gradients is not None
+            self.states[layer.key] = LayerState.of(len(self.states), layer, *reservoirs, gradients=gradients)
         return self.states[layer.key]
 
     def layers(self) -> list[Layer]:
@@ -124,6 +135,8 @@ class HookCallbacks:
         # Before a call has told what they compute, norms of no particular kind may be batch norms.
         self._batch_norms = tuple(s for s in states if s.layer.view.kind in ("batch_norm", "norm"))
         self.weight_changes.enter()
+        if self.gradients is not None:
+            self.gradients.enter()
         uncompiled = self._uncompiled.enter(model)
         for state in states:
             if id(state.layer.module) in uncompiled:
@@ -197,6 +210,7 @@ class HookCallbacks:
         """
         return (
             self.function_capture.close,
+            *([] if self.gradients is None else [self.gradients.leave]),
             self.weight_changes.leave,
             self._uncompiled.leave,
             self.forwards.clear,
@@ -273,6 +287,8 @@ class HookCallbacks:
             except BaseException:
                 self.forwards.withdraw(forward)
                 raise
+            if self.gradients is not None:
+                self.gradients.begin(forward)
             with self.lock, ModesAside(), self._no_grad:
                 self._measurer.begin(forward)
                 self.run_info.add(forward)
@@ -324,6 +340,9 @@ class HookCallbacks:
         self, state: LayerState, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         if in_backward():
+            # The same data a second time; but where it had no graph the first time, gradients come now.
+            if self.gradients is not None:
+                self.gradients.again(state, args, kwargs)
             return
         forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
         if forward.state.measured and not state.refused:
@@ -340,7 +359,10 @@ class HookCallbacks:
 
     def _after(self, state: LayerState, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         forward = self.forwards.current
-        if not in_backward() and forward is not None:
+        if in_backward():
+            if self.gradients is not None:
+                self.gradients.again(state, args, kwargs, output)
+        elif forward is not None:
             self._calls.end(state, forward, (args, kwargs, output))
             if state.further_sites and output is not None and forward.state.measured:
                 self._observe_further(state, forward, (module, args, kwargs, output))

@@ -22,6 +22,7 @@ from normprobe.capture.calls.call_tensors import (
 from normprobe.capture.calls.readings import (
     NO_INPUT,
     NO_OUTPUT,
+    Held,
     OpenCall,
     OwnResult,
     Pair,
@@ -29,6 +30,7 @@ from normprobe.capture.calls.readings import (
     left_out,
 )
 from normprobe.capture.forwards.forward import Forward, Sequence
+from normprobe.capture.gradients.gradient_capture import GradientCapture
 from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import ModesAside
 from normprobe.capture.measure import Measurer
@@ -37,6 +39,10 @@ from normprobe.layers.norms.call import graph_index
 from normprobe.vocabulary import INPUT, OUTPUT
 
 CHANGED = "its output is as hooks behind it leave it, which change what the layer itself gives"
+
+
+Tensors = tuple[Tensor, Tensor | None]
+"""What is measured, and the tensor of the graph that it is or was copied from; None where that is gone."""
 
 
 class LayerCalls:
@@ -52,8 +58,9 @@ class LayerCalls:
         measurer: Measurer,
         no_grad: NoGrad,
         sequence_of: Callable[[LayerState, str, Tensor, Forward], Sequence],
+        gradients: GradientCapture | None,
     ) -> None:
-        self.lock = lock
+        self.lock, self._gradients = lock, gradients
         self._measurer, self._no_grad, self._sequence_of = measurer, no_grad, sequence_of
         self._depth = 0
 
@@ -129,7 +136,7 @@ class LayerCalls:
             # A clone, for the layer may have overwritten what it read.
             held = opened.held.get(reading.input)
             tensor = tensor_at(call, reading.input) if held is None else held.clone
-            self._measure_input(state, forward, tensor, opened)
+            self._measure_input(state, forward, tensor, opened, held)
         output = output_at(call, reading)
         if opened.own is not None and opened.own.is_part():
             # Hooks behind it make whole, or plain, what it gives; the next call must be looked at, too.
@@ -137,7 +144,7 @@ class LayerCalls:
         if output is None:
             state.note(NO_OUTPUT)
             return
-        self._observe(state, OUTPUT, output, forward, opened.graphs)
+        self._observe(state, OUTPUT, (output, output), forward, opened.graphs)
         state.note_mode(module.training)
         self.snapshot(state, module)
         # Last: only what was measured whole may go through the extension's hooks from now on.
@@ -167,29 +174,38 @@ class LayerCalls:
         chosen[:] = [state.settle(state.layer.module, choice)]
 
     def _measure_input(
-        self, state: LayerState, forward: Forward, tensor: Tensor | None, opened: OpenCall
+        self,
+        state: LayerState,
+        forward: Forward,
+        tensor: Tensor | None,
+        opened: OpenCall,
+        held: Held | None = None,
     ) -> None:
         if tensor is None:
             state.note(NO_INPUT)
         else:
-            self._observe(state, INPUT, tensor, forward, opened.graphs)
+            read = tensor if held is None else held.tensor if held.is_as_it_was() else None
+            self._observe(state, INPUT, (tensor, read), forward, opened.graphs)
 
     def observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
         """Measure a tensor at a site of a layer."""
         with self.lock, ModesAside():
-            self._measure(state, site, tensor, forward, None)
+            self._measure(state, site, (tensor, tensor), forward, None)
 
     def _observe(
-        self, state: LayerState, site: str, tensor: Tensor, forward: Forward, graphs: Tensor | None
+        self, state: LayerState, site: str, tensors: Tensors, forward: Forward, graphs: Tensor | None
     ) -> None:
-        measure = partial(self._measure, state, site, tensor, forward, graphs)
+        measure = partial(self._measure, state, site, tensors, forward, graphs)
         self.guard(state, f"a call at its {site}", measure)
 
     def _measure(
-        self, state: LayerState, site: str, tensor: Tensor, forward: Forward, graphs: Tensor | None
+        self, state: LayerState, site: str, tensors: Tensors, forward: Forward, graphs: Tensor | None
     ) -> None:
+        tensor, followed = tensors
         sequence = self._sequence_of(state, site, tensor, forward)
-        self._measurer.observe(state, site, tensor, forward, sequence, graphs=graphs)
+        numbered = self._measurer.observe(state, site, tensor, forward, sequence, graphs=graphs)
+        if self._gradients is not None:
+            self._gradients.follow(state, site, followed, forward, numbered)
 
     def snapshot_alone(self, state: LayerState, module: nn.Module) -> None:
         """`snapshot` for the extension's hooks, around which no modes are aside."""

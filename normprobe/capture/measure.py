@@ -18,6 +18,7 @@ from torch import Tensor
 from normprobe.capture.forwards.forward import Forward, Sequence
 from normprobe.capture.hooks.torch_internals import unmeasurable
 from normprobe.capture.identity.no_data import is_no_data
+from normprobe.capture.identity.numbered import Numbered
 from normprobe.capture.identity.plan_cache import PlanCache
 from normprobe.capture.identity.sample_numbers import (
     place,
@@ -58,7 +59,7 @@ class Observation:
     name: str
     tensor: Tensor
     forward: Forward
-    sequence: Sequence
+    sequence: Any
     repeat: int
     graphs: Tensor | None = None
 
@@ -100,8 +101,8 @@ class Measurer:
         sequence: Sequence,
         *,
         graphs: Tensor | None = None,
-    ) -> None:
-        """Measure ``tensor`` at the site ``name`` of a layer and add it to what is kept."""
+    ) -> Numbered | None:
+        """Measure ``tensor`` at the site ``name`` of a layer; its samples, or None where it is left out."""
         repeat = forward.state.next_repeat(state.index, site_of(name).number)
         observation = Observation(state, name, tensor, forward, sequence, repeat, graphs)
         # The repeat is drawn first: a call that is left out is still one of the layer's calls in this
@@ -109,14 +110,57 @@ class Measurer:
         why = unmeasurable(tensor)
         if why:
             state.note(why)
-        elif tensor.is_nested:
-            self._observe_nested(observation)
+            return None
+        if tensor.is_nested:
+            selection = self._observe_nested(observation)
         elif state.view.graph and tensor.dim() == 2:
-            self._observe_graphs(observation)
+            selection = self._observe_graphs(observation)
         else:
-            self._observe_dense(observation)
+            selection = self._observe_dense(observation)
+        return None if selection is None or forward.trace is None else _numbered(observation, selection)
 
-    def _observe_dense(self, observation: Observation) -> None:
+    def observe_numbered(
+        self,
+        state: LayerState,
+        name: str,
+        tensor: Tensor,
+        forward: Any,
+        *,
+        numbered: Numbered,
+        repeat: int,
+        dtype: torch.dtype,
+    ) -> None:
+        """Measure a tensor whose samples are those of another one, measured before.
+
+        Args:
+            state: the layer.
+            name: the site.
+            tensor: of the sizes of the other.
+            forward: what stands in for the forward (`gradients.forward_trace`).
+            numbered: the samples.
+            repeat: which of the layer's tensors at this site in the forward it is.
+            dtype: its dtype as the model has it.
+        """
+        observation = Observation(state, name, tensor, forward, None, repeat, numbered.graphs)
+        reservoir = observation.site.counters.samples
+        selection = select(numbered.placement, forward, repeat, reservoir, sizes=numbered.sizes)
+        graphs = numbered.graphs is not None
+        width = tensor.shape[1] if graphs else extent_of(state.view, tensor.shape).features
+        if not _fits(observation, width):
+            return
+        raw = select_rows(selection, forward, observation.site.counters.rows, self.seed)
+        if graphs:
+            _add_arranged(observation, by_graph(tensor.detach(), numbered.graphs)[0], selection, raw)
+        elif not self._add_strided(observation, selection, raw):
+            _add_arranged(observation, _values(observation), selection, raw)
+        _count(observation, selection, raw, dtype)
+
+    def recent(self) -> tuple[Any, int]:
+        """Room for the moments of tensors just measured, and how many threads may measure one."""
+        compiled = self._compiled
+        return (None, 1) if compiled is None else (compiled.RecentMoments(), compiled.threads())
+
+    def _observe_dense(self, observation: Observation) -> Selection | None:
         """Measure a tensor that has one shape.
 
         The order matters: nothing is counted before the tensor's width is found to fit, and rows are chosen
@@ -127,10 +171,10 @@ class Measurer:
         forward, grid = observation.forward, observation.sequence.grid
         given = observation.state, observation.name, tensor, extent.leading
         if extent.leading and is_no_data(*given, forward=forward, grid=grid):
-            return
+            return None
         selection = self._select(observation, extent)
         if not _fits(observation, extent.features):
-            return
+            return None
         raw = select_rows(selection, observation.forward, site.counters.rows, self.seed)
         # A batch norm's statistics are over the padding, too: what it saw is summed beside what is real.
         padded = observation.state.view.kind == "batch_norm" and selection.choice.real is not None
@@ -152,6 +196,7 @@ class Measurer:
             observation.state.unmasked += self._holds_padding(
                 extent, observation.forward, observation.sequence
             )
+        return selection
 
     def _select(self, observation: Observation, extent: Extent) -> Selection:
         """Number the samples of a tensor of this extent, and choose among them."""
@@ -169,7 +214,7 @@ class Measurer:
         why, sizes = unfit(extent, observation.sequence, placement), (extent.samples, extent.rows)
         return select(placement, forward, observation.repeat, reservoir, sizes=sizes, unfit=why)
 
-    def _observe_nested(self, observation: Observation) -> None:
+    def _observe_nested(self, observation: Observation) -> Selection | None:
         """Measure a NestedTensor: its components are the examples, their rows the positions."""
         site, forward = observation.site, observation.forward
         # Its sizes are ragged, so no plan and no layout: every call is arranged and numbered anew.
@@ -184,8 +229,10 @@ class Measurer:
             raw = select_rows(selection, forward, site.counters.rows, self.seed)
             _add_arranged(observation, values, selection, raw)
             _count(observation, selection, raw)
+            return selection
+        return None
 
-    def _observe_graphs(self, observation: Observation) -> None:
+    def _observe_graphs(self, observation: Observation) -> Selection | None:
         """Measure the rows of graphs: each is an example, whose rows are its nodes."""
         site, forward, rows = observation.site, observation.forward, observation.tensor.detach()
         values, real = by_graph(rows, observation.graphs)
@@ -196,6 +243,8 @@ class Measurer:
             raw = select_rows(selection, forward, site.counters.rows, self.seed)
             _add_arranged(observation, values, selection, raw)
             _count(observation, selection, raw)
+            return selection
+        return None
 
     def _add_strided(self, observation: Observation, selection: Selection, raw: RawSelection) -> bool:
         """Let the compiled kernel read the tensor by its own shape and strides; False if it cannot."""
@@ -220,11 +269,19 @@ def _is_repeatable(observation: Observation, selection: Selection) -> bool:
     """Whether a plan of what was decided holds for other sites in this forward, and for the next.
 
     Layers with registered sites never take the extension's hooks, so nobody would read a plan made for
-    them, and making it again at each forward would discard those that are planned ahead for all others.
+    them, and making it again at each forward would discard those that are planned ahead for all others. Those
+    whose gradients are measured come here for the numbers of their samples.
     """
     state, forward = observation.state, observation.forward
     first = forward.single_sequence and observation.repeat == 0
-    return first and selection.placement.aligned and not state.further_sites
+    return first and selection.placement.aligned and not state.further_sites and not state.gradients
+
+
+def _numbered(observation: Observation, selection: Selection) -> Numbered:
+    choice, nested = selection.choice, observation.tensor.is_nested
+    sizes = (choice.samples, choice.rows)
+    graphs = observation.graphs if observation.state.view.graph else None
+    return Numbered(selection.placement, sizes, observation.repeat, graphs, nested)
 
 
 def _fits(observation: Observation, width: int) -> bool:
@@ -296,7 +353,9 @@ def _add_padded(
     site.seen.add(values, Choice(selection.choice.samples, selection.choice.rows))
 
 
-def _count(observation: Observation, selection: Selection, raw: RawSelection) -> None:
+def _count(
+    observation: Observation, selection: Selection, raw: RawSelection, dtype: torch.dtype | None = None
+) -> None:
     """Count a measured call; note which mask was applied, why one was not, and that no sample was left."""
     site, state = observation.site, observation.state
     counters = site.counters
@@ -304,7 +363,7 @@ def _count(observation: Observation, selection: Selection, raw: RawSelection) ->
     counters.calls += 1
     counters.n_samples += selection.n_samples
     counters.masked += selection.masked
-    site.note_dtype(observation.tensor.dtype)
+    site.note_dtype(dtype or observation.tensor.dtype)
     if selection.masked_by:
         state.masked_by[selection.masked_by] = None
     if selection.unfit and observation.name != OUTPUT:

@@ -58,7 +58,7 @@ def print_summary(
     from normprobe.report import stdout_unicode, stdout_width, terminal_text
 
     text = terminal_text(
-        recording.tables,
+        recording.tables.activations,
         findings,
         width=stdout_width(),
         unicode=stdout_unicode(),
@@ -74,7 +74,9 @@ def print_findings(recording: Recording, findings: pd.DataFrame, *, err: bool = 
 
     # Laid out for the stream that it goes to.
     with redirect_stdout(sys.stderr if err else sys.stdout):
-        text = findings_text(recording.tables, findings, width=stdout_width(), unicode=stdout_unicode())
+        text = findings_text(
+            recording.tables.activations, findings, width=stdout_width(), unicode=stdout_unicode()
+        )
         click.echo(_coloured(text) if colourful() else text)
 
 

@@ -126,6 +126,7 @@ LEDGER: dict[str, tuple[str, str]] = {
     "running_dtype": (TEXT, "dtype of the running statistics"),
     "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
     "num_batches_tracked": (NUMBER, "batches that its running statistics have seen, where it counts them"),
+    "gradients": (NUMBER, "gradients measured at its output, or at its input where more were"),
 }
 
 OUTLIERS: dict[str, tuple[str, str]] = {
@@ -138,20 +139,44 @@ OUTLIERS: dict[str, tuple[str, str]] = {
     "kind": (TEXT, "kind of the layer"),
 }
 
+PARAMETERS: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "kind": (TEXT, "kind of the layer"),
+    "parameter": (TEXT, "name of the parameter in the module"),
+    "size": (WHOLE, "how many numbers it has"),
+    "steps": (WHOLE, "steps of an optimizer that were measured"),
+    "weight_rms": (REAL, "root mean square of its finite numbers ahead of these steps"),
+    "weight_max": (REAL, "largest finite |number|"),
+    "weight_nonfinite": (WHOLE, "NaN or infinite numbers over all steps"),
+    "gradients": (WHOLE, "steps at which it had a finite gradient"),
+    "gradient_rms": (REAL, "root mean square of these gradients, the loss's scale divided out"),
+    "gradient_max": (REAL, "largest |number| of them"),
+    "gradient_nonfinite": (WHOLE, "NaN or infinite numbers of its gradients over all steps"),
+    "skipped": (WHOLE, "steps at which its gradient held such numbers; they enter no other column"),
+    "updates": (WHOLE, "steps whose change is known"),
+    "update_rms": (REAL, "root mean square of what such a step changed"),
+    "update_max": (REAL, "largest |change| of a number"),
+    "update_ratio": (REAL, "update_rms ÷ the root mean square of the parameter ahead of these steps"),
+}
+
 TABLES = {
     "layers": LAYERS,
     "features": FEATURES,
     "samples": SAMPLES,
     "ledger": LEDGER,
     "outliers": OUTLIERS,
+    "parameters": PARAMETERS,
 }
 
 _OF_UNIT = {
-    "value": "abs_median abs_max weight bias running_mean seen_mean",
+    "value": "abs_median abs_max weight bias running_mean seen_mean weight_rms weight_max update_rms "
+    "update_max",
+    "gradient": "gradient_rms gradient_max",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
     "share": "momentum",
-    "ratio": "feature_ratio ratio",
-    "count": "num_batches_tracked groups calls n_samples n_features masked nonfinite_masked",
+    "ratio": "feature_ratio ratio update_ratio",
+    "count": "num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
+    "steps weight_nonfinite gradient_nonfinite skipped updates",
     "index": "depth feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature",
 }
@@ -176,6 +201,14 @@ def _cast(frame: pd.DataFrame, dtypes: dict[str, str]) -> pd.DataFrame:
 
 _HELD = {f"{end}_{name}": NUMBER for end in ("min", "max") for name in ("example", "position", "feature")}
 _IDENTITY = dict.fromkeys(("place", "part", "call", "repeat", "example", "position", "hash"), WHOLE)
+
+PARAMETER_COUNTS = (
+    *("steps", "weight_count", "weight_nonfinite", "gradients", "gradient_count", "gradient_nonfinite"),
+    *("skipped", "updates", "update_count"),
+)
+PARAMETER_SQUARES = ("weight_square", "gradient_square", "update_square", "updated_square")
+PARAMETER_LARGEST = ("weight_max", "gradient_max", "update_max")
+"""What is held of parameters: sums over steps, and the largest magnitudes."""
 
 BASE: dict[str, dict[str, str]] = {
     "ledger_base": {
@@ -211,6 +244,11 @@ BASE: dict[str, dict[str, str]] = {
     },
     "rows": _IDENTITY,
     "labels_base": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
+    "parameter_moments": {
+        **{"layer": TEXT, "parameter": TEXT, "size": WHOLE},
+        **dict.fromkeys(PARAMETER_COUNTS, WHOLE),
+        **dict.fromkeys((*PARAMETER_SQUARES, *PARAMETER_LARGEST), REAL),
+    },
 }
 """The frames that hold moments, as they are saved and merged: columns and dtypes.
 
@@ -234,6 +272,7 @@ OPTIONAL = {
             "processes",
             "weights",
             "num_batches_tracked",
+            "gradients",
         )
     ),
 }

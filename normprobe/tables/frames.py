@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import build, derive
+from normprobe.tables.activations import of_activations
 from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
+from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
 from normprobe.tables.records import LayerRecord
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
 
@@ -47,6 +49,7 @@ class Tables:
         row_values: the numbers of these rows, one row after the other, float32 or float64.
         labels_base: part, example, position and text of kept samples, where the text is known.
         facts: model, data, counts, options and versions, as JSON holds them.
+        parameter_moments: a row per parameter, where gradients were measured.
     """
 
     ledger_base: pd.DataFrame
@@ -57,6 +60,7 @@ class Tables:
     row_values: NDArray[Any]
     labels_base: pd.DataFrame
     facts: Mapping[str, Any]
+    parameter_moments: pd.DataFrame = field(default_factory=no_parameters)
 
     @property
     def layers(self) -> pd.DataFrame:
@@ -79,6 +83,11 @@ class Tables:
         return _handed_out(self._ledger)
 
     @property
+    def parameters(self) -> pd.DataFrame:
+        """A row per parameter of a layer, where gradients were measured."""
+        return _handed_out(self._parameters)
+
+    @property
     def labels(self) -> pd.DataFrame:
         """A row per labelled sample: part, example, position, text."""
         return _handed_out(self.labels_base)
@@ -87,6 +96,13 @@ class Tables:
     def meta(self) -> dict[str, Any]:
         """Model, data, counts, options and versions."""
         return deepcopy(dict(self.facts))
+
+    @cached_property
+    def activations(self) -> Tables:
+        """These tables without the sites of gradients; these very ones where there are none."""
+        frames = self.sites, self.feature_moments, self.sample_moments, self.rows, self.row_values
+        found = of_activations(*frames)
+        return self if found is None else replace(self, **found)
 
     @cached_property
     def _layers(self) -> pd.DataFrame:
@@ -104,6 +120,10 @@ class Tables:
     @cached_property
     def _ledger(self) -> pd.DataFrame:
         return derive.ledger_table(self.ledger_base)
+
+    @cached_property
+    def _parameters(self) -> pd.DataFrame:
+        return parameter_table(self.parameter_moments, self.ledger_base)
 
     @cached_property
     def _places(self) -> dict[tuple[str, str], int]:
@@ -189,4 +209,5 @@ def build_tables(records: Sequence[LayerRecord], meta: Mapping[str, Any], part: 
         row_values=values,
         labels_base=based("labels_base", build.label_frame(every, part)),
         facts=deepcopy(dict(meta)),
+        parameter_moments=parameter_frame(records),
     )

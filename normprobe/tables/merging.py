@@ -20,6 +20,7 @@ from normprobe.tables.derive import moments_of, row_starts, starts
 from normprobe.tables.frames import Tables
 from normprobe.tables.merging_checks import check_apart
 from normprobe.tables.merging_ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
+from normprobe.tables.parameters import merge_parameters
 from normprobe.tables.window_facts import first_call, last_call
 from normprobe.vocabulary import site_order
 
@@ -96,6 +97,7 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
         row_values=_values(shares, rows["_row"].to_numpy()),
         labels_base=based("labels_base", pd.concat([part.labels_base for part in parts])),
         facts=meta,
+        parameter_moments=merge_parameters([part.parameter_moments for part in parts]),
     )
     return _with_labels_in_use(merged)
 

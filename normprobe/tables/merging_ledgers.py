@@ -38,6 +38,7 @@ def with_every_layer(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
         return list(frames)
     blank: dict[str, Any] = dict.fromkeys(("via", "masked_by", "training", "grad"), "")
     blank |= {"calls": 0, "firings": 0, "unmasked": 0, "status": "never fired", "reason": _NEVER_USED}
+    blank["gradients"] = 0
     blank |= dict.fromkeys(("depth", "aligned"), pd.NA)
     never_used = parameters.assign(**blank)
     return [_completed(frame, never_used) for frame in frames]
@@ -88,7 +89,7 @@ def _row(rows: Sequence[dict[str, Any]], *, in_sequence: bool) -> dict[str, Any]
         "calls": sum(row["calls"] for row in rows),
         **{
             name: _of_known(sum, columns[name])
-            for name in ("updates", "firings", "unmasked", "train_in_eval")
+            for name in ("updates", "firings", "unmasked", "train_in_eval", "gradients")
         },
         **{name: _of_known(any, columns[name]) for name in ("moved", "trainable")},
         # Recordings of older versions do not know them.

@@ -85,11 +85,36 @@ class SiteRecord:
     rows: Kept | None
 
 
+@dataclass(frozen=True)
+class ParameterRecord:
+    """One parameter: sums over the steps that were measured, as the columns of `parameter_moments` say."""
+
+    parameter: str
+    size: int
+    steps: int
+    weight_square: float
+    weight_count: int
+    weight_max: float
+    weight_nonfinite: int
+    gradients: int
+    gradient_square: float
+    gradient_count: int
+    gradient_max: float
+    gradient_nonfinite: int
+    skipped: int
+    updates: int
+    update_square: float
+    update_count: int
+    update_max: float
+    updated_square: float
+
+
 @dataclass(frozen=True, eq=False)
 class LayerRecord:
-    """One layer: its ledger row and, if it fired, its sites and the vectors it applied."""
+    """One layer: its ledger row and, if it fired, its sites and the vectors it applied; its parameters."""
 
     ledger: dict[str, Any]
     depth: int | None
     sites: tuple[SiteRecord, ...]
     vectors: dict[str, Numbers]
+    parameters: tuple[ParameterRecord, ...] = ()

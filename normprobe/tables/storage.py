@@ -56,6 +56,9 @@ def save_tables(tables: Tables, path: str | Path, *, labels: bool = False) -> Pa
     """
     about = {"format": _MAGIC, "version": FORMAT, "meta": tables.meta}
     frames = {name: _to_arrow(name, getattr(tables, name)) for name in BASE}
+    # Older versions refuse nothing then.
+    if tables.parameter_moments.empty:
+        del frames["parameter_moments"]
     if not labels:
         frames["labels_base"] = frames["labels_base"].slice(0, 0)
     frames[_VALUES] = pa.table({"value": tables.row_values})
@@ -145,7 +148,9 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
             "a whole, so this is none, or was packed again: save it again"
         )
     meta = _meta(json.loads(archive.read(_JSON)), path)
-    frames = {name: _frame(archive, name, path) for name in BASE}
+    # Recordings without gradients, and those of older versions, lack the table of parameters.
+    lacking = {"parameter_moments"} - {name.removesuffix(".parquet") for name in archive.namelist()}
+    frames = {name: _frame(archive, name, path) for name in BASE if name not in lacking}
     tables = Tables(**frames, row_values=_values(archive, path), facts=meta)
     wrong = check_tables(tables)
     if wrong:

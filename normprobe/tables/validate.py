@@ -85,9 +85,13 @@ def _wrong_texts(tables: Tables) -> Iterator[str]:
         "layer of a site": (sites["layer"], set(ledger["layer"])),
         **{f"{end}_part": (sites[f"{end}_part"].dropna(), parts) for end in ("min", "max")},
         "part of a label": (tables.labels_base["part"], parts),
+        "layer of a parameter": (tables.parameter_moments["layer"], set(ledger["layer"])),
     }
     for what, (found, known) in named.items():
         yield from (f"unknown {what} {value!r}" for value in found.unique() if value not in known)
+    parameters = tables.parameter_moments[["layer", "parameter"]]
+    if parameters["parameter"].isna().any() or parameters.duplicated().any():
+        yield "a parameter occurs twice, or has no name"
     if ledger["layer"].duplicated().any() or sites.duplicated(SITE_KEY).any():
         yield "a layer occurs twice"
     if ledger.select_dtypes("string").isna().to_numpy().any() or sites["dtype"].isna().any():

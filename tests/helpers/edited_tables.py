@@ -30,6 +30,11 @@ class EditedTables:
             self._frames[name] = self._edit(name, getattr(self._tables, name)).reset_index(drop=True)
         return self._frames[name].copy()
 
+    @property
+    def activations(self) -> EditedTables:
+        """These very tables, as nothing here has gradients."""
+        return self
+
     def values(self, layer: str, site: str) -> np.ndarray:
         """The raw rows of a place that is still there; of a site that was put in, those of the output."""
         layers = self.layers

@@ -55,6 +55,10 @@ class Held(NamedTuple):
     version: int
     clone: Tensor
 
+    def is_as_it_was(self) -> bool:
+        """Whether nobody wrote to it since."""
+        return _version(self.tensor) == self.version
+
 
 @dataclass(eq=False)
 class OpenCall:

@@ -85,6 +85,7 @@ class Forward:
         by_size: the masks where there are other numbers of positions, by the id of the mask at the input.
         frame: the call of its owner, as Python runs it.
         phase: the phase of the run that it is of; None where it is no run.
+        trace: what its gradients need of it; None where none are measured.
     """
 
     state: ForwardState
@@ -110,6 +111,7 @@ class Forward:
     by_size: dict[int, MaskBySize] = field(default_factory=dict)
     frame: FrameType | None = None
     phase: Phase | None = None
+    trace: Any = None
 
     def sequence(self, reads: str, padding: Padding | None) -> Sequence:
         """What a layer works on that reads this sequence, with the padding mask that it has."""

@@ -56,6 +56,10 @@ class NoGrad(threading.local):
         torch.set_grad_enabled(self._before[-1])
         self._before.pop()
 
+    def enabled_around(self) -> bool:
+        """Whether gradients are on outside all blocks of this thread."""
+        return self._before[0] if self._before else torch.is_grad_enabled()
+
     def restore(self, mode: bool) -> None:
         """Give this thread a mode back, if a block was cut short that had switched it off."""
         if any(self._before):

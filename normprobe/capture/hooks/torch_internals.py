@@ -267,8 +267,8 @@ def _put_back(above: list[TorchFunctionMode]) -> None:
 
 def in_backward() -> bool:
     """Whether autograd is running backward in this thread: a forward there is a recomputation."""
-    return bool(_graph_task() != -1)
+    return bool(graph_task() != -1)
 
 
-_graph_task = torch._C._current_graph_task_id
+graph_task = torch._C._current_graph_task_id
 """The number of the backward that runs in this thread, -1 without one; the extension asks it, too."""

@@ -15,7 +15,7 @@ from normprobe.capture.forwards.forward import Forward
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.samples.layout import Grid, Layout, decide
-from normprobe.vocabulary import OUTPUT
+from normprobe.vocabulary import GRADIENT_OF, OUTPUT
 
 LEFT_OUT = "a call of leading sizes {}, on what is no data of the forward, is left out"
 
@@ -51,6 +51,8 @@ def is_no_data(
         # Those before it that did not fit were measured, in this forward and in earlier ones.
         forgotten, site.no_data = site.counters.calls, {*site.no_data, *others}
         site.reset(state.empty_site())
+        if GRADIENT_OF.get(name) in state.sites:
+            state.sites[GRADIENT_OF[name]].reset(state.empty_site())
         _note(state, name, others[0], forgotten)
         return False
     site.no_data = {*site.no_data, sizes}

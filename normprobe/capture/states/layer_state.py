@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from normprobe.capture.calls.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.calls.norm_facts import ShownByCall, is_trainable, norm_facts
 from normprobe.capture.calls.readings import NO_INPUT, NO_OUTPUT, Pair, PairChoice, Readings, fitting_pair
+from normprobe.capture.states.parameter_sums import ParameterSums
 from normprobe.capture.states.site_registry import TensorOf, registered_sites
 from normprobe.capture.states.site_state import SiteState
 from normprobe.capture.states.weight_digest import weight_digest
@@ -28,9 +29,10 @@ from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
 from normprobe.samples.reservoir import Reservoir
 from normprobe.tables.records import LayerRecord, valid_name, valid_text
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import GRADIENT_SITES, INPUT, OUTPUT
 
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
+NONE_CAME = "no gradient came for {} of its tensors: backward was not run, or its loss does not need them"
 NO_NUMBERS = "none of its calls read and gave floating numbers"
 MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
@@ -75,6 +77,9 @@ class LayerState:
         watched: whether hooks of others behind it were looked for.
         shown_vectors: those of a window that is recorded after calls of another; None for the last ones.
         reopened: whether what it holds is of a window that is not the first.
+        gradients: whether the gradients of its tensors are measured.
+        awaited_gradients: how many of its tensors wait for their gradient.
+        parameters: what was measured of its parameters at steps, by their names in it.
     """
 
     index: int
@@ -108,6 +113,9 @@ class LayerState:
     watched: bool = False
     shown_vectors: dict[str, NDArray[Any]] | None = None
     reopened: bool = False
+    gradients: bool = False
+    awaited_gradients: int = 0
+    parameters: dict[str, ParameterSums] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
@@ -129,14 +137,17 @@ class LayerState:
             self._stores.append(variables)
 
     @staticmethod
-    def of(index: int, layer: Layer, samples: Reservoir, rows: Reservoir) -> LayerState:
+    def of(
+        index: int, layer: Layer, samples: Reservoir, rows: Reservoir, *, gradients: bool = False
+    ) -> LayerState:
         """A fresh state, with the empty reservoirs that all fresh ones share."""
         # A layer that is a parameter has no call of its own, so nothing but what functions take and give.
         further = {} if layer.parameter else registered_sites(layer.module)
-        sites = {name: SiteState.of(samples, rows) for name in (INPUT, OUTPUT, *further)}
+        names = (INPUT, OUTPUT, *(GRADIENT_SITES if gradients else ()), *further)
+        sites = {name: SiteState.of(samples, rows) for name in names}
         settled, refused = layer.view.certain, layer.refused
         state = LayerState(index, layer, layer.view, sites, further, settled=settled, refused=refused)
-        state._reservoirs = samples, rows
+        state._reservoirs, state.gradients = (samples, rows), gradients
         return state
 
     def empty_site(self) -> SiteState:
@@ -306,13 +317,15 @@ class LayerState:
             skipped: why forwards were left out, with how often.
             moves: whether how running statistics moved is counted here, and not in another window.
         """
-        calls = max(site.counters.calls for site in self.sites.values())
+        calls = max(site.counters.calls for name, site in self.sites.items() if name not in GRADIENT_SITES)
         status, reason = self._status(calls, never)
         fired = status == "fired"
         reasons = {**self.reasons, **(skipped or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
         if fired and not self.aligned:
             notes.append(UNALIGNED)
+        if self.awaited_gradients > 0:
+            notes.append(NONE_CAME.format(self.awaited_gradients))
         # Other kinds with running statistics (instance norm) have no finding that asks.
         tracked = moves and self.view.kind == "batch_norm"
         changes = self.buffers.changes() if tracked else BufferChanges(None, None)
@@ -333,10 +346,12 @@ class LayerState:
             "firings": self.firings,
             "unmasked": self.unmasked,
             "train_in_eval": self.train_in_eval,
+            "gradients": self._gradients_measured(),
         }
         sites = [site.record(name) for name, site in self.sites.items() if site.counters.calls]
-        vectors = dict(self.shown_vectors or self.vectors)
-        return LayerRecord(ledger, self.depth if fired else None, tuple(sites) if fired else (), vectors)
+        parameters = tuple(sums.record(name) for name, sums in self.parameters.items())
+        depth, of_sites = (self.depth, tuple(sites)) if fired else (None, ())
+        return LayerRecord(ledger, depth, of_sites, dict(self.shown_vectors or self.vectors), parameters)
 
     def _facts(self, changes: BufferChanges) -> dict[str, Any]:
         """The columns of the ledger that say what the layer is."""
@@ -365,6 +380,11 @@ class LayerState:
         begun = self.depth is not None and (self.firings > 0 or not self.reopened)
         called = calls > 0 or begun
         return ("refused", refused) if refused else ("fired", "") if called else never
+
+    def _gradients_measured(self) -> int:
+        """How many gradients were measured at its output, or at its input where more were."""
+        measured = (self.sites[name].counters.calls for name in GRADIENT_SITES if name in self.sites)
+        return max(measured, default=0)
 
     def _via(self) -> str:
         """What saw its calls: hooks, the functions that use its weight, or both."""

@@ -15,6 +15,7 @@ _FRESH: dict[str, type] = {
     "functional_calls": int,
     "unmasked": int,
     "train_in_eval": int,
+    "parameters": dict,
 }
 """What a layer's state notes in a window, and how it begins; beside it stand the vectors and the sites."""
 

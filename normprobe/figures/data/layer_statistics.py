@@ -27,9 +27,10 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 
 def tables_of(source: Any) -> Tables:
-    """The tables of a recording, or the tables themselves."""
+    """The tables of a recording, or the tables themselves, of activations alone."""
     # By attribute: recordings lie above figures, which may not import their type.
-    return cast("Tables", getattr(source, "tables", source))
+    found = getattr(source, "tables", source)
+    return cast("Tables", getattr(found, "activations", found))
 
 
 def norms(tables: Tables, site: str | None = None) -> pd.DataFrame:
