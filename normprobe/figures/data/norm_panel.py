@@ -11,13 +11,12 @@ import pandas as pd
 from normprobe.errors import NoSamplesError
 from normprobe.figures.data import layer_statistics
 from normprobe.formatting import format_number, sample_word
-from normprobe.tables.measures.common import site_rows
+from normprobe.tables.measures.by_site import by_site
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
-_NONE = np.empty(0, dtype=np.int64)
 SITES = (INPUT, OUTPUT)  # the panel is of what a norm reads and writes; further sites are not in it
 ROUNDING = 1e-6  # standard deviations: what float32 leaves of a mean that is 0
 
@@ -66,7 +65,7 @@ def summarize(tables: Tables, layer: str) -> Panel:
         names = ", ".join(map(repr, layer_statistics.norms(tables)["layer"].head(3)))
         raise ValueError(f"no norm {layer!r} fired in this recording; there are {names or 'none'}")
     features = {site: _in_order(tables, layer, site) for site in SITES}
-    samples = {site: site_rows(tables, "samples").get((layer, site), _NONE) for site in SITES}
+    samples = {site: by_site(tables, "samples").rows(layer, site) for site in SITES}
     counts = tables.features["count"].to_numpy()
     return Panel(
         layer=layer,
@@ -92,7 +91,7 @@ def _values(tables: Tables, layer: str, site: str) -> np.ndarray:
 def _in_order(tables: Tables, layer: str, site: str) -> np.ndarray:
     """Where the features of a layer and site are in the table, in order."""
     # A bar stands where its feature is: the order of rows is the chart's axis.
-    rows = site_rows(tables, "features").get((layer, site), _NONE)
+    rows = by_site(tables, "features").rows(layer, site)
     return rows[np.argsort(tables.features["feature"].to_numpy()[rows], kind="stable")]
 
 
