@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pandas as pd
 
 from normprobe.figures.drawing.depth_axis import DepthAxis
-from normprobe.tables.measures.by_site import grouped, numbers
-from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.by_site import by_site, grouped, numbers
+from normprobe.tables.measures.common import at_site, cached
 from normprobe.tables.measures.features import (
     feature_measures,
     feature_spreads,
@@ -35,7 +36,19 @@ def norms(tables: Tables, site: str | None = None) -> pd.DataFrame:
         tables: the tables.
         site: only norms measured there, and their rows there; by default each norm's first site.
     """
-    layers = tables.layers
+    found = _found_norms(tables)
+    if site not in found:
+        found[site] = _norms(tables.layers, site)
+    return found[site].copy(deep=False)
+
+
+@cached
+def _found_norms(_: Tables) -> dict[str | None, pd.DataFrame]:
+    """The norms by site, as far as figures have asked: each does several times."""
+    return {}
+
+
+def _norms(layers: pd.DataFrame, site: str | None) -> pd.DataFrame:
     chosen = layers[layers["kind"] != "linear"]
     if site is not None:
         chosen = chosen[chosen["site"] == site]
@@ -86,11 +99,18 @@ def quantiles(frame: pd.DataFrame, shares: Sequence[float], column: str = "varia
     return pd.DataFrame(found.T, index=sites.index, columns=list(shares))
 
 
-def largest_values(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
-    """The largest |value| of each feature: layer, feature, value, ratio (÷ the median feature's)."""
-    features = of_layers(tables.features, layers, site)[["layer", "feature"]]
-    finite = finite_features(tables)[["abs_max", "ratio"]].reindex(features.index)
-    return features.assign(value=finite["abs_max"], ratio=finite["ratio"])
+def largest_ratios(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
+    """The largest |value| of each feature ÷ the median feature's: a row per layer, a column per feature."""
+    finite, sites = finite_features(tables), by_site(tables, "features")
+    ratio = np.full(len(sites.codes), np.nan)
+    ratio[finite.index] = numbers(finite, "ratio")
+    feature = tables.features["feature"].to_numpy()
+    rows = [sites.rows(layer, site) for layer in layers]
+    width = 1 + max((int(feature[at].max(initial=-1)) for at in rows), default=-1)
+    found = np.full((len(layers), width), np.nan)
+    for line, at in zip(found, rows, strict=True):
+        line[feature[at]] = ratio[at]
+    return pd.DataFrame(found, index=pd.Index(list(layers), name="layer"))
 
 
 def peaks(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
