@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from normprobe.figures import registry
 from normprobe.figures.data import layer_statistics
 from normprobe.figures.data import norm_panel as panel_numbers
-from normprobe.figures.drawing.canvas import PNG_DPI, Facts, Plan, new_figure, place_empty_labels
-from normprobe.figures.drawing.palette import SURFACE, house_style
+from normprobe.figures.drawing.canvas import PNG_DPI, Facts, Plan, new_figure
+from normprobe.figures.drawing.palette import house_style
+from normprobe.figures.drawing.png_renderer import write_png
 from normprobe.figures.drawing.svg import draw_svg, quiet_fonts, write_alone, write_inline
 from normprobe.figures.plots import divergence_profile, norm_panel
 from normprobe.figures.plots.norm_panel_marks import Marks
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from normprobe.divergence.differences import HasDifferences
     from normprobe.tables.frames import HasTables, Tables
 
+_AT_A_TIME = 8
 PANEL = "norm_panel"  # drawn of one layer, so that it is no section and not in the registry
 
 
@@ -92,11 +94,8 @@ class Rendered:
         written = []
         if png:
             written.append(folder / f"{self.name}.png")
-            figure = self._figure
-            place_empty_labels(figure)
             with house_style(), quiet_fonts():
-                # Without matplotlib's version, by which the same picture would be another file.
-                figure.savefig(written[-1], dpi=PNG_DPI, facecolor=SURFACE, metadata={"Software": None})
+                write_png(self._drawn or _draw(self._plan)[0], written[-1], PNG_DPI)
         if svg:
             written.append(folder / f"{self.name}.svg")
             written[-1].write_text(write_alone(self._tree, self.aria_label), encoding="utf-8")
@@ -175,18 +174,20 @@ def render_panels(tables: Tables | HasTables, layers: Iterable[str]) -> Iterator
     """
     source, marks = layer_statistics.tables_of(tables), Marks()
     charts: tuple[Figure, list[Axes]] | None = None
-    for layer in layers:
-        found = panel_numbers.summarize(source, layer)
-        plan = norm_panel.plan_of(found)
+    names = list(layers)
+    # Some at a time: to set the style takes a millisecond, and it is not to be set while others run.
+    for start in range(0, len(names), _AT_A_TIME):
+        drawn = []
         with house_style():
-            if charts is None:
-                charts = new_figure(plan)
-            else:
+            for layer in names[start : start + _AT_A_TIME]:
+                found = panel_numbers.summarize(source, layer)
+                plan = norm_panel.plan_of(found)
+                charts = charts or new_figure(plan)
                 marks.clear(charts[1])
-            norm_panel.draw(charts[1], found, marks)
-            # Not kept: these charts are the next norm's.
-            drawn = _rendered(plan, PANEL, *charts, kept=False)
-        yield drawn
+                norm_panel.draw(charts[1], found, marks)
+                # Not kept: these charts are the next norm's.
+                drawn.append(_rendered(plan, PANEL, *charts, kept=False))
+        yield from drawn
 
 
 def render_divergence(comparison: HasDifferences | Differences) -> Rendered:

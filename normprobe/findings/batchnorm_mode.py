@@ -9,7 +9,8 @@ import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_count, format_number
-from normprobe.tables.measures.common import cached
+from normprobe.tables.measures.by_site import by_site, numbers
+from normprobe.tables.measures.common import at_site, cached
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
     inputs = tables.layers[tables.layers["site"] == INPUT].set_index("layer").sort_values("depth")
     ledger = fired(tables)
     # Of the fullest channel: NaN in some channels makes no batch small.
-    count = tables.features[tables.features["site"] == INPUT].groupby("layer")["count"].max()
+    sites = by_site(tables, "features")
+    count = pd.Series(sites.largest(numbers(tables.features, "count")), index=sites.index)
+    count = at_site(count, INPUT)
     processes = _column(ledger, "processes").fillna(1).astype("float64")
     ledger["values"] = processes * count.reindex(ledger.index) / ledger["calls"]
     ledger["examples"] = processes * inputs["n_samples"].reindex(ledger.index) / ledger["calls"]

@@ -10,6 +10,7 @@ import pandas as pd
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.collapse_start import collapsed
 from normprobe.formatting import format_number
+from normprobe.tables.measures.by_site import rows_at
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.layers import inputs_and_outputs
 from normprobe.tables.measures.samples import example_measures
@@ -121,7 +122,7 @@ def _advice(tables: Tables, layer: str, site: str, spread: float) -> str | None:
     if read is None or not read["spread"] >= spread:
         return None
     if wrote["kind"] != "linear":
-        rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == OUTPUT)]
+        rows = rows_at(tables, "features", layer, OUTPUT)
         if len(rows) and bool(rows["weight"].eq(0).all()):
             return "This norm's own weight is 0 in every feature: compare it with the original checkpoint."
         return "Look at this norm's own weight and bias: its input varies over samples."

@@ -12,6 +12,7 @@ from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.collapse_start import collapsed
 from normprobe.findings.wording import same_at
 from normprobe.formatting import in_prose, role_of
+from normprobe.tables.measures.by_site import by_site, numbers
 from normprobe.tables.measures.common import at_site, row_of
 from normprobe.tables.measures.features import CONSTANT, feature_measures, finite_features, norms_untrained
 from normprobe.tables.measures.layers import inner_sites, layer_measures
@@ -65,6 +66,8 @@ class DeadFeatures(Check):
         layers = inner_sites(tables, self.rows)
         share = feature_measures(tables)["zero_features"].reindex(layers.index)
         dead = share[(share >= self.share) & (share.index.get_level_values("site") == INPUT)]
+        if dead.empty:
+            return self._silent(tables, layers)
         # Behind a collapse everything is constant: one cause, of which `collapsed_samples` is the finding.
         dead = dead[~dead.index.isin(collapsed(tables)[1:])]
         writers = {name: _never_positive(tables, name) for name in dead.index.get_level_values("layer")}
@@ -122,7 +125,7 @@ def _never_positive(tables: Tables, layer: str) -> str:
     A layer that itself reads nothing but zeros is not the one.
     """
     features = finite_features(tables)
-    read = features[(features["layer"] == layer) & (features["site"] == INPUT)]
+    read = _of(features, tables, layer, INPUT)
     dead = read.loc[read["zero"], "feature"]
     measures = layer_measures(tables)
     layers, depth = at_site(measures, OUTPUT), measures["depth"][layer].iloc[0]
@@ -130,11 +133,20 @@ def _never_positive(tables: Tables, layer: str) -> str:
     # Only where both have as many features can those of the one be the other's.
     before = layers[(layers["depth"] < depth) & (layers["n_features"] == len(read)) & ~idle]
     for name in before.sort_values("depth", ascending=False).index:
-        wrote = features[(features["layer"] == name) & (features["site"] == OUTPUT)].set_index("feature")
+        wrote = _of(features, tables, str(name), OUTPUT).set_index("feature")
         # A feature without a finite value is NaN, of which this is false.
         if (wrote["max"].reindex(dead) <= 0).all():
             return str(name)
     return ""
+
+
+def _of(features: pd.DataFrame, tables: Tables, layer: str, site: str) -> pd.DataFrame:
+    """Those of the finite features that are of one layer and site."""
+    rows = by_site(tables, "features").rows(layer, site)
+    # Where every feature has a finite value a row's place is its name.
+    return (
+        features.iloc[rows] if len(features) == len(tables.features) else features[features.index.isin(rows)]
+    )
 
 
 def _left_by_activation(tables: Tables, norms: pd.DataFrame) -> pd.Series:
@@ -152,8 +164,9 @@ def _left_by_activation(tables: Tables, norms: pd.DataFrame) -> pd.Series:
 
 def _with_weight_0(tables: Tables) -> set[str]:
     """The norms some of whose weights are 0."""
-    rows = tables.features[tables.features["site"] == OUTPUT]
-    return set(rows.loc[rows["weight"] == 0, "layer"].astype(str))
+    sites = by_site(tables, "features")
+    zero = sites.largest((numbers(tables.features, "weight") == 0).astype(np.float64)) == 1
+    return {str(layer) for layer, site in sites.index[zero] if site == OUTPUT}
 
 
 def _writes_zeros(tables: Tables, layer: str) -> bool:
@@ -204,6 +217,8 @@ class ConstantFeatures(Check):
         layers = inner_sites(tables, self.rows)
         norms = layers[layers["kind"] != "linear"]
         share = feature_measures(tables)["constant_features"].reindex(norms.index)
+        if not (share >= self.share).any():
+            return []
         whole = share == 1
         # Zeros behind a ReLU are for `dead_features` to judge, which has a threshold of its own.
         share = share - self._after_a_relu(tables, share) - _left_by_activation(tables, norms)
@@ -237,8 +252,9 @@ class ConstantFeatures(Check):
         """Whether a norm that writes constants is yet as initialized, with a weight of 0 throughout."""
         if not norms_untrained(tables):
             return pd.Series(False, index=constant.index)
-        outputs = tables.features[tables.features["site"] == OUTPUT]
-        zero = outputs["weight"].eq(0).groupby(outputs["layer"]).all()
+        sites = by_site(tables, "features")
+        zeros = sites.smallest((numbers(tables.features, "weight") == 0).astype(np.float64)) == 1
+        zero = at_site(pd.Series(zeros, index=sites.index), OUTPUT)
         names = constant.index.get_level_values("layer").to_series(index=constant.index)
         return names.map(zero).fillna(False).astype(bool)
 

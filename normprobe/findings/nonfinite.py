@@ -11,6 +11,7 @@ from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.nonfinite_causes import Cause, cause_of, hidden_behind
 from normprobe.findings.wording import same_at
 from normprobe.formatting import format_number
+from normprobe.tables.measures.by_site import rows_at
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.layers import inputs_and_outputs
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -135,7 +136,7 @@ def _within(layers: pd.DataFrame, layer: str) -> str:
 
 def _first(tables: Tables, row: Any, layer: str, site: str) -> tuple[int | None, int | None, str]:
     """The example and position of the first kept sample with NaN or Inf, and words that say when it was."""
-    samples = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == site)]
+    samples = rows_at(tables, "samples", layer, site)
     if samples.empty or "count" not in samples:
         return None, None, ""
     # Samples of channel layers have fewer numbers where rows are padding: only those without any tell.
@@ -166,7 +167,7 @@ def _makers_in_a_loop(layers: pd.DataFrame) -> list[str]:
 
 def _feature(tables: Tables, layer: str, site: str) -> int | None:
     """The feature that holds most NaN or Inf, or None where all features hold as many."""
-    rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == site)]
+    rows = rows_at(tables, "features", layer, site)
     # Where all features hold as many, none of them is the cause.
     if rows.empty or rows["nonfinite"].nunique() == 1:
         return None

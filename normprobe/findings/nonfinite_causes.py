@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.by_site import rows_at
 from normprobe.tables.measures.common import row_of
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -92,7 +93,7 @@ def _stored_in(tables: Tables, layer: str) -> Cause | None:
 
 def _running(tables: Tables, layer: str) -> dict[str, int]:
     """How many running statistics of a layer are NaN or infinite, as the features say."""
-    rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == INPUT)]
+    rows = rows_at(tables, "features", layer, INPUT)
     statistics = rows[["running_mean", "running_var"]]
     if statistics.isna().all(axis=None):  # it has none
         return {}
@@ -141,7 +142,7 @@ def _divisor(tables: Tables, layers: pd.DataFrame, layer: str) -> Cause | None:
 
 def _negative(tables: Tables, layer: str) -> Cause | None:
     """A running variance that is negative, or 0 without an eps."""
-    rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == INPUT)]
+    rows = rows_at(tables, "features", layer, INPUT)
     eps = _eps(tables, layer)
     variance = rows["running_var"] + (0.0 if np.isnan(eps) else eps)
     below = int((variance < 0).sum())
@@ -166,7 +167,7 @@ def _rounded_eps(tables: Tables, layers: pd.DataFrame, layer: str) -> Cause | No
     smallest = max((_SMALLEST[name] for name in dtypes if name in _SMALLEST), default=0.0)
     if np.isnan(eps) or eps >= smallest / 2:
         return None
-    samples = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == INPUT)]
+    samples = rows_at(tables, "samples", layer, INPUT)
     size = samples["variance"] + (samples["mean"] ** 2 if row["kind"] == "rms_norm" else 0.0)
     none = int((size < smallest).sum())
     dtype = max(dtypes & _SMALLEST.keys(), key=lambda name: _SMALLEST[name])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_number, format_range, spots
@@ -88,16 +89,16 @@ class NormUnlikePeers(Check):
 
     def _apart(self, values: pd.Series, roles: pd.Series) -> pd.Series:
         """The decades between each value and the nearest of its role, or their median if that is nearer."""
-        positive = values.astype("float64")
-        positive = positive[positive > 0]
-        logs = pd.Series(np.log10(positive), index=positive.index)
-        found = {}
-        for _, group in logs.groupby(roles.reindex(logs.index)):
+        given = values.to_numpy(dtype="float64")
+        positive = np.flatnonzero(np.isfinite(given) & (given > 0))
+        logs, role = np.log10(given[positive]), pd.factorize(roles.to_numpy(dtype=object)[positive])[0]
+        found = np.full(len(given), np.nan)
+        for number in np.unique(role):
+            here = np.flatnonzero(role == number)
             # Of two norms nothing says which is the odd one.
-            for name in group.index if len(group) >= self.blocks else ():
-                others = group.drop(name)
-                found[name] = min((others - group[name]).abs().min(), abs(others.median() - group[name]))
-        return pd.Series(found, dtype="float64").reindex(values.index)
+            if len(here) >= max(self.blocks, 2):
+                found[positive[here]] = _from_others(logs[here])
+        return pd.Series(found, index=values.index)
 
     def _finding(
         self, layer: str, values: pd.Series, roles: pd.Series, affected: tuple[str, ...], of_weight: bool
@@ -118,3 +119,16 @@ class NormUnlikePeers(Check):
             evidence="output:weight_rms" if of_weight else "output:variance",
             affected=affected,
         )
+
+
+def _from_others(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each number lies from the nearest of the others, or from their median if that is nearer."""
+    order = np.argsort(logs, kind="stable")
+    line, place = logs[order], np.arange(len(logs))
+    apart = np.diff(line, prepend=-np.inf, append=np.inf)
+    # The others in order are the line without one: from there on each stands a place farther.
+    middle = [
+        np.where(at < place, line[at], line[at + 1]) for at in ((len(logs) - 2) // 2, (len(logs) - 1) // 2)
+    ]
+    found = np.minimum(np.minimum(apart[:-1], apart[1:]), np.abs((middle[0] + middle[1]) / 2 - line))
+    return found[np.argsort(order)]

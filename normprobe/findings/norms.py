@@ -11,6 +11,7 @@ import pandas as pd
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.wording import same_at
 from normprobe.formatting import format_number, role_of
+from normprobe.tables.measures.by_site import by_site, divided, numbers
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.divisors import divisor_measures
 from normprobe.tables.measures.features import norms_untrained
@@ -202,21 +203,21 @@ class OutlierNormWeight(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The norm whose worst weight stands out most."""
-        rows = tables.features[tables.features["weight"].notna() & (tables.features["site"] == OUTPUT)]
-        size = rows["weight"].abs()
-        by_layer = rows["layer"]
-        middle = size.groupby(by_layer).transform("median")
+        sites = by_site(tables, "features")
+        size = np.abs(numbers(tables.features, "weight"))
+        size[~sites.at(OUTPUT)] = np.nan
         # Of a median of 0 every other weight would be an infinite multiple.
-        times = size / middle.where(middle > 0)
-        out = (times > self.times) & (size.groupby(by_layer).transform("size") >= self.features)
-        number_of = out.groupby(by_layer).transform("sum")
-        few = number_of <= np.maximum(1, self.share * size.groupby(by_layer).transform("size"))
-        hits = rows[out & few]
-        if hits.empty:
+        times = divided(size, sites.of(sites.median(size)))
+        many = sites.number(~np.isnan(size))
+        out = (times > self.times) & sites.of(many >= self.features)
+        few = sites.number(out) <= np.maximum(1, self.share * many)
+        found = np.flatnonzero(out & sites.of(few))
+        if not len(found):
             return []
-        worst: Any = hits.iloc[int(times[hits.index].argmax())]
+        hits = tables.features.iloc[found]
+        worst: Any = hits.iloc[int(times[found].argmax())]
         affected = tuple(dict.fromkeys(hits["layer"]))
-        value = float(times[hits.index].max())
+        value = float(times[found].max())
         others = f"; {len(affected):,} norms have such a weight" if len(affected) > 1 else ""
         return [
             Finding(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.samples import OutlierSample
 from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.by_site import by_site, numbers
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.layers import inner_sites
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_features
@@ -101,12 +103,12 @@ class MassiveActivations(Check):
 
     def _few(self, tables: Tables, layers: pd.DataFrame) -> pd.Series:
         """Whether massive activations stand in few of the kept samples, by layer."""
-        samples = tables.samples[tables.samples["site"] == INPUT]
-        peak = samples[["min", "max"]].abs().max(axis=1)
+        samples, sites = tables.samples, by_site(tables, "samples")
+        least, most = numbers(samples, "min"), numbers(samples, "max")
         limit = (self.times * layers["abs_median"]).clip(lower=self.least)
-        # Of no sample at all the names are mapped to texts, with which no number compares.
-        limits = samples["layer"].map(limit).astype("float64")
-        share = (peak > limits).groupby(samples["layer"]).mean()
+        limits = limit.reindex(sites.index.get_level_values("layer")).to_numpy(dtype="float64")
+        large = np.fmax(-least, most) > sites.of(limits)
+        share = at_site(pd.Series(sites.mean(large.astype(np.float64)), index=sites.index), INPUT)
         # Of a layer without a kept sample there is nothing to say against it.
         return share.reindex(layers.index).fillna(0) <= self.share
 

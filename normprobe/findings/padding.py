@@ -11,6 +11,7 @@ import pandas as pd
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.findings.wording import same_at
 from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.by_site import rows_at, rows_of
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.layers import first_to_read, inputs_and_outputs, layer_measures
 from normprobe.tables.measures.samples import example_measures
@@ -63,6 +64,8 @@ class PaddingInNorm(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first channel norm whose statistics hold padding."""
+        if not (layer_measures(tables)["masked"] > 0).any():
+            return []
         effect = pd.concat([_padding_effect(tables), _example_effect(tables)])
         # Both kinds of norms in order of execution: one stands behind the other until here.
         order = at_site(layer_measures(tables), INPUT).index
@@ -104,7 +107,7 @@ def _padding_effect(tables: Tables) -> pd.DataFrame:
     """
     layers = at_site(layer_measures(tables), INPUT)
     masked = layers.index[layers["masked"] > 0]
-    rows = tables.features[(tables.features["site"] == INPUT) & tables.features["layer"].isin(masked)]
+    rows = rows_of(tables, "features", masked, INPUT)
     # A channel that is constant without padding would be infinitely far off with it.
     rows = rows[(rows["variance"] > 0) & (rows["seen_variance"] > 0)]
     running = _distance(rows["running_mean"], rows["running_var"], rows)
@@ -131,7 +134,7 @@ def _example_effect(tables: Tables) -> pd.DataFrame:
     """
     layers = at_site(layer_measures(tables), OUTPUT)
     names = layers.index[layers["kind"].isin(["group_norm", "instance_norm"]) & (layers["masked"] > 0)]
-    rows = tables.features[(tables.features["site"] == OUTPUT) & tables.features["layer"].isin(names)]
+    rows = rows_of(tables, "features", names, OUTPUT)
     weight, bias = rows["weight"].fillna(1.0), rows["bias"].fillna(0.0)
     square = (rows["variance"] + (rows["mean"] - bias) ** 2) / weight.where(weight != 0) ** 2
     middle = square.groupby(rows["layer"]).mean().reindex(names)
@@ -237,8 +240,7 @@ class PaddingUnmasked(Check):
         spread = example_measures(tables)["example_spread"].get((first["layer"], INPUT), np.nan)
         if masked or by_itself or float(spread) < SAME:
             return 0.0
-        here = (tables.samples["layer"] == first["layer"]) & (tables.samples["site"] == INPUT)
-        samples = tables.samples[here]
+        samples = rows_at(tables, "samples", first["layer"], INPUT)
         return (self._by_text(tables) or self._by_repetition(samples)) / max(len(samples), 1)
 
     def _by_text(self, tables: Tables) -> int:

@@ -14,9 +14,10 @@ from normprobe.findings.stale_causes import RECALIBRATE, collected, stale_cause
 from normprobe.findings.stale_channels import StaleChannels
 from normprobe.findings.wording import same_at
 from normprobe.formatting import format_count, format_number
+from normprobe.tables.measures.by_site import rows_of
 from normprobe.tables.measures.common import at_site
 from normprobe.tables.measures.divisors import divisor_measures
-from normprobe.tables.measures.running_statistics import never_updated, running_measures
+from normprobe.tables.measures.running_statistics import never_updated, running_channels, running_measures
 from normprobe.tables.measures.samples import made_by_few
 from normprobe.vocabulary import INPUT
 
@@ -86,6 +87,8 @@ class StaleRunningStatistics(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first stale batch norm, and the first that was never updated."""
+        if running_channels(tables).empty:
+            return []
         running = running_measures(tables).droplevel("site")
         norms = batch_norms(tables)
         enough = norms["examples"] * norms["calls"] >= self.samples
@@ -211,7 +214,10 @@ class RunningVarianceInvalid(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first batch norm with a running variance that is negative or not finite."""
-        rows = tables.features[(tables.features["kind"] == "batch_norm") & (tables.features["site"] == INPUT)]
+        kinds = tables.ledger.set_index("layer")["kind"]
+        rows = rows_of(tables, "features", kinds.index[kinds == "batch_norm"], INPUT)
+        if rows.empty:
+            return []
         # Without running statistics all are NaN, which is no fault.
         tracked = rows[rows.groupby("layer")["running_mean"].transform("count") > 0]
         # Not `< 0`: NaN is neither.

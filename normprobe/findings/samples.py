@@ -9,6 +9,7 @@ import numpy as np
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_number
+from normprobe.tables.measures.by_site import by_site, rows_at
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.features import feature_measures
 from normprobe.tables.measures.layers import first_to_read, inputs_and_outputs
@@ -58,8 +59,7 @@ class OutlierSample(Check):
         if layer is None:
             return []
         row = row_of(layers, layer, INPUT)
-        samples = sized_samples(tables)
-        samples = samples[(samples["layer"] == layer) & (samples["site"] == INPUT)]
+        samples = sized_samples(tables).iloc[by_site(tables, "samples").rows(layer, INPUT)]
         rms = samples["rms"].dropna()
         # Of fewer samples the median is itself one of the few.
         if len(rms) < 8 or not rms.median() > 0:
@@ -69,8 +69,7 @@ class OutlierSample(Check):
         examples = len(samples[["part", "example"]].drop_duplicates())
         worst: Any = samples.loc[times.index[int(times.argmax())]]
         value, example, position = float(times.max()), worst["example"], worst["position"]
-        read = (tables.features["layer"] == layer) & (tables.features["site"] == INPUT)
-        count = tables.features.loc[read, "count"].sum() / row["n_samples"]
+        count = rows_at(tables, "features", layer, INPUT)["count"].sum() / row["n_samples"]
         # The largest value of all may belong to a sample that was not kept: its RMS is at least this.
         if row["abs_max"] / np.sqrt(max(count, 1)) > value * rms.median():
             value = float(row["abs_max"] / np.sqrt(count) / rms.median())
@@ -141,7 +140,7 @@ class InputScale(Check):
             return []
         if min(row["n_samples"], distinct_samples(tables, layer, INPUT)) < self.rows:
             return []
-        features = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == INPUT)]
+        features = rows_at(tables, "features", layer, INPUT)
         feature = int(features["feature"].iloc[int(features["variance"].argmax())])
         return [
             Finding(

@@ -11,6 +11,7 @@ import pandas as pd
 from normprobe.errors import NoSamplesError
 from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
+from normprobe.tables.measures.by_site import rows_at
 from normprobe.tables.measures.features import CONSTANT, feature_measures
 from normprobe.tables.measures.layers import inner_sites
 from normprobe.vocabulary import INPUT
@@ -129,10 +130,10 @@ def _is_softmax(tables: Tables, row: pd.Series, layer: str) -> bool:
     """Whether the values are probabilities: of each sample they add up to 1, or over the samples alike."""
     if row["min"] < 0 or row["max"] > 1 + 1e-3:
         return False
-    samples = tables.samples[(tables.samples["layer"] == layer) & (tables.samples["site"] == INPUT)]
+    samples = rows_at(tables, "samples", layer, INPUT)
     sums = samples["mean"] * row["n_features"]
     # A softmax over positions (attention) gives every feature the mean 1 / positions.
-    features = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == INPUT)]
+    features = rows_at(tables, "features", layer, INPUT)
     means = features["mean"]
     alike = bool(means.max() - means.min() <= 1e-3 * means.mean())
     return bool(len(sums)) and (bool((np.abs(sums - 1) < 1e-2).all()) or alike)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.formatting import format_count, format_number, format_range
+from normprobe.tables.measures.by_site import rows_at
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.layers import first_to_read, inputs_and_outputs
 from normprobe.tables.measures.running_statistics import running_measures
@@ -160,7 +161,7 @@ def _too_few_updates(tables: Tables, layer: str) -> StaleCause | None:
 
 def _made_of_initial_value(tables: Tables, layer: str, share: float) -> bool:
     """Whether the running variance is about ``share`` of 1 and the rest of what is observed."""
-    rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == INPUT)]
+    rows = rows_at(tables, "features", layer, INPUT)
     made = share + (1 - share) * rows["seen_variance"]
     with np.errstate(divide="ignore", invalid="ignore"):
         off = np.log((made / rows["running_var"]).to_numpy(dtype="float64"))
@@ -227,7 +228,7 @@ def _of_bytes(read: tuple[float, float], *, large: bool) -> bool:
 
 def _stalls(tables: Tables, layer: str, momentum: float, spacing: float) -> bool:
     """Whether in half of the channels the next update of mean or variance is rounded away."""
-    rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == INPUT)]
+    rows = rows_at(tables, "features", layer, INPUT)
     for running, seen in (("running_mean", "seen_mean"), ("running_var", "seen_variance")):
         held = rows[running].abs().to_numpy(dtype="float64")
         step = momentum * (rows[seen] - rows[running]).abs().to_numpy(dtype="float64")

@@ -11,6 +11,7 @@ import pandas as pd
 from normprobe.findings.batchnorm_mode import batch_norms
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_number
+from normprobe.tables.measures.by_site import rows_at
 from normprobe.tables.measures.common import at_site, row_of
 from normprobe.tables.measures.running_statistics import running_channels, running_measures
 from normprobe.tables.measures.samples import made_by_few
@@ -69,6 +70,8 @@ class StaleChannels(Check):
 
     def __call__(self, tables: Tables) -> list[Finding]:
         """The first layer with such a channel, and of it the channel that is worst."""
+        if running_channels(tables).empty:
+            return []
         bad = self.channels(tables)
         if bad.empty:
             return []
@@ -137,7 +140,7 @@ class StaleChannels(Check):
     @staticmethod
     def _written(tables: Tables, layer: str, worst: Any) -> str:
         """Words for the variance that the channel has behind the norm."""
-        rows = tables.features[(tables.features["layer"] == layer) & (tables.features["site"] == OUTPUT)]
+        rows = rows_at(tables, "features", layer, OUTPUT)
         wrote = rows.set_index("feature")["variance"]
         if worst["feature"] not in wrote.index:
             return ""

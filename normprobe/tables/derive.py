@@ -114,12 +114,17 @@ def _feature_ratio(largest: NDArray[np.float64], widths: NDArray[np.int64]) -> N
 
 def _abs_median(values: NDArray[Any]) -> float:
     """Median of |value| over the finite numbers, NaN without any."""
-    finite = np.abs(values[np.isfinite(values)])
-    if not len(finite):
+    sizes = np.abs(values)
+    finite = np.isfinite(sizes)
+    sizes = sizes if finite.all() else sizes[finite]
+    if not len(sizes):
         return np.nan
-    middle = [(len(finite) - 1) // 2, len(finite) // 2]
+    # By one place: numpy finds two at half the speed.
+    middle = len(sizes) // 2
+    sizes.partition(middle)
+    below = sizes[middle] if len(sizes) % 2 else sizes[:middle].max()
     # Not np.median, which is float32 for float32 rows: the mean of the middle two would be rounded.
-    return float(np.partition(finite, middle)[middle].astype(np.float64).mean())
+    return (float(below) + float(sizes[middle])) / 2
 
 
 def feature_table(features: pd.DataFrame, sites: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +45,13 @@ class Profile:
 
     def site(self, name: str) -> pd.DataFrame:
         """The rows of one site, indexed by column."""
-        return self.sites[self.sites["site"] == name].set_index("column")
+        return self._by_site[name]
+
+    @cached_property
+    def _by_site(self) -> dict[str, pd.DataFrame]:
+        """The rows of each site: asked for by every chart and sentence."""
+        groups = self.sites.groupby("site", sort=False)
+        return {str(name): rows.set_index("column") for name, rows in groups}
 
     @property
     def pooled(self) -> pd.Series[float]:

@@ -9,21 +9,18 @@ import numpy as np
 import pandas as pd
 
 from normprobe.figures.drawing.depth_axis import DepthAxis
-from normprobe.tables.columns import SITE_KEY
-from normprobe.tables.measures.common import at_site
+from normprobe.tables.measures.by_site import by_site, grouped, numbers
+from normprobe.tables.measures.common import at_site, cached
 from normprobe.tables.measures.features import (
     feature_measures,
     feature_spreads,
     finite_features,
-    normalized_variances,
 )
 from normprobe.tables.measures.samples import sample_spreads
 from normprobe.vocabulary import INPUT, in_order
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
-
-QUANTILES = (0.05, 0.5, 0.95)
 
 
 def tables_of(source: Any) -> Tables:
@@ -40,7 +37,19 @@ def norms(tables: Tables, site: str | None = None) -> pd.DataFrame:
         tables: the tables.
         site: only norms measured there, and their rows there; by default each norm's first site.
     """
-    layers = tables.layers
+    found = _found_norms(tables)
+    if site not in found:
+        found[site] = _norms(tables.layers, site)
+    return found[site].copy(deep=False)
+
+
+@cached
+def _found_norms(_: Tables) -> dict[str | None, pd.DataFrame]:
+    """The norms by site, as far as figures have asked: each does several times."""
+    return {}
+
+
+def _norms(layers: pd.DataFrame, site: str | None) -> pd.DataFrame:
     chosen = layers[layers["kind"] != "linear"]
     if site is not None:
         chosen = chosen[chosen["site"] == site]
@@ -71,63 +80,38 @@ def of_layers(frame: pd.DataFrame, layers: Sequence[str], site: str | None = Non
 
 
 def sample_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
-    """Quantiles over the kept samples of their variance, by (layer, site).
-
-    Args:
-        tables: the tables.
-        layers: which layers.
-
-    Returns:
-        Columns p5, p50, p95 of the kept samples (p5, p95 NaN of a single one); `ratio`, p95 ÷ p5 of those
-        with a variance above zero (NaN with fewer than two); `flat`, how many have variance 0; `kept`, how
-        many there are.
-    """
-    samples = of_layers(tables.samples, layers)[["layer", "site", "variance"]].dropna()
-    result = _quantiles_and_counts(samples, flat="flat", kept="kept")
-    return result.assign(ratio=sample_spreads(tables)["ratio"].reindex(result.index))
+    """What `sample_spreads` says of some layers, by (layer, site)."""
+    return _of(sample_spreads(tables), layers)
 
 
 def feature_quantiles(tables: Tables, layers: Sequence[str]) -> pd.DataFrame:
-    """Quantiles over the features of their variance, by (layer, site), without the layer's own scale.
-
-    Args:
-        tables: the tables.
-        layers: which layers.
-
-    Returns:
-        As `sample_quantiles`, at norm outputs of variance ÷ weight², what the normalization alone gives;
-        `scaled` is the ratio with the scale; `constant`, how many vary by no more than rounding and are left
-        out of the ratios. Features of fewer than two values have no variance: left out.
-    """
-    features = of_layers(normalized_variances(tables), layers)[["layer", "site", "variance"]].dropna()
-    result = _quantiles_and_counts(features, flat="constant", kept="features")
-    spreads = feature_spreads(tables).reindex(result.index)
-    return result.assign(ratio=spreads["ratio"], scaled=spreads["scaled"])
+    """What `feature_spreads` says of some layers, by (layer, site)."""
+    return _of(feature_spreads(tables), layers)
 
 
-def _quantiles_and_counts(frame: pd.DataFrame, *, flat: str, kept: str) -> pd.DataFrame:
-    """Quantiles of `variance` by layer and site, how many there are, and how many of these are 0."""
-    result = quantiles(frame, QUANTILES)
-    result.columns = pd.Index(["p5", "p50", "p95"])
-    result[kept] = frame.groupby(SITE_KEY)["variance"].size()
-    result[flat] = (frame["variance"] == 0).groupby([frame[name] for name in SITE_KEY]).sum()
-    # Of one number every percentile is that number, which would draw a spread of nothing.
-    result[["p5", "p95"]] = result[["p5", "p95"]].where(result[kept] > 1)
-    return result
+def _of(found: pd.DataFrame, layers: Sequence[str]) -> pd.DataFrame:
+    return found[found.index.isin(list(layers), level="layer")]
 
 
 def quantiles(frame: pd.DataFrame, shares: Sequence[float], column: str = "variance") -> pd.DataFrame:
     """Quantiles of a column by layer and site, a column each; without rows where there are no data."""
-    groups = frame.groupby(SITE_KEY, observed=True)[column]
-    # Of no rows unstack makes no column at all.
-    return groups.quantile(np.array(shares)).unstack().reindex(columns=list(shares)).astype(float)
+    sites = grouped(frame)
+    found = sites.quantiles(numbers(frame, column), tuple(shares))
+    return pd.DataFrame(found.T, index=sites.index, columns=list(shares))
 
 
-def largest_values(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
-    """The largest |value| of each feature: layer, feature, value, ratio (÷ the median feature's)."""
-    features = of_layers(tables.features, layers, site)[["layer", "feature"]]
-    finite = finite_features(tables)[["abs_max", "ratio"]].reindex(features.index)
-    return features.assign(value=finite["abs_max"], ratio=finite["ratio"])
+def largest_ratios(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:
+    """The largest |value| of each feature ÷ the median feature's: a row per layer, a column per feature."""
+    finite, sites = finite_features(tables), by_site(tables, "features")
+    ratio = np.full(len(sites.codes), np.nan)
+    ratio[finite.index] = numbers(finite, "ratio")
+    feature = tables.features["feature"].to_numpy()
+    rows = [sites.rows(layer, site) for layer in layers]
+    width = 1 + max((int(feature[at].max(initial=-1)) for at in rows), default=-1)
+    found = np.full((len(layers), width), np.nan)
+    for line, at in zip(found, rows, strict=True):
+        line[feature[at]] = ratio[at]
+    return pd.DataFrame(found, index=pd.Index(list(layers), name="layer"))
 
 
 def peaks(tables: Tables, layers: Sequence[str], site: str = INPUT) -> pd.DataFrame:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from normprobe.errors import NoSamplesError
 from normprobe.figures.data import layer_statistics
 from normprobe.formatting import format_number, sample_word
-from normprobe.tables.measures.common import site_rows
+from normprobe.tables.measures.by_site import by_site
+from normprobe.tables.measures.common import cached
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
-_NONE = np.empty(0, dtype=np.int64)
 SITES = (INPUT, OUTPUT)  # the panel is of what a norm reads and writes; further sites are not in it
+_MOMENTS = ("mean", "variance", "min", "max")
 ROUNDING = 1e-6  # standard deviations: what float32 leaves of a mean that is 0
 
 
@@ -30,7 +30,7 @@ class Panel:
         layer: its name.
         kind: its kind.
         unit: what one sample is called, singular.
-        moments: the rows of the layers table, by site; all missing where nothing was measured.
+        moments: mean, variance, min and max by site; NaN where nothing was measured.
         values: kept raw rows by site, (rows, features), finite or not; empty where none were kept.
         features: variance per feature by site, in order of the features.
         samples: variance per kept sample by site.
@@ -41,7 +41,7 @@ class Panel:
     layer: str
     kind: str
     unit: str
-    moments: dict[str, pd.Series[Any]]
+    moments: dict[str, dict[str, float]]
     values: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
@@ -61,24 +61,59 @@ def summarize(tables: Tables, layer: str) -> Panel:
     Raises:
         ValueError: no norm of this name fired.
     """
-    rows = tables.layers[tables.layers["layer"] == layer].set_index("site")
-    if rows.empty or rows["kind"].iloc[0] == "linear":
+    rows, columns = _norm_rows(tables).get(layer), _columns(tables)
+    if rows is None:
         names = ", ".join(map(repr, layer_statistics.norms(tables)["layer"].head(3)))
         raise ValueError(f"no norm {layer!r} fired in this recording; there are {names or 'none'}")
-    features = {site: _in_order(tables, layer, site) for site in SITES}
-    samples = {site: site_rows(tables, "samples").get((layer, site), _NONE) for site in SITES}
-    counts = tables.features["count"].to_numpy()
+    features = {site: _in_order(tables, columns, layer, site) for site in SITES}
+    samples = {site: by_site(tables, "samples").rows(layer, site) for site in SITES}
+    first = next(iter(rows.values()))
     return Panel(
         layer=layer,
-        kind=str(rows["kind"].iloc[0]),
-        unit=sample_word(tables.meta, str(rows["sample_unit"].iloc[0])),
-        moments={str(site): row for site, row in rows.reindex(list(SITES)).iterrows()},
+        kind=str(first["kind"]),
+        unit=sample_word(tables.meta, str(first["sample_unit"])),
+        moments={
+            site: {name: rows[site][name] if site in rows else np.nan for name in _MOMENTS} for site in SITES
+        },
         values={site: _values(tables, layer, site) for site in SITES},
-        features={site: _variances(tables.features, at) for site, at in features.items()},
-        samples={site: _variances(tables.samples, at) for site, at in samples.items()},
-        defined=any((counts[at] > 1).any() for at in features.values()),
-        seen=int(rows["n_samples"].max()),
+        features={site: columns.feature_variance[at] for site, at in features.items()},
+        samples={site: columns.sample_variance[at] for site, at in samples.items()},
+        defined=any((columns.count[at] > 1).any() for at in features.values()),
+        seen=int(max(row["n_samples"] for row in rows.values())),
     )
+
+
+class _Columns(NamedTuple):
+    """What panels take of the large tables, as arrays: for each of up to 64 norms."""
+
+    feature: np.ndarray
+    count: np.ndarray
+    feature_variance: np.ndarray
+    sample_variance: np.ndarray
+
+
+@cached
+def _columns(tables: Tables) -> _Columns:
+    features, variances = tables.features, tables.samples["variance"]
+    return _Columns(
+        features["feature"].to_numpy(),
+        features["count"].to_numpy(),
+        features["variance"].to_numpy(dtype=float),
+        variances.to_numpy(dtype=float),
+    )
+
+
+@cached
+def _norm_rows(tables: Tables) -> dict[str, dict[str, dict[str, Any]]]:
+    """What panels take of the layers table, by norm and site."""
+    layers = tables.layers
+    norms = layers.loc[
+        layers["kind"] != "linear", ["layer", "site", "kind", "sample_unit", "n_samples", *_MOMENTS]
+    ]
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in norms.to_dict("records"):
+        found.setdefault(row["layer"], {})[row["site"]] = {str(name): value for name, value in row.items()}
+    return found
 
 
 def _values(tables: Tables, layer: str, site: str) -> np.ndarray:
@@ -89,13 +124,8 @@ def _values(tables: Tables, layer: str, site: str) -> np.ndarray:
         return np.empty((0, 0))
 
 
-def _in_order(tables: Tables, layer: str, site: str) -> np.ndarray:
+def _in_order(tables: Tables, columns: _Columns, layer: str, site: str) -> np.ndarray:
     """Where the features of a layer and site are in the table, in order."""
     # A bar stands where its feature is: the order of rows is the chart's axis.
-    rows = site_rows(tables, "features").get((layer, site), _NONE)
-    return rows[np.argsort(tables.features["feature"].to_numpy()[rows], kind="stable")]
-
-
-def _variances(frame: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
-    """The variances in these rows."""
-    return np.asarray(frame["variance"].to_numpy(dtype=float)[rows])
+    rows = by_site(tables, "features").rows(layer, site)
+    return rows[np.argsort(columns.feature[rows], kind="stable")]

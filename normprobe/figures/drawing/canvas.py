@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from normprobe.figures.drawing.palette import SURFACE, house_style
 from normprobe.figures.drawing.svg import quiet_fonts
@@ -129,6 +130,19 @@ def new_figure(plan: Plan) -> tuple[Figure, list[Axes]]:
 
 
 @contextmanager
+def without_ticks(ax: Axes) -> Iterator[None]:
+    """Keep seaborn from making every tick of a chart, whose labels it asks whether they are shown."""
+    kept = [(axis, axis.get_major_locator()) for axis in (ax.xaxis, ax.yaxis)]
+    for axis, _ in kept:
+        axis.set_major_locator(NullLocator())
+    try:
+        yield
+    finally:
+        for axis, locator in kept:
+            axis.set_major_locator(locator)
+
+
+@contextmanager
 def without_drawing(ax: Axes) -> Iterator[None]:
     """Keep seaborn from drawing a whole figure to measure labels that a heatmap does not have."""
     figure = ax.get_figure(root=True)
@@ -141,14 +155,6 @@ def without_drawing(ax: Axes) -> Iterator[None]:
     finally:
         if figure and kept:
             figure.set_canvas(kept)
-
-
-def place_empty_labels(figure: Figure) -> None:
-    """Give axis labels without text a place: matplotlib would measure every tick label to find one."""
-    for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            if not axis.label.get_text():
-                axis.set_label_coords(0, 0)
 
 
 def place(plan: Plan, ax: Any = None) -> Any:

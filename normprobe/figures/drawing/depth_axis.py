@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from normprobe.figures.drawing.axes import size_in_points
+from normprobe.figures.drawing.axes import show_grid, size_in_points
 from normprobe.figures.drawing.palette import BAND, MUTED, SMALL
 from normprobe.formatting import Spot, role_labels, shorten_name, spots, text_width
 
@@ -124,7 +124,7 @@ def prepare(ax: Axes, depth: DepthAxis, *, last: bool) -> None:
     shown = {x: text for index, (x, text) in enumerate(ticks.items()) if index % step == 0}
     ax.xaxis.set_major_locator(FixedLocator(list(shown)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: shown.get(x, "")))
-    ax.grid(False, axis="x")
+    show_grid(ax.xaxis, False)
     if last:
         _name_columns(ax, depth)
 

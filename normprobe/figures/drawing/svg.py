@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
+from functools import lru_cache
+from itertools import chain, count
+from xml.sax.saxutils import escape
 
 from matplotlib.figure import Figure
 
+from normprobe.figures.drawing.artists import draw_figure
 from normprobe.figures.drawing.palette import ACCENT, SURFACE, variables
-from normprobe.figures.drawing.svg_axes import draw_figure
 from normprobe.figures.drawing.svg_paths import join_paths, number
 from normprobe.figures.drawing.svg_renderer import SvgRenderer
 
@@ -74,81 +76,106 @@ def write_inline(tree: ET.Element, prefix: str, aria_label: str, overlay: list[E
     Returns:
         The `<svg>` element as text, everything escaped.
     """
-    root = deepcopy(tree)  # a Rendered may be written several times, each under a prefix of its own
-    stem = f"{prefix.removesuffix('-')}-"
-    for element in root.iter():
-        if name := element.get("id"):
-            element.set("id", f"{stem}{name}")
-        if (clip := element.get("clip-path")) is not None:
-            element.set("clip-path", clip.replace("#", f"#{stem}"))
-    _mask_images(root, stem)
+    writer = _Writer(f"{prefix.removesuffix('-')}-")
+    drawn = "".join(map(writer.text, chain(_masked_images(tree), overlay)))
     # Styles are scoped by the id: a class name means something else in every figure of a page.
-    css = _to_classes(root, f"#{prefix}")
+    css = writer.rules(f"#{prefix}")
     # In the rules, where by now every colour stands: in texts a name may hold the same letters.
     for colour, variable in variables().items():
         css = css.replace(colour, f"var({variable})")
-    root.set("id", prefix)
-    root.set("role", "img")
-    root.set("aria-label", aria_label)
-    _insert_style(root, css)
-    root.extend(overlay)
-    return ET.tostring(root, encoding="unicode")
+    named = {**tree.attrib, "id": prefix, "role": "img", "aria-label": aria_label}
+    return f"<svg{_attributes(named)}><style>{escape(css)}</style>{drawn}</svg>"
 
 
 def write_alone(tree: ET.Element, aria_label: str) -> str:
     """Write a tree as a file of its own: light colours on light paper."""
-    root = deepcopy(tree)
-    css = _to_classes(root, "svg")
-    _, _, width, height = root.get("viewBox", "0 0 0 0").split()
+    _, _, width, height = tree.get("viewBox", "0 0 0 0").split()
     # Drawn, as a viewer of files may show none, and dark text on its own dark ground.
     paper = ET.Element("path", {"d": f"M0 0h{width}v{height}h-{width}z", "fill": SURFACE})
-    root.insert(0, paper)
-    root.attrib |= {
+    named = {
+        **tree.attrib,
         "xmlns": SVG_NAMESPACE,
         "width": f"{width}pt",
         "height": f"{height}pt",
         "role": "img",
         "aria-label": aria_label,
     }
-    _insert_style(root, css)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+    writer = _Writer("")
+    drawn = "".join(map(writer.text, chain((paper,), tree)))
+    style = f"<style>{escape(writer.rules('svg'))}</style>"
+    return f'<?xml version="1.0" encoding="utf-8"?>\n<svg{_attributes(named)}>{style}{drawn}</svg>\n'
 
 
-def _to_classes(root: ET.Element, scope: str) -> str:
-    """Replace each style by a class and return the rules, valid below `scope` only."""
-    names: dict[str, str] = {}
-    for element in root.iter():
-        style = element.attrib.pop("style", None)
-        if style is None:
+class _Writer:
+    """Writes elements as text, each style as a class.
+
+    The elements stay as they are, since a figure is written as a file and, under one or more prefixes, into
+    pages: to copy a tree takes as long as to draw it.
+    """
+
+    def __init__(self, stem: str) -> None:
+        self._stem = stem
+        self._classes: dict[str, str] = {}
+
+    def text(self, element: ET.Element) -> str:
+        """An element with all inside it; ids, and what refers to them, begin with the stem."""
+        found = {}
+        for key, value in element.attrib.items():
+            if key == "style":
+                found["class"] = self._classes.setdefault(_rule(value), f"s{len(self._classes)}")
+            elif key == "id":
+                found[key] = self._stem + value
+            else:
+                found[key] = value.replace("#", f"#{self._stem}") if key in _REFERRING else value
+        inside = escape(element.text or "") + "".join(map(self.text, element))
+        head = f"<{element.tag}{_attributes(found)}"
+        return f"{head}>{inside}</{element.tag}>" if inside else f"{head}/>"
+
+    def rules(self, scope: str) -> str:
+        """The rules of all classes so far, valid below `scope` only."""
+        rules = [f"{scope}{{stroke-linejoin:round;font-family:{FONTS}}}"]
+        return "".join(rules + [f"{scope} .{name}{{{rule}}}" for rule, name in self._classes.items()])
+
+
+_REFERRING = ("clip-path", "mask")
+
+
+@lru_cache(maxsize=1 << 10)
+def _rule(style: str) -> str:
+    """A style as the body of a rule."""
+    # Of matplotlib's family the reader may have none: all texts get the one of the whole picture.
+    rule = re.sub(r"font-family: [^;]*;\s*", "", style)
+    return re.sub(r"\s*([:;,])\s*", r"\1", rule)
+
+
+def _attributes(named: Mapping[str, str]) -> str:
+    """Attributes as they stand in a tag, each after a space."""
+    return "".join(
+        f' {key}="{value if key in _PLAIN else escape(value, _QUOTED)}"' for key, value in named.items()
+    )
+
+
+_PLAIN = frozenset(("d", "x", "y", "width", "height", "class", "clip-path", "id"))
+"""Attributes that hold numbers and names of our own."""
+_QUOTED = {'"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#09;"}
+
+
+def _masked_images(tree: ET.Element) -> Iterator[ET.Element]:
+    """What is in a tree, each image shown by its opacity, filled with the accent: one serves both themes."""
+    number_of = count()
+    for element in tree:
+        if element.tag != "image":
+            yield element
             continue
-        # Of matplotlib's family the reader may have none: all texts get the one of the rule below.
-        rule = re.sub(r"font-family: [^;]*;\s*", "", style)
-        rule = re.sub(r"\s*([:;,])\s*", r"\1", rule)
-        element.set("class", names.setdefault(rule, f"s{len(names)}"))
-    rules = [f"{scope}{{stroke-linejoin:round;font-family:{FONTS}}}"]
-    return "".join(rules + [f"{scope} .{name}{{{rule}}}" for rule, name in names.items()])
-
-
-def _insert_style(root: ET.Element, css: str) -> None:
-    """Put the rules first."""
-    style = ET.Element("style")
-    style.text = css
-    root.insert(0, style)
-
-
-def _mask_images(root: ET.Element, stem: str) -> None:
-    """Show each image by its opacity, filled with the accent, so that one image serves both themes."""
-    for index, image in enumerate([child for child in root if child.tag == "image"]):
-        at = list(root).index(image)
-        name = f"{stem}m{index}"
-        box = {key: image.get(key, "0") for key in ("x", "y", "width", "height")}
-        shown = ET.Element("rect", {**box, "style": f"fill: {ACCENT}", "mask": f"url(#{name})"})
-        for key in ("transform", "clip-path"):
-            if key in image.attrib:
-                shown.set(key, image.attrib.pop(key))  # the mask lies in the space of what it masks
+        name = f"m{next(number_of)}"
+        box = {key: element.get(key, "0") for key in ("x", "y", "width", "height")}
+        around = {key: element.attrib[key] for key in ("transform", "clip-path") if key in element.attrib}
         mask = ET.Element(
             "mask", {"id": name, "style": "mask-type: alpha", "maskUnits": "userSpaceOnUse", **box}
         )
-        mask.append(image)
-        root[at] = shown
-        root.insert(at, mask)
+        # The mask lies in the space of what it masks.
+        ET.SubElement(
+            mask, "image", {key: element.attrib[key] for key in element.attrib if key not in around}
+        )
+        yield mask
+        yield ET.Element("rect", {**box, "style": f"fill: {ACCENT}", "mask": f"url(#{name})", **around})

@@ -17,7 +17,7 @@ _FAR = 1e6  # pixels: what lies farther off is cut, as no picture is so large
 _CIRCLE = 24  # vertices of curves: matplotlib's marker "o" is eight Bezier curves of three each
 # By matplotlib's code: the letter that opens it, and how many vertices it takes.
 _COMMANDS = {1: ("M", 1), 2: ("L", 1), 3: ("Q", 2), 4: ("C", 3)}
-_STOP, _CLOSE = 0, 79
+_STOP, _MOVE, _LINE, _CLOSE = 0, 1, 2, 79
 
 
 @lru_cache(maxsize=1 << 16)
@@ -65,6 +65,8 @@ def _cleaned(
 
 def _joined(texts: list[str], codes: list[int]) -> str:
     """Put the letters of the codes between the places."""
+    if codes[-1:] == [_STOP] and codes.count(_LINE) == len(codes) - 2 and codes[0] == _MOVE:
+        return f"M{'L'.join(texts[:-1])}"
     pieces, at = [], 0
     while at < len(codes):
         code = codes[at]

@@ -101,17 +101,29 @@ class SvgRenderer(RendererBase):
         text.text = s
         self._add(gc, text)
 
-    def write_line(self, line: str, x: float, y: float, style: dict[str, str], align: str) -> None:
+    def write_line(
+        self,
+        line: str,
+        x: float,
+        y: float,
+        *,
+        colour: str,
+        font: FontProperties,
+        opacity: float = 1.0,
+        align: str = "left",
+    ) -> None:
         """Write a line of text by its anchor, so that it needs no measuring.
 
         Args:
             line: the text.
-            x: where its left end, middle or right end is, pixels.
+            x: where that end is, pixels.
             y: of its baseline, pixels from the top.
-            style: from `text_style`.
-            align: "left", "center" or "right".
+            colour: as #rrggbb.
+            font: size, weight and slope.
+            opacity: 0 to 1.
+            align: which end x is: "left", "center" or "right".
         """
-        declared = css(style | {"text-anchor": _ANCHORS[align]})
+        declared = css(text_style(colour, font, opacity) | {"text-anchor": _ANCHORS[align]})
         element = ET.Element("text", {"style": declared, "x": number(x), "y": number(y)})
         element.text = line
         self.elements.append(element)

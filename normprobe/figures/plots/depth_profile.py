@@ -64,6 +64,7 @@ def supported(tables: Tables) -> bool:
 def plan(tables: Tables) -> Plan:
     """Decide the depth profile."""
     profile = summarize(tables)
+    stated = facts(profile)
     charts = [chart for chart, column in depth_profile_charts.CHARTS if _has(profile, column)]
 
     def draw(axes: Sequence[Axes]) -> None:
@@ -76,13 +77,13 @@ def plan(tables: Tables) -> Plan:
 
     return Plan(
         title="What each norm does, in order of execution",
-        caption=caption(profile),
+        caption=_caption(profile, stated),
         aria_label=aria_label(profile),
         draw=draw,
         heights=tuple(2.25 if chart is depth_profile_charts.variances else 1.5 for chart in charts),
         margins=margins(profile.depth),
         hits=column_hits(numbers(profile)),
-        facts=facts(profile),
+        facts=stated,
     )
 
 
@@ -150,7 +151,10 @@ def _largest_ratio(profile: Profile) -> float | None:
 
 def caption(profile: Profile) -> str:
     """What to look at, with the facts in it."""
-    stated = facts(profile)
+    return _caption(profile, facts(profile))
+
+
+def _caption(profile: Profile, stated: Facts) -> str:
     legend = "Blue, hollow: before the norm; orange, filled: after it, its own scale and shift included."
     runs = [legend, *_further(profile), _top(profile, stated)]
     if profile.sites[["ratio", "spread"]].notna().any(axis=None):

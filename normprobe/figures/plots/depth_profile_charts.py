@@ -22,6 +22,7 @@ from normprobe.figures.drawing.axes import (
     title,
     use_log,
 )
+from normprobe.figures.drawing.canvas import without_ticks
 from normprobe.figures.drawing.palette import ACCENT, BEFORE, INK, ROLE_DASHES, SURFACE, site_look
 from normprobe.formatting import format_number, plural
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -40,10 +41,11 @@ def variances(ax: Axes, profile: Profile) -> None:
     low, high = log_limits(np.append(sites[["p5", "p50", "p95"]].to_numpy(), pooled))
     room = 0.09 if pooled.notna().any() else 0.0  # for the remark on top
     use_log(ax.yaxis, (low, high * (high / low) ** room))
-    for site, aside in _asides(ax, profile).items():
-        rows = profile.site(site)
-        _bars(ax, profile, rows["p5"], rows["p95"], site_look(site).colour, aside=aside)
-        _series(ax, profile, rows["p50"], site, aside=aside)
+    asides, rows = _asides(ax, profile), {site: profile.site(site) for site in profile.drawn}
+    _join(ax, profile, {site: rows[site]["p50"] for site in rows}, asides)
+    for site, aside in asides.items():
+        _bars(ax, profile, rows[site]["p5"], rows[site]["p95"], site_look(site).colour, aside=aside)
+        _series(ax, profile, rows[site]["p50"], site, aside=aside)
     if room:
         ax.plot(sites["column"], pooled, "x", color=INK, markersize=3.6, markeredgewidth=0.9)
         note(ax, f"× all values pooled: a few {plural(unit)} carry it", x=0.008, y=0.985, ha="left", va="top")
@@ -91,9 +93,10 @@ def largest(ax: Axes, profile: Profile) -> None:
     )
     # Room on top, for the remark beside the largest.
     use_log(ax.yaxis, (low, high * 1.6))
+    _join(ax, profile, {INPUT: peaks["worst"]})
     _bars(ax, profile, peaks["typical"], peaks["worst"], BEFORE)
     _series(ax, profile, peaks["worst"], INPUT, face=BEFORE)
-    _series(ax, profile, peaks["typical"], INPUT, marker="_", joined=False)
+    _series(ax, profile, peaks["typical"], INPUT, marker="_")
     if near:
         ax.axhline(FP16_LIMIT, color=ACCENT, linewidth=0.9, linestyle=(0, (4, 2)))
     title(ax, "Largest |value| before the norm: worst feature and median feature")
@@ -115,8 +118,10 @@ def _ratios(
     ax.axhline(1, color=INK, linewidth=0.9)
     suffix = " (– with its scale)" if extra is not None and extra.notna().any() else ""
     labels = []
-    for site in profile.drawn:
-        values, look = profile.site(site)[column], site_look(site)
+    series = {site: profile.site(site)[column] for site in profile.drawn}
+    _join(ax, profile, series)
+    for site, values in series.items():
+        look = site_look(site)
         _series(ax, profile, values, site)
         if (at := _end(values)) is not None:
             labels.append(Label(look.label + (suffix if site == OUTPUT else ""), at, look.colour))
@@ -206,23 +211,18 @@ def _series(
     *,
     face: str | None = None,
     marker: str | None = None,
-    joined: bool = True,
     aside: float = 0,
 ) -> None:
-    """Draw one value per column: a line per role, a marker per column, zeros at the foot."""
-    look = site_look(site)
-    frame = pd.DataFrame(
-        {"x": values.index + aside, "y": values.to_numpy(), "role": list(profile.depth.roles)}
-    )
-    frame.loc[~(frame["y"] > 0), "y"] = np.nan
-    if joined:
-        _join(ax, frame, _lines(profile), look.colour)
-    face = face or look.face
-    # Among many columns markers would hide the line of their role; a role without a line has nothing else.
-    points = frame if not profile.depth.many else frame[~frame["role"].isin(_lines(profile))]
+    """Draw one value per column: a marker each, zeros at the foot."""
+    look, face = site_look(site), face or site_look(site).face
+    given = values.to_numpy(dtype=float)
+    shown = given > 0
+    if profile.depth.many:
+        # Markers would hide the line of their role; a role without a line has nothing else.
+        shown &= ~np.isin(profile.depth.roles, _lines(profile))
     ax.plot(
-        points["x"],
-        points["y"],
+        values.index.to_numpy()[shown] + aside,
+        given[shown],
         linestyle="none",
         marker=marker or look.marker,
         markersize=5.5 if marker else 4.2,
@@ -235,25 +235,36 @@ def _series(
     ax.set(xlabel="", ylabel="")
 
 
-def _join(ax: Axes, frame: pd.DataFrame, roles: tuple[str, ...], colour: str) -> None:
-    """Join the points of each role by a line of its own dashes."""
-    points = frame[frame["role"].isin(roles)].dropna()
+def _join(
+    ax: Axes, profile: Profile, series: dict[str, pd.Series[float]], asides: dict[str, float] | None = None
+) -> None:
+    """Join the points of each site and role by a line, in the site's colour and the role's dashes."""
+    roles, frames = _lines(profile), []
+    for site, values in series.items():
+        columns = {"x": values.index + (asides or {}).get(site, 0.0), "y": values.to_numpy()}
+        frames.append(pd.DataFrame({**columns, "role": profile.depth.roles, "site": site}))
+    points = pd.concat(frames, ignore_index=True)
+    points = points[points["role"].isin(roles) & (points["y"] > 0)]
     if points.empty:
         return
-    # With an estimator seaborn takes means of one value each, and draws a band of no width round them.
-    sns.lineplot(
-        points,
-        x="x",
-        y="y",
-        style="role",
-        style_order=roles,
-        color=colour,
-        dashes=list(ROLE_DASHES[: len(roles)]),
-        estimator=None,
-        legend=False,
-        ax=ax,
-        linewidth=1.15,
-    )
+    with without_ticks(ax):
+        # All at once: seaborn takes as long for one line as for all. With an estimator it takes means of one
+        # value each, and draws a band of no width round them.
+        sns.lineplot(
+            points.astype({"role": object, "site": object}),
+            x="x",
+            y="y",
+            hue="site",
+            hue_order=list(series),
+            palette=[site_look(site).colour for site in series],
+            style="role",
+            style_order=roles,
+            dashes=list(ROLE_DASHES[: len(roles)]),
+            estimator=None,
+            legend=False,
+            ax=ax,
+            linewidth=1.15,
+        )
 
 
 def _end(values: pd.Series[float]) -> float | None:

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
-from normprobe.figures.drawing.canvas import Facts, Plan, place
+from normprobe.figures.drawing.canvas import Facts, Plan, place, without_ticks
 from normprobe.figures.drawing.palette import ACCENT, INK, MUTED, ROLE_COLOURS, ROLE_DASHES, SURFACE
 from normprobe.formatting import (
     format_count,
@@ -181,23 +181,22 @@ def _lines(ax: Axes, found: LinearRoles, column: str, roles: list[str]) -> None:
     """Draw one line for each of these roles over blocks."""
     styles = [list(found.labels).index(role) for role in roles]
     rows = found.lines[found.lines["role"].isin(roles)]
-    # The ticks come later: seaborn reads those that it finds.
-    ax.xaxis.set_major_locator(NullLocator())
-    # All at once: seaborn takes as long for one line as for all.
-    sns.lineplot(
-        x=rows["block"].astype(float),
-        y=rows[column].where(rows[column] > 0),
-        hue=rows["role"].astype(object),
-        style=rows["role"].astype(object),
-        hue_order=roles,
-        style_order=roles,
-        palette=[ROLE_COLOURS[style] for style in styles],
-        dashes=[ROLE_DASHES[style] for style in styles],
-        linewidth=1.5,
-        estimator=None,
-        legend=False,
-        ax=ax,
-    )
+    with without_ticks(ax):
+        # All at once: seaborn takes as long for one line as for all.
+        sns.lineplot(
+            x=rows["block"].astype(float),
+            y=rows[column].where(rows[column] > 0),
+            hue=rows["role"].astype(object),
+            style=rows["role"].astype(object),
+            hue_order=roles,
+            style_order=roles,
+            palette=[ROLE_COLOURS[style] for style in styles],
+            dashes=[ROLE_DASHES[style] for style in styles],
+            linewidth=1.5,
+            estimator=None,
+            legend=False,
+            ax=ax,
+        )
 
 
 def _joined(found: LinearRoles, group: tuple[str, ...]) -> str:

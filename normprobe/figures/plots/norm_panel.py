@@ -58,8 +58,8 @@ def draw(axes: Sequence[Axes], found: Panel, marks: Marks) -> None:
     norm_panel_charts.values(axes[0], found, INPUT, marks)
     norm_panel_charts.values(axes[1], found, OUTPUT, marks)
     norm_panel_charts.one_sample(axes[2], found, marks)
-    norm_panel_charts.features(axes[3:5], found)
-    norm_panel_charts.samples(axes[5], found)
+    norm_panel_charts.features(axes[3:5], found, marks)
+    norm_panel_charts.samples(axes[5], found, marks)
 
 
 def plan_of(found: Panel) -> Plan:

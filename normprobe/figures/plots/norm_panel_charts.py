@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis, YAxis
-from matplotlib.patches import StepPatch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from normprobe.figures.drawing.axes import (
@@ -82,8 +81,7 @@ def one_sample(ax: Axes, panel: Panel, marks: Marks) -> None:
     ok = _dots(x, y)
     wide = [_symlog(axis, data[ok]) for axis, data in ((ax.xaxis, x), (ax.yaxis, y))]
     marks.dots(ax, x[ok], y[ok])
-    for line in (ax.axhline, ax.axvline):
-        line(0, color=GRID, linewidth=0.8, zorder=0)
+    marks.cross(ax, GRID)
     names = [name for name, symlog in zip(("before", "after"), wide, strict=True) if symlog]
     note_text = "" if not names else " (symlog)" if len(names) == 2 else f" ({names[0]}: symlog)"
     title(ax, f"One {panel.unit}: before → after{note_text}")
@@ -99,7 +97,7 @@ def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.union1d(extreme, ok[:: -(-len(ok) * 4 // (MOST_DOTS * 3))])
 
 
-def features(axes: Sequence[Axes], panel: Panel) -> None:
+def features(axes: Sequence[Axes], panel: Panel, marks: Marks) -> None:
     """Draw the variance per feature before and after on one logarithmic axis."""
     both = np.concatenate(list(panel.features.values()))
     shown = positive(both)
@@ -115,7 +113,7 @@ def features(axes: Sequence[Axes], panel: Panel) -> None:
             continue
         use_log(ax.yaxis, limits)
         near = int((data < NEAR_ZERO * median).sum())
-        _feature_bars(ax, data, site_look(site).colour, limits[0])
+        _feature_bars(ax, data, marks, site_look(site).colour, limits[0])
         foot(
             ax,
             [float(i) for i in np.flatnonzero(data < NEAR_ZERO * median)][:MOST_BARS],
@@ -126,7 +124,7 @@ def features(axes: Sequence[Axes], panel: Panel) -> None:
         _plain(ax.xaxis, whole=True)
 
 
-def _feature_bars(ax: Axes, data: np.ndarray, colour: str, floor: float) -> None:
+def _feature_bars(ax: Axes, data: np.ndarray, marks: Marks, colour: str, floor: float) -> None:
     """Draw a bar per feature, or for many features the least and the largest of neighbours."""
     count = len(data)
     ax.set_xlim(-0.5 - 0.01 * count, count - 0.5 + 0.01 * count)
@@ -137,17 +135,11 @@ def _feature_bars(ax: Axes, data: np.ndarray, colour: str, floor: float) -> None
     low, high = np.minimum.reduceat(safe, starts), np.maximum.reduceat(safe, starts)
     edges = np.append(starts, count) - 0.5
     if group > 1:
-        _steps(ax, high, edges, floor, fill=True, color=colour, alpha=0.45, linewidth=0)
-    _steps(ax, low, edges, floor, fill=True, color=colour, alpha=0.8, linewidth=0)
+        marks.steps(ax, 0, high, edges, floor, fill=True, color=colour, alpha=0.45, linewidth=0)
+    marks.steps(ax, 1, low, edges, floor, fill=True, color=colour, alpha=0.8, linewidth=0, zorder=1.01)
 
 
-def _steps(ax: Axes, heights: np.ndarray, edges: np.ndarray, floor: float = 0.0, **look: Any) -> None:
-    """Draw bars side by side, as `Axes.stairs` does, on axes whose limits are set."""
-    # Without the search for limits of their own, which takes ten times as long as the drawing.
-    ax.add_artist(StepPatch(heights, edges, baseline=floor, **look))
-
-
-def samples(ax: Axes, panel: Panel) -> None:
+def samples(ax: Axes, panel: Panel, marks: Marks) -> None:
     """Draw the variance per kept sample before and after as two histograms on one logarithmic axis."""
     title(ax, f"Variance per {panel.unit}")
     shown = {site: positive(data) for site, data in panel.samples.items()}
@@ -160,12 +152,12 @@ def samples(ax: Axes, panel: Panel) -> None:
     show_grid(ax.xaxis, False)
     edges = np.geomspace(*limits, BINS + 1)
     highest = 0.0
-    for site, data in shown.items():
+    for number, (site, data) in enumerate(shown.items()):
         colour = site_look(site).colour
         share = np.histogram(data, edges)[0] * 100 / max(1, len(panel.samples[site]))
         highest = max(highest, float(share.max()))
-        _steps(ax, share, edges, fill=True, color=colour, alpha=0.62, linewidth=0)
-        _steps(ax, share, edges, fill=False, edgecolor=colour, linewidth=0.8)
+        marks.steps(ax, 2 * number, share, edges, fill=True, color=colour, alpha=0.62, linewidth=0)
+        marks.steps(ax, 2 * number + 1, share, edges, fill=False, edgecolor=colour, linewidth=0.8)
         if (panel.samples[site] == 0).any():
             ax.plot([0], [0], marker="v", markersize=4, color=colour, transform=ax.transAxes, clip_on=False)
     ax.set_ylim(0, max(1.05 * highest, 1) * 1.25)

@@ -121,8 +121,7 @@ def summarize(tables: Tables) -> OutlierMap:
 
 def _one_map(tables: Tables, layers: list[str], order: tuple[str, ...] = ("n", "peak")) -> OutlierMap:
     """The numbers of the inputs of some layers of one width, columns by how many layers, or by size."""
-    largest = layer_statistics.largest_values(tables, layers)
-    ratios = largest.pivot(index="layer", columns="feature", values="ratio").reindex(layers)
+    ratios = layer_statistics.largest_ratios(tables, layers)
     above = (ratios > OUTLIER).sum()
     standing = pd.DataFrame({"n": above[above > 0], "peak": ratios.max()[above > 0]})
     columns = standing.sort_values(list(order), ascending=False)["n"]
@@ -378,12 +377,13 @@ def numbers(found: OutlierMap) -> Iterator[tuple[str, str]]:
 
 
 def _numbers_of(found: OutlierMap) -> Iterator[tuple[str, str]]:
-    for layer, (_, ratios) in zip(map(str, found.ratios.index), found.ratios.iterrows(), strict=True):
-        peak = found.worst.loc[layer]
+    peaks = found.worst.to_dict("records")
+    above, largest = (found.ratios > OUTLIER).sum(axis=1), found.ratios.max(axis=1)
+    for layer, peak, number, top in zip(map(str, found.ratios.index), peaks, above, largest, strict=True):
         if pd.isna(peak["feature"]):
             yield layer, f"{layer}\nno finite values"
             continue
-        over = format_count(int((ratios > OUTLIER).sum()))
+        over = format_count(int(number))
         worst = f"{format_number(peak['worst'])} in feature {int(peak['feature'])}"
-        times = f"{format_number(ratios.max())}× the median feature"
+        times = f"{format_number(top)}× the median feature"
         yield layer, f"{layer}\nlargest |value|: {worst}, {times}\nfeatures above 10×: {over}"

@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 
 from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.axes import Label, foot, label_ends, log_limits, title, use_log
-from normprobe.figures.drawing.canvas import Facts, Plan, column_hits, place
+from normprobe.figures.drawing.canvas import Facts, Plan, column_hits, place, without_ticks
 from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare, span
 from normprobe.figures.drawing.palette import ACCENT, AFTER, BEFORE, SURFACE
 from normprobe.formatting import format_count, format_number, name_sample, plural, sample_word, shorten_name
+from normprobe.tables.measures.by_site import by_site
 from normprobe.tables.measures.samples import sized_samples
 from normprobe.vocabulary import INPUT
 
@@ -153,13 +154,32 @@ def _widest(tables: Tables, norms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
 
 def _sizes(tables: Tables, layers: list[str]) -> pd.DataFrame:
     """The root mean square of each kept sample before each layer, a row per sample."""
-    samples = layer_statistics.of_layers(sized_samples(tables), layers, INPUT)
+    samples, sites = sized_samples(tables), by_site(tables, "samples")
+    rows = [sites.rows(layer, INPUT) for layer in layers]
+    if found := _sizes_of_same(samples, rows):
+        identities, sizes = found
+        return pd.DataFrame(sizes, index=identities, columns=pd.Index(layers, name="layer")).sort_index()
+    samples = samples.iloc[np.sort(np.concatenate(rows))]
     frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=samples["rms"])
     frame[IDENTITY] = frame[IDENTITY].astype(object)
     # pivot_table sorts its columns by name; here they are in order of execution.
     return frame.pivot_table(index=IDENTITY, columns="layer", values="size", aggfunc="first").reindex(
         columns=layers
     )
+
+
+def _sizes_of_same(samples: pd.DataFrame, rows: list[np.ndarray]) -> tuple[pd.MultiIndex, np.ndarray] | None:
+    """The samples and their sizes, a column per layer, where all layers hold the same in the same order."""
+    first = samples.iloc[rows[0]][IDENTITY]
+    identities = pd.MultiIndex.from_frame(first.astype(object))
+    if any(len(at) != len(first) for at in rows) or first.isna().any(axis=None) or identities.has_duplicates:
+        return None
+    places = np.stack(rows)
+    for name in IDENTITY:
+        codes = pd.factorize(samples[name].array)[0][places]
+        if (codes != codes[0]).any():
+            return None
+    return identities, samples["rms"].to_numpy(dtype=float)[places].T
 
 
 def _name_extreme(tables: Tables, ratios: pd.Series, unit: str) -> dict[Any, str]:
@@ -221,7 +241,8 @@ def _draw(ax: Axes, found: SampleSizes) -> None:
         if len(shown):
             ends.append(Label(shorten_name(name, 34), float(shown.iloc[-1]), AFTER))
     median = bands[0.5].where(bands[0.5] > 0)
-    sns.lineplot(x=x, y=median, color=BEFORE, linewidth=1.9, ax=ax, estimator=None)
+    with without_ticks(ax):
+        sns.lineplot(x=x, y=median, color=BEFORE, linewidth=1.9, ax=ax, estimator=None)
     if median.notna().any():
         ends.append(Label(f"median {found.unit}", float(median.dropna().iloc[-1]), BEFORE))
     label_ends(ax, ends)

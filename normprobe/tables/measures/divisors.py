@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.measures.by_site import grouped, numbers
 from normprobe.tables.measures.common import at_site, cached
 from normprobe.tables.measures.features import finite_features
 from normprobe.tables.measures.samples import sample_measures
@@ -39,19 +40,19 @@ def divisor_measures(tables: Tables) -> pd.DataFrame:
     """
     ledger = tables.ledger.set_index("layer")
     norms = ledger[(ledger["kind"] != "linear") & (ledger["calls"] > 0)]
-    channels_of = _channels(tables)
+    channels_of, channel_variances = _channels(tables), cache(partial(_channel_variances, tables))
     by_sample = sample_measures(tables)
-    samples = at_site(by_sample, INPUT) if len(by_sample) else by_sample
+    samples = (at_site(by_sample, INPUT) if len(by_sample) else by_sample).to_dict("index")
     rows = {}
-    for layer, row in norms.iterrows():
+    for layer, row in norms.to_dict("index").items():
         name, kind = str(layer), row["kind"]
         of_input = row.get("normalizes", "") not in ("other", "unknown")
         groups = 1 if pd.isna(row.get("groups", pd.NA)) else int(row["groups"])
         if kind == "batch_norm":
-            found = _of_channels(channels_of(name), str(row["training"]))
+            found = ("channel", channel_variances().get(name, np.nan))
         elif kind in _BY_SAMPLE and groups == 1 and of_input:
             column = "sample_square" if kind == "rms_norm" else "sample_variance"
-            found = ("sample", float(samples[column].get(name, np.nan)))
+            found = ("sample", samples.get(name, {}).get(column, np.nan))
         elif kind in (*_BY_SAMPLE, "group_norm", "instance_norm"):
             channels = channels_of(name)
             each = int(channels["feature"].max()) + 1 if kind == "instance_norm" and len(channels) else groups
@@ -91,14 +92,20 @@ def _unscaled(channels: pd.DataFrame) -> pd.Series:
     return square / weight.where(weight != 0) ** 2
 
 
-def _of_channels(channels: pd.DataFrame, training: str) -> tuple[str, float]:
-    """The variance of the median channel of a batch norm."""
-    kept = ((channels["site"] == INPUT) & ~channels["constant"]).to_numpy()
-    seen, running = (channels[name].to_numpy(dtype=float)[kept] for name in ("seen_variance", "running_var"))
-    alone = "train" in training or bool(np.isnan(running).all())
-    larger = seen if alone else np.maximum(seen, running)
-    larger = larger[larger > 0]
-    return "channel", float(np.median(larger)) if len(larger) else np.nan
+def _channel_variances(tables: Tables) -> dict[str, float]:
+    """The variance of the median channel of each batch norm, by layer."""
+    norms = tables.ledger[tables.ledger["kind"] == "batch_norm"]
+    trains = norms.set_index("layer")["training"].fillna("").str.contains("train")
+    features = finite_features(tables)
+    channels = features[(features["kind"] == "batch_norm") & (features["site"] == INPUT)]
+    channels = channels[~channels["constant"]]
+    sites = grouped(channels)
+    seen, running = (numbers(channels, name) for name in ("seen_variance", "running_var"))
+    layers = sites.index.get_level_values("layer")
+    alone = trains.reindex(layers).to_numpy(dtype=bool) | (sites.number(~np.isnan(running)) == 0)
+    larger = np.where(sites.of(alone), seen, np.maximum(seen, running))
+    middle = sites.median(np.where(larger > 0, larger, np.nan))
+    return dict(zip(map(str, layers), middle.tolist(), strict=True))
 
 
 def _of_groups(

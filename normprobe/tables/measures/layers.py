@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from normprobe.tables.columns import SITE_KEY
 from normprobe.tables.measures.common import at_site, cached, ratio
@@ -57,12 +58,19 @@ def inner_sites(tables: Tables, rows: int) -> pd.DataFrame:
     They must come from two samples at least: the pixels of one image are alike. Sites where more than 1 % of
     the values are NaN or Inf are left out: what is 0 or constant there follows from that.
     """
+    layers, count = _inner(tables)
+    return layers[count >= rows]
+
+
+@cached
+def _inner(tables: Tables) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    """The measures of all such sites, and how many values a feature has there."""
     layers = inputs_and_outputs(tables)
     raw = (layers["depth"] == 0).to_numpy() & (layers.index.get_level_values("site") == INPUT)
-    count = feature_measures(tables)["rows"].reindex(layers.index)
-    finite = layers["nonfinite"] <= 0.01 * count * layers["n_features"]
-    enough = (count >= rows) & (layers["n_samples"] > 1) & finite
-    return layers[~raw & enough.to_numpy()]
+    count = feature_measures(tables)["rows"].reindex(layers.index).to_numpy(dtype=np.float64)
+    finite = (layers["nonfinite"] <= 0.01 * count * layers["n_features"]).to_numpy(dtype=bool)
+    inner = ~raw & finite & (layers["n_samples"] > 1).to_numpy()
+    return layers[inner], count[inner]
 
 
 def first_to_read(layers: pd.DataFrame) -> str | None:

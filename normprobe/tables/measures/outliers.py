@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from normprobe.errors import NormprobeError
-from normprobe.tables.columns import OUTLIERS, SITE_KEY, shaped
+from normprobe.tables.columns import OUTLIERS, shaped
+from normprobe.tables.measures.by_site import by_site, numbers
 from normprobe.tables.measures.features import feature_measures, finite_features
 from normprobe.tables.measures.layers import inner_sites, inputs_and_outputs
 from normprobe.tables.measures.writers import writers
@@ -38,19 +39,19 @@ def outlier_features(
         share: and at most this share of the site's features (one at least) does.
         rows: fewest values of a feature from which its largest says something.
     """
-    layers = inner_sites(tables, rows)
-    features = finite_features(tables)
-    out = features[(features["abs_max"] > least) & (features["ratio"] > times)]
-    sites = pd.MultiIndex.from_frame(out[SITE_KEY])
-    size = pd.Series(1, index=sites).groupby(level=SITE_KEY, sort=False).size()
+    features, sites = finite_features(tables), by_site(tables, "features")
+    codes = sites.codes if len(features) == len(sites.codes) else sites.codes[features.index]
+    ratio = numbers(features, "ratio")
+    out = (numbers(features, "abs_max") > least) & (ratio > times)
+    size = np.bincount(codes[out], minlength=len(sites.index))
     # 1.5 features: one is always few, whatever rounding makes of 1 ÷ n. Of the features with a finite value,
     # as the median is of these.
-    known = features.groupby(SITE_KEY, sort=False, observed=True).size().reindex(size.index)
-    few = size.index[size <= np.maximum(share * known, 1.5)]
-    order = {site: at for at, site in enumerate(layers.index) if site in set(few)}
-    place = pd.Series([order.get(site, -1) for site in sites], index=out.index)
-    out = out.assign(_place=place)[place >= 0]
-    return out.sort_values(["_place", "ratio"], ascending=[True, False], kind="stable").drop(columns="_place")
+    known = np.bincount(codes, minlength=len(sites.index))
+    few = size <= np.maximum(share * known, 1.5)
+    order = inner_sites(tables, rows).index.get_indexer(sites.index)
+    found = np.flatnonzero(out & (few & (order >= 0))[codes])
+    found = found[np.lexsort((-ratio[found], order[codes[found]]))]
+    return features.iloc[found]
 
 
 def too_few_values(tables: Tables, rows: int = ROWS) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.measures.by_site import BySite, grouped, numbers
 from normprobe.tables.measures.common import cached
 from normprobe.tables.measures.features import finite_features, norms_untrained
 from normprobe.vocabulary import INPUT
@@ -94,30 +95,29 @@ def running_measures(tables: Tables) -> pd.DataFrame:
     """
     channels = running_channels(tables)
     # A dead channel has a running variance near 0, too, and would pull the medians towards agreement.
-    varying = ~channels["constant"]
-    frame = channels.assign(
-        size=channels["shift"].abs().where(varying),
-        factor=channels["log_variance_ratio"].where(varying),
-        bare=channels["bare_log_ratio"].where(varying),
-    ).set_index(SITE_KEY)
-    groups = frame.groupby(level=SITE_KEY, sort=False)
-    middles = groups[["factor", "bare"]].median()
-    off = (frame[["factor", "bare"]] - middles.reindex(frame.index)).abs()
-    noise = off.groupby(level=SITE_KEY, sort=False).median()
-    middle = middles["factor"]
-    return pd.DataFrame(
-        {
-            "running_shift": groups["size"].median(),
-            "running_log_ratio": middle,
-            "running_ratio": np.exp(middle.abs()),
-            "running_noise": noise["factor"],
-            "channel_ratio": np.exp(groups["factor"].max()),
-            "channel_shift": groups["size"].max(),
-            "untouched": groups["untouched"].all(),
-            "bare_log_ratio": middles["bare"],
-            "bare_noise": noise["bare"],
-        }
-    )
+    sites, constant = grouped(channels), channels["constant"].to_numpy(dtype=bool)
+    columns = ("shift", "log_variance_ratio", "bare_log_ratio")
+    shift, factor, bare = (np.where(constant, np.nan, numbers(channels, name)) for name in columns)
+    size = np.abs(shift)
+    (middle, noise), (bare_middle, bare_noise) = (_middle_and_noise(sites, each) for each in (factor, bare))
+    found = {
+        "running_shift": sites.median(size),
+        "running_log_ratio": middle,
+        "running_ratio": np.exp(np.abs(middle)),
+        "running_noise": noise,
+        "channel_ratio": np.exp(sites.largest(factor)),
+        "channel_shift": sites.largest(size),
+        "untouched": sites.number(channels["untouched"].to_numpy(dtype=bool)) == sites.sizes,
+        "bare_log_ratio": bare_middle,
+        "bare_noise": bare_noise,
+    }
+    return pd.DataFrame(found, index=sites.index)
+
+
+def _middle_and_noise(sites: BySite, values: Numbers) -> tuple[Numbers, Numbers]:
+    """The median of each group, and the median absolute deviation from it."""
+    middle = sites.median(values)
+    return middle, sites.median(np.abs(values - sites.of(middle)))
 
 
 def never_updated(tables: Tables) -> bool:

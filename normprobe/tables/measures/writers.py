@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from normprobe.tables.measures.by_site import by_site, numbers
 from normprobe.tables.measures.common import at_site
-from normprobe.tables.measures.features import finite_features
 from normprobe.tables.measures.layers import layer_measures
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -44,19 +45,31 @@ def writers(tables: Tables, read: pd.DataFrame) -> pd.Series:
     """
     layers = layer_measures(tables)
     reads, writes = at_site(layers, INPUT), at_site(layers, OUTPUT)
-    features = finite_features(tables)
-    wanted = features["feature"].isin(read["feature"].unique()) & (features["site"] == OUTPUT)
-    wrote = features.loc[wanted, ["layer", "feature", "abs_max"]].pivot(
-        index="layer", columns="feature", values="abs_max"
-    )
     # In order of execution, so that the last one that has the value is the nearest to the reader.
-    wrote = wrote.reindex(writes.index[np.argsort(writes["depth"].to_numpy(), kind="stable")])
-    depth, width = (writes.loc[wrote.index, name].to_numpy() for name in ("depth", "n_features"))
+    writes = writes.iloc[np.argsort(writes["depth"].to_numpy(), kind="stable")]
+    wanted, column = np.unique(read["feature"].to_numpy(dtype=np.int64), return_inverse=True)
+    wrote = _written(tables, writes.index, wanted)
+    depth, width = (writes[name].to_numpy() for name in ("depth", "n_features"))
+    known = dict(zip(reads.index, zip(reads["depth"], reads["n_features"], strict=True), strict=True))
     names = []
-    for layer, feature, value in zip(read["layer"], read["feature"], read["abs_max"], strict=True):
-        reader = reads.loc[layer]
-        before = (depth < reader["depth"]) & (width == reader["n_features"])
+    for layer, at, value in zip(read["layer"], column, read["abs_max"], strict=True):
+        reader_depth, reader_width = known[layer]
+        before = (depth < reader_depth) & (width == reader_width)
         # Half of it: a sum or an activation on the way may have changed the value.
-        has = before & (wrote[feature].to_numpy() >= 0.5 * value) if feature in wrote else ~before & before
-        names.append(str(wrote.index[has.nonzero()[0][-1]]) if has.any() else "")
+        has = np.flatnonzero(before & (wrote[:, at] >= 0.5 * value))
+        names.append(str(writes.index[has[-1]]) if len(has) else "")
     return pd.Series(names, index=read.index, dtype="string")
+
+
+def _written(tables: Tables, layers: pd.Index, features: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The largest |value| that each of the layers writes into each of these features, NaN for none."""
+    sites = by_site(tables, "features")
+    line = [
+        layers.get_loc(layer) if site == OUTPUT and layer in layers else -1 for layer, site in sites.index
+    ]
+    feature = tables.features["feature"].to_numpy()
+    rows = np.flatnonzero(np.isin(feature, features) & (sites.of(np.array(line, dtype=np.int64)) >= 0))
+    found = np.full((len(layers), len(features)), np.nan)
+    at = np.array(line, dtype=np.int64)[sites.codes[rows]], np.searchsorted(features, feature[rows])
+    found[at] = numbers(tables.features, "abs_max")[rows]
+    return found

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, cast
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.backends.backend_mixed import MixedModeRenderer
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
@@ -26,18 +27,45 @@ from matplotlib.text import Text
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import IdentityTransform
 
-from normprobe.figures.drawing.svg_renderer import SvgRenderer, text_style
-
 _MIXED: Any = MixedModeRenderer  # without types in matplotlib
 _ROUNDING = 1e-10  # share of an axis by which a tick at its end may lie outside
 
 
-def draw_figure(figure: Figure, renderer: SvgRenderer) -> None:
-    """Draw a figure whose pixels are points.
+class Renderer(Protocol):
+    """What draws: one of matplotlib's renderers that takes lines of text by their anchors, too."""
+
+    width: float
+    height: float
+
+    def write_line(
+        self,
+        line: str,
+        x: float,
+        y: float,
+        *,
+        colour: str,
+        font: FontProperties,
+        opacity: float = 1.0,
+        align: str = "left",
+    ) -> None:
+        """Write a line of text; see `SvgRenderer.write_line`."""
+
+    def points_to_pixels(self, points: Any) -> Any:
+        """How many pixels some points are."""
+
+    def draw_path(self, gc: Any, path: Path, transform: Any, rgbFace: Any = None) -> None:
+        """Draw a path."""
+
+    def new_gc(self) -> Any:
+        """New settings of a pen."""
+
+
+def draw_figure(figure: Figure, renderer: Renderer) -> None:
+    """Draw a figure.
 
     Args:
         figure: its artists; the paper is left out where it has no colour.
-        renderer: receives the elements.
+        renderer: receives what is drawn; of as many dots per inch as the figure.
     """
     for artist in sorted(figure.get_children(), key=_order):
         if isinstance(artist, Axes):
@@ -51,7 +79,7 @@ def _order(artist: Artist) -> float:
     return artist.get_zorder()
 
 
-def _draw_axes(ax: Axes, renderer: SvgRenderer) -> None:
+def _draw_axes(ax: Axes, renderer: Renderer) -> None:
     """Draw a chart and the charts inside it."""
     if not ax.get_visible():
         return
@@ -69,21 +97,48 @@ def _draw_axes(ax: Axes, renderer: SvgRenderer) -> None:
             _draw_artist(artist, renderer)
 
 
-def _draw_artist(artist: Artist, renderer: SvgRenderer) -> None:
+def _draw_artist(artist: Artist, renderer: Renderer) -> None:
     """Draw anything but charts."""
     if not artist.get_visible():
         return
     if isinstance(artist, Axis) and _is_plain_axis(artist):
         _draw_axis(artist, renderer)
+    elif isinstance(artist, Spine) and artist.spine_type in _SIDES and _is_whole(artist):
+        _draw_spine(artist, renderer)
     elif isinstance(artist, Text) and _is_plain_text(artist):
         _write(artist, renderer)
-    elif artist.get_rasterized():
+    elif artist.get_rasterized() and not isinstance(renderer, RendererAgg):
         inches = (renderer.width / 72, renderer.height / 72)
         mixed: Any = _MIXED(artist.get_figure(root=True), *inches, 72, renderer)
         artist.draw(mixed)
         mixed.stop_rasterizing()
     else:
-        artist.draw(renderer)
+        artist.draw(cast("Any", renderer))
+
+
+_SIDES = {"left": (0, 0, 0, 1), "right": (1, 0, 1, 1), "bottom": (0, 0, 1, 0), "top": (0, 1, 1, 1)}
+
+
+def _is_whole(spine: Spine) -> bool:
+    """Whether a spine is a plain line along the whole of its side."""
+    moved = spine.get_position() not in (None, ("outward", 0.0))
+    return not (moved or spine.get_bounds() is not None or spine.get_linestyle() not in ("solid", "-"))
+
+
+def _draw_spine(spine: Spine, renderer: Renderer) -> None:
+    """Draw the line along a side of a chart."""
+    colour, alpha = spine.get_edgecolor(), spine.get_alpha()
+    if not (spine.get_linewidth() and to_rgba(colour)[3]):
+        return
+    box, (x0, y0, x1, y1) = spine.axes.bbox, _SIDES[spine.spine_type]
+    gc = renderer.new_gc()
+    gc.set_foreground(colour, isRGBA=True)
+    gc.set_alpha(alpha)
+    gc.set_linewidth(spine.get_linewidth())
+    gc.set_capstyle(spine.get_capstyle())
+    gc.set_joinstyle(spine.get_joinstyle())
+    ends = [(box.x0 + box.width * x, box.y0 + box.height * y) for x, y in ((x0, y0), (x1, y1))]
+    renderer.draw_path(gc, Path(ends), IdentityTransform())
 
 
 def _is_plain_text(text: Text) -> bool:
@@ -95,22 +150,27 @@ def _is_plain_text(text: Text) -> bool:
     return type(text) is Text and "\n" not in words and not (boxed or turned or text.get_path_effects())
 
 
-def _write(text: Text, renderer: SvgRenderer, at: tuple[float, float] | None = None) -> None:
+def _write(text: Text, renderer: Renderer, at: tuple[float, float] | None = None) -> None:
     """Write a plain text where it is anchored, or at another place in pixels."""
     x, y = at or text.get_transform().transform(text.get_unitless_position())
     if not (text.get_text() and np.isfinite(x) and np.isfinite(y)):
         return
     font, opacity = text.get_fontproperties(), text.get_alpha()
-    style = text_style(to_hex(text.get_color()), font, 1.0 if opacity is None else opacity)
-    below = _to_baseline(font, text.get_verticalalignment())
+    below = renderer.points_to_pixels(_to_baseline(font, text.get_verticalalignment()))
     renderer.write_line(
-        text.get_text(), x, renderer.height - y + below, style, text.get_horizontalalignment()
+        text.get_text(),
+        x,
+        renderer.height - y + below,
+        colour=to_hex(text.get_color()),
+        font=font,
+        opacity=1.0 if opacity is None else opacity,
+        align=text.get_horizontalalignment(),
     )
 
 
 def _to_baseline(font: FontProperties, align: str) -> float:
-    """How far below its anchor the baseline of a line stands, pixels."""
-    ascent, descent = line_extents(findfont(font))
+    """How far below its anchor the baseline of a line stands, points."""
+    ascent, descent = line_extents(font_file(font))
     shares = {
         "baseline": 0.0,
         "top": ascent,
@@ -119,6 +179,17 @@ def _to_baseline(font: FontProperties, align: str) -> float:
         "center_baseline": ascent / 2,
     }
     return shares[align] * float(font.get_size())
+
+
+def font_file(font: FontProperties) -> str:
+    """The file of a font, whatever its size."""
+    return _file_of(tuple(font.get_family()), font.get_weight(), font.get_style(), font.get_file())
+
+
+@lru_cache
+def _file_of(family: tuple[str, ...], weight: Any, style: Any, file: Any) -> str:
+    # matplotlib's own cache asks for a dozen of its settings first, for every text.
+    return str(findfont(FontProperties(family=list(family), style=style, weight=weight, fname=file)))
 
 
 @lru_cache
@@ -149,31 +220,33 @@ def _default(axis: Axis, name: str) -> Any:
     return settings[f"{'x' if isinstance(axis, XAxis) else 'y'}tick.{name}"]
 
 
-def _draw_axis(axis: Axis, renderer: SvgRenderer) -> None:
+def _draw_axis(axis: Axis, renderer: Renderer) -> None:
     """Draw the grid, the labels of the ticks, and the label of the axis below them."""
     look = axis.get_tick_params(which="major")
     across = isinstance(axis, XAxis)
     ticks = _ticks(axis)
     if axis.get_major_formatter().get_offset():
         # A power of ten or a sum that all labels share stands where matplotlib says.
-        axis.draw(renderer)
+        axis.draw(cast("Any", renderer))
         return
     if look.get("gridOn"):
         _draw_grid(axis, look, [at for at, _ in ticks], renderer)
     if not look.get("labelbottom" if across else "labelleft", True):
         ticks = []
     font = FontProperties(size=look.get("labelsize", _default(axis, "labelsize")))
-    pad = look.get("pad", _default(axis, "major.pad"))
-    style = text_style(to_hex(look.get("labelcolor", _default(axis, "labelcolor"))), font)
-    box = axis.axes.bbox
-    below = _to_baseline(font, "top" if across else "center_baseline")
+    colour = to_hex(look.get("labelcolor", _default(axis, "labelcolor")))
+    box, pixels = axis.axes.bbox, renderer.points_to_pixels(1.0)
+    pad = look.get("pad", _default(axis, "major.pad")) * pixels
+    below = _to_baseline(font, "top" if across else "center_baseline") * pixels
     for at, text in ticks:
         x, y = (at, box.y0 - pad) if across else (box.x0 - pad, at)
         if text:
-            renderer.write_line(text, x, renderer.height - y + below, style, "center" if across else "right")
+            side = "center" if across else "right"
+            renderer.write_line(text, x, renderer.height - y + below, colour=colour, font=font, align=side)
     if axis.label.get_text():
-        room = pad + sum(line_extents(findfont(font))) * font.get_size() if ticks else 0.0
-        _write(axis.label, renderer, ((box.x0 + box.x1) / 2, box.y0 - room - axis.labelpad))
+        room = pad + sum(line_extents(font_file(font))) * font.get_size() * pixels if ticks else 0.0
+        down = room + axis.labelpad * pixels
+        _write(axis.label, renderer, ((box.x0 + box.x1) / 2, box.y0 - down))
 
 
 def _ticks(axis: Axis) -> list[tuple[float, str]]:
@@ -194,7 +267,7 @@ def _ticks(axis: Axis) -> list[tuple[float, str]]:
     return [(at, text) for at, text in pairs if low - room <= at <= high + room]
 
 
-def _draw_grid(axis: Axis, look: dict[str, Any], places: list[float], renderer: SvgRenderer) -> None:
+def _draw_grid(axis: Axis, look: dict[str, Any], places: list[float], renderer: Renderer) -> None:
     """Draw a line across the chart at each place (pixels)."""
     if not places:
         return
