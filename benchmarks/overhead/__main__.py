@@ -2,18 +2,22 @@
 
     python -m benchmarks.overhead [--rounds 30] [--peer-rounds 8] [--threads 2] [--only bert,llama]
     python -m benchmarks.overhead --beside CHECKOUT [--rounds 30] [--threads 2] [--only bert,llama]
+        [--built FOLDER] [--clock cpu] [--fallback]
 
 Each way is timed beside a bare forward of its own, in random order, after one that is not timed: what a
 peer left behind in caches and allocator falls on nobody. The bare forward is also timed against itself
 (A/A): a row whose A/A is off by more than 2 % was disturbed and says nothing. Figures are medians of the
 ratios of each pair. "fallback" is the probe without the compiled kernel; "one thread" both the probed and
 the bare forward on one. With --beside only the probe is timed, of this build and of another commit's
-checkout, in turn.
+checkout, in turn, beside hooks that call `torch.sum` and hooks that do nothing; `probe/nothing` is what the
+probe adds over what the latter add. On a machine that others use, --clock cpu counts the seconds that this
+process has computed, best on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import platform
 import random
@@ -25,28 +29,34 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
 import normprobe
 from benchmarks.overhead import other_build
 from benchmarks.overhead.models import MODELS, Case
-from benchmarks.overhead.peers import PEERS
-from normprobe.kernels import dispatch
+from benchmarks.overhead.peers import PEERS, nothing, torch_sum
 
 Way = Callable[[], AbstractContextManager[object]]
+
+_CLOCK = [time.perf_counter]
+"""What seconds are counted by."""
 
 
 def main() -> None:
     """Print the table."""
     arguments = _arguments()
+    if arguments.clock == "cpu":
+        _CLOCK[0] = time.process_time
     torch.set_num_threads(arguments.threads)
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     print(f"{machine}, torch {torch.__version__} on {arguments.threads} threads")
     names = [name for name in MODELS if not arguments.only or name in arguments.only.split(",")]
     if arguments.beside is not None:
         with tempfile.TemporaryDirectory() as scratch:
-            _print_beside(names, other_build.load(arguments.beside, Path(scratch)), arguments.rounds)
+            other = other_build.load(arguments.beside, arguments.built or Path(scratch))
+            _print_beside(names, other, arguments)
         return
     header = ["model", "bare ms", "A/A", "probe", "every=100", "samples=0", "fallback", *PEERS, "one thread"]
     print(" | ".join(header))
@@ -75,22 +85,28 @@ def main() -> None:
         )
 
 
-def _print_beside(names: list[str], other: ModuleType, rounds: int) -> None:
+def _print_beside(names: list[str], other: ModuleType, arguments: argparse.Namespace) -> None:
     """Print what the probe of this build and that of another cost, timed in turn."""
-    columns = ["A/A", "probe", "other", "probe, every=100", "other, every=100"]
-    print(" | ".join(["model", "bare ms", *columns]))
+    columns = ["A/A", "probe", "other", "sum", "nothing"]
+    if arguments.fallback:
+        columns += ["fallback", "other, fallback"]
+    print(" | ".join(["model", "bare ms", *columns, "probe/nothing", "other/nothing"]))
     for name in names:
         case = MODELS[name]()
         ways: dict[str, Way] = {
             "A/A": nullcontext,
             "probe": _probed(case),
             "other": _probed(case, of=other),
-            "probe, every=100": _probed(case, every=100),
-            "other, every=100": _probed(case, of=other, every=100),
+            "sum": partial(torch_sum, case.model),
+            "nothing": partial(nothing, case.model),
+            "fallback": _without_kernel(case),
+            "other, fallback": _without_kernel(case, of=other),
         }
-        bare, ratios = measure(case, ways, rounds)
+        bare, ratios = measure(case, {column: ways[column] for column in columns}, arguments.rounds)
+        least = ratios["nothing"] - 1
         figures = [f"{ratios[column]:.3f}" for column in columns]
-        print(" | ".join([name, f"{bare * 1e3:.1f}", *figures]), flush=True)
+        figures += [f"{(ratios[way] - 1) / least:.2f}" for way in ("probe", "other")]
+        print(" | ".join([name, f"{bare * 1e3:.2f}", *figures]), flush=True)
 
 
 def measure(case: Case, ways: dict[str, Way], rounds: int) -> tuple[float, dict[str, float]]:
@@ -114,10 +130,10 @@ def measure(case: Case, ways: dict[str, Way], rounds: int) -> tuple[float, dict[
 def _timed(case: Case, make: Way) -> float:
     with make() as other:
         call = other if callable(other) else case.model
-        start = time.perf_counter()
+        start = _CLOCK[0]()
         for _ in range(case.repeats):
             case.run(call)
-        return (time.perf_counter() - start) / case.repeats
+        return (_CLOCK[0]() - start) / case.repeats
 
 
 def _probed(case: Case, of: ModuleType = normprobe, **options: int) -> Way:
@@ -126,22 +142,25 @@ def _probed(case: Case, of: ModuleType = normprobe, **options: int) -> Way:
     return lambda: probe
 
 
-def _without_kernel(case: Case) -> Way:
+def _without_kernel(case: Case, of: ModuleType = normprobe) -> Way:
     """The same measured by plain torch, as where no compiler built the kernel."""
-    made: list[normprobe.Probe] = []
+    made: list[Any] = []
+    # Older commits choose the kernel in the package itself.
+    names = (f"{of.__name__}.kernels.dispatch", f"{of.__name__}.kernels")
+    kernels = importlib.import_module(next(name for name in names if importlib.util.find_spec(name)))
 
     @contextmanager
     def way() -> Iterator[None]:
-        dispatch.compiled.cache_clear()
+        kernels.compiled.cache_clear()
         os.environ["NORMPROBE_KERNEL"] = "torch"
         try:
             if not made:
-                made.append(normprobe.Probe(case.model))
+                made.append(of.Probe(case.model))
             with made[0]:
                 yield
         finally:
             os.environ.pop("NORMPROBE_KERNEL")
-            dispatch.compiled.cache_clear()
+            kernels.compiled.cache_clear()
 
     return way
 
@@ -160,6 +179,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peer-rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="")
+    parser.add_argument("--built", type=Path, help="a folder that keeps that commit's build for the next time")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--fallback", action="store_true", help="with --beside: without the kernel, too")
     parser.add_argument("--beside", type=Path, help="a checkout of another commit, to be timed in turn")
     return parser.parse_args()
 

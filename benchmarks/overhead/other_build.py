@@ -19,8 +19,17 @@ def load(checkout: Path, scratch: Path) -> ModuleType:
 
     Args:
         checkout: the root of a checkout of another commit, as `git worktree add` makes it.
-        scratch: an empty folder; it must outlive the import.
+        scratch: a folder, empty or with what this made of the same checkout before; it must outlive the
+            import.
     """
+    if not any(scratch.glob(f"{NAME}/kernels/_cpu*")):
+        _build(checkout, scratch)
+    sys.path.insert(0, str(scratch))
+    return importlib.import_module(NAME)
+
+
+def _build(checkout: Path, scratch: Path) -> None:
+    scratch.mkdir(exist_ok=True)
     for name in ("normprobe", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         source, target = checkout / name, scratch / name.replace("normprobe", NAME)
         if source.is_dir():
@@ -37,5 +46,3 @@ def load(checkout: Path, scratch: Path) -> ModuleType:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    sys.path.insert(0, str(scratch))
-    return importlib.import_module(NAME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -31,6 +32,36 @@ def _hooked(model: nn.Module, seen: Callable[[Tensor], None]) -> AbstractContext
                 handle.remove()
 
     return attached()
+
+
+@contextmanager
+def nothing(model: nn.Module) -> Iterator[None]:
+    """Two hooks on each layer that do nothing: what there is to pay for being called at all."""
+
+    def before(module: nn.Module, args: Any) -> None: ...
+
+    def after(module: nn.Module, args: Any, output: Any) -> None: ...
+
+    modules = [layer.module for layer in find_layers(model).layers]
+    handles = [module.register_forward_pre_hook(before) for module in modules]
+    handles += [module.register_forward_hook(after) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def torch_sum(model: nn.Module) -> AbstractContextManager[None]:
+    """`torch.sum`, of a tensor that several layers read once: each number is read from memory once."""
+    recent: list[weakref.ref[Tensor]] = []
+
+    def seen(tensor: Tensor) -> None:
+        if not any(held() is tensor for held in recent):
+            torch.sum(tensor.detach())
+            recent[:] = [*recent[-7:], weakref.ref(tensor)]
+
+    return _hooked(model, seen)
 
 
 def var_mean(model: nn.Module) -> AbstractContextManager[None]:
