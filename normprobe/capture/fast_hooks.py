@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from normprobe.capture.forwards.forward import Forward, Forwards
+from normprobe.capture.hooks.handles import Hook
 from normprobe.capture.identity.sample_numbers import record_extremes
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.kernels import dispatch
@@ -51,9 +52,12 @@ class FastHooks:
             return before, after
         key = ("layer", state.index)
         if key not in self.made:
-            shared = (self.forwards.inside, self.lock, _record_extremes, self.snapshot)
+            compiled.set_empty_hook(Hook)
+            # Torch calls these hooks as they are, so what they call of Python must not be compiled.
+            record, snapshot = Hook(_record_extremes), Hook(self.snapshot)
+            shared = (self.forwards.inside, self.lock, record, snapshot)
             hook_before, hook_after = (
-                compiled.LayerHook(callback, state, sites[site], site_of(site).number, *shared)
+                compiled.LayerHook(Hook(callback), state, sites[site], site_of(site).number, *shared)
                 for site, callback in ((INPUT, before), (OUTPUT, after))
             )
             self.made[key] = hook_before, hook_after

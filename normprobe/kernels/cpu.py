@@ -30,6 +30,7 @@ from normprobe.kernels._cpu import (
     SiteCounters,
     configure,
     hashes,
+    set_empty_hook,
 )
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.moments import Moments
@@ -51,6 +52,7 @@ __all__ = [
     "compiled_choice",
     "hashes",
     "measure",
+    "set_empty_hook",
     "threads",
 ]
 

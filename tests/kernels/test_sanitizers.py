@@ -64,7 +64,12 @@ def test_the_kernel_tests_pass_under_sanitizers(tmp_path: Path) -> None:
     assert str(copied) in found
     # The sanitizer never hands out an address again, which that one test needs.
     chosen = "(compiled or any_tensor or channel_layouts or few_rows or ReadByTwo or AddedUp) and not address"
-    names = ("kernels/test_kernels.py", "kernels/test_accumulator.py", "capture/test_engine.py")
+    names = (
+        "kernels/test_kernels.py",
+        "kernels/test_accumulator.py",
+        "kernels/test_channel_layouts.py",
+        "capture/test_engine.py",
+    )
     tests = [str(ROOT / "tests" / name) for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "pythonpath="]
     command += ["-k", chosen, *tests]

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from normprobe.capture.hooks.compiled import call_uncompiled
 from normprobe.capture.hooks.copies import COPIES
 from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
+from normprobe.kernels import dispatch
 
 BeforeHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 AfterHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
@@ -46,12 +47,22 @@ class Hook:
         return Hook, ()
 
 
+def _as_hook(call: Callable[..., None]) -> Callable[..., None]:
+    """What torch is given to call: hooks of the extension that are copied as empty ones are called as is."""
+    return call if isinstance(call, _hook_types()) else Hook(call)
+
+
+def _hook_types() -> tuple[type, ...]:
+    compiled = dispatch.compiled()
+    return (Hook,) if compiled is None else (Hook, compiled.LayerHook)
+
+
 class _Entry(NamedTuple):
     """A hook's entry in a dictionary of torch's: its number there, and whether it comes first."""
 
     hooks: dict[int, Callable[..., Any]]
     number: int
-    hook: Hook
+    hook: Callable[..., None]
     first: bool
 
 
@@ -76,7 +87,7 @@ class Hooks:
         self._inner: dict[int, tuple[_Entry, _Entry]] = {}
         self._aside: list[_Entry] = []
         # What is being registered: torch has the hook a moment before its handle is known here.
-        self._registering: tuple[nn.Module, Hook] | None = None
+        self._registering: tuple[nn.Module, Callable[..., None]] | None = None
         self._threads: set[int] = set()
         self._last: list[tuple[OrderedDict[int, Any], int]] = []
         self._newest = -1
@@ -154,15 +165,15 @@ class Hooks:
         if isinstance(hooks, OrderedDict):
             self._last.append((hooks, number))
 
-    def _add_before(self, module: nn.Module, call: BeforeHook) -> tuple[int, Hook]:
-        hook = Hook(call)
+    def _add_before(self, module: nn.Module, call: BeforeHook) -> tuple[int, Callable[..., None]]:
+        hook = _as_hook(call)
         self._registering = module, hook
         return self._added(module, module.register_forward_pre_hook(hook, with_kwargs=True)), hook
 
     def _add_after(
         self, module: nn.Module, call: AfterHook, *, always: bool, first: bool = True
-    ) -> tuple[int, Hook]:
-        hook = Hook(call)
+    ) -> tuple[int, Callable[..., None]]:
+        hook = _as_hook(call)
         self._registering = module, hook
         handle = module.register_forward_hook(hook, with_kwargs=True, prepend=first, always_call=always)
         return self._added(module, handle), hook
@@ -219,7 +230,7 @@ class Hooks:
 
 def others_behind(module: nn.Module) -> bool:
     """Whether hooks that are no probe's run behind a module's forward."""
-    return not all(isinstance(hook, Hook) for hook in module._forward_hooks.values())
+    return not all(isinstance(hook, _hook_types()) for hook in module._forward_hooks.values())
 
 
 _NAMES = (
@@ -236,7 +247,7 @@ def _dictionaries(module: nn.Module) -> tuple[dict[int, Any], ...]:
     return tuple(getattr(module, name) for name in _NAMES)
 
 
-def _forget(module: nn.Module, hook: Hook) -> None:
+def _forget(module: nn.Module, hook: Callable[..., None]) -> None:
     """Remove a hook whose handle an interrupt may have lost."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for number in [number for number, held in hooks.items() if held is hook]:

@@ -23,6 +23,9 @@ static struct {
 /* What `configure` was given; see there. */
 static PyObject *dtypes, *plain_types, *graph_task, *grad_enabled, *inference_enabled;
 
+/* What makes a hook that does nothing; `set_empty_hook` gives it. */
+static PyObject *empty_hook;
+
 /* The types of this extension, made once at import. */
 static PyTypeObject *choice_type, *accumulator_type, *batch_moments_type, *recent_moments_type;
 static PyTypeObject *counters_type, *plan_slot_type, *cached_plan_type, *forward_state_type;

@@ -43,7 +43,15 @@ static PyObject *configure(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* set_empty_hook(function): what stands for a hook in copies and pickles, called without arguments */
+static PyObject *set_empty_hook(PyObject *module, PyObject *function) {
+    (void)module;
+    replace(&empty_hook, function);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
+    {"set_empty_hook", set_empty_hook, METH_O, "Set what stands for a hook in copies."},
     {"configure", configure, METH_VARARGS, "Set the parts of torch that the extension reads and calls."},
     {"hashes", hashes, METH_VARARGS, "The hash of each (seed, example, position)."},
     {NULL, NULL, 0, NULL},
@@ -90,6 +98,7 @@ PyMODINIT_FUNC PyInit__cpu(void) {
     if (module == NULL) return NULL;
     dtypes = PyTuple_New(0);
     plain_types = PyTuple_New(0);
+    empty_hook = Py_NewRef(Py_None);
     if (dtypes != NULL && plain_types != NULL && intern_names() && add_types(module) && add_field_names(module) &&
         PyModule_AddIntMacro(module, INPUT) == 0 && PyModule_AddIntMacro(module, OUTPUT) == 0)
         return module;

@@ -342,15 +342,28 @@ static PyObject *container_hook_new(PyTypeObject *type, PyObject *args, PyObject
     return (PyObject *)hook;
 }
 
+/* __reduce__(): in a copy or pickle of a module, a hook is one that does nothing; see `normprobe.capture.hooks.handles`. */
+static PyObject *hook_reduce(PyObject *object, PyObject *none) {
+    (void)object;
+    (void)none;
+    return Py_BuildValue("O()", empty_hook);
+}
+
+static PyMethodDef hook_methods[] = {
+    {"__reduce__", hook_reduce, METH_NOARGS, "Copies and pickles are empty hooks."},
+    {NULL, NULL, 0, NULL},
+};
 static PyType_Slot layer_hook_slots[] = {
     {Py_tp_new, (void *)layer_hook_new},
     {Py_tp_call, (void *)layer_hook_call},
+    {Py_tp_methods, hook_methods},
     GC_SLOTS(LayerHook),
     {0, NULL},
 };
 static PyType_Slot container_hook_slots[] = {
     {Py_tp_new, (void *)container_hook_new},
     {Py_tp_call, (void *)container_hook_call},
+    {Py_tp_methods, hook_methods},
     GC_SLOTS(ContainerHook),
     {0, NULL},
 };

@@ -15,12 +15,13 @@ typedef struct {
     double sums[ROOM], squares[ROOM], abs_sums[ROOM];
 } NAME(Tile);
 
-/* Add a whole number of strips of eight rows to a tile, from its column `from` on. Returns whether a number is zero.
+/* Add a whole number of strips of eight rows to a tile, from its column `from` on, and, if `by_row`, each row onto
+ * `sums`. Returns whether a number is zero.
  *
  * Eight rows at once, for the sums of a column are then loaded and stored once for eight numbers; each lane of a row
  * has a sum of its own. Those `lead` numbers further on are prefetched, for reading memory is what takes longest. */
-CLONES static int NAME(add_strips)(const T *const *eight, int width, int64_t lead, NAME(Tile) *RESTRICT tile,
-                                   int64_t from, double *sums) {
+INLINE static int NAME(strips)(const T *const *eight, int width, int64_t lead, NAME(Tile) *RESTRICT tile, int64_t from,
+                               int by_row, double *sums) {
     EIGHT(ROW)
     EIGHT(NO_LANES)
     T least[STRIP];
@@ -48,15 +49,28 @@ CLONES static int NAME(add_strips)(const T *const *eight, int width, int64_t lea
             least[j] = LOW(z, least[j]);
         }
     }
-    T s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0, smallest = 1;
-#pragma omp simd reduction(+ : s0, s1, s2, s3, s4, s5, s6, s7) reduction(min : smallest)
+    T smallest = 1;
+#pragma omp simd reduction(min : smallest)
+    for (int j = 0; j < STRIP; j++) smallest = LOW(least[j], smallest);
+    if (!by_row) return smallest == 0;
+    T s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3, s4, s5, s6, s7)
     for (int j = 0; j < STRIP; j++) {
         EIGHT(LANES_OF)
-        smallest = LOW(least[j], smallest);
     }
     const T s[8] = {s0, s1, s2, s3, s4, s5, s6, s7};
     for (int k = 0; k < 8; k++) sums[k] += s[k];
     return smallest == 0;
+}
+
+CLONES static int NAME(add_strips)(const T *const *eight, int width, int64_t lead, NAME(Tile) *tile, int64_t from,
+                                   double *sums) {
+    return NAME(strips)(eight, width, lead, tile, from, 1, sums);
+}
+
+/* The same without the sums of rows. */
+CLONES static int NAME(add_columns)(const T *const *eight, int width, int64_t lead, NAME(Tile) *tile, int64_t from) {
+    return NAME(strips)(eight, width, lead, tile, from, 0, NULL);
 }
 
 /* Count the zeros of eight rows. Apart, for few tensors have any: to find out costs a third of counting. */
@@ -69,11 +83,14 @@ CLONES static void NAME(count_zeros)(const T *const *eight, int width, T *restri
     }
 }
 
-/* Add eight rows to a tile. A last strip that is not whole is filled up with ones, whose pivot is one (`reset_tile`):
+/* Add eight rows to a tile; `sums`: of each row, or NULL. A last strip that is not whole is filled up with ones, whose pivot is one (`reset_tile`):
  * they add nothing to any sum. */
 static void NAME(add_eight_rows)(const T *const *rows, int width, int64_t lead, NAME(Tile) *tile, double *sums) {
     const int rest = width % STRIP, whole = width - rest;
-    int zeros = whole > 0 && NAME(add_strips)(rows, whole, lead, tile, 0, sums);
+    int zeros = 0;
+    if (whole > 0)
+        zeros = sums == NULL ? NAME(add_columns)(rows, whole, lead, tile, 0)
+                             : NAME(add_strips)(rows, whole, lead, tile, 0, sums);
     if (rest > 0) {
         T last[8][STRIP];
         const T *filled[8];
@@ -82,13 +99,14 @@ static void NAME(add_eight_rows)(const T *const *rows, int width, int64_t lead, 
             for (int j = 0; j < rest; j++) last[k][j] = rows[k][whole + j];
             filled[k] = last[k];
         }
-        zeros |= NAME(add_strips)(filled, STRIP, 0, tile, whole, sums);
+        zeros |= sums == NULL ? NAME(add_columns)(filled, STRIP, 0, tile, whole)
+                              : NAME(add_strips)(filled, STRIP, 0, tile, whole, sums);
     }
     if (zeros) NAME(count_zeros)(rows, width, tile->zeros);
 }
 
-/* Add one row to a tile. */
-CLONES static void NAME(add_row)(const T *restrict r0, int width, NAME(Tile) *restrict tile, double *sums) {
+/* Add one row to a tile; returns its sum about the pivots. */
+CLONES static double NAME(add_row)(const T *restrict r0, int width, NAME(Tile) *restrict tile) {
     T t0 = 0;
 #pragma omp simd reduction(+ : t0)
     for (int c = 0; c < width; c++) {
@@ -101,7 +119,7 @@ CLONES static void NAME(add_row)(const T *restrict r0, int width, NAME(Tile) *re
         tile->minimum[c] = LOW(x0, tile->minimum[c]);
         tile->maximum[c] = HIGH(x0, tile->maximum[c]);
     }
-    sums[0] += t0;
+    return t0;
 }
 
 /* Empty a tile but for its pivots; returns their sum. */
@@ -130,7 +148,7 @@ CLONES static void NAME(flush_sums)(NAME(Tile) *restrict tile, int width) {
     }
 }
 
-/* Sum all rows of a block about a tile's pivots, and each row onto `sums`; returns the sum of the pivots. `then` is
+/* Sum all rows of a block about a tile's pivots, and each row onto `sums`, if not NULL; returns the sum of the pivots. `then` is
  * where reading goes on afterwards, for the prefetch. */
 static double NAME(sum_rows)(const T *const *rows, int n, int width, const T *then, NAME(Tile) *tile, double *sums) {
     const double pivots = NAME(reset_tile)(tile, width);
@@ -138,11 +156,15 @@ static double NAME(sum_rows)(const T *const *rows, int n, int width, const T *th
         const int until = from + FLUSHED < n ? from + FLUSHED : n;
         int r = from;
         for (; r + 8 <= until; r += 8)
-            NAME(add_eight_rows)(rows + r, width, (r + 16 <= n ? rows[r + 8] : then) - rows[r], tile, sums + r);
-        for (; r < until; r++) NAME(add_row)(rows[r], width, tile, sums + r);
+            NAME(add_eight_rows)(rows + r, width, (r + 16 <= n ? rows[r + 8] : then) - rows[r], tile,
+                                 sums == NULL ? NULL : sums + r);
+        for (; r < until; r++) {
+            const double sum = NAME(add_row)(rows[r], width, tile);
+            if (sums != NULL) sums[r] += sum;
+        }
         NAME(flush_sums)(tile, width);
     }
-    for (int r = 0; r < n; r++) sums[r] += pivots;
+    for (int r = 0; sums != NULL && r < n; r++) sums[r] += pivots;
     return pivots;
 }
 
@@ -242,7 +264,7 @@ static Moments NAME(tile_in_double)(const T *const *rows, int n, int width, cons
                                     double *sums) {
     Moments all = EMPTY;
     T column[ROWS];
-    for (int r = 0; r < n; r++)
+    for (int r = 0; sums != NULL && r < n; r++)
         for (int c = 0; c < width; c++) sums[r] += rows[r][c];
     for (int c = 0; c < width; c++) {
         for (int r = 0; r < n; r++) column[r] = rows[r][c];
@@ -257,7 +279,7 @@ static Moments NAME(tile_in_double)(const T *const *rows, int n, int width, cons
  * before this one, onto which `sums` go; `all` receives the moments of all numbers of the tile. */
 static int NAME(sum_tile)(const T *const *rows, int n, int width, const T *then, const double *count,
                           double prior_count, NAME(Tile) *tile, double *sums, const double *earlier, Moments *all) {
-    for (int r = 0; r < n; r++) sums[r] = earlier[r];
+    for (int r = 0; sums != NULL && r < n; r++) sums[r] = earlier[r];
     const double pivots = NAME(sum_rows)(rows, n, width, then, tile, sums);
     double raw;
     *all = NAME(tile_moments)(tile, n, width, pivots, &raw);
@@ -268,7 +290,7 @@ static int NAME(sum_tile)(const T *const *rows, int n, int width, const T *then,
 
 /* Merge a block of at most ROWS contiguous rows into the columns; returns the moments of all its numbers. `prior_mean`
  * are means of `prior_count` numbers of each column in another accumulator, or NULL; `sums` receives the sum of each
- * row. */
+ * row, if not NULL. */
 static Moments NAME(block_moments)(const T *const *rows, int n, int64_t features, const Columns *to,
                                    const double *prior_mean, double prior_count, NAME(Tile) *tile, double *sums) {
     const T *shifted[ROWS];
@@ -289,13 +311,13 @@ static Moments NAME(block_moments)(const T *const *rows, int n, int64_t features
             quality = NAME(sum_tile)(shifted, n, width, then, to->count + at, prior_count, tile, sums, earlier, &all);
         }
         if (quality == EXTREME) {
-            for (int r = 0; r < n; r++) sums[r] = earlier[r];
+            for (int r = 0; sums != NULL && r < n; r++) sums[r] = earlier[r];
             all = NAME(tile_in_double)(shifted, n, width, to, at, sums);
         } else {
             NAME(merge_tile)(tile, n, width, to, at);
         }
         merge_moments(&block, &all);
-        for (int r = 0; r < n; r++) earlier[r] = sums[r];
+        for (int r = 0; sums != NULL && r < n; r++) earlier[r] = sums[r];
     }
     return block;
 }

@@ -22,7 +22,7 @@
 #define READ(k) const T x##k = r##k[at + j];
 #define LANE(k)                                                                                                        \
     const T d##k = x##k - p, m##k = ABS(x##k);                                                                         \
-    t##k[j] += d##k;
+    if (by_row) t##k[j] += d##k;
 #define MAGNITUDE(k) m##k
 #define LANES_OF(k) s##k += t##k[j];
 

@@ -78,6 +78,12 @@ static int precedes(const Holder *a, const Holder *b) {
     return a->sample < b->sample || (a->sample == b->sample && a->feature < b->feature);
 }
 
+/* Take another holder of the smallest (sign -1) or largest value if it is more extreme, or first at a tie. */
+static void merge_holder(Holder *all, const Holder *own, int sign) {
+    const double gain = sign * (own->value - all->value);
+    if (own->sample >= 0 && (gain > 0 || (own->value == all->value && precedes(own, all)))) *all = *own;
+}
+
 static Columns columns_at(double *storage, int64_t features) {
     Columns columns;
 #define PLACE_ARRAY(name, empty) columns.name = storage, storage += features;

@@ -37,13 +37,13 @@ static Moments NAME(row_in_double)(const T *x, int64_t n) {
     return own;
 }
 
-/* Sums of contiguous numbers about a pivot, in `mean` (of differences) and `m2` (of their squares); extremes; and, if
- * `all`, zeros and sum of absolute values. Lanes add four numbers at a time, so that few roundings follow one another:
+/* Sums of contiguous numbers about a pivot, in `mean` (of differences) and `m2` (of their squares), and extremes, without
+ * zeros and sum of absolute values. Lanes add four numbers at a time, so that few roundings follow one another:
  * those of equal numbers all go one way. */
-INLINE static void NAME(sum_chunk)(const T *restrict x, int n, T pivot, int all, Moments *own) {
-    T sums[LANES], squares[LANES], abs_sums[LANES], zero_counts[LANES], minima[LANES], maxima[LANES];
+CLONES static void NAME(sum_chunk)(const T *restrict x, int n, T pivot, Moments *own) {
+    T sums[LANES], squares[LANES], minima[LANES], maxima[LANES];
     for (int j = 0; j < LANES; j++) {
-        sums[j] = squares[j] = abs_sums[j] = zero_counts[j] = 0;
+        sums[j] = squares[j] = 0;
         minima[j] = INFINITY;
         maxima[j] = -INFINITY;
     }
@@ -55,8 +55,6 @@ INLINE static void NAME(sum_chunk)(const T *restrict x, int n, T pivot, int all,
             FOUR(NUMBER)
             sums[j] += FOURFOLD(DIFFERENCE);
             squares[j] += FOURFOLD(SQUARE);
-            if (all) abs_sums[j] += FOURFOLD(ABSOLUTE);
-            if (all) zero_counts[j] += FOURFOLD(ZERO);
             const T a = LOW(x0, x1), b = LOW(x2, x3), e = LOW(a, b), f = HIGH(x0, x1), g = HIGH(x2, x3), h = HIGH(f, g);
             minima[j] = LOW(e, minima[j]);
             maxima[j] = HIGH(h, maxima[j]);
@@ -70,20 +68,16 @@ INLINE static void NAME(sum_chunk)(const T *restrict x, int n, T pivot, int all,
             NUMBER(0)
             sums[j] += d0;
             squares[j] += SQUARE(0);
-            if (all) abs_sums[j] += ABSOLUTE(0);
-            if (all) zero_counts[j] += ZERO(0);
             minima[j] = LOW(x0, minima[j]);
             maxima[j] = HIGH(x0, maxima[j]);
         }
     }
-    double sum = 0, square = 0, abs_sum = 0, zeros = 0;
+    double sum = 0, square = 0;
     T minimum = INFINITY, maximum = -INFINITY;
-#pragma omp simd reduction(+ : sum, square, abs_sum, zeros) reduction(min : minimum) reduction(max : maximum)
+#pragma omp simd reduction(+ : sum, square) reduction(min : minimum) reduction(max : maximum)
     for (int j = 0; j < LANES; j++) {
         sum += sums[j];
         square += squares[j];
-        if (all) abs_sum += abs_sums[j];
-        if (all) zeros += zero_counts[j];
         minimum = LOW(minima[j], minimum);
         maximum = HIGH(maxima[j], maximum);
     }
@@ -91,18 +85,14 @@ INLINE static void NAME(sum_chunk)(const T *restrict x, int n, T pivot, int all,
                      .mean = sum,
                      .m2 = square,
                      .minimum = minimum,
-                     .maximum = maximum,
-                     .abs_sum = abs_sum,
-                     .zeros = zeros};
+                     .maximum = maximum};
 }
 
-CLONES static void NAME(sum_all)(const T *x, int n, T pivot, Moments *own) { NAME(sum_chunk)(x, n, pivot, 1, own); }
-
-/* The same of a whole row, chunk by chunk, without zeros and absolute values. */
-CLONES static void NAME(sum_row)(const T *x, int64_t n, T pivot, Moments *own) {
+/* The same of a whole row, chunk by chunk. */
+static void NAME(sum_row)(const T *x, int64_t n, T pivot, Moments *own) {
     Moments all = EMPTY, part;
     for (int64_t at = 0; at < n; at += CHUNK) {
-        NAME(sum_chunk)(x + at, (int)(n - at < CHUNK ? n - at : CHUNK), pivot, 0, &part);
+        NAME(sum_chunk)(x + at, (int)(n - at < CHUNK ? n - at : CHUNK), pivot, &part);
         all.mean += part.mean;
         all.m2 += part.m2;
         all.minimum = LOW(part.minimum, all.minimum);
@@ -132,7 +122,7 @@ static Moments NAME(chunk_moments)(const T *x, int n, double prior_mean, double 
     Moments own = EMPTY;
     T pivot = (T)prior_mean;
     for (int again = 0; again < 2; again++) {
-        NAME(sum_all)(x, n, pivot, &own);
+        NAME(sum_chunk)(x, n, pivot, &own);
         const int quality = NAME(center_sums)(&own, pivot, prior_count);
         if (quality == GOOD) return own;
         if (quality == EXTREME) break;

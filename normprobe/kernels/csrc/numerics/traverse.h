@@ -6,6 +6,7 @@
 #define NORMPROBE_TRAVERSE_H
 
 #include <float.h>
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "numerics/half_types.h"
@@ -14,8 +15,9 @@
 
 /* A tile and eight rows of it fit into 48 KiB; its arrays lie a little more than a power of two apart, or they would
  * share the same few sets of the cache. A block has at most ROWS rows; its sums are flushed to double every FLUSHED
- * rows, which is also how many a block has whose rows are widened first, for these are to stay in the cache, too. */
-enum { ROWS = 256, FLUSHED = 64, TILE = 512, ROOM = TILE + 16, CHUNK = 512, LANES = 16, PLANE = 128, MAX_PARTS = 64 };
+ * rows, which is also how many a block has whose rows are widened first, for these are to stay in the cache, too. Of
+ * a plane, PIECE numbers at most are summed at once: so many zeros float counts exactly. */
+enum { ROWS = 256, FLUSHED = 64, TILE = 512, ROOM = TILE + 16, CHUNK = 512, LANES = 16, PLANE = 64, PIECE = 1 << 22, MAX_PARTS = 64 };
 enum { GOOD, OFF_CENTRE, EXTREME };
 
 /* How many features each tile of a row has, but for the last: equal shares, of whole cache lines. */
@@ -33,6 +35,7 @@ static int64_t tile_width(int64_t features) {
 #define TINY_SQUARE 1e-26f
 #include "numerics/row_loops.h"
 #include "numerics/column_loops.h"
+#include "numerics/plane_loops.h"
 #undef T
 #undef STRIP
 #undef NAME
@@ -49,6 +52,7 @@ static int64_t tile_width(int64_t features) {
 #define TINY_SQUARE 1e-280
 #include "numerics/row_loops.h"
 #include "numerics/column_loops.h"
+#include "numerics/plane_loops.h"
 
 /* What is measured, from the tensor's own shape and strides (in elements). A sample is an outer index where samples
  * have rows of their own, and a row (outer * inner + inner index) otherwise. */
@@ -62,6 +66,7 @@ typedef struct {
     int64_t kept;
     const double *prior_mean; /* means of the features in the accumulator, or NULL: near them pivots lose no digits */
     double prior_count;       /* of how many numbers those are at least */
+    int64_t joined;           /* how many rows are read as one; `features` are those of all of them */
 } Job;
 
 /* What jobs yield: each adds to what earlier ones left there. */
@@ -114,42 +119,7 @@ static double number_at(const Job *job, const char *row, int64_t feature) {
     }
 }
 
-/* Numbers from one widened row to the next: not a power of two, which would put every row into the same cache set. */
-static int64_t widened_row(const Job *job) { return job->features + 16; }
-
-/* Copy rows of strided features side by side; a few features at a time, whose cache lines the next rows share. */
-#define GATHER(TYPE, TO, CONVERT)                                                                                      \
-    for (int64_t first = 0; first < job->features; first += 16) {                                                      \
-        const int64_t last = first + 16 < job->features ? first + 16 : job->features;                                  \
-        for (int r = 0; r < n; r++) {                                                                                  \
-            const TYPE *from = (const TYPE *)workspace->rows[r];                                                       \
-            TO *to = (TO *)(void *)wide + r * widened_row(job);                                                        \
-            for (int64_t c = first; c < last; c++) to[c] = CONVERT(from[c * job->stride_feature]);                     \
-        }                                                                                                              \
-    }
-#define SAME(x) (x)
-
-/* Make the block's rows contiguous numbers of the type they are added up in. */
-static void gather(const Job *job, Workspace *workspace, char *wide, int n) {
-    const size_t each = job->type == FLOAT64 ? sizeof(double) : sizeof(float);
-    if (job->stride_feature == 1 || job->features == 1) {
-        if (job->type == FLOAT32 || job->type == FLOAT64) return;
-        for (int r = 0; r < n; r++) {
-            float *to = (float *)(void *)wide + r * widened_row(job);
-            if (job->type == BFLOAT16) widen_bfloat16(workspace->rows[r], to, job->features);
-            else widen_float16(workspace->rows[r], to, job->features);
-        }
-    } else if (job->type == FLOAT32) {
-        GATHER(float, float, SAME)
-    } else if (job->type == FLOAT64) {
-        GATHER(double, double, SAME)
-    } else if (job->type == BFLOAT16) {
-        GATHER(uint16_t, float, bfloat_to_float)
-    } else {
-        GATHER(uint16_t, float, half_to_float)
-    }
-    for (int r = 0; r < n; r++) workspace->rows[r] = wide + (size_t)r * each * (size_t)widened_row(job);
-}
+#include "numerics/gather.h"
 
 /* Moments of a contiguous row of the type it is added up in. */
 static Moments row_moments(const Job *job, const void *row, double prior_mean) {
@@ -235,7 +205,9 @@ static int collect_rows(const Job *job, const Part *part, Position *at, Workspac
  * feature. */
 static Holder find_holder(const Job *job, const Part *part, Position at, double value) {
     Workspace *workspace = part->workspace;
-    Holder held = {value, -1, job->features};
+    const int64_t features = job->features / job->joined;
+    const size_t each = (job->type == FLOAT64 ? sizeof(double) : sizeof(float)) * (size_t)features;
+    Holder held = {value, -1, features};
     const int64_t outer = at.outer;
     if (job->by_outer) at.inner = part->inner;
     do {
@@ -243,10 +215,13 @@ static Holder find_holder(const Job *job, const Part *part, Position at, double 
         if (n == 0 || (job->by_outer && workspace->index[0] != outer)) break;
         gather(job, workspace, part->wide, n);
         for (int r = 0; r < n && (job->by_outer || held.sample < 0); r++) {
-            const int64_t feature = first_index(job, workspace->rows[r], held.feature, value);
-            if (feature == held.feature) continue;
-            held.sample = workspace->index[r];
-            held.feature = feature;
+            for (int64_t i = 0; i < job->joined; i++) {
+                const char *row = (const char *)workspace->rows[r] + (size_t)i * each;
+                const int64_t feature = first_index(job, row, held.feature, value);
+                if (feature == held.feature) continue;
+                held.sample = workspace->index[r];
+                held.feature = feature;
+            }
         }
     } while (job->by_outer);
     return held;
@@ -255,12 +230,14 @@ static Holder find_holder(const Job *job, const Part *part, Position at, double 
 /* Merge a block into the part's columns; returns the moments of all its numbers. */
 static Moments measure_block(const Job *job, const Part *part, int n) {
     Workspace *workspace = part->workspace;
+    /* Of rows only where they are the samples. */
+    double *const sums = job->by_outer ? NULL : workspace->sums;
     gather(job, workspace, part->wide, n);
     return job->type == FLOAT64
                ? block_moments_f64((const double *const *)workspace->rows, n, job->features, &part->columns,
-                                   part->prior_mean, job->prior_count, &workspace->tile.f64, workspace->sums)
+                                   part->prior_mean, job->prior_count, &workspace->tile.f64, sums)
                : block_moments_f32((const float *const *)workspace->rows, n, job->features, &part->columns,
-                                   part->prior_mean, job->prior_count, &workspace->tile.f32, workspace->sums);
+                                   part->prior_mean, job->prior_count, &workspace->tile.f32, sums);
 }
 
 /* How many numbers of a row are not finite. */
@@ -302,31 +279,54 @@ static void traverse_rows(const Job *job, Part *part, JobResult *result) {
                 part->nonfinite_masked += count_nonfinite(job, row_at(job, outer, inner));
 }
 
-/* Measure channels whose numbers lie side by side, (outer, features, inner): a plane of each at a time. */
+/* The first column with a value, among columns of T. */
+#define FIND_COLUMN(array)                                                                                             \
+    while (c < width - 1 && (double)(array)[c] != value) c++;
+
+/* Which plane of a tile, whose first is of this feature, has a value. */
+static Holder plane_with(const Job *job, const Workspace *workspace, int largest, int width, double value,
+                         int64_t outer, int64_t feature) {
+    int c = 0;
+    if (job->type == FLOAT64) {
+        FIND_COLUMN(largest ? workspace->tile.f64.maximum : workspace->tile.f64.minimum)
+    } else {
+        FIND_COLUMN(largest ? workspace->tile.f32.maximum : workspace->tile.f32.minimum)
+    }
+    return (Holder){value, outer, feature + c};
+}
+
+/* Merge n numbers of each of some planes into the part's columns, from their feature on. */
+static void measure_planes(const Job *job, Part *part, int64_t outer, int64_t feature, int width, int64_t at,
+                           int64_t n) {
+    Workspace *workspace = part->workspace;
+    const char *first =
+        job->data + (outer * job->stride_outer + feature * job->stride_feature + at) * job->size;
+    const int64_t apart = job->stride_feature * job->size;
+    const Planes_f32 singles = {first, apart, n, job->type, width, (float *)(void *)part->wide};
+    const Planes_f64 doubles = {first, apart, n, job->type, width, NULL};
+    const Moments all = job->type == FLOAT64
+                            ? plane_moments_f64(&doubles, &part->columns, feature, part->prior_mean, job->prior_count,
+                                                &workspace->tile.f64)
+                            : plane_moments_f32(&singles, &part->columns, feature, part->prior_mean, job->prior_count,
+                                                &workspace->tile.f32);
+    if (all.minimum <= part->minimum.value) {
+        const Holder own = plane_with(job, workspace, 0, width, all.minimum, outer, feature);
+        merge_holder(&part->minimum, &own, -1);
+    }
+    if (all.maximum >= part->maximum.value) {
+        const Holder own = plane_with(job, workspace, 1, width, all.maximum, outer, feature);
+        merge_holder(&part->maximum, &own, 1);
+    }
+    merge_moments(&part->samples[outer], &all);
+}
+
+/* Measure channels whose numbers lie side by side, (outer, features, inner): some planes at a time. */
 static void traverse_planes(const Job *job, Part *part) {
     for (int64_t outer = part->outer; outer < part->outer_end; outer++)
-        for (int64_t c = part->feature; c < part->feature_end; c++) {
-            const char *plane = job->data + (outer * job->stride_outer + c * job->stride_feature) * job->size;
-            Moments own = EMPTY;
-            for (int64_t at = 0; at < job->inner; at += CHUNK) {
-                const int n = (int)(job->inner - at < CHUNK ? job->inner - at : CHUNK);
-                const double prior_mean = own.count > 0                ? own.mean
-                                          : part->columns.count[c] > 0 ? part->columns.mean[c]
-                                          : part->prior_mean != NULL   ? part->prior_mean[c]
-                                                                       : 0;
-                const char *from = plane + at * job->size;
-                const void *numbers = from;
-                if (job->type == BFLOAT16) widen_bfloat16(numbers, (float *)(void *)part->wide, n);
-                if (job->type == FLOAT16) widen_float16(numbers, (float *)(void *)part->wide, n);
-                if (job->size == 2) numbers = part->wide;
-                const Moments chunk = job->type == FLOAT64 ? chunk_moments_f64(numbers, n, prior_mean, own.count)
-                                                           : chunk_moments_f32(numbers, n, prior_mean, own.count);
-                merge_moments(&own, &chunk);
-            }
-            if (own.minimum < part->minimum.value) part->minimum = (Holder){own.minimum, outer, c};
-            if (own.maximum > part->maximum.value) part->maximum = (Holder){own.maximum, outer, c};
-            merge_into_column(&part->columns, c, &own);
-            merge_moments(&part->samples[outer], &own);
+        for (int64_t c = part->feature; c < part->feature_end; c += TILE) {
+            const int width = (int)(part->feature_end - c < TILE ? part->feature_end - c : TILE);
+            for (int64_t at = 0; at < job->inner; at += PIECE)
+                measure_planes(job, part, outer, c, width, at, job->inner - at < PIECE ? job->inner - at : PIECE);
         }
 }
 
