@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -16,9 +16,14 @@ from normprobe.capture.batches.progress_bar import Progress
 from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
 from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
-from normprobe.capture.forwards.phases import Phase, Phases
-from normprobe.capture.forwards.probe_options import by_name, check_options, check_step, shown
-from normprobe.capture.freezing import Freezer
+from normprobe.capture.forwards.phases import Phases
+from normprobe.capture.forwards.probe_options import (
+    by_name,
+    check_options,
+    check_step,
+    check_window_options,
+    shown,
+)
 from normprobe.capture.gradients.loss_scale import loss_scale
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
@@ -28,8 +33,10 @@ from normprobe.layers.filters import LayerFilter, check_filters
 from normprobe.layers.find import find_layers
 from normprobe.recording import Recording
 from normprobe.samples.hashing import seed_of
-from normprobe.tables.frames import Tables
 from normprobe.tables.records import valid_name
+from normprobe.windows.folder import WindowFolder
+from normprobe.windows.open_run import OpenRun
+from normprobe.windows.run import ClosedWindows
 
 
 class Probe:
@@ -56,6 +63,9 @@ class Probe:
         values: int = 64,
         every: int = 1,
         window: int | None = None,
+        out: str | Path | None = None,
+        max_windows: int | None = None,
+        resume_from: int | None = None,
         labels: LabelsOption = None,
         part: str | None = None,
         seed: int = 0,
@@ -80,6 +90,11 @@ class Probe:
                 each phase counted by themselves; the others cost nothing.
             window: close a window of the recording after so many steps, or forwards of a phase where no step
                 is told of; by default the whole run is one window a phase.
+            out: a folder for the windows, each written as it closes, so that a run that is killed loses the
+                open ones alone; SIGTERM closes these, too. Closed windows take no memory then.
+            max_windows: keep at most so many: the two of a phase that span the fewest steps become one.
+            resume_from: the last step of the checkpoint that the run goes on from. Windows in ``out`` that
+                reach past it are removed, so that no step counts twice, and the numbers run on.
             labels: the texts of samples, for people reading: a list of str, one an example in the order of
                 the data over all batches; a list of lists of str, one a position of each example, padding
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
@@ -97,7 +112,8 @@ class Probe:
         """
         if not isinstance(model, nn.Module):
             raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
-        check_options(samples, values, every, window, mask)
+        check_options(samples, values, every, mask)
+        check_window_options(window, max_windows, resume_from)
         self.model, self._mask, self._seed, self._grad = model, mask, seed, True
         # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
@@ -113,9 +129,31 @@ class Probe:
             seed=seed_of(seed, part),
             loss_scale=loss_scale(gradients, scaler),
         )
-        self._closed: list[Tables] = []
-        self._freezer = Freezer(model, self._callbacks, self.part)
         self._find_layers(mask)
+        self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
+
+    def _open_run(
+        self, out: str | Path | None, most: int | None, step: int | None, *, named: bool
+    ) -> OpenRun:
+        """The windows of the run, with those that another process closed."""
+        closed = ClosedWindows(None if out is None else WindowFolder(out), most)
+        part = self.part if named else None
+        if step is None:
+            closed.check_new(part)
+        elif out is None:
+            raise NormprobeError("resume_from goes on with the windows of a run: say where they are, by out=")
+        else:
+            self._resume(closed, part, step)
+        return OpenRun(self.model, self._callbacks, self.part, closed, self._options())
+
+    def _resume(self, closed: ClosedWindows, part: str | None, step: int) -> None:
+        """Take over the windows up to a step, and number on from there."""
+        numbers = closed.resume(part, step)
+        self._callbacks.forwards.phases.resume(step, {} if numbers is None else numbers.windows)
+        if numbers is not None:
+            self.part = numbers.part
+            self._callbacks.forwards.resume(numbers.calls, numbers.examples)
+            closed.check_alike(self._options()["options"], type(self.model).__name__)
 
     def _find_layers(self, mask: MaskOption) -> None:
         """Find what is to be measured: a filter that fits nothing is an error before anything runs."""
@@ -137,13 +175,12 @@ class Probe:
         # Anew: since the probe was made or left, layers may have been put in.
         found = find_layers(self.model, *self._filter)
         self._unmatched = found.unmatched
+        self._run.options = self._options()
         self._grad = torch.is_grad_enabled()
         try:
             self._final, self._hooks = None, Hooks()
-            # Weakly: hooks of a probe that is dropped unleft must not keep it.
-            close_full = weakref.WeakMethod(self._close_full)
-            self._callbacks.forwards.on_end = lambda: call() if (call := close_full()) is not None else None
             self._callbacks.attach(self.model, found, self._hooks)
+            self._run.enter()
             return self
         except BaseException:
             self._detach()
@@ -168,9 +205,8 @@ class Probe:
         """A frozen snapshot of what was measured so far; also inside the block."""
         if self._final is not None:
             return self._final
-        # Of nothing there is no window, unless nothing was measured at all.
-        open_windows = self._freezer.freeze(self._options(), whole=not self._closed)
-        recording = Recording.of_windows([*self._closed, *open_windows])
+        series = self._run.series()
+        recording = Recording(self._run.nothing()) if series is None else Recording.of_windows(series)
         # Those of a phase of which no forward was measured since are of no window.
         if recording.meta["forwards"] != self._callbacks.forwards.calls:
             recording = recording.annotate(forwards=self._callbacks.forwards.calls)
@@ -195,12 +231,16 @@ class Probe:
         Raises:
             NormprobeError: the number is no whole number, is negative, or lower than one before.
         """
-        forwards = self._callbacks.forwards
-        with forwards.lock:
-            check_step(step, forwards.phases.last)
-            full = forwards.phases.end_step(step)
-        if full:
-            self._close(forwards.phases.open())
+        check_step(step, self._callbacks.forwards.phases.last)
+        self._run.end_step(step)
+
+    def close_windows(self) -> None:
+        """Close the open windows now, as where a checkpoint is saved: a run that resumes from it loses none.
+
+        >>> torch.save(state, "checkpoint.pt")
+        >>> probe.close_windows()
+        """
+        self._run.close_windows()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -222,16 +262,6 @@ class Probe:
         with self._callbacks.forwards.phases.named(valid_name(name)):
             yield
 
-    def _close_full(self) -> None:
-        """Close the windows that have as many forwards as they may, where no step is told of."""
-        phases = self._callbacks.forwards.phases
-        if phases.window is not None and (full := phases.full()):
-            self._close(full)
-
-    def _close(self, phases: list[Phase]) -> None:
-        """Close the open windows of these phases."""
-        self._closed += self._freezer.close(phases, self._options())
-
     def _copy_vectors(self) -> None:
         """Copy anew the scales, shifts and running statistics of the layers that were measured."""
         with self._callbacks.lock:
@@ -241,7 +271,8 @@ class Probe:
 
     def _detach(self) -> None:
         if self._hooks is not None:
-            finish(self._hooks.remove, *self._callbacks.leaving(self._grad), self._forget_hooks)
+            steps = self._hooks.remove, *self._callbacks.leaving(self._grad), self._run.leave
+            finish(*steps, self._forget_hooks)
 
     def _forget_hooks(self) -> None:
         self._hooks = None

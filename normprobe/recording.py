@@ -20,7 +20,9 @@ from normprobe.tables.merging_checks import different_weights, nothing_measured,
 from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables
 from normprobe.tables.unmeasured import check_measured
+from normprobe.windows.folder import WindowFolder, holds_windows
 from normprobe.windows.over_time import OverTime
+from normprobe.windows.series import WindowSeries
 
 if TYPE_CHECKING:
     from normprobe.figures import RecordingFigures
@@ -338,11 +340,16 @@ class Recording(OverTime):
 
 
 def load(path: str | Path) -> Recording:
-    """Load a recording that `Recording.save` wrote; runs no code from the file.
+    """Load a recording that `Recording.save` wrote, or the windows of a run; runs no code from the file.
+
+    Args:
+        path: the file; or the folder that ``Probe(out=)`` wrote to, also of a run that was killed or goes on.
 
     Raises:
         RecordingError: the file is missing, damaged, foreign, too large, or of a newer format.
     """
+    if holds_windows(path):
+        return Recording.of_windows(WindowSeries(WindowFolder(path).windows()))
     return Recording(load_tables(Path(path)))
 
 
@@ -384,6 +391,7 @@ def merge(*recordings: Recording, on_different_weights: Literal["error", "warn"]
         warn(text)
     # A note alone: a rank without data is an ordinary part.
     said += [text for text in (nothing_measured(parts),) if text]
+    series = WindowSeries.joined(recordings)
     if not said:
-        return Recording(merged)
-    return Recording(merged.annotate({"warnings": sorted({*merged.facts["warnings"], *said})}))
+        return Recording(merged, series)
+    return Recording(merged.annotate({"warnings": sorted({*merged.facts["warnings"], *said})}), series)

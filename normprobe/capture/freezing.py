@@ -44,22 +44,21 @@ class Freezer:
             part: the name of the probe's share of the data.
         """
         self._model, self._callbacks, self._part = model, callbacks, part
-        self._reported = _Reported()
+        # Of a run that is resumed others were counted before.
+        self._reported = _Reported(callbacks.forwards.calls)
 
-    def freeze(self, options: dict[str, Any], *, whole: bool) -> list[Tables]:
-        """The tables of each open window.
-
-        Args:
-            options: the probe's options and warnings, as entries of ``meta``.
-            whole: whether they are the whole run: if none is open, there are tables of nothing then.
-        """
+    def freeze(self, options: dict[str, Any]) -> list[Tables]:
+        """The tables of each open window, with the probe's options and warnings, entries of ``meta``."""
         callbacks = self._callbacks
         with callbacks.lock, ModesAside(), callbacks.forwards.lock:  # other threads may be measuring
             phases = callbacks.forwards.phases
             phases.settle()
-            if whole and not phases.open():
-                return [self._tables(None, options, first=True)]
             return self._frozen(phases.open(), options)
+
+    def nothing(self, options: dict[str, Any]) -> Tables:
+        """The tables of a run of which nothing was measured."""
+        with self._callbacks.lock:
+            return self._tables(None, options, first=True)
 
     def close(self, phases: list[Phase], options: dict[str, Any]) -> list[Tables]:
         """The tables of the open windows of these phases, which are forgotten."""

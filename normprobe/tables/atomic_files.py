@@ -46,10 +46,24 @@ def replace_file(target: Path, write: Callable[[Any], None]) -> None:
         # mkstemp makes files that only their owner can read.
         Path(name).chmod(0o666 & ~_umask())
         Path(name).replace(place)
+        _sync_folder(place.parent)
     # Ctrl-C, too, is to leave nothing behind.
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the disk know the folder's new entry: after a crash of the machine it would lack the file."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems refuse it; the file itself is written
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def prefix_of_process(prefix: str) -> str:

@@ -196,7 +196,9 @@ def _cast(frame: pd.DataFrame, dtypes: dict[str, str]) -> pd.DataFrame:
     # A new index: what was filtered, sorted or merged is to equal what was loaded from a file.
     frame = frame[list(dtypes)].reset_index(drop=True)
     # Only what differs: before pandas 3 astype copies columns that are of the dtype already.
-    return frame.astype({name: dtype for name, dtype in dtypes.items() if str(frame.dtypes[name]) != dtype})
+    found = dict(zip(frame.columns, map(str, frame.dtypes), strict=True))
+    differing = {name: dtype for name, dtype in dtypes.items() if found[name] != dtype}
+    return frame.astype(differing) if differing else frame
 
 
 _HELD = {f"{end}_{name}": NUMBER for end in ("min", "max") for name in ("example", "position", "feature")}

@@ -26,7 +26,8 @@ from normprobe.vocabulary import site_order
 
 _SUMS = ("calls", "n_samples", "masked", "nonfinite_masked", "within_sum", "within_count")
 # Not `layers` and `kinds`, which may be written in many ways: the ledgers are compared instead.
-_ALIKE = ("samples", "values", "every", "seed", "mask")
+ALIKE = ("samples", "values", "every", "seed", "mask")
+"""The options that recordings share which are merged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
 
 def _check(parts: Sequence[Tables]) -> None:
     compared = {"models": [part.facts["model"] for part in parts]}
-    compared |= {f"option {name!r}": [part.facts["options"].get(name) for part in parts] for name in _ALIKE}
+    compared |= {f"option {name!r}": [part.facts["options"].get(name) for part in parts] for name in ALIKE}
     for what, values in compared.items():
         if any(value != values[0] for value in values):
             shown = ", ".join(sorted({repr(value) for value in values}))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -43,6 +43,7 @@ _NULLABLE: dict[str, Any] = {
     "string": pd.StringDtype(),
     "boolean": pd.BooleanDtype(),
 }
+_Read = TypeVar("_Read")
 _FREE = 64 << 20
 _RATIO = 100
 """A table may fill 64 MiB, or a hundred times its bytes on disk."""
@@ -111,6 +112,20 @@ def load_tables(path: Path) -> Tables:
     Raises:
         RecordingError: the file is missing, damaged, foreign, too large, or of a newer format.
     """
+    return _opened(path, _read)
+
+
+def load_meta(path: Path) -> dict[str, Any]:
+    """Read of a recording what is no table: model, data, counts, options, windows.
+
+    Raises:
+        RecordingError: as for `load_tables`.
+    """
+    return _opened(path, _read_meta)
+
+
+def _opened(path: Path, read: Callable[[zipfile.ZipFile, Path], _Read]) -> _Read:
+    """What is read of a recording, or why nothing is."""
     try:
         if not path.exists():
             raise RecordingError(f"no recording at {path}; Recording.save writes one")
@@ -118,7 +133,7 @@ def load_tables(path: Path) -> Tables:
             what = "a folder" if path.is_dir() else "no regular file"
             raise RecordingError(f"{path} is {what}; a recording is one file, as Recording.save writes it")
         with zipfile.ZipFile(path) as archive:
-            return _read(archive, path)
+            return read(archive, path)
     except RecordingError:
         raise
     except MemoryError as error:
@@ -137,7 +152,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
+def _read_meta(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     entries = archive.infolist()
     if _JSON not in archive.namelist():
         raise RecordingError(f"{path} is a zip file but no recording: it has no {_JSON}; {_NAME}")
@@ -147,10 +162,20 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
             f"{path} declares {size:,} bytes in {path.stat().st_size:,}; a recording is never compressed as "
             "a whole, so this is none, or was packed again: save it again"
         )
+<<<<<<< HEAD
     meta = _meta(json.loads(archive.read(_JSON)), path)
     # Recordings without gradients, and those of older versions, lack the table of parameters.
     lacking = {"parameter_moments"} - {name.removesuffix(".parquet") for name in archive.namelist()}
     frames = {name: _frame(archive, name, path) for name in BASE if name not in lacking}
+=======
+    meta: dict[str, Any] = _meta(json.loads(archive.read(_JSON)), path)
+    return meta
+
+
+def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
+    meta = _read_meta(archive, path)
+    frames = {name: _frame(archive, name, path) for name in BASE}
+>>>>>>> 8f8886d (Write each window as it closes, close the open ones at SIGTERM, and resume behind a checkpoint: a killed run left nothing)
     tables = Tables(**frames, row_values=_values(archive, path), facts=meta)
     wrong = check_tables(tables)
     if wrong:

@@ -61,6 +61,20 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
 }
 
 
+_OF_WINDOW = {
+    **dict.fromkeys(("part", "phase"), _text),
+    **dict.fromkeys(("first", "last", "first_step", "last_step", "forwards"), _count),
+    **dict.fromkeys(("first_call", "last_call", "calls", "examples"), _count),
+}
+
+
+def _windows(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(window, dict) and all(fits(window.get(name)) for name, fits in _OF_WINDOW.items())
+        for window in value
+    )
+
+
 def check_meta(meta: Any) -> str:
     """What is wrong with the metadata of a recording, or ""."""
     if not isinstance(meta, dict):
@@ -68,6 +82,8 @@ def check_meta(meta: Any) -> str:
     # Reading lets NaN and half a surrogate pair pass, which cannot be saved again; here both raise.
     json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
     wrong = [name for name, fits in _FACTS.items() if name not in meta or not fits(meta[name])]
+    # Recordings of before there were windows name none.
+    wrong += [] if _windows(meta.get("windows", [])) else ["windows"]
     return f"no usable {', '.join(wrong)}" if wrong else ""
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
 import pandas as pd
 
 from normprobe.errors import names_checked
 from normprobe.tables.frames import Tables
-from normprobe.tables.window_facts import windows_of
-from normprobe.windows.series import Window, WindowSeries
+from normprobe.windows.series import WindowSeries
 
 
 class OverTime:
@@ -21,12 +19,14 @@ class OverTime:
         self._series = WindowSeries.of(tables) if series is None else series
 
     @classmethod
-    def of_windows(cls, windows: Sequence[Tables]) -> Self:
-        """Those of a run, of whose windows these are the tables."""
-        if len(windows) == 1:
-            return cls(windows[0])
-        series = WindowSeries([Window(windows_of(tables)[0], tables) for tables in windows])
+    def of_windows(cls, series: WindowSeries) -> Self:
+        """Those of a run with these windows."""
         return cls(series.merged(), series)
+
+    @property
+    def series(self) -> WindowSeries:
+        """The windows behind `windows`, `window` and `over_time`."""
+        return self._series
 
     @property
     def windows(self) -> pd.DataFrame:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import pandas as pd
 
@@ -34,26 +36,51 @@ class Window:
 
     Attributes:
         facts: which phase, steps and forwards.
-        tables: what was measured; None where it was saved with others in one recording.
+        load: gives what was measured; None where it was saved with others in one recording.
         file: the file that holds it, if one does.
     """
 
     facts: WindowFacts
-    tables: Tables | None = None
+    load: Callable[[], Tables] | None = None
     file: str | None = None
+
+    @staticmethod
+    def of(tables: Tables) -> Window:
+        """The one window that these tables are of, in memory."""
+        (facts,) = windows_of(tables)
+        return Window(facts, lambda: tables)
+
+
+class HasSeries(Protocol):
+    """What holds windows: a recording."""
+
+    @property
+    def series(self) -> WindowSeries:
+        """Its windows."""
 
 
 class WindowSeries:
     """The windows of a run, in the order of their first forward."""
 
     def __init__(self, windows: Sequence[Window]) -> None:
-        self.windows = sorted(windows, key=lambda window: (window.facts["first_call"], window.facts["part"]))
+        self.parts: dict[str, list[Window]] = {}
+        for window in windows:
+            self.parts.setdefault(window.facts["part"], []).append(window)
+        self.windows = sorted(_over_parts(windows), key=lambda window: window.facts["first_call"])
 
     @staticmethod
     def of(tables: Tables) -> WindowSeries:
         """The windows that a recording names: its own where it is of one, else without tables."""
         facts = windows_of(tables)
-        return WindowSeries([Window(window, tables if len(facts) == 1 else None) for window in facts])
+        return WindowSeries([Window.of(tables)] if len(facts) == 1 else [Window(one) for one in facts])
+
+    @staticmethod
+    def joined(recordings: Sequence[HasSeries]) -> WindowSeries:
+        """The windows of recordings that are merged."""
+        series = [recording.series for recording in recordings]
+        return WindowSeries(
+            [window for one in series for windows in one.parts.values() for window in windows]
+        )
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -77,21 +104,17 @@ class WindowSeries:
                 f"window {number!r} is not in this recording, which has {len(self.windows)}; "
                 "see recording.windows"
             )
-        found = self.windows[number].tables
-        if found is None:
+        load = self.windows[number].load
+        if load is None:
             raise RecordingError(
                 f"window {number} was merged with others into this recording and is not in it by itself; "
                 "load the folder that Probe(out=) wrote"
             )
-        return found
+        return load()
 
     def merged(self) -> Tables:
         """The tables of the whole run."""
-        whole = self.tables(0)
-        for start in range(1, len(self.windows), _AT_ONCE):
-            some = range(start, min(start + _AT_ONCE, len(self.windows)))
-            whole = merge_tables([whole, *(self.tables(number) for number in some)])
-        return whole
+        return merge_tables([_merged(windows) for windows in self.parts.values()])
 
     def over_time(self, table: str, phase: str | None) -> pd.DataFrame:
         """A table of every window, one after another.
@@ -118,3 +141,39 @@ class WindowSeries:
         joined: pd.DataFrame = pd.concat(parts, ignore_index=True)
         joined = joined[names + [name for name in joined if name not in names]]
         return joined.astype({name: COLUMNS[name] for name in names})
+
+
+def _loaded(window: Window) -> Tables:
+    assert window.load is not None
+    return window.load()
+
+
+def _merged(windows: Sequence[Window]) -> Tables:
+    """The windows of one part merged, in the order of their forwards."""
+    first, *others = sorted(windows, key=lambda window: window.facts["first_call"])
+    whole = _loaded(first)
+    for start in range(0, len(others), _AT_ONCE):
+        whole = merge_tables([whole, *map(_loaded, others[start : start + _AT_ONCE])])
+    return whole
+
+
+def _over_parts(windows: Sequence[Window]) -> list[Window]:
+    """Windows, those of several parts that are of the same steps of a phase as one."""
+    alike: dict[tuple[str, int, int], list[Window]] = {}
+    for window in windows:
+        facts = window.facts
+        alike.setdefault((facts["phase"], facts["first_step"], facts["last_step"]), []).append(window)
+    joined = []
+    for group in alike.values():
+        if len({window.facts["part"] for window in group}) < len(group) or len(group) == 1:
+            joined += group
+            continue
+        facts = group[0].facts.copy()
+        facts["forwards"] = sum(window.facts["forwards"] for window in group)
+        load = None if any(window.load is None for window in group) else partial(_of_parts, group)
+        joined.append(Window(facts, load))
+    return joined
+
+
+def _of_parts(group: Sequence[Window]) -> Tables:
+    return merge_tables([_loaded(window) for window in group])

@@ -39,7 +39,7 @@ def data(count: int, seed: int = 0) -> list[Tensor]:
 def run(batches: list[Tensor], *, steps: list[int] | None = None, **options: Any) -> normprobe.Recording:
     """Run a model in training over batches, with a step after each index in ``steps``."""
     model = Net().train()
-    with normprobe.Probe(model, part="run", **options) as probe, torch.no_grad():
+    with normprobe.Probe(model, **{"part": "run", **options}) as probe, torch.no_grad():
         for at, batch in enumerate(batches):
             model(batch)
             if steps is not None and at in steps:

@@ -194,6 +194,10 @@ class Forwards:
             if self.on_end is not None:
                 self.on_end()
 
+    def resume(self, calls: int, examples: int) -> None:
+        """Number forwards and examples on from those of a run before."""
+        self.calls, self.examples = calls, examples
+
     def clear(self) -> None:
         """Forget any forward that was cut short."""
         self.inside.clear()

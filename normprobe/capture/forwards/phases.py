@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -150,6 +150,13 @@ class Phases:
         full = self.window is not None and self._in_window >= self.window
         self._in_window = 0 if full else self._in_window
         return full
+
+    def resume(self, step: int, windows: Mapping[str, tuple[int, int]]) -> None:
+        """Go on behind a step of a run, after so many windows and forwards of each phase."""
+        self.last = step
+        for name, (ordinal, seen) in windows.items():
+            phase = self.of(name)
+            phase.ordinal, phase.seen = ordinal, seen
 
     @property
     def next_step(self) -> int:

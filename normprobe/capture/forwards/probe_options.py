@@ -17,11 +17,9 @@ _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 
-def check_options(samples: Any, values: Any, every: Any, window: Any, mask: Any) -> None:
+def check_options(samples: Any, values: Any, every: Any, mask: Any) -> None:
     """Raise NormprobeError, with what is allowed, for an option out of range."""
     whole = {"values": (values, 0), "every": (every, 1)}
-    if window is not None:
-        whole["window"] = (window, 1)
     if samples != "all":
         whole["samples"] = (samples, 0)
     for name, (given, least) in whole.items():
@@ -33,6 +31,14 @@ def check_options(samples: Any, values: Any, every: Any, window: Any, mask: Any)
             'mask must be "auto", None, the name of an argument, a tensor, a callable or a dict of tensors '
             f"by layer, got {type(mask).__name__}"
         )
+
+
+def check_window_options(window: Any, most: Any, step: Any) -> None:
+    """Raise NormprobeError for an option of windows out of range."""
+    for name, given, least in (("window", window, 1), ("max_windows", most, 2), ("resume_from", step, 0)):
+        whole = isinstance(given, int) and not isinstance(given, bool) and given >= least
+        if given is not None and not whole:
+            raise NormprobeError(f"{name} must be a whole number of at least {least}, or None, got {given!r}")
 
 
 def check_step(step: Any, last: int | None) -> None:

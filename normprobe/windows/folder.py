@@ -1,0 +1,99 @@
+"""A folder of windows on disk: each file is written whole or not at all, and none counts twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+
+from normprobe.errors import RecordingError
+from normprobe.tables.frames import Tables
+from normprobe.tables.storage import load_meta, load_tables, save_tables
+from normprobe.tables.window_facts import WindowFacts, windows_of
+from normprobe.windows.series import Window
+
+_PATTERN = "window-*.normprobe"
+
+
+class WindowFolder:
+    """The windows of runs as files; several parts, such as processes, may write into one folder.
+
+    A window that was merged from others holds theirs: should the process have been killed between the writing
+    of the one and the removal of the others, these are passed over.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def write(self, tables: Tables) -> Window:
+        """Write a window; on return it is on the disk, also should the machine lose its power.
+
+        Raises:
+            RecordingError: the file cannot be written.
+        """
+        (facts,) = windows_of(tables)
+        file = save_tables(tables, self.path / _file_name(facts))
+        return _window(facts, file)
+
+    def windows(self, part: str | None = None) -> list[Window]:
+        """The windows of a part, or of all, each forward in one: of which only the facts are read.
+
+        Raises:
+            RecordingError: a file is no recording.
+        """
+        return _uncovered(self.files(part))
+
+    def files(self, part: str | None = None) -> list[Window]:
+        """The windows of a part, or of all, as they lie there: one may hold what others hold."""
+        found = []
+        for file in sorted(self.path.glob(_PATTERN)):
+            facts: list[WindowFacts] = load_meta(file).get("windows", [])
+            if len(facts) != 1:
+                raise RecordingError(f"{file} is not one window of a run; move it elsewhere")
+            if part in (None, facts[0]["part"]):
+                found.append(_window(facts[0], file))
+        return found
+
+    def replace(self, old: Iterable[Window], tables: Tables) -> Window:
+        """Write the merge of windows in place of them."""
+        # The merge has the name of the first: it takes its place at once, and then the others go.
+        written = self.write(tables)
+        self.remove(window for window in old if window.file != written.file)
+        return written
+
+    def remove(self, windows: Iterable[Window]) -> None:
+        """Remove the files of windows."""
+        for window in windows:
+            if window.file is not None:
+                Path(window.file).unlink(missing_ok=True)
+
+
+def holds_windows(path: str | Path) -> bool:
+    """Whether a path is a folder with windows of a run."""
+    folder = Path(path)
+    return folder.is_dir() and next(folder.glob(_PATTERN), None) is not None
+
+
+def _window(facts: WindowFacts, file: Path) -> Window:
+    return Window(facts, lambda: load_tables(file), str(file))
+
+
+def _file_name(facts: WindowFacts) -> str:
+    """A name by part and first forward, by which the files of a part are in order."""
+    digest = blake2b(facts["part"].encode("utf-8", "surrogatepass"), digest_size=3).hexdigest()
+    readable = re.sub(r"[^A-Za-z0-9_.-]", "_", facts["part"])[:24]
+    return f"window-{readable}-{digest}-{facts['first_call']:012d}.normprobe"
+
+
+def _uncovered(windows: list[Window]) -> list[Window]:
+    """Windows without those that another one holds."""
+    widest: dict[tuple[str, str], int] = {}
+    kept = []
+    # Of those that begin alike the longest first: whatever ends before the last one kept lies within it.
+    for window in sorted(windows, key=lambda w: (w.facts["first"], -w.facts["last"])):
+        of = window.facts["part"], window.facts["phase"]
+        if window.facts["last"] > widest.get(of, -1):
+            widest[of] = window.facts["last"]
+            kept.append(window)
+    return kept

@@ -1,0 +1,98 @@
+"""The windows of a probe while its run goes on: closed when they are full, and on disk when the run ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from normprobe.capture.forwards.phases import Phase
+from normprobe.capture.freezing import Freezer
+from normprobe.capture.hook_callbacks import HookCallbacks
+from normprobe.capture.hooks.torch_internals import is_over
+from normprobe.tables.frames import Tables
+from normprobe.windows.run import ClosedWindows
+from normprobe.windows.series import Window, WindowSeries
+from normprobe.windows.termination import Termination
+
+
+class OpenRun:
+    """Closes the windows of one probe.
+
+    Attributes:
+        closed: the windows that are closed.
+        options: the probe's options and warnings, as entries of ``meta``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        callbacks: HookCallbacks,
+        part: str,
+        closed: ClosedWindows,
+        options: dict[str, Any],
+    ) -> None:
+        self.closed, self.options = closed, options
+        self._forwards = callbacks.forwards
+        self._made: list[Tables] = []
+        self._freezer = Freezer(model, callbacks, part)
+        self._termination = Termination(self._close_open, self._is_measuring)
+
+    def enter(self) -> None:
+        """Follow forwards, and SIGTERM where windows are written."""
+        self._forwards.on_end = self._end_forward
+        if self.closed.on_disk:
+            self._termination.install()
+
+    def leave(self) -> None:
+        """Close what is open, where windows are written; else it stays, should the probe be entered again."""
+        self._forwards.on_end = None
+        if self.closed.on_disk:
+            self._close_open()
+        # Last: a signal that came meanwhile was to wait for this.
+        self._termination.restore()
+        self._termination.settle()
+
+    def end_step(self, step: int | None) -> None:
+        """Count the end of a step, and close the windows that are full."""
+        with self._forwards.lock:
+            full = self._forwards.phases.end_step(step)
+        if full:
+            self._close_open()
+        self._termination.settle()
+
+    def close_windows(self) -> None:
+        """Close the windows that are open."""
+        self._close_open()
+        self._termination.settle()
+
+    def nothing(self) -> Tables:
+        """The tables of a run of which nothing was measured."""
+        return self._freezer.nothing(self.options)
+
+    def series(self) -> WindowSeries | None:
+        """All windows so far; None where nothing was measured."""
+        made = self._freezer.freeze(self.options)
+        self._termination.settle()
+        windows = [*self.closed.windows, *map(Window.of, made)]
+        return WindowSeries(windows) if windows else None
+
+    def _end_forward(self) -> None:
+        phases = self._forwards.phases
+        if phases.window is not None and (full := phases.full()):
+            self._close(full)
+        self._termination.settle()
+
+    def _close_open(self) -> None:
+        self._close(self._forwards.phases.open())
+
+    def _close(self, phases: list[Phase]) -> None:
+        self._made += self._freezer.close(phases, self.options)
+        # One at a time, and forgotten last: cut short, what is left is added by the next close.
+        while self._made:
+            self.closed.add(self._made[:1])
+            self._made.pop(0)
+
+    def _is_measuring(self) -> bool:
+        forward = self._forwards.current
+        return forward is not None and forward.state.measured and not is_over(forward.frame)
