@@ -162,20 +162,15 @@ def _read_meta(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
             f"{path} declares {size:,} bytes in {path.stat().st_size:,}; a recording is never compressed as "
             "a whole, so this is none, or was packed again: save it again"
         )
-<<<<<<< HEAD
-    meta = _meta(json.loads(archive.read(_JSON)), path)
-    # Recordings without gradients, and those of older versions, lack the table of parameters.
-    lacking = {"parameter_moments"} - {name.removesuffix(".parquet") for name in archive.namelist()}
-    frames = {name: _frame(archive, name, path) for name in BASE if name not in lacking}
-=======
     meta: dict[str, Any] = _meta(json.loads(archive.read(_JSON)), path)
     return meta
 
 
 def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
     meta = _read_meta(archive, path)
-    frames = {name: _frame(archive, name, path) for name in BASE}
->>>>>>> 8f8886d (Write each window as it closes, close the open ones at SIGTERM, and resume behind a checkpoint: a killed run left nothing)
+    # Recordings without gradients, and those of older versions, lack the table of parameters.
+    lacking = {"parameter_moments"} - {name.removesuffix(".parquet") for name in archive.namelist()}
+    frames = {name: _frame(archive, name, path) for name in BASE if name not in lacking}
     tables = Tables(**frames, row_values=_values(archive, path), facts=meta)
     wrong = check_tables(tables)
     if wrong:
