@@ -171,7 +171,8 @@ def _cast(frame: pd.DataFrame, dtypes: dict[str, str]) -> pd.DataFrame:
     # A new index: what was filtered, sorted or merged is to equal what was loaded from a file.
     frame = frame[list(dtypes)].reset_index(drop=True)
     # Only what differs: before pandas 3 astype copies columns that are of the dtype already.
-    return frame.astype({name: dtype for name, dtype in dtypes.items() if str(frame.dtypes[name]) != dtype})
+    known = {name: str(dtype) for name, dtype in frame.dtypes.items()}
+    return frame.astype({name: dtype for name, dtype in dtypes.items() if known[name] != dtype})
 
 
 _HELD = {f"{end}_{name}": NUMBER for end in ("min", "max") for name in ("example", "position", "feature")}
