@@ -29,6 +29,7 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
     """
     inputs = tables.layers[tables.layers["site"] == INPUT].set_index("layer").sort_values("depth")
     ledger = fired(tables)
+    ledger = ledger[ledger["kind"] == "batch_norm"].copy()
     # Of the fullest channel: NaN in some channels makes no batch small.
     sites = by_site(tables, "features")
     count = pd.Series(sites.largest(numbers(tables.features, "count")), index=sites.index)
@@ -39,8 +40,7 @@ def batch_norms(tables: Tables) -> pd.DataFrame:
     sync = ledger["type"].str.lower().str.contains("sync").fillna(False).astype(bool)
     ledger["synchronized"] = sync & (processes == 1)
     order = [name for name in inputs.index if name in ledger.index]
-    ordered = ledger.reindex(order)
-    return ordered[ordered["kind"] == "batch_norm"]
+    return ledger.reindex(order)
 
 
 @cached

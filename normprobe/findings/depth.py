@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_number, role_of, spots
-from normprobe.tables.measures.common import at_site, row_of
+from normprobe.tables.measures.common import at_site, cached, row_of
 from normprobe.tables.measures.layers import gain_measures, inputs_and_outputs, layer_measures
 from normprobe.tables.measures.running_statistics import never_updated
 from normprobe.tables.measures.samples import sample_measures
@@ -171,6 +171,7 @@ def _is_last(tables: Tables, layer: str) -> bool:
     return not (wrote["n_features"] % later["n_features"].where(later["n_features"] > 1) == 0).any()
 
 
+@cached
 def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
     """The series whose trend counts: what norms read, or what Linear layers write if there is none.
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.tables.columns import SITE_KEY
-from normprobe.tables.measures.by_site import BySite, grouped, numbers
+from normprobe.tables.measures.by_site import BySite, by_site, grouped, numbers
 from normprobe.tables.measures.common import cached
 from normprobe.tables.measures.features import finite_features, norms_untrained
 from normprobe.vocabulary import INPUT
@@ -61,8 +61,8 @@ def running_channels(tables: Tables) -> pd.DataFrame:
     observed one x n / (n - 1)), ``shift`` (`standard_shift`), ``log_variance_ratio`` and ``bare_log_ratio``
     (the same of the variances without eps).
     """
-    features = tables.features
-    rows = features[features["running_var"].notna() & (features["site"] == INPUT)]
+    features, sites = tables.features, by_site(tables, "features")
+    rows = features[features["running_var"].notna().to_numpy() & sites.at(INPUT)]
     # Merged parts that differ in eps have none in common; then the shift is that of the bare statistics.
     eps = rows["layer"].map(tables.ledger.set_index("layer")["eps"]).astype("float64").fillna(0.0).to_numpy()
     seen_variance, count = (rows[name].to_numpy(np.float64) for name in ("seen_variance", "count"))
