@@ -260,12 +260,8 @@ class HookCallbacks:
             self._note_modes(module)
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
-            try:
-                with users_own():
-                    forward.labels = named_labels(self._labels, forward, args, kwargs)
-            except BaseException:
-                self.forwards.withdraw(forward.call, measured=True, examples=forward.batch.size)
-                raise
+            if self._labels is not None:
+                self._name(forward, args, kwargs)
             with self.lock, ModesAside(), self._no_grad:
                 self._measurer.begin(forward)
                 self.run_info.add(forward)
@@ -275,6 +271,15 @@ class HookCallbacks:
         if module is self.model and forward.state.session is None:
             self._hooks.put_aside(self.entered)  # which have nothing to do inside a call of the model
         return forward
+
+    def _name(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Give a forward the labels of the user; if that raises, it never began."""
+        try:
+            with users_own():
+                forward.labels = named_labels(self._labels, forward, args, kwargs)
+        except BaseException:
+            self.forwards.withdraw(forward.call, measured=True, examples=forward.batch.size)
+            raise
 
     def _look_behind(self) -> None:
         """Look again whether hooks of others change what layers give: some were registered since."""

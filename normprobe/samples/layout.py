@@ -90,6 +90,8 @@ class Assignment:
         """`kept` among those whose hash is at most ``limit``: of most forwards a few."""
         rows, drawn = self._drawn
         few = np.arange(len(drawn)) if limit is None else np.flatnonzero(drawn <= limit)
+        if not len(few):
+            return few, drawn[:0]
         order = few[smallest(drawn[few], self.k)]
         return order if rows is None else rows[order], drawn[order]
 

@@ -217,6 +217,9 @@ class PlanCache:
         placement = place_shifted(before.placement, forward, examples)
         sizes = (before.choice.samples, before.choice.rows)
         selection = select(placement, forward, 0, before.reservoir, sizes=sizes)
+        # Where neither keeps a sample, the extension's form of both choices is one and the same.
+        if not len(selection.choice.keep) and not len(before.choice.keep):
+            selection.choice.prepared.setdefault("compiled", before.choice.prepared.get("compiled"))
         raw = select_rows(selection, forward, rows, self.seed)
         return self._plan_for(old.shape, selection, raw, before.reservoir, rows)
 
