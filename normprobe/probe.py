@@ -25,6 +25,8 @@ from normprobe.capture.stored_nonfinite import any_nonfinite, stored_nonfinite
 from normprobe.errors import NormprobeError, warn
 from normprobe.layers.filters import LayerFilter, check_filters
 from normprobe.layers.find import find_layers
+from normprobe.layers.layer import LayerSet
+from normprobe.layers.same_model import fingerprint
 from normprobe.recording import Recording
 from normprobe.tables.frames import build_tables
 from normprobe.tables.records import valid_name
@@ -91,6 +93,7 @@ class Probe:
         self._filter = check_filters(layers, kinds)
         self._mask = mask
         self._hooks: Hooks | None = None
+        self._known: tuple[list[Any], LayerSet] | None = None
         self._grad = True
         self._final: Recording | None = None
         self._callbacks = HookCallbacks(
@@ -102,8 +105,7 @@ class Probe:
             seed=seed,
         )
         # Looked for here, so that a filter that fits nothing is an error before anything runs.
-        found = find_layers(model, *self._filter)
-        self._unmatched = found.unmatched
+        found = self._found()
         self._callbacks.add_layers(found)
         check_mask_name(mask, model)
 
@@ -118,8 +120,7 @@ class Probe:
                 "this probe is already active; leave its block first, or make a second Probe"
             )
         # Anew: since the probe was made or left, layers may have been put in.
-        found = find_layers(self.model, *self._filter)
-        self._unmatched = found.unmatched
+        found = self._found()
         self._grad = torch.is_grad_enabled()
         try:
             self._final, self._hooks = None, Hooks()
@@ -128,6 +129,15 @@ class Probe:
         except BaseException:
             self._detach()
             raise
+
+    def _found(self) -> LayerSet:
+        """The layers of the model, looked for anew if it is not as it was the last time."""
+        known, seen = self._known, fingerprint(self.model)
+        # A user's predicate may say something else each time.
+        if known is None or callable(self._filter[0]) or known[0] != seen:
+            known = self._known = seen, find_layers(self.model, *self._filter)
+        self._unmatched = known[1].unmatched
+        return known[1]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

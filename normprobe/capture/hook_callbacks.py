@@ -20,7 +20,7 @@ from normprobe.capture.forwards.weight_changes import WeightChanges
 from normprobe.capture.functions.function_mode import FunctionCapture
 from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
-from normprobe.capture.hooks.handles import Hooks, others_behind
+from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import (
     ModesAside,
@@ -91,7 +91,7 @@ class HookCallbacks:
         measurer = Measurer(seed, samples, self._sequences.holds_padding)
         self._measurer = measurer
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of)
-        self._fast_hooks = FastHooks(self.forwards, self.lock, self._calls.snapshot_alone)
+        self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""
