@@ -120,8 +120,12 @@ def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
 def decide(leading: tuple[int, ...], grid: Grid) -> Layout:
     """The first layout that the leading sizes fit; what the model's input says goes first."""
     # A packed sequence has no other reading; with time first (time, batch) goes before (batch, time).
-    known: list[Layout] = [Layout.TIME] if grid.time_first else [Layout.PACKED]
-    return next(layout for layout in known + list(Layout) if fits(layout, leading, grid))
+    known = _TIME_FIRST if grid.time_first else _PACKED_FIRST if grid.packed is not None else _LAYOUTS
+    return next(layout for layout in known if fits(layout, leading, grid))
+
+
+_LAYOUTS = tuple(Layout)
+_TIME_FIRST, _PACKED_FIRST = (Layout.TIME, *_LAYOUTS), (Layout.PACKED, *_LAYOUTS)
 
 
 def by_example(
