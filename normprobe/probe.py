@@ -31,6 +31,8 @@ from normprobe.capture.hooks.interrupts import finish
 from normprobe.errors import NormprobeError, warn
 from normprobe.layers.filters import LayerFilter, check_filters
 from normprobe.layers.find import find_layers
+from normprobe.layers.layer import LayerSet
+from normprobe.layers.same_model import fingerprint
 from normprobe.recording import Recording
 from normprobe.samples.hashing import seed_of
 from normprobe.tables.records import valid_name
@@ -119,6 +121,7 @@ class Probe:
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
         self._filter = check_filters(layers, kinds)
         self._hooks: Hooks | None = None
+        self._known: tuple[list[Any], LayerSet] | None = None
         self._final: Recording | None = None
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
@@ -157,8 +160,7 @@ class Probe:
 
     def _find_layers(self, mask: MaskOption) -> None:
         """Find what is to be measured: a filter that fits nothing is an error before anything runs."""
-        found = find_layers(self.model, *self._filter)
-        self._unmatched = found.unmatched
+        found = self._found()
         self._callbacks.add_layers(found)
         check_mask_name(mask, self.model)
 
@@ -173,8 +175,7 @@ class Probe:
                 "this probe is already active; leave its block first, or make a second Probe"
             )
         # Anew: since the probe was made or left, layers may have been put in.
-        found = find_layers(self.model, *self._filter)
-        self._unmatched = found.unmatched
+        found = self._found()
         self._run.options = self._options()
         self._grad = torch.is_grad_enabled()
         try:
@@ -185,6 +186,15 @@ class Probe:
         except BaseException:
             self._detach()
             raise
+
+    def _found(self) -> LayerSet:
+        """The layers of the model, looked for anew if it is not as it was the last time."""
+        known, seen = self._known, fingerprint(self.model)
+        # A user's predicate may say something else each time.
+        if known is None or callable(self._filter[0]) or known[0] != seen:
+            known = self._known = seen, find_layers(self.model, *self._filter)
+        self._unmatched = known[1].unmatched
+        return known[1]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -53,9 +53,8 @@ class FastHooks:
         key = ("layer", state.index)
         if key not in self.made:
             compiled.set_empty_hook(Hook)
+            shared = (self.forwards.inside, self.lock, _RECORD_EXTREMES, self.snapshot)
             # Torch calls these hooks as they are, so what they call of Python must not be compiled.
-            record, snapshot = Hook(_record_extremes), Hook(self.snapshot)
-            shared = (self.forwards.inside, self.lock, record, snapshot)
             hook_before, hook_after = (
                 compiled.LayerHook(Hook(callback), state, sites[site], site_of(site).number, *shared)
                 for site, callback in ((INPUT, before), (OUTPUT, after))
@@ -82,3 +81,6 @@ class FastHooks:
 def _record_extremes(site: Any, extremes: Any, placement: Any, forward: Forward) -> None:
     """Record the extremes that a hook of the extension reports as a pair."""
     record_extremes(site, Extremes(*extremes), placement, forward)
+
+
+_RECORD_EXTREMES = Hook(_record_extremes)

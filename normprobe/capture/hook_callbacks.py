@@ -24,7 +24,7 @@ from normprobe.capture.gradients.gradient_capture import GradientCapture
 from normprobe.capture.gradients.loss_scale import LossScale
 from normprobe.capture.gradients.parameter_steps import ParameterSteps
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
-from normprobe.capture.hooks.handles import Hooks, others_behind
+from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import (
     ModesAside,
@@ -105,7 +105,7 @@ class HookCallbacks:
             given = self.lock, measurer, self._no_grad, loss_scale, steps
             self.gradients = GradientCapture(*given, enter_phase=self.windows.enter)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
-        self._fast_hooks = FastHooks(self.forwards, self.lock, self._calls.snapshot_alone)
+        self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""
@@ -281,12 +281,8 @@ class HookCallbacks:
             self._note_modes(module)
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
-            try:
-                with users_own():
-                    forward.labels = named_labels(self._labels, forward, args, kwargs)
-            except BaseException:
-                self.forwards.withdraw(forward)
-                raise
+            if self._labels is not None:
+                self._name(forward, args, kwargs)
             if self.gradients is not None:
                 self.gradients.begin(forward)
             with self.lock, ModesAside(), self._no_grad:
@@ -298,6 +294,15 @@ class HookCallbacks:
         if module is self.model and forward.state.session is None:
             self._hooks.put_aside(self.entered)  # which have nothing to do inside a call of the model
         return forward
+
+    def _name(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Give a forward the labels of the user; if that raises, it never began."""
+        try:
+            with users_own():
+                forward.labels = named_labels(self._labels, forward, args, kwargs)
+        except BaseException:
+            self.forwards.withdraw(forward)
+            raise
 
     def _look_behind(self) -> None:
         """Look again whether hooks of others change what layers give: some were registered since."""

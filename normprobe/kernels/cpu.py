@@ -31,6 +31,7 @@ from normprobe.kernels._cpu import (
     configure,
     hashes,
     set_empty_hook,
+    versions,
 )
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.moments import Moments
@@ -54,6 +55,7 @@ __all__ = [
     "measure",
     "set_empty_hook",
     "threads",
+    "versions",
 ]
 
 _SAMPLE_FIELDS = len(SampleMoments.__match_args__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,10 +96,10 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
 
     Of a name that is a path (Keras: ``layer_normalization/gamma``) the last part counts.
     """
-    holders = [child for child in module.children() if isinstance(child, PARAMETER_HOLDERS)]
+    holders = [child for child in module._modules.values() if isinstance(child, PARAMETER_HOLDERS)]
     stores = [store for held in (module, *holders) for store in (held._parameters, held._buffers)]
     return {
-        re.split(r"[/.]", name)[-1]: tensor
+        name.replace("/", ".").rpartition(".")[2]: tensor
         for store in (*stores, keras_variables(module))
         for name, tensor in store.items()
         if tensor is not None and not is_lazy(tensor)

@@ -62,6 +62,11 @@ def register_view(
     _REGISTRY[cls] = lambda module: view
 
 
+def registered() -> tuple[Any, ...]:
+    """Which classes are registered, in an order and form that two calls can be compared by."""
+    return tuple((id(cls), id(view)) for cls, view in _REGISTRY.items())
+
+
 def _check_view(name: str, kind: Any, axis: Any, sample: Any, weight: Any) -> None:
     """Raise a `ViewError` that says which argument is wrong, if one is."""
     if kind is not None and kind not in KINDS:

@@ -90,6 +90,8 @@ class Assignment:
         """`kept` among those whose hash is at most ``limit``: of most forwards a few."""
         rows, drawn = self._drawn
         few = np.arange(len(drawn)) if limit is None else np.flatnonzero(drawn <= limit)
+        if not len(few):
+            return few, drawn[:0]
         order = few[smallest(drawn[few], self.k)]
         return order if rows is None else rows[order], drawn[order]
 
@@ -118,8 +120,12 @@ def fits(layout: Layout, leading: tuple[int, ...], grid: Grid) -> bool:
 def decide(leading: tuple[int, ...], grid: Grid) -> Layout:
     """The first layout that the leading sizes fit; what the model's input says goes first."""
     # A packed sequence has no other reading; with time first (time, batch) goes before (batch, time).
-    known: list[Layout] = [Layout.TIME] if grid.time_first else [Layout.PACKED]
-    return next(layout for layout in known + list(Layout) if fits(layout, leading, grid))
+    known = _TIME_FIRST if grid.time_first else _PACKED_FIRST if grid.packed is not None else _LAYOUTS
+    return next(layout for layout in known if fits(layout, leading, grid))
+
+
+_LAYOUTS = tuple(Layout)
+_TIME_FIRST, _PACKED_FIRST = (Layout.TIME, *_LAYOUTS), (Layout.PACKED, *_LAYOUTS)
 
 
 def by_example(

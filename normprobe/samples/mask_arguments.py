@@ -77,6 +77,7 @@ class MaskedArgument(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
+@lru_cache(1024)
 def mask_name(name: str) -> MaskName | None:
     """What a name says of a mask of padding; None if it says nothing, or that it masks something else."""
     words = name.lower().split("_")
@@ -292,6 +293,7 @@ _MOST_LOOKS, _MOST_LOOKS_BY_NAME = 4, 32
 
 
 @lru_cache(maxsize=1024)
+@lru_cache(1024)
 def _may_be_one(name: str) -> bool:
     """Whether a name does not rule out a mask or lengths."""
     says = mask_name(name) or _LENGTHS.match(name.lower())

@@ -102,6 +102,9 @@ class Reservoir:
             return 0
         if self.limit is None:
             return len(hashes)
+        # Of most forwards none: nothing is searched for then.
+        if not len(hashes) or hashes[0] > self.limit:
+            return 0
         return int(np.searchsorted(hashes, self.limit, side="right"))
 
     def offer(self, candidates: Identities) -> ReservoirUpdate:

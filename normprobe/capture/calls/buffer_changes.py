@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from normprobe.layers.module_attributes import attribute, is_lazy
 
 _STATISTICS = ("running_mean", "running_var")
+_WITHOUT = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+"""Classes (no subclass) that have none, most layers of most models."""
 
 
 class BufferChanges(NamedTuple):
@@ -73,6 +75,8 @@ class BufferTracker:
 
     def _held(self) -> dict[str, Tensor]:
         """The module's statistics by name, those with numbers."""
+        if type(self.module) in _WITHOUT:
+            return {}
         found = {name: attribute(self.module, name) for name in (*_STATISTICS, "num_batches_tracked")}
         return {
             name: value

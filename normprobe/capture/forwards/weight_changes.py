@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from normprobe.kernels import dispatch
+
 _version_of = attrgetter("_version")
+
+
+def _sum_of_versions(tensors: tuple[Tensor, ...]) -> int:
+    """How often tensors were written to, all together."""
+    compiled = dispatch.compiled()
+    return sum(map(_version_of, tensors)) if compiled is None else int(compiled.versions(tensors))
 
 
 class WeightChanges:
@@ -29,7 +37,7 @@ class WeightChanges:
         self.count = 0
         self._forget = forget
         # Found at the first forward that is measured: parameters that come later are not looked at.
-        self._parameters: Sequence[Tensor] | None = None
+        self._parameters: tuple[Tensor, ...] | None = None
         self._ids: frozenset[int] = frozenset()
         self._versions = 0
         self._has_stepped = False
@@ -57,11 +65,11 @@ class WeightChanges:
         """Note the state of the parameters as a forward that is measured begins."""
         if self._parameters is None:
             # One made in inference mode has no version, one without a shape is filled by its first forward.
-            self._parameters = [
+            self._parameters = tuple(
                 parameter
                 for parameter in model.parameters()
                 if not (parameter.is_inference() or isinstance(parameter, nn.UninitializedParameter))
-            ]
+            )
             self._ids = frozenset(map(id, self._parameters))
             self._versions = self._sum()
             return
@@ -70,7 +78,7 @@ class WeightChanges:
         self._versions, self._has_stepped = versions, False
 
     def _sum(self) -> int:
-        return sum(map(_version_of, self._parameters or ()))
+        return _sum_of_versions(self._parameters or ())
 
     def _note_step(self, optimizer: Optimizer) -> None:
         """Note a step of an optimizer of these parameters."""

@@ -14,14 +14,14 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 
-class _Held(NamedTuple):
+class _Held(weakref.ref[Any]):
     """A dictionary, which may be gone and its id another's, and the numbers of own hooks in it."""
 
-    hooks: weakref.ref[Any]
+    __slots__ = ("key", "numbers")
+    key: int
     numbers: set[int]
 
 
@@ -40,9 +40,12 @@ class CopiesWithoutHooks:
     def add(self, dictionaries: Iterable[dict[int, Any]], number: int) -> None:
         """Leave the entries of this number out of copies of these dictionaries."""
         for hooks in dictionaries:
-            if self._of(hooks) is None:
-                self._held[id(hooks)] = _Held(weakref.ref(hooks, partial(self._gone, id(hooks))), set())
-            self._held[id(hooks)].numbers.add(number)
+            held = self._of(hooks)
+            if held is None:
+                held = _Held(hooks, self._gone)
+                held.key, held.numbers = id(hooks), set()
+                self._held[held.key] = held
+            held.numbers.add(number)
         self._put()
 
     def discard(self, dictionaries: Iterable[dict[int, Any]], number: int) -> None:
@@ -73,10 +76,12 @@ class CopiesWithoutHooks:
 
     def _of(self, hooks: Any) -> _Held | None:
         held = self._held.get(id(hooks))
-        return held if held is not None and held.hooks() is hooks else None
+        return held if held is not None and held() is hooks else None
 
-    def _gone(self, number: int, hooks: object) -> None:
-        self._held.pop(number, None)
+    def _gone(self, held: _Held) -> None:
+        # By now another dictionary may have the id of this one.
+        if self._held.get(held.key) is held:
+            del self._held[held.key]
 
     def _reduce(self, found: OrderedDict[Any, Any]) -> Any:
         """How an OrderedDict is pickled and copied: as ever, but without the entries that are a probe's."""

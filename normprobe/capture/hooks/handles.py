@@ -244,7 +244,9 @@ _NAMES = (
 
 
 def _dictionaries(module: nn.Module) -> tuple[dict[int, Any], ...]:
-    return tuple(getattr(module, name) for name in _NAMES)
+    # In the dictionary of the module itself: of 300 layers `getattr` takes a millisecond.
+    own = vars(module)
+    return tuple([own[name] for name in _NAMES])
 
 
 def _forget(module: nn.Module, hook: Callable[..., None]) -> None:

@@ -69,9 +69,11 @@ _NO_DATA: dict[str, dict[str, str]] = {
 
 def why_no_data() -> str:
     """Why a forward is on no data by who calls it, or ""; nobody is asked where no such module is loaded."""
-    modules = ((sys.modules.get(name), why) for name, why in _NO_DATA.items())
-    loaded = {module.__file__: why for module, why in modules if module is not None}
-    frame: FrameType | None = sys._getframe() if loaded else None
+    names = _NO_DATA.keys() & sys.modules.keys()
+    if not names:
+        return ""
+    loaded = {sys.modules[name].__file__: _NO_DATA[name] for name in names}
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         found = loaded.get(frame.f_code.co_filename, {}).get(frame.f_code.co_name)
         if found is not None:

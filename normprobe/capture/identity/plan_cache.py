@@ -166,9 +166,30 @@ class PlanCache:
         site_key = (*axis_roles, *placing, tensor.dim(), size, tensor.dtype, counters.rows.k)
         counters.plan_slot = self._slots.setdefault(site_key, compiled.PlanSlot())
         shape = (*tensor.shape[:-1], -1) if last else tuple(tensor.shape)
+        known = self._known(site_key, forward, shape, selection, raw)
+        if known is not None:
+            counters.plan_slot.store(known.cached, forward.state)
+            return
         plan = self._plan_for(shape, selection, raw, counters.samples, counters.rows)
         counters.plan_slot.store(plan.cached, forward.state)
         self._note(site_key, plan, forward)
+
+    def _known(
+        self,
+        site_key: Any,
+        forward: Forward,
+        shape: tuple[int, ...],
+        selection: Selection,
+        raw: RawSelection,
+    ) -> SitePlan | None:
+        """The plan of this forward for sites of a kind, if it is the one that would be made.
+
+        All by identity: of a selection and its reservoirs there is one in a forward.
+        """
+        last = self._last
+        plan = None if last is None or last.call != forward.call else last.plans.get(site_key)
+        same = plan is not None and plan.shape == shape and plan.selection is selection and plan.raw is raw
+        return plan if same else None
 
     def _note(self, site_key: Any, plan: SitePlan, forward: Forward) -> None:
         """Keep a plan for forwards of the same key; what was made ahead lacks it, so that is dropped."""
@@ -217,6 +238,9 @@ class PlanCache:
         placement = place_shifted(before.placement, forward, examples)
         sizes = (before.choice.samples, before.choice.rows)
         selection = select(placement, forward, 0, before.reservoir, sizes=sizes)
+        # Where neither keeps a sample, the extension's form of both choices is one and the same.
+        if not len(selection.choice.keep) and not len(before.choice.keep):
+            selection.choice.prepared.setdefault("compiled", before.choice.prepared.get("compiled"))
         raw = select_rows(selection, forward, rows, self.seed)
         return self._plan_for(old.shape, selection, raw, before.reservoir, rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -254,10 +255,8 @@ def unfit(extent: Extent, sequence: Sequence, placement: Placement) -> str:
 def record_extremes(site: Any, extremes: Extremes, placement: Placement, forward: Forward) -> None:
     """Record the sample and feature of a new minimum or maximum on a site."""
     for end, held in (("minimum", extremes.low), ("maximum", extremes.high)):
-        if held is not None and np.isfinite(held[0]):  # an empty site holds infinities
+        if held is not None and math.isfinite(held[0]):  # an empty site holds infinities
             value, sample, feature = held
-            example, position = (
-                int(numbers[sample])
-                for numbers in (placement.assignment.example, placement.assignment.position)
-            )
+            assignment = placement.assignment
+            example, position = int(assignment.example[sample]), int(assignment.position[sample])
             setattr(site, end, Holder(value, example, position, feature, placement.text_of(forward, sample)))

@@ -43,6 +43,19 @@ static PyObject *configure(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* versions(tensors) -> the sum of their versions: one tensor that was written to since makes it larger */
+static PyObject *versions(PyObject *module, PyObject *tensors) {
+    (void)module;
+    if (!PyTuple_Check(tensors)) return PyErr_Format(PyExc_TypeError, "a tuple is needed");
+    long long sum = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(tensors); i++) {
+        const long long version = number_attribute(PyTuple_GetItem(tensors, i), interned._version);
+        if (version == -1 && PyErr_Occurred()) return NULL;
+        sum += version;
+    }
+    return PyLong_FromLongLong(sum);
+}
+
 /* set_empty_hook(function): what stands for a hook in copies and pickles, called without arguments */
 static PyObject *set_empty_hook(PyObject *module, PyObject *function) {
     (void)module;
@@ -51,6 +64,7 @@ static PyObject *set_empty_hook(PyObject *module, PyObject *function) {
 }
 
 static PyMethodDef functions[] = {
+    {"versions", versions, METH_O, "The sum of the versions of tensors."},
     {"set_empty_hook", set_empty_hook, METH_O, "Set what stands for a hook in copies."},
     {"configure", configure, METH_VARARGS, "Set the parts of torch that the extension reads and calls."},
     {"hashes", hashes, METH_VARARGS, "The hash of each (seed, example, position)."},
