@@ -114,8 +114,7 @@ class Probe:
         """
         if not isinstance(model, nn.Module):
             raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
-        check_options(samples, values, every, mask)
-        check_window_options(window, max_windows, resume_from)
+        check_options(samples, values, every, window, mask)
         self.model, self._mask, self._seed, self._grad = model, mask, seed, True
         # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
@@ -139,6 +138,7 @@ class Probe:
         self, out: str | Path | None, most: int | None, step: int | None, *, named: bool
     ) -> OpenRun:
         """The windows of the run, with those that another process closed."""
+        check_window_options(most, step)
         closed = ClosedWindows(None if out is None else WindowFolder(out), most)
         part = self.part if named else None
         if step is None:

@@ -20,7 +20,8 @@ from normprobe.tables.merging_checks import different_weights, nothing_measured,
 from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables
 from normprobe.tables.unmeasured import check_measured
-from normprobe.windows.folder import WindowFolder, holds_windows
+from normprobe.windows.file_names import holds_windows
+from normprobe.windows.folder import WindowFolder
 from normprobe.windows.over_time import OverTime
 from normprobe.windows.series import WindowSeries
 

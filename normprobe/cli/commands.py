@@ -6,8 +6,9 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -23,6 +24,7 @@ from normprobe.cli.report_command import report
 from normprobe.cli.settings import settings
 from normprobe.errors import NoLayersError, NormprobeError, RecordingError
 from normprobe.vocabulary import EXPORT_FORMATS
+from normprobe.windows.file_names import holds_windows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,9 +160,9 @@ def _chosen(ledger: pd.DataFrame, request: Request, by: Sequence[str]) -> pd.Dat
 @debug
 @with_error_lines
 def merge(recordings: tuple[Path, ...], out: Path, force: bool) -> None:
-    """Merge recordings of parts of the data into one of the whole."""
-    if len(recordings) < 2:
-        raise click.UsageError("merge takes two recordings or more")
+    """Merge recordings of parts of the data, or the windows of a run in a folder, into one of the whole."""
+    if len(recordings) < 2 and not all(map(holds_windows, recordings)):
+        raise click.UsageError("merge takes two recordings or more, or a folder with windows of a run")
     check_file("--out", out)
     with waiting("Merging"):
         from normprobe import recording
@@ -168,7 +170,8 @@ def merge(recordings: tuple[Path, ...], out: Path, force: bool) -> None:
         # All before any is merged: that one cannot be read is said at once, by its name.
         parts = [recording.load(path) for path in recordings]
         _check_apart(recordings, parts)
-        whole = recording.merge(*parts, on_different_weights="warn" if force else "error")
+        weights: Literal["error", "warn"] = "warn" if force else "error"
+        whole = parts[0] if len(parts) == 1 else recording.merge(*parts, on_different_weights=weights)
         whole.save(out)
     for warning in whole.meta["warnings"]:
         click.echo(f"Note: {warning}", err=True)
@@ -176,20 +179,21 @@ def merge(recordings: tuple[Path, ...], out: Path, force: bool) -> None:
 
 
 def _check_apart(paths: tuple[Path, ...], recordings: list[Recording]) -> None:
-    """Refuse files that hold the same part, by their names.
+    """Refuse files that hold the same part, or the same window of one, by their names.
 
     Raises:
         RecordingError: two of them do.
     """
-    holder: dict[str, Path] = {}
-    for path, recording in zip(paths, recordings, strict=True):
-        for part in recording.meta["parts"]:
-            if part in holder:
-                raise RecordingError(
-                    f"{holder[part]} and {path} hold the same part, so its data would count twice; "
-                    "merge each part once"
-                )
-            holder[part] = path
+    from normprobe.tables.merging_checks import check_apart  # which loads pandas
+
+    for (path, one), (other_path, other) in combinations(zip(paths, recordings, strict=True), 2):
+        try:
+            check_apart([one.tables, other.tables])
+        except RecordingError as error:
+            raise RecordingError(
+                f"{path} and {other_path} hold the same part, so its data would count twice; "
+                "merge each part once"
+            ) from error
 
 
 @main.command()

@@ -16,6 +16,7 @@ from normprobe.cli.progress import tracked, waiting
 from normprobe.cli.recalibrate_option import check_recalibration, recalibrate_into
 from normprobe.errors import ModelError, NormprobeError
 from normprobe.loading.constants import PICKLE_SUFFIXES
+from normprobe.windows.file_names import holds_windows
 
 if TYPE_CHECKING:
     from normprobe.loading.inputs import Inputs
@@ -34,8 +35,10 @@ on the calls that the model makes, and the norms that `swap_norms` puts into it.
 
 
 def is_recording(name: str) -> bool:
-    """Whether an argument names a saved recording rather than a model."""
+    """Whether an argument names a saved recording, or the windows of a run, rather than a model."""
     path = Path(name).expanduser()
+    if path.is_dir():
+        return holds_windows(path)
     # A misspelt path of a recording is to fail as such, not as a model that the hub lacks.
     return path.suffix == ".normprobe" or (path.is_file() and path.suffix.lower() not in _NOT_A_RECORDING)
 
@@ -105,7 +108,7 @@ def recording_of(
     with waiting(f"Loading   {name}"):
         from normprobe.recording import load
 
-        recording = load(name)
+        recording = load(Path(name).expanduser())
     return recording if request.name is None else recording.annotate(name=request.name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,14 @@ _MOST_NAMED = 3
 def check_apart(parts: Sequence[Tables]) -> None:
     """Raise RecordingError if anything would count twice: a part, or a window of a part."""
     names = [name for part in parts for name in part.facts["parts"]]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        held = [part for part in parts if name in part.facts["parts"]]
+        same = all(part.facts["parts"] == held[0].facts["parts"] and windows_of(part) for part in held)
+        again = any(windows_of(part) == windows_of(other) for part, other in combinations(held, 2))
+        if again or not same:
+            raise RecordingError(
+                f"part {name!r} occurs twice, so its data would count twice; merge each part once"
+            )
     windows = sorted(
         (window["part"], window["phase"], window["first"], window["last"])
         for part in parts
@@ -32,13 +40,6 @@ def check_apart(parts: Sequence[Tables]) -> None:
             raise RecordingError(
                 f"window {first} of {of[1]!r} of part {of[0]!r} occurs twice, so its data would count twice; "
                 "merge each window once"
-            )
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        held = [part for part in parts if name in part.facts["parts"]]
-        same = all(part.facts["parts"] == held[0].facts["parts"] and windows_of(part) for part in held)
-        if not same:
-            raise RecordingError(
-                f"part {name!r} occurs twice, so its data would count twice; merge each part once"
             )
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from hashlib import blake2b
 from pathlib import Path
 
 from normprobe.errors import RecordingError
 from normprobe.tables.frames import Tables
 from normprobe.tables.storage import load_meta, load_tables, save_tables
 from normprobe.tables.window_facts import WindowFacts, windows_of
+from normprobe.windows.file_names import PATTERN, file_name
 from normprobe.windows.series import Window
-
-_PATTERN = "window-*.normprobe"
 
 
 class WindowFolder:
@@ -33,7 +30,7 @@ class WindowFolder:
             RecordingError: the file cannot be written.
         """
         (facts,) = windows_of(tables)
-        file = save_tables(tables, self.path / _file_name(facts))
+        file = save_tables(tables, self.path / file_name(facts["part"], facts["first_call"]))
         return _window(facts, file)
 
     def windows(self, part: str | None = None) -> list[Window]:
@@ -47,7 +44,7 @@ class WindowFolder:
     def files(self, part: str | None = None) -> list[Window]:
         """The windows of a part, or of all, as they lie there: one may hold what others hold."""
         found = []
-        for file in sorted(self.path.glob(_PATTERN)):
+        for file in sorted(self.path.glob(PATTERN)):
             facts: list[WindowFacts] = load_meta(file).get("windows", [])
             if len(facts) != 1:
                 raise RecordingError(f"{file} is not one window of a run; move it elsewhere")
@@ -69,21 +66,8 @@ class WindowFolder:
                 Path(window.file).unlink(missing_ok=True)
 
 
-def holds_windows(path: str | Path) -> bool:
-    """Whether a path is a folder with windows of a run."""
-    folder = Path(path)
-    return folder.is_dir() and next(folder.glob(_PATTERN), None) is not None
-
-
 def _window(facts: WindowFacts, file: Path) -> Window:
     return Window(facts, lambda: load_tables(file), str(file))
-
-
-def _file_name(facts: WindowFacts) -> str:
-    """A name by part and first forward, by which the files of a part are in order."""
-    digest = blake2b(facts["part"].encode("utf-8", "surrogatepass"), digest_size=3).hexdigest()
-    readable = re.sub(r"[^A-Za-z0-9_.-]", "_", facts["part"])[:24]
-    return f"window-{readable}-{digest}-{facts['first_call']:012d}.normprobe"
 
 
 def _uncovered(windows: list[Window]) -> list[Window]:

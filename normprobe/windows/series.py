@@ -114,7 +114,8 @@ class WindowSeries:
 
     def merged(self) -> Tables:
         """The tables of the whole run."""
-        return merge_tables([_merged(windows) for windows in self.parts.values()])
+        parts = [_merged(windows) for windows in self.parts.values()]
+        return merge_tables(parts) if len(parts) > 1 else parts[0]
 
     def over_time(self, table: str, phase: str | None) -> pd.DataFrame:
         """A table of every window, one after another.

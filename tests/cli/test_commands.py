@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch import nn
 
 import normprobe
 from normprobe.cli import main, printing
@@ -312,6 +314,30 @@ class TestMerge:
         assert error.startswith("Error: a.normprobe and c.normprobe hold the same part, so its data would")
         assert not Path("b.normprobe").exists()
         assert "two recordings or more" in run("merge", "a.normprobe", "--out", "b", status=2).stderr
+
+
+class TestWindows:
+    @pytest.fixture
+    def run_folder(self, folder: Path) -> str:
+        model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8))
+        with normprobe.Probe(model, window=2, out="run.windows") as probe, torch.no_grad():
+            for step in range(5):
+                model(torch.randn(3, 4))
+                probe.step(step)
+        return "run.windows"
+
+    def test_a_folder_of_windows_is_a_recording(self, run_folder: str) -> None:
+        assert "all 2 layers fired" in run("report", run_folder, "--out", "report").stdout
+        assert Path("report/report.html").exists()
+        assert run("merge", run_folder, "--out", "run.normprobe").stdout.startswith("Merged   run.normprobe")
+        assert normprobe.load("run.normprobe").layers["calls"].tolist() == [5] * 4
+
+    def test_windows_merge_and_none_twice(self, run_folder: str) -> None:
+        first, second, _ = sorted(map(str, Path(run_folder).iterdir()))
+        run("merge", first, second, "--out", "both.normprobe", "--force")
+        assert normprobe.load("both.normprobe").layers["calls"].tolist() == [4] * 4
+        error = run("merge", "both.normprobe", second, "--out", "c.normprobe", status=1).stderr
+        assert f"both.normprobe and {second} hold the same part" in error
 
 
 class TestLayersOfARecording:

@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "batchnorm": ("capture errors layers probe recording tables vocabulary", "torch pandas numpy"),
     "loading": ("errors tables", "torch transformers numpy PIL safetensors pyarrow"),
     "cli": (
-        "batchnorm comparison divergence errors findings loading probe recording report tables vocabulary",
+        "batchnorm comparison divergence errors findings loading probe recording report tables vocabulary "
+        "windows",
         "click pandas rich",
     ),
     "__init__": ("capture comparison divergence errors layers live_comparison probe recording", ""),

@@ -17,9 +17,11 @@ _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 
-def check_options(samples: Any, values: Any, every: Any, mask: Any) -> None:
+def check_options(samples: Any, values: Any, every: Any, window: Any, mask: Any) -> None:
     """Raise NormprobeError, with what is allowed, for an option out of range."""
     whole = {"values": (values, 0), "every": (every, 1)}
+    if window is not None:
+        whole["window"] = (window, 1)
     if samples != "all":
         whole["samples"] = (samples, 0)
     for name, (given, least) in whole.items():
@@ -33,9 +35,9 @@ def check_options(samples: Any, values: Any, every: Any, mask: Any) -> None:
         )
 
 
-def check_window_options(window: Any, most: Any, step: Any) -> None:
-    """Raise NormprobeError for an option of windows out of range."""
-    for name, given, least in (("window", window, 1), ("max_windows", most, 2), ("resume_from", step, 0)):
+def check_window_options(most: Any, step: Any) -> None:
+    """Raise NormprobeError for an option of how windows are kept that is out of range."""
+    for name, given, least in (("max_windows", most, 2), ("resume_from", step, 0)):
         whole = isinstance(given, int) and not isinstance(given, bool) and given >= least
         if given is not None and not whole:
             raise NormprobeError(f"{name} must be a whole number of at least {least}, or None, got {given!r}")
