@@ -179,7 +179,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peer-rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="")
-    parser.add_argument("--built", type=Path, help="a folder that keeps that commit's build for the next time")
+    parser.add_argument(
+        "--built", type=Path, help="a folder that keeps that commit's build for the next time"
+    )
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--fallback", action="store_true", help="with --beside: without the kernel, too")
     parser.add_argument("--beside", type=Path, help="a checkout of another commit, to be timed in turn")
