@@ -155,9 +155,7 @@ def claims(net: str, norm: str, steps: int, seed: int) -> tuple[dict[str, float]
     model = fresh()
     recording = watched(model, ready, steps, seed)
     ends = gradients_by_depth(recording).sort_values("depth").groupby("when")["rms"]
-    found = {
-        f"gradient first / last, {when}": float(rms.iloc[0] / rms.iloc[-1]) for when, rms in ends
-    }
+    found = {f"gradient first / last, {when}": float(rms.iloc[0] / rms.iloc[-1]) for when, rms in ends}
     found["input shift a window"] = float(shifts(recording)["shift"].median())
     found["right"] = accuracy(model, ready)
     found["right, brighter by 1"] = accuracy(model, ready, lambda images: images + 1)
@@ -193,7 +191,9 @@ def draw(by_norm: dict[str, normprobe.Recording], file: Path) -> None:
     for ax, when in zip(axes, ("before", "after"), strict=False):
         some = gradients[gradients["when"] == when]
         sns.lineplot(some, x="depth", y="rms", hue="norm", ax=ax, legend=when == "before")
-        first, last = (0, WINDOW - 1) if when == "before" else moved["step"].agg(["max", "max"]) - [WINDOW - 1, 0]
+        first, last = (
+            (0, WINDOW - 1) if when == "before" else moved["step"].agg(["max", "max"]) - [WINDOW - 1, 0]
+        )
         ax.set(yscale="log", title=f"Gradient of outputs, steps {first} to {last}", ylabel="root mean square")
     sns.lineplot(moved, x="step", y="shift", hue="norm", errorbar=None, ax=axes[2], legend=False)
     axes[2].set(title="Shift of inputs since the window before", ylabel="standard deviations")
@@ -209,7 +209,9 @@ def main(folder: Path | None, seeds: int, steps: int) -> None:
             every = [claims(net, norm, steps, seed) for seed in range(seeds)]
             recordings[norm] = every[0][1]
             table = pd.DataFrame([found for found, _ in every])
-            rows[norm] = [f"{row.mean():.3g} ({row.min():.3g} to {row.max():.3g})" for _, row in table.items()]
+            rows[norm] = [
+                f"{row.mean():.3g} ({row.min():.3g} to {row.max():.3g})" for _, row in table.items()
+            ]
         print(f"\n{net}: {steps} steps, mean of {seeds} seeds (least to most)")
         print(pd.DataFrame(rows, index=list(table)).to_string())
         if folder is not None:

@@ -20,6 +20,7 @@ from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.forwards.weight_changes import WeightChanges
 from normprobe.capture.functions.function_mode import FunctionCapture
 from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
+from normprobe.capture.gradients.followed_hook import FollowedHooks
 from normprobe.capture.gradients.gradient_capture import GradientCapture
 from normprobe.capture.gradients.loss_scale import LossScale
 from normprobe.capture.gradients.parameter_steps import ParameterSteps
@@ -106,6 +107,9 @@ class HookCallbacks:
             self.gradients = GradientCapture(*given, enter_phase=self.windows.enter)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
+        self._layer_hooks = self._fast_hooks.layer
+        if self.gradients is not None:
+            self._layer_hooks = FollowedHooks(self._layer_hooks, self.forwards, self._calls).layer
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""
@@ -188,7 +192,7 @@ class HookCallbacks:
         """What to call ahead of a layer and behind it."""
         before, after = self._own(partial(self._before, state)), self._own(partial(self._after, state))
         # The extension's hooks know of the input and the output alone.
-        return (before, after) if state.further_sites else self._fast_hooks.layer(state, before, after)
+        return (before, after) if state.further_sites else self._layer_hooks(state, before, after)
 
     def _own(self, call: Callable[..., None]) -> Callable[..., None]:
         """A callback that lets no error of the probe's own into the user's forward."""

@@ -33,6 +33,7 @@ from normprobe.capture.forwards.forward import Forward, Sequence
 from normprobe.capture.gradients.gradient_capture import GradientCapture
 from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import ModesAside
+from normprobe.capture.identity.numbered import Numbered
 from normprobe.capture.measure import Measurer
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.layers.norms.call import graph_index
@@ -206,6 +207,15 @@ class LayerCalls:
         numbered = self._measurer.observe(state, site, tensor, forward, sequence, graphs=graphs)
         if self._gradients is not None:
             self._gradients.follow(state, site, followed, forward, numbered)
+
+    def follow_alone(
+        self, state: LayerState, site: str, tensor: Tensor, forward: Forward, numbered: Numbered
+    ) -> None:
+        """Follow a tensor that the extension measured, whose samples its plan told."""
+        if self._gradients is not None:
+            with self.lock, ModesAside():
+                follow = partial(self._gradients.follow, state, site, tensor, forward, numbered)
+                self.guard(state, f"the gradient at its {site}", follow)
 
     def snapshot_alone(self, state: LayerState, module: nn.Module) -> None:
         """`snapshot` for the extension's hooks, around which no modes are aside."""

@@ -155,7 +155,6 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "skipped": (WHOLE, "steps at which its gradient held such numbers; they enter no other column"),
     "updates": (WHOLE, "steps whose change is known"),
     "update_rms": (REAL, "root mean square of what such a step changed"),
-    "update_max": (REAL, "largest |change| of a number"),
     "update_ratio": (REAL, "update_rms ÷ the root mean square of the parameter ahead of these steps"),
 }
 
@@ -169,8 +168,7 @@ TABLES = {
 }
 
 _OF_UNIT = {
-    "value": "abs_median abs_max weight bias running_mean seen_mean weight_rms weight_max update_rms "
-    "update_max",
+    "value": "abs_median abs_max weight bias running_mean seen_mean weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
     "share": "momentum",
@@ -209,7 +207,7 @@ PARAMETER_COUNTS = (
     *("skipped", "updates", "update_count"),
 )
 PARAMETER_SQUARES = ("weight_square", "gradient_square", "update_square", "updated_square")
-PARAMETER_LARGEST = ("weight_max", "gradient_max", "update_max")
+PARAMETER_LARGEST = ("weight_max", "gradient_max")
 """What is held of parameters: sums over steps, and the largest magnitudes."""
 
 BASE: dict[str, dict[str, str]] = {

@@ -59,9 +59,7 @@ def parameter_table(moments: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame
         }
         ratio = np.sqrt(moments["update_square"].to_numpy() / moments["updated_square"].to_numpy())
     known = {
-        name: moments[name].where(moments[f"{of}_count"] > 0)
-        for of in ("weight", "gradient", "update")
-        for name in [f"{of}_max"]
+        f"{of}_max": moments[f"{of}_max"].where(moments[f"{of}_count"] > 0) for of in ("weight", "gradient")
     }
     kind = pd.array([kinds[layer] for layer in moments["layer"]], dtype="string")
     return shaped(moments.assign(kind=kind, **derived, **known, update_ratio=ratio), PARAMETERS)

@@ -105,7 +105,6 @@ class ParameterRecord:
     updates: int
     update_square: float
     update_count: int
-    update_max: float
     updated_square: float
 
 

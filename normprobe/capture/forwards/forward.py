@@ -86,6 +86,7 @@ class Forward:
         frame: the call of its owner, as Python runs it.
         phase: the phase of the run that it is of; None where it is no run.
         trace: what its gradients need of it; None where none are measured.
+        numbered: then, the samples of the tensors that the extension measures, by the slots of their plans.
     """
 
     state: ForwardState
@@ -112,6 +113,7 @@ class Forward:
     frame: FrameType | None = None
     phase: Phase | None = None
     trace: Any = None
+    numbered: dict[Any, Any] = field(default_factory=dict)
 
     def sequence(self, reads: str, padding: Padding | None) -> Sequence:
         """What a layer works on that reads this sequence, with the padding mask that it has."""

@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from normprobe.capture.hooks.interrupts import NoGrad, finish
 from normprobe.capture.hooks.torch_internals import ModesAside
 from normprobe.capture.states.layer_state import LayerState
-from normprobe.capture.states.parameter_sums import HALVES, ParameterSums, Sums
+from normprobe.capture.states.parameter_sums import HALVES, Number, ParameterSums, Sums
 
 Note = Callable[[str, Exception], None]
 
@@ -26,7 +26,7 @@ class _Copy(NamedTuple):
     parameter: Tensor
     copy: Tensor
     weight: Sums
-    finite: Tensor | bool
+    finite: Number
 
 
 class ParameterSteps:
@@ -81,7 +81,7 @@ class ParameterSteps:
                 if id(parameter) in found:
                     self._measure(*found[id(parameter)], parameter, times)
 
-    def _measure(self, state: LayerState, name: str, parameter: Tensor, times: float | Tensor) -> None:
+    def _measure(self, state: LayerState, name: str, parameter: Tensor, times: Number) -> None:
         weight = Sums.of(parameter)
         gradient = None if parameter.grad is None else Sums.of(parameter.grad)
         sums = state.parameters.setdefault(name, ParameterSums())
@@ -95,7 +95,7 @@ class ParameterSteps:
                 sums, parameter, copy, weight, finite = self._copies.pop()
                 # Half precision would round the difference; its sign is nowhere asked for.
                 before = copy.float() if copy.dtype in HALVES else copy
-                sums.add_update(Sums.of(before.sub_(parameter.detach())), weight, finite)
+                sums.add_update(Sums.of(before.sub_(parameter.detach()), largest=False), weight, finite)
 
     def _parameters(self) -> Iterator[tuple[int, tuple[LayerState, str]]]:
         """Each parameter of a probed layer by its id, with the layer and its name there."""
@@ -122,10 +122,14 @@ def _own(state: LayerState, layers: set[int]) -> Iterator[tuple[str, nn.Paramete
                 yield f"{prefix}.{name}".lstrip("."), parameter
 
 
-def _times(optimizer: Optimizer) -> float | Tensor:
+def _times(optimizer: Optimizer) -> Number:
     """What gradients of an optimizer are to be multiplied by: 1 but where it divides a scale out itself."""
     scale = getattr(optimizer, "grad_scale", None)
-    return 1.0 if scale is None else 1.0 / torch.as_tensor(scale).double()
+    if scale is None:
+        return 1.0
+    # On an accelerator its own number, which nobody waits for.
+    own = torch.as_tensor(scale).double()
+    return 1.0 / (float(own) if own.is_cpu else own)
 
 
 def _weakly(method: Callable[[Optimizer], None], note: Note) -> Callable[[Optimizer, Any, Any], None]:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from normprobe.capture.forwards.forward import Forward, Sequence
+from normprobe.capture.identity.numbered import Numbered
 from normprobe.capture.identity.sample_numbers import Placement, place_shifted
 from normprobe.capture.identity.selection import RawSelection, Selection, select, select_rows
 from normprobe.capture.states.layer_state import LayerState
@@ -171,7 +172,7 @@ class PlanCache:
             counters.plan_slot.store(known.cached, forward.state)
             return
         plan = self._plan_for(shape, selection, raw, counters.samples, counters.rows)
-        counters.plan_slot.store(plan.cached, forward.state)
+        _store(counters.plan_slot, plan, forward)
         self._note(site_key, plan, forward)
 
     def _known(
@@ -213,7 +214,7 @@ class PlanCache:
         forward.sequences, forward.placements = planned.sequences, planned.placements
         forward.selections, forward.rows = planned.selections, planned.rows
         for site_key, plan in planned.plans.items():
-            self._slots[site_key].store(plan.cached, forward.state)
+            _store(self._slots[site_key], plan, forward)
 
     def _plan_coming(self, last: PlannedForward, forward: Forward) -> None:
         """Make the plans of this forward and, if those before it came as foreseen, of some to come."""
@@ -270,3 +271,11 @@ class PlanCache:
             masked_by=selection.masked_by,
         )
         return SitePlan(shape, selection, raw, cached)
+
+
+def _store(slot: Any, plan: SitePlan, forward: Forward) -> None:
+    """Let a plan hold in a forward; where gradients are measured, with the samples that it is of."""
+    slot.store(plan.cached, forward.state)
+    if forward.trace is not None:
+        choice = plan.selection.choice
+        forward.numbered[slot] = Numbered(plan.selection.placement, (choice.samples, choice.rows), 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, sqrt
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,48 +13,51 @@ from normprobe.tables.records import ParameterRecord
 
 HALVES = (torch.float16, torch.bfloat16)
 """Dtypes whose numbers are added up, and subtracted, as float32."""
-_LEAST, _MOST = 1e-15, 1e15
-"""Between these the square of the largest number, and a row of such, are ordinary float32 numbers."""
+_LEAST, _MOST = 1e-12, 1e15
+"""Between these root mean squares the squares that matter, and rows of them, are ordinary float32 numbers."""
+
+Number = Any
+"""A number: Python's of what lies on the CPU, else a tensor on its device, for which nobody waits."""
 
 
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """The numbers of one tensor, as tensors of float64 on its device, for which nobody waits.
+class Sums(NamedTuple):
+    """The numbers of one tensor.
 
     Attributes:
         square: the sum of squares of the finite ones.
         count: how many finite ones.
-        largest: the largest magnitude of the finite ones, 0 without one.
+        largest: the largest magnitude of the finite ones; 0 without one, or where it was not asked for.
         nonfinite: how many others.
     """
 
-    square: Tensor
-    count: Tensor
-    largest: Tensor
-    nonfinite: Tensor
+    square: Number
+    count: Number
+    largest: Number
+    nonfinite: Number
 
     @staticmethod
-    def of(tensor: Tensor) -> Sums:
+    def of(tensor: Tensor, *, largest: bool = True) -> Sums:
         """The sums of a tensor of any shape; of one spread over processes, of the part that is here."""
         own = tensor.detach()
         own = own.to_local() if hasattr(own, "to_local") else own
         own = own.coalesce().values() if own.is_sparse else own
-        # On an accelerator the choice would have to be waited for.
-        quick = _quick(own) if own.is_cpu and own.numel() else None
-        return _exact(own) if quick is None else quick
+        if not own.is_cpu:  # to choose would mean to wait
+            return _exact(own)
+        quick = _quick(own, largest) if own.numel() else Sums(0.0, 0.0, 0.0, 0.0)
+        return Sums(*map(float, _exact(own))) if quick is None else quick
 
 
-def _quick(tensor: Tensor) -> Sums | None:
+def _quick(tensor: Tensor, largest: bool) -> Sums | None:
     """The sums at the speed of memory; None where float32 does not hold the squares or a number is broken."""
-    low, high = (float(end) for end in torch.aminmax(tensor))
-    largest = max(-low, high)
-    if not (isfinite(low) and isfinite(high) and _LEAST < largest < _MOST):
-        return None
     # Row by row in float32, rows in float64: a norm of all at once would be off in the sixth digit.
     rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor[None].double()
-    dtype = torch.float32 if tensor.dim() > 1 and tensor.dtype in HALVES else None
-    square = torch.linalg.vector_norm(rows, dim=-1, dtype=dtype).double().square().sum()
-    return Sums(square, *torch.tensor([tensor.numel(), largest, 0], dtype=torch.float64))
+    dtype = torch.float32 if rows.dtype in HALVES else None
+    square = float(torch.linalg.vector_norm(rows, dim=-1, dtype=dtype).double().square().sum())
+    ordinary = isfinite(square) and _LEAST < sqrt(square / tensor.numel()) < _MOST
+    if not ordinary and (square or tensor.any()):
+        return None
+    low, high = torch.aminmax(tensor) if largest else (0.0, 0.0)
+    return Sums(square, float(tensor.numel()), max(-float(low), float(high)), 0.0)
 
 
 def _exact(tensor: Tensor) -> Sums:
@@ -69,24 +73,30 @@ def _exact(tensor: Tensor) -> Sums:
 class _Total:
     """Sums over steps: squares, count, largest, others, and in how many steps."""
 
-    square: Tensor | float = 0.0
-    count: Tensor | float = 0.0
-    largest: Tensor | float = 0.0
-    nonfinite: Tensor | float = 0.0
-    steps: Tensor | float = 0
+    square: Number = 0.0
+    count: Number = 0.0
+    largest: Number = 0.0
+    nonfinite: Number = 0.0
+    steps: Number = 0.0
 
-    def add(self, sums: Sums, *, where: Tensor | bool = True, times: float | Tensor = 1.0) -> None:
+    def add(self, sums: Sums, *, where: Number = True, times: Number = 1.0) -> None:
         """Add the sums of a step, of numbers multiplied by ``times``, where that holds; count the others."""
-        held = torch.as_tensor(where, device=sums.square.device)
-        none = torch.zeros_like(sums.square)
-        self.square = self.square + torch.where(held, sums.square * times * times, none)
-        self.count = self.count + torch.where(held, sums.count, none)
-        self.largest = torch.maximum(
-            torch.as_tensor(self.largest, dtype=torch.float64, device=none.device),
-            torch.where(held, sums.largest * times, none),
-        )
+        self.square = self.square + _where(where, sums.square * times * times)
+        self.count = self.count + _where(where, sums.count)
+        self.largest = _larger(self.largest, _where(where, sums.largest * times))
         self.nonfinite = self.nonfinite + sums.nonfinite
-        self.steps = self.steps + held.double()
+        self.steps = self.steps + where
+
+
+def _where(held: Number, value: Number) -> Number:
+    """The value where that holds, else 0; not a product, for the value may be infinite."""
+    return torch.where(held, value, 0.0) if isinstance(held, Tensor) else value if held else 0.0
+
+
+def _larger(a: Number, b: Number) -> Number:
+    if isinstance(b, Tensor):
+        return torch.maximum(torch.as_tensor(a, dtype=b.dtype, device=b.device), b)
+    return max(a, b)
 
 
 @dataclass(eq=False)
@@ -105,13 +115,11 @@ class ParameterSums:
     size: int = 0
     weight: _Total = field(default_factory=_Total)
     gradient: _Total = field(default_factory=_Total)
-    skipped: Tensor | float = 0.0
+    skipped: Number = 0.0
     update: _Total = field(default_factory=_Total)
-    updated: Tensor | float = 0.0
+    updated: Number = 0.0
 
-    def add_step(
-        self, weight: Sums, gradient: Sums | None, size: int, times: float | Tensor = 1.0
-    ) -> Tensor | bool:
+    def add_step(self, weight: Sums, gradient: Sums | None, size: int, times: Number = 1.0) -> Number:
         """Add a step's weight and gradient, multiplied by ``times``; whether the gradient is finite."""
         self.size = size
         self.weight.add(weight)
@@ -119,14 +127,14 @@ class ParameterSums:
             return True
         finite = gradient.nonfinite == 0
         self.gradient.add(gradient, where=finite, times=times)
-        self.skipped = self.skipped + (~finite).double()
+        self.skipped = self.skipped + (gradient.nonfinite > 0)
         return finite
 
-    def add_update(self, change: Sums, weight: Sums, where: Tensor | bool) -> None:
+    def add_update(self, change: Sums, weight: Sums, where: Number) -> None:
         """Add what a step changed of a weight, where its gradient was finite, and the change is."""
-        held = torch.as_tensor(where, device=change.square.device) & (change.nonfinite == 0)
+        held = where & (change.nonfinite == 0)
         self.update.add(change, where=held)
-        self.updated = self.updated + torch.where(held, weight.square, torch.zeros_like(weight.square))
+        self.updated = self.updated + _where(held, weight.square)
 
     def record(self, name: str) -> ParameterRecord:
         """The sums frozen, under the parameter's name."""
@@ -147,6 +155,5 @@ class ParameterSums:
             updates=int(self.update.steps),
             update_square=float(self.update.square),
             update_count=int(self.update.count),
-            update_max=float(self.update.largest),
             updated_square=float(self.updated),
         )
