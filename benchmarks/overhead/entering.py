@@ -1,4 +1,4 @@
-"""What a block costs once: entering it, the first two forwards in it, and leaving it, beside another commit's build.
+"""What a block costs once: entering it, its first two forwards, leaving it, beside another commit's build.
 
     python -m benchmarks.overhead.entering [--layers 300] [--rounds 15] [--beside CHECKOUT] [--built FOLDER]
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--beside", type=Path, help="a checkout of another commit, to be timed in turn")
     parser.add_argument(
-        "--built", type=Path, help="a folder that keeps that commit's build for the next time"
+        "--built", type=Path, help="a folder that keeps that commit's build"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PretrainedConfig
 
 # A number is shrunk by the first rule whose pattern matches its whole name.
 _RULES: list[tuple[str, int]] = [
@@ -97,7 +97,7 @@ _COMPILED = [(re.compile(pattern), value) for pattern, value in _RULES]
 LARGEST = 60_000_000
 
 
-def tiny(cls: type[PreTrainedConfig]) -> Iterator[PreTrainedConfig]:
+def tiny(cls: type[PretrainedConfig]) -> Iterator[PretrainedConfig]:
     """Small configurations of a class: given to its constructor, or set afterwards; likelier ones first."""
     own = _OVERRIDES.get(cls.model_type, {})
     equal = {"num_key_value_heads": 4}
@@ -115,10 +115,10 @@ def tiny(cls: type[PreTrainedConfig]) -> Iterator[PreTrainedConfig]:
             continue
 
 
-def _shallow(config: PreTrainedConfig) -> PreTrainedConfig:
+def _shallow(config: PretrainedConfig) -> PretrainedConfig:
     """The configuration with as few layers, words and experts, and nothing else made small."""
     for name, value in list(vars(config).items()):
-        if isinstance(value, PreTrainedConfig):
+        if isinstance(value, PretrainedConfig):
             _shallow(value)
         elif re.fullmatch(_SHALLOW, name):
             small = _smaller(name, value, False)
@@ -128,8 +128,8 @@ def _shallow(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _shrunk(
-    config: PreTrainedConfig, through_constructor: bool, extra: dict[str, Any] | None = None
-) -> PreTrainedConfig:
+    config: PretrainedConfig, through_constructor: bool, extra: dict[str, Any] | None = None
+) -> PretrainedConfig:
     new = {name: _smaller(name, value, through_constructor) for name, value in vars(config).items()}
     changed = {name: value for name, value in new.items() if value is not vars(config)[name]} | (extra or {})
     if through_constructor:
@@ -141,10 +141,10 @@ def _shrunk(
     return config
 
 
-def _parameters(cls: type[PreTrainedConfig]) -> set[str]:
+def _parameters(cls: type[PretrainedConfig]) -> set[str]:
     found: set[str] = set()
     for base in cls.__mro__:
-        if base is PreTrainedConfig:
+        if base is PretrainedConfig:
             break
         found |= set(getattr(base, "__annotations__", {}))
         if "__init__" in vars(base):
@@ -153,7 +153,7 @@ def _parameters(cls: type[PreTrainedConfig]) -> set[str]:
 
 
 def _smaller(name: str, value: Any, through_constructor: bool) -> Any:
-    if isinstance(value, PreTrainedConfig):
+    if isinstance(value, PretrainedConfig):
         return _shrunk(value, through_constructor, _OVERRIDES.get(value.model_type))
     if isinstance(value, bool) or not isinstance(value, (int, list, tuple, dict)):
         return value

@@ -27,12 +27,7 @@ from normprobe.capture.gradients.parameter_steps import ParameterSteps
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
-from normprobe.capture.hooks.torch_internals import (
-    ModesAside,
-    in_backward,
-    why_no_data,
-    why_skipped,
-)
+from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why_no_data, why_skipped
 from normprobe.capture.identity.sample_numbers import named_labels
 from normprobe.capture.identity.sequences import SequenceFinder
 from normprobe.capture.layer_calls import CHANGED, LayerCalls

@@ -1,4 +1,4 @@
-"""Channels whose numbers lie side by side or apart: every way in which the compiled kernel reads them is exact."""
+"""Channels whose numbers lie side by side or apart: each way in which the compiled kernel reads is exact."""
 
 from __future__ import annotations
 

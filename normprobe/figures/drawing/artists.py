@@ -196,8 +196,11 @@ def _file_of(family: tuple[str, ...], weight: Any, style: Any, file: Any) -> str
 def line_extents(file: str) -> tuple[float, float]:
     """How far a line of a font reaches above and below its baseline, as shares of its size."""
     tables: Any = get_font(file).get_sfnt_table
-    table, em = tables("OS/2"), tables("head")["unitsPerEm"]
-    return table["sTypoAscender"] / em, -table["sTypoDescender"] / em
+    em, table, header = tables("head")["unitsPerEm"], tables("OS/2"), tables("hhea")
+    # matplotlib 3.10 does not hand out the first two; the others differ by little.
+    ascent, descent = (table.get(name) for name in ("sTypoAscender", "sTypoDescender"))
+    ascent, descent = (header["ascent"], header["descent"]) if ascent is None else (ascent, descent)
+    return ascent / em, -descent / em
 
 
 def _is_plain_axis(axis: Axis) -> bool:
