@@ -27,7 +27,7 @@ from torch import nn
 import normprobe
 
 KINDS = ("SIGKILL", "SIGTERM", "exception")
-_WINDOW, _LONGEST = 2, 0.8
+_WINDOW, _LONGEST = 2, 0.5
 """Steps of a window, and seconds after which a run is killed at the latest."""
 
 
