@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -27,7 +28,7 @@ from torch import nn
 import normprobe
 
 KINDS = ("SIGKILL", "SIGTERM", "exception")
-_WINDOW, _LONGEST = 2, 0.8
+_WINDOW, _LONGEST = 2, 0.4
 """Steps of a window, and seconds after which a run is killed at the latest."""
 
 
@@ -61,6 +62,7 @@ class RandomError(KeyboardInterrupt):
 def kill_runs(kind: str, count: int, seed: int = 0) -> Killed:
     """Kill so many runs in one way, each at a random moment, and look at what they left."""
     rng, found = random.Random(seed), Killed(kind)
+    _load_modules()
     for _ in range(count):
         with tempfile.TemporaryDirectory() as folder:
             steps, status = _killed(kind, Path(folder), rng.uniform(0, _LONGEST))
@@ -85,6 +87,15 @@ def _killed(kind: str, folder: Path, seconds: float) -> tuple[int, int]:
             os.kill(child, getattr(signal, kind))
         steps = len(first + ended.read())
     return steps, os.waitpid(child, 0)[1]
+
+
+@cache
+def _load_modules() -> None:
+    """Close a window here: what that loads the children then have."""
+    with tempfile.TemporaryDirectory() as folder:
+        with normprobe.Probe(nn.Linear(2, 2), out=folder) as probe:
+            probe.model(torch.randn(2, 2))
+        normprobe.load(folder)
 
 
 def _run(kind: str, folder: Path, seconds: float, write: int) -> NoReturn:

@@ -53,6 +53,10 @@ class Probe:
     are those of the bare model.
     """
 
+    _hooks: Hooks | None = None
+    _final: Recording | None = None
+    _known: tuple[list[Any], LayerSet] | None = None
+
     @by_name("the model", 1)
     def __init__(
         self,
@@ -119,9 +123,6 @@ class Probe:
         # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
         self._filter = check_filters(layers, kinds)
-        self._hooks: Hooks | None = None
-        self._known: tuple[list[Any], LayerSet] | None = None
-        self._final: Recording | None = None
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
