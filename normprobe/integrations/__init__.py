@@ -1,5 +1,6 @@
 """What carries recordings into training loops and trackers; each file is imported when it is used.
 
-`metrics` has numbers and histograms for any tracker. `transformers` and `lightning` have a callback for the
-trainer of that library, which share `training_run`; `trackers` writes where no trainer does.
+In: the windows of a training. Out: numbers and histograms under stable names. `metrics` makes these, for any
+tracker. `transformers` and `lightning` have a callback for the trainer of that library, which share
+`callback_options` and `training_run`; `trackers` writes where a trainer has no loggers for its callbacks.
 """

@@ -20,9 +20,10 @@ from normprobe.recording import Recording
 
 VALIDATION = "validation"
 COMPILED = (
-    "the model is compiled: hooks cut its graph in pieces at every layer that is measured, so that training is "
-    "slower, also at steps that are not measured, and code that was compiled before the hooks were attached "
-    "calls none of them. To measure, train without torch.compile; to train compiled, leave the callback out"
+    "the model is compiled: hooks cut its graph in pieces at every layer that is measured, so that training "
+    "is slower, also at steps that are not measured, and code that was compiled before the hooks were "
+    "attached calls none of them. To measure, train without torch.compile; to train compiled, leave the "
+    "callback out"
 )
 
 Window = int | Literal["logging"] | None

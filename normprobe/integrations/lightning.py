@@ -22,7 +22,7 @@ class NormMonitor(CallbackOptions, Callback):
 
     Steps are the trainer's ``global_step``, names of layers those in the LightningModule. Phases are "train",
     "validation", "test" and "predict"; the sanity check ahead of training is left out. Hooks are attached
-    while the trainer runs; an exception leaves none. What `test` measures after `fit` is in the same recording.
+    while the trainer runs; an exception leaves none. What `test` measures after `fit` joins its recording.
 
     A run that resumes from a checkpoint goes on with the windows in ``out`` up to its step, so that none
     counts twice; where a checkpoint is saved, windows are closed. Of several processes each records its own
@@ -57,6 +57,7 @@ class NormMonitor(CallbackOptions, Callback):
             NormprobeError: ``window`` or ``limit`` is out of range.
         """
         super().__init__(every=every, window=window, out=out, log=log, limit=limit, options=options)
+        self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the hooks: behind the sanity check, which runs an untrained model."""
@@ -68,7 +69,7 @@ class NormMonitor(CallbackOptions, Callback):
         """End a step, unless this batch's gradients only were added to those of the next one."""
         step = trainer.global_step
         if self.run is not None and step > self._step:
-            every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+            every = trainer.log_every_n_steps
             logs = self.window == "logging" and every > 0 and step // every > self._step // every
             self._step = step
             self.run.end_step(step, close=logs)

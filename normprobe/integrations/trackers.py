@@ -52,7 +52,7 @@ class Trackers:
         if self._tensorboard is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(self._directory))  # type: ignore[no-untyped-call]
+            self._tensorboard = SummaryWriter(str(self._directory))
         for name, value in numbers.items():
             self._tensorboard.add_scalar(name, value, step)
         self._tensorboard.flush()
