@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         RecordingError,
         ViewError,
     )
+    from normprobe.integrations.metrics import histograms, scalars
     from normprobe.layers.norms.swap import swap_norms
     from normprobe.layers.view_registry import register_view
     from normprobe.live_comparison import compare_live
@@ -47,11 +48,13 @@ _HOME = {
     "ViewError": "errors",
     "compare": "comparison",
     "compare_live": "live_comparison",
+    "histograms": "integrations.metrics",
     "load": "recording",
     "merge": "recording",
     "record": "probe",
     "register_site": "capture.states.site_registry",
     "register_view": "layers.view_registry",
+    "scalars": "integrations.metrics",
     "swap_norms": "layers.norms.swap",
 }
 
@@ -71,11 +74,13 @@ __all__ = [
     "__version__",
     "compare",
     "compare_live",
+    "histograms",
     "load",
     "merge",
     "record",
     "register_site",
     "register_view",
+    "scalars",
     "swap_norms",
 ]
 

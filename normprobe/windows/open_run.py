@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,7 @@ class OpenRun:
     Attributes:
         closed: the windows that are closed.
         options: the probe's options and warnings, as entries of ``meta``.
+        on_close: is given each window as it closes, before windows are merged.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class OpenRun:
         options: dict[str, Any],
     ) -> None:
         self.closed, self.options = closed, options
+        self.on_close: Callable[[Tables], None] | None = None
         self._forwards = callbacks.forwards
         self._made: list[Tables] = []
         self._freezer = Freezer(model, callbacks, part)
@@ -91,7 +94,9 @@ class OpenRun:
         # One at a time, and forgotten last: cut short, what is left is added by the next close.
         while self._made:
             self.closed.add(self._made[:1])
-            self._made.pop(0)
+            made = self._made.pop(0)
+            if self.on_close is not None:
+                self.on_close(made)
 
     def _is_measuring(self) -> bool:
         forward = self._forwards.current

@@ -48,13 +48,20 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "comparison": ("capture divergence errors recording report tables", "pandas"),
     "live_comparison": ("capture comparison divergence errors layers probe", "torch"),
     "batchnorm": ("capture errors layers probe recording tables vocabulary", "torch pandas numpy"),
+    "integrations": (
+        "capture errors findings layers probe recording tables vocabulary",
+        "torch numpy pandas transformers lightning wandb mlflow trackio",
+    ),
     "loading": ("errors tables", "torch transformers numpy PIL safetensors pyarrow"),
     "cli": (
         "batchnorm comparison divergence errors findings loading probe recording report tables vocabulary "
         "windows",
         "click pandas rich",
     ),
-    "__init__": ("capture comparison divergence errors layers live_comparison probe recording", ""),
+    "__init__": (
+        "capture comparison divergence errors integrations layers live_comparison probe recording",
+        "",
+    ),
     "__main__": ("cli", ""),
 }
 LIBRARIES = {name for _, names in MAY_IMPORT.values() for name in names.split()} | {"scipy"}
@@ -107,7 +114,7 @@ def test_a_circle_would_be_found() -> None:
 
 def test_few_files_lie_loose_and_few_folders_side_by_side() -> None:
     assert len(list(ROOT.glob("*.py"))) <= 10
-    assert len([path for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"]) <= 13
+    assert len([path for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"]) <= 14
 
 
 def test_no_file_has_the_name_of_what_its_package_hands_on() -> None:
@@ -128,8 +135,12 @@ def test_no_file_has_the_name_of_what_its_package_hands_on() -> None:
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import normprobe", "matplotlib seaborn click transformers torch pandas"),
-        ("import normprobe; normprobe.Probe", "matplotlib seaborn click transformers jinja2"),
+        ("import normprobe", "matplotlib seaborn click transformers torch pandas normprobe.integrations"),
+        (
+            "import normprobe; normprobe.Probe",
+            "matplotlib seaborn click transformers jinja2 normprobe.integrations",
+        ),
+        ("import normprobe; normprobe.scalars, normprobe.histograms", "transformers lightning wandb mlflow"),
         (
             "from normprobe.cli import main; main(['--help'], standalone_mode=False)",
             "torch pandas matplotlib",
