@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from normprobe.divergence import Divergence
     from normprobe.errors import (
         DataError,
+        FindingError,
         ModelError,
         NoLayersError,
         NormprobeError,
@@ -36,6 +37,7 @@ _HOME = {
     "Comparison": "comparison",
     "DataError": "errors",
     "Divergence": "divergence",
+    "FindingError": "errors",
     "ModelError": "errors",
     "NoLayersError": "errors",
     "NoSamplesError": "errors",
@@ -59,6 +61,7 @@ __all__ = [
     "Comparison",
     "DataError",
     "Divergence",
+    "FindingError",
     "ModelError",
     "NoLayersError",
     "NoSamplesError",
