@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from normprobe.divergence import Divergence
     from normprobe.errors import (
         DataError,
+        FindingError,
         ModelError,
         NoLayersError,
         NormprobeError,
@@ -37,6 +38,7 @@ _HOME = {
     "Comparison": "comparison",
     "DataError": "errors",
     "Divergence": "divergence",
+    "FindingError": "errors",
     "ModelError": "errors",
     "NoLayersError": "errors",
     "NoSamplesError": "errors",
@@ -62,6 +64,7 @@ __all__ = [
     "Comparison",
     "DataError",
     "Divergence",
+    "FindingError",
     "ModelError",
     "NoLayersError",
     "NoSamplesError",

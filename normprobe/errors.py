@@ -5,6 +5,7 @@ NormprobeError
 ├── ViewError         a layer's tensor cannot be read as rows x features
 ├── NoSamplesError    nothing was measured
 ├── RecordingError    a recording cannot be read, written or merged
+├── FindingError      a probe that was to stop on a finding has one
 ├── ModelError        a model cannot be loaded or run
 └── DataError         data cannot be read or do not fit the model
 
@@ -43,6 +44,22 @@ class NoSamplesError(NormprobeError):
 
 class RecordingError(NormprobeError):
     """A recording cannot be read, written or merged."""
+
+
+class FindingError(NormprobeError):
+    """A run was ended by a finding, as ``Probe(stop_on=)`` asks for; its window is closed.
+
+    Attributes:
+        finding: the finding, as ``on_finding`` is told of it.
+    """
+
+    def __init__(self, message: str, finding: Mapping[str, object]) -> None:
+        super().__init__(message, finding)
+        self.finding = finding
+
+    def __str__(self) -> str:
+        """The message alone."""
+        return str(self.args[0])
 
 
 class ModelError(NormprobeError):

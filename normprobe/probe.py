@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name,
 from normprobe.capture.forwards.phases import Phases
 from normprobe.capture.forwards.probe_options import (
     by_name,
+    check_finding_options,
     check_options,
     check_step,
     check_window_options,
@@ -39,6 +40,9 @@ from normprobe.tables.records import valid_name
 from normprobe.windows.folder import WindowFolder
 from normprobe.windows.open_run import OpenRun
 from normprobe.windows.run import ClosedWindows
+
+if TYPE_CHECKING:
+    from normprobe.windows.finding_monitor import FindingMonitor
 
 
 class Probe:
@@ -77,6 +81,8 @@ class Probe:
         seed: int = 0,
         gradients: bool = False,
         scaler: Any = None,
+        on_finding: Callable[[Mapping[str, Any]], object] | None = None,
+        stop_on: Literal["error", "warning"] | None = None,
     ) -> None:
         """Choose what to measure; nothing touches the model before the block is entered.
 
@@ -111,6 +117,11 @@ class Probe:
             gradients: also measure the gradients of what layers read and write, at the sites
                 `input_gradient` and `output_gradient`.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
+            on_finding: called with each finding once, as the window closes that shows it, or at the end of
+                the block: a mapping of the columns of `Recording.findings` and the window's ``phase``,
+                ``first_step`` and ``last_step``. What it raises goes through. Give ``window``, too.
+            stop_on: raise `FindingError` where a finding is that bad, once its window is closed: "error", or
+                "warning" for both.
 
         Raises:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
@@ -119,6 +130,7 @@ class Probe:
         if not isinstance(model, nn.Module):
             raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
         check_options(samples, values, every, window, mask)
+        check_finding_options(on_finding, stop_on)
         self.model, self._mask, self._seed, self._grad = model, mask, seed, True
         # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
@@ -133,6 +145,7 @@ class Probe:
             loss_scale=loss_scale(gradients, scaler),
         )
         self._find_layers(mask)
+        self._monitor = _monitor(on_finding, stop_on)
         self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
 
     def _open_run(
@@ -148,7 +161,7 @@ class Probe:
             raise NormprobeError("resume_from goes on with the windows of a run: say where they are, by out=")
         else:
             self._resume(closed, part, step)
-        return OpenRun(self.model, self._callbacks, self.part, closed, self._options())
+        return OpenRun(self.model, self._callbacks, self.part, closed, self._options(), monitor=self._monitor)
 
     def _resume(self, closed: ClosedWindows, part: str | None, step: int) -> None:
         """Take over the windows up to a step, and number on from there."""
@@ -210,6 +223,8 @@ class Probe:
         if kind is None and not self._callbacks.forwards.calls:
             compiled = "code that was compiled before calls no hook"
             warn(f"nothing was measured: the model was not called inside the block ({compiled})")
+        if kind is None:
+            self._run.look(at_end=True)
 
     @property
     def recording(self) -> Recording:
@@ -241,6 +256,7 @@ class Probe:
 
         Raises:
             NormprobeError: the number is no whole number, is negative, or lower than one before.
+            FindingError: a window that closed has a finding, as ``stop_on`` asks for.
         """
         check_step(step, self._callbacks.forwards.phases.last)
         self._run.end_step(step)
@@ -303,6 +319,16 @@ class Probe:
             "gradients": callbacks.gradients is not None,
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
+
+
+def _monitor(on_finding: Any, stop_on: Any) -> FindingMonitor | None:
+    """What looks for findings as windows close; None where nobody is to be told of any."""
+    if on_finding is None and stop_on is None:
+        return None
+    # Here, as few probes ask for it, and none of the others is to load the checks.
+    from normprobe.windows.finding_monitor import FindingMonitor
+
+    return FindingMonitor(on_finding, stop_on)
 
 
 @by_name("the model and the batches", 2)

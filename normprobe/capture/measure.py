@@ -32,6 +32,7 @@ from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels import dispatch
 from normprobe.kernels.choice import Choice
+from normprobe.kernels.first_nonfinite import first_nonfinite
 from normprobe.kernels.types import Accumulator, AxisRoles, Extremes
 from normprobe.layers.to_rows import Extent, arrange, by_graph, extent_of
 from normprobe.vocabulary import INPUT, OUTPUT, site_of
@@ -315,6 +316,8 @@ def _add_arranged(observation: Observation, values: Tensor, selection: Selection
         site.accumulator.keep(values, raw.choice)
     moments = _moments(observation, values, selection.choice, site.accumulator)
     extremes = site.accumulator.merge(moments, selection.choice)
+    if extremes.nonfinite is not None:
+        extremes = extremes._replace(nonfinite=first_nonfinite(values, selection.choice.real))
     record_extremes(site, extremes, selection.placement, observation.forward)
 
 

@@ -37,6 +37,7 @@ COLUMNS = {
     "layers_affected": "int64",
     "affected": "string",
     "follows_from": "string",
+    "step": "Int64",
 }
 
 
@@ -61,6 +62,7 @@ class Finding:
         title: overrides the check's.
         advice: overrides the check's.
         follows_from: the name of the check whose finding has the cause of this one, or "".
+        step: the step at which it began, where it is known.
     """
 
     layer: str
@@ -79,6 +81,7 @@ class Finding:
     title: str | None = None
     advice: str | None = None
     follows_from: str = ""
+    step: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +162,7 @@ def _row(check: Check, finding: Finding) -> list[object]:
         len(finding.affected),
         "; ".join(finding.affected),
         finding.follows_from,
+        _integer(finding.step),
     ]
 
 

@@ -137,7 +137,7 @@ class _VarianceDepth(Check):
         if len(values) < self.layers:
             return []
         logs = np.log10(values.to_numpy(dtype="float64"))
-        slope = self.sign * _theil_sen(logs)
+        slope = self.sign * theil_sen(logs)
         total = slope * (len(logs) - 1)
         # Both conditions: of a slope the other way the product is positive, too.
         if slope <= 0 or slope * total < self.trend:
@@ -218,7 +218,7 @@ def _chain_of_norms(layers: pd.DataFrame, norms: pd.DataFrame) -> pd.Index:
     return norms.index[~pd.Series(source, dtype=object).duplicated().to_numpy()]
 
 
-def _theil_sen(values: NDArray[np.float64]) -> float:
+def theil_sen(values: NDArray[np.float64]) -> float:
     """The median slope over all pairs: one odd layer, or roles that alternate, do not move it."""
     first, second = np.triu_indices(len(values), k=1)
     return float(np.median((values[second] - values[first]) / (second - first)))

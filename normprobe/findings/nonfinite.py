@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pandas as pd
 
@@ -33,8 +33,9 @@ class Nonfinite(Check):
 
     The message says why, where it is known: a weight or running statistic that itself holds NaN or Inf (and
     which further ones do, whose effect cannot be seen behind the first), an overflow of the dtype, a running
-    variance below 0, a variance of 0 with an eps that rounds to 0 in the dtype. And when: the first forward
-    and example among the kept samples.
+    variance below 0, a variance of 0 with an eps that rounds to 0 in the dtype. And when: the step, where
+    `Probe.step` tells of steps, the forward and the example of the first such value; on an accelerator, which
+    is not waited for, the forward and example of the first among the kept samples.
 
     What to do: what the finding says of its cause; else look at the weights of the named layer, or at the
     code between it and the layer before. NaN born in padding rows is said to be so: real rows are affected
@@ -91,19 +92,20 @@ class Nonfinite(Check):
         padding, count = " in padding rows only" if not real else "", real or masked
         origin = _before(layers, row) if site == INPUT else _within(layers, layer)
         cause = cause_of(tables, layers, layer, site)
-        example, position, when = _first(tables, row, layer, site) if real else (None, None, "")
+        held = _first(tables, row, layer, site) if real else _NO_TIME
         later = affected[affected.index(layer) :]
         return Finding(
             layer=layer,
             site=site,
             feature=_feature(tables, layer, site),
-            example=example,
-            position=position,
+            example=held.example,
+            position=held.position,
+            step=held.step,
             statistic="NaN or Inf values" + padding,
             value=count,
             threshold=0,
             message=f"{format_number(count)} {'value is' if count == 1 else 'values are'} NaN or Inf"
-            f"{padding}, {origin}{when}{_because(cause)}"
+            f"{padding}, {origin}{held.words}{_because(cause)}"
             f"{same_at(len(later), 'layer')}{hidden}.",
             advice=cause.advice
             if cause is not None
@@ -134,25 +136,50 @@ def _within(layers: pd.DataFrame, layer: str) -> str:
     return "out of a finite input" if read == 0 else "more than it reads over all its calls"
 
 
-def _first(tables: Tables, row: Any, layer: str, site: str) -> tuple[int | None, int | None, str]:
-    """The example and position of the first kept sample with NaN or Inf, and words that say when it was."""
+class _When(NamedTuple):
+    """The example, position and step of the first NaN or Inf, and words that say when it was."""
+
+    example: int | None
+    position: int | None
+    words: str
+    step: int | None = None
+
+
+_NO_TIME = _When(None, None, "")
+
+
+def _first(tables: Tables, row: Any, layer: str, site: str) -> _When:
+    """When the first NaN or Inf of a site was, if it is known."""
+    if pd.isna(row["nonfinite_call"]):
+        return _first_kept(tables, row, layer, site)
+    call, example, position = (int(row[f"nonfinite_{name}"]) for name in ("call", "example", "position"))
+    parts = tables.facts["parts"]
+    step = "" if row["nonfinite_step"] == call else f"step {row['nonfinite_step']}, "
+    part = f" of {row['nonfinite_part']}" if len(parts) > 1 else ""
+    at = f", position {position}" if row["sample_unit"] == "position" else ""
+    words = f", first in {step}forward {call}{part}, example {example}{at}"
+    return _When(example, position, words, int(row["nonfinite_step"]))
+
+
+def _first_kept(tables: Tables, row: Any, layer: str, site: str) -> _When:
+    """Of an accelerator, which is not asked while it works, and of older files: the first kept sample."""
     samples = rows_at(tables, "samples", layer, site)
     if samples.empty or "count" not in samples:
-        return None, None, ""
+        return _NO_TIME
     # Samples of channel layers have fewer numbers where rows are padding: only those without any tell.
     ragged = row["masked"] > 0 and row["sample_unit"] == "example"
     whole = 1 if ragged else samples["count"].max() if samples["count"].max() else 1
     whole = max(whole, 1 if ragged else int(row["n_features"]))
     bad = samples[samples["count"] < whole].sort_values(["call", "example", "position"])
     if bad.empty:
-        return None, None, ""
+        return _NO_TIME
     held: Any = bad.iloc[0]
     # Else the first of the kept ones need not be the first of all.
     every = len(samples) >= row["n_samples"]
     named = f", example {held['example']}" if pd.notna(held["example"]) else ""
     when = f", first in forward {held['call']}{named}" + ("" if every else " of those kept")
     example, position = (None if pd.isna(held[name]) else int(held[name]) for name in ("example", "position"))
-    return example, position, when
+    return _When(example, position, when)
 
 
 def _makers_in_a_loop(layers: pd.DataFrame) -> list[str]:

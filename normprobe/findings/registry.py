@@ -20,6 +20,7 @@ from normprobe.findings.check import Check
 from normprobe.findings.collapsed import CollapsedSamples
 from normprobe.findings.dead import ConstantFeatures, DeadFeatures
 from normprobe.findings.depth import VarianceExplodes, VarianceVanishes
+from normprobe.findings.gradients import GradientsExplode, GradientsVanish, UpdateOutOfRange
 from normprobe.findings.nonfinite import Nonfinite
 from normprobe.findings.norm_peers import NormUnlikePeers
 from normprobe.findings.norms import NearlyConstantRows, OutlierNormWeight, VarianceBelowEps
@@ -30,6 +31,8 @@ from normprobe.findings.running_statistics import RunningVarianceInvalid, StaleR
 from normprobe.findings.samples import InputScale, OutlierSample
 from normprobe.findings.saturated import SaturatedInput
 from normprobe.findings.stale_channels import StaleChannels
+from normprobe.findings.training_state import FeaturesStayDead, RunningStatisticsLag
+from normprobe.findings.variance_history import VarianceDrift, VarianceSpike
 
 CHECKS: tuple[Check, ...] = (
     Nonfinite(),
@@ -57,6 +60,13 @@ CHECKS: tuple[Check, ...] = (
     OutlierFeatures(),
     NormUnlikePeers(),
     OutlierNormWeight(),
+    GradientsVanish(),
+    GradientsExplode(),
+    UpdateOutOfRange(),
+    VarianceSpike(),
+    VarianceDrift(),
+    RunningStatisticsLag(),
+    FeaturesStayDead(),
 )
 """Every check with its default thresholds, in a stable order."""
 

@@ -47,7 +47,7 @@ class NumpyAccumulator:
         # Kept rows are float32 until one comes that float32 cannot hold: memory is what they cost.
         self._raw: NDArray[Any] = np.zeros((0, features), np.float32)
         self._within_sum = self._within_count = self._nonfinite_masked = 0.0
-        self._low, self._high = np.inf, -np.inf
+        self._low, self._high, self._holds_nonfinite = np.inf, -np.inf, False
 
     def add(self, values: Tensor, choice: Choice) -> Extremes:
         """Measure and merge a tensor of shape (samples, rows, features)."""
@@ -87,7 +87,11 @@ class NumpyAccumulator:
         if len(found.features.count) == 0 or choice.samples == 0:
             return Extremes(None, None)
         low, high = float(found.features.minimum.min()), float(found.features.maximum.max())
-        return self._new_extremes((low, int(found.minimum_at)), (high, int(found.maximum_at)))
+        extremes = self._new_extremes((low, int(found.minimum_at)), (high, int(found.maximum_at)))
+        if self._holds_nonfinite or not found.features.nonfinite.any():
+            return extremes
+        self._holds_nonfinite = True
+        return extremes._replace(nonfinite=(np.nan, -1, 0))
 
     def _wait(self, rows: NDArray[np.float64]) -> None:
         """Let rows wait for others, with which they are merged at the cost of one."""

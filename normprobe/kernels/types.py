@@ -70,7 +70,7 @@ class AxisRoles(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """New extremes that a tensor brings a site, each (value, sample, feature); None where the old one stands.
+    """New holders that a tensor brings a site, each (value, sample, feature); None where the old one stands.
 
     An accumulator knows the values so far, for only it can compare at no cost. Who has them is a matter of
     its caller (`capture.states.site_state`), to whom each new one goes at once. An accelerator
@@ -80,10 +80,13 @@ class Extremes(NamedTuple):
     Attributes:
         low: the new smallest value.
         high: the new largest.
+        nonfinite: the first NaN or Inf that the site had, of a tensor in which it was looked for; its sample
+            is -1 where it is yet to be looked for.
     """
 
     low: tuple[float, int, int] | None
     high: tuple[float, int, int] | None
+    nonfinite: tuple[float, int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments
 from normprobe.tables.columns import BASE, OPTIONAL, missing
-from normprobe.tables.records import Holder, Kept, LayerRecord, SiteRecord, valid_text
+from normprobe.tables.records import FirstNonfinite, Holder, Kept, LayerRecord, SiteRecord, valid_text
 from normprobe.vocabulary import INPUT, OUTPUT
 
 SEEN = ("seen_count", "seen_mean", "seen_m2")
@@ -19,6 +19,10 @@ VECTORS = {"weight": OUTPUT, "bias": OUTPUT, "running_mean": INPUT, "running_var
 SAMPLE_MOMENTS = tuple(field.column for field in MOMENT_FIELDS.values() if field.of_samples)
 IDENTITY = ("call", "repeat", "example", "position", "hash")
 HELD = ("example", "position", "feature")
+OF_NONFINITE = ("call", *HELD)
+
+
+StepOf = Callable[[int], int]
 
 
 class Place(NamedTuple):
@@ -50,8 +54,14 @@ def ledger_frame(records: Sequence[LayerRecord]) -> pd.DataFrame:
     return frame.assign(**unknown)
 
 
-def site_frame(every: Sequence[Place], part: str) -> pd.DataFrame:
-    """A row per place with what is neither a feature's nor a sample's."""
+def site_frame(every: Sequence[Place], part: str, step_of: StepOf) -> pd.DataFrame:
+    """A row per place with what is neither a feature's nor a sample's.
+
+    Args:
+        every: the places.
+        part: the probe's share of the data.
+        step_of: the step of a forward, by its running number.
+    """
     plain = ("site", "dtype", "calls", "n_samples", "masked", "nonfinite_masked")
     columns: dict[str, Any] = {
         "layer": [place.record.ledger["layer"] for place in every],
@@ -61,6 +71,7 @@ def site_frame(every: Sequence[Place], part: str) -> pd.DataFrame:
         **{name: [getattr(place.site, name) for place in every] for name in ("within_sum", "within_count")},
         **_extremes("min", [place.site.minimum for place in every], part),
         **_extremes("max", [place.site.maximum for place in every], part),
+        **_first_nonfinite([place.site.nonfinite for place in every], part, step_of),
     }
     return pd.DataFrame(columns)
 
@@ -74,6 +85,19 @@ def _extremes(end: str, holders: Sequence[Holder | None], part: str) -> dict[str
     for name in HELD:
         known = [pd.NA if held is None else getattr(held, name) for held in holders]
         columns[f"{end}_{name}"] = pd.array(known, dtype="Int64")
+    return columns
+
+
+def _first_nonfinite(holders: Sequence[FirstNonfinite | None], part: str, step_of: StepOf) -> dict[str, Any]:
+    """The six columns of the first NaN or Inf."""
+    steps = [pd.NA if held is None else step_of(held.call) for held in holders]
+    columns: dict[str, Any] = {
+        "nonfinite_part": pd.array([pd.NA if held is None else part for held in holders], dtype="string"),
+        "nonfinite_step": pd.array(steps, dtype="Int64"),
+    }
+    for name in OF_NONFINITE:
+        known = [pd.NA if held is None else getattr(held, name) for held in holders]
+        columns[f"nonfinite_{name}"] = pd.array(known, dtype="Int64")
     return columns
 
 

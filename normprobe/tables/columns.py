@@ -66,6 +66,12 @@ LAYERS: dict[str, tuple[str, str]] = {
     # Behind what 0.1.0 had, so that whoever reads by position finds it where it was; so in the other tables.
     "abs_max": (REAL, "largest |value|: the larger of |min| and |max|"),
     "feature_ratio": (REAL, "abs_max ÷ that of the median feature; missing where that is 0"),
+    "nonfinite_part": (TEXT, "share of the data that holds the first NaN or Inf; missing on an accelerator"),
+    "nonfinite_step": (NUMBER, "its step, as `Probe.step` was told; else its call"),
+    "nonfinite_call": (NUMBER, "running number of its forward"),
+    "nonfinite_example": (NUMBER, "its example"),
+    "nonfinite_position": (NUMBER, "its position"),
+    "nonfinite_feature": (NUMBER, "its feature"),
 }
 
 FEATURES: dict[str, tuple[str, str]] = {
@@ -176,7 +182,8 @@ _OF_UNIT = {
     "count": "num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
     "steps weight_nonfinite gradient_nonfinite skipped updates",
     "index": "depth feature call repeat example position min_example min_position min_feature "
-    "max_example max_position max_feature",
+    "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
+    "nonfinite_position nonfinite_feature",
 }
 UNITS = {
     **{column.name: column.unit for column in public_moments()},
@@ -200,6 +207,10 @@ def _cast(frame: pd.DataFrame, dtypes: dict[str, str]) -> pd.DataFrame:
 
 
 _HELD = {f"{end}_{name}": NUMBER for end in ("min", "max") for name in ("example", "position", "feature")}
+_FIRST_NONFINITE = {
+    "nonfinite_part": TEXT,
+    **{f"nonfinite_{name}": NUMBER for name in ("step", "call", "example", "position", "feature")},
+}
 _IDENTITY = dict.fromkeys(("place", "part", "call", "repeat", "example", "position", "hash"), WHOLE)
 
 PARAMETER_COUNTS = (
@@ -228,6 +239,7 @@ BASE: dict[str, dict[str, str]] = {
         "within_count": WHOLE,
         **{"min": REAL, "min_part": TEXT, "max": REAL, "max_part": TEXT},
         **_HELD,
+        **_FIRST_NONFINITE,
     },
     "feature_moments": {
         **{field.column: WHOLE if field.whole else REAL for field in MOMENT_FIELDS.values()},
@@ -257,6 +269,7 @@ index of its part in ``meta["parts"]``, and the features of all places follow on
 """
 
 OPTIONAL = {
+    "sites": frozenset(_FIRST_NONFINITE),
     "feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
     "ledger_base": frozenset(
         (

@@ -45,7 +45,7 @@ def layer_table(
         ledger: a row per layer.
     """
     moments, widths = moments_of(features), sites["n_features"].to_numpy()
-    total, within = _pooled(moments, widths)
+    total, within = pooled(moments, widths)
     frame = sites.assign(
         **{name: _fact(name, sites, ledger) for name in ("kind", "type", "sample_unit")},
         # The mean of an empty set is 0, the neutral value of merging; in a table it is unknown.
@@ -74,7 +74,7 @@ def _by_width(widths: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], ND
         yield at, first[at] + np.arange(width)[:, None]
 
 
-def _pooled(features: Moments, widths: NDArray[np.int64]) -> tuple[Moments, NDArray[np.float64]]:
+def pooled(features: Moments, widths: NDArray[np.int64]) -> tuple[Moments, NDArray[np.float64]]:
     """Moments of each place over all its features, and the mean over these of their variances."""
     totals, within = Moments.empty(len(widths)), np.full(len(widths), np.nan)
     for at, grid in _by_width(widths):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -196,13 +196,25 @@ def _handed_out(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.copy(deep=not _COPIES_ON_WRITE)
 
 
-def build_tables(records: Sequence[LayerRecord], meta: Mapping[str, Any], part: str) -> Tables:
-    """Build the frames from what a probe measured."""
+def build_tables(
+    records: Sequence[LayerRecord],
+    meta: Mapping[str, Any],
+    part: str,
+    step_of: Callable[[int], int] = int,
+) -> Tables:
+    """Build the frames from what a probe measured.
+
+    Args:
+        records: of each layer.
+        meta: the circumstances.
+        part: the name of the probe's share of the data.
+        step_of: the step of a forward, by its running number; where none is told of, that number.
+    """
     every = build.places(records)
     rows, values = build.row_frame(every)
     return Tables(
         ledger_base=based("ledger_base", build.ledger_frame(records)),
-        sites=based("sites", build.site_frame(every, part)),
+        sites=based("sites", build.site_frame(every, part, step_of)),
         feature_moments=based("feature_moments", build.feature_frame(every)),
         sample_moments=based("sample_moments", build.sample_frame(every)),
         rows=based("rows", rows),

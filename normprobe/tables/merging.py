@@ -141,6 +141,8 @@ def _sites(frames: Sequence[pd.DataFrame], ledger: pd.DataFrame) -> pd.DataFrame
         # Of equal extremes the first by identity, so that the order of the parts does not matter.
         order = union.sort_values([end, *held], ascending=[end == "min", True, True, True, True])
         merged = merged.join(order.drop_duplicates(SITE_KEY).set_index(SITE_KEY)[[end, *held]])
+    first = [f"nonfinite_{name}" for name in ("step", "call", "part", *HELD)]
+    merged = merged.join(union.sort_values(first).drop_duplicates(SITE_KEY).set_index(SITE_KEY)[first])
     merged = merged.reset_index()
     merged["depth"] = merged["layer"].map(dict(zip(ledger["layer"], ledger["depth"], strict=True)))
     # Two layers may have one depth now, each the least of those in its parts: then names decide.

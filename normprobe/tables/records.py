@@ -35,6 +35,22 @@ class Holder(NamedTuple):
     text: str
 
 
+class FirstNonfinite(NamedTuple):
+    """Who holds the first NaN or Inf.
+
+    Attributes:
+        call: running number of the forward.
+        example: running number of the example.
+        position: index among the real samples of the example.
+        feature: the feature.
+    """
+
+    call: int
+    example: int
+    position: int
+    feature: int
+
+
 @dataclass(frozen=True, eq=False)
 class Kept:
     """Kept samples of one layer and site, in ascending order of (hash, repeat); arrays of one length.
@@ -83,6 +99,7 @@ class SiteRecord:
     maximum: Holder | None
     samples: Kept | None
     rows: Kept | None
+    nonfinite: FirstNonfinite | None = None
 
 
 @dataclass(frozen=True)

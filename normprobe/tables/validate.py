@@ -100,6 +100,8 @@ def _wrong_texts(tables: Tables) -> Iterator[str]:
         "kind": (ledger["kind"], set(KINDS)),
         "layer of a site": (sites["layer"], set(ledger["layer"])),
         **{f"{end}_part": (sites[f"{end}_part"].dropna(), parts) for end in ("min", "max")},
+        # Files of before do not know it: there it is "".
+        "nonfinite_part": (sites["nonfinite_part"].dropna(), parts | {""}),
         "part of a label": (tables.labels_base["part"], parts),
         "layer of a parameter": (tables.parameter_moments["layer"], set(ledger["layer"])),
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from normprobe.capture.forwards.phases import Phase
+from normprobe.capture.forwards.probe_options import users_own
 from normprobe.capture.freezing import Freezer
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.torch_internals import is_over
@@ -15,6 +16,9 @@ from normprobe.tables.frames import Tables
 from normprobe.windows.run import ClosedWindows
 from normprobe.windows.series import Window, WindowSeries
 from normprobe.windows.termination import Termination
+
+if TYPE_CHECKING:
+    from normprobe.windows.finding_monitor import FindingMonitor
 
 
 class OpenRun:
@@ -33,11 +37,16 @@ class OpenRun:
         part: str,
         closed: ClosedWindows,
         options: dict[str, Any],
+        *,
+        monitor: FindingMonitor | None = None,
     ) -> None:
         self.closed, self.options = closed, options
         self.on_close: Callable[[Tables], None] | None = None
         self._forwards = callbacks.forwards
         self._made: list[Tables] = []
+        self._monitor = monitor
+        # Closed, but not looked at: not within the handler of a signal, nor while others are to be closed.
+        self._unseen: list[Tables] = []
         self._freezer = Freezer(model, callbacks, part)
         self._termination = Termination(self._close_open, self._is_measuring)
 
@@ -62,12 +71,16 @@ class OpenRun:
             full = self._forwards.phases.end_step(step)
         if full:
             self._close_open()
+            with self._forwards.lock:
+                self._forwards.phases.forget_steps()
         self._termination.settle()
+        self.look()
 
     def close_windows(self) -> None:
         """Close the windows that are open."""
         self._close_open()
         self._termination.settle()
+        self.look()
 
     def nothing(self) -> Tables:
         """The tables of a run of which nothing was measured."""
@@ -85,6 +98,8 @@ class OpenRun:
         if phases.window is not None and (full := phases.full()):
             self._close(full)
         self._termination.settle()
+        with users_own():
+            self.look()
 
     def _close_open(self) -> None:
         self._close(self._forwards.phases.open())
@@ -94,9 +109,24 @@ class OpenRun:
         # One at a time, and forgotten last: cut short, what is left is added by the next close.
         while self._made:
             self.closed.add(self._made[:1])
-            made = self._made.pop(0)
+            closed = self._made.pop(0)
             if self.on_close is not None:
-                self.on_close(made)
+                self.on_close(closed)
+            if self._monitor is not None:
+                self._unseen.append(closed)
+
+    def look(self, *, at_end: bool = False) -> None:
+        """Look for findings in the windows that were closed, at the end of a run in those that are open, too.
+
+        Raises:
+            FindingError: the run is to end on one.
+        """
+        if self._monitor is None:
+            return
+        opened = self._freezer.freeze(self.options) if at_end and not self.closed.on_disk else []
+        self._unseen += opened
+        while self._unseen:
+            self._monitor.look(self._unseen.pop(0))
 
     def _is_measuring(self) -> bool:
         forward = self._forwards.current

@@ -11,6 +11,7 @@ import pandas as pd
 
 from normprobe.errors import RecordingError
 from normprobe.tables.frames import Tables
+from normprobe.tables.history import History, history_of, history_of_tables
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.window_facts import WindowFacts, windows_of
 
@@ -116,6 +117,16 @@ class WindowSeries:
         """The tables of the whole run."""
         parts = [_merged(windows) for windows in self.parts.values()]
         return merge_tables(parts) if len(parts) > 1 else parts[0]
+
+    def history(self, whole: Tables) -> History:
+        """What changes over the windows.
+
+        Args:
+            whole: the tables of the whole run, which stand for its windows where these are not here.
+        """
+        if not self.windows or any(window.load is None for window in self.windows):
+            return history_of_tables(whole)
+        return history_of((window.facts, _loaded(window)) for window in self.windows)
 
     def over_time(self, table: str, phase: str | None) -> pd.DataFrame:
         """A table of every window, one after another.

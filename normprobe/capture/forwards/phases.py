@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from normprobe.capture.forwards.step_numbers import StepNumbers
+
 
 @dataclass(eq=False)
 class Phase:
@@ -69,6 +71,8 @@ class Phases:
         self.steps = 0
         self.last: int | None = None
         self._in_window = 0
+        self._calls = 0
+        self._numbers = StepNumbers()
         self._named: list[str] = []
         self._phases: dict[str, Phase] = {}
 
@@ -110,6 +114,7 @@ class Phases:
         phase.trained = phase.trained or training
         if not in_step:
             phase.note(call if self.last is None else self.last)
+        self._calls = call + 1
         phase.first_call = call if phase.first_call is None else phase.first_call
         phase.last_call = call
         return phase, measured
@@ -144,6 +149,7 @@ class Phases:
             elif phase.pending:
                 phase.note(number)
             phase.pending = False
+        self._numbers.end(number, self._calls)
         self.steps += 1
         self.last = number
         self._in_window += 1
@@ -157,6 +163,19 @@ class Phases:
         for name, (ordinal, seen) in windows.items():
             phase = self.of(name)
             phase.ordinal, phase.seen = ordinal, seen
+
+    def step_of(self, phase: Phase, call: int) -> int:
+        """The step of a forward of a phase: outside of training the one that ended last before it."""
+        if not self.has_steps:
+            return call
+        step = self._numbers.of(call) if phase.trained else self._numbers.before(call)
+        if step is None:
+            step = self.next_step if phase.trained else self.last
+        return 0 if step is None else step
+
+    def forget_steps(self) -> None:
+        """Forget which forwards the steps had: no window of them is open."""
+        self._numbers.forget()
 
     @property
     def next_step(self) -> int:

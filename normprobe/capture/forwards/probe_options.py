@@ -12,7 +12,7 @@ from torch import Tensor
 from normprobe.errors import NormprobeError, names_checked
 from normprobe.tables.records import valid_name
 
-_GIVEN = "raised by what normprobe.Probe was given as its mask or labels"
+_GIVEN = "raised by what normprobe.Probe was given: its mask, labels, on_finding or stop_on"
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
@@ -41,6 +41,14 @@ def check_window_options(most: Any, step: Any) -> None:
         whole = isinstance(given, int) and not isinstance(given, bool) and given >= least
         if given is not None and not whole:
             raise NormprobeError(f"{name} must be a whole number of at least {least}, or None, got {given!r}")
+
+
+def check_finding_options(on_finding: Any, stop_on: Any) -> None:
+    """Raise NormprobeError if findings cannot be told of as asked for."""
+    if on_finding is not None and not callable(on_finding):
+        raise NormprobeError(f"on_finding must be a callable, such as print, got {on_finding!r}")
+    if stop_on not in (None, "error", "warning"):
+        raise NormprobeError(f"stop_on must be 'error', 'warning' or None, got {stop_on!r}")
 
 
 def check_step(step: Any, last: int | None) -> None:
@@ -96,7 +104,7 @@ def users_own() -> Iterator[None]:
 
 
 def is_users_own(error: Exception) -> bool:
-    """Whether an error is one of a mask or of labels that the user gave."""
+    """Whether an error is of what the user gave, such as a mask, or asked for."""
     return _GIVEN in getattr(error, "__notes__", ())
 
 

@@ -17,7 +17,7 @@ from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
 from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
 from normprobe.samples.masks import Padding
-from normprobe.tables.records import Holder
+from normprobe.tables.records import FirstNonfinite, Holder
 from normprobe.vocabulary import INPUT
 
 
@@ -253,7 +253,13 @@ def unfit(extent: Extent, sequence: Sequence, placement: Placement) -> str:
 
 
 def record_extremes(site: Any, extremes: Extremes, placement: Placement, forward: Forward) -> None:
-    """Record the sample and feature of a new minimum or maximum on a site."""
+    """Record the sample and feature of a new minimum or maximum, or of the first NaN or Inf, on a site."""
+    if extremes.nonfinite is not None:
+        _, sample, feature = extremes.nonfinite
+        example, position = (
+            int(numbers[sample]) for numbers in (placement.assignment.example, placement.assignment.position)
+        )
+        site.nonfinite = FirstNonfinite(forward.call, example, position, feature)
     for end, held in (("minimum", extremes.low), ("maximum", extremes.high)):
         if held is not None and math.isfinite(held[0]):  # an empty site holds infinities
             value, sample, feature = held

@@ -13,7 +13,7 @@ from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Accumulator, Totals
 from normprobe.samples.layout import Layout
 from normprobe.samples.reservoir import Reservoir
-from normprobe.tables.records import Holder, Kept, SiteRecord
+from normprobe.tables.records import FirstNonfinite, Holder, Kept, SiteRecord
 
 
 @dataclass(eq=False, slots=True)
@@ -32,6 +32,7 @@ class SiteState:
         dtypes: the dtypes of its tensors.
         minimum: who holds the smallest value.
         maximum: who holds the largest.
+        nonfinite: who holds the first NaN or Inf; None on an accelerator, which would have to be waited for.
         layout: how the leading sizes read; None before the first call.
         time_axis: which axis the mask runs along, where there was one.
         time_axis_certain: whether a call had only one such axis.
@@ -48,6 +49,7 @@ class SiteState:
     dtypes: dict[str, None] = field(default_factory=dict)
     minimum: Holder | None = None
     maximum: Holder | None = None
+    nonfinite: FirstNonfinite | None = None
     layout: Layout | None = None
     time_axis: int | None = None
     time_axis_certain: bool = False
@@ -63,6 +65,7 @@ class SiteState:
         counters.calls = counters.n_samples = counters.masked = 0
         self.width, self.accumulator, self.seen, self.unpadded = None, None, None, None
         self.minimum, self.maximum, self.layout, self.time_axis = None, None, None, None
+        self.nonfinite = None
         self.unaligned, self.time_axis_certain = 0, False
 
     def take(self) -> dict[str, Any]:
@@ -128,6 +131,7 @@ class SiteState:
             maximum=high,
             samples=_kept(counters.samples, totals.kept),
             rows=_kept(counters.rows, totals.raw),
+            nonfinite=self.nonfinite,
         )
 
     def _all_rows(self) -> Moments | None:
@@ -138,7 +142,7 @@ class SiteState:
         return since if self.unpadded is None else merge(self.unpadded, since)
 
 
-_MEASURED = ("accumulator", "seen", "unpadded", "dtypes", "minimum", "maximum")
+_MEASURED = ("accumulator", "seen", "unpadded", "dtypes", "minimum", "maximum", "nonfinite")
 _COUNTED = ("samples", "rows", "dtype", "state", "calls", "n_samples", "masked", "firings")
 
 

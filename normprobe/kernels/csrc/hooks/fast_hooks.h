@@ -190,12 +190,12 @@ static int measure_by_plan(LayerHook *hook, ForwardState *forward, PyObject *mod
     SiteCounters *counters = (SiteCounters *)hook->counters;
     PyObject *state = Py_NewRef(counters->state), *recent = Py_NewRef(forward->recent);
     const CompiledChoice *raw = plan->raw_choice == Py_None ? NULL : (const CompiledChoice *)plan->raw_choice;
-    Holder minimum, maximum;
+    NewHolders found;
     const int changed = observe((AccumulatorState *)state, tensor, &info, (CompiledChoice *)plan->choice, raw,
-                                (RecentMoments *)recent, forward->threads, plan->small, &minimum, &maximum);
+                                (RecentMoments *)recent, forward->threads, plan->small, &found);
     int done = 0;
     if (changed >= 0) {
-        PyObject *extremes = extremes_object(changed, &minimum, &maximum);
+        PyObject *extremes = extremes_object(changed, &found);
         done = extremes != NULL && count_tensor(hook, plan, forward, extremes) ? 1 : -1;
         Py_XDECREF(extremes);
     }

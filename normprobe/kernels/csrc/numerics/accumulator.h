@@ -13,6 +13,15 @@ CLONES static double smallest_count(const AccumulatorState *state) {
     return least;
 }
 
+/* Whether some feature has NaN or Inf. */
+CLONES static int any_nonfinite(const Columns *columns, int64_t features) {
+    const double *restrict nonfinite = columns->nonfinite;
+    double most = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < features; i++) most = nonfinite[i] > most ? nonfinite[i] : most;
+    return most > 0;
+}
+
 /* Run a job, with fewer than `small` numbers in one part; 0 with an error where memory runs out. */
 static int run_job(const Job *job, int threads, long long small, JobResult *result) {
     const int64_t rows = job->outer * job->inner;
@@ -36,7 +45,8 @@ static BatchMoments *measure_batch(const Job *job, int threads, long long small)
     return NULL;
 }
 
-/* Add what a job yields beside columns and samples. 1 if that has a new smallest value, + 2 if a new largest. */
+/* Add what a job yields beside columns and samples, once its columns are added. 1 if that has a new smallest value, + 2
+ * if a new largest, + 4 if the first NaN or Inf. */
 static int add_totals(AccumulatorState *state, const JobResult *result) {
     state->within_sum += result->within_sum;
     state->within_count += result->within_count;
@@ -45,12 +55,14 @@ static int add_totals(AccumulatorState *state, const JobResult *result) {
     const int maximum = result->maximum.value > state->maximum;
     if (minimum) state->minimum = result->minimum.value;
     if (maximum) state->maximum = result->maximum.value;
-    return minimum + 2 * maximum;
+    const int nonfinite = !state->holds_nonfinite && any_nonfinite(&state->columns, state->features);
+    if (nonfinite) state->holds_nonfinite = 1;
+    return minimum + 2 * maximum + 4 * nonfinite;
 }
 
 /* Measure a tensor that no other accumulator reads straight into this one. Returns what `add_batch` does. */
 static int measure_into(AccumulatorState *state, Job *job, const CompiledChoice *choice, int threads, long long small,
-                        Holder *minimum, Holder *maximum) {
+                        NewHolders *found) {
     if (!reserve_kept(state, choice)) {
         PyErr_NoMemory();
         return -1;
@@ -61,8 +73,8 @@ static int measure_into(AccumulatorState *state, Job *job, const CompiledChoice 
     result.kept = state->kept;
     job->slots = choice->slots;
     if (!run_job(job, threads, small, &result)) return -1;
-    *minimum = result.minimum;
-    *maximum = result.maximum;
+    found->minimum = result.minimum;
+    found->maximum = result.maximum;
     return add_totals(state, &result);
 }
 
@@ -84,7 +96,7 @@ static PyObject *accumulator_measure(PyObject *object, PyObject *args) {
     return readable < 0 ? NULL : (PyObject *)measure_batch(&job, threads, small);
 }
 
-/* Add the moments of a tensor. 1 if it has a new smallest value, + 2 if a new largest; -1 with an error. */
+/* Add the moments of a tensor. Returns what `add_totals` does, -1 with an error. */
 static int add_batch(AccumulatorState *state, const BatchMoments *batch, const CompiledChoice *choice) {
     if (batch->features != state->features || batch->kept != choice->kept) {
         PyErr_SetString(PyExc_ValueError, "the moments are of another choice or width");
@@ -106,9 +118,9 @@ static PyObject *accumulator_add(PyObject *object, PyObject *args) {
         !checked(choice, choice_type, "CompiledChoice"))
         return NULL;
     const JobResult *result = &((const BatchMoments *)batch)->result;
+    const NewHolders found = {result->minimum, result->maximum, {NAN, -1, 0}};
     return extremes_object(
-        add_batch((AccumulatorState *)object, (const BatchMoments *)batch, (const CompiledChoice *)choice),
-        &result->minimum, &result->maximum);
+        add_batch((AccumulatorState *)object, (const BatchMoments *)batch, (const CompiledChoice *)choice), &found);
 }
 
 /* keep(tensor, choice) -> whether the raw rows could be copied from the tensor as it lies */
@@ -158,25 +170,29 @@ static BatchMoments *recalled_or_measured(AccumulatorState *state, const Job *jo
 /* Measure a tensor, unless another accumulator just did, and add that. Returns what `add_batch` does, or UNREADABLE if
  * the tensor cannot be read as it lies. */
 static int observe(AccumulatorState *state, PyObject *tensor, const TensorInfo *info, CompiledChoice *choice,
-                   const CompiledChoice *raw, RecentMoments *recent, int threads, long long small, Holder *minimum,
-                   Holder *maximum) {
+                   const CompiledChoice *raw, RecentMoments *recent, int threads, long long small, NewHolders *found) {
     Job job = {0};
     const int readable = fill_job(state, choice, info, &job);
     if (readable <= 0) return readable < 0 ? -1 : UNREADABLE;
     const int64_t rows = job.outer * job.inner;
     if (raw != NULL && !copy_raw_rows(state, &job, raw)) return -1;
     if (rows > 0 && rows <= FEW_ROWS && job.features > 0 && !job.by_outer)
-        return queue_rows(state, &job, choice, minimum, maximum);
+        return queue_rows(state, &job, choice, found);
     job.prior_count = smallest_count(state);
     const long long version = state->readers == ONE_READER ? -1 : version_of(tensor);
     if (version == -2) return -1;
-    if (version == -1) return measure_into(state, &job, choice, threads, small, minimum, maximum);
-    BatchMoments *batch = recalled_or_measured(state, &job, tensor, version, choice, recent, threads, small);
-    if (batch == NULL) return -1;
-    *minimum = batch->result.minimum;
-    *maximum = batch->result.maximum;
-    const int changed = add_batch(state, batch, choice);
-    Py_DECREF(batch);
+    int changed;
+    if (version == -1) {
+        changed = measure_into(state, &job, choice, threads, small, found);
+    } else {
+        BatchMoments *batch = recalled_or_measured(state, &job, tensor, version, choice, recent, threads, small);
+        if (batch == NULL) return -1;
+        found->minimum = batch->result.minimum;
+        found->maximum = batch->result.maximum;
+        changed = add_batch(state, batch, choice);
+        Py_DECREF(batch);
+    }
+    if (changed > 0 && changed & 4) found->nonfinite = first_nonfinite(&job);
     return changed;
 }
 
@@ -191,15 +207,15 @@ static PyObject *accumulator_observe(PyObject *object, PyObject *args) {
         (raw != Py_None && !checked(raw, choice_type, "CompiledChoice")))
         return NULL;
     TensorInfo info;
-    Holder minimum, maximum;
+    NewHolders found;
     const int readable = read_tensor_info(tensor, &info);
     if (readable == 0) Py_RETURN_FALSE;
     if (readable < 0) return NULL;
     const int changed = observe((AccumulatorState *)object, tensor, &info, (CompiledChoice *)choice,
                                 raw == Py_None ? NULL : (CompiledChoice *)raw, (RecentMoments *)recent, threads, small,
-                                &minimum, &maximum);
+                                &found);
     if (changed == UNREADABLE) Py_RETURN_FALSE;
-    return extremes_object(changed, &minimum, &maximum);
+    return extremes_object(changed, &found);
 }
 
 static PyObject *bytes_of(const double *numbers, int64_t count) {

@@ -24,6 +24,7 @@ typedef struct {
     int64_t features;
     AxisRoles roles;
     int readers;
+    int holds_nonfinite; /* whether a real row had NaN or Inf */
     double *storage; /* of the columns */
     Columns columns; /* without the rows in the queue; extremes, sums and kept samples below are with them */
     double within_sum, within_count, nonfinite_masked, minimum, maximum;
@@ -162,8 +163,7 @@ static void copy_row(const Job *job, const char *from, char *to, int wide) {
 }
 
 /* Queue a few rows, to be merged later, and add what else they hold. Returns what `add_batch` does. */
-static int queue_rows(AccumulatorState *state, const Job *job, const CompiledChoice *choice, Holder *minimum,
-                      Holder *maximum) {
+static int queue_rows(AccumulatorState *state, const Job *job, const CompiledChoice *choice, NewHolders *found) {
     const int wide = job->type == FLOAT64;
     const int64_t rows = job->outer * job->inner, features = job->features;
     const size_t each = (wide ? sizeof(double) : sizeof(float)) * (size_t)features;
@@ -187,14 +187,19 @@ static int queue_rows(AccumulatorState *state, const Job *job, const CompiledCho
             state->within_count++;
         }
         if (own.minimum < state->minimum) {
-            *minimum = (Holder){own.minimum, row, first_index(job, to, features, own.minimum)};
+            found->minimum = (Holder){own.minimum, row, first_index(job, to, features, own.minimum)};
             state->minimum = own.minimum;
             changed |= 1;
         }
         if (own.maximum > state->maximum) {
-            *maximum = (Holder){own.maximum, row, first_index(job, to, features, own.maximum)};
+            found->maximum = (Holder){own.maximum, row, first_index(job, to, features, own.maximum)};
             state->maximum = own.maximum;
             changed |= 2;
+        }
+        if (own.nonfinite > 0 && !state->holds_nonfinite) {
+            found->nonfinite = first_nonfinite(job);
+            state->holds_nonfinite = 1;
+            changed |= 4;
         }
         if (next < choice->kept && choice->keep[next] == row) state->kept[choice->slots[next++]] = own;
     }

@@ -45,18 +45,24 @@ static BatchMoments *batch_moments_of(int64_t features, int64_t kept) {
     return batch;
 }
 
-static PyObject *holder_object(const Holder *held) {
+/* Who holds what is new in a tensor; `changed` tells which of them: bit 0, 1 and 2 in this order. */
+typedef struct {
+    Holder minimum, maximum;
+    Holder nonfinite; /* the first NaN or Inf; sample -1: not looked for yet */
+} NewHolders;
+
+static PyObject *holder_object(int is_new, const Holder *held) {
+    if (!is_new) return Py_NewRef(Py_None);
     return Py_BuildValue("dLL", held->value, (long long)held->sample, (long long)held->feature);
 }
 
-/* New extremes as Python takes them: (smallest, largest), each (value, sample, feature), or None where the old one
- * stands; None for both together. Bit 0 of `changed`: the smallest is new, bit 1: the largest; negative: an error is
- * set. */
-static PyObject *extremes_object(int changed, const Holder *minimum, const Holder *maximum) {
+/* New extremes as Python takes them: (smallest, largest, first NaN or Inf), each (value, sample, feature), or None where
+ * the old one stands; None for all together. `changed` negative: an error is set. */
+static PyObject *extremes_object(int changed, const NewHolders *found) {
     if (changed < 0) return NULL;
     if (changed == 0) Py_RETURN_NONE;
-    return Py_BuildValue("NN", changed & 1 ? holder_object(minimum) : Py_NewRef(Py_None),
-                         changed & 2 ? holder_object(maximum) : Py_NewRef(Py_None));
+    return Py_BuildValue("NNN", holder_object(changed & 1, &found->minimum), holder_object(changed & 2, &found->maximum),
+                         holder_object(changed & 4, &found->nonfinite));
 }
 
 /* What a tensor holds. It may be trusted while the tensor lives, which the weak reference says (an address alone is

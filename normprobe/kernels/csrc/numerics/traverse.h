@@ -250,6 +250,20 @@ static double count_nonfinite(const Job *job, const char *row) {
     return nonfinite_masked;
 }
 
+/* Who holds the first number of a real row that is not finite; sample -1 where there is none. */
+static Holder first_nonfinite(const Job *job) {
+    for (int64_t outer = 0; outer < job->outer; outer++)
+        for (int64_t inner = 0; inner < job->inner; inner++) {
+            const int64_t row = outer * job->inner + inner;
+            const char *numbers = row_at(job, outer, inner);
+            if (job->real != NULL && !job->real[row]) continue;
+            for (int64_t c = 0; c < job->features; c++)
+                if (!isfinite(number_at(job, numbers, c)))
+                    return (Holder){number_at(job, numbers, c), job->by_outer ? outer : row, c};
+        }
+    return (Holder){NAN, -1, 0};
+}
+
 /* Measure rows of features, whatever their strides. */
 static void traverse_rows(const Job *job, Part *part, JobResult *result) {
     Workspace *workspace = part->workspace;

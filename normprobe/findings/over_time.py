@@ -1,0 +1,34 @@
+"""What a check of a run is: it maps the windows of a recording to findings."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from normprobe.findings.check import Check, Finding
+from normprobe.tables.history import history_of_tables
+
+if TYPE_CHECKING:
+    from normprobe.tables.frames import Tables
+    from normprobe.tables.history import History
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverTimeCheck(Check):
+    """A rule over the windows of a run: of what changes, or of gradients, which differ from step to step."""
+
+    def __call__(self, tables: Tables) -> list[Finding]:
+        """The findings of a recording as one window, that over all that it holds."""
+        return self.over_time(history_of_tables(tables))
+
+    @abstractmethod
+    def over_time(self, history: History) -> list[Finding]:
+        """One finding per cause; an empty list if all is well, or if there are too few windows to tell."""
+
+
+def run(check: Check, tables: Tables, history: History | None) -> list[Finding]:
+    """What a check finds in a recording, of which this is the history."""
+    if history is not None and isinstance(check, OverTimeCheck):
+        return check.over_time(history)
+    return check(tables)

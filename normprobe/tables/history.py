@@ -1,0 +1,173 @@
+"""What changes over the windows of a run, in few numbers a window: what checks over time and figures read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from normprobe.tables.derive import moments_of, pooled
+from normprobe.tables.frames import Tables
+from normprobe.tables.measures.running_statistics import running_measures
+from normprobe.tables.window_facts import WindowFacts, windows_of
+from normprobe.vocabulary import INPUT
+
+TRAIN = "train"
+"""The phase of forwards in training mode that are of no named phase."""
+
+_MOMENTS = ("count", "mean", "m2")
+_STEPS = ("phase", "first_step", "last_step")
+_OF_WINDOW = ("window", *_STEPS)
+_SITES = (
+    *(*_OF_WINDOW, "layer", "site", "kind", "depth", "n_features", "n_samples", *_MOMENTS),
+    *("nonfinite", "trains", "running_shift", "running_ratio"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """The windows of a run, one after another.
+
+    Attributes:
+        windows: a row per window: window, phase, first_step, last_step, forwards.
+        sites: a row per window, layer and site: these, ``kind``, ``depth``, ``n_features``, ``n_samples``,
+            ``count`` (of finite values), ``mean``, ``m2`` (their sum of squared deviations), ``nonfinite``,
+            ``trains`` (whether a batch norm normalized with a batch's own statistics), ``running_shift`` and
+            ``running_ratio`` (of batch norms, as `measures.running_statistics` has them).
+        parameters: a row per window and parameter, as ``Tables.parameters`` has it.
+        dead: of each phase and layer, in how many windows up to the last one each feature that it reads was 0
+            in every sample; arrays of shape (features,).
+    """
+
+    windows: pd.DataFrame
+    sites: pd.DataFrame
+    parameters: pd.DataFrame
+    dead: dict[tuple[str, str], NDArray[np.int64]]
+
+    @cached_property
+    def variance(self) -> pd.Series:
+        """Population variance of each row of ``sites``; NaN without a finite value."""
+        count = self.sites["count"].to_numpy(np.float64)
+        return pd.Series(np.where(count > 0, self.sites["m2"] / np.maximum(count, 1), np.nan))
+
+    @cached_property
+    def rms(self) -> pd.Series:
+        """Root mean square of each row of ``sites``."""
+        return np.sqrt(self.variance + self.sites["mean"] ** 2)
+
+    def of_phase(self, phase: str) -> pd.DataFrame:
+        """The rows of ``sites`` of one phase, with ``variance`` and ``rms``."""
+        frame = self.sites.assign(variance=self.variance.to_numpy(), rms=self.rms.to_numpy())
+        return frame[frame["phase"] == phase]
+
+
+@dataclass(eq=False)
+class HistoryBuilder:
+    """Adds up windows as they are closed or loaded; what it holds of one is a row per layer and site.
+
+    Attributes:
+        most: how many windows it holds at most: the oldest go.
+    """
+
+    most: int | None = None
+    _count: int = 0
+    _windows: list[dict[str, object]] = field(default_factory=list)
+    _sites: list[pd.DataFrame] = field(default_factory=list)
+    _parameters: list[pd.DataFrame] = field(default_factory=list)
+    _dead: dict[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
+
+    def add(self, facts: WindowFacts, tables: Tables) -> None:
+        """Add a window behind the others."""
+        of: dict[str, object] = {"window": self._count, **{name: facts[name] for name in _STEPS}}
+        self._count += 1
+        self._windows.append({**of, "forwards": facts["forwards"]})
+        self._sites.append(_site_rows(tables).assign(**of))
+        if not tables.parameter_moments.empty:
+            self._parameters.append(tables.parameters.assign(**of))
+        self._count_dead(facts["phase"], tables)
+
+    def history(self) -> History:
+        """All windows so far."""
+        self._windows = self._windows[-self.most :] if self.most is not None else self._windows
+        first = self._count - len(self._windows)
+        # One frame from many, so that the next call has few to join.
+        self._sites = [_since(first, _joined(self._sites, _SITES))]
+        self._parameters = [_since(first, _joined(self._parameters))]
+        windows = pd.DataFrame(self._windows, columns=[*_OF_WINDOW, "forwards"])
+        return History(windows, self._sites[0], self._parameters[0], dict(self._dead))
+
+    def _count_dead(self, phase: str, tables: Tables) -> None:
+        features, widths = tables.feature_moments, tables.sites["n_features"].to_numpy()
+        dead = (features["zeros"] == features["count"]) & (features["count"] > 0)
+        ends = np.cumsum(widths)
+        names = zip(tables.sites["layer"], tables.sites["site"], strict=True)
+        for (layer, site), end, width in zip(names, ends, widths, strict=True):
+            if site == INPUT:
+                before = self._dead.get((phase, str(layer)))
+                streak = np.zeros(width, np.int64) if before is None or len(before) != width else before
+                self._dead[phase, str(layer)] = np.where(dead.to_numpy()[end - width : end], streak + 1, 0)
+
+
+def history_of(windows: Iterable[tuple[WindowFacts, Tables]]) -> History:
+    """The history of windows in order."""
+    builder = HistoryBuilder()
+    for facts, tables in windows:
+        builder.add(facts, tables)
+    return builder.history()
+
+
+def history_of_tables(tables: Tables) -> History:
+    """The history of a recording by itself: of one window, that over all that it holds."""
+    facts = windows_of(tables)
+    if not facts:
+        return history_of([])
+    whole = max(facts, key=lambda window: window["forwards"]).copy()
+    whole["first_step"] = min(window["first_step"] for window in facts)
+    whole["last_step"] = max(window["last_step"] for window in facts)
+    return history_of([(whole, tables)])
+
+
+def _site_rows(tables: Tables) -> pd.DataFrame:
+    """What is held of each site of a window."""
+    sites, features = tables.sites, tables.feature_moments
+    total, _ = pooled(moments_of(features), sites["n_features"].to_numpy())
+    ledger = tables.ledger_base.set_index("layer")
+    kind = sites["layer"].map(ledger["kind"]).astype(str)
+    rows = pd.DataFrame(
+        {
+            **{name: sites[name].astype(str) for name in ("layer", "site")},
+            "kind": kind,
+            **{name: sites[name] for name in ("depth", "n_features", "n_samples")},
+            **{name: getattr(total, name) for name in _MOMENTS},
+            "nonfinite": total.nonfinite,
+        }
+    )
+    trains = ledger["training"].str.contains("train") & ~ledger["statistics"].fillna("").eq("running")
+    rows["trains"] = rows["layer"].map(trains).fillna(False).astype(bool)
+    return rows.assign(**_lag(tables, rows))
+
+
+def _lag(tables: Tables, rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """How far batch norms lie from their running statistics."""
+    columns = ("running_shift", "running_ratio")
+    if not ((rows["kind"] == "batch_norm") & (rows["site"] == INPUT)).any():
+        return {name: np.full(len(rows), np.nan) for name in columns}
+    index = pd.MultiIndex.from_frame(rows[["layer", "site"]])
+    measured = running_measures(tables)
+    return {name: measured[name].reindex(index).to_numpy(np.float64) for name in columns}
+
+
+def _since(first: int, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows from a window on."""
+    if frame.empty or frame["window"].iloc[0] >= first:
+        return frame
+    return frame[frame["window"] >= first].reset_index(drop=True)
+
+
+def _joined(frames: list[pd.DataFrame], columns: Sequence[str] = ()) -> pd.DataFrame:
+    filled = [frame for frame in frames if not frame.empty]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(columns))
