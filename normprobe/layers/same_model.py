@@ -34,7 +34,7 @@ def fingerprint(model: nn.Module) -> list[Any]:
             type(module),
             *values,
             *[value if type(value) in _BY_VALUE else id(value) for value in values.values()],
-            *module._modules,
+            *module._modules.keys(),
             *[id(part) for part in parts],
         )
         for stored in (module._parameters, module._buffers):
