@@ -64,6 +64,10 @@ def test_a_layer_that_did_not_fire_says_why(recording: Recording) -> None:
 def test_an_unknown_layer_gets_close_names(recording: Recording) -> None:
     with pytest.raises(normprobe.NoLayersError, match=r"no layer 'bn2' among its 3; close names: 'bn1'"):
         recording["bn2"]
+    with pytest.raises(
+        normprobe.NoLayersError, match=r"among its 3; the first 3 of them are: 'first', 'bn1', 'spare'"
+    ):
+        recording["zzz"]
     with pytest.raises(normprobe.NoLayersError, match="no layer 7 among"):
         recording[7]  # type: ignore[index]
 

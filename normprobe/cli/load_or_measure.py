@@ -157,7 +157,9 @@ def _load(name: str, request: Request) -> tuple[LoadedModel, Inputs]:
         NormprobeError: one of them cannot be read, or they do not fit together.
     """
     # Imported inside: torch and transformers take seconds, which the progress line is to show.
-    with waiting(f"Loading   {name}"):
+    from normprobe.report.garbage import uncollected
+
+    with waiting(f"Loading   {name}"), uncollected():
         from normprobe.loading.inputs import check_data, load_inputs
         from normprobe.loading.models import load_model, without_bars
 

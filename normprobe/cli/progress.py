@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _DELAY = 2.0  # seconds
+_seen = threading.Event()  # whether this process has shown a line
 _LONGEST = 42  # characters, which leaves room for a bar at 80 columns
 _Item = TypeVar("_Item")
 
@@ -77,9 +78,15 @@ def _columns(*, counted: bool) -> Progress:
 def _delayed(progress: Progress) -> Iterator[Progress]:
     """Start the display only after a delay, so that what is quick leaves the screen alone.
 
-    The timer is joined before the display is stopped: it may be about to start it.
+    Whoever has seen one waits already: a further one comes at once, or nothing would move for as long. The
+    timer is joined before the display is stopped: it may be about to start it.
     """
-    timer = threading.Timer(_DELAY, progress.start)
+
+    def start() -> None:
+        progress.start()
+        _seen.set()
+
+    timer = threading.Timer(0.0 if _seen.is_set() else _DELAY, start)
     # It must not keep a program alive that was stopped.
     timer.daemon = True
     timer.start()

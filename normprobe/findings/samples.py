@@ -9,11 +9,11 @@ import numpy as np
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_number
-from normprobe.tables.measures.by_site import by_site, rows_at
+from normprobe.tables.measures.by_site import rows_at
 from normprobe.tables.measures.common import row_of
 from normprobe.tables.measures.features import feature_measures
 from normprobe.tables.measures.layers import first_to_read, inputs_and_outputs
-from normprobe.tables.measures.samples import distinct_samples, made_by_few, sized_samples
+from normprobe.tables.measures.samples import distinct_samples, made_by_few, sized
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class OutlierSample(Check):
         if layer is None:
             return []
         row = row_of(layers, layer, INPUT)
-        samples = sized_samples(tables).iloc[by_site(tables, "samples").rows(layer, INPUT)]
+        samples = sized(rows_at(tables, "samples", layer, INPUT))
         rms = samples["rms"].dropna()
         # Of fewer samples the median is itself one of the few.
         if len(rms) < 8 or not rms.median() > 0:

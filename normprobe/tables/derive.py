@@ -148,11 +148,17 @@ def sample_table(
 ) -> pd.DataFrame:
     """A row per layer, site and kept sample."""
     filled = samples["count"].to_numpy() > 0
+    # Mostly all have a finite value: then the columns are those of the moments, and not copies of them.
+    known = (
+        {}
+        if filled.all()
+        else {name: np.where(filled, samples[name], np.nan) for name in ("mean", "min", "max")}
+    )
     frame = samples.assign(
         **_names(samples["place"].to_numpy(), sites, ledger),
         part=_taken(pd.array(list(parts), dtype="string"), samples["part"].to_numpy()),
         variance=over(samples["m2"], samples["count"]),
-        **{name: np.where(filled, samples[name], np.nan) for name in ("mean", "min", "max")},
+        **known,
     )
     return shaped(frame, SAMPLES)
 

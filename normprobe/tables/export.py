@@ -95,18 +95,19 @@ def _export(
 def _to_csv(frame: pd.DataFrame, handle: Any) -> None:
     """Write with Arrow, which is ten times faster; pandas where a text needs quotes."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    texts = {name: _as_text(table.column(name)) for name in table.column_names}
-    # Numbers need none, and of the names there are few different ones.
-    names = [texts[field.name] for field in table.schema if not _is_number(field.type)]
-    table = pa.table(texts)
+    # Numbers need no quotes, and of the names there are few different ones.
+    names = [table.column(field.name) for field in table.schema if not _is_number(field.type)]
     # Either way the same texts are written: one comma in a name changes no digit of the file.
     if any(pc.any(pc.match_substring_regex(pc.unique(text), '[",\r\n]')).as_py() for text in names):
-        table.to_pandas().to_csv(handle, index=False)
+        texts = {name: _as_text(table.column(name)) for name in table.column_names}
+        pa.table(texts).to_pandas().to_csv(handle, index=False)
     else:
         # By hand, as Arrow puts names of columns in quotes whatever the style; another style would do so with
-        # the numbers, too, which are texts by now.
-        handle.write((",".join(texts) + "\n").encode())
-        csv.write_csv(table, handle, csv.WriteOptions(include_header=False, quoting_style="none"))
+        # the numbers, too, where they are texts.
+        handle.write((",".join(table.column_names) + "\n").encode())
+        columns = {name: _as_written(table.column(name)) for name in table.column_names}
+        options = csv.WriteOptions(include_header=False, quoting_style="none")
+        csv.write_csv(pa.table(columns), handle, options)
 
 
 def _to_parquet(frame: pd.DataFrame, handle: Any) -> None:
@@ -115,11 +116,22 @@ def _to_parquet(frame: pd.DataFrame, handle: Any) -> None:
     frame.to_parquet(handle, index=False, use_dictionary=repeated)
 
 
+def _as_written(column: Any) -> Any:
+    """A column of which Arrow writes what `_as_text` says: itself, or its texts."""
+    return _as_text(column) if _has_whole_floats(column) else column
+
+
+def _has_whole_floats(column: Any) -> bool:
+    """Whether a column is of floats of which one is whole."""
+    whole = pa.types.is_floating(column.type) and pc.any(pc.equal(pc.floor(column), column)).as_py()
+    return bool(whole)
+
+
 def _as_text(column: Any) -> Any:
     """A column as text; a whole float keeps its `.0`, by which readers tell it from an integer."""
     text = pc.cast(column, pa.string())
     # The search takes longer than to look whether there is any whole number.
-    if not pa.types.is_floating(column.type) or not pc.any(pc.equal(pc.floor(column), column)).as_py():
+    if not _has_whole_floats(column):
         return text
     return pc.replace_substring_regex(text, pattern=r"^(-?[0-9]+)$", replacement=r"\1.0")
 

@@ -39,10 +39,12 @@ class OneLayer:
         """
         names = tables.ledger["layer"].tolist()
         if name not in names:
-            close = close_names(str(name), names) or names[:3]
+            close = close_names(str(name), names)
+            first = f"the first {min(3, len(names))} of them are"
             raise NoLayersError(
-                f"the recording has no layer {name!r} among its {len(names)}; close names: "
-                + ", ".join(map(repr, close))
+                f"the recording has no layer {name!r} among its {len(names)}; "
+                f"{'close names' if close else first}: "
+                + ", ".join(map(repr, close or names[:3]))
                 + " (only Linear and norm layers are measured)"
             )
         self._tables, self.name = tables, name

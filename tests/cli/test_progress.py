@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -11,6 +12,12 @@ from normprobe.cli import progress
 
 SHOWN_AGAIN = "\x1b[?25h"  # the cursor
 ERASED = "\r\x1b[1A\x1b[2K"  # the line above
+
+
+@pytest.fixture(autouse=True)
+def _unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was shown before."""
+    monkeypatch.setattr(progress, "_seen", threading.Event())
 
 
 @pytest.fixture
@@ -56,6 +63,17 @@ def test_what_is_quick_leaves_the_screen_alone(
     monkeypatch.setattr(progress, "visible", lambda: True)
     assert list(progress.tracked([1, 2], "Measuring", 2)) == [1, 2]
     assert capsys.readouterr() == ("", "")
+
+
+def test_whoever_has_seen_one_line_sees_the_next_at_once(
+    terminal: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(progress.tracked(slowly(), "Measuring", 3)) == [0, 1, 2]
+    monkeypatch.setattr(progress, "_DELAY", 1000.0)
+    capsys.readouterr()
+    with progress.waiting("Writing   report"):
+        time.sleep(0.2)
+    assert "Writing   report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     "capture": ("errors kernels layers samples tables vocabulary", "torch numpy rich"),
     "findings": ("errors formatting tables vocabulary", "pandas numpy"),
     "divergence": ("errors findings formatting kernels tables vocabulary", "pandas numpy"),
-    "figures": ("divergence errors formatting tables vocabulary", "seaborn matplotlib pandas numpy"),
+    "figures": ("divergence errors formatting tables vocabulary", "seaborn matplotlib pandas numpy PIL"),
     "report": (
         "divergence errors figures findings formatting tables vocabulary",
         "jinja2 pandas numpy markupsafe",

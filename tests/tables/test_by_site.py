@@ -57,6 +57,15 @@ def test_groups_are_those_of_pandas(sizes: list[int], seed: int, mixed: bool) ->
     assert len(sites.rows("layer 0", "elsewhere")) == 0
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(1, 20), st.booleans())
+def test_portions_are_all_rows_with_whole_groups(sizes: list[int], size: int, mixed: bool) -> None:
+    sites = grouped(frame_of(sizes, 0, mixed=mixed))
+    portions = [np.arange(len(sites.codes))[rows] for rows in sites.portions(size)]
+    assert sorted(np.concatenate(portions)) == list(range(len(sites.codes)))
+    groups = [set(sites.codes[rows]) for rows in portions]
+    assert sum(map(len, groups)) == len(sites.index)
+
+
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(0, 99))
 def test_spreads_are_percentiles_of_what_is_known_and_ratios_of_what_is_positive(
     sizes: list[int], seed: int

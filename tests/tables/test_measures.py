@@ -17,7 +17,7 @@ from normprobe.figures.plots import linear_by_role, outlier_map, running_statist
 from normprobe.findings import series
 from normprobe.report.layer_summary import summarize
 from normprobe.tables.measures.features import CONSTANT, finite_features
-from normprobe.tables.measures.samples import sized_samples
+from normprobe.tables.measures.samples import sized
 from normprobe.vocabulary import INPUT, OUTPUT
 
 ROWS = 48
@@ -235,7 +235,7 @@ def test_the_spread_of_samples(recording: normprobe.Recording) -> None:
 
 
 def test_the_size_of_samples(recording: normprobe.Recording) -> None:
-    samples = sized_samples(recording.tables).query("site == 'input'").set_index("layer")
+    samples = sized(recording.tables.samples).query("site == 'input'").set_index("layer")
     np.testing.assert_allclose(samples["rms"] ** 2, samples["mean"] ** 2 + samples["variance"])
     rms = samples["rms"].groupby(level="layer")
     equal(shown(recording, "input:sample_ratio"), (rms.max() / rms.median()).where(rms.median() > 0))

@@ -18,7 +18,7 @@ from normprobe.figures.drawing.depth_axis import DepthAxis, margins, prepare, sp
 from normprobe.figures.drawing.palette import ACCENT, AFTER, BEFORE, SURFACE
 from normprobe.formatting import format_count, format_number, name_sample, plural, sample_word, shorten_name
 from normprobe.tables.measures.by_site import by_site
-from normprobe.tables.measures.samples import sized_samples
+from normprobe.tables.measures.samples import sized
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
@@ -154,12 +154,15 @@ def _widest(tables: Tables, norms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
 
 def _sizes(tables: Tables, layers: list[str]) -> pd.DataFrame:
     """The root mean square of each kept sample before each layer, a row per sample."""
-    samples, sites = sized_samples(tables), by_site(tables, "samples")
+    sites = by_site(tables, "samples")
     rows = [sites.rows(layer, INPUT) for layer in layers]
+    every = np.concatenate(rows)
+    samples = sized(tables.samples.iloc[every])
+    # By their places among these.
+    rows = np.split(np.arange(len(every)), np.cumsum([len(at) for at in rows])[:-1])
     if found := _sizes_of_same(samples, rows):
         identities, sizes = found
         return pd.DataFrame(sizes, index=identities, columns=pd.Index(layers, name="layer")).sort_index()
-    samples = samples.iloc[np.sort(np.concatenate(rows))]
     frame = samples[IDENTITY].assign(layer=samples["layer"].astype(object), size=samples["rms"])
     frame[IDENTITY] = frame[IDENTITY].astype(object)
     # pivot_table sorts its columns by name; here they are in order of execution.

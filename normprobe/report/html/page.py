@@ -15,6 +15,7 @@ from normprobe.formatting import format_count
 from normprobe.report import display_text, run_summary
 from normprobe.report.files import FIGURES, marker, write_atomically
 from normprobe.report.finding_words import nothing_found
+from normprobe.report.garbage import uncollected
 from normprobe.report.html.cards import finding_cards
 from normprobe.report.html.glossary import glossary_entries
 from normprobe.report.html.headline import verdict
@@ -79,7 +80,8 @@ def write_report(
     check_choice(panels)
     check_measured(tables)
     folder = Path(directory)
-    return write_atomically(folder, partial(_render, tables, findings, panels, beside), _drawn)
+    with uncollected():
+        return write_atomically(folder, partial(_render, tables, findings, panels, beside), _drawn)
 
 
 def _drawn(name: str) -> bool:

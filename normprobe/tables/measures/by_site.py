@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -34,7 +35,7 @@ class BySite:
     """
 
     index: pd.MultiIndex
-    codes: NDArray[np.int64]
+    codes: NDArray[np.signedinteger[Any]]
 
     @cached_property
     def _order(self) -> NDArray[np.int64] | None:
@@ -156,6 +157,15 @@ class BySite:
         codes, groups = pd.factorize(self.codes[rows])
         return BySite(self.index[groups], np.asarray(codes, dtype=np.int64))
 
+    def portions(self, size: int) -> Iterator[slice | NDArray[np.int64]]:
+        """The rows in portions of about `size`, each with all rows of its groups."""
+        starts = [0]
+        for start in self._starts.tolist():
+            if start - starts[-1] >= size:
+                starts.append(start)
+        for start, end in pairwise([*starts, len(self.codes)]):
+            yield slice(start, end) if self._order is None else self._order[start:end]
+
     def _blocks(self, values: Numbers) -> Iterator[tuple[NDArray[np.int64], Numbers]]:
         """Groups of one size, and their values, shape (groups, rows): a model has few sizes."""
         ordered = values if self._order is None else values[self._order]
@@ -188,10 +198,12 @@ def by_site(tables: Tables, name: str) -> BySite:
 def grouped(frame: pd.DataFrame) -> BySite:
     """The rows of a table with columns ``layer`` and ``site`` by these, in order of first appearance."""
     (layer, layers), (site, sites) = (pd.factorize(frame[name].array) for name in SITE_KEY)
-    codes, pairs = pd.factorize(np.asarray(layer, dtype=np.int64) * max(len(sites), 1) + site)
+    # Of numbers half as wide, as there may be millions of rows; there are never so many sites.
+    both = layer.astype(np.int32) * np.int32(max(len(sites), 1)) + site.astype(np.int32)
+    codes, pairs = pd.factorize(both)
     at_layer, at_site = np.divmod(pairs, max(len(sites), 1))
     index = pd.MultiIndex.from_arrays([layers.take(at_layer), sites.take(at_site)], names=SITE_KEY)
-    return BySite(index, np.asarray(codes, dtype=np.int64))
+    return BySite(index, np.asarray(codes, dtype=np.int32))
 
 
 def rows_of(tables: Tables, name: str, layers: Iterable[str], site: str) -> pd.DataFrame:

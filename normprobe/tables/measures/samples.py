@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 
-@cached
-def sized_samples(tables: Tables) -> pd.DataFrame:
-    """``tables.samples`` with ``square`` (variance + mean², over the features of a sample) and ``rms``."""
-    samples = tables.samples
+def sized(samples: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``tables.samples`` with ``square`` (variance + mean², over a sample's features) and ``rms``.
+
+    Not kept for all rows: of a thousand layers there are two million.
+    """
     square = numbers(samples, "variance") + numbers(samples, "mean") ** 2
     return samples.assign(square=square, rms=np.sqrt(square))
 
@@ -32,15 +33,17 @@ def sample_measures(tables: Tables) -> pd.DataFrame:
     of the variance over features), ``sample_square`` (median of variance + mean²) and ``offset`` (median of
     mean² ÷ variance; infinite for constant samples).
     """
-    samples, sites = sized_samples(tables), by_site(tables, "samples")
-    mean, variance, square, rms = (numbers(samples, name) for name in ("mean", "variance", "square", "rms"))
+    samples, sites = tables.samples, by_site(tables, "samples")
+    mean, variance = (numbers(samples, name) for name in ("mean", "variance"))
+    square = variance + mean**2
     with np.errstate(divide="ignore", invalid="ignore"):
-        offset = np.where(square > 0, mean**2 / variance, np.nan)
+        offset = sites.median(np.where(square > 0, mean**2 / variance, np.nan))
+    rms = np.sqrt(square)
     columns = {
         "sample_ratio": divided(sites.largest(rms), sites.median(rms)),
         "sample_variance": sites.median(variance),
         "sample_square": sites.median(square),
-        "offset": sites.median(offset),
+        "offset": offset,
     }
     return pd.DataFrame(columns, index=sites.index)
 
@@ -66,35 +69,49 @@ def example_measures(tables: Tables) -> pd.DataFrame:
     value; NaN without two examples at one position).
     """
     samples, sites = tables.samples, by_site(tables, "samples")
-    # By repeat, too: a layer that is called twice in a forward computes two things at one position.
-    position = _joint(sites.codes, samples["repeat"], samples["position"].fillna(0))
-    several = np.bincount(position)[position] > 1
-    apart, whole = np.zeros(len(sites.index)), np.zeros(len(sites.index))
-    # A position that a single example reaches would count as one at which examples do not differ.
-    place, position = sites.codes[several], position[several]
-    for name in ("mean", "variance", "min", "max"):
-        value = numbers(samples, name)[several]
-        value = np.sqrt(value) if name == "variance" else value
-        known = ~np.isnan(value)
-        at, of, value = (
-            (position, place, value) if known.all() else (position[known], place[known], value[known])
-        )
-        mean = np.bincount(at, value) / np.maximum(np.bincount(at), 1)
-        apart += np.bincount(of, (value - mean[at]) ** 2, minlength=len(apart))
-        whole += np.bincount(of, value**2, minlength=len(whole))
-    example = _joint(place, samples["part"][several], samples["example"][several])
-    # The numbers are in order of first appearance: where one exceeds all before it, it is new.
-    first = np.flatnonzero(np.diff(np.maximum.accumulate(example), prepend=-1) > 0)
+    found = {name: np.zeros(len(sites.index)) for name in ("examples", "apart", "whole")}
+    # By portions: numbers for the positions of two million samples take memory.
+    for rows in sites.portions(_PORTION):
+        part = _compared(sites.codes[rows], samples.iloc[rows])
+        for name, of_site in zip(found, part, strict=True):
+            found[name][: len(of_site)] += of_site
     columns = {
-        "examples": np.bincount(place[first], minlength=len(apart)),
-        "example_spread": divided(apart, whole),
+        "examples": found["examples"].astype(np.int64),
+        "example_spread": divided(found["apart"], found["whole"]),
     }
     return pd.DataFrame(columns, index=sites.index)
 
 
-def _joint(places: NDArray[np.int64], *columns: pd.Series) -> NDArray[np.int64]:
+_PORTION = 1 << 17
+
+
+def _compared(place: NDArray[Any], samples: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """By place, how many examples are compared, how far apart they are, and the whole: sums of squares."""
+    # By repeat, too: a layer that is called twice in a forward computes two things at one position.
+    position = _joint(place, samples["repeat"], samples["position"].fillna(0))
+    # A position that a single example reaches would count as one at which examples do not differ.
+    several = np.bincount(position)[position] > 1
+    if not several.all():
+        place, position, samples = place[several], position[several], samples[several]
+    sites = int(place.max(initial=-1)) + 1
+    apart, whole = np.zeros(sites), np.zeros(sites)
+    for name in ("mean", "variance", "min", "max"):
+        value = numbers(samples, name)
+        value = np.sqrt(value) if name == "variance" else value
+        known = ~np.isnan(value)
+        at, of, value = position[known], place[known], value[known]
+        mean = np.bincount(at, value) / np.maximum(np.bincount(at), 1)
+        apart += np.bincount(of, (value - mean[at]) ** 2, minlength=sites)
+        whole += np.bincount(of, value**2, minlength=sites)
+    example = _joint(place, samples["part"], samples["example"])
+    # The numbers are in order of first appearance: where one exceeds all before it, it is new.
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(example), prepend=-1) > 0)
+    return np.bincount(place[first], minlength=sites), apart, whole
+
+
+def _joint(places: NDArray[Any], *columns: pd.Series) -> NDArray[np.int64]:
     """A number for each combination of a place and what columns hold."""
-    joint, size = places, int(places.max(initial=0)) + 1
+    joint, size = places.astype(np.int64), int(places.max(initial=0)) + 1
     for column in columns:
         whole = pd.api.types.is_integer_dtype(column.dtype) and not column.hasnans
         codes = column.to_numpy(dtype=np.int64) if whole else pd.factorize(column.array)[0] + 1
@@ -113,8 +130,7 @@ def made_by_few(tables: Tables, layer: str, share: float = 0.02) -> bool:
     Its moments are then theirs, and say nothing of the data. At least 8 kept samples; few is ``share`` of
     them, one at least.
     """
-    rows = by_site(tables, "samples").rows(layer, INPUT)
-    square = numbers(sized_samples(tables), "square")[rows]
+    square = numbers(sized(rows_at(tables, "samples", layer, INPUT)), "square")
     square = np.sort(square[~np.isnan(square)])[::-1]
     few = square[: max(1, int(share * len(square)))]
     return len(square) >= 8 and bool(few.sum() > 0.5 * square.sum())
