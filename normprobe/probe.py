@@ -259,6 +259,8 @@ class Probe:
             FindingError: a window that closed has a finding, as ``stop_on`` asks for.
         """
         check_step(step, self._callbacks.forwards.phases.last)
+        if self._callbacks.gradients is not None:
+            self._callbacks.gradients.end_step()
         self._run.end_step(step)
 
     def close_windows(self) -> None:
