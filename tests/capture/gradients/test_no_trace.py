@@ -115,6 +115,8 @@ def test_options_are_checked() -> None:
         normprobe.Probe(model(), gradients=True, scaler=2.0)
     with pytest.raises(normprobe.NormprobeError, match="give gradients=True with it"):
         normprobe.Probe(model(), scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(normprobe.NormprobeError, match="record runs without gradients"):
+        normprobe.record(model(), torch.randn(5, 4), gradients=True)
 
 
 @settings(max_examples=25, deadline=None)
