@@ -259,6 +259,8 @@ class Probe:
             FindingError: a window that closed has a finding, as ``stop_on`` asks for.
         """
         check_step(step, self._callbacks.forwards.phases.last)
+        if self._callbacks.gradients is not None:
+            self._callbacks.gradients.end_step()
         self._run.end_step(step)
 
     def close_windows(self) -> None:
@@ -369,6 +371,10 @@ def record(
     """
     if mode not in ("eval", "train"):
         raise NormprobeError(f"mode must be 'eval' or 'train', got {mode!r}")
+    if options.get("gradients"):
+        raise NormprobeError(
+            "record runs without gradients; put a Probe(gradients=True) around steps of training"
+        )
     # Before any mode is set: of what is no model, or of no layer, Probe says what is wrong with it.
     probe, trains = Probe(model, **options), mode == "train"
     with in_modes(model, lambda _: trains, restore=trains), single_values_explained(), probe:

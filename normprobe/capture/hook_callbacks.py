@@ -20,10 +20,9 @@ from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.forwards.weight_changes import WeightChanges
 from normprobe.capture.functions.function_mode import FunctionCapture
 from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
-from normprobe.capture.gradients.followed_hook import FollowedHooks
+from normprobe.capture.gradients.followed_hook import layer_hooks
 from normprobe.capture.gradients.gradient_capture import GradientCapture
 from normprobe.capture.gradients.loss_scale import LossScale
-from normprobe.capture.gradients.parameter_steps import ParameterSteps
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
@@ -95,16 +94,11 @@ class HookCallbacks:
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
         measurer = Measurer(seed, samples, self._sequences.holds_padding)
         self._measurer = measurer
-        self.gradients: GradientCapture | None = None
-        if loss_scale is not None:
-            steps = ParameterSteps(self.states, self.lock, self._no_grad, self.run_info.note)
-            given = self.lock, measurer, self._no_grad, loss_scale, steps
-            self.gradients = GradientCapture(*given, enter_phase=self.windows.enter)
+        given = self.lock, measurer, self._no_grad, self.windows.enter
+        self.gradients = None if loss_scale is None else GradientCapture(loss_scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
-        self._layer_hooks = self._fast_hooks.layer
-        if self.gradients is not None:
-            self._layer_hooks = FollowedHooks(self._layer_hooks, self.forwards, self._calls).layer
+        self._layer_hooks = layer_hooks(self._fast_hooks.layer, self.forwards, self._calls)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""
@@ -135,7 +129,7 @@ class HookCallbacks:
         self._batch_norms = tuple(s for s in states if s.layer.view.kind in ("batch_norm", "norm"))
         self.weight_changes.enter()
         if self.gradients is not None:
-            self.gradients.enter()
+            self.gradients.enter(self.states, self.run_info.note)
         uncompiled = self._uncompiled.enter(model)
         for state in states:
             if id(state.layer.module) in uncompiled:

@@ -208,6 +208,11 @@ class LayerCalls:
         if self._gradients is not None:
             self._gradients.follow(state, site, followed, forward, numbered)
 
+    @property
+    def follows(self) -> bool:
+        """Whether the gradients of tensors are measured, too."""
+        return self._gradients is not None
+
     def follow_alone(
         self, state: LayerState, site: str, tensor: Tensor, forward: Forward, numbered: Numbered
     ) -> None:

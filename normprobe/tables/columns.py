@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "layer": (TEXT, "qualified name of the module; empty for a model that is itself a layer"),
     "kind": (TEXT, "linear, layer_norm, rms_norm, batch_norm, group_norm, instance_norm or norm"),
     "type": (TEXT, "class name"),
-    "site": (TEXT, "input or output; for a norm, before and after normalization"),
+    "site": (TEXT, "input or output; for a norm, before and after normalization; or the gradient of one"),
     "dtype": (TEXT, "dtype of the tensor; several joined by `; `"),
     "sample_unit": (TEXT, "what the layer treats on its own: position or example"),
     "calls": (WHOLE, "measured firings"),
@@ -174,7 +174,8 @@ TABLES = {
 }
 
 _OF_UNIT = {
-    "value": "abs_median abs_max weight bias running_mean seen_mean weight_rms weight_max update_rms",
+    "value": "abs_median abs_max weight bias running_mean seen_mean",
+    "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
     "share": "momentum",

@@ -28,7 +28,7 @@ COLUMNS = {
 _AT_ONCE = 16
 """Windows merged together: a run of any length is merged in bounded memory."""
 
-_TABLES = ("layers", "features", "samples", "ledger")
+_TABLES = ("layers", "features", "samples", "ledger", "parameters")
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,11 @@ MakeHooks = Callable[[LayerState, Hook, Hook], tuple[Hook, Hook]]
 
 
 class Following(Protocol):
-    """Follows tensors that the extension measured."""
+    """Follows tensors that the extension measured, if gradients are asked for."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether they are."""
 
     def follow_alone(
         self, state: LayerState, site: str, tensor: Tensor, forward: Forward, numbered: Numbered
@@ -68,7 +72,12 @@ class FollowedHook:
             self._follow(self._state, self._site, tensor, forward, numbered)
 
 
-class FollowedHooks:
+def layer_hooks(fast: MakeHooks, forwards: Forwards, calls: Following) -> MakeHooks:
+    """What makes the hooks of layers: the extension's, around which tensors are followed where asked for."""
+    return _FollowedHooks(fast, forwards, calls).layer if calls.follows else fast
+
+
+class _FollowedHooks:
     """The hooks of the layers of one probe, each made once, as those of the extension are."""
 
     def __init__(self, fast: MakeHooks, forwards: Forwards, calls: Following) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from normprobe.capture.calls.call_tensors import RESULT, input_at, output_at
 from normprobe.capture.forwards.forward import Forward
 from normprobe.capture.gradients.forward_trace import ForwardTrace, RecentTensors
 from normprobe.capture.gradients.loss_scale import LossScale
-from normprobe.capture.gradients.parameter_steps import ParameterSteps
+from normprobe.capture.gradients.parameter_steps import Note, ParameterSteps
 from normprobe.capture.gradients.recomputation import MeasuredCall, Recomputations
 from normprobe.capture.gradients.tensor_hook import Reader, TensorHook
 from normprobe.capture.hooks.autograd_functions import enclosing_function
@@ -59,24 +59,30 @@ class GradientCapture:
 
     def __init__(
         self,
+        scale: LossScale,
         lock: Any,
         measurer: NumberedMeasurer,
         no_grad: NoGrad,
-        scale: LossScale,
-        steps: ParameterSteps,
-        *,
         enter_phase: Callable[[str], None],
     ) -> None:
         self.traced = 0
         self._enter_phase, self._phase = enter_phase, ""
         self._lock, self._measurer, self._no_grad = lock, measurer, no_grad
-        self._scale, self._recomputations, self._steps = scale, Recomputations(), steps
+        self._scale, self._recomputations = scale, Recomputations()
+        self._steps: ParameterSteps | None = None
         self._recent = RecentTensors(*measurer.recent())
         self._hooks: weakref.WeakSet[TensorHook] = weakref.WeakSet()
 
-    def enter(self) -> None:
-        """Listen for steps of optimizers."""
+    def enter(self, states: Mapping[Any, LayerState], note: Note) -> None:
+        """Listen for steps of optimizers of these layers; ``note`` is told of errors."""
+        if self._steps is None:
+            self._steps = ParameterSteps(states, self._lock, self._no_grad, note)
         self._steps.enter(lambda: self.traced, lambda: self._enter_phase(self._phase))
+
+    def end_step(self) -> None:
+        """Count gradients that are not finite of a step that no optimizer took."""
+        if self._steps is not None:
+            self._steps.end()
 
     def begin(self, forward: Forward) -> None:
         """Give a forward that is measured its trace."""
@@ -89,7 +95,8 @@ class GradientCapture:
 
     def leave(self) -> None:
         """Take every hook off that a graph still holds, and those of optimizers."""
-        self._steps.leave()
+        if self._steps is not None:
+            self._steps.leave()
         for hook in list(self._hooks):
             hook.remove()
         self._hooks.clear()

@@ -44,6 +44,7 @@ class ParameterSteps:
         self._traced: Callable[[], int] = int
         self._enter_phase: Callable[[], None] = lambda: None
         self._copies: list[_Copy] = []
+        self._ended = 0
         self._remove: list[Callable[[], Any]] = []
 
     def enter(self, traced: Callable[[], int], enter_phase: Callable[[], None]) -> None:
@@ -73,19 +74,20 @@ class ParameterSteps:
         if self._seen.get(optimizer, 0) == traced:
             return
         self._seen[optimizer] = traced
-        found = dict(self._parameters())
-        times = _times(optimizer)
+        found = {id(parameter): (state, name) for state, name, parameter in self._every()}
+        times, taken = _times(optimizer), _taken(optimizer)
         with self._lock, ModesAside(), self._no_grad:
             self._enter_phase()
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 if id(parameter) in found:
-                    self._measure(*found[id(parameter)], parameter, times)
+                    self._measure(*found[id(parameter)], parameter, (times, taken))
 
-    def _measure(self, state: LayerState, name: str, parameter: Tensor, times: Number) -> None:
+    def _measure(self, state: LayerState, name: str, parameter: Tensor, step: tuple[Number, Number]) -> None:
         weight = Sums.of(parameter)
         gradient = None if parameter.grad is None else Sums.of(parameter.grad)
         sums = state.parameters.setdefault(name, ParameterSums())
-        finite = sums.add_step(weight, gradient, parameter.numel(), times)
+        sums.traced = self._traced()
+        finite = sums.add_step(weight, gradient, parameter.numel(), *step)
         if gradient is not None:
             self._copies.append(_Copy(sums, parameter, parameter.detach().clone(), weight, finite))
 
@@ -97,8 +99,25 @@ class ParameterSteps:
                 before = copy.float() if copy.dtype in HALVES else copy
                 sums.add_update(Sums.of(before.sub_(parameter.detach()), largest=False), weight, finite)
 
-    def _parameters(self) -> Iterator[tuple[int, tuple[LayerState, str]]]:
-        """Each parameter of a probed layer by its id, with the layer and its name there."""
+    def end(self) -> None:
+        """At the end of a step: count gradients that are not finite where no optimizer took it.
+
+        So it is where a scaler found them and skipped the step of its optimizer.
+        """
+        traced = self._traced()
+        if traced == self._ended:
+            return
+        self._ended = traced
+        with self._lock, ModesAside(), self._no_grad:
+            self._enter_phase()
+            for state, name, parameter in self._every():
+                sums = state.parameters.get(name) or ParameterSums(parameter.numel())
+                if parameter.grad is not None and sums.traced != traced:
+                    state.parameters[name] = sums
+                    sums.add_skipped(Sums.of(parameter.grad))
+
+    def _every(self) -> Iterator[tuple[LayerState, str, nn.Parameter]]:
+        """Each parameter of a probed layer, with the layer and its name there."""
         known: set[int] = set()
         layers = {id(state.layer.module) for state in self._states.values() if not state.layer.parameter}
         for state in self._states.values():
@@ -106,7 +125,7 @@ class ParameterSteps:
                 # Of tied ones the first layer has it.
                 if id(parameter) not in known:
                     known.add(id(parameter))
-                    yield id(parameter), (state, name)
+                    yield state, name, parameter
 
 
 def _own(state: LayerState, layers: set[int]) -> Iterator[tuple[str, nn.Parameter]]:
@@ -130,6 +149,15 @@ def _times(optimizer: Optimizer) -> Number:
     # On an accelerator its own number, which nobody waits for.
     own = torch.as_tensor(scale).double()
     return 1.0 / (float(own) if own.is_cpu else own)
+
+
+def _taken(optimizer: Optimizer) -> Number:
+    """Whether a step is taken: a fused optimizer is called for one that a scaler would skip, and told so."""
+    found = getattr(optimizer, "found_inf", None)
+    if found is None:
+        return True
+    taken = torch.as_tensor(found).reshape(()) == 0
+    return bool(taken) if taken.is_cpu else taken
 
 
 def _weakly(method: Callable[[Optimizer], None], note: Note) -> Callable[[Optimizer, Any, Any], None]:

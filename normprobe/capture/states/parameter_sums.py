@@ -110,6 +110,7 @@ class ParameterSums:
         skipped: how many of those.
         update: of what steps changed.
         updated: the sum of its squares ahead of these steps.
+        traced: how many forwards with gradients had been measured at the last step.
     """
 
     size: int = 0
@@ -118,17 +119,29 @@ class ParameterSums:
     skipped: Number = 0.0
     update: _Total = field(default_factory=_Total)
     updated: Number = 0.0
+    traced: int = 0
 
-    def add_step(self, weight: Sums, gradient: Sums | None, size: int, times: Number = 1.0) -> Number:
-        """Add a step's weight and gradient, multiplied by ``times``; whether the gradient is finite."""
+    def add_step(
+        self, weight: Sums, gradient: Sums | None, size: int, times: Number, taken: Number
+    ) -> Number:
+        """Add a step's weight and gradient, multiplied by ``times``, if it is finite and the step is taken.
+
+        Returns:
+            Whether that is so.
+        """
         self.size = size
         self.weight.add(weight)
         if gradient is None:
             return True
-        finite = gradient.nonfinite == 0
+        finite = taken & (gradient.nonfinite == 0)
         self.gradient.add(gradient, where=finite, times=times)
         self.skipped = self.skipped + (gradient.nonfinite > 0)
         return finite
+
+    def add_skipped(self, gradient: Sums) -> None:
+        """Count a gradient that is not finite, at a step that was not taken."""
+        self.gradient.nonfinite = self.gradient.nonfinite + gradient.nonfinite
+        self.skipped = self.skipped + (gradient.nonfinite > 0)
 
     def add_update(self, change: Sums, weight: Sums, where: Number) -> None:
         """Add what a step changed of a weight, where its gradient was finite, and the change is."""

@@ -149,6 +149,57 @@ def test_a_gradient_that_is_not_finite_is_counted_apart() -> None:
     assert found.loc[("out", "weight"), "gradients"] == 3
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_that_a_scaler_skips_are_counted_at_the_end_of_the_step(fused: bool) -> None:
+    net = model()
+    optimizer, copies = torch.optim.AdamW(net.parameters(), lr=1e-2, fused=fused), Copies(net)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    with normprobe.Probe(net, gradients=True, scaler=scaler) as probe:
+        for number, x in enumerate(data(4)):
+            optimizer.zero_grad()
+            scaler.scale(net(x).square().sum()).backward()
+            if number % 2:
+                copies.around(lambda: scaler.step(optimizer), scale=scaler.get_scale())
+            else:
+                scaler.step(optimizer)
+            scaler.update(2.0**10 if number % 2 == 0 else 2.0**127)
+            probe.step()
+    found = probe.recording.parameters
+    # Gradients behind those that overflowed may be finite: they are of no step that was taken.
+    assert found["skipped"].tolist()[:1] == [2]
+    assert set(found["skipped"]) <= {0, 1, 2}
+    assert ((found["gradient_nonfinite"] > 0) == (found["skipped"] > 0)).all()
+    assert set(found["gradients"]) == set(found["updates"]) == {2}
+    for row in found.itertuples():
+        exact = rms(copies.gradients[f"{row.layer}.{row.parameter}"])
+        assert row.gradient_rms == pytest.approx(exact, rel=1e-6)
+
+
+def test_windows_hold_the_steps_that_they_are_of() -> None:
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with normprobe.Probe(net, gradients=True, window=2) as probe:
+        for step, x in enumerate(data(6)):
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+            optimizer.step()
+            net.eval()
+            with torch.no_grad():
+                net(x)
+            net.train()
+            probe.step(step)
+    recording = probe.recording
+    found = recording.over_time("parameters", phase="train")
+    weights = found[(found["layer"] == "inp") & (found["parameter"] == "weight")]
+    assert weights["steps"].tolist() == [2, 2, 2]
+    assert set(recording.parameters["steps"]) == {6}
+    gradients = recording.over_time("layers", phase="train").query(
+        "site == 'output_gradient' and layer == 'out'"
+    )
+    assert gradients["calls"].tolist() == [2, 2, 2]
+    assert recording.over_time("layers", phase="eval").query("site == 'output_gradient'").empty
+
+
 def test_only_steps_behind_a_measured_forward_are_read() -> None:
     net = model()
     optimizer, counted = torch.optim.SGD(net.parameters(), lr=1e-3), []
