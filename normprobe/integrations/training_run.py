@@ -123,7 +123,10 @@ class TrainingRun:
         """Remove the hooks and close the windows; done already, nothing is done."""
         self.leave_phase()
         if self._finalizer.detach() is not None:
-            self.probe.__exit__(None, None, None)
+            try:
+                self.probe.close_windows()
+            finally:
+                self.probe.__exit__(None, None, None)
 
     def _write(self, recording: Recording, write: Log) -> None:
         try:
