@@ -2,8 +2,8 @@
 
     python examples/lightning_trainer.py [FOLDER]
 
-Training and validation are phases of their own, the sanity check is left out. Each 20 steps a window ends, and
-its numbers go to the trainer's logger: `tensorboard --logdir FOLDER`.
+Training and validation are phases of their own, the sanity check is left out. Each 20 steps a window ends,
+and its numbers go to the trainer's logger: `tensorboard --logdir FOLDER`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Statistics of every norm and Linear in a training loop of one's own, as numbers and histograms in TensorBoard.
+"""Statistics of every norm and Linear in a loop of one's own, as numbers and histograms in TensorBoard.
 
     python examples/own_loop.py [FOLDER]
 

@@ -104,9 +104,9 @@ def test_an_exception_leaves_no_hook_and_its_windows(tmp_path: Path) -> None:
 def test_a_run_that_failed_goes_on_from_its_checkpoint_and_counts_no_step_twice(tmp_path: Path) -> None:
     out = tmp_path / "run.windows"
     saves = lightning.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1)
+    failing = trainer(tmp_path, NormMonitor(every=1, out=out, log=False), saves, enable_checkpointing=True)
     with pytest.raises(RuntimeError, match="on fire"):
-        monitor = NormMonitor(every=1, out=out, log=False)
-        trainer(tmp_path, monitor, saves, enable_checkpointing=True).fit(Net(fails=8), loader())
+        failing.fit(Net(fails=8), loader())
     assert steps(normprobe.load(out))[-1] == ("train", 7, 8, 2)
 
     monitor = NormMonitor(every=1, out=out, log=False)

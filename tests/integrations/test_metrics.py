@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -119,8 +120,7 @@ def test_histograms_hold_the_kept_rows() -> None:
     assert len(counts) == 32
     assert edges[[0, -1]].tolist() == [values.min(), values.max()]
     assert counts.tolist() == [
-        int(((values >= a) & ((values < b) | (b == edges[-1]))).sum())
-        for a, b in zip(edges, edges[1:], strict=False)
+        int(((values >= a) & ((values < b) | (b == edges[-1]))).sum()) for a, b in pairwise(edges)
     ]
     assert list(normprobe.histograms(recording, 2)) == list(found)[:2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 import normprobe
-from normprobe.errors import NormprobeError, NormprobeWarning
+from normprobe.errors import FindingError, NormprobeError, NormprobeWarning
 from normprobe.integrations.transformers import NormprobeCallback
 from tests.helpers.oracle import two_pass
 from tests.helpers.training import Written, hooks
@@ -105,9 +106,11 @@ def test_windows_end_where_the_trainer_logs_and_their_numbers_are_logged(tmp_pat
     assert sorted(step for step, _ in logged) == sorted(last for _, _, last, _ in windows)
     steady = [set(numbers) for _, numbers in logged if "normprobe/nonfinite" in numbers]
     assert len(steady[0]) == 3 + 10
-    assert all(before <= after for before, after in zip(steady, steady[1:], strict=False))
+    assert all(before <= after for before, after in pairwise(steady))
     assert len(steady[-1]) <= 3 + 2 * 10
-    for step, numbers in logged:
+    of_training = [(step, numbers) for step, numbers in logged if "normprobe/nonfinite" in numbers]
+    assert [step for step, _ in of_training] == [3, 6, 9]
+    for step, numbers in of_training:
         number = next(i for i, row in enumerate(windows) if row[2] == step and row[0] == "train")
         layers = callback.recording.window(number).layers.query("site == 'input'").set_index("layer")
         for name, value in numbers.items():
@@ -135,14 +138,8 @@ def test_a_run_that_failed_goes_on_from_its_checkpoint_and_counts_no_step_twice(
     callback = NormprobeCallback(every=1, out=out, log=False)
     trainer(bert(), tmp_path, callback, **saved).train(resume_from_checkpoint=True)
     found = steps(callback.recording)
-    assert [(first, last) for _, first, last, _ in found] == [
-        (1, 3),
-        (4, 5),
-        (6, 6),
-        (7, 9),
-        (10, 10),
-        (11, 12),
-    ]
+    expected = [(1, 3), (4, 5), (6, 6), (7, 9), (10, 10), (11, 12)]
+    assert [(first, last) for _, first, last, _ in found] == expected
     assert sum(forwards for *_, forwards in found) == 12
     assert steps(normprobe.load(out)) == found
 
@@ -169,6 +166,18 @@ def test_close_removes_hooks_after_an_exception(tmp_path: Path) -> None:
     callback.close()
     assert hooks(model) == 0
     assert sum(forwards for *_, forwards in steps(callback.recording)) == 4
+
+
+def test_a_finding_may_end_a_run_and_leaves_no_hook(tmp_path: Path) -> None:
+    model, found = bert(), []
+    with torch.no_grad():
+        model.get_submodule(NORM).weight[3] = float("nan")
+    callback = NormprobeCallback(every=1, log=False, on_finding=found.append, stop_on="error")
+    with pytest.raises(FindingError, match="steps 1 to 3"):
+        trainer(model, tmp_path, callback).train()
+    assert hooks(model) == 0
+    assert found[0]["check"] == "nonfinite"
+    assert steps(callback.recording) == [("train", 1, 3, 3)]
 
 
 def test_a_compiled_model_is_warned_of_once(tmp_path: Path) -> None:
