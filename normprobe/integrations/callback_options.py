@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -42,6 +42,8 @@ class ProbeOptions(TypedDict, total=False):
     labels: LabelsOption
     seed: int
     gradients: bool
+    on_finding: Callable[[Mapping[str, Any]], object] | None
+    stop_on: Literal["error", "warning"] | None
 
 
 class CallbackOptions:

@@ -49,8 +49,8 @@ class NormMonitor(CallbackOptions, Callback):
             log: write `normprobe.scalars` of each window to the trainer's loggers; or a function of numbers
                 and step that does.
             limit: how many numbers of a window.
-            options: layers, kinds, mask, samples, values, max_windows, labels, seed and gradients, as of
-                `normprobe.Probe`. The scale of a GradScaler is taken from the trainer.
+            options: layers, kinds, mask, samples, values, max_windows, labels, seed, gradients, on_finding
+                and stop_on, as of `normprobe.Probe`. The scale of a GradScaler is taken from the trainer.
 
         Raises:
             TypeError: there is no such option.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -103,14 +103,16 @@ class TrainingRun:
     def end_step(self, step: int, *, close: bool) -> None:
         """End an optimizer step, and close the windows if the trainer logs here."""
         if self.active:
-            self.probe.step(step)
-            if close:
-                self.probe.close_windows()
+            with self._left_on_error():
+                self.probe.step(step)
+                if close:
+                    self.probe.close_windows()
 
     def close_windows(self) -> None:
         """Close the windows that are open."""
         if self.active:
-            self.probe.close_windows()
+            with self._left_on_error():
+                self.probe.close_windows()
 
     def log(self, write: Log | None) -> None:
         """Write the numbers of the windows that were closed since."""
@@ -123,7 +125,22 @@ class TrainingRun:
         """Remove the hooks and close the windows; done already, nothing is done."""
         self.leave_phase()
         if self._finalizer.detach() is not None:
-            self.probe.__exit__(None, None, None)
+            # Those in memory stay open otherwise, and would not be logged.
+            try:
+                self.probe.close_windows()
+            finally:
+                self.probe.__exit__(None, None, None)
+
+    @contextmanager
+    def _left_on_error(self) -> Iterator[None]:
+        """A block whose error removes the hooks: ``stop_on`` ends a run of which the trainer tells nobody."""
+        try:
+            yield
+        except BaseException as error:
+            self.leave_phase()
+            if self._finalizer.detach() is not None:
+                self.probe.__exit__(type(error), error, error.__traceback__)
+            raise
 
     def _write(self, recording: Recording, write: Log) -> None:
         try:

@@ -52,8 +52,8 @@ class NormprobeCallback(CallbackOptions, TrainerCallback):
             log: write `normprobe.scalars` of each window to the trackers in ``report_to``: TensorBoard
                 (beside the trainer's own run), W&B, MLflow or trackio; or a function of numbers and step.
             limit: how many numbers of a window.
-            options: layers, kinds, mask, samples, values, max_windows, labels, seed and gradients, as of
-                `normprobe.Probe`. The scale of a GradScaler is taken from the trainer.
+            options: layers, kinds, mask, samples, values, max_windows, labels, seed, gradients, on_finding
+                and stop_on, as of `normprobe.Probe`. The scale of a GradScaler is taken from the trainer.
 
         Raises:
             TypeError: there is no such option.

@@ -219,6 +219,56 @@ def test_the_example_of_neighbours(run: Run) -> None:
     assert found[1] == pytest.approx(found[0], abs=5)
 
 
+def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What files of TensorBoard hold: steps and numbers by name."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder)).Reload()
+    names = read.Tags()["scalars"]
+    return {name: [(event.step, event.value) for event in read.Scalars(name)] for name in names}
+
+
+@pytest.mark.filterwarnings("ignore", "error::normprobe.errors.NormprobeWarning")
+def test_the_example_of_transformers(run: Run) -> None:
+    pytest.importorskip("tensorboard")
+    text = run("transformers_trainer.py", "out")
+    table, variances = text[text.index("     phase") :].split("\n\n")
+    assert table.split().count("validation") == 2
+    assert len(numbers(variances)) == 6
+    assert numbers(variances)[-1] > 2 * numbers(variances)[0]
+    logged = scalars_in(Path("out/runs/normprobe"))
+    assert [step for step, _ in logged["normprobe/nonfinite"]] == [10, 20, 30, 40, 50, 60]
+    assert "normprobe/validation/nonfinite" in logged
+
+
+@pytest.mark.filterwarnings("ignore", "error::normprobe.errors.NormprobeWarning")
+def test_the_example_of_lightning(run: Run) -> None:
+    pytest.importorskip("lightning")
+    pytest.importorskip("tensorboard")
+    table, moments = run("lightning_trainer.py", "out").split("\n\n")
+    assert table.split().count("validation") == 2
+    assert min(numbers(line)[1] for line in moments.splitlines()[2:]) > 5
+    logged = scalars_in(next(Path("out").glob("lightning_logs/*")))
+    assert [step for step, _ in logged["normprobe/net.1/input/variance"]] == [20, 40, 60]
+    assert logged["normprobe/net.0/weight/update_ratio"][0][1] > 0
+
+
+@pytest.mark.filterwarnings("ignore", "error::normprobe.errors.NormprobeWarning")
+def test_the_example_of_a_loop_of_ones_own(run: Run) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    printed = run("own_loop.py", "out")
+    logged = scalars_in(Path("out/tensorboard"))
+    assert [step for step, _ in logged["normprobe/1/input/variance"]] == [9, 19, 29]
+    assert "normprobe/1/input/variance" in printed
+    read = EventAccumulator("out/tensorboard").Reload()
+    histogram = read.Histograms("normprobe/1/output")[0].histogram_value
+    assert histogram.num == 64 * 48
+    assert abs(histogram.sum / histogram.num) < 0.1
+    assert histogram.sum_squares / histogram.num == pytest.approx(1, abs=0.1)
+
+
 @pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")),
     reason="no chromium with chromedriver on the path: the report is not photographed",
