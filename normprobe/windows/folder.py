@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def holds_windows(path: str | Path) -> bool:
 
 
 def _window(facts: WindowFacts, file: Path) -> Window:
-    return Window(facts, lambda: load_tables(file), str(file))
+    return Window(facts, partial(load_tables, file), str(file))
 
 
 def _file_name(facts: WindowFacts) -> str:
