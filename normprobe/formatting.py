@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import log
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 __all__ = [
     "MISSING",
     "block_of",
+    "change_words",
     "format_count",
     "format_db",
     "format_number",
@@ -358,3 +360,30 @@ def _distinct_end(name: str, others: Sequence[str]) -> str:
         if end != "*" and not any(f".{other}".endswith(f".{end}") for other in others):
             return end
     return name
+
+
+def change_words(
+    place: str, ends: tuple[float, float], steps: tuple[int, int], factor: float, what: str = "the variance"
+) -> str:
+    """How a number of a layer changed over a run, and when most of it happened.
+
+    Args:
+        place: where it was measured.
+        ends: the number at the beginning and at the end of the run.
+        steps: the first and the last step between which it changed most.
+        factor: by how much it did there.
+        what: the number.
+
+    Examples:
+        >>> change_words("before layer 4", (0.12, 3.2), (120, 131), 9.0)
+        'the variance before layer 4 went from 0.12 to 3.2, most of it (9×) by steps 120 to 131'
+        >>> change_words("after norm", (4.0, 1.0), (7, 7), 0.5)
+        'the variance after norm went from 4 to 1, most of it (÷ 2) by step 7'
+    """
+    when = f"step {steps[0]:,}" if steps[0] == steps[1] else f"steps {steps[0]:,} to {steps[1]:,}"
+    by = f"{format_number(factor)}×" if factor >= 1 else f"÷ {format_number(1 / factor)}"
+    begin, end = map(format_number, ends)
+    # Half of the change or more in one window is an event; less is one window of many.
+    abrupt = abs(log(factor)) >= abs(log(ends[1] / ends[0])) / 2
+    most = f"most of it ({by})" if abrupt else f"bit by bit, at most {by},"
+    return f"{what} {place} went from {begin} to {end}, {most} by {when}"

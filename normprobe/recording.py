@@ -28,7 +28,6 @@ from normprobe.windows.series import WindowSeries
 if TYPE_CHECKING:
     from normprobe.figures import RecordingFigures
     from normprobe.report import Summary
-    from normprobe.tables.history import History
     from normprobe.tables.quantizer_files import Export
 
 __all__ = ["Recording", "load", "merge"]
@@ -141,7 +140,7 @@ class Recording(OverTime):
 
         check_measured(self._tables)
         # A copy: what is kept is for report and export, too.
-        return self._found.copy() if checks is None else find(self._tables.activations, checks, self._history)
+        return self._found.copy() if checks is None else find(self._tables.activations, checks)
 
     @names_checked
     def outliers(
@@ -169,10 +168,6 @@ class Recording(OverTime):
         return outlier_table(self._tables.activations, least=least, times=times, share=share, rows=rows)
 
     @cached_property
-    def _history(self) -> History:
-        return self._series.history(self._tables)
-
-    @cached_property
     def _found(self) -> pd.DataFrame:
         """The findings of all checks: the tables are frozen, and report, export and display all ask.
 
@@ -180,7 +175,7 @@ class Recording(OverTime):
         """
         from normprobe.findings import find
 
-        return find(self._tables.activations, history=self._history)
+        return find(self._tables.activations)
 
     def summary(self, checks: Any = None) -> Summary:
         """What `normprobe report` prints: what ran, notes, findings with advice, layers that stand out.

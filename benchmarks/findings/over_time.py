@@ -32,7 +32,8 @@ def judge(fault: RunFault, found: pd.DataFrame) -> dict[str, Any]:
         "fault": fault.what,
         "found": bool(len(mine)),
         "right layer": bool(len(mine)) and (not fault.layers or bool(layers & set(fault.layers))),
-        "right step": bool(len(mine)) and (fault.step is None or bool((abs(steps - fault.step) <= apart).any())),
+        "right step": bool(len(mine))
+        and (fault.step is None or bool((abs(steps - fault.step) <= apart).any())),
         "at": ", ".join(f"{row.layer}@{row.step}={row.value:.3g}" for row in mine.itertuples()),
         "beside it": ", ".join(others["check"].unique()),
     }
@@ -43,7 +44,13 @@ def quiet(name: str, seed: int, found: pd.DataFrame) -> dict[str, Any]:
     alarms = found[found["severity"] != "info"]
     listed = ", ".join(f"{row.check} at {row.layer} ({row.value:.3g})" for row in alarms.itertuples())
     new = alarms["check"].isin(OVER_TIME)
-    return {"run": name, "seed": seed, "false warnings": len(alarms), "over time": int(new.sum()), "which": listed}
+    return {
+        "run": name,
+        "seed": seed,
+        "false warnings": len(alarms),
+        "over time": int(new.sum()),
+        "which": listed,
+    }
 
 
 def main() -> None:
@@ -66,7 +73,9 @@ def main() -> None:
     totals = faults.groupby("check", sort=False)[["found", "right layer", "right step"]].agg(["sum", "count"])
     print("\n" + totals.to_string())
     print(f"\n{len(healthy)} healthy runs: {healthy['false warnings'].sum()} false warnings,", end=" ")
-    print(f"{healthy['over time'].sum()} of checks over time; {time.process_time() - begun:.0f} s of CPU time")
+    print(
+        f"{healthy['over time'].sum()} of checks over time; {time.process_time() - begun:.0f} s of CPU time"
+    )
 
 
 if __name__ == "__main__":

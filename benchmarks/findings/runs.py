@@ -70,7 +70,9 @@ class RunFault:
     build: Callable[[], nn.Module] | None = None
 
 
-def train(recipe: Recipe, fault: RunFault | None = None, seed: int = 0, **options: Any) -> normprobe.Recording:
+def train(
+    recipe: Recipe, fault: RunFault | None = None, seed: int = 0, **options: Any
+) -> normprobe.Recording:
     """Train and evaluate in turn under one probe."""
     torch.manual_seed(seed)
     x, y = recipe.data()
@@ -234,13 +236,35 @@ NAN, INF = float("nan"), float("inf")
 VANISH, EXPLODE, UPDATE = "gradients_vanish", "gradients_explode", "update_out_of_range"
 SPIKE, DRIFT, LAG, DIED = "variance_spike", "variance_drift", "running_statistics_lag", "features_stay_dead"
 RUN_FAULTS = (
-    RunFault(VANISH, "mlp_sgd", (), nothing, "20 layers of sigmoids", None, lambda: mlp(64, depth=20, act=nn.Sigmoid)),
-    RunFault(VANISH, "mlp_adam", (), nothing, "8 layers of sigmoids", None, lambda: mlp(64, depth=8, act=nn.Sigmoid)),
+    RunFault(
+        VANISH,
+        "mlp_sgd",
+        (),
+        nothing,
+        "20 layers of sigmoids",
+        None,
+        lambda: mlp(64, depth=20, act=nn.Sigmoid),
+    ),
+    RunFault(
+        VANISH,
+        "mlp_adam",
+        (),
+        nothing,
+        "8 layers of sigmoids",
+        None,
+        lambda: mlp(64, depth=8, act=nn.Sigmoid),
+    ),
     RunFault(VANISH, "mlp_sgd", (), nothing, "20 layers, torch's default", None, lambda: mlp(64, depth=20)),
-    RunFault(VANISH, "mlp_deep_he", (), nothing, "10 layers, He / 3", None, lambda: he(mlp(64, depth=10), 1 / 3)),
+    RunFault(
+        VANISH, "mlp_deep_he", (), nothing, "10 layers, He / 3", None, lambda: he(mlp(64, depth=10), 1 / 3)
+    ),
     RunFault(VANISH, "residual", (), nothing, "10 blocks that quarter", None, small_branches),
-    RunFault(EXPLODE, "mlp_deep_he", (), nothing, "10 layers, He x 3", None, lambda: he(mlp(64, depth=10), 3.0)),
-    RunFault(EXPLODE, "mlp_deep_he", (), nothing, "16 layers, He x 2", None, lambda: he(mlp(64, depth=16), 2.0)),
+    RunFault(
+        EXPLODE, "mlp_deep_he", (), nothing, "10 layers, He x 3", None, lambda: he(mlp(64, depth=10), 3.0)
+    ),
+    RunFault(
+        EXPLODE, "mlp_deep_he", (), nothing, "16 layers, He x 2", None, lambda: he(mlp(64, depth=16), 2.0)
+    ),
     RunFault(
         EXPLODE, "mlp_adam", (), nothing, "24 layers, He x 1.6", None, lambda: he(mlp(64, depth=24), 1.6)
     ),
@@ -253,10 +277,25 @@ RUN_FAULTS = (
     RunFault(SPIKE, "rows_pre", (), when(160, rate(300), 163), "rate x 300 for 4 steps", 160),
     RunFault(SPIKE, "mlp_sgd", (), when(140, rate(60), 142), "rate x 60 for 3 steps", 140),
     RunFault(SPIKE, "mlp_ln", ("3", "4"), when(145, times("3.weight", 4)), "weights x 4", 145),
-    RunFault(SPIKE, "residual", ("3.up", "3.down"), when(170, times("3.norm.weight", 5)), "a norm's weight x 5", 170),
+    RunFault(
+        SPIKE,
+        "residual",
+        ("3.up", "3.down"),
+        when(170, times("3.norm.weight", 5)),
+        "a norm's weight x 5",
+        170,
+    ),
     RunFault(SPIKE, "mlp_tanh", ("2", "3", "4"), when(155, times("2.weight", 1 / 6)), "weights / 6", 155),
-    RunFault(DRIFT, "mlp_adam", ("0",), lambda run, step, x: x * 256 ** (step / STEPS), "data x 256 over the run"),
-    RunFault(DRIFT, "mlp_ln", ("3", "4"), always(lambda run, step, x: times("3.weight", 1.012)(run, x)), "weights grow"),
+    RunFault(
+        DRIFT, "mlp_adam", ("0",), lambda run, step, x: x * 256 ** (step / STEPS), "data x 256 over the run"
+    ),
+    RunFault(
+        DRIFT,
+        "mlp_ln",
+        ("3", "4"),
+        always(lambda run, step, x: times("3.weight", 1.012)(run, x)),
+        "weights grow",
+    ),
     RunFault(
         DRIFT,
         "residual",
@@ -264,10 +303,24 @@ RUN_FAULTS = (
         always(lambda run, step, x: times("3.norm.weight", 1.015)(run, x)),
         "a norm's weight grows",
     ),
-    RunFault(DRIFT, "mlp_bn", ("0", "1"), always(lambda run, step, x: times("0.weight", 0.97)(run, x)), "weights die out"),
+    RunFault(
+        DRIFT,
+        "mlp_bn",
+        ("0", "1"),
+        always(lambda run, step, x: times("0.weight", 0.97)(run, x)),
+        "weights die out",
+    ),
     RunFault(LAG, "mlp_bn", ("1",), nothing, "momentum 0.0001", None, momentum(1e-4)),
     RunFault(LAG, "mlp_bn_sgd", ("1",), nothing, "momentum 0.001", None, momentum(1e-3)),
-    RunFault(LAG, "mlp_bn", ("1",), when(100, of_batch(lambda x: 4 * x + 2), STEPS), "data change, 0.002", None, momentum(2e-3)),
+    RunFault(
+        LAG,
+        "mlp_bn",
+        ("1",),
+        when(100, of_batch(lambda x: 4 * x + 2), STEPS),
+        "data change, 0.002",
+        None,
+        momentum(2e-3),
+    ),
     RunFault(DIED, "mlp_adam", ("2", "4"), when(120, put("2.bias", -50)), "bias -50", 120),
     RunFault(DIED, "mlp_sgd", ("4", "6"), when(130, put("4.bias", -50, 0.6)), "bias -50 in 60 %", 130),
     RunFault(DIED, "mlp_sgd", (), when(120, rate(400), 121), "rate x 400 for 2 steps", 120),

@@ -13,6 +13,7 @@ from normprobe.figures.plots.linear_by_role import linear_by_role
 from normprobe.figures.plots.norm_comparison import batch_sensitivity, norm_variances, order_kept
 from normprobe.figures.plots.norm_panel import norm_panel
 from normprobe.figures.plots.outlier_map import outlier_map
+from normprobe.figures.plots.over_time import over_time
 from normprobe.figures.plots.running_statistics import running_statistics
 from normprobe.figures.plots.samples_through_depth import samples_through_depth
 from normprobe.figures.rendering import Rendered, available, render, render_divergence
@@ -29,6 +30,7 @@ __all__ = [
     "norm_variances",
     "order_kept",
     "outlier_map",
+    "over_time",
     "render",
     "render_divergence",
     "running_statistics",

@@ -10,6 +10,7 @@ from normprobe.figures.plots.depth_profile import depth_profile
 from normprobe.figures.plots.linear_by_role import linear_by_role
 from normprobe.figures.plots.norm_panel import norm_panel
 from normprobe.figures.plots.outlier_map import outlier_map
+from normprobe.figures.plots.over_time import over_time
 from normprobe.figures.plots.running_statistics import running_statistics
 from normprobe.figures.plots.samples_through_depth import samples_through_depth
 from normprobe.tables.frames import Tables
@@ -44,6 +45,10 @@ class RecordingFigures:
     def linear_by_role(self) -> Figure:
         """Draw the Linears over blocks, a line per role: variance of the output, unevenness of the input."""
         return _figure(linear_by_role(self._tables))
+
+    def over_time(self) -> Figure:
+        """Draw the variance before and after each norm over the steps of a run, and what changed most."""
+        return _figure(over_time(self._tables))
 
     def norm_panel(self, layer: str) -> Figure:
         """Draw one norm before and after: its values, its features, its samples.

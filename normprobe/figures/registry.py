@@ -16,6 +16,7 @@ from normprobe.figures.plots import (
     depth_profile,
     linear_by_role,
     outlier_map,
+    over_time,
     running_statistics,
     samples_through_depth,
 )
@@ -69,6 +70,7 @@ class Entry:
 
 
 FIGURES: tuple[Entry, ...] = (
+    Entry("over_time", "steps", "Over time", over_time),
     Entry("depth_profile", "norms", "Norms", depth_profile),
     Entry("outlier_map", "features", "Features", outlier_map),
     Entry("samples_through_depth", "samples", "Samples", samples_through_depth),

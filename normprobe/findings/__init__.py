@@ -16,7 +16,6 @@ from normprobe.findings.causes import linked
 from normprobe.findings.check import COLUMNS, Check, Finding, Severity, to_frame
 from normprobe.findings.evidence_series import series
 from normprobe.findings.json_document import to_json
-from normprobe.findings.over_time import run
 from normprobe.findings.registry import (
     CHECKS,
     chosen,
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from normprobe.tables.frames import Tables
-    from normprobe.tables.history import History
 
 __all__ = [
     "CHECKS",
@@ -53,11 +51,7 @@ __all__ = [
 ]
 
 
-def find(
-    tables: Tables,
-    checks: Iterable[Check | str] | Check | str | None = None,
-    history: History | None = None,
-) -> pd.DataFrame:
+def find(tables: Tables, checks: Iterable[Check | str] | Check | str | None = None) -> pd.DataFrame:
     """What is wrong with a model, one row per check and cause.
 
     >>> find(recording.tables, ["nonfinite", StaleRunningStatistics(factor=2)])  # doctest: +SKIP
@@ -66,8 +60,6 @@ def find(
         tables: the tables of a recording.
         checks: which checks to run, as objects with thresholds of your own or by name, one or several; all by
             default.
-        history: the windows that the tables are the merge of, for checks of what changes over time and of
-            gradients; by default the tables are one window.
 
     Returns:
         DataFrame with the columns of `COLUMNS`, by severity (error, warning, info), those that follow
@@ -81,7 +73,7 @@ def find(
     if tables.layers.empty:
         rules = ()
     depth = tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
-    found = [(check, finding) for check in rules for finding in run(check, tables, history)]
+    found = [(check, finding) for check in rules for finding in check(tables)]
     table = to_frame(linked(found, depth.to_dict()), depth)
     table.attrs["checks"] = len(rules)
     return table

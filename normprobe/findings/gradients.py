@@ -147,9 +147,9 @@ class UpdateOutOfRange(OverTimeCheck):
     slowly.
 
     Attributes:
-        high: root mean square of a step ÷ that of the weights from which on it is too large,
-        low: and below which it is too small.
-        windows: how many windows, the last one among them, must show it.
+        high: root mean square of a step ÷ that of the weights from which on it is too large, in one window.
+        low: below which it is too small,
+        windows: in each of so many windows, the last one among them.
     """
 
     name: ClassVar[str] = "update_out_of_range"
@@ -158,12 +158,12 @@ class UpdateOutOfRange(OverTimeCheck):
     advice: ClassVar[str] = "Change the learning rate, of this layer or of all."
     source: ClassVar[str] = "Hinton, UTML TR 2010-003, section 7.1"
     rule: ClassVar[str] = (
-        "In each of the last {windows} windows a step changes the weights by more than {high} of their root "
-        "mean square, or by less than {low}."
+        "In a window of training a step changes the weights by more than {high} of their root mean square, "
+        "or by less than {low} in each of the last {windows}."
     )
     fitted: ClassVar[tuple[str, ...]] = ("high", "low")
 
-    high: float = 0.2
+    high: float = 0.1
     low: float = 1e-7
     windows: int = 3
 
@@ -173,21 +173,22 @@ class UpdateOutOfRange(OverTimeCheck):
             return []
         rows = history.parameters
         rows = rows[(rows["kind"] == "linear") & (rows["parameter"] == "weight") & (rows["updates"] > 0)]
-        # Of each layer the last windows: the least of them says whether all were too large.
-        last = (
-            rows.groupby("layer", sort=False).tail(self.windows).groupby("layer", sort=False)["update_ratio"]
-        )
-        enough = last.count() >= self.windows
-        high, low = last.min()[enough], last.max()[enough]
         found = []
-        if (high > self.high).any():
-            found.append(self._finding(history, high[high > self.high].sort_values(ascending=False), "large"))
-        if ((low < self.low) & (low > 0)).any():
-            found.append(self._finding(history, low[(low < self.low) & (low > 0)].sort_values(), "small"))
+        # One window tells: with Adam the weights soon grow until the steps look small beside them.
+        large = rows[rows["update_ratio"] > self.high]
+        if not large.empty:
+            first = large[large["window"] == large["window"].iloc[0]]
+            found.append(self._finding(first.sort_values("update_ratio", ascending=False), "large"))
+        last = rows.groupby("layer", sort=False).tail(self.windows)
+        worst = last.groupby("layer", sort=False)["update_ratio"].agg(["max", "count"])
+        names = worst.index[(worst["max"] < self.low) & (worst["max"] > 0) & (worst["count"] >= self.windows)]
+        if len(names):
+            small = last[last["layer"].isin(names) & (last["window"] == last["window"].max())]
+            found.append(self._finding(small.sort_values("update_ratio"), "small"))
         return found
 
-    def _finding(self, history: History, ratios: pd.Series, side: str) -> Finding:
-        value, names = float(ratios.iloc[0]), tuple(map(str, ratios.index))
+    def _finding(self, rows: pd.DataFrame, side: str) -> Finding:
+        value, names = float(rows["update_ratio"].iloc[0]), tuple(map(str, rows["layer"]))
         return Finding(
             layer=names[0],
             site=OUTPUT,
@@ -200,5 +201,5 @@ class UpdateOutOfRange(OverTimeCheck):
             severity="warning" if side == "large" else "info",
             advice=f"{'Lower' if side == 'large' else 'Raise'} the learning rate, of this layer or of all.",
             affected=names,
-            step=int(history.windows["last_step"].iloc[-1]),
+            step=int(rows["first_step"].iloc[0]),
         )

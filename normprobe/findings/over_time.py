@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normprobe.findings.check import Check, Finding
-from normprobe.tables.history import history_of_tables
+from normprobe.tables.history import history
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -19,16 +19,9 @@ class OverTimeCheck(Check):
     """A rule over the windows of a run: of what changes, or of gradients, which differ from step to step."""
 
     def __call__(self, tables: Tables) -> list[Finding]:
-        """The findings of a recording as one window, that over all that it holds."""
-        return self.over_time(history_of_tables(tables))
+        """The findings in the windows of a recording."""
+        return self.over_time(history(tables))
 
     @abstractmethod
     def over_time(self, history: History) -> list[Finding]:
         """One finding per cause; an empty list if all is well, or if there are too few windows to tell."""
-
-
-def run(check: Check, tables: Tables, history: History | None) -> list[Finding]:
-    """What a check finds in a recording, of which this is the history."""
-    if history is not None and isinstance(check, OverTimeCheck):
-        return check.over_time(history)
-    return check(tables)

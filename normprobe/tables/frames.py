@@ -50,6 +50,8 @@ class Tables:
         labels_base: part, example, position and text of kept samples, where the text is known.
         facts: model, data, counts, options and versions, as JSON holds them.
         parameter_moments: a row per parameter, where gradients were measured.
+        history_source: gives what changed over the windows that these tables are the merge of, for
+            `normprobe.tables.history`; None of tables that stand for themselves.
     """
 
     ledger_base: pd.DataFrame
@@ -61,6 +63,7 @@ class Tables:
     labels_base: pd.DataFrame
     facts: Mapping[str, Any]
     parameter_moments: pd.DataFrame = field(default_factory=no_parameters)
+    history_source: Callable[[], Any] | None = None
 
     @property
     def layers(self) -> pd.DataFrame:

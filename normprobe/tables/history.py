@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from normprobe.tables.derive import moments_of, pooled
 from normprobe.tables.frames import Tables
+from normprobe.tables.measures.common import cached
 from normprobe.tables.measures.running_statistics import running_measures
 from normprobe.tables.window_facts import WindowFacts, windows_of
 from normprobe.vocabulary import INPUT
@@ -118,6 +119,15 @@ def history_of(windows: Iterable[tuple[WindowFacts, Tables]]) -> History:
     for facts, tables in windows:
         builder.add(facts, tables)
     return builder.history()
+
+
+@cached
+def history(tables: Tables) -> History:
+    """The windows of a recording; of tables that stand for themselves one, over all that they hold."""
+    if tables.history_source is None:
+        return history_of_tables(tables)
+    found: History = tables.history_source()
+    return found
 
 
 def history_of_tables(tables: Tables) -> History:

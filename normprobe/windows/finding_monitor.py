@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -44,7 +45,7 @@ class FindingMonitor:
         """
         (facts,) = windows_of(tables)
         self._history.add(facts, tables)
-        found = find(tables.activations, history=self._history.history())
+        found = find(replace(tables.activations, history_source=self._history.history))
         if self._told is not None:
             known = changes(found, self._told)
             found = known[known["change"] == "new"].drop(columns="change")

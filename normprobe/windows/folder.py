@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from normprobe.errors import RecordingError
@@ -67,7 +68,7 @@ class WindowFolder:
 
 
 def _window(facts: WindowFacts, file: Path) -> Window:
-    return Window(facts, lambda: load_tables(file), str(file))
+    return Window(facts, partial(load_tables, file), str(file))
 
 
 def _uncovered(windows: list[Window]) -> list[Window]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Self
 
 import pandas as pd
@@ -15,8 +17,9 @@ class OverTime:
     """Tables, and the windows that they are the merge of; a recording is one."""
 
     def __init__(self, tables: Tables, series: WindowSeries | None = None) -> None:
-        self._tables = tables
         self._series = WindowSeries.of(tables) if series is None else series
+        source = partial(self._series.history, replace(tables, history_source=None))
+        self._tables = replace(tables, history_source=source)
 
     @classmethod
     def of_windows(cls, series: WindowSeries) -> Self:

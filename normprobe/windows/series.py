@@ -49,7 +49,8 @@ class Window:
     def of(tables: Tables) -> Window:
         """The one window that these tables are of, in memory."""
         (facts,) = windows_of(tables)
-        return Window(facts, lambda: tables)
+        # No lambda: recordings are pickled, as to another process.
+        return Window(facts, partial(_itself, tables))
 
 
 class HasSeries(Protocol):
@@ -67,6 +68,7 @@ class WindowSeries:
         self.parts: dict[str, list[Window]] = {}
         for window in windows:
             self.parts.setdefault(window.facts["part"], []).append(window)
+        self._history: History | None = None
         self.windows = sorted(_over_parts(windows), key=lambda window: window.facts["first_call"])
 
     @staticmethod
@@ -124,9 +126,11 @@ class WindowSeries:
         Args:
             whole: the tables of the whole run, which stand for its windows where these are not here.
         """
-        if not self.windows or any(window.load is None for window in self.windows):
-            return history_of_tables(whole)
-        return history_of((window.facts, _loaded(window)) for window in self.windows)
+        if self._history is None:
+            here = self.windows and all(window.load is not None for window in self.windows)
+            loaded = ((window.facts, _loaded(window)) for window in self.windows)
+            self._history = history_of(loaded) if here else history_of_tables(whole)
+        return self._history
 
     def over_time(self, table: str, phase: str | None) -> pd.DataFrame:
         """A table of every window, one after another.
@@ -153,6 +157,10 @@ class WindowSeries:
         joined: pd.DataFrame = pd.concat(parts, ignore_index=True)
         joined = joined[names + [name for name in joined if name not in names]]
         return joined.astype({name: COLUMNS[name] for name in names})
+
+
+def _itself(tables: Tables) -> Tables:
+    return tables
 
 
 def _loaded(window: Window) -> Tables:

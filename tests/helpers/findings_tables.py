@@ -12,6 +12,7 @@ import pandas as pd
 from normprobe.errors import NoSamplesError
 
 EXTREMES = [f"{end}_{what}" for end in ("min", "max") for what in ("part", "example", "position", "feature")]
+FIRST_NONFINITE = [f"nonfinite_{what}" for what in ("part", "step", "call", "example", "position", "feature")]
 LAYERS = [
     *("layer", "kind", "type", "site", "dtype", "sample_unit", "calls", "n_samples", "n_features", "mean"),
     *(
@@ -25,6 +26,7 @@ LAYERS = [
     ),
     *EXTREMES,
     *("zero_fraction", "nonfinite", "masked", "nonfinite_masked", "depth", "abs_max", "feature_ratio"),
+    *FIRST_NONFINITE,
 ]
 
 
@@ -56,6 +58,11 @@ class FakeTables:
         if (layer, site) not in self.raw:
             raise NoSamplesError(f"no raw rows of {layer!r} {site}")
         return self.raw[layer, site]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The facts: of no window."""
+        return {"parts": ["part"], **self.meta}
 
     @property
     def ledger_base(self) -> pd.DataFrame:
@@ -129,6 +136,8 @@ def _site(depth: int, layer: Layer, site: str, rows: np.ndarray) -> dict[str, An
         **{"abs_mean": np.nanmean(abs(values)), "abs_median": np.nanmedian(abs(values))},
         **{"min": np.nanmin(values), "max": np.nanmax(values), "zero_fraction": np.nanmean(values == 0)},
         **{"nonfinite": int(np.isnan(values).sum()), "masked": 0, "nonfinite_masked": 0, "depth": depth},
+        # As on an accelerator: the first kept sample tells when it was.
+        **dict.fromkeys(FIRST_NONFINITE, pd.NA),
     }
     for end, where in (("min", np.nanargmin(values)), ("max", np.nanargmax(values))):
         example, feature = divmod(int(where), rows.shape[1])
