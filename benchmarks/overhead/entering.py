@@ -32,9 +32,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--beside", type=Path, help="a checkout of another commit, to be timed in turn")
-    parser.add_argument(
-        "--built", type=Path, help="a folder that keeps that commit's build"
-    )
+    parser.add_argument("--built", type=Path, help="a folder that keeps that commit's build")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     builds: dict[str, ModuleType] = {"this build": normprobe}

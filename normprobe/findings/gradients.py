@@ -16,7 +16,7 @@ from normprobe.formatting import format_number, role_of
 from normprobe.vocabulary import OUTPUT, OUTPUT_GRADIENT
 
 if TYPE_CHECKING:
-    from normprobe.tables.history import History
+    from normprobe.tables.measures.history import History
 
 _SOURCE = "arXiv:1801.03744; arXiv:1211.5063"
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normprobe.findings.check import Check, Finding
-from normprobe.tables.history import history
+from normprobe.tables.measures.history import history
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
-    from normprobe.tables.history import History
+    from normprobe.tables.measures.history import History
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from normprobe.findings.check import Finding, Severity
 from normprobe.findings.over_time import OverTimeCheck
 from normprobe.findings.wording import same_at
 from normprobe.formatting import format_number
-from normprobe.tables.history import TRAIN
+from normprobe.tables.measures.history import TRAIN
 from normprobe.vocabulary import INPUT
 
 if TYPE_CHECKING:
-    from normprobe.tables.history import History
+    from normprobe.tables.measures.history import History
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ class Tables:
         facts: model, data, counts, options and versions, as JSON holds them.
         parameter_moments: a row per parameter, where gradients were measured.
         history_source: gives what changed over the windows that these tables are the merge of, for
-            `normprobe.tables.history`; None of tables that stand for themselves.
+            `normprobe.tables.measures.history`; None of tables that stand for themselves.
     """
 
     ledger_base: pd.DataFrame

@@ -11,7 +11,7 @@ import pandas as pd
 from normprobe.errors import FindingError
 from normprobe.findings import changes, find
 from normprobe.tables.frames import Tables
-from normprobe.tables.history import HistoryBuilder
+from normprobe.tables.measures.history import HistoryBuilder
 from normprobe.tables.window_facts import WindowFacts, windows_of
 from normprobe.vocabulary import SEVERITIES, Severity
 

@@ -18,7 +18,7 @@ from normprobe.figures.drawing.axes import Label, label_ends, log_limits, title,
 from normprobe.figures.drawing.canvas import Facts, Hit, Plan, place, without_drawing
 from normprobe.figures.drawing.palette import ACCENT, GRID, ROLE_COLOURS, SMALL
 from normprobe.formatting import change_words, format_number, in_prose, shorten_name
-from normprobe.tables.history import history
+from normprobe.tables.measures.history import history
 from normprobe.tables.measures.over_time import (
     Binned,
     Change,
@@ -198,9 +198,7 @@ def aria_label(found: OverTime) -> str:
     """One sentence for those who do not see the figure."""
     first, last = found.steps
     rows = len(found.maps[0][1].values)
-    return (
-        f"Variance of {rows} layers over steps {first:,} to {last:,} of {found.phase} as a map."
-    )
+    return f"Variance of {rows} layers over steps {first:,} to {last:,} of {found.phase} as a map."
 
 
 def numbers(found: OverTime) -> Iterator[tuple[str, str]]:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.tables.history import TRAIN, History, history
 from normprobe.tables.measures.common import cached
+from normprobe.tables.measures.history import TRAIN, History, history
 from normprobe.vocabulary import INPUT, OUTPUT
 
 if TYPE_CHECKING:
