@@ -113,12 +113,10 @@ def _export_as(recording: Recording, form: str, out: Path) -> tuple[list[Path], 
     if form in EXPORT_FORMATS:
         export = recording.export(out, form)
         return [export.path], str(export)
-    if form == "parquet":
-        return recording.to_parquet(out), ""
-    written = recording.to_csv(out)
-    size = sum(file.stat().st_size for file in written)
-    hint = f"{size / 1e6:,.0f} MB of CSV: --format parquet takes a fraction of the space and of the time"
-    return written, f"{hint}." if size > _LARGE_CSV else ""
+    written = recording.to_csv(out) if form == "csv" else recording.to_parquet(out)
+    size = sum(file.stat().st_size for file in written) if form == "csv" else 0
+    hint = f"{size / 1e6:,.0f} MB of CSV: --format parquet takes a fraction of the space and of the time."
+    return written, hint if size > _LARGE_CSV else ""
 
 
 @main.command()

@@ -130,5 +130,6 @@ def _from_others(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     middle = [
         np.where(at < place, line[at], line[at + 1]) for at in ((len(logs) - 2) // 2, (len(logs) - 1) // 2)
     ]
-    found = np.minimum(np.minimum(apart[:-1], apart[1:]), np.abs((middle[0] + middle[1]) / 2 - line))
+    nearest = np.minimum(apart[:-1], apart[1:])
+    found: NDArray[np.float64] = np.minimum(nearest, np.abs((middle[0] + middle[1]) / 2 - line))
     return found[np.argsort(order)]

@@ -462,3 +462,14 @@ def test_explain_prints_a_page_or_the_list() -> None:
     unknown = CliRunner().invoke(main, ["explain", "nonfinites"])
     assert unknown.exit_code == 1
     assert "did you mean nonfinite" in unknown.stderr
+
+
+def test_large_csv_points_to_parquet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from normprobe.cli import commands
+    from tests.helpers.recordings import recorded as small
+
+    recording = small()
+    assert commands._export_as(recording, "csv", tmp_path)[1] == ""
+    monkeypatch.setattr(commands, "_LARGE_CSV", 1.0)
+    assert "--format parquet" in commands._export_as(recording, "csv", tmp_path)[1]
+    assert commands._export_as(recording, "parquet", tmp_path)[1] == ""

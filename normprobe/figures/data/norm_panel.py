@@ -78,7 +78,7 @@ def summarize(tables: Tables, layer: str) -> Panel:
         values={site: _values(tables, layer, site) for site in SITES},
         features={site: columns.feature_variance[at] for site, at in features.items()},
         samples={site: columns.sample_variance[at] for site, at in samples.items()},
-        defined=any((columns.count[at] > 1).any() for at in features.values()),
+        defined=any((columns.counts[at] > 1).any() for at in features.values()),
         seen=int(max(row["n_samples"] for row in rows.values())),
     )
 
@@ -87,7 +87,7 @@ class _Columns(NamedTuple):
     """What panels take of the large tables, as arrays: for each of up to 64 norms."""
 
     feature: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     feature_variance: np.ndarray
     sample_variance: np.ndarray
 

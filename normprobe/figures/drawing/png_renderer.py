@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import RendererAgg, get_hinting_flag
+from matplotlib.backends import backend_agg
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, get_font
@@ -15,6 +16,7 @@ from PIL import Image
 from normprobe.figures.drawing.artists import draw_figure, font_file
 from normprobe.figures.drawing.palette import SURFACE
 
+_AGG: Any = backend_agg  # without types in matplotlib
 _FAST = 1  # of nine levels of compression: half of the time, files a tenth larger
 
 
@@ -39,7 +41,7 @@ class PngRenderer(RendererAgg):
         """
         face: Any = get_font(font_file(font))
         face.set_size(font.get_size(), self.dpi)
-        face.set_text(line, 0.0, flags=get_hinting_flag())
+        face.set_text(line, 0.0, flags=_AGG.get_hinting_flag())
         # FreeType counts in 1/64 of a pixel.
         wide = face.get_width_height()[0] / 64
         x -= {"left": 0.0, "center": wide / 2, "right": wide}[align]
@@ -65,7 +67,8 @@ def write_png(figure: Figure, file: Path, dpi: float) -> None:
     kept = figure.dpi
     figure.dpi = dpi
     try:
-        renderer = PngRenderer(*map(float, figure.bbox.size), dpi)
+        make: Any = PngRenderer
+        renderer = make(*map(float, figure.bbox.size), dpi)
         paper = renderer.new_gc()
         paper.set_linewidth(0)
         renderer.draw_path(paper, figure.patch.get_path(), figure.patch.get_transform(), to_rgba(SURFACE))

@@ -169,7 +169,9 @@ def _masked_images(tree: ET.Element) -> Iterator[ET.Element]:
             continue
         name = f"m{next(number_of)}"
         box = {key: element.get(key, "0") for key in ("x", "y", "width", "height")}
-        around = {key: element.attrib[key] for key in ("transform", "clip-path") if key in element.attrib}
+        around: dict[str, str] = {
+            key: value for key, value in element.attrib.items() if key in ("transform", "clip-path")
+        }
         mask = ET.Element(
             "mask", {"id": name, "style": "mask-type: alpha", "maskUnits": "userSpaceOnUse", **box}
         )

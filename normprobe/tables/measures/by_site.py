@@ -66,7 +66,8 @@ class BySite:
 
     def of(self, groups: NDArray[Any]) -> NDArray[Any]:
         """What holds of each group, for each of its rows."""
-        return groups[self.codes]
+        found: NDArray[Any] = groups[self.codes]
+        return found
 
     def at(self, site: str) -> NDArray[np.bool_]:
         """Whether each row is of this site."""
@@ -89,11 +90,13 @@ class BySite:
         known = ~np.isnan(values)
         count = self._reduced(np.add, known.astype(np.float64))
         total = self._reduced(np.add, np.where(known, values, 0.0))
-        return total / np.where(count > 0, count, np.nan)
+        found: Numbers = total / np.where(count > 0, count, np.nan)
+        return found
 
     def median(self, values: Numbers) -> Numbers:
         """The median of each group; of an even number the mean of the middle two."""
-        return self.quantiles(values, (0.5,))[0]
+        found: Numbers = self.quantiles(values, (0.5,))[0]
+        return found
 
     def quantiles(
         self, values: Numbers, shares: tuple[float, ...], how: Literal["linear", "lower"] = "linear"

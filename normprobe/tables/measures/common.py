@@ -43,7 +43,7 @@ def at_site(frame: Frame, site: str) -> Frame:
     assert isinstance(index, pd.MultiIndex)
     # By the codes of the level: its names for each row are made first otherwise.
     level = index.names.index("site")
-    code = index.levels[level].get_indexer([site])[0]
+    code = index.levels[level].get_indexer(pd.Index([site]))[0]
     found = frame[index.codes[level] == code] if code >= 0 else frame.iloc[:0]
     return found.droplevel("site")
 

@@ -114,10 +114,13 @@ def running_measures(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame(found, index=sites.index)
 
 
-def _middle_and_noise(sites: BySite, values: Numbers) -> tuple[Numbers, Numbers]:
+def _middle_and_noise(
+    sites: BySite, values: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The median of each group, and the median absolute deviation from it."""
     middle = sites.median(values)
-    return middle, sites.median(np.abs(values - sites.of(middle)))
+    noise: NDArray[np.float64] = np.abs(values - sites.of(middle))
+    return middle, sites.median(noise)
 
 
 def never_updated(tables: Tables) -> bool:
