@@ -81,6 +81,8 @@ Caches: owner; key; end; why it may be trusted.
   parameters that it found first; a step of a fused optimizer, which raises none, is noted apart.
 - `FastHooks.made`: the probe; kind of hook and index of the layer or id of the module; its end. The hooks
   hold stamps, so entering the probe again makes none anew; the probe's model keeps the ids.
+- `Probe._known`: the probe; what `layers.same_model` reads of the model; a model that is not as it was. The
+  layers found. Never used where a user's predicate selects them.
 - `ListeningSchedule`: `FunctionCapture`; kind of forward; the probe's end. Only says where to listen: what
   it does not know yet is found at the 4th, 16th, ... forward, and the ledger says what may be missing
   before.
