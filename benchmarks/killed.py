@@ -131,8 +131,12 @@ def _error(kind: str, seconds: float) -> Iterator[None]:
 
     if kind == "exception":
         signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, seconds + 0.01)
-    yield
+        # Again and again: what is raised in a finalizer or a callback of C ends nothing.
+        signal.setitimer(signal.ITIMER_REAL, seconds + 0.01, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _look(found: Killed, folder: Path, steps: int, status: int) -> None:

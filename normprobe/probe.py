@@ -35,7 +35,7 @@ from normprobe.layers.find import find_layers
 from normprobe.layers.layer import LayerSet
 from normprobe.layers.same_model import fingerprint
 from normprobe.recording import Recording
-from normprobe.samples.hashing import seed_of
+from normprobe.samples.hashing import process_name, seed_of
 from normprobe.tables.records import valid_name
 from normprobe.windows.folder import WindowFolder
 from normprobe.windows.open_run import OpenRun
@@ -112,7 +112,8 @@ class Probe:
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
             part: names this probe's share of the data, as of a process or a file, so that nothing is merged
                 twice. Probes of other parts keep other samples, so that their merge has some of each; without
-                a name two probes of the same data keep the same, and can be compared pair by pair.
+                a name two probes of the same data keep the same, and can be compared pair by pair, unless
+                they are of several processes of torch.distributed, where each keeps samples of its own.
             seed: changes which samples are kept.
             gradients: also measure the gradients of what layers read and write, at the sites
                 `input_gradient` and `output_gradient`.
@@ -132,6 +133,8 @@ class Probe:
         check_options(samples, values, every, window, mask)
         check_finding_options(on_finding, stop_on)
         self.model, self._mask, self._seed, self._grad = model, mask, seed, True
+        # Windows on disk are gone on with by name.
+        part = process_name() if part is None and out is not None else part
         # A uuid is drawn by the system: torch's and Python's generators are the user's.
         self.part = valid_name(part) if part is not None else str(uuid.uuid4())
         self._filter = check_filters(layers, kinds)
@@ -141,7 +144,7 @@ class Probe:
             samples=None if samples == "all" else samples,
             values=values,
             phases=Phases(every, window),
-            seed=seed_of(seed, part),
+            seed=seed_of(seed, process_name() if part is None else part),
             loss_scale=loss_scale(gradients, scaler),
         )
         self._find_layers(mask)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import distributed
 
 from normprobe.kernels import dispatch
 from normprobe.kernels.splitmix64 import WORD, mix
@@ -21,6 +22,12 @@ Whole = NDArray[np.int64]
 
 _ROW = 0x726F77
 """Salt that sets the choice of a channel layer's row apart from the choice of samples ("row" in ASCII)."""
+
+
+def process_name() -> str | None:
+    """The name of this process among those of torch.distributed, such as rank3; None where it is alone."""
+    alone = not (distributed.is_available() and distributed.is_initialized())
+    return None if alone or distributed.get_world_size() == 1 else f"rank{distributed.get_rank()}"
 
 
 def seed_of(seed: int, part: str | None) -> int:

@@ -21,6 +21,21 @@ def test_a_named_part_has_a_seed_of_its_own_and_a_nameless_one_the_probes() -> N
     assert len({seed_of(seed, part) for seed in (0, 1) for part in ("a", "b", "", "\ud800")}) == 8
 
 
+def test_processes_of_torch_distributed_keep_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(rank: int, size: int) -> list[tuple[int, ...]]:
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: size)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+        recording = normprobe.record(_model(), [torch.ones(64, 6)], samples=8)
+        monkeypatch.undo()
+        return _identities(recording, "0", "input")
+
+    alone = _identities(normprobe.record(_model(), [torch.ones(64, 6)], samples=8), "0", "input")
+    assert kept(0, 1) == alone
+    assert kept(0, 2) == kept(0, 4) != alone
+    assert kept(1, 2) != kept(0, 2)
+
+
 IDENTITY = ["example", "position", "repeat"]
 
 
