@@ -59,6 +59,7 @@ def test_wandb_offline_drops_nothing_behind_the_trainers_own_log(
     run.log({"loss": 1.0}, step=100)
     write("wandb", tmp_path)
     run.finish()
+    wandb.teardown()  # waits until its service has written everything
     (file,) = tmp_path.rglob("*.wandb")
     read, axes = [], []
     for data in records(file.read_bytes()):
