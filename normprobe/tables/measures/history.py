@@ -130,9 +130,9 @@ def history_of(windows: Iterable[tuple[WindowFacts, Tables]]) -> History:
 @cached
 def history(tables: Tables) -> History:
     """The windows of a recording; of tables that stand for themselves one, over all that they hold."""
-    if tables.measures.history_source is None:
+    if tables.history_source is None:
         return history_of_tables(tables)
-    found: History = tables.measures.history_source()
+    found: History = tables.history_source()
     return found
 
 
