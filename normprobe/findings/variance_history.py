@@ -26,19 +26,21 @@ class VarianceSpike(OverTimeCheck):
     """The variance of a layer leaves its own history within one window.
 
     Of every layer and site the logarithm of the variance in a window of training is held against the median
-    of the windows before it, and against how far these lie apart. The first layer in order of execution of
-    the first window that shows a spike is named; what follows in later layers and windows is counted with it.
+    of the windows before it; and its step from the window before against the largest step between those, so
+    that growth which goes on, as where a network begins to learn, is none. The first layer in order of
+    execution of the first window that shows a spike is named, the others are counted with it.
 
     What to do: look at the data of the named steps, and at the loss there; clip gradients, lower the learning
     rate, or lengthen the warm-up.
 
     Figure: variance over steps.
     Source: Takase et al., Spike No More, arXiv:2312.16903; Wortsman et al., arXiv:2309.14322.
-    When it is wrong: a change that is meant: other data, a schedule that begins anew, unfrozen layers.
+    When it is wrong: a change that is meant: other data, a schedule that begins anew, unfrozen layers; a
+    network that begins to learn at once after a long plateau.
 
     Attributes:
         factor: least factor between the variance and the median of the windows before,
-        deviations: and least number of median absolute deviations (as standard ones) between the logarithms.
+        steps: and least number of times that the step from the window before is larger than any before.
         windows: fewest windows before.
         memory: how many windows before count at most.
     """
@@ -50,12 +52,12 @@ class VarianceSpike(OverTimeCheck):
     source: ClassVar[str] = "arXiv:2312.16903; arXiv:2309.14322"
     rule: ClassVar[str] = (
         "The variance in a window is {factor} times that of the median window before, or as many times "
-        "smaller, and {deviations} deviations off; {windows} to {memory} windows before count."
+        "smaller, and its step {steps} times as large as any before; {windows} to {memory} windows count."
     )
-    fitted: ClassVar[tuple[str, ...]] = ("factor", "deviations")
+    fitted: ClassVar[tuple[str, ...]] = ("factor", "steps")
 
     factor: float = 5.0
-    deviations: float = 8.0
+    steps: float = 2.0
     windows: int = 5
     memory: int = 20
 
@@ -67,9 +69,9 @@ class VarianceSpike(OverTimeCheck):
         logs = series.logs
         for at in range(self.windows, len(logs)):
             before = logs[max(0, at - self.memory) : at]
-            off, spread = _beside(logs[at], before)
+            off, step, usual = _beside(logs[at], before)
             known = np.isfinite(before).sum(0) >= self.windows
-            far = known & (np.abs(off) >= np.log10(self.factor)) & (np.abs(off) >= self.deviations * spread)
+            far = known & (np.abs(off) >= np.log10(self.factor)) & (step >= self.steps * usual)
             if far.any():
                 return [self._finding(series, at, off, far)]
         return []
@@ -204,10 +206,9 @@ def _series(history: History) -> _Series | None:
 
 def _beside(
     now: NDArray[np.float64], before: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How far a window lies from the median of those before, and how far these lie apart."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """How far a window is from the median of those before, how large its step is, and the largest before."""
     known = pd.DataFrame(before)
-    middle = known.median().to_numpy()
-    spread = (known - middle).abs().median().to_numpy()
-    # 1.4826 makes of a median absolute deviation the standard deviation of a normal distribution.
-    return np.nan_to_num(now - middle), np.nan_to_num(1.4826 * spread)
+    middle, last = known.median().to_numpy(), known.ffill().iloc[-1].to_numpy()
+    usual = known.ffill().diff().abs().max().to_numpy()
+    return np.nan_to_num(now - middle), np.nan_to_num(np.abs(now - last)), np.nan_to_num(usual, nan=np.inf)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from normprobe.errors import RecordingError
 from normprobe.tables.frames import Tables
-from normprobe.tables.measures.history import History, history_of, history_of_tables
+from normprobe.tables.measures.history import History, HistoryBuilder, history_of, history_of_tables
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.window_facts import WindowFacts, windows_of
 
@@ -25,7 +25,7 @@ COLUMNS = {
 }
 """The columns of the frame of windows."""
 
-_AT_ONCE = 16
+_AT_ONCE = 64
 """Windows merged together: a run of any length is merged in bounded memory."""
 
 _TABLES = ("layers", "features", "samples", "ledger", "parameters")
@@ -117,7 +117,10 @@ class WindowSeries:
 
     def merged(self) -> Tables:
         """The tables of the whole run."""
-        parts = [_merged(windows) for windows in self.parts.values()]
+        # Read once: the files of a long run take longer to read than to merge.
+        builder = HistoryBuilder() if len(self.parts) == 1 else None
+        parts = [_merged(windows, builder) for windows in self.parts.values()]
+        self._history = self._history if builder is None else builder.history()
         return merge_tables(parts) if len(parts) > 1 else parts[0]
 
     def history(self, whole: Tables) -> History:
@@ -168,12 +171,19 @@ def _loaded(window: Window) -> Tables:
     return window.load()
 
 
-def _merged(windows: Sequence[Window]) -> Tables:
-    """The windows of one part merged, in the order of their forwards."""
+def _merged(windows: Sequence[Window], history: HistoryBuilder | None) -> Tables:
+    """The windows of one part merged, in the order of their forwards; each is added to the history."""
+
+    def loaded(window: Window) -> Tables:
+        tables = _loaded(window)
+        if history is not None:
+            history.add(window.facts, tables)
+        return tables
+
     first, *others = sorted(windows, key=lambda window: window.facts["first_call"])
-    whole = _loaded(first)
+    whole = loaded(first)
     for start in range(0, len(others), _AT_ONCE):
-        whole = merge_tables([whole, *map(_loaded, others[start : start + _AT_ONCE])])
+        whole = merge_tables([whole, *map(loaded, others[start : start + _AT_ONCE])])
     return whole
 
 

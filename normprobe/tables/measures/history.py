@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from normprobe.tables.columns import SITE_KEY
 from normprobe.tables.derive import moments_of, pooled
 from normprobe.tables.frames import Tables
 from normprobe.tables.measures.common import cached
@@ -77,7 +79,8 @@ class HistoryBuilder:
     most: int | None = None
     _count: int = 0
     _windows: list[dict[str, object]] = field(default_factory=list)
-    _sites: list[pd.DataFrame] = field(default_factory=list)
+    _sites: list[dict[str, Any]] = field(default_factory=list)
+    _before: pd.DataFrame | None = None
     _parameters: list[pd.DataFrame] = field(default_factory=list)
     _dead: dict[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
 
@@ -86,7 +89,7 @@ class HistoryBuilder:
         of: dict[str, object] = {"window": self._count, **{name: facts[name] for name in _STEPS}}
         self._count += 1
         self._windows.append({**of, "forwards": facts["forwards"]})
-        self._sites.append(_site_rows(tables).assign(**of))
+        self._sites.append(_site_rows(tables) | {name: [of[name]] * len(tables.sites) for name in of})
         if not tables.parameter_moments.empty:
             self._parameters.append(tables.parameters.assign(**of))
         self._count_dead(facts["phase"], tables)
@@ -96,21 +99,24 @@ class HistoryBuilder:
         self._windows = self._windows[-self.most :] if self.most is not None else self._windows
         first = self._count - len(self._windows)
         # One frame from many, so that the next call has few to join.
-        self._sites = [_since(first, _joined(self._sites, _SITES))]
+        added = pd.DataFrame({name: _column(name, self._sites) for name in _SITES})
+        every = added if self._before is None else pd.concat([self._before, added], ignore_index=True)
+        self._before, self._sites = _since(first, every), []
         self._parameters = [_since(first, _joined(self._parameters))]
         windows = pd.DataFrame(self._windows, columns=[*_OF_WINDOW, "forwards"])
-        return History(windows, self._sites[0], self._parameters[0], dict(self._dead))
+        return History(windows, self._before, self._parameters[0], dict(self._dead))
 
     def _count_dead(self, phase: str, tables: Tables) -> None:
         features, widths = tables.feature_moments, tables.sites["n_features"].to_numpy()
-        dead = (features["zeros"] == features["count"]) & (features["count"] > 0)
+        count = features["count"].to_numpy()
+        dead = (features["zeros"].to_numpy() == count) & (count > 0)
         ends = np.cumsum(widths)
         names = zip(tables.sites["layer"], tables.sites["site"], strict=True)
         for (layer, site), end, width in zip(names, ends, widths, strict=True):
             if site == INPUT:
                 before = self._dead.get((phase, str(layer)))
                 streak = np.zeros(width, np.int64) if before is None or len(before) != width else before
-                self._dead[phase, str(layer)] = np.where(dead.to_numpy()[end - width : end], streak + 1, 0)
+                self._dead[phase, str(layer)] = np.where(dead[end - width : end], streak + 1, 0)
 
 
 def history_of(windows: Iterable[tuple[WindowFacts, Tables]]) -> History:
@@ -124,9 +130,9 @@ def history_of(windows: Iterable[tuple[WindowFacts, Tables]]) -> History:
 @cached
 def history(tables: Tables) -> History:
     """The windows of a recording; of tables that stand for themselves one, over all that they hold."""
-    if tables.measures.history_source is None:
+    if tables.history_source is None:
         return history_of_tables(tables)
-    found: History = tables.measures.history_source()
+    found: History = tables.history_source()
     return found
 
 
@@ -141,34 +147,38 @@ def history_of_tables(tables: Tables) -> History:
     return history_of([(whole, tables)])
 
 
-def _site_rows(tables: Tables) -> pd.DataFrame:
-    """What is held of each site of a window."""
-    sites, features = tables.sites, tables.feature_moments
-    total, _ = pooled(moments_of(features), sites["n_features"].to_numpy())
-    ledger = tables.ledger_base.set_index("layer")
-    kind = sites["layer"].map(ledger["kind"]).astype(str)
-    rows = pd.DataFrame(
-        {
-            **{name: sites[name].astype(str) for name in ("layer", "site")},
-            "kind": kind,
-            **{name: sites[name] for name in ("depth", "n_features", "n_samples")},
-            **{name: getattr(total, name) for name in _MOMENTS},
-            "nonfinite": total.nonfinite,
-        }
-    )
-    trains = ledger["training"].str.contains("train") & ~ledger["statistics"].fillna("").eq("running")
-    rows["trains"] = rows["layer"].map(trains).fillna(False).astype(bool)
-    return rows.assign(**_lag(tables, rows))
+def _site_rows(tables: Tables) -> dict[str, Any]:
+    """What is held of each site of a window, column by column: a frame takes longer than all else."""
+    sites = tables.sites
+    total, _ = pooled(moments_of(tables.feature_moments), sites["n_features"].to_numpy())
+    facts = ("kind", "training", "statistics")
+    ledger = tables.ledger_base
+    known = dict(zip(ledger["layer"], zip(*(ledger[name] for name in facts), strict=True), strict=True))
+    layers = [str(name) for name in sites["layer"]]
+    rows = {
+        **{"layer": layers, "site": [str(name) for name in sites["site"]]},
+        "kind": [str(known[name][0]) for name in layers],
+        **{name: sites[name].to_numpy() for name in ("depth", "n_features", "n_samples")},
+        **{name: getattr(total, name) for name in _MOMENTS},
+        "nonfinite": total.nonfinite,
+        "trains": ["train" in known[name][1] and known[name][2] != "running" for name in layers],
+    }
+    return rows | _lag(tables, rows)
 
 
-def _lag(tables: Tables, rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+def _lag(tables: Tables, rows: Mapping[str, Any]) -> dict[str, Any]:
     """How far batch norms lie from their running statistics."""
     columns = ("running_shift", "running_ratio")
-    if not ((rows["kind"] == "batch_norm") & (rows["site"] == INPUT)).any():
-        return {name: np.full(len(rows), np.nan) for name in columns}
-    index = pd.MultiIndex.from_frame(rows[["layer", "site"]])
+    if "batch_norm" not in rows["kind"]:
+        return {name: np.full(len(rows["kind"]), np.nan) for name in columns}
+    index = pd.MultiIndex.from_arrays([rows["layer"], rows["site"]], names=SITE_KEY)
     measured = running_measures(tables)
     return {name: measured[name].reindex(index).to_numpy(np.float64) for name in columns}
+
+
+def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A column of all windows, one behind the other."""
+    return np.concatenate([np.asarray(row[name]) for row in rows]) if rows else []
 
 
 def _since(first: int, frame: pd.DataFrame) -> pd.DataFrame:
@@ -178,6 +188,6 @@ def _since(first: int, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["window"] >= first].reset_index(drop=True)
 
 
-def _joined(frames: list[pd.DataFrame], columns: Sequence[str] = ()) -> pd.DataFrame:
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
     filled = [frame for frame in frames if not frame.empty]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(columns))
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
