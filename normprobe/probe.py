@@ -128,23 +128,19 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        if not isinstance(model, nn.Module):
-            raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
+        self.model = _checked(model)
         check_options(samples, values, every, window, mask)
         check_finding_options(on_finding, stop_on)
-        self.model, self._mask, self._seed, self._grad = model, mask, seed, True
-        # Windows on disk are gone on with by name.
-        part = process_name() if part is None and out is not None else part
-        # A uuid is drawn by the system: torch's and Python's generators are the user's.
-        self.part = valid_name(part) if part is not None else str(uuid.uuid4())
-        self._filter = check_filters(layers, kinds)
+        self._mask, self._seed, self._grad = mask, seed, True
+        self._filter, part = check_filters(layers, kinds), _share(part, out)
+        self.part = _name_of(part)
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
             samples=None if samples == "all" else samples,
             values=values,
             phases=Phases(every, window),
-            seed=seed_of(seed, process_name() if part is None else part),
+            seed=seed_of(seed, part or process_name()),
             loss_scale=loss_scale(gradients, scaler),
         )
         self._find_layers(mask)
@@ -324,6 +320,23 @@ class Probe:
             "gradients": callbacks.gradients is not None,
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
+
+
+def _checked(model: Any) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _share(part: str | None, out: str | Path | None) -> str | None:
+    # Windows on disk are gone on with by name.
+    return process_name() if part is None and out is not None else part
+
+
+def _name_of(part: str | None) -> str:
+    """The name of a share of the data: as it was given, or one that no other probe has."""
+    # A uuid is drawn by the system: torch's and Python's generators are the user's.
+    return str(uuid.uuid4()) if part is None else valid_name(part)
 
 
 def _monitor(on_finding: Any, stop_on: Any) -> FindingMonitor | None:
