@@ -131,9 +131,8 @@ class Probe:
         self.model = _checked(model)
         check_options(samples, values, every, window, mask)
         check_finding_options(on_finding, stop_on)
-        self._mask, self._seed, self._grad = mask, seed, True
         self._filter, part = check_filters(layers, kinds), _share(part, out)
-        self.part = _name_of(part)
+        self.part, self._mask, self._seed, self._grad = _name_of(part), mask, seed, True
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
