@@ -20,6 +20,7 @@ author = "the normprobe authors"
 copyright = "2026, the normprobe authors"  # noqa: A001 - the name is Sphinx's
 version = release = importlib.metadata.version("normprobe")
 
+autodoc_mock_imports = ["lightning"]  # the site is built where it is not installed, too
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
