@@ -29,6 +29,7 @@ __all__ = [
     "shorten_name",
     "shorten_text",
     "spots",
+    "steps_words",
     "text_width",
 ]
 
@@ -362,6 +363,16 @@ def _distinct_end(name: str, others: Sequence[str]) -> str:
     return name
 
 
+def steps_words(first: int, last: int) -> str:
+    """Some steps of a run.
+
+    Examples:
+        >>> steps_words(7, 7), steps_words(1000, 1009)
+        ('step 7', 'steps 1,000 to 1,009')
+    """
+    return f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
+
+
 def change_words(
     place: str, ends: tuple[float, float], steps: tuple[int, int], factor: float, what: str = "the variance"
 ) -> str:
@@ -380,7 +391,7 @@ def change_words(
         >>> change_words("after norm", (4.0, 1.0), (7, 7), 0.5)
         'the variance after norm went from 4 to 1, most of it (÷ 2) by step 7'
     """
-    when = f"step {steps[0]:,}" if steps[0] == steps[1] else f"steps {steps[0]:,} to {steps[1]:,}"
+    when = steps_words(*steps)
     by = f"{format_number(factor)}×" if factor >= 1 else f"÷ {format_number(1 / factor)}"
     begin, end = map(format_number, ends)
     # Half of the change or more in one window is an event; less is one window of many.

@@ -13,7 +13,7 @@ from normprobe.findings.check import Finding, Severity
 from normprobe.findings.depth import theil_sen
 from normprobe.findings.over_time import OverTimeCheck
 from normprobe.findings.wording import same_at
-from normprobe.formatting import format_number
+from normprobe.formatting import format_number, steps_words
 from normprobe.tables.measures.history import TRAIN
 from normprobe.vocabulary import GRADIENT_SITES
 
@@ -88,7 +88,7 @@ class VarianceSpike(OverTimeCheck):
             statistic="variance ÷ that of the median window before",
             value=factor,
             threshold=self.factor if factor > 1 else 1 / self.factor,
-            message=f"In steps {series.first[at]:,} to {series.last[at]:,} the variance is {shown} times "
+            message=f"In {steps_words(series.first[at], series.last[at])} the variance is {shown} times "
             f"{'larger' if factor > 1 else 'smaller'} than in the windows before"
             f"{same_at(len(names), 'layer')}.",
             evidence=f"{site}:variance",

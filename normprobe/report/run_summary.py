@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from normprobe.findings.outliers import OutlierFeatures
-from normprobe.formatting import format_count
+from normprobe.formatting import change_words, format_count, in_prose, steps_words
 from normprobe.report.layer_summary import LINEAR
+from normprobe.tables.measures.history import history
 from normprobe.tables.measures.outliers import too_few_values
+from normprobe.tables.measures.over_time import changes, main_phase
 from normprobe.vocabulary import INPUT, OUTPUT, in_order
 
 if TYPE_CHECKING:
@@ -84,6 +86,19 @@ def notes(tables: Tables, findings: pd.DataFrame, *, warned: bool = False) -> li
     warnings = [] if warned else [str(warning) for warning in tables.meta["warnings"]]
     few = "" if (findings["check"] == OutlierFeatures.name).any() else too_few_values(tables)
     return [*warnings, few] if few else warnings
+
+
+def over_time(tables: Tables) -> str:
+    """What changed most over the windows of a run, and when; "" of a single window."""
+    phase, moved = main_phase(tables), changes(tables)
+    if phase is None or not moved:
+        return ""
+    windows, most = history(tables).windows, moved[0]
+    windows = windows[windows["phase"] == phase]
+    steps = steps_words(int(windows["first_step"].iloc[0]), int(windows["last_step"].iloc[-1]))
+    place = f"{'before' if most.site == INPUT else 'after'} {in_prose(most.layer)}"
+    words = change_words(place, (most.begin, most.end), (most.first, most.last), most.factor)
+    return f"{len(windows):,} windows of {phase}, {steps}: {words}"
 
 
 def first_nonfinite(layers: pd.DataFrame) -> tuple[str, str, int] | None:

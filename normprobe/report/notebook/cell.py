@@ -110,9 +110,9 @@ def _summary(tables: Tables) -> str:
         return f"{layers}; nothing was measured. Call the model inside `with Probe(model) as probe:`."
     meta = tables.meta
     samples = format_count(int(meta["rows"]), sample_word(meta))
-    return f"{layers}; {samples}" + (
-        f", {int(meta['padding']):,} padding left out" if meta["padding"] else ""
-    )
+    padding = f", {int(meta['padding']):,} padding left out" if meta["padding"] else ""
+    changed = run_summary.over_time(tables)
+    return f"{layers}; {samples}{padding}" + (f"; {changed[:_LONGEST]}" if changed else "")
 
 
 def _card(tables: Tables, row: pd.Series) -> dict[str, Any]:

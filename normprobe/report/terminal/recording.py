@@ -80,6 +80,8 @@ def _head(tables: Tables, terminal: Terminal) -> list[str]:
     whole = meta["model"] if meta["name"] == meta["model"] else f"{meta['model']} from {meta['name']}"
     lines = [*terminal.wrap(", ".join([whole, *run])), *_coverage(tables, terminal)]
     lines += terminal.wrap(", ".join(measured))
+    if changed := run_summary.over_time(tables):
+        lines += terminal.wrap(changed)
     if further := _further_sites(tables):
         lines += terminal.wrap(f"also measured: {further}")
     if found := run_summary.first_nonfinite(tables.layers):
