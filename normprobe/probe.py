@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,9 @@ from normprobe.capture.forwards.probe_options import (
     check_options,
     check_step,
     check_window_options,
+    checked_model,
+    name_of_part,
+    share_of,
     shown,
 )
 from normprobe.capture.gradients.loss_scale import loss_scale
@@ -128,11 +130,11 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model = _checked(model)
+        self.model = checked_model(model)
         check_options(samples, values, every, window, mask)
         check_finding_options(on_finding, stop_on)
-        self._filter, part = check_filters(layers, kinds), _share(part, out)
-        self.part, self._mask, self._seed, self._grad = _name_of(part), mask, seed, True
+        self._filter, part = check_filters(layers, kinds), share_of(part, out)
+        self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
@@ -319,23 +321,6 @@ class Probe:
             "gradients": callbacks.gradients is not None,
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
-
-
-def _checked(model: Any) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
-    return model
-
-
-def _share(part: str | None, out: str | Path | None) -> str | None:
-    # Windows on disk are gone on with by name.
-    return process_name() if part is None and out is not None else part
-
-
-def _name_of(part: str | None) -> str:
-    """The name of a share of the data: as it was given, or one that no other probe has."""
-    # A uuid is drawn by the system: torch's and Python's generators are the user's.
-    return str(uuid.uuid4()) if part is None else valid_name(part)
 
 
 def _monitor(on_finding: Any, stop_on: Any) -> FindingMonitor | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from normprobe.errors import NormprobeError, names_checked
+from normprobe.samples.hashing import process_name
 from normprobe.tables.records import valid_name
 
 _GIVEN = "raised by what normprobe.Probe was given: its mask, labels, on_finding or stop_on"
@@ -123,3 +125,22 @@ def shown(option: Any) -> Any:
         if isinstance(option, (list, tuple, set))
         else getattr(option, "__name__", "callable")
     )
+
+
+def checked_model(model: Any) -> nn.Module:
+    """The model to probe, if it is one."""
+    if not isinstance(model, nn.Module):
+        raise NormprobeError(f"Probe needs a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def share_of(part: str | None, out: object) -> str | None:
+    """The name of a probe's share of the data, if it has one: its own, or that of its process."""
+    # Windows on disk are gone on with by name.
+    return process_name() if part is None and out is not None else part
+
+
+def name_of_part(part: str | None) -> str:
+    """The name of a share of the data: as it was given, or one that no other probe has."""
+    # A uuid is drawn by the system: torch's and Python's generators are the user's.
+    return str(uuid.uuid4()) if part is None else valid_name(part)
