@@ -175,7 +175,7 @@ def caption(found: OverTime) -> str:
     merged = f", merged into {columns}" if columns < found.windows else ""
     text = [
         f"{found.windows:,} windows of {found.phase}{merged}, steps {first_last[0]:,} to {first_last[1]:,}; "
-        "the darker, the larger."
+        "the stronger the colour, the larger."
     ]
     if found.most:
         most = found.most[0]
