@@ -109,8 +109,8 @@ class Freezer:
         # A pass over all that the model stores: only where the cause of NaN or Inf is asked for.
         if any_nonfinite(records):
             meta["stored_nonfinite"] = stored_nonfinite(self._model)
-        step_of = partial(callbacks.forwards.phases.step_of, phase)
-        return build_tables(records, meta, self._part, int if phase is None else step_of)
+        step_of = int if phase is None else partial(callbacks.forwards.phases.step_of, phase)
+        return build_tables(records, meta, self._part, step_of)
 
     def _records(self, skipped: Mapping[str, int], *, moves: bool) -> list[LayerRecord]:
         callbacks = self._callbacks

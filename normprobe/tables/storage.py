@@ -170,7 +170,7 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
     meta = _read_meta(archive, path)
     # Recordings without gradients, and those of older versions, lack the table of parameters.
     lacking = {"parameter_moments"} - {name.removesuffix(".parquet") for name in archive.namelist()}
-    frames = {name: _frame(archive, name, path) for name in BASE if name not in lacking}
+    frames: dict[str, Any] = {name: _frame(archive, name, path) for name in BASE if name not in lacking}
     tables = Tables(**frames, row_values=_values(archive, path), facts=meta)
     wrong = check_tables(tables)
     if wrong:

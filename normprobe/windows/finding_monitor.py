@@ -70,7 +70,7 @@ def _rank(severity: Any) -> int:
 def _mapping(row: Mapping[Any, Any], facts: WindowFacts) -> dict[str, Any]:
     """A finding as a user is told of it: the row of the table, None for what is missing, and its window."""
     plain = {str(name): None if pd.isna(value) else value for name, value in row.items()}
-    steps = {name: facts[name] for name in ("first_step", "last_step")}  # type: ignore[literal-required]
+    steps = {"first_step": facts["first_step"], "last_step": facts["last_step"]}
     return {**plain, "phase": facts["phase"], **steps}
 
 
