@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
@@ -40,11 +40,8 @@ from normprobe.recording import Recording
 from normprobe.samples.hashing import process_name, seed_of
 from normprobe.tables.records import valid_name
 from normprobe.windows.folder import WindowFolder
-from normprobe.windows.open_run import OpenRun
+from normprobe.windows.open_run import OpenRun, finding_monitor
 from normprobe.windows.run import ClosedWindows
-
-if TYPE_CHECKING:
-    from normprobe.windows.finding_monitor import FindingMonitor
 
 
 class Probe:
@@ -145,7 +142,7 @@ class Probe:
             loss_scale=loss_scale(gradients, scaler),
         )
         self._find_layers(mask)
-        self._monitor = _monitor(on_finding, stop_on)
+        self._monitor = finding_monitor(on_finding, stop_on)
         self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
 
     def _open_run(
@@ -323,14 +320,6 @@ class Probe:
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 
 
-def _monitor(on_finding: Any, stop_on: Any) -> FindingMonitor | None:
-    """What looks for findings as windows close; None where nobody is to be told of any."""
-    if on_finding is None and stop_on is None:
-        return None
-    # Here, as few probes ask for it, and none of the others is to load the checks.
-    from normprobe.windows.finding_monitor import FindingMonitor
-
-    return FindingMonitor(on_finding, stop_on)
 
 
 @by_name("the model and the batches", 2)

@@ -195,7 +195,7 @@ def _series(history: History) -> _Series | None:
     wide = rows.pivot_table(index="window", columns=["layer", "site"], values="variance", sort=False)
     wide = wide.sort_index()
     depth = rows.groupby(["layer", "site"], sort=False)["depth"].min()
-    order = sorted(wide.columns, key=lambda place: (depth[place], place[1] != "input"))
+    order: list[Any] = sorted(wide.columns, key=lambda place: (depth[place], place[1] != "input"))
     values = wide[order].to_numpy(np.float64)
     steps: Any = history.windows.set_index("window").loc[wide.index]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -35,7 +35,7 @@ class FindingMonitor:
         """
         self._on_finding, self._stop_on = on_finding, stop_on
         self._history = HistoryBuilder(_MOST)
-        self._told: pd.DataFrame | None = None
+        self._reported: pd.DataFrame | None = None
 
     def look(self, tables: Tables) -> None:
         """Look for findings in a window that was closed.
@@ -46,13 +46,15 @@ class FindingMonitor:
         (facts,) = windows_of(tables)
         self._history.add(facts, tables)
         found = find(replace(tables.activations, history_source=self._history.history))
-        if self._told is not None:
-            known = changes(found, self._told)
+        if self._reported is not None:
+            known = changes(found, self._reported)
             found = known[known["change"] == "new"].drop(columns="change")
         if found.empty:
             return
-        self._told = found if self._told is None else pd.concat([self._told, found], ignore_index=True)
-        new = [_told(row, facts) for row in found.to_dict("records")]
+        self._reported = (
+            found if self._reported is None else pd.concat([self._reported, found], ignore_index=True)
+        )
+        new = [_mapping(row, facts) for row in found.to_dict("records")]
         # Each is told of before the worst one ends the run: findings are in order of severity.
         for finding in new if self._on_finding is not None else ():
             assert self._on_finding is not None
@@ -65,10 +67,10 @@ def _rank(severity: Any) -> int:
     return SEVERITIES.index(severity)
 
 
-def _told(row: Mapping[Any, Any], facts: WindowFacts) -> dict[str, Any]:
+def _mapping(row: Mapping[Any, Any], facts: WindowFacts) -> dict[str, Any]:
     """A finding as a user is told of it: the row of the table, None for what is missing, and its window."""
     plain = {str(name): None if pd.isna(value) else value for name, value in row.items()}
-    steps = {name: facts[name] for name in ("first_step", "last_step")}  # type: ignore[literal-required]
+    steps = {"first_step": facts["first_step"], "last_step": facts["last_step"]}
     return {**plain, "phase": facts["phase"], **steps}
 
 

@@ -131,3 +131,13 @@ class OpenRun:
     def _is_measuring(self) -> bool:
         forward = self._forwards.current
         return forward is not None and forward.state.measured and not is_over(forward.frame)
+
+
+def finding_monitor(on_finding: Any, stop_on: Any) -> FindingMonitor | None:
+    """What looks for findings as windows close; None where nobody is to be told of any."""
+    if on_finding is None and stop_on is None:
+        return None
+    # Here, as few probes ask for it, and none of the others is to load the checks.
+    from normprobe.windows.finding_monitor import FindingMonitor
+
+    return FindingMonitor(on_finding, stop_on)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, to_rgba
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
 
 from normprobe.figures.data import layer_statistics
@@ -149,8 +149,8 @@ def _lines(tables: Tables, phase: str, most: Sequence[Change]) -> tuple[Line, ..
     for change in most:
         over = binned(tables, phase, change.site, "variance")
         if change.layer in over.values.index:
-            values = over.values.loc[change.layer]
-            found.append(Line(change.layer, change.site, over.last.tolist(), values.tolist()))
+            values = [float(value) for value in over.values.loc[change.layer].to_numpy()]
+            found.append(Line(change.layer, change.site, over.last.tolist(), values))
     return tuple(found)
 
 
@@ -175,7 +175,7 @@ def caption(found: OverTime) -> str:
     merged = f", merged into {columns}" if columns < found.windows else ""
     text = [
         f"{found.windows:,} windows of {found.phase}{merged}, steps {first_last[0]:,} to {first_last[1]:,}; "
-        "the darker, the larger."
+        "the stronger the colour, the larger."
     ]
     if found.most:
         most = found.most[0]
@@ -243,7 +243,7 @@ def _draw_map(ax: Axes, heading: str, over: Binned) -> None:
     low, high = (positive.min(), positive.max()) if len(positive) else (1.0, 10.0)
     high = max(high, low * 1.01)  # of one value there is no scale
     hue = to_rgba(ACCENT)[:3]  # opacity alone varies: the page exchanges the colour for that of its theme
-    shades = LinearSegmentedColormap.from_list("steps", [(*hue, 0.04), (*hue, 1.0)])
+    shades: Colormap = LinearSegmentedColormap.from_list("steps", [(*hue, 0.04), (*hue, 1.0)])
     shades = shades.with_extremes(bad=(*hue, 0.0))
     bar_ax = ax.inset_axes((1.03, 0, 0.018, 1))
     with without_drawing(ax):
@@ -260,7 +260,7 @@ def _draw_map(ax: Axes, heading: str, over: Binned) -> None:
     bar = ax.collections[0].colorbar
     if bar is not None and bar.solids is not None:
         bar.solids.set_rasterized(True)
-        bar.outline.set(visible=True, edgecolor=GRID, linewidth=0.8)  # type: ignore[operator]
+        bar.outline.set(visible=True, edgecolor=GRID, linewidth=0.8)
     ticks = np.geomspace(low, high, 3)
     bar_ax.yaxis.set_major_locator(FixedLocator(ticks.tolist()))
     bar_ax.yaxis.set_minor_locator(NullLocator())

@@ -60,7 +60,8 @@ class History:
     @cached_property
     def rms(self) -> pd.Series:
         """Root mean square of each row of ``sites``."""
-        return np.sqrt(self.variance + self.sites["mean"] ** 2)
+        squares = self.variance + self.sites["mean"] ** 2
+        return squares**0.5
 
     def of_phase(self, phase: str) -> pd.DataFrame:
         """The rows of ``sites`` of one phase, with ``variance`` and ``rms``."""
@@ -78,7 +79,7 @@ class HistoryBuilder:
 
     most: int | None = None
     _count: int = 0
-    _windows: list[dict[str, object]] = field(default_factory=list)
+    _windows: list[dict[str, Any]] = field(default_factory=list)
     _sites: list[dict[str, Any]] = field(default_factory=list)
     _before: pd.DataFrame | None = None
     _parameters: list[pd.DataFrame] = field(default_factory=list)
@@ -86,7 +87,8 @@ class HistoryBuilder:
 
     def add(self, facts: WindowFacts, tables: Tables) -> None:
         """Add a window behind the others."""
-        of: dict[str, object] = {"window": self._count, **{name: facts[name] for name in _STEPS}}
+        steps = {"first_step": facts["first_step"], "last_step": facts["last_step"]}
+        of: dict[str, Any] = {"window": self._count, "phase": facts["phase"], **steps}
         self._count += 1
         self._windows.append({**of, "forwards": facts["forwards"]})
         self._sites.append(_site_rows(tables) | {name: [of[name]] * len(tables.sites) for name in of})

@@ -96,7 +96,7 @@ def binned(tables: Tables, phase: str, site: str, statistic: str, most: int = MO
     of_bin = rows["window"].map(dict(zip(windows["window"], number, strict=True)))
     merged = _merged(rows, of_bin)
     value = merged["m2"] / merged["count"]
-    value = np.sqrt(value + merged["mean"] ** 2) if statistic == "rms" else value
+    value = (value + merged["mean"] ** 2) ** 0.5 if statistic == "rms" else value
     depth = rows.groupby("layer", sort=False)["depth"].min().sort_values(kind="stable")
     wide = value.unstack().reindex(
         index=depth.index, columns=range(int(number[-1]) + 1 if len(number) else 0)
@@ -170,8 +170,8 @@ def beside(tables: Tables, other: str) -> tuple[str, float] | None:
     ratio = ratio[ratio > 0]
     if ratio.empty:
         return None
-    worst = np.log(ratio).abs().idxmax()
-    return str(worst), float(ratio[worst])
+    worst = int(np.abs(np.log(ratio.to_numpy(np.float64))).argmax())
+    return str(ratio.index[worst]), float(ratio.iloc[worst])
 
 
 def _last(past: History, phase: str) -> pd.Series:
