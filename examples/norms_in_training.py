@@ -5,7 +5,7 @@
 An MLP of 30 layers and a recurrent net over the rows of an image, without a norm, with BatchNorm and with
 LayerNorm, trained alike. For each: the gradients by depth before and after training, how far the inputs of
 the layers move from one window of steps to the next, and the share of new images that are right: by batch
-size, on images that are shifted, and with standardized inputs beside raw ones. With FOLDER it leaves a figure.
+size, on images that are shifted, and with standardized inputs beside raw ones. With FOLDER it leaves figures.
 
 WHAT_COMES_OUT
 """
@@ -73,7 +73,7 @@ NETS: dict[str, Callable[[Callable[[int], nn.Module]], nn.Module]] = {"MLP": mlp
 
 
 def digits(*, standardized: bool) -> Digits:
-    """The digits, shuffled by seed 0: pixels of mean 0 and variance 1 over the images, or 0 to 16 as stored."""
+    """The digits, shuffled by seed 0: pixels standardized over the images, or 0 to 16 as they are stored."""
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
     images = torch.tensor(data.data, dtype=torch.float32)[order]
@@ -155,7 +155,8 @@ def claims(net: str, norm: str, steps: int, seed: int) -> tuple[dict[str, float]
     model = fresh()
     recording = watched(model, ready, steps, seed)
     ends = gradients_by_depth(recording).sort_values("depth").groupby("when")["rms"]
-    found = {f"gradient first / last, {when}": float(rms.iloc[0] / rms.iloc[-1]) for when, rms in ends}
+    sides = {when: float(rms.iloc[0] / rms.iloc[-1]) for when, rms in ends}
+    found = {f"gradient first / last, {when}": sides[when] for when in ("before", "after")}
     found["input shift a window"] = float(shifts(recording)["shift"].median())
     found["right"] = accuracy(model, ready)
     found["right, brighter by 1"] = accuracy(model, ready, lambda images: images + 1)

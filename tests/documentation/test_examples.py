@@ -219,6 +219,22 @@ def test_the_example_of_neighbours(run: Run) -> None:
     assert found[1] == pytest.approx(found[0], abs=5)
 
 
+def test_the_example_of_norms_in_training(run: Run) -> None:
+    """Of a short run what does not depend on it: how gradients go through 30 layers, what cannot run."""
+    of_mlp, of_recurrent = (
+        run("norms_in_training.py", "out", "--seeds", "1", "--steps", "40").strip().split("\n\n")
+    )
+    rows = {line.split("  ")[0]: re.findall(r"(\S+) \(", line) for line in of_mlp.splitlines()[2:]}
+    none, batch, layer = map(float, rows["gradient first / last, before"])
+    assert none < 1e-6
+    assert batch > 10
+    assert 0.01 < layer < 10
+    for table in (of_mlp, of_recurrent):
+        (line,) = [line for line in table.splitlines() if line.startswith("right, batches of 1 ")]
+        assert [found == "nan" for found in re.findall(r"(\S+) \(", line)] == [False, True, False]
+    assert {path.name for path in Path("out").iterdir()} == {"MLP.png", "recurrent.png"}
+
+
 def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What files of TensorBoard hold: steps and numbers by name."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
