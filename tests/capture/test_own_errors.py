@@ -148,7 +148,9 @@ def test_an_error_of_the_users_function_is_theirs_and_no_forward_is_counted(opti
         with pytest.raises(OwnError) as raised:
             model(x, x)
         model(x, x)
-    assert raised.value.__notes__ == ["raised by what normprobe.Probe was given as its mask or labels"]
+    assert raised.value.__notes__ == [
+        "raised by what normprobe.Probe was given: its mask, labels, on_finding or stop_on"
+    ]
     meta = probe.recording.meta
     assert (meta["forwards"], meta["measured"], meta["examples"]) == (2, 2, 10)
     assert probe.recording.ledger["calls"].tolist() == [2, 2]

@@ -64,7 +64,9 @@ def running_channels(tables: Tables) -> pd.DataFrame:
     features, sites = tables.features, by_site(tables, "features")
     rows = features[features["running_var"].notna().to_numpy() & sites.at(INPUT)]
     # Merged parts that differ in eps have none in common; then the shift is that of the bare statistics.
-    eps = rows["layer"].map(tables.ledger.set_index("layer")["eps"]).astype("float64").fillna(0.0).to_numpy()
+    # Of a layer that was replaced under one name, the later.
+    known = tables.ledger.drop_duplicates("layer", keep="last").set_index("layer")["eps"]
+    eps = rows["layer"].map(known).astype("float64").fillna(0.0).to_numpy()
     seen_variance, count = (rows[name].to_numpy(np.float64) for name in ("seen_variance", "count"))
     apart = (rows["seen_mean"] - rows["running_mean"]).to_numpy(np.float64)
     bare = collected_variance(seen_variance, count), rows["running_var"].to_numpy(np.float64)
