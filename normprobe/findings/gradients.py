@@ -47,11 +47,13 @@ class _GradientDepth(OverTimeCheck):
     def over_time(self, history: History) -> list[Finding]:
         """The steepest change in the last window, or in the last that shows one where half of them do."""
         rows = history.sites[history.sites["site"] == OUTPUT_GRADIENT]
+        if rows.empty:
+            return []
         windows = rows["window"].unique()
         # So many, spread over the run, the last one among them: what comes and goes is not looked for.
         looked = windows[np.unique(np.linspace(0, len(windows) - 1, _LOOKED).round().astype(int))]
         steep = {}
-        for window in looked if len(windows) else ():
+        for window in looked:
             here = rows[rows["window"] == window]
             found = self._steepest(here, history.rms[here.index].set_axis(here["layer"]))
             if found is not None:
