@@ -320,8 +320,6 @@ class Probe:
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 
 
-
-
 @by_name("the model and the batches", 2)
 def record(
     model: nn.Module,

@@ -280,7 +280,7 @@ RUN_FAULTS = (
     RunFault(
         SPIKE,
         "residual",
-        ("3.up", "3.down"),
+        ("3.norm",),
         when(170, times("3.norm.weight", 5)),
         "a norm's weight x 5",
         170,
@@ -299,7 +299,7 @@ RUN_FAULTS = (
     RunFault(
         DRIFT,
         "residual",
-        ("3.up", "3.down"),
+        ("3.norm",),
         always(lambda run, step, x: times("3.norm.weight", 1.015)(run, x)),
         "a norm's weight grows",
     ),

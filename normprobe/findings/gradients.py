@@ -18,6 +18,7 @@ from normprobe.vocabulary import OUTPUT, OUTPUT_GRADIENT
 if TYPE_CHECKING:
     from normprobe.tables.measures.history import History
 
+_LOOKED = 16
 _SOURCE = "arXiv:1801.03744; arXiv:1211.5063"
 
 
@@ -33,7 +34,8 @@ class _GradientDepth(OverTimeCheck):
     source: ClassVar[str] = _SOURCE
     rule: ClassVar[str] = (
         "Over the layers of one role, {layers} at least, the root mean square of the gradient changes by "
-        "10^{decades} or more in the median slope from the last to the first."
+        "10^{decades} or more in the median slope from the last to the first, in the last window or in half "
+        "of them."
     )
     fitted: ClassVar[tuple[str, ...]] = ("decades",)
     sign: ClassVar[int]
@@ -43,33 +45,45 @@ class _GradientDepth(OverTimeCheck):
     layers: int = 4
 
     def over_time(self, history: History) -> list[Finding]:
-        """The steepest change in the last window whose gradients were measured."""
+        """The steepest change in the last window, or in the last that shows one where half of them do."""
         rows = history.sites[history.sites["site"] == OUTPUT_GRADIENT]
         if rows.empty:
             return []
-        last = rows[rows["window"] == rows["window"].max()]
-        rms = history.rms[last.index].set_axis(last["layer"])
-        chains = [chain for chain in _chains(last, rms) if len(chain) >= self.layers]
+        windows = rows["window"].unique()
+        # So many, spread over the run, the last one among them: what comes and goes is not looked for.
+        looked = windows[np.unique(np.linspace(0, len(windows) - 1, _LOOKED).round().astype(int))]
+        steep = {}
+        for window in looked:
+            here = rows[rows["window"] == window]
+            found = self._steepest(here, history.rms[here.index].set_axis(here["layer"]))
+            if found is not None:
+                steep[window] = here, *found
+        if not steep or (windows[-1] not in steep and len(steep) * 2 < len(looked)):
+            return []
+        return [self._finding(*steep[max(steep)])]
+
+    def _steepest(self, rows: pd.DataFrame, rms: pd.Series) -> tuple[pd.Series, float] | None:
+        """The chain of layers of one window whose gradient changes most, and by how many decades."""
+        chains = [chain for chain in _chains(rows, rms) if len(chain) >= self.layers]
         totals = [-self.sign * theil_sen(np.log10(chain.to_numpy())) * (len(chain) - 1) for chain in chains]
         if not totals or max(totals) < self.decades:
-            return []
+            return None
         worst = int(np.argmax(totals))
-        chain, total = chains[worst], totals[worst]
-        step = int(last["last_step"].iloc[0])
-        return [
-            Finding(
-                layer=str(chain.index[0]),
-                site=OUTPUT_GRADIENT,
-                statistic=f"factor of the gradient over {len(chain)} layers",
-                value=10 ** (self.sign * total),
-                threshold=10 ** (self.sign * self.decades),
-                message=f"From the last to the first of {len(chain)} layers the gradient {self.verb} "
-                f"{format_number(10**total)} times, to {format_number(float(chain.iloc[0]))} here.",
-                evidence=f"{OUTPUT}:variance",
-                affected=tuple(map(str, chain.index)),
-                step=step,
-            )
-        ]
+        return chains[worst], totals[worst]
+
+    def _finding(self, rows: pd.DataFrame, chain: pd.Series, total: float) -> Finding:
+        return Finding(
+            layer=str(chain.index[0]),
+            site=OUTPUT_GRADIENT,
+            statistic=f"factor of the gradient over {len(chain)} layers",
+            value=10 ** (self.sign * total),
+            threshold=10 ** (self.sign * self.decades),
+            message=f"From the last to the first of {len(chain)} layers the gradient {self.verb} "
+            f"{format_number(10**total)} times, to {format_number(float(chain.iloc[0]))} here.",
+            evidence=f"{OUTPUT}:variance",
+            affected=tuple(map(str, chain.index)),
+            step=int(rows["last_step"].iloc[0]),
+        )
 
 
 def _chains(rows: pd.DataFrame, rms: pd.Series) -> list[pd.Series]:

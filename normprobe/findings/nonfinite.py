@@ -34,7 +34,7 @@ class Nonfinite(Check):
     The message says why, where it is known: a weight or running statistic that itself holds NaN or Inf (and
     which further ones do, whose effect cannot be seen behind the first), an overflow of the dtype, a running
     variance below 0, a variance of 0 with an eps that rounds to 0 in the dtype. And when: the step, where
-    `Probe.step` tells of steps, the forward and the example of the first such value; on an accelerator, which
+    Probe.step tells of steps, the forward and the example of the first such value; on an accelerator, which
     is not waited for, the forward and example of the first among the kept samples.
 
     What to do: what the finding says of its cause; else look at the weights of the named layer, or at the

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from normprobe.findings.check import Finding, Severity
 from normprobe.findings.over_time import OverTimeCheck
 from normprobe.findings.wording import same_at
@@ -134,7 +136,7 @@ class FeaturesStayDead(OverTimeCheck):
                 continue
             died = (streak >= self.windows) & (streak < len(windows))
             if died.mean() >= self.share:
-                since = windows["first_step"].iloc[-int(streak[died].min())]
+                since = windows["first_step"].iloc[-int(np.median(streak[died]))]
                 found.append((str(layer), float(died.mean()), int(since)))
         if not found:
             return []
@@ -146,7 +148,7 @@ class FeaturesStayDead(OverTimeCheck):
                 statistic="share of features that died",
                 value=share,
                 threshold=self.share,
-                message=f"{share:.0%} of the features that it reads died, the last of them by step {since:,}"
+                message=f"{share:.0%} of the features that it reads died, half of them by step {since:,}"
                 f"{same_at(len(found), 'layer')}.",
                 evidence="input:zero_features",
                 affected=tuple(name for name, _, _ in found),

@@ -58,6 +58,8 @@ def layer_table(
         zero_fraction=total.zero_fraction,
         nonfinite=total.nonfinite,
         abs_max=np.maximum(sites["min"].abs(), sites["max"].abs()),
+        # Files of before have "" for whatever they do not know.
+        nonfinite_part=sites["nonfinite_part"].where(sites["nonfinite_call"].notna()),
         feature_ratio=_feature_ratio(_abs_max(moments), widths),
     )
     return shaped(frame, LAYERS)

@@ -21,10 +21,13 @@ from normprobe import Recording
 DATA = Path(__file__).parent / "data"
 TABLES = ("layers", "features", "samples", "ledger", "labels")
 ADDED = {
-    "layers": {"abs_max", "feature_ratio"},
+    "layers": {
+        *("abs_max", "feature_ratio"),
+        *(f"nonfinite_{name}" for name in ("part", "step", "call", "example", "position", "feature")),
+    },
     "features": {"abs_max"},
     "samples": {"count"},
-    "findings": {"follows_from"},
+    "findings": {"follows_from", "step"},
     "ledger": {
         "normalizes",
         "groups",
@@ -33,6 +36,7 @@ ADDED = {
         "running_dtype",
         "statistics",
         "num_batches_tracked",
+        "gradients",
     },
 }
 KEYS = ["layer", "site", "feature", "part", "call", "repeat", "example", "position"]

@@ -29,7 +29,8 @@ COLUMNS = {
         *[("min_part", TEXT), ("min_example", NUMBER), ("min_position", NUMBER), ("min_feature", NUMBER)],
         *[("max_part", TEXT), ("max_example", NUMBER), ("max_position", NUMBER), ("max_feature", NUMBER)],
         *[("zero_fraction", REAL), ("nonfinite", WHOLE), ("masked", WHOLE), ("nonfinite_masked", WHOLE)],
-        *[("depth", WHOLE), ("abs_max", REAL), ("feature_ratio", REAL)],
+        *[("depth", WHOLE), ("abs_max", REAL), ("feature_ratio", REAL), ("nonfinite_part", TEXT)],
+        *[(f"nonfinite_{name}", NUMBER) for name in ("step", "call", "example", "position", "feature")],
     ],
     "features": [
         *((name, TEXT) for name in ("layer", "kind", "site")),
@@ -53,6 +54,7 @@ COLUMNS = {
         *[("aligned", TRUTH), ("reason", TEXT), ("normalizes", TEXT), ("groups", NUMBER)],
         *[("activation", TEXT), ("momentum", REAL), ("running_dtype", TEXT), ("statistics", TEXT)],
         ("num_batches_tracked", NUMBER),
+        ("gradients", NUMBER),
     ],
     "labels": [("part", TEXT), ("example", NUMBER), ("position", NUMBER), ("text", TEXT)],
 }
