@@ -142,7 +142,7 @@ class TestSelection:
         assert "No findings" in Path("report/report.html").read_text()
         assert Path("report/findings.csv").read_text().count("\n") == 1
         run(*options, "--select", "nonfinite", "--no-report", status=3)
-        run(*options, "--select", "dead", "--select", "massive", "--no-report")
+        run(*options, "--select", "dead_features", "--select", "massive", "--no-report")
 
     def test_an_unknown_one_names_close_ones(self, folder: Path) -> None:
         assert "did you mean nonfinite" in run("bad.normprobe", "--ignore", "nonfinte", status=2).stderr
