@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,28 +13,8 @@ import normprobe
 from normprobe.findings.gradients import GradientsExplode, GradientsVanish, UpdateOutOfRange
 from normprobe.findings.training_state import RunningStatisticsLag
 from normprobe.findings.variance_history import VarianceDrift, VarianceSpike
-from normprobe.tables.measures.history import History, HistoryBuilder
-
-VARIANCES = Mapping[tuple[str, str], list[float]]
-
-
-def history(variances: VARIANCES, **columns: Any) -> History:
-    """Windows of ten steps of training, with these variances of each layer and site."""
-    depth = {layer: number for number, layer in enumerate(dict.fromkeys(layer for layer, _ in variances))}
-    rows = [
-        {
-            **{"window": w, "phase": "train", "first_step": 10 * w, "last_step": 10 * w + 9},
-            **{"layer": layer, "site": site, "kind": "linear", "depth": depth[layer], "n_features": 4},
-            **{"n_samples": 100, "count": 400, "mean": 0.0, "m2": 400 * value, "nonfinite": 0},
-            **{"trains": True, "running_shift": np.nan, "running_ratio": np.nan},
-            **{name: given[w] for name, given in columns.items()},
-        }
-        for (layer, site), values in variances.items()
-        for w, value in enumerate(values)
-    ]
-    sites = pd.DataFrame(rows)
-    windows = sites.drop_duplicates("window")[["window", "phase", "first_step", "last_step"]]
-    return History(windows.reset_index(drop=True), sites, pd.DataFrame(), {})
+from normprobe.tables.measures.history import HistoryBuilder
+from tests.helpers.histories import gradients, history, lag, parameters
 
 
 def test_a_spike_is_named_at_its_first_layer_window_and_factor() -> None:
@@ -72,10 +50,6 @@ def test_a_drift_has_its_factor_over_the_latter_half() -> None:
     assert VarianceDrift().over_time(history({("a", "input"): [float(w + 1) ** 2 for w in range(16)]})) == []
 
 
-def gradients(rms: list[float]) -> History:
-    return history({(f"blocks.{b}.up", "output_gradient"): [value**2] for b, value in enumerate(rms)})
-
-
 def test_gradients_vanish_and_explode_by_the_slope_over_blocks() -> None:
     vanishing = [10.0 ** (b - 6) for b in range(6)]
     (found,) = GradientsVanish().over_time(gradients(vanishing))
@@ -89,17 +63,6 @@ def test_gradients_vanish_and_explode_by_the_slope_over_blocks() -> None:
         assert GradientsVanish().over_time(gradients(healthy)) == []
 
 
-def parameters(ratios: list[float]) -> History:
-    rows = [
-        {
-            **{"window": w, "first_step": 10 * w, "last_step": 10 * w + 9, "layer": "a", "kind": "linear"},
-            **{"parameter": "weight", "updates": 10, "update_ratio": ratio},
-        }
-        for w, ratio in enumerate(ratios)
-    ]
-    return History(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(rows), {})
-
-
 def test_updates_are_too_large_in_one_window_and_too_small_in_three() -> None:
     (large,) = UpdateOutOfRange().over_time(parameters([0.01, 0.3, 0.01]))
     assert (large.value, large.step, large.severity) == (0.3, 10, "warning")
@@ -110,15 +73,10 @@ def test_updates_are_too_large_in_one_window_and_too_small_in_three() -> None:
 
 
 def test_running_statistics_lag_in_each_of_the_last_windows() -> None:
-    def lag(ratios: list[float]) -> list[Any]:
-        windows = history({("bn", "input"): [1.0] * len(ratios)}, running_ratio=ratios)
-        return RunningStatisticsLag().over_time(
-            History(windows.windows, windows.sites.assign(kind="batch_norm"), windows.parameters, {})
-        )
-
-    (found,) = lag([9.0, 1.1, 3.0, 2.5, 4.0])
+    look = RunningStatisticsLag().over_time
+    (found,) = look(lag([9.0, 1.1, 3.0, 2.5, 4.0]))
     assert (found.layer, found.value) == ("bn", 4.0)
-    assert lag([9.0, 5.0, 3.0, 1.1]) == lag([9.0, 9.0]) == []
+    assert look(lag([9.0, 5.0, 3.0, 1.1])) == look(lag([9.0, 9.0])) == []
 
 
 class Relu(nn.Module):

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from normprobe.findings import CHECKS, find
+from normprobe.tables.measures.history import History
 from tests.helpers.findings_tables import FakeTables, Layer, tables
+from tests.helpers.histories import gradients, history, lag, parameters
 
 GOLDEN = Path(__file__).parent / "golden" / "findings.txt"
 
@@ -181,10 +183,27 @@ CASES: dict[str, Callable[[], FakeTables]] = {
     ),
 }  # fmt: skip
 
+STEADY = [1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1.0]
+OVER_TIME: dict[str, Callable[[], History]] = {
+    "gradients_vanish": lambda: gradients([10.0 ** (block - 6) for block in range(6)]),
+    "gradients_explode": lambda: gradients([10.0**-block for block in range(6)]),
+    "update_out_of_range: large": lambda: parameters([0.01, 0.3, 0.01]),
+    "update_out_of_range: small": lambda: parameters([1e-3, 1e-9, 2e-9, 3e-9]),
+    "variance_spike": lambda: history({("b", "input"): [*STEADY, 40.0, 1.0]}),
+    "variance_drift": lambda: history({("b", "output"): [2.0**window for window in range(16)]}),
+    "running_statistics_lag": lambda: lag([9.0, 1.1, 3.0, 2.5, 4.0]),
+    "features_stay_dead": lambda: replace(
+        history({("a", "input"): [1.0] * 8, ("b", "input"): [1.0] * 8}),
+        dead={("train", "b"): np.array([5, 5, 0, 0])},
+    ),
+}
+
 
 def words(name: str) -> str:
     """The text of what one check finds in a case."""
-    found = find(CASES[name](), [name.partition(":")[0]])
+    check = name.partition(":")[0]
+    made = CASES[name]() if name in CASES else replace(tables(linear("a")), history_source=OVER_TIME[name])
+    found = find(made, [check])
     lines = [f"[{name}]"]
     for row in found.itertuples():
         lines += [f"{row.severity}: {row.title}", str(row.message), str(row.advice)]
@@ -194,13 +213,13 @@ def words(name: str) -> str:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_the_words_of_findings() -> None:
     """NORMPROBE_WRITE_GOLDEN=1 writes the file anew, to be read before it is committed."""
-    written = "\n\n".join(map(words, CASES)) + "\n"
+    written = "\n\n".join(map(words, [*CASES, *OVER_TIME])) + "\n"
     if os.environ.get("NORMPROBE_WRITE_GOLDEN") == "1":
         GOLDEN.write_text(written, encoding="utf-8")
     assert written == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_every_check_has_words() -> None:
-    assert {name.partition(":")[0] for name in CASES} == {check.name for check in CHECKS}
+    assert {name.partition(":")[0] for name in [*CASES, *OVER_TIME]} == {check.name for check in CHECKS}
     every = GOLDEN.read_text(encoding="utf-8").split("\n\n")
     assert all("\n" in text for text in every), "a case in which nothing is found"
