@@ -421,23 +421,27 @@ COLUMNS = {
     "layers": "layer kind type site dtype sample_unit calls n_samples n_features mean variance "
     "within_sample_variance within_feature_variance abs_mean abs_median min max min_part min_example "
     "min_position min_feature max_part max_example max_position max_feature zero_fraction nonfinite masked "
-    "nonfinite_masked depth abs_max feature_ratio",
+    "nonfinite_masked depth abs_max feature_ratio nonfinite_part nonfinite_step nonfinite_call "
+    "nonfinite_example nonfinite_position nonfinite_feature",
     "features": "layer kind site feature count mean variance min max abs_mean zero_fraction nonfinite weight "
     "bias running_mean running_var seen_mean seen_variance abs_max",
     "samples": "layer kind site part call repeat example position mean variance min max count",
     "ledger": "layer aliases kind type n_features eps affine training grad calls status via masked_by "
     "sample_unit aligned reason normalizes groups activation momentum running_dtype statistics "
-    "num_batches_tracked",
+    "num_batches_tracked gradients",
 }
 WHOLE = {"calls", "n_samples", "n_features", "nonfinite", "masked", "nonfinite_masked", "depth", "feature"}
 WHOLE |= {"count", "call", "repeat"}
 IDENTITY = {
     "example",
     "position",
-    *(f"{e}_{n}" for e in ("min", "max") for n in ("example", "position", "feature")),
+    *(f"{e}_{n}" for e in ("min", "max", "nonfinite") for n in ("example", "position", "feature")),
+    "nonfinite_step",
+    "nonfinite_call",
 }
-MAYBE_WHOLE = {"n_features", "groups", "num_batches_tracked"}
+MAYBE_WHOLE = {"n_features", "groups", "num_batches_tracked", "gradients"}
 TEXT = {"layer", "kind", "type", "site", "dtype", "sample_unit", "part", "min_part", "max_part", "aliases"}
+TEXT |= {"nonfinite_part"}
 TEXT |= {"training", "grad", "status", "via", "masked_by", "reason"}
 TEXT |= {"normalizes", "activation", "running_dtype", "statistics"}
 

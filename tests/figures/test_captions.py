@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import normprobe
 from normprobe import figures
@@ -85,6 +86,16 @@ def test_facts_are_what_the_figures_rest_on() -> None:
     assert (panel["seen"], panel["kept_rows"], panel["kept_samples"]) == (42, 42, 42)
 
 
+def over_steps() -> normprobe.Recording:
+    """A recording of four windows."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2))
+    with normprobe.Probe(model, window=1) as probe:
+        for step in range(4):
+            model((1.0 + step) * normal(8, 4))
+            probe.step(step)
+    return probe.recording
+
+
 def test_every_figure_of_the_registry_states_facts_of_plain_values() -> None:
     def plain(value: Any) -> bool:
         if isinstance(value, tuple):
@@ -92,6 +103,7 @@ def test_every_figure_of_the_registry_states_facts_of_plain_values() -> None:
         return value is None or isinstance(value, (str, int, float))
 
     drawn = [one for case in ("loud", "images") for one in every_figure(recorded(case))]
+    drawn += every_figure(over_steps())
     assert {one.name for one in drawn} == {entry.name for entry in registry.FIGURES} | {"norm_panel"}
     for one in drawn:
         assert one.facts

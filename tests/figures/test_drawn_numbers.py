@@ -233,7 +233,7 @@ def test_the_panel_says_the_tables_mean_and_variance(deep):
 
 
 def test_errors_say_what_there_is(deep):
-    with pytest.raises(ValueError, match="no figure 'pie'; there are depth_profile"):
+    with pytest.raises(ValueError, match="no figure 'pie'; there are over_time, depth_profile"):
         figures.render(deep, "pie")
     with pytest.raises(ValueError, match="needs layer="):
         figures.render(deep, "norm_panel")

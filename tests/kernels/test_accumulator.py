@@ -51,7 +51,7 @@ class TestAddedUp:
         rng = np.random.default_rng(seed)
         width = int(rng.choice(WIDTHS))
         states = [AccumulatorState(width, -1, 1, -1, False) for _ in range(readers)]
-        totals, slots, low, high = [], 0, np.inf, -np.inf
+        totals, slots, low, high, sound = [], 0, np.inf, -np.inf, True
         for _ in range(6):
             values = batch(rng, width)
             rows, memory = len(values), RecentMoments()
@@ -63,16 +63,21 @@ class TestAddedUp:
             totals.append((exact, exact[keep]))
             for state in states:
                 news = state.observe(values, plan, None, memory, threads, 0)
-                held = news or (None, None)
+                held = news or (None, None, None)
                 assert (held[0] is not None) == (finite.min(initial=np.inf) < low)
                 assert (held[1] is not None) == (finite.max(initial=-np.inf) > high)
+                wrong = np.argwhere(~np.isfinite(exact))
+                assert (held[2] is not None) == (sound and len(wrong) > 0)
+                if held[2] is not None:
+                    assert held[2][1:] == tuple(wrong[0])
                 for found, extreme in zip(
-                    held, (finite.min(initial=np.inf), finite.max(initial=-np.inf)), strict=True
+                    held[:2], (finite.min(initial=np.inf), finite.max(initial=-np.inf)), strict=True
                 ):
                     if found is not None:
                         first = np.flatnonzero((exact == extreme).any(1))[0]
                         assert found == (extreme, first, np.flatnonzero(exact[first] == extreme)[0])
             low, high = min(low, finite.min(initial=np.inf)), max(high, finite.max(initial=-np.inf))
+            sound = sound and bool(np.isfinite(exact).all())
         for state in states:
             columns, kept, within_sum, within_count, *_ = state.fields(slots, 0)
             self.check(
