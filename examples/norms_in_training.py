@@ -8,14 +8,14 @@ the layers move from one window of steps to the next, and the share of new image
 size, on images that are shifted, and with standardized inputs beside raw ones. With FOLDER it leaves figures.
 
 What comes out of 200 steps and 3 seeds is not all that is claimed. Gradients: without a norm those at the
-first of 30 layers are 1e-13 of those at the last, and nothing is learned; with LayerNorm a third; with BatchNorm
-90 times as large, for it lets gradients explode with depth (Yang et al. 2019, arXiv:1902.08129), and still it
-alone learns anything then (32 % right). Shift of inputs: BatchNorm makes it a hundredth of what it is in the
-bare MLP and a quarter in the recurrent net; LayerNorm a third and none less. Batch size: in batches of 1
-BatchNorm cannot train; in batches of 2 the recurrent net gets 64 % right with it, 95 % with LayerNorm and 94 %
-with none, in batches of 8 all are alike. Shifted images: brighter ones are read worst with LayerNorm (56 %,
-none 69 %), so norms are no cure. Raw inputs cost the recurrent net 21 to 28 points, with BatchNorm least.
-Before is the first window of steps, after is the last.
+first of 30 layers are 1e-13 of those at the last, and nothing is learned; with LayerNorm a third; with
+BatchNorm 90 times as large, for it lets gradients explode with depth (Yang et al. 2019, arXiv:1902.08129),
+and still it alone learns anything then (32 % right). Shift of inputs: BatchNorm makes it a hundredth of
+what it is in the bare MLP and a quarter in the recurrent net; LayerNorm a third and none less. Batch size:
+in batches of 1 BatchNorm cannot train; in batches of 2 the recurrent net gets 64 % right with it, 95 % with
+LayerNorm and 94 % with none, in batches of 8 all are alike. Shifted images: brighter ones are read worst
+with LayerNorm (56 %, none 69 %), so norms are no cure. Raw inputs cost the recurrent net 21 to 28 points,
+with BatchNorm least. Before is the first window of steps, after is the last.
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ def watched(model: nn.Module, data: Digits, steps: int, seed: int) -> normprobe.
 def gradients_by_depth(recording: normprobe.Recording) -> pd.DataFrame:
     """Root mean square of the gradient of each Linear's output, in the first and the last window."""
     table = recording.over_time("layers").query("kind == 'linear' and site == 'output_gradient'")
-    table = table.assign(rms=np.sqrt(table["variance"] + table["mean"] ** 2))
+    # Among the Linear layers, so that nets with norms and without lie side by side.
+    depth = table["depth"].rank(method="dense").astype(int)
+    table = table.assign(rms=np.sqrt(table["variance"] + table["mean"] ** 2), depth=depth)
     ends = table[table["window"].isin([table["window"].min(), table["window"].max()])]
     when = np.where(ends["window"] == ends["window"].min(), "before", "after")
     return ends.assign(when=when)[["layer", "depth", "when", "rms"]]

@@ -90,8 +90,8 @@ def test_new_extremes_are_said_at_once() -> None:
     ]
     many = torch.full((40, 1, 2), 1.0)
     many[7, 0, 1], many[9, 0, 0] = 5, -5
-    assert sums.add(many, Choice(40, 1)) == ((-5.0, 9, 0), (5.0, 7, 1))
-    assert sums.add(many, Choice(40, 1)) == (None, None)
+    assert sums.add(many, Choice(40, 1)) == ((-5.0, 9, 0), (5.0, 7, 1), None)
+    assert sums.add(many, Choice(40, 1)) == (None, None, None)
 
 
 def test_kept_samples_and_raw_rows_lie_in_their_slots() -> None:

@@ -22,7 +22,7 @@ def test_every_figure_that_is_offered_is_drawn(name: str) -> None:
     tables = (VARIANTS | WITHOUT_LAYERS)[name]
     for figure in figures.available(tables):
         assert figures.render(tables, figure).name == figure
-    assert len(find(tables).columns) == 19
+    assert len(find(tables).columns) == 20
     assert repr(Recording(tables))
 
 

@@ -321,4 +321,4 @@ def test_made_tables_are_like_recorded_ones() -> None:
     tables = made("a", np.random.default_rng(0).normal(size=(8, 3)))
     for name in FRAMES:
         assert columns(getattr(tables, name)) == COLUMNS[name]
-    assert tables.meta.keys() >= {*recorded().meta} - {"pad_tokens", "weight_changes"}
+    assert tables.meta.keys() >= {*recorded().meta} - {"pad_tokens", "weight_changes", "windows"}

@@ -152,7 +152,9 @@ def history_of_tables(tables: Tables) -> History:
 def _site_rows(tables: Tables) -> dict[str, Any]:
     """What is held of each site of a window, column by column: a frame takes longer than all else."""
     sites = tables.sites
-    total, _ = pooled(moments_of(tables.feature_moments), sites["n_features"].to_numpy())
+    # Squares of numbers near the largest of all overflow: the variance is infinite, and said to be.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total, _ = pooled(moments_of(tables.feature_moments), sites["n_features"].to_numpy())
     facts = ("kind", "training", "statistics")
     ledger = tables.ledger_base
     known = dict(zip(ledger["layer"], zip(*(ledger[name] for name in facts), strict=True), strict=True))
