@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from hashlib import blake2b
 from pathlib import Path
@@ -12,8 +11,11 @@ PATTERN = "window-*.normprobe"
 
 def holds_windows(path: str | Path) -> bool:
     """Whether a path is a folder with windows of a run."""
-    # Of a name that no file can have `Path.is_dir` raises.
-    return os.path.isdir(path) and next(Path(path).glob(PATTERN), None) is not None
+    folder = Path(path)
+    try:
+        return folder.is_dir() and next(folder.glob(PATTERN), None) is not None
+    except OSError:  # a name that no file can have
+        return False
 
 
 def file_name(part: str, first_call: int) -> str:
