@@ -138,7 +138,7 @@ class Probe:
             samples=None if samples == "all" else samples,
             values=values,
             phases=Phases(every, window),
-            seed=seed_of(seed, part or process_name()),
+            seed=seed_of(seed, process_name() if part is None else part),
             loss_scale=loss_scale(gradients, scaler),
         )
         self._find_layers(mask)

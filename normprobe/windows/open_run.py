@@ -98,8 +98,9 @@ class OpenRun:
         if phases.window is not None and (full := phases.full()):
             self._close(full)
         self._termination.settle()
-        with users_own():
-            self.look()
+        if self._monitor is not None:
+            with users_own():
+                self.look()
 
     def _close_open(self) -> None:
         self._close(self._forwards.phases.open())

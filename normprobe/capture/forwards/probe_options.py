@@ -27,9 +27,7 @@ def check_options(samples: Any, values: Any, every: Any, window: Any, mask: Any)
     if samples != "all":
         whole["samples"] = (samples, 0)
     for name, (given, least) in whole.items():
-        if isinstance(given, bool) or not isinstance(given, int) or given < least:
-            also = ' or "all"' if name == "samples" else ""
-            raise NormprobeError(f"{name} must be a whole number of at least {least}{also}, got {given!r}")
+        _check_whole(name, given, least, ' or "all"' if name == "samples" else "")
     if not (mask is None or isinstance(mask, (str, Tensor, Mapping)) or callable(mask)):
         raise NormprobeError(
             'mask must be "auto", None, the name of an argument, a tensor, a callable or a dict of tensors '
@@ -40,9 +38,13 @@ def check_options(samples: Any, values: Any, every: Any, window: Any, mask: Any)
 def check_window_options(most: Any, step: Any) -> None:
     """Raise NormprobeError for an option of how windows are kept that is out of range."""
     for name, given, least in (("max_windows", most, 2), ("resume_from", step, 0)):
-        whole = isinstance(given, int) and not isinstance(given, bool) and given >= least
-        if given is not None and not whole:
-            raise NormprobeError(f"{name} must be a whole number of at least {least}, or None, got {given!r}")
+        if given is not None:
+            _check_whole(name, given, least, ", or None")
+
+
+def _check_whole(name: str, given: Any, least: int, also: str) -> None:
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise NormprobeError(f"{name} must be a whole number of at least {least}{also}, got {given!r}")
 
 
 def check_finding_options(on_finding: Any, stop_on: Any) -> None:
@@ -57,8 +59,7 @@ def check_step(step: Any, last: int | None) -> None:
     """Raise NormprobeError if a step's number is none, or goes back."""
     if step is None:
         return
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise NormprobeError(f"step must be a whole number of at least 0, or None, got {step!r}")
+    _check_whole("step", step, 0, ", or None")
     if last is not None and step < last:
         raise NormprobeError(
             f"step {step} was told after step {last}: steps only go up; give a number that runs on over the "
