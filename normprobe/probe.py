@@ -80,6 +80,7 @@ class Probe:
         seed: int = 0,
         gradients: bool = False,
         scaler: Any = None,
+        experts: bool = False,
         on_finding: Callable[[Mapping[str, Any]], object] | None = None,
         stop_on: Literal["error", "warning"] | None = None,
     ) -> None:
@@ -117,6 +118,8 @@ class Probe:
             gradients: also measure the gradients of what layers read and write, at the sites
                 `input_gradient` and `output_gradient`.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
+            experts: also measure what each expert reads and gives, where one weight holds all of a layer's, as in
+                Mixtral: `Recording.experts`. Experts that are modules of a list are there without it.
             on_finding: called with each finding once, as the window closes that shows it, or at the end of
                 the block: a mapping of the columns of `Recording.findings` and the window's ``phase``,
                 ``first_step`` and ``last_step``. What it raises goes through. Give ``window``, too.
@@ -140,6 +143,7 @@ class Probe:
             phases=Phases(every, window),
             seed=seed_of(seed, process_name() if part is None else part),
             loss_scale=loss_scale(gradients, scaler),
+            experts=experts,
         )
         self._find_layers(mask)
         self._monitor = finding_monitor(on_finding, stop_on)
@@ -316,6 +320,7 @@ class Probe:
             "window": callbacks.forwards.phases.window,
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
+            "experts": callbacks.experts is not None,
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from normprobe.capture.experts.expert_capture import ExpertCapture
 from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.forward import Forward, Forwards
@@ -61,6 +62,7 @@ class HookCallbacks:
         weight_changes: whether parameters change between measured forwards.
         entered: ids of the modules that hold a layer and were called.
         gradients: what measures gradients, too; None where only activations are.
+        experts: what measures experts that one weight holds; None where nobody asked for them.
         lock: guards the states, the run's data and the plans, for models called from several threads. It is
             reentrant: the extension's hooks hold it when they call `LayerCalls.snapshot_alone`.
     """
@@ -75,13 +77,13 @@ class HookCallbacks:
         phases: Phases,
         seed: int,
         loss_scale: LossScale | None = None,
+        experts: bool = False,
     ) -> None:
         self.run_info = RunInfo()
         self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
         self.samples, self.values, self.seed = samples, values, seed
         self.states: dict[tuple[int, str], LayerState] = {}
         self.forwards = Forwards(phases)
-        self.windows = WindowContents(self.states, self.run_info)
         self.weight_changes = WeightChanges(self._forget_vectors)
         self.entered: set[int] = set()
         self.lock = current_forward.new_lock()
@@ -92,6 +94,9 @@ class HookCallbacks:
         self._batch_norms: tuple[LayerState, ...] = ()
         self._several, self._no_grad = False, NoGrad()
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
+        of_layers = self.lock, self._no_grad, self._sequences.of, self.state_of
+        self.experts = self.function_capture.experts = ExpertCapture(*of_layers) if experts else None
+        self.windows = WindowContents(self.states, self.run_info, self.experts)
         measurer = Measurer(seed, samples, self._sequences.holds_padding)
         self._measurer = measurer
         given = self.lock, measurer, self._no_grad, self.windows.enter
@@ -135,6 +140,8 @@ class HookCallbacks:
             if id(state.layer.module) in uncompiled:
                 state.reasons[UNCOMPILED] = 1
         self._hook_layers(model, found, states)
+        if self.experts is not None:
+            self.experts.attach(found, hooks, self._own, self.forwards)
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._own(self._claim_time_first))
