@@ -71,6 +71,20 @@ class Recording(OverTime):
         return self._tables.parameters
 
     @property
+    def experts(self) -> pd.DataFrame:
+        """A row per layer of experts, site and expert: its tokens, and what it reads and gives.
+
+        Experts that are modules of a list are here in any recording; those of one weight, as of Mixtral, where
+        ``Probe(model, experts=True)`` measured them.
+        """
+        return self._tables.experts
+
+    @property
+    def expert_features(self) -> pd.DataFrame:
+        """A row per layer of experts, site, expert and feature, of the same experts."""
+        return self._tables.expert_features
+
+    @property
     def labels(self) -> pd.DataFrame:
         """The text of kept samples, where the probe was given ``labels``: part, example, position, text."""
         return self._tables.labels
@@ -325,6 +339,7 @@ class Recording(OverTime):
         frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
         findings = self._found if findings is None else findings
         frames |= {} if tables.parameter_moments.empty else {"parameters": tables.parameters}
+        frames |= {} if tables.expert_frames.places.empty else {"experts": tables.experts}
         return {**frames, "findings": findings, "outliers": self.outliers()}
 
     def __repr__(self) -> str:

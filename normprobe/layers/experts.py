@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def expert_modules(modules: Sequence[NamedModule], layers: Sequence[Layer]) -> t
     found = []
     for named in modules:
         if id(named.module) in held:
-            found.append(_expert_module(named, held[id(named.module)], by_name, layers))
+            found.append(_expert_module(named, held[id(named.module)], by_name))
     return tuple(found)
 
 
@@ -79,10 +79,7 @@ def _weight(layer: Layer, count: int) -> ExpertWeight:
 
 
 def _expert_module(
-    named: NamedModule,
-    weights: list[ExpertWeight],
-    by_name: Mapping[str, NamedModule],
-    layers: Sequence[Layer],
+    named: NamedModule, weights: list[ExpertWeight], by_name: Mapping[str, NamedModule]
 ) -> ExpertModule:
     name, holder, parent = named.names[0], named, _parent(named.names[0], by_name)
     # Of one matrix for all experts the module around it routes, and takes slices.
@@ -94,10 +91,7 @@ def _expert_module(
         weight.first: features_of_expert(weight.module, weight.parameter, _matrix(weight), weight.count)
         for weight in weights
     }
-    router = router_of(name, count, by_name, layers)
-    return ExpertModule(
-        name, holder.module, count, widths.get(True), widths.get(False), tuple(weights), router
-    )
+    return ExpertModule(name, holder.module, count, widths.get(True), widths.get(False), tuple(weights))
 
 
 def _matrix(weight: ExpertWeight) -> Tensor:
@@ -110,13 +104,12 @@ def _parent(name: str, by_name: Mapping[str, NamedModule]) -> NamedModule | None
     return by_name.get(name.rpartition(".")[0]) if name else None
 
 
-def router_of(name: str, count: int, by_name: Mapping[str, NamedModule], layers: Sequence[Layer]) -> str:
-    """The layer that gives a number for each expert of a module, in what holds the module or one further out.
+def _router_of(name: str, count: int, layers: Sequence[Layer]) -> Layer | None:
+    """The layer that gives a number for each expert of a module, beside the module or one further out.
 
     Args:
         name: of the module that holds the experts.
         count: how many there are; a router may have more, of experts that do nothing.
-        by_name: every module.
         layers: every layer that may be it.
     """
     outer = name
@@ -132,8 +125,8 @@ def router_of(name: str, count: int, by_name: Mapping[str, NamedModule], layers:
             and _gives(layer) >= count
         ]
         if near:
-            return min(near, key=lambda layer: (_gives(layer) != count, layer.name.count("."))).name
-    return ""
+            return min(near, key=lambda layer: (_gives(layer) != count, layer.name.count(".")))
+    return None
 
 
 def _gives(layer: Layer) -> int:
@@ -143,16 +136,30 @@ def _gives(layer: Layer) -> int:
 
 
 def with_experts(modules: Sequence[NamedModule], layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The layers, those inside experts that are modules of a list marked as such."""
+    """The layers, marked where they lie inside an expert of a list, or route to experts."""
     inside = {id(module): mark for module, mark in _listed(modules)}
-    if not inside:
-        return tuple(layers)
+    holders = [(holder.name, holder.count) for holder in expert_modules(modules, layers)]
+    holders += _counts(inside.values())
+    routes: dict[str, list[str]] = {}
+    for name, count in holders:
+        router = _router_of(name, count, layers)
+        if router is not None:
+            routes.setdefault(router.name, []).append(name)
     return tuple(
-        replace(layer, expert_of=inside[id(layer.module)][0], expert=inside[id(layer.module)][1])
-        if id(layer.module) in inside
+        replace(layer, expert_of=of, expert=number, router_of="; ".join(routes.get(layer.name, ())))
+        if (of or layer.name in routes)
         else layer
         for layer in layers
+        for of, number in [inside.get(id(layer.module), ("", None))]
     )
+
+
+def _counts(marks: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Each list of experts and how many it has."""
+    counts: dict[str, int] = {}
+    for name, number in marks:
+        counts[name] = max(counts.get(name, 0), number + 1)
+    return list(counts.items())
 
 
 def _listed(modules: Sequence[NamedModule]) -> Iterator[tuple[nn.Module, tuple[str, int]]]:

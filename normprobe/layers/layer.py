@@ -51,6 +51,8 @@ class Layer:
         by_use: it is a layer only if a function uses it as one, which its first call shows.
         expert_of: of a layer inside an expert that is a module of a list: the name of that list; else "".
         expert: then, which of its experts.
+        router_of: of a layer that gives a number for each expert: the modules of experts that it routes for,
+            joined by `; `; else "".
     """
 
     name: str
@@ -66,6 +68,7 @@ class Layer:
     by_use: bool = False
     expert_of: str = ""
     expert: int | None = None
+    router_of: str = ""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -108,7 +111,6 @@ class ExpertModule:
         width: how many features an expert reads; None where the module does not say.
         inner_width: how many features its last weight reads; None where it is the only one.
         weights: the parameters that hold the experts.
-        router: the layer that gives a number for each expert, or "".
     """
 
     name: str
@@ -117,7 +119,6 @@ class ExpertModule:
     width: int | None
     inner_width: int | None
     weights: tuple[ExpertWeight, ...]
-    router: str
 
 
 @dataclass(frozen=True)

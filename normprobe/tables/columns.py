@@ -133,6 +133,10 @@ LEDGER: dict[str, tuple[str, str]] = {
     "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
     "num_batches_tracked": (NUMBER, "batches that its running statistics have seen, where it counts them"),
     "gradients": (NUMBER, "gradients measured at its output, or at its input where more were"),
+    "rows": (NUMBER, "rows behind the statistics of its input, padding left out: tokens, pixels, examples"),
+    "expert_of": (TEXT, "the list of experts that it is part of; see the table of experts"),
+    "expert": (NUMBER, "which of that list's experts, from 0"),
+    "router_of": (TEXT, "the experts that it routes to, by the name of their module; joined by `; `"),
 }
 
 OUTLIERS: dict[str, tuple[str, str]] = {
@@ -164,6 +168,33 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "update_ratio": (REAL, "update_rms ÷ the root mean square of the parameter ahead of these steps"),
 }
 
+EXPERTS: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module, or list of modules, that holds the experts"),
+    "expert": (WHOLE, "index of the expert, from 0"),
+    "site": (TEXT, "input, intermediate (what its last Linear reads) or output (before the routing weight)"),
+    "router": (TEXT, "the layer that routes, whose input is in the other tables; empty where none was found"),
+    "tokens": (WHOLE, "rows that were routed to it and measured at the site, padding left out"),
+    "share": (REAL, "its tokens ÷ those of all experts of the layer at the site"),
+    "weight": (REAL, "mean routing weight of its tokens; missing where the call does not say it"),
+    "n_features": (WHOLE, "features of one row"),
+    "mean": (REAL, "mean of all finite values at the site"),
+    "variance": (REAL, "their population variance (divisor: their number)"),
+    "min": (REAL, "the smallest"),
+    "max": (REAL, "the largest"),
+    "abs_mean": (REAL, "mean of |value|"),
+    "nonfinite": (WHOLE, "NaN or infinite values beside them"),
+    "entropy": (REAL, "of the layer: entropy, in nats, of the shares of its experts at the input"),
+    "entropy_max": (REAL, "of the layer: that of equal shares, the logarithm of the number of experts"),
+}
+
+EXPERT_FEATURES: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module, or list of modules, that holds the experts"),
+    "expert": (WHOLE, "index of the expert, from 0"),
+    "site": (TEXT, "input, intermediate or output"),
+    "feature": (WHOLE, "index of the feature, from 0"),
+    **{column.name: (WHOLE if column.whole else REAL, column.meaning) for column in public_moments()},
+}
+
 TABLES = {
     "layers": LAYERS,
     "features": FEATURES,
@@ -171,6 +202,8 @@ TABLES = {
     "ledger": LEDGER,
     "outliers": OUTLIERS,
     "parameters": PARAMETERS,
+    "experts": EXPERTS,
+    "expert_features": EXPERT_FEATURES,
 }
 
 _OF_UNIT = {
@@ -178,11 +211,12 @@ _OF_UNIT = {
     "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
-    "share": "momentum",
+    "share": "momentum share",
+    "nats": "entropy entropy_max",
     "ratio": "feature_ratio ratio update_ratio",
     "count": "num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
-    "steps weight_nonfinite gradient_nonfinite skipped updates",
-    "index": "depth feature call repeat example position min_example min_position min_feature "
+    "steps weight_nonfinite gradient_nonfinite skipped updates rows tokens",
+    "index": "depth expert feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
     "nonfinite_position nonfinite_feature",
 }
@@ -224,7 +258,8 @@ PARAMETER_LARGEST = ("weight_max", "gradient_max")
 
 BASE: dict[str, dict[str, str]] = {
     "ledger_base": {
-        **{name: dtype for name, (dtype, _) in LEDGER.items()},
+        # What follows from the moments is not held twice.
+        **{name: dtype for name, (dtype, _) in LEDGER.items() if name != "rows"},
         **{"depth": NUMBER, "trainable": TRUTH, "moved": TRUTH, "updates": NUMBER, "firings": NUMBER},
         "unmasked": NUMBER,
         "settings": TEXT,
@@ -256,6 +291,11 @@ BASE: dict[str, dict[str, str]] = {
         },
     },
     "rows": _IDENTITY,
+    "expert_places": {
+        **{"layer": TEXT, "depth": WHOLE, "expert": WHOLE, "site": TEXT, "n_features": WHOLE, "rows": WHOLE},
+        **{"weight_sum": REAL, "weighted": WHOLE},
+    },
+    "expert_moments": {field.column: WHOLE if field.whole else REAL for field in MOMENT_FIELDS.values()},
     "labels_base": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
     "parameter_moments": {
         **{"layer": TEXT, "parameter": TEXT, "size": WHOLE},
@@ -287,8 +327,12 @@ OPTIONAL = {
             "weights",
             "num_batches_tracked",
             "gradients",
+            "expert_of",
+            "expert",
+            "router_of",
         )
     ),
+    "expert_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
 }
 """Columns of base frames that a file of before lacks; they read as missing, texts as ""."""
 

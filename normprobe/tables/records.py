@@ -159,7 +159,6 @@ class ExpertRecord:
 
     Attributes:
         layer: its name.
-        router: the layer that routes, or "".
         depth: order of first execution among such modules.
         count: how many experts there are.
         weights: of each expert the sum of its routing weights, shape (experts,).
@@ -168,7 +167,6 @@ class ExpertRecord:
     """
 
     layer: str
-    router: str
     depth: int
     count: int
     weights: Numbers

@@ -44,6 +44,9 @@ _NULLABLE: dict[str, Any] = {
     "boolean": pd.BooleanDtype(),
 }
 _Read = TypeVar("_Read")
+_ON_REQUEST = ("parameter_moments", "expert_places", "expert_moments")
+"""Tables that a recording without what they are of does not hold."""
+
 _FREE = 64 << 20
 _RATIO = 100
 """A table may fill 64 MiB, or a hundred times its bytes on disk."""
@@ -58,8 +61,9 @@ def save_tables(tables: Tables, path: str | Path, *, labels: bool = False) -> Pa
     about = {"format": _MAGIC, "version": FORMAT, "meta": tables.meta}
     frames = {name: _to_arrow(name, getattr(tables, name)) for name in BASE}
     # Older versions refuse nothing then.
-    if tables.parameter_moments.empty:
-        del frames["parameter_moments"]
+    for name in _ON_REQUEST:
+        if getattr(tables, name).empty:
+            del frames[name]
     if not labels:
         frames["labels_base"] = frames["labels_base"].slice(0, 0)
     frames[_VALUES] = pa.table({"value": tables.row_values})
@@ -168,8 +172,8 @@ def _read_meta(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
 
 def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
     meta = _read_meta(archive, path)
-    # Recordings without gradients, and those of older versions, lack the table of parameters.
-    lacking = {"parameter_moments"} - {name.removesuffix(".parquet") for name in archive.namelist()}
+    # Recordings without gradients or experts, and those of older versions, lack their tables.
+    lacking = set(_ON_REQUEST) - {name.removesuffix(".parquet") for name in archive.namelist()}
     frames: dict[str, Any] = {name: _frame(archive, name, path) for name in BASE if name not in lacking}
     tables = Tables(**frames, row_values=_values(archive, path), facts=meta)
     wrong = check_tables(tables)

@@ -80,8 +80,8 @@ class ExpertState:
             for moments, rows in [sums.totals()]
         )
         weights, weighted = (_numbers(held, count) for held in (window.weights, window.weighted))
-        name, router = valid_name(self.holder.name), valid_name(self.holder.router)
-        return ExpertRecord(name, router, self.depth or 0, count, weights, weighted, sites)
+        name = valid_name(self.holder.name)
+        return ExpertRecord(name, self.depth or 0, count, weights, weighted, sites)
 
     def nbytes(self) -> int:
         """How many bytes what was measured takes."""
