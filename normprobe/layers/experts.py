@@ -22,13 +22,11 @@ def experts_in(module: nn.Module, weight: Tensor) -> int | None:
 
     Three dimensions are (experts, ...); a matrix may hold those of all experts one under another.
     """
-    named = _EXPERTS.search(type(module).__name__)
-    if weight.dim() == 3:
-        # An axis of length 1 would be for broadcasting.
-        several = min(weight.shape[1:]) > 1 and (weight.shape[0] > 1 or named)
-        return weight.shape[0] if several else None
-    if weight.dim() != 2 or not named:
+    if weight.dim() not in (2, 3) or not _EXPERTS.search(type(module).__name__):
         return None
+    if weight.dim() == 3:
+        # An axis of length 1 would be for broadcasting; but of shared experts there may be one.
+        return weight.shape[0] if min(weight.shape[1:]) > 1 else None
     said = [value for name, value in vars(module).items() if name.endswith("num_experts")]
     counts = {value for value in said if isinstance(value, int) and value > 1}
     # A matrix of as many rows as experts is a bias of each, or a router.

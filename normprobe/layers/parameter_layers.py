@@ -24,7 +24,8 @@ from normprobe.layers.view_registry import registered_view
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 # Class names, as in Mixtral, DeepSeek, Qwen-MoE; a "gated" module multiplies by a gate, it does not route.
 _ROUTER = re.compile(r"router|gate(?!d)|gating", re.IGNORECASE)
-_EXPERTS = re.compile(r"expert|moe|mixture|linear", re.IGNORECASE)
+# Several matrices in one weight, an axis of length 1 would be for broadcasting.
+_STACKED = re.compile(r"linear", re.IGNORECASE)
 
 
 def parameter_layers(named: NamedModule) -> Iterator[Layer]:
@@ -45,7 +46,8 @@ def parameter_layers(named: NamedModule) -> Iterator[Layer]:
     for parameter, weight in _matrices(module, (2, 3)):
         projection = attention and parameter in _PROJECTIONS
         router = is_router and parameter == "weight" and weight.dim() == 2
-        experts = _EXPERTS.search(name) and experts_in(module, weight) is not None
+        stacked = weight.dim() == 3 and min(weight.shape) > 1 and _STACKED.search(name)
+        experts = stacked or experts_in(module, weight) is not None
         if projection or router or experts or (is_leaf and is_matrix_of(module, weight)):
             yield _parameter_layer(named, parameter, weight)
 

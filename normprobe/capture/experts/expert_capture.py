@@ -219,6 +219,10 @@ class ExpertCapture:
             text = f"{what} is left out: {type(error).__name__}: {message}"
             self._layers[id(module)][-1].note(text)
 
+    def measured(self) -> frozenset[tuple[int, str]]:
+        """The keys of the layers whose experts were measured in the window."""
+        return frozenset(key for key, (state, _) in self._by_weight.items() if state.window.sums)
+
     def take(self) -> dict[int, ExpertWindow]:
         """Hand over what was measured in a window, for `put`."""
         return {key: state.window for key, state in self.states.items()}
