@@ -118,8 +118,8 @@ class Probe:
             gradients: also measure the gradients of what layers read and write, at the sites
                 `input_gradient` and `output_gradient`.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
-            experts: also measure what each expert reads and gives, where one weight holds all of a layer's, as in
-                Mixtral: `Recording.experts`. Experts that are modules of a list are there without it.
+            experts: also measure each expert where one weight holds all of a layer's, as in Mixtral, for
+                `Recording.experts`. Experts that are modules of a list are there without it.
             on_finding: called with each finding once, as the window closes that shows it, or at the end of
                 the block: a mapping of the columns of `Recording.findings` and the window's ``phase``,
                 ``first_step`` and ``last_step``. What it raises goes through. Give ``window``, too.

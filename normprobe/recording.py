@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from normprobe.errors import RecordingError, names_checked, warn
 from normprobe.tables.export import write_csv, write_parquet, write_tables
 from normprobe.tables.frames import Tables
+from normprobe.tables.further_tables import FurtherTables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Recording", "load", "merge"]
 
 
-class Recording(OverTime):
+class Recording(OverTime, FurtherTables):
     """Everything one probe measured, frozen; made by `Probe`, `record`, `load` and `merge`."""
 
     @property
@@ -60,34 +61,6 @@ class Recording(OverTime):
     def ledger(self) -> pd.DataFrame:
         """A row per layer: fired, never fired, bypassed or refused, and why."""
         return self._tables.ledger
-
-    @property
-    def parameters(self) -> pd.DataFrame:
-        """A row per parameter of a layer: how large it, its gradients and its updates are.
-
-        Measured by ``Probe(model, gradients=True)`` at each step of an optimizer that follows a measured
-        forward; without that there are no rows.
-        """
-        return self._tables.parameters
-
-    @property
-    def experts(self) -> pd.DataFrame:
-        """A row per layer of experts, site and expert: its tokens, and what it reads and gives.
-
-        Experts that are modules of a list are here in any recording; those of one weight, as of Mixtral, where
-        ``Probe(model, experts=True)`` measured them.
-        """
-        return self._tables.experts
-
-    @property
-    def expert_features(self) -> pd.DataFrame:
-        """A row per layer of experts, site, expert and feature, of the same experts."""
-        return self._tables.expert_features
-
-    @property
-    def labels(self) -> pd.DataFrame:
-        """The text of kept samples, where the probe was given ``labels``: part, example, position, text."""
-        return self._tables.labels
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class RunCoverage:
         forwards: Forwards,
         layers: Iterable[Layer],
         reads: Mapping[tuple[int, str], str],
+        *,
         experts: Set[tuple[int, str]] = frozenset(),
     ) -> RunCoverage:
         """How the forwards of a model went whose ``layers`` were found on entry or by their use."""

@@ -127,7 +127,7 @@ class Freezer:
             callbacks.forwards,
             callbacks.layers(),
             callbacks.function_capture.reads,
-            frozenset() if callbacks.experts is None else callbacks.experts.measured(),
+            experts=frozenset() if callbacks.experts is None else callbacks.experts.measured(),
         )
         # In order of definition; what only its use made a layer comes last, by name.
         states = sorted(

@@ -97,8 +97,7 @@ class HookCallbacks:
         of_layers = self.lock, self._no_grad, self._sequences.of, self.state_of
         self.experts = self.function_capture.experts = ExpertCapture(*of_layers) if experts else None
         self.windows = WindowContents(self.states, self.run_info, self.experts)
-        measurer = Measurer(seed, samples, self._sequences.holds_padding)
-        self._measurer = measurer
+        measurer = self._measurer = Measurer(seed, samples, self._sequences.holds_padding)
         given = self.lock, measurer, self._no_grad, self.windows.enter
         self.gradients = None if loss_scale is None else GradientCapture(loss_scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)

@@ -32,8 +32,8 @@ def parameter_layers(named: NamedModule) -> Iterator[Layer]:
     """The layers that a module has as parameters, by rule, from the module alone.
 
     Torch's attention projects its inputs with `in_proj_weight`; a router (or gate) without children has a
-    matrix `weight`; experts have one weight for all of them (`experts.experts_in`); what says how many features
-    go in and out, without being called a Linear, has a matrix of these sizes (a graph convolution).
+    matrix `weight`; experts have one weight for all of them (`experts.experts_in`); what says how many
+    features go in and out, without being called a Linear, has a matrix of these sizes (a graph convolution).
     """
     module, name = named.module, type(named.module).__name__
     registered, _ = registered_view(module)

@@ -58,7 +58,7 @@ class Tables:
         labels_base: part, example, position and text of kept samples, where the text is known.
         facts: model, data, counts, options and versions, as JSON holds them.
         parameter_moments: a row per parameter, where gradients were measured.
-        expert_places: a row per module of experts, site and expert, where experts of one weight were measured.
+        expert_places: a row per module of experts, site and expert, where those of one weight were measured.
         expert_moments: a row per such place and feature.
         history_source: gives what changed over the windows that these tables are the merge of, for
             `normprobe.tables.measures.history`; None of tables that stand for themselves.

@@ -88,9 +88,7 @@ def dbrx(**options: Any) -> Any:
 
 def jetmoe(**options: Any) -> Any:
     common = {n: v for n, v in _COMMON.items() if n not in ("num_attention_heads", "head_dim")}
-    return _made(
-        transformers.JetMoeConfig(**{**common, "kv_channels": 8, **options}), "JetMoeForCausalLM"
-    )
+    return _made(transformers.JetMoeConfig(**{**common, "kv_channels": 8, **options}), "JetMoeForCausalLM")
 
 
 def switch(**options: Any) -> Any:

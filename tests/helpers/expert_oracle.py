@@ -73,7 +73,7 @@ def _listen(
         each = weight.reshape(count, -1, weight.shape[-1])
         bias = held.get(f"{last}_bias")
         for expert in range(count):
-            slots, tokens = torch.where(mode.index.T == expert)
+            _, tokens = torch.where(mode.index.T.eq(expert))
             keep = torch.ones_like(tokens, dtype=torch.bool) if real is None else real[tokens]
             if not len(tokens):
                 continue
@@ -82,8 +82,8 @@ def _listen(
                 if any(torch.equal(matrix, one) for one in (each[expert], each[expert].T)):
                     assert len(reads) == len(tokens)
                     found[name, "intermediate", expert].append(reads[keep])
-                    gives = gives if bias is None else gives + bias.detach()[expert]
-                    found[name, "output", expert].append(gives[keep])
+                    whole = gives if bias is None else gives + bias.detach()[expert]
+                    found[name, "output", expert].append(whole[keep])
 
     handles = [
         module.register_forward_pre_hook(before, with_kwargs=True),

@@ -1,4 +1,4 @@
-"""Measures what the experts of a module read and give, at each call of the module and each of its products."""
+"""Measures what the experts of a module read and give, at each call of it and each of its products."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from normprobe.capture.experts.expert_state import ExpertState, ExpertWindow
 from normprobe.capture.experts.products import Product, product_of
-from normprobe.capture.experts.row_order import UNORDERED, order_of, pairs_of
 from normprobe.capture.experts.routing import SCALED, UNTOLD, Routing, routing_of
+from normprobe.capture.experts.row_order import UNORDERED, order_of, pairs_of
 from normprobe.capture.forwards.forward import Forward, Forwards, Sequence
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import NoGrad
@@ -26,7 +26,9 @@ from normprobe.vocabulary import INPUT, INTERMEDIATE, OUTPUT
 Own = Callable[[Callable[..., None]], Callable[..., None]]
 """Makes a callback that lets no error of its own into the user's forward."""
 
-UNSEEN = "what its last weight reads and gives was not seen in a call: its products are of copies of the weights"
+UNSEEN = (
+    "what its last weight reads and gives was not seen in a call: its products are of copies of the weights"
+)
 UNFIT = "the rows of its experts ({} tokens) do not fit {} {}: unmasked"
 
 
@@ -95,7 +97,9 @@ class ExpertCapture:
             hooks.before(holder.module, own(before), last=True)
             hooks.after(holder.module, own(after), always=True)
 
-    def before(self, forward: Forward | None, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+    def before(
+        self, forward: Forward | None, module: nn.Module, args: Any, kwargs: Mapping[str, Any]
+    ) -> None:
         """A module of experts is called: measure what each of them reads."""
         if forward is None or not forward.state.measured or in_backward():
             return
@@ -168,9 +172,7 @@ class ExpertCapture:
             self._guard(state.holder.module, "a product", partial(self._add, state, weight, opened, product))
         return True
 
-    def _add(
-        self, state: ExpertState, weight: ExpertWeight, opened: OpenExperts, product: Product
-    ) -> None:
+    def _add(self, state: ExpertState, weight: ExpertWeight, opened: OpenExperts, product: Product) -> None:
         """Measure what a product of experts reads and gives, where an expert ends with it."""
         if not weight.last and opened.real is None:
             return

@@ -124,7 +124,7 @@ class DeviceSums:
 
     def nbytes(self) -> int:
         """How many bytes they take."""
-        return sum(field.nbytes for field in vars(self._moments).values()) + self._rows.nbytes
+        return sum(int(field.nbytes) for field in (*vars(self._moments).values(), self._rows))
 
 
 def _segments(values: Tensor, segment: Tensor, count: int) -> Moments:

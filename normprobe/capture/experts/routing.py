@@ -24,9 +24,8 @@ class Routing:
         expert: of each pair its expert, int64, shape (pairs,); others than 0 to count - 1 are no expert here.
         token: of each pair the row of ``hidden``, shape (pairs,).
         weight: of each pair how much the output counts, shape (pairs,); None where the call does not say it.
-        position: of each row of ``hidden`` which position of the batch it is, None where that is its number, or
-            where nothing says it.
-        told: whether ``position`` None means that it is its number.
+        positions: how many positions of the batch there are; 0 where nothing says which a row is.
+        position: of each row of ``hidden`` which of these it is; None where that is its number.
         form: pairs, all (every token to every expert) or sorted (rows in the order of experts).
         slots: how many experts a token goes to, of pairs.
     """
@@ -35,17 +34,10 @@ class Routing:
     expert: Tensor
     token: Tensor
     weight: Tensor | None
+    positions: int
     position: Tensor | None
-    told: bool
     form: str
     slots: int = 1
-
-    @property
-    def positions(self) -> int:
-        """How many positions of the batch there are; 0 where nothing says it."""
-        if self.form == "all":
-            return len(self.hidden) // (int(self.expert[-1]) + 1) if len(self.expert) else 0
-        return len(self.hidden) if self.told else 0
 
 
 def routing_of(holder: ExpertModule, given: Iterable[Any]) -> Routing | None:
@@ -89,14 +81,15 @@ def _pairs(hidden: Tensor, index: Tensor, tensors: list[Tensor], rows: Tensor) -
     slots = index.shape[1]
     token = torch.arange(index.numel(), device=index.device) // max(slots, 1)
     flat = None if weight is None else weight.detach().reshape(-1)
-    return Routing(hidden, index.detach().reshape(-1).long(), token, flat, None, True, "pairs", slots)
+    expert = index.detach().reshape(-1).long()
+    return Routing(hidden, expert, token, flat, len(hidden), None, "pairs", slots)
 
 
 def _sorted(hidden: Tensor, counts: Tensor) -> Routing:
     """Rows in the order of experts, so many of each: which token each is nothing says."""
     expert = torch.repeat_interleave(torch.arange(len(counts)), counts).to(hidden.device)
     token = torch.arange(len(hidden), device=hidden.device)
-    return Routing(hidden, expert, token, None, None, False, "sorted")
+    return Routing(hidden, expert, token, None, 0, None, "sorted")
 
 
 def _to_all(hidden: Tensor, experts: int) -> Routing:
@@ -106,4 +99,4 @@ def _to_all(hidden: Tensor, experts: int) -> Routing:
     # A score of 0 multiplies the rows of experts that were not chosen.
     chosen = hidden.ne(0).any(1)
     expert = torch.where(chosen, row // max(tokens, 1), experts)
-    return Routing(hidden, expert, row, None, row % max(tokens, 1), True, "all")
+    return Routing(hidden, expert, row, None, tokens, row % max(tokens, 1), "all")

@@ -1,7 +1,7 @@
 """Which pair of token and expert each row of a product is, where that is asked for: where there is padding.
 
-A product of one expert has its tokens slot by slot or in their own order, one of all experts the pairs sorted by
-expert. Which it is no argument says; the first product that reads what the module was given shows it.
+A product of one expert has its tokens slot by slot or in their own order, one of all experts the pairs sorted
+by expert. Which it is no argument says; the first product that reads what the module was given shows it.
 """
 
 from __future__ import annotations

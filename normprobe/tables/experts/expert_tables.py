@@ -93,5 +93,3 @@ def _routers(ledger: pd.DataFrame) -> dict[str, str]:
 
 def _empty(columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
     return pd.DataFrame({name: missing(dtype, 0) for name, (dtype, _) in columns.items()})
-
-

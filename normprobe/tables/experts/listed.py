@@ -76,7 +76,9 @@ def _sources(
         return
     named = {
         (int(expert), _inside(layer, holder)): layer
-        for layer, holder, expert in zip(of_list["layer"], of_list["expert_of"], of_list["expert"], strict=True)
+        for layer, holder, expert in zip(
+            of_list["layer"], of_list["expert_of"], of_list["expert"], strict=True
+        )
     }
     one = ran[ran["expert"] == ran["expert"].iloc[0]].sort_values("depth")
     first, last = (str(one["layer"].iloc[end]) for end in (0, -1))

@@ -44,7 +44,9 @@ def test_each_expert_is_what_its_own_products_show(name: str, implementation: st
     assert {key for key in rows if key[1] not in sites} | set(zip(*_keys(table), strict=True)) >= set(rows)
     # Other layers than the first of this model read what its experts gave, in another order of sums.
     near = 1e-6 if implementation == "eager" else 1e-4
-    check_experts(table, recording.expert_features, {k: v for k, v in rows.items() if k[1] in sites}, rtol=near)
+    check_experts(
+        table, recording.expert_features, {k: v for k, v in rows.items() if k[1] in sites}, rtol=near
+    )
     reasons = recording.ledger.set_index("layer")["reason"]
     told = reasons[[layer for layer in reasons.index if layer.endswith(".experts.down_proj")]]
     assert told.str.contains("is in the table of experts").all()
