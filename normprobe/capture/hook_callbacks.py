@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from normprobe.capture.experts.attach import attach_experts
 from normprobe.capture.experts.expert_capture import ExpertCapture
 from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forwards import current_forward
@@ -139,8 +140,7 @@ class HookCallbacks:
             if id(state.layer.module) in uncompiled:
                 state.reasons[UNCOMPILED] = 1
         self._hook_layers(model, found, states)
-        if self.experts is not None:
-            self.experts.attach(found, hooks, self._own, self.forwards)
+        attach_experts(self.experts, found, hooks, self._own, self.forwards)
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._own(self._claim_time_first))

@@ -175,3 +175,13 @@ def is_list_of_experts(name: str, module: nn.Module) -> bool:
         return False
     called = f"{name.rpartition('.')[2]} {type(module).__name__}"
     return bool(_EXPERTS.search(called)) and len({type(child) for child in module.children()}) == 1
+
+
+def called_lists(modules: Sequence[NamedModule]) -> tuple[tuple[str, nn.Module], ...]:
+    """Name and module of each list of experts that has a `forward` of its own."""
+    plain = {nn.ModuleList.forward, nn.ModuleDict.forward}
+    return tuple(
+        (named.names[0], named.module)
+        for named in modules
+        if is_list_of_experts(named.names[0], named.module) and type(named.module).forward not in plain
+    )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
 from normprobe.layers.entry_rule import Candidate, candidate_of, look_alike, why_none
-from normprobe.layers.experts import expert_modules, with_experts
+from normprobe.layers.experts import called_lists, expert_modules, with_experts
 from normprobe.layers.filters import LayerFilter, check_filters, nothing_selected, selects, unmatched
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
 from normprobe.layers.linear_rule import sizes_of_linear
@@ -63,7 +63,8 @@ def find_layers(
     lost = unmatched(layers, (*every, *possible), modules)
     containers, left_out = _containers(model, selected), _left_out(every, selected)
     experts = expert_modules(modules, selected)
-    return LayerSet(selected, containers, select(possible), left_out, lost, experts)
+    lists = called_lists(modules)
+    return LayerSet(selected, containers, select(possible), left_out, lost, experts, lists)
 
 
 def _every_layer(model: nn.Module, modules: Sequence[NamedModule]) -> tuple[Layer, ...]:

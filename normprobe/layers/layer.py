@@ -133,6 +133,7 @@ class LayerSet:
             that it selects: a call that uses this tensor is not always the selected layer's.
         unmatched: a sentence for each pattern that matches no layer, while others do.
         experts: the modules that hold experts in one weight, with a selected layer among these.
+        expert_lists: name and module of each list of experts that is called itself.
     """
 
     layers: tuple[Layer, ...]
@@ -141,6 +142,7 @@ class LayerSet:
     left_out: frozenset[int] = frozenset()
     unmatched: tuple[str, ...] = ()
     experts: tuple[ExpertModule, ...] = ()
+    expert_lists: tuple[tuple[str, nn.Module], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,12 @@ from normprobe.capture.experts.expert_state import ExpertState, ExpertWindow
 from normprobe.capture.experts.products import Product, product_of
 from normprobe.capture.experts.routing import SCALED, UNTOLD, Routing, routing_of
 from normprobe.capture.experts.row_order import UNORDERED, order_of, pairs_of
-from normprobe.capture.forwards.forward import Forward, Forwards, Sequence
-from normprobe.capture.hooks.handles import Hooks
+from normprobe.capture.forwards.forward import Forward, Sequence
 from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, unmeasurable
 from normprobe.capture.states.layer_state import LayerState
-from normprobe.layers.layer import ExpertModule, ExpertWeight, Layer, LayerSet
+from normprobe.layers.layer import ExpertModule, ExpertWeight, Layer
 from normprobe.vocabulary import INPUT, INTERMEDIATE, OUTPUT
-
-Own = Callable[[Callable[..., None]], Callable[..., None]]
-"""Makes a callback that lets no error of its own into the user's forward."""
 
 UNSEEN = (
     "what its last weight reads and gives was not seen in a call: its products are of copies of the weights"
@@ -82,20 +78,6 @@ class ExpertCapture:
     def holds(self, layer: Layer) -> bool:
         """Whether a layer is a weight of experts."""
         return layer.key in self._by_weight
-
-    def attach(self, found: LayerSet, hooks: Hooks, own: Own, forwards: Forwards) -> None:
-        """Hook the modules that hold experts, behind the hooks that begin a forward."""
-        self.enter(found.experts, found.layers)
-
-        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.before(forwards.current, module, args, kwargs)
-
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self.after(forwards.current, module)
-
-        for holder in found.experts:
-            hooks.before(holder.module, own(before), last=True)
-            hooks.after(holder.module, own(after), always=True)
 
     def before(
         self, forward: Forward | None, module: nn.Module, args: Any, kwargs: Mapping[str, Any]
