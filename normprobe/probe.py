@@ -17,6 +17,7 @@ from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
 from normprobe.capture.forwards.phases import Phases
 from normprobe.capture.forwards.probe_options import (
+    Further,
     by_name,
     check_finding_options,
     check_options,
@@ -59,6 +60,7 @@ class Probe:
     _hooks: Hooks | None = None
     _final: Recording | None = None
     _known: tuple[list[Any], LayerSet] | None = None
+    _grad = True
 
     @by_name("the model", 1)
     def __init__(
@@ -133,8 +135,8 @@ class Probe:
         self.model = checked_model(model)
         check_options(samples, values, every, window, mask)
         check_finding_options(on_finding, stop_on)
-        self._filter, part = check_filters(layers, kinds), share_of(part, out)
-        self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
+        self._filter, self._monitor = check_filters(layers, kinds), finding_monitor(on_finding, stop_on)
+        self.part, self._mask, self._seed = name_of_part(part := share_of(part, out)), mask, seed
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
@@ -142,11 +144,9 @@ class Probe:
             values=values,
             phases=Phases(every, window),
             seed=seed_of(seed, process_name() if part is None else part),
-            loss_scale=loss_scale(gradients, scaler),
-            experts=experts,
+            further=Further(loss_scale(gradients, scaler), experts),
         )
         self._find_layers(mask)
-        self._monitor = finding_monitor(on_finding, stop_on)
         self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
 
     def _open_run(

@@ -17,14 +17,13 @@ from normprobe.capture.forwards.forward import Forward, Forwards
 from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels
 from normprobe.capture.forwards.mask_options import GivenMasks, Mask
 from normprobe.capture.forwards.phases import Phases
-from normprobe.capture.forwards.probe_options import is_users_own, users_own
+from normprobe.capture.forwards.probe_options import NOTHING_FURTHER, Further, is_users_own, users_own
 from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.forwards.weight_changes import WeightChanges
 from normprobe.capture.functions.function_mode import FunctionCapture
 from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
 from normprobe.capture.gradients.followed_hook import layer_hooks
 from normprobe.capture.gradients.gradient_capture import GradientCapture
-from normprobe.capture.gradients.loss_scale import LossScale
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
@@ -77,8 +76,7 @@ class HookCallbacks:
         values: int,
         phases: Phases,
         seed: int,
-        loss_scale: LossScale | None = None,
-        experts: bool = False,
+        further: Further = NOTHING_FURTHER,
     ) -> None:
         self.run_info = RunInfo()
         self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
@@ -96,11 +94,13 @@ class HookCallbacks:
         self._several, self._no_grad = False, NoGrad()
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
         of_layers = self.lock, self._no_grad, self._sequences.of, self.state_of
-        self.experts = self.function_capture.experts = ExpertCapture(*of_layers) if experts else None
+        self.experts = ExpertCapture(*of_layers) if further.experts else None
+        self.function_capture.experts = self.experts
         self.windows = WindowContents(self.states, self.run_info, self.experts)
         measurer = self._measurer = Measurer(seed, samples, self._sequences.holds_padding)
         given = self.lock, measurer, self._no_grad, self.windows.enter
-        self.gradients = None if loss_scale is None else GradientCapture(loss_scale, *given)
+        scale = further.loss_scale
+        self.gradients = None if scale is None else GradientCapture(scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
         self._layer_hooks = layer_hooks(self._fast_hooks.layer, self.forwards, self._calls)

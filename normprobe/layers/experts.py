@@ -26,11 +26,18 @@ def experts_in(module: nn.Module, weight: Tensor) -> int | None:
         return None
     if weight.dim() == 3:
         # An axis of length 1 would be for broadcasting; but of shared experts there may be one.
-        return weight.shape[0] if min(weight.shape[1:]) > 1 else None
+        several = weight.shape[0] > 1 or _has_counterpart(module, weight)
+        return weight.shape[0] if several and min(weight.shape[1:]) > 1 else None
     said = [value for name, value in vars(module).items() if name.endswith("num_experts")]
     counts = {value for value in said if isinstance(value, int) and value > 1}
     # A matrix of as many rows as experts is a bias of each, or a router.
     return next((n for n in counts if weight.shape[0] % n == 0 and weight.shape[0] > n), None)
+
+
+def _has_counterpart(module: nn.Module, weight: Tensor) -> bool:
+    """Whether a module has another weight that gives back what this one reads."""
+    back = (weight.shape[0], weight.shape[2], weight.shape[1])
+    return any(p is not None and p is not weight and p.shape == back for p in module._parameters.values())
 
 
 def features_of_expert(module: nn.Module, parameter: str, weight: Tensor, count: int) -> int:

@@ -18,14 +18,14 @@ from normprobe.tables import build, derive
 from normprobe.tables.activations import of_activations
 from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
-from normprobe.tables.experts.expert_frames import (
+from normprobe.tables.expert_frames import (
     ExpertFrames,
     expert_frames,
     no_expert_moments,
     no_expert_places,
 )
-from normprobe.tables.experts.expert_tables import expert_feature_table, expert_table, together
-from normprobe.tables.experts.listed import listed_experts
+from normprobe.tables.expert_tables import expert_feature_table, expert_table, together
+from normprobe.tables.listed_experts import listed_experts
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
 from normprobe.tables.records import ExpertRecord, LayerRecord
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
@@ -251,7 +251,6 @@ def build_tables(
         step_of: the step of a forward, by its running number; where none is told of, that number.
         experts: of each module of experts that was measured as such.
     """
-    of_experts = expert_frames(experts)
     every = build.places(records)
     rows, values = build.row_frame(every)
     return Tables(
@@ -264,6 +263,5 @@ def build_tables(
         labels_base=based("labels_base", build.label_frame(every, part)),
         facts=deepcopy(dict(meta)),
         parameter_moments=parameter_frame(records),
-        expert_places=of_experts.places,
-        expert_moments=of_experts.moments,
+        **expert_frames(experts).by_name,
     )

@@ -17,7 +17,7 @@ from normprobe.kernels.moments import MOMENT_FIELDS, Moments, merge
 from normprobe.tables.build import HELD, SEEN, VECTORS
 from normprobe.tables.columns import SITE_KEY, based
 from normprobe.tables.derive import moments_of, row_starts, starts
-from normprobe.tables.experts.expert_frames import ExpertFrames, merge_experts
+from normprobe.tables.expert_frames import ExpertFrames, merge_experts
 from normprobe.tables.frames import Tables
 from normprobe.tables.merging_checks import check_apart
 from normprobe.tables.merging_ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
@@ -87,7 +87,6 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
         [_moved(s, s.tables.rows) for s in shares],
         np.minimum(most, np.where(linear, min(8, values), values)),
     )
-    experts = merge_experts([ExpertFrames(part.expert_places, part.expert_moments) for part in parts])
     merged = Tables(
         ledger_base=ledger,
         sites=sites,
@@ -101,8 +100,7 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
         labels_base=based("labels_base", pd.concat([part.labels_base for part in parts])),
         facts=meta,
         parameter_moments=merge_parameters([part.parameter_moments for part in parts]),
-        expert_places=experts.places,
-        expert_moments=experts.moments,
+        **merge_experts([ExpertFrames(part.expert_places, part.expert_moments) for part in parts]).by_name,
     )
     return _with_labels_in_use(merged)
 

@@ -40,7 +40,7 @@ def _before_list(forwards: Forwards, name: str, module: nn.Module, args: Any, kw
             note_rows(forwards.current, name, module, (*args, *kwargs.values()))
 
 
-def _after_list(forwards: Forwards, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+def _after_list(forwards: Forwards, name: str, module: nn.Module, *call: Any) -> None:
     if (forward := forwards.current) is not None:
         forward.opened.pop(key_of(name), None)
 
@@ -49,7 +49,5 @@ def _before(experts: ExpertCapture, forwards: Forwards, module: nn.Module, args:
     experts.before(forwards.current, module, args, kwargs)
 
 
-def _after(
-    experts: ExpertCapture, forwards: Forwards, module: nn.Module, args: Any, kwargs: Any, output: Any
-) -> None:
+def _after(experts: ExpertCapture, forwards: Forwards, module: nn.Module, *call: Any) -> None:
     experts.after(forwards.current, module)

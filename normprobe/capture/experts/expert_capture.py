@@ -125,9 +125,9 @@ class ExpertCapture:
             return None
         layer.masked_by[padding.name] = None
         flat = np.ascontiguousarray(real.T if sequence.grid.time_first else real).reshape(-1)
-        told = torch.from_numpy(flat).to(routing.hidden.device, non_blocking=True)
+        flags = torch.from_numpy(flat).to(routing.hidden.device, non_blocking=True)
         token = routing.token if routing.position is None else routing.position[routing.token]
-        return told[token]
+        return flags[token]
 
     def after(self, forward: Forward | None, module: nn.Module) -> None:
         """The call of a module of experts is over."""

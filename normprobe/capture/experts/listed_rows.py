@@ -45,7 +45,7 @@ def key_of(name: str) -> Any:
 
 
 def routed_sequence(layer: Layer, tensor: Tensor, forward: Forward, sequence: Sequence) -> Sequence:
-    """What a layer inside an expert works on: the tokens that its expert was given, where the call said which."""
+    """What a layer inside an expert works on: the tokens that its expert was given, where a call said so."""
     rows: ListedRows | None = forward.opened.get(key_of(layer.expert_of))
     tokens = None if rows is None else rows.get(layer.expert or 0)
     if tokens is None or tensor.dim() != 2 or len(tensor) != len(tokens):

@@ -33,6 +33,11 @@ class ExpertFrames(NamedTuple):
     places: pd.DataFrame
     moments: pd.DataFrame
 
+    @property
+    def by_name(self) -> dict[str, pd.DataFrame]:
+        """The frames as those of a recording are called."""
+        return {"expert_places": self.places, "expert_moments": self.moments}
+
     @staticmethod
     def none() -> ExpertFrames:
         """Those of a recording without such experts, or where nobody asked for them."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from normprobe.kernels.moments import Moments
 from normprobe.tables.columns import EXPERT_FEATURES, EXPERTS, based, missing, public_moments, shaped
 from normprobe.tables.derive import moments_of, pooled, starts
-from normprobe.tables.experts.expert_frames import EXPERT_KEY, ExpertFrames
+from normprobe.tables.expert_frames import EXPERT_KEY, ExpertFrames
 from normprobe.vocabulary import INPUT
 
 
