@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ class ExpertFrames(NamedTuple):
     moments: pd.DataFrame
 
     @property
-    def by_name(self) -> dict[str, pd.DataFrame]:
+    def by_name(self) -> dict[str, Any]:
         """The frames as those of a recording are called."""
         return {"expert_places": self.places, "expert_moments": self.moments}
 
