@@ -24,16 +24,17 @@ _SHOWN = 4
 class DeadExpert(Check):
     """No token reached an expert, though there were enough for a router that favours none.
 
-    Of n experts such a router gives each one n-th of a layer's tokens; that one gets none where it should have
-    had t has a probability of exp(-t). In training an expert without tokens gets no gradient, so it stays as
+    Of n experts such a router gives each one n-th of a layer's tokens; that one gets none where it should
+    have had t has a probability of exp(-t). In training an expert without tokens gets no gradient, so it stays as
     it is, and its parameters are of no use.
 
     What to do: in training, raise the weight of the loss that balances the load, or let the router's bias do
     it; before a quantizer is calibrated, take more data, or data of more sorts.
 
     Figure: none; `recording.experts` has the tokens of each expert, and the report a table of them.
-    Source: Shazeer et al., arXiv:1701.06538, section 4; Fedus, Zoph, Shazeer, arXiv:2101.03961, section 2.2.
-    When it is wrong: data of one sort, as experts of a trained model specialize; outside training it is a note.
+    Source: Shazeer et al., arXiv:1701.06538, section 4; Fedus, Zoph, Shazeer, arXiv:2101.03961, 2.2.
+    When it is wrong: data of one sort, as experts of a trained model specialize; so outside training it is
+    but a note.
 
     Attributes:
         expected: least number of tokens that each expert would have had from a router that favours none.
@@ -76,8 +77,8 @@ class DeadExpert(Check):
                 statistic="experts without a token",
                 value=len(dead[worst]),
                 threshold=0,
-                message=f"{format_count(len(dead[worst]), 'expert')} of {len(of)} ({named}{more}) had none of "
-                f"{total:,} tokens{same_at(len(dead), 'layer')}.",
+                message=f"{format_count(len(dead[worst]), 'expert')} of {len(of)} ({named}{more}) had none "
+                f"of {total:,} tokens{same_at(len(dead), 'layer')}.",
                 evidence=f"{INPUT}:n_samples",
                 affected=affected,
                 severity="warning" if trained else "info",
@@ -187,7 +188,7 @@ def _of_experts(tables: Tables) -> pd.DataFrame:
 
 
 def _place(tables: Tables, holder: str) -> str:
-    """The row of the ledger that stands for a module of experts: that of its router, else of a weight of it."""
+    """The layer that stands for a module of experts: its router, else one that it holds."""
     experts = tables.experts
     router = experts["router"][experts["layer"] == holder].iloc[0]
     if router:

@@ -80,10 +80,10 @@ def test_too_few_tokens_where_the_data_are_enough_for_others() -> None:
     model.get_submodule("model.layers.0.mlp.gate").register_forward_hook(favour)
     recording = recorded(model, data())
     found = recording.findings("too_few_tokens")
-    assert found["layer"].tolist() == ["model.layers.0.mlp.gate"]
     row, experts = found.iloc[0], recording.experts
-    own = experts[(experts["layer"] == "model.layers.0.mlp.experts") & (experts["site"] != "output")]
-    least = (own["tokens"] / own["n_features"])[own["tokens"] > 0].min()
+    assert "model.layers.0.mlp.gate" in row["affected"]
+    own = experts[(experts["site"] != "output") & (experts["tokens"] > 0)]
+    least = (own["tokens"] / own["n_features"]).min()
     assert row["value"] / row["threshold"] == pytest.approx(least)
     assert row["severity"] == "info"
     # A look at a model is no calibration: too short for every layer is no finding.

@@ -38,7 +38,7 @@ def mixtral(**options: Any) -> Any:
 
 
 def qwen3_moe(**options: Any) -> Any:
-    own = {"num_experts": 8, "moe_intermediate_size": 24}
+    own = {"num_local_experts": 8, "moe_intermediate_size": 24}
     return _made(transformers.Qwen3MoeConfig(**{**_COMMON, **own, **options}), "Qwen3MoeForCausalLM")
 
 

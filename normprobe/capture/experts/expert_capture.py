@@ -98,7 +98,7 @@ class ExpertCapture:
             return
         if state.depth is None:
             state.depth = sum(other.depth is not None for other in self.states.values())
-        real = self._real(layer, routing, forward)
+        real = self._real(module, routing, forward)
         opened = forward.opened[_key(module)] = OpenExperts(routing, real)
         if routing.form == "all":
             layer.reasons[SCALED] = 1
@@ -111,8 +111,9 @@ class ExpertCapture:
         elif routing.weight is not None:
             state.add_weights(routing.weight, opened_expert(opened, state.holder.count))
 
-    def _real(self, layer: LayerState, routing: Routing, forward: Forward) -> Tensor | None:
+    def _real(self, module: nn.Module, routing: Routing, forward: Forward) -> Tensor | None:
         """Of each pair whether its token is real; None where all are, or nothing tells."""
+        layer = self._layers[id(module)][0]
         sequence = self._sequence_of(layer, INPUT, routing.hidden, forward)
         padding = sequence.padding
         if padding is None or padding.full:
@@ -123,7 +124,8 @@ class ExpertCapture:
         if real.size != routing.positions:
             layer.note(UNFIT.format(routing.positions or len(routing.hidden), padding.name, real.shape))
             return None
-        layer.masked_by[padding.name] = None
+        for state in self._layers[id(module)]:
+            state.masked_by[padding.name] = None
         flat = np.ascontiguousarray(real.T if sequence.grid.time_first else real).reshape(-1)
         flags = torch.from_numpy(flat).to(routing.hidden.device, non_blocking=True)
         token = routing.token if routing.position is None else routing.position[routing.token]
