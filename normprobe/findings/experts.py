@@ -25,8 +25,8 @@ class DeadExpert(Check):
     """No token reached an expert, though there were enough for a router that favours none.
 
     Of n experts such a router gives each one n-th of a layer's tokens; that one gets none where it should
-    have had t has a probability of exp(-t). In training an expert without tokens gets no gradient, so it stays as
-    it is, and its parameters are of no use.
+    have had t has a probability of exp(-t). In training an expert without tokens gets no gradient, so it
+    stays as it is, and its parameters are of no use.
 
     What to do: in training, raise the weight of the loss that balances the load, or let the router's bias do
     it; before a quantizer is calibrated, take more data, or data of more sorts.
