@@ -227,6 +227,12 @@ UNITS = {
 """The unit of every column of numbers; ``value`` is the unit of the layer's own values."""
 
 
+def unit_of(table: str, column: str) -> str:
+    """The unit of a column of a table, "" for texts and where there is none."""
+    # A routing weight is a pure number; weights of the other tables are in the layer's own units.
+    return "" if (table, column) == ("experts", "weight") else UNITS.get(column, "")
+
+
 def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
     """The frame with exactly these columns, in order, each of its dtype."""
     return _cast(frame, {name: dtype for name, (dtype, _) in columns.items()})

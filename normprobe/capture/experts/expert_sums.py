@@ -142,18 +142,17 @@ def _segments(values: Tensor, segment: Tensor, count: int) -> Moments:
     # The rounding of the mean corrects both (Chan, Golub, LeVeque 1983), as in `kernels.reference`.
     left = total(rest)
     m2 = (total(rest.square()) - left * (left / held.clip(1))).clip(0)
-    extremes = [
-        torch.full_like(mean, -sign * torch.inf).index_reduce_(
-            0, segment, torch.where(finite, values, -sign * torch.inf), how
-        )
-        for sign, how in ((-1, "amin"), (1, "amax"))
-    ]
+    index = segment[:, None].expand_as(values)
+    low, high = (
+        torch.full_like(mean, neutral).scatter_reduce_(0, index, torch.where(finite, values, neutral), how)
+        for neutral, how in ((torch.inf, "amin"), (-torch.inf, "amax"))
+    )
     fields: dict[str, Any] = {
         "count": held,
         "mean": mean + left / held.clip(1),
         "m2": m2,
-        "minimum": extremes[0],
-        "maximum": extremes[1],
+        "minimum": low,
+        "maximum": high,
         "abs_sum": total(inside.abs()),
         "zeros": total(finite & (values == 0)),
         "nonfinite": total(~finite),
