@@ -202,6 +202,7 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
             layers=request.layers or None,
             kinds=request.kinds or None,
             samples=request.samples,
+            experts=request.experts,
             labels=inputs.labels,
         )
     except NormprobeError:

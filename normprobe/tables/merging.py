@@ -108,6 +108,9 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
 def _check(parts: Sequence[Tables]) -> None:
     compared = {"models": [part.facts["model"] for part in parts]}
     compared |= {f"option {name!r}": [part.facts["options"].get(name) for part in parts] for name in ALIKE}
+    # Else the experts of some parts alone would stand for those of all.
+    if any(len(part.expert_places) for part in parts):
+        compared["option 'experts'"] = [bool(part.facts["options"].get("experts")) for part in parts]
     for what, values in compared.items():
         if any(value != values[0] for value in values):
             shown = ", ".join(sorted({repr(value) for value in values}))

@@ -252,3 +252,9 @@ def test_half_precision_is_summed_in_double() -> None:
     rows = expert_rows(model, batches, holders(model))
     recording = measured(model, batches)
     check_experts(recording.experts, recording.expert_features, rows)
+
+
+def test_parts_without_experts_do_not_pass_for_parts_with_them() -> None:
+    model, given = mixtral(), [batch(1)]
+    with pytest.raises(normprobe.RecordingError, match="option 'experts' cannot be merged: False, True"):
+        normprobe.merge(measured(model, given), normprobe.record(model, given))
