@@ -61,6 +61,8 @@ CHECKS: tuple[Check, ...] = (
     OutlierFeatures(),
     NormUnlikePeers(),
     OutlierNormWeight(),
+    DeadExpert(),
+    TooFewTokens(),
     GradientsVanish(),
     GradientsExplode(),
     UpdateOutOfRange(),
@@ -68,8 +70,6 @@ CHECKS: tuple[Check, ...] = (
     VarianceDrift(),
     RunningStatisticsLag(),
     FeaturesStayDead(),
-    DeadExpert(),
-    TooFewTokens(),
 )
 """Every check with its default thresholds, in a stable order."""
 

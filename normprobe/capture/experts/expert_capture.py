@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normprobe.capture.experts.expert_state import ExpertState, ExpertWindow
-from normprobe.capture.experts.products import Product, product_of
+from normprobe.capture.experts.products import Product, may_be_product, product_of
 from normprobe.capture.experts.routing import SCALED, UNTOLD, Routing, routing_of
 from normprobe.capture.experts.row_order import UNORDERED, order_of, pairs_of
 from normprobe.capture.forwards.forward import Forward, Sequence
@@ -149,16 +149,21 @@ class ExpertCapture:
         """A function read a weight of experts: if it is a product, measure it; whether it is one."""
         state, weight = self._by_weight[layer.key]
         opened = None if forward is None else forward.opened.get(_key(state.holder.module))
-        product = None if opened is None else product_of(weight, func, given, result)
-        if opened is None or product is None:
+        if opened is None or not may_be_product(func):
             return False
-        with self._lock, ModesAside(), self._no_grad:
-            self._guard(state.holder.module, "a product", partial(self._add, state, weight, opened, product))
+        # What the rows of the others are is asked for to tell padding alone.
+        if weight.last or opened.real is not None:
+            add = partial(self._add, state, weight, opened, (func, given, result))
+            with self._lock, ModesAside(), self._no_grad:
+                self._guard(state.holder.module, "a product", add)
         return True
 
-    def _add(self, state: ExpertState, weight: ExpertWeight, opened: OpenExperts, product: Product) -> None:
+    def _add(
+        self, state: ExpertState, weight: ExpertWeight, opened: OpenExperts, call: tuple[Any, ...]
+    ) -> None:
         """Measure what a product of experts reads and gives, where an expert ends with it."""
-        if not weight.last and opened.real is None:
+        product = product_of(weight, *call)
+        if product is None:
             return
         expert, real = product.expert, self._real_rows(state, weight, opened, product)
         if not weight.last:

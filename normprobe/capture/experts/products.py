@@ -15,6 +15,7 @@ from normprobe.layers.module_attributes import attribute
 _OF_ONE = {"linear", "matmul", "__matmul__", "mm"}
 _OF_ALL = {"_grouped_mm", "grouped_mm", "grouped_mm_fallback"}
 _BY_BATCH = {"bmm", "matmul", "__matmul__"}
+_NAMES = _OF_ONE | _OF_ALL | _BY_BATCH
 
 
 class Product(NamedTuple):
@@ -31,6 +32,11 @@ class Product(NamedTuple):
     gives: Tensor
     expert: Tensor
     one: int | None
+
+
+def may_be_product(func: Callable[..., Any]) -> bool:
+    """Whether a function multiplies matrices."""
+    return getattr(func, "__name__", "") in _NAMES
 
 
 def product_of(

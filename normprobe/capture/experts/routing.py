@@ -49,7 +49,9 @@ def routing_of(holder: ExpertModule, given: Iterable[Any]) -> Routing | None:
     """
     values = list(given)
     tensors = [value for value in values if isinstance(value, Tensor)]
-    rows = next((t for t in tensors if t.is_floating_point() and t.dim() > 1), None)
+    floating = [tensor for tensor in tensors if tensor.is_floating_point() and tensor.dim() > 1]
+    # As wide as experts say they read: routing weights may come first.
+    rows = next((t for t in floating if t.shape[-1] == holder.width), next(iter(floating), None))
     if rows is None or not rows.shape[-1]:
         return None
     hidden = rows.detach().reshape(-1, rows.shape[-1])

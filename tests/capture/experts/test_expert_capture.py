@@ -258,3 +258,47 @@ def test_parts_without_experts_do_not_pass_for_parts_with_them() -> None:
     model, given = mixtral(), [batch(1)]
     with pytest.raises(normprobe.RecordingError, match="option 'experts' cannot be merged: False, True"):
         normprobe.merge(measured(model, given), normprobe.record(model, given))
+
+
+def test_arguments_may_come_by_name_in_any_order() -> None:
+    model, given = mixtral(), [batch(1)]
+    expected = measured(model, given, part="a")
+    for _, module in model.named_modules():
+        if type(module).__name__ == "MixtralExperts":
+            own = module.forward
+
+            def by_name(top_k_weights: Any, top_k_index: Any, hidden_states: Any, own: Any = own) -> Any:
+                return own(hidden_states, top_k_index, top_k_weights)
+
+            module.forward = by_name
+    for block in model.model.layers:
+
+        def route(hidden_states: torch.Tensor, mlp: Any = block.mlp) -> torch.Tensor:
+            rows = hidden_states.view(-1, 32)
+            _, weights, index = mlp.gate(rows)
+            made = mlp.experts(top_k_weights=weights, top_k_index=index, hidden_states=rows)
+            return made.reshape(hidden_states.shape)
+
+        block.mlp.forward = route
+    found = measured(model, given, part="a")
+    pd.testing.assert_frame_equal(found.experts, expected.experts, rtol=1e-9)
+
+
+def test_a_call_of_another_form_is_declared() -> None:
+    model = mixtral()
+    module = model.get_submodule("model.layers.0.mlp.experts")
+    own = module.forward
+    module.forward = lambda every: own(*every)
+    for block in model.model.layers[:1]:
+        experts = block.mlp.experts
+
+        def route(hidden_states: torch.Tensor, mlp: Any = block.mlp, experts: Any = experts) -> torch.Tensor:
+            rows = hidden_states.view(-1, 32)
+            _, weights, index = mlp.gate(rows)
+            return experts([rows, index, weights]).reshape(hidden_states.shape)
+
+        block.mlp.forward = route
+    recording = measured(model, [batch(1)])
+    assert recording.experts["layer"].unique().tolist() == ["model.layers.1.mlp.experts"]
+    reason = recording.ledger.set_index("layer")["reason"]["model.layers.0.mlp.experts.gate_up_proj"]
+    assert "its call does not say which rows go to which expert" in reason
