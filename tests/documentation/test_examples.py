@@ -235,6 +235,44 @@ def test_the_example_of_norms_in_training(run: Run) -> None:
     assert {path.name for path in Path("out").iterdir()} == {"MLP.png", "recurrent.png"}
 
 
+def test_the_example_of_width_scaling(run: Run) -> None:
+    tables = run("width_scaling.py", "out", "--seeds", "2", "--steps", "2").strip().split("\n\n")
+    slopes = {}
+    for table in tables:
+        kind = table.partition(":")[0]
+        for line in table.splitlines()[3:]:
+            name, *fitted = re.split(r"\s{2,}", line)
+            slopes[kind, name] = [numbers(text.replace("+", ""))[0] for text in fitted]
+    assert set(slopes) == {
+        (kind, name) for kind in ("standard", "mu") for name in ("first", "hidden", "last")
+    }
+    # Before a step both keep their size, but for the last layer, which mu starts smaller.
+    assert abs(slopes["standard", "hidden"][0]) < 0.1
+    assert slopes["standard", "last"][0] == pytest.approx(0, abs=0.25)
+    assert slopes["mu", "last"][0] == pytest.approx(-0.5, abs=0.25)
+    # Afterwards one grows with the width, the other does not.
+    assert slopes["standard", "last"][2] > 0.7
+    assert slopes["standard", "hidden"][2] > 0.3
+    assert all(abs(slopes["mu", name][2]) < 0.15 for name in ("first", "hidden", "last"))
+    assert [path.name for path in Path("out").iterdir()] == ["width_scaling.png"]
+
+
+def test_mu_is_the_standard_parametrization_at_the_base_width() -> None:
+    example = functions("width_scaling.py")
+    losses = {}
+    for width in (64, 256):
+        for kind, build in example["PARAMETRIZATIONS"].items():
+            torch.manual_seed(0)
+            model, optimizer = build(width)
+            assert sum(len(group["params"]) for group in optimizer.param_groups) == 6
+            images, labels = example["digits"]()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            losses[kind, width] = float(nn.functional.cross_entropy(model(images), labels).detach())
+    assert losses["mu", 64] == pytest.approx(losses["standard", 64], rel=1e-5)
+    assert losses["mu", 256] != pytest.approx(losses["standard", 256], rel=1e-2)
+
+
 def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What files of TensorBoard hold: steps and numbers by name."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
