@@ -273,6 +273,39 @@ def test_mu_is_the_standard_parametrization_at_the_base_width() -> None:
     assert losses["mu", 256] != pytest.approx(losses["standard", 256], rel=1e-2)
 
 
+def test_the_example_of_smoothing(run: Run) -> None:
+    first, tried, final = run("smoothquant.py", "--strengths", "0.7").strip().split("\n\n")
+    assert first.startswith("36 Linear layers, ")
+    plain, smoothed = (numbers(line)[-1] for line in tried.splitlines()[1:])
+    assert smoothed < plain - 3
+    rows = {line[:14].strip(): numbers(line) for line in final.splitlines()[2:5]}
+    assert set(rows) == {"last norm", "median Linear", "worst Linear"}
+    assert all(after < before - 2 for before, after in rows.values())
+
+
+def test_smoothing_alone_changes_nothing_and_rounding_leaves_whole_steps() -> None:
+    example = functions("smoothquant.py")
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("layers", nn.Sequential(nn.Linear(6, 5)))
+    data = torch.randn(40, 6) * torch.tensor([1.0, 1, 1, 50, 1, 1])
+    scales = {"layers.0": data.abs().amax(0)}
+    int8 = example["quantized"](model, scales, 0.7)
+    layer = int8.layers[0]
+    # SmoothQuant's factor by hand.
+    weight = model.layers[0].weight.detach()
+    factor = scales["layers.0"] ** 0.7 / weight.abs().amax(0) ** 0.3
+    assert torch.allclose(layer.smooth, factor)
+    exact = nn.functional.linear(data / layer.smooth, weight * layer.smooth, model.layers[0].bias)
+    assert torch.allclose(exact, model(data), atol=1e-4)
+    steps = layer.weight / (weight * factor).abs().amax(1, keepdim=True) * 127
+    assert torch.allclose(steps, steps.round(), atol=1e-3)
+    assert steps.abs().max().item() == pytest.approx(127, abs=1e-3)
+    made = {"plain": example["quantized"](model, scales, None), "smoothed": int8}
+    error = {name: float((one(data) - model(data)).detach().square().mean()) for name, one in made.items()}
+    assert 0 < error["smoothed"] < error["plain"] / 2
+
+
 def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What files of TensorBoard hold: steps and numbers by name."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
