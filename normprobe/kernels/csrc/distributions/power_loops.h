@@ -51,16 +51,20 @@ INLINE static int NAME(beyond_range)(double s1, double s2, double s4) {
 CLONES static double NAME(sum_run)(const T *restrict x, int n) {
     T sums[LANES] = {0};
     int i = 0;
-    for (; i + LANES <= n; i += LANES)
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        const T *restrict from = x + i;
 #pragma omp simd
-        for (int j = 0; j < LANES; j++) sums[j] += x[i + j];
+        for (int j = 0; j < LANES; j++)
+            sums[j] += (from[j] + from[LANES + j]) + (from[2 * LANES + j] + from[3 * LANES + j]);
+    }
     double sum = 0;
+#pragma omp simd reduction(+ : sum)
     for (int j = 0; j < LANES; j++) sum += (double)sums[j];
     for (; i < n; i++) sum += (double)x[i];
     return sum;
 }
 
-/* Sums of the first four powers of at most CHUNK numbers, less a pivot. */
+/* Sums of the first four powers of at most RUN numbers, less a pivot. */
 CLONES static void NAME(power_run)(const T *restrict x, int n, T pivot, double *to) {
     T s1[LANES] = {0}, s2[LANES] = {0}, s3[LANES] = {0}, s4[LANES] = {0};
     int i = 0;
@@ -89,16 +93,21 @@ CLONES static void NAME(power_run)(const T *restrict x, int n, T pivot, double *
             s4[j] += FOURTH(0);
         }
     }
-    to[0] = to[1] = to[2] = to[3] = 0;
+    double all1 = 0, all2 = 0, all3 = 0, all4 = 0;
+#pragma omp simd reduction(+ : all1, all2, all3, all4)
     for (int j = 0; j < LANES; j++) {
-        to[0] += (double)s1[j];
-        to[1] += (double)s2[j];
-        to[2] += (double)s3[j];
-        to[3] += (double)s4[j];
+        all1 += (double)s1[j];
+        all2 += (double)s2[j];
+        all3 += (double)s3[j];
+        all4 += (double)s4[j];
     }
+    to[0] = all1;
+    to[1] = all2;
+    to[2] = all3;
+    to[3] = all4;
 }
 
-/* Whether at most CHUNK numbers are all the same. */
+/* Whether at most RUN numbers are all the same. */
 static int NAME(is_constant)(const T *x, int n) {
     int differ = 0;
     for (int i = 1; i < n; i++) differ |= x[i] != x[0];
@@ -108,8 +117,8 @@ static int NAME(is_constant)(const T *x, int n) {
 /* Central sums of a run of contiguous numbers. */
 static Central NAME(central_run)(const T *x, int64_t n) {
     Central all = {0};
-    for (int64_t at = 0; at < n; at += CHUNK) {
-        const int width = (int)(n - at < CHUNK ? n - at : CHUNK);
+    for (int64_t at = 0; at < n; at += RUN) {
+        const int width = (int)(n - at < RUN ? n - at : RUN);
         const double mean = NAME(sum_run)(x + at, width) / width;
         const T pivot = isfinite(mean) ? (T)mean : 0;
         double s[4];

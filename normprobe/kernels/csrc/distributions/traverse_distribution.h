@@ -10,6 +10,9 @@
 #include "distributions/central_moments.h"
 #include "numerics/thread_parts.h"
 
+/* Of so many contiguous numbers the powers are summed at once: they are read twice, and stay in the cache. */
+enum { RUN = 4096 };
+
 #define SQUARED(k) const T q##k = d##k * d##k;
 #define OFF(k) const T d##k = x##k - pivot, q##k = d##k * d##k;
 #define ITS_SQUARE(k) q##k
@@ -89,11 +92,20 @@ static int is_kept(const Job *job, Workspace *workspace, int64_t sample) {
     return next < job->kept && job->keep[next] == sample;
 }
 
+/* Count a block of gathered rows, those that follow one another in memory as one run. */
+static void count_rows(const Job *job, DistributionPart *part, int n) {
+    const size_t each = (job->type == FLOAT64 ? sizeof(double) : sizeof(float)) * (size_t)job->features;
+    const char *const *rows = (const char *const *)part->rows.rows;
+    for (int r = 0, next; r < n; r = next) {
+        for (next = r + 1; next < n && rows[next] == rows[next - 1] + each;) next++;
+        count_run(rows[r], job->type == FLOAT64, (next - r) * job->features, &part->bins, part->result.counts);
+    }
+}
+
 static void add_rows(const Job *job, DistributionPart *part, int n) {
     Workspace *workspace = &part->rows;
     gather(job, workspace, part->range.wide, n);
-    for (int r = 0; r < n && part->result.counts != NULL; r++)
-        count_run(workspace->rows[r], job->type == FLOAT64, job->features, &part->bins, part->result.counts);
+    if (part->result.counts != NULL) count_rows(job, part, n);
     if (!part->result.kurtosis) return;
     Central *sample = NULL;
     if (job->by_outer && is_kept(job, workspace, workspace->index[0])) sample = &part->result.kept[workspace->next];
@@ -126,7 +138,7 @@ static void traverse_channels(const Job *job, DistributionPart *part) {
             part->result.kurtosis && is_kept(job, &part->rows, outer) ? &part->result.kept[part->rows.next] : NULL;
         for (int64_t feature = range->feature; feature < range->feature_end; feature++) {
             const char *plane = row_at(job, outer, 0) + feature * job->stride_feature * job->size;
-            const int64_t piece = job->type >= BFLOAT16 ? CHUNK : PIECE;
+            const int64_t piece = job->type >= BFLOAT16 ? RUN : PIECE;
             for (int64_t at = 0; at < job->inner; at += piece) {
                 const int64_t n = job->inner - at < piece ? job->inner - at : piece;
                 const void *numbers = plane + at * job->size;
@@ -164,7 +176,7 @@ static DistributionSizes distribution_sizes(const Job *job, const DistributionRe
         .columns = result->kurtosis ? CENTRAL_FIELDS * features * sizeof(double) : 0,
         .kept = result->kurtosis ? (size_t)job->kept * sizeof(Central) : 0,
         .counts = result->counts != NULL ? BINS * sizeof(int64_t) : 0,
-        .wide = planes ? number * CHUNK : widened,
+        .wide = planes ? number * RUN : widened,
     };
     sizes.each = (sizeof(DistributionPart) + sizes.columns + sizes.kept + sizes.counts + sizes.wide + 255) / 256 * 256;
     return sizes;
