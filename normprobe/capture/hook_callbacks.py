@@ -53,6 +53,7 @@ class HookCallbacks:
     Attributes:
         samples: how many samples are kept per layer and site; None for all.
         values: of how many of those the raw row is kept.
+        distributions: what is measured beside moments.
         seed: changes which samples are kept.
         states: the running state of each layer, by its key.
         forwards: the forwards so far.
@@ -93,6 +94,7 @@ class HookCallbacks:
         self._batch_norms: tuple[LayerState, ...] = ()
         self._several, self._no_grad = False, NoGrad()
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
+        self.distributions = distributions
         measurer = measurer_of(distributions)(seed, samples, self._sequences.holds_padding)
         self._measurer = measurer
         given = self.lock, measurer, self._no_grad, self.windows.enter

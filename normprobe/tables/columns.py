@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -164,23 +165,51 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "update_ratio": (REAL, "update_rms ÷ the root mean square of the parameter ahead of these steps"),
 }
 
+QUANTILES: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "kind": (TEXT, "kind of the layer"),
+    "site": (TEXT, "input or output"),
+    "count": (WHOLE, "finite values"),
+    "zeros": (WHOLE, "how many of them are exactly 0"),
+    **{
+        f"p{share}": (REAL, f"the value at or below which {share} % of them lie")
+        for share in ("0.1", "1", "5", "25", "50", "75", "95", "99", "99.9")
+    },
+    "bound": (REAL, "how far a quantile of this row is off at most, as a share of it: the width of its bin"),
+}
+
+KURTOSIS = "kurtosis"
+_POPULATION = (
+    "population kurtosis (m4 ÷ m2²; 3 of a normal distribution) of {}; with `Probe(kurtosis=True)` alone"
+)
+ON_REQUEST = {
+    table: {KURTOSIS: (REAL, _POPULATION.format(of))}
+    for table, of in (
+        ("layers", "all finite values"),
+        ("features", "the feature's finite values"),
+        ("samples", "the sample's finite values"),
+    )
+}
+"""Columns behind all others, which a table has where a probe was asked for them."""
+
 TABLES = {
-    "layers": LAYERS,
-    "features": FEATURES,
-    "samples": SAMPLES,
+    "layers": LAYERS | ON_REQUEST["layers"],
+    "features": FEATURES | ON_REQUEST["features"],
+    "samples": SAMPLES | ON_REQUEST["samples"],
     "ledger": LEDGER,
     "outliers": OUTLIERS,
     "parameters": PARAMETERS,
+    "quantiles": QUANTILES,
 }
 
 _OF_UNIT = {
-    "value": "abs_median abs_max weight bias running_mean seen_mean",
+    "value": "p0.1 p1 p5 p25 p50 p75 p95 p99 p99.9 abs_median abs_max weight bias running_mean seen_mean",
     "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
-    "share": "momentum",
-    "ratio": "feature_ratio ratio update_ratio",
-    "count": "num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
+    "share": "momentum bound",
+    "ratio": "feature_ratio ratio update_ratio kurtosis",
+    "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
     "steps weight_nonfinite gradient_nonfinite skipped updates",
     "index": "depth feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
@@ -193,8 +222,19 @@ UNITS = {
 """The unit of every column of numbers; ``value`` is the unit of the layer's own values."""
 
 
-def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
-    """The frame with exactly these columns, in order, each of its dtype."""
+def shaped(
+    frame: pd.DataFrame, columns: dict[str, tuple[str, str]], on_request: str | None = None
+) -> pd.DataFrame:
+    """The frame with exactly these columns, in order, each of its dtype.
+
+    Args:
+        frame: the frame.
+        columns: what it has.
+        on_request: the table whose columns of `ON_REQUEST` it has, too, where they were asked for.
+    """
+    if on_request is not None:
+        asked = ON_REQUEST[on_request]
+        columns = {**columns, **{name: asked[name] for name in asked if name in frame}}
     return _cast(frame, {name: dtype for name, (dtype, _) in columns.items()})
 
 
@@ -256,6 +296,7 @@ BASE: dict[str, dict[str, str]] = {
         },
     },
     "rows": _IDENTITY,
+    "bin_counts": dict.fromkeys(("place", "bin", "count"), WHOLE),
     "labels_base": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
     "parameter_moments": {
         **{"layer": TEXT, "parameter": TEXT, "size": WHOLE},
@@ -268,6 +309,11 @@ BASE: dict[str, dict[str, str]] = {
 Large frames hold numbers only: ``place`` is the row of ``sites`` that a sample belongs to, ``part`` the
 index of its part in ``meta["parts"]``, and the features of all places follow one another in their order.
 """
+
+POWERS = ("m3", "m4")
+"""Columns of features' and samples' moments that are there where kurtosis was measured."""
+
+HAVE_POWERS = ("feature_moments", "sample_moments")
 
 OPTIONAL = {
     "sites": frozenset(_FIRST_NONFINITE),
@@ -301,4 +347,10 @@ def missing(dtype: Any, size: int) -> Any:
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """A base frame with exactly its columns, in order, each of its dtype."""
-    return _cast(frame, BASE[name])
+    return _cast(frame, base_columns(name, frame))
+
+
+def base_columns(name: str, held: Container[str]) -> dict[str, str]:
+    """The columns of a base frame and their dtypes; with `POWERS` if what it holds has them."""
+    powers = POWERS if name in HAVE_POWERS and POWERS[0] in held else ()
+    return {**BASE[name], **dict.fromkeys(powers, REAL)}
