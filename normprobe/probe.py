@@ -122,8 +122,8 @@ class Probe:
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
             kurtosis: also measure the kurtosis of each layer, feature and kept sample, in a second pass over
                 each tensor; the tables have a column of it then.
-            quantiles: also count all numbers of each layer and site in bins, an eighth of an octave each:
-                `Recording.quantiles`, `Recording.histogram`, and what `Recording.fit` can say of small values.
+            quantiles: also count all numbers of each layer and site in bins, eight an octave, for
+                `Recording.quantiles`, `Recording.histogram` and what `Recording.fit` says of small values.
             on_finding: called with each finding once, as the window closes that shows it, or at the end of
                 the block: a mapping of the columns of `Recording.findings` and the window's ``phase``,
                 ``first_step`` and ``last_step``. What it raises goes through. Give ``window``, too.
@@ -139,6 +139,7 @@ class Probe:
         check_finding_options(on_finding, stop_on)
         self._filter, part = check_filters(layers, kinds), share_of(part, out)
         self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
+        self._distributions = check_distributions(kurtosis, quantiles)
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
@@ -147,7 +148,7 @@ class Probe:
             phases=Phases(every, window),
             seed=seed_of(seed, process_name() if part is None else part),
             loss_scale=loss_scale(gradients, scaler),
-            distributions=check_distributions(kurtosis, quantiles),
+            distributions=self._distributions,
         )
         self._find_layers(mask)
         self._monitor = finding_monitor(on_finding, stop_on)
@@ -324,7 +325,7 @@ class Probe:
             "window": callbacks.forwards.phases.window,
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
-            **callbacks.distributions._asdict(),
+            **self._distributions._asdict(),
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 

@@ -29,8 +29,6 @@ from normprobe.kernels.distributions.accumulators import CompiledDistribution, d
 from normprobe.kernels.distributions.options import DistributionAccumulator, DistributionOptions
 from normprobe.kernels.types import AxisRoles
 
-NO_DISTRIBUTIONS = DistributionOptions()
-
 
 class DistributionMeasurer(Measurer):
     """Adds each tensor that is measured to the distribution of its site, too."""

@@ -301,7 +301,10 @@ class Measurer:
             unpadded = site.totals().features
         self._add_arranged(observation, values, selection, raw)
         if site.seen is None:
-            site.unpadded, site.seen = unpadded, dispatch.accumulator(values.shape[2], AxisRoles(), values.device)
+            site.unpadded, site.seen = (
+                unpadded,
+                dispatch.accumulator(values.shape[2], AxisRoles(), values.device),
+            )
             # The extension reads a tensor once, for one set of sums: from now on it must not.
             site.counters.state = None
         site.seen.add(values, Choice(selection.choice.samples, selection.choice.rows))

@@ -19,6 +19,7 @@ def of_activations(
     sample_moments: pd.DataFrame,
     rows: pd.DataFrame,
     row_values: NDArray[Any],
+    *,
     bin_counts: pd.DataFrame,
 ) -> dict[str, Any] | None:
     """The frames of the places that are none of a gradient; None where all are."""

@@ -175,7 +175,7 @@ QUANTILES: dict[str, tuple[str, str]] = {
         f"p{share}": (REAL, f"the value at or below which {share} % of them lie")
         for share in ("0.1", "1", "5", "25", "50", "75", "95", "99", "99.9")
     },
-    "bound": (REAL, "how far a quantile of this row is off at most, as a share of it: the width of its bin"),
+    "bound": (REAL, "how far off a quantile of the row is at most, as a share of it: the width of its bin"),
 }
 
 KURTOSIS = "kurtosis"
@@ -209,8 +209,8 @@ _OF_UNIT = {
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
     "share": "momentum bound",
     "ratio": "feature_ratio ratio update_ratio kurtosis",
-    "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
-    "steps weight_nonfinite gradient_nonfinite skipped updates",
+    "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked "
+    "size steps weight_nonfinite gradient_nonfinite skipped updates",
     "index": "depth feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
     "nonfinite_position nonfinite_feature",

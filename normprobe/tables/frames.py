@@ -113,7 +113,7 @@ class Tables:
     def activations(self) -> Tables:
         """These tables without the sites of gradients; these very ones where there are none."""
         frames = self.sites, self.feature_moments, self.sample_moments, self.rows, self.row_values
-        found = of_activations(*frames, self.bin_counts)
+        found = of_activations(*frames, bin_counts=self.bin_counts)
         return self if found is None else replace(self, **found)
 
     @cached_property

@@ -1,8 +1,9 @@
 """Bins of numbers: eight an octave, by sign, exponent and the first three bits of the fraction.
 
 A bin is a whole number in the order of the values in it: 0 holds exact zeros, ``k`` from 1 on the positive
-numbers in [edge(k), edge(k + 1)), and ``-k`` the negative ones of the same sizes. Within an octave the bins are
-of one width, so that a bin is an eighth to a fifteenth of its lower edge wide. Twin of ``csrc/distributions/bins.h``.
+numbers from ``edges()[k - 1]`` to below ``edges()[k]``, and ``-k`` the negative ones of the same sizes. Within
+an octave the bins are of one width, so that a bin is an eighth to a fifteenth of its lower edge wide. Twin of
+``csrc/distributions/bins.h``.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def edges() -> NDArray[np.float64]:
     exponent, part = np.maximum(index >> FRACTION_BITS, 1), index & 7
     # Numbers below the smallest normal one have its exponent and no leading 1.
     whole = (index >> FRACTION_BITS > 0) + part / 8
-    found = np.ldexp(whole, exponent - 127)
+    found: NDArray[np.float64] = np.ldexp(whole, exponent - 127)
     found.setflags(write=False)
     return found
 

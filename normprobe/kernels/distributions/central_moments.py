@@ -2,7 +2,8 @@
 
 The pairwise formulas of Pébay, "Formulas for Robust, One-Pass Parallel Computation of Covariances and
 Arbitrary-Order Statistical Moments" (Sandia report SAND2008-6212, 2008), in float64. Twin of
-``csrc/distributions/central_moments.h``; as in `normprobe.kernels.moments` the same lines serve numpy and torch.
+``csrc/distributions/central_moments.h``; as in `normprobe.kernels.moments` the same lines serve numpy and
+torch.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class CentralMoments:
 
     @property
     def kurtosis(self) -> NDArray[np.float64]:
-        """Population kurtosis, m4 / count ÷ (m2 / count)²; numpy arrays only. Of a normal distribution it is 3.
+        """Population kurtosis, m4 / count ÷ (m2 / count)², 3 of a normal distribution; numpy arrays only.
 
         NaN of a set whose numbers are all equal, and of one whose powers leave the range of float64.
         """
@@ -90,10 +91,7 @@ def merge_central(a: CentralMoments, b: CentralMoments) -> CentralMoments:
         count=total,
         mean=module.where(share > 0.5, b.mean - delta * (1 - share), a.mean + delta * share),
         m2=a.m2 + b.m2 + off * step * both,
-        m3=a.m3
-        + b.m3
-        + 3 * step * (of_a * b.m2 - of_b * a.m2)
-        + off * step**2 * both * (of_a - of_b),
+        m3=a.m3 + b.m3 + 3 * step * (of_a * b.m2 - of_b * a.m2) + off * step**2 * both * (of_a - of_b),
         m4=a.m4
         + b.m4
         + 4 * step * (of_a * b.m3 - of_b * a.m3)

@@ -27,6 +27,9 @@ class DistributionOptions(NamedTuple):
     quantiles: bool = False
 
 
+NO_DISTRIBUTIONS = DistributionOptions()
+
+
 @dataclass(frozen=True, eq=False)
 class Distribution:
     """Everything an accumulator of a distribution holds, as numpy arrays; None of what is not asked for.
@@ -45,8 +48,8 @@ class Distribution:
 class DistributionAccumulator(Protocol):
     """The distribution of one site of one layer, on the device where its tensors lie.
 
-    As for `normprobe.kernels.types.Accumulator`, `measure` and `merge` are apart, so that a tensor that several
-    layers read is measured once.
+    As for `normprobe.kernels.types.Accumulator`, `measure` and `merge` are apart, so that a tensor that
+    several layers read is measured once.
     """
 
     def measure(self, values: torch.Tensor, choice: Choice) -> Any:

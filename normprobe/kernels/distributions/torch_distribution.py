@@ -41,7 +41,7 @@ class MeasuredDistribution:
 
 
 class TorchDistribution:
-    """A distribution as tensors on a device; see `normprobe.kernels.distributions.options.DistributionAccumulator`."""
+    """A distribution as tensors on a device; see `options.DistributionAccumulator`."""
 
     def __init__(self, features: int, options: DistributionOptions, device: torch.device) -> None:
         self._options, self._device = options, device

@@ -51,7 +51,7 @@ def merge_counts(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def counts_at(counts: pd.DataFrame, place: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The bins of one place that hold numbers, ascending, as `kernels.distributions.bins` numbers them; counts."""
+    """The bins of one place that hold numbers, ascending, as `bins` numbers them, and how many each holds."""
     start, stop = np.searchsorted(counts["place"].to_numpy(), [place, place + 1])
     rows = counts.iloc[start:stop]
     return rows["bin"].to_numpy() - ZERO, rows["count"].to_numpy()

@@ -1,4 +1,4 @@
-"""Third and fourth moments beside the others: columns of frames that are there where kurtosis was measured."""
+"""Third and fourth moments: columns of frames that are there where kurtosis was measured."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def merged_powers(parts: Sequence[tuple[pd.DataFrame, NDArray[np.int64]]], size:
 
 
 def kurtosis_columns(frame: pd.DataFrame) -> dict[str, Any]:
-    """The column of kurtosis of a table that has a row per row of a frame of moments; none without the fourth."""
+    """The column of kurtosis, a row per row of a frame of moments; none where that has no fourth moments."""
     return {KURTOSIS: central_of(frame).kurtosis} if has_powers(frame) else {}
 
 
@@ -88,5 +88,6 @@ def layer_kurtosis(
         return {}
     moments, found = central_of(features), np.full(places, np.nan)
     for at, grid in by_width:
-        found[at] = pool_central(moments.map(lambda field, grid=grid: field[grid])).kurtosis[0]
+        block = CentralMoments(*(field[grid] for field in vars(moments).values()))
+        found[at] = pool_central(block).kurtosis[0]
     return {KURTOSIS: found}
