@@ -178,6 +178,51 @@ QUANTILES: dict[str, tuple[str, str]] = {
     "bound": (REAL, "how far off a quantile of the row is at most, as a share of it: the width of its bin"),
 }
 
+_OF_FIT: dict[str, tuple[str, str]] = {
+    "format": (TEXT, "name of the format"),
+    "count": (WHOLE, "finite values"),
+    "abs_max": (REAL, "largest |value|"),
+    "headroom": (
+        REAL,
+        "octaves from there to the format's largest number; missing of formats that are always scaled",
+    ),
+    "overflows": (TRUTH, "whether the largest |value| is beyond it; missing likewise"),
+}
+FIT: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "kind": (TEXT, "kind of the layer"),
+    "site": (TEXT, "input or output"),
+    **_OF_FIT,
+    "overflow_share": (REAL, "share of values beyond it; missing where some are and none were counted"),
+    "below_normal": (REAL, "share below the smallest normal number, zeros aside; missing without counts"),
+    "flushed": (REAL, "share below half of the smallest number, which a cast makes 0; missing likewise"),
+    "scale": (REAL, "what to divide the tensor by, so that its largest |value| fits"),
+    "scaled_below_normal": (REAL, "below_normal under this scale"),
+    "scaled_flushed": (REAL, "flushed under this scale"),
+    "snr_db": (REAL, "signal over the noise of rounding, one scale for the tensor"),
+    "snr_from": (TEXT, "what that is estimated from: counts of all values, or moments of features"),
+    "channel_gain_db": (
+        REAL,
+        "what a scale for each feature adds to it, from moments of features; missing of block formats",
+    ),
+    "static_block_snr_db": (
+        REAL,
+        "the same with a scale for each block of features, one for all rows, from moments of features",
+    ),
+    "block_snr_db": (REAL, "signal over noise of the kept rows, whose blocks each have a scale of their own"),
+    "block_gain_db": (REAL, "what these scales add to that of the same rows under one scale"),
+}
+FIT_FEATURES: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "kind": (TEXT, "kind of the layer"),
+    "site": (TEXT, "input or output"),
+    "feature": (WHOLE, "index of the feature, from 0"),
+    **_OF_FIT,
+    "scale": (REAL, "what to divide the feature by, so that its largest |value| fits"),
+    "snr_db": (REAL, "signal over the noise of rounding it, one scale for the tensor"),
+    "channel_gain_db": (REAL, "what a scale of its own adds; missing of block formats"),
+}
+
 KURTOSIS = "kurtosis"
 _POPULATION = (
     "population kurtosis (m4 ÷ m2²; 3 of a normal distribution) of {}; with `Probe(kurtosis=True)` alone"
@@ -200,6 +245,8 @@ TABLES = {
     "outliers": OUTLIERS,
     "parameters": PARAMETERS,
     "quantiles": QUANTILES,
+    "fit(format)": FIT,
+    'fit(format, by="feature")': FIT_FEATURES,
 }
 
 _OF_UNIT = {
@@ -207,8 +254,10 @@ _OF_UNIT = {
     "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
-    "share": "momentum bound",
-    "ratio": "feature_ratio ratio update_ratio kurtosis",
+    "share": "momentum bound overflow_share below_normal flushed scaled_below_normal scaled_flushed",
+    "octave": "headroom",
+    "dB": "snr_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
+    "ratio": "feature_ratio ratio update_ratio kurtosis scale",
     "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked "
     "size steps weight_nonfinite gradient_nonfinite skipped updates",
     "index": "depth feature call repeat example position min_example min_position min_feature "

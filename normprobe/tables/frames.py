@@ -118,7 +118,7 @@ class Tables:
 
     @cached_property
     def _layers(self) -> pd.DataFrame:
-        values = [self._values_at(place) for place in range(len(self.sites))]
+        values = [self.values_at(place) for place in range(len(self.sites))]
         return derive.layer_table(self.sites, self.feature_moments, values, self.ledger_base)
 
     @cached_property
@@ -153,7 +153,8 @@ class Tables:
         edges = np.searchsorted(self.rows["place"], np.arange(len(self.sites) + 1))
         return derive.row_starts(self.sites, self.rows)[edges]
 
-    def _values_at(self, place: int) -> NDArray[Any]:
+    def values_at(self, place: int) -> NDArray[Any]:
+        """The numbers of the kept raw rows of a place, one row after the other."""
         return self.row_values[self._bounds[place] : self._bounds[place + 1]]
 
     def values(self, layer: str, site: str) -> NDArray[np.float64]:
@@ -166,7 +167,7 @@ class Tables:
             NoSamplesError: nothing is kept under these names.
         """
         place = self._places.get((layer, site))
-        kept = self.row_values[:0] if place is None else self._values_at(place)
+        kept = self.row_values[:0] if place is None else self.values_at(place)
         if place is None or not len(kept):
             raise NoSamplesError(self._nothing_kept(layer, site))
         # A copy of float64, too: what a caller writes into it does not reach the recording.

@@ -1,7 +1,7 @@
 """Bins of numbers: eight an octave, by sign, exponent and the first three bits of the fraction.
 
 A bin is a whole number in the order of the values in it: 0 holds exact zeros, ``k`` from 1 on the positive
-numbers from ``edges()[k - 1]`` to below ``edges()[k]``, and ``-k`` the negative ones of the same sizes. Within
+numbers from ``edges()[k - 1]`` to below ``edges()[k]``, and ``-k`` the negative ones of the same sizes. In
 an octave the bins are of one width, so that a bin is an eighth to a fifteenth of its lower edge wide. Twin of
 ``csrc/distributions/bins.h``.
 """
