@@ -17,8 +17,8 @@ from normprobe.tables.frames import Tables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data
+from normprobe.tables.number_formats.recorded import RecordedDistributions
 from normprobe.tables.one_layer import OneLayer
-from normprobe.tables.recorded_distributions import RecordedDistributions
 from normprobe.tables.storage import load_tables, save_tables
 from normprobe.tables.unmeasured import check_measured
 from normprobe.windows.file_names import holds_windows

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, over, pool
 from normprobe.tables.columns import FEATURES, LAYERS, LEDGER, SAMPLES, public_moments, shaped
-from normprobe.tables.distributions.powers import kurtosis_columns, layer_kurtosis
+from normprobe.tables.power_moments import kurtosis_columns, layer_kurtosis
 
 
 def moments_of(frame: pd.DataFrame) -> Moments:

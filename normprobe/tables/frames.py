@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import build, derive
 from normprobe.tables.activations import of_activations
+from normprobe.tables.bin_counts import count_frame, counts_at, no_counts
 from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
-from normprobe.tables.distributions.counts import count_frame, counts_at, no_counts
-from normprobe.tables.distributions.quantiles import histogram_of, quantile_table
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
+from normprobe.tables.quantiles import histogram_of, quantile_table
 from normprobe.tables.records import LayerRecord
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from normprobe.tables.bin_counts import wrong_counts
 from normprobe.tables.columns import BASE, SITE_KEY, WHOLE
-from normprobe.tables.distributions.counts import wrong_counts
 from normprobe.vocabulary import KINDS, STATUSES
 
 if TYPE_CHECKING:

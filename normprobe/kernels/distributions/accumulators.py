@@ -34,6 +34,7 @@ def distribution_accumulator(
     compiled = dispatch.compiled() if device.type == "cpu" else None
     if compiled is not None:
         return CompiledDistribution(compiled, features, axis_roles, options)
+    # Where the extension is there, nothing else of this module needs torch.
     from normprobe.kernels.distributions.torch_distribution import TorchDistribution
 
     return TorchDistribution(features, options, device)
@@ -58,6 +59,7 @@ class CompiledDistribution:
 
     def measure(self, values: torch.Tensor, choice: Choice) -> Any:
         """The distribution of a tensor of shape (samples, rows, features)."""
+        # Another device, a subclass or a lazy minus sign: its numbers are not where the extension looks.
         plain = self._compiled.plain(values)
         found = self._measured(self._reader, plain, choice)
         # Strides the extension does not walk: one copy is cheaper than leaving the tensor out.

@@ -49,6 +49,7 @@ def table_index(values: Tensor) -> Tensor:
         size = values.abs()
         # By the bits, as for float32: rounding to float32 first would move numbers over an edge.
         bits = (size.view(torch.int64) >> (52 - FRACTION_BITS)) - ((1023 - 127) << FRACTION_BITS)
+        # Below the smallest normal number float32 has steps of one size, which float64 has not.
         tiny = (size * 2.0**129).clamp(max=7).to(torch.int64)
         index = torch.where(size < _SMALLEST_NORMAL, tiny, bits.clamp(max=MOST_BIN - 1))
         index = torch.where(values.isfinite(), index, MOST_BIN)
@@ -66,6 +67,7 @@ def counted_bins(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
         table: counts, shape (TABLE,).
     """
     positive, negative = table[:MOST_BIN], table[_SIGN : _SIGN + MOST_BIN]
+    # Negative numbers of larger size come first: the table has both signs in order of size.
     counts = np.concatenate([negative[::-1], table[_ZERO:], positive])
     at = np.flatnonzero(counts)
     return at - MOST_BIN, counts[at]

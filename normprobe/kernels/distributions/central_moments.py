@@ -65,6 +65,7 @@ CENTRAL_FIELDS = tuple(field.name for field in fields(CentralMoments))
 def kurtosis(count: Array, m2: Array, m4: Array) -> NDArray[np.float64]:
     """Population kurtosis of sets; NaN where it is not defined."""
     count, m2, m4 = (np.asarray(field, np.float64) for field in (count, m2, m4))
+    # m4 is at least m2² / count: where it is 0 all the same, the powers left the range.
     known = (m2 > 0) & (m4 > 0) & np.isfinite(m4)
     # Divided first: the square of a small sum of squares may underflow.
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -107,6 +108,7 @@ def pool_central(moments: CentralMoments) -> CentralMoments:
     """
     count = moments.count.sum(0, keepdims=True)
     mean = (moments.mean * (moments.count / count.clip(1))).sum(0, keepdims=True)
+    # An empty set has mean 0, which is no number of it.
     off = np.where(moments.count > 0, moments.mean - mean, 0.0)
     n, m2, m3 = moments.count, moments.m2, moments.m3
     return CentralMoments(

@@ -62,6 +62,7 @@ class TorchDistribution:
             keep = torch.from_numpy(choice.keep)
         mask = None if real is None else real.to(self._device, non_blocking=True)
         features, counts = self._sums(values, mask)
+        # Kept samples are few, so they are read a second time and not summed along.
         kept = values.index_select(0, keep.to(self._device, non_blocking=True))
         of_kept = mask if mask is None else mask.index_select(0, sent(choice, "keep", self._device))
         return MeasuredDistribution(features, self._of_samples(kept, of_kept), counts)
@@ -131,6 +132,7 @@ def _central(values: Tensor, real: Tensor | None, axes: tuple[int, int]) -> Cent
     inside = torch.where(counted, block, 0.0)
     # Dividing first keeps the sum of finite numbers finite.
     mean = (inside / count.clip(1)).sum(axes, keepdim=True)
+    # Once more about what the rounded mean leaves over: fourth powers about anything else lose digits.
     off = torch.where(counted, block - mean, 0.0)
     shift = off.sum(axes, keepdim=True) / count.clip(1)
     off = torch.where(counted, off - shift, 0.0)
