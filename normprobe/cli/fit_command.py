@@ -36,7 +36,7 @@ def fit(model: str, *, form: str, out: Path | None, save: Path | None, **options
     # What becomes of small values takes counts; a saved recording has them or has not.
     measured = options if is_recording(model) else {**options, "quantiles": True}
     recording = recorded(model, measured, save=save)
-    table = recording.fit(form)
+    table = recording.fit(form)  # type: ignore[arg-type]  # one of the choices above
     printing.print_fit(table)
     if out is not None:
         from normprobe.tables.export import write_csv  # which loads pandas

@@ -62,7 +62,7 @@ def layer_table(
         # Files of before have "" for whatever they do not know.
         nonfinite_part=sites["nonfinite_part"].where(sites["nonfinite_call"].notna()),
         feature_ratio=_feature_ratio(_abs_max(moments), widths),
-        **layer_kurtosis(features, _by_width(widths), len(sites)),
+        **layer_kurtosis(features, _by_width(widths), sites),
     )
     return shaped(frame, LAYERS, "layers")
 

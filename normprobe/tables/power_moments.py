@@ -71,23 +71,30 @@ def merged_powers(parts: Sequence[tuple[pd.DataFrame, NDArray[np.int64]]], size:
 
 def kurtosis_columns(frame: pd.DataFrame) -> dict[str, Any]:
     """The column of kurtosis, a row per row of a frame of moments; none where that has no fourth moments."""
-    return {KURTOSIS: central_of(frame).kurtosis} if has_powers(frame) else {}
+    return {KURTOSIS: _where_varying(central_of(frame).kurtosis, frame)} if has_powers(frame) else {}
+
+
+def _where_varying(found: NDArray[np.float64], extremes: pd.DataFrame) -> NDArray[np.float64]:
+    """Kurtosis without that of numbers that are all equal, whose variance is 0 or rounding."""
+    return np.where(extremes["min"] < extremes["max"], found, np.nan)
 
 
 def layer_kurtosis(
-    features: pd.DataFrame, by_width: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]], places: int
+    features: pd.DataFrame,
+    by_width: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    sites: pd.DataFrame,
 ) -> dict[str, Any]:
     """The column of kurtosis of the table of layers, of all finite values of each place.
 
     Args:
         features: the moments of features.
         by_width: places of one width each, and the rows of their features, shape (width, places).
-        places: how many there are.
+        sites: a row per place, with its smallest and largest value.
     """
     if not has_powers(features):
         return {}
-    moments, found = central_of(features), np.full(places, np.nan)
+    moments, found = central_of(features), np.full(len(sites), np.nan)
     for at, grid in by_width:
         block = CentralMoments(*(field[grid] for field in vars(moments).values()))
         found[at] = pool_central(block).kurtosis[0]
-    return {KURTOSIS: found}
+    return {KURTOSIS: _where_varying(found, sites)}

@@ -49,7 +49,8 @@ class CentralMoments:
     def kurtosis(self) -> NDArray[np.float64]:
         """Population kurtosis, m4 / count ÷ (m2 / count)², 3 of a normal distribution; numpy arrays only.
 
-        NaN of a set whose numbers are all equal, and of one whose powers leave the range of float64.
+        NaN where the powers leave the range of float64. Of numbers that are all equal it is one of rounding,
+        or NaN: whoever knows the smallest and the largest leaves it out.
         """
         return kurtosis(self.count, self.m2, self.m4)
 
