@@ -1,8 +1,8 @@
 """The noise that rounding to a format adds, from what a recording holds.
 
-From counts in bins: values of a bin are spread over it evenly, and rounded one by one. From the moments of a
-feature: its values are normal, and rounding to steps of size q adds q² / 12 (Widrow and Kollár, "Quantization
-Noise", 2008), or the whole value where that is below half of the smallest step.
+From counts in bins: values of a bin are spread over it evenly. From the moments of a feature: its values are
+normal. Some values of either are rounded as a cast rounds them: on the coarse grids of few bits the rule that
+steps of size q add q² / 12 (Widrow and Kollár, "Quantization Noise", 2008) is off by decibels.
 """
 
 from __future__ import annotations
@@ -48,11 +48,15 @@ def noise_of_features(mean: Numbers, variance: Numbers, form: NumberFormat, scal
         scale: of each feature, or one for all.
     """
     points, weights = _normal_points()
-    spread = np.sqrt(variance)[:, None] * points
-    values = np.abs(mean[:, None] + spread) / np.broadcast_to(scale, mean.shape)[:, None]
-    step = step_of(values, form)
-    noise = np.where(values < form.smallest / 2, values**2, step**2 / 12)
-    found: Numbers = (noise @ weights) * np.broadcast_to(scale, mean.shape) ** 2
+    scale = np.broadcast_to(scale, mean.shape)[:, None]
+    deviation = np.sqrt(variance)[:, None] / scale
+    values = np.abs(mean[:, None] / scale + deviation * points)
+    # No value is larger than that which the scale is of, though a normal distribution has some.
+    values = np.minimum(values, form.largest)
+    step, apart = step_of(values, form), deviation * (points[1] - points[0])
+    # Points further apart than the format's numbers might all lie alike between these.
+    noise = np.where(step < apart, step**2 / 12, (rounded(values, form) - values) ** 2)
+    found: Numbers = (noise @ weights) * scale[:, 0] ** 2
     return found
 
 
