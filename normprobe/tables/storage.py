@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normprobe.errors import RecordingError
-from normprobe.tables.columns import BASE, OPTIONAL, missing
+from normprobe.tables.columns import BASE, OPTIONAL, POWERS, base_columns, missing
 from normprobe.tables.export import atomically
 from normprobe.tables.frames import Tables
 from normprobe.tables.validate import check_meta, check_tables
@@ -31,6 +31,8 @@ _MAGIC = "normprobe recording"
 _JSON = "recording.json"
 _NAME = "name a file that Recording.save wrote"
 _VALUES = "row_values"
+_NOT_ALWAYS = {"parameter_moments", "bin_counts"}
+"""Tables that a recording has where gradients, or quantiles, were measured; older versions know none."""
 _TYPES = {
     "string": pa.string(),
     "int64": pa.int64(),
@@ -70,10 +72,12 @@ def save_tables(
         RecordingError: the file cannot be written.
     """
     about = {"format": _MAGIC, "version": FORMAT, "meta": tables.meta}
-    frames = {name: _to_arrow(getattr(tables, name), dtypes) for name, dtypes in BASE.items()}
+    every = {name: getattr(tables, name) for name in BASE}
+    frames = {name: _to_arrow(frame, base_columns(name, frame)) for name, frame in every.items()}
     # Older versions refuse nothing then.
-    if tables.parameter_moments.empty:
-        del frames["parameter_moments"]
+    for name in _NOT_ALWAYS:
+        if getattr(tables, name).empty:
+            del frames[name]
     if not labels:
         frames["labels_base"] = frames["labels_base"].slice(0, 0)
     frames[_VALUES] = pa.table({"value": tables.row_values})
@@ -198,11 +202,8 @@ def _read_meta(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
 
 def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
     meta = _read_meta(archive, path)
-    # Recordings without gradients, and those of older versions, lack the table of parameters.
-    lacking = {"parameter_moments"} - {name.removesuffix(".parquet") for name in archive.namelist()}
-    frames: dict[str, Any] = {
-        name: _frame(archive, name, path, dtypes) for name, dtypes in BASE.items() if name not in lacking
-    }
+    lacking = _NOT_ALWAYS - {name.removesuffix(".parquet") for name in archive.namelist()}
+    frames: dict[str, Any] = {name: _base_frame(archive, name, path) for name in BASE if name not in lacking}
     tables = Tables(**frames, row_values=_values(archive, path), facts=meta)
     wrong = check_tables(tables)
     if wrong:
@@ -230,7 +231,7 @@ def _parquet(archive: zipfile.ZipFile, name: str, path: Path, wanted: Mapping[st
     stored = archive.read(f"{name}.parquet")
     schema = pq.read_schema(io.BytesIO(stored))
     found = dict(zip(schema.names, schema.types, strict=True))
-    lacking = OPTIONAL.get(name, frozenset()) - found.keys()
+    lacking = (OPTIONAL.get(name, frozenset()) | set(POWERS)) - found.keys()
     for column in sorted((wanted.keys() | found.keys()) - lacking):
         # Of two columns of one name `found` holds one.
         if len(found) != len(schema) or found.get(column) not in wanted.get(column, ()):
@@ -265,8 +266,14 @@ def _letters(chunk: Any) -> int:
     return int(pc.sum(lengths).as_py() or 0)
 
 
-def _frame(archive: zipfile.ZipFile, name: str, path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    table = _parquet(archive, name, path, {column: (_TYPES[kind],) for column, kind in columns.items()})
+def _base_frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
+    """A table of a recording, with the columns of powers if it has them."""
+    return _frame(archive, name, path, base_columns(name, POWERS))
+
+
+def _frame(archive: zipfile.ZipFile, name: str, path: Path, every: Mapping[str, str]) -> pd.DataFrame:
+    table = _parquet(archive, name, path, {column: (_TYPES[kind],) for column, kind in every.items()})
+    columns = base_columns(name, table.column_names) if name in BASE else every
     for column, kind in columns.items():
         # Nulls would make floats of the integers, and NaN of what others index by.
         if kind == "int64" and table.column(column).null_count:
