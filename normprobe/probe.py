@@ -19,7 +19,7 @@ from normprobe.capture.forwards.phases import Phases
 from normprobe.capture.forwards.probe_options import (
     Further,
     by_name,
-    check_finding_options,
+    check_distributions,
     check_options,
     check_step,
     check_window_options,
@@ -83,6 +83,8 @@ class Probe:
         gradients: bool = False,
         scaler: Any = None,
         experts: bool = False,
+        kurtosis: bool = False,
+        quantiles: bool = False,
         on_finding: Callable[[Mapping[str, Any]], object] | None = None,
         stop_on: Literal["error", "warning"] | None = None,
     ) -> None:
@@ -122,6 +124,10 @@ class Probe:
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
             experts: also measure each expert where one weight holds all of a layer's, as in Mixtral, for
                 `Recording.experts`. Experts that are modules of a list are there without it.
+            kurtosis: also measure the kurtosis of each layer, feature and kept sample, in a second pass over
+                each tensor; the tables have a column of it then.
+            quantiles: also count all numbers of each layer and site in bins, eight an octave, for
+                `Recording.quantiles`, `Recording.histogram` and what `Recording.fit` says of small values.
             on_finding: called with each finding once, as the window closes that shows it, or at the end of
                 the block: a mapping of the columns of `Recording.findings` and the window's ``phase``,
                 ``first_step`` and ``last_step``. What it raises goes through. Give ``window``, too.
@@ -134,7 +140,6 @@ class Probe:
         """
         self.model = checked_model(model)
         check_options(samples, values, every, window, mask)
-        check_finding_options(on_finding, stop_on)
         self._filter, self._monitor = check_filters(layers, kinds), finding_monitor(on_finding, stop_on)
         self.part, self._mask, self._seed = name_of_part(part := share_of(part, out)), mask, seed
         self._callbacks = HookCallbacks(
@@ -144,15 +149,15 @@ class Probe:
             values=values,
             phases=Phases(every, window),
             seed=seed_of(seed, process_name() if part is None else part),
-            further=Further(loss_scale(gradients, scaler), experts),
+            further=Further(loss_scale(gradients, scaler), experts, check_distributions(kurtosis, quantiles)),
         )
-        self._find_layers(mask)
         self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
 
     def _open_run(
         self, out: str | Path | None, most: int | None, step: int | None, *, named: bool
     ) -> OpenRun:
-        """The windows of the run, with those that another process closed."""
+        """Find the layers; the windows of the run, with those that another process closed."""
+        self._find_layers(self._mask)
         check_window_options(most, step)
         closed = ClosedWindows(None if out is None else WindowFolder(out), most)
         part = self.part if named else None
@@ -321,6 +326,7 @@ class Probe:
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
             "experts": callbacks.experts is not None,
+            **callbacks.further.distributions._asdict(),
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 

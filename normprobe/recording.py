@@ -18,6 +18,7 @@ from normprobe.tables.further_tables import FurtherTables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data
+from normprobe.tables.number_formats.recorded import RecordedDistributions
 from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables
 from normprobe.tables.unmeasured import check_measured
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Recording", "load", "merge"]
 
 
-class Recording(OverTime, FurtherTables):
+class Recording(OverTime, RecordedDistributions, FurtherTables):
     """Everything one probe measured, frozen; made by `Probe`, `record`, `load` and `merge`."""
 
     @property
@@ -313,6 +314,7 @@ class Recording(OverTime, FurtherTables):
         findings = self._found if findings is None else findings
         frames |= {} if tables.parameter_moments.empty else {"parameters": tables.parameters}
         frames |= {} if tables.expert_frames.places.empty else {"experts": tables.experts}
+        frames |= {} if tables.bin_counts.empty else {"quantiles": tables.quantiles}
         return {**frames, "findings": findings, "outliers": self.outliers()}
 
     def __repr__(self) -> str:
@@ -338,7 +340,8 @@ def load(path: str | Path) -> Recording:
         RecordingError: the file is missing, damaged, foreign, too large, or of a newer format.
     """
     if holds_windows(path):
-        return Recording.of_windows(WindowSeries(WindowFolder(path).windows()))
+        folder = WindowFolder(path)
+        return Recording.of_windows(WindowSeries(folder.windows(), folder.rollups()))
     return Recording(load_tables(Path(path)))
 
 

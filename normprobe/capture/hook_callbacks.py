@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from normprobe.capture.distribution_measurer import measurer_of
 from normprobe.capture.experts.attach import attach_experts
 from normprobe.capture.experts.expert_capture import ExpertCapture
 from normprobe.capture.fast_hooks import FastHooks
@@ -31,7 +32,6 @@ from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why
 from normprobe.capture.identity.sample_numbers import named_labels
 from normprobe.capture.identity.sequences import SequenceFinder
 from normprobe.capture.layer_calls import CHANGED, LayerCalls
-from normprobe.capture.measure import Measurer
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_registry import TensorOf
 from normprobe.capture.window_contents import WindowContents
@@ -54,7 +54,7 @@ class HookCallbacks:
     Attributes:
         samples: how many samples are kept per layer and site; None for all.
         values: of how many of those the raw row is kept.
-        seed: changes which samples are kept.
+        seed: changes which samples are kept; ``further``, what is measured beside activations.
         states: the running state of each layer, by its key.
         forwards: the forwards so far.
         run_info: the data so far.
@@ -80,7 +80,7 @@ class HookCallbacks:
     ) -> None:
         self.run_info = RunInfo()
         self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
-        self.samples, self.values, self.seed = samples, values, seed
+        self.samples, self.values, self.seed, self.further = samples, values, seed, further
         self.states: dict[tuple[int, str], LayerState] = {}
         self.forwards = Forwards(phases)
         self.weight_changes = WeightChanges(self._forget_vectors)
@@ -94,16 +94,16 @@ class HookCallbacks:
         self._several, self._no_grad = False, NoGrad()
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
         of_layers = self.lock, self._no_grad, self._sequences.of, self.state_of
-        self.experts = ExpertCapture(*of_layers) if further.experts else None
-        self.function_capture.experts = self.experts
+        self.experts = self.function_capture.experts = ExpertCapture(*of_layers) if further.experts else None
         self.windows = WindowContents(self.states, self.run_info, self.experts)
-        measurer = self._measurer = Measurer(seed, samples, self._sequences.holds_padding)
+        measurer = measurer_of(further.distributions)(seed, samples, self._sequences.holds_padding)
+        self._measurer = measurer
         given = self.lock, measurer, self._no_grad, self.windows.enter
-        scale = further.loss_scale
-        self.gradients = None if scale is None else GradientCapture(scale, *given)
+        self.gradients = None if further.loss_scale is None else GradientCapture(further.loss_scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
-        self._layer_hooks = layer_hooks(self._fast_hooks.layer, self.forwards, self._calls)
+        own_hooks = measurer.layer_hooks(self._fast_hooks.layer)
+        self._layer_hooks = layer_hooks(own_hooks, self.forwards, self._calls)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""

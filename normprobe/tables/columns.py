@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from normprobe.kernels.moments import MOMENT_FIELDS, PublicColumn
-
-# NUMBER where an entry may be unknown (pandas' nullable integers); WHOLE where it never is.
-TEXT, WHOLE, REAL, NUMBER, TRUTH = "string", "int64", "float64", "Int64", "boolean"
+from normprobe.kernels.moments import MOMENT_FIELDS
+from normprobe.tables.distribution_columns import FIT, FIT_FEATURES, QUANTILES
+from normprobe.tables.dtypes import NUMBER, REAL, TEXT, TRUTH, WHOLE, public_moments
+from normprobe.tables.expert_columns import EXPERT_FEATURES, EXPERTS
 
 SITE_KEY = ["layer", "site"]
 """What names a row of `LAYERS`."""
 
 _VALUE = "in the layer's own units"
-
-
-def public_moments() -> list[PublicColumn]:
-    """The columns of ``features`` that come from the moments of a feature, in order."""
-    return [field.public for field in MOMENT_FIELDS.values() if field.public is not None]
 
 
 LAYERS: dict[str, tuple[str, str]] = {
@@ -168,54 +164,46 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "update_ratio": (REAL, "update_rms ÷ the root mean square of the parameter ahead of these steps"),
 }
 
-EXPERTS: dict[str, tuple[str, str]] = {
-    "layer": (TEXT, "qualified name of the module, or list of modules, that holds the experts"),
-    "expert": (WHOLE, "index of the expert, from 0"),
-    "site": (TEXT, "input, intermediate (what its last Linear reads) or output (before the routing weight)"),
-    "router": (TEXT, "the layer that routes, whose input is in the other tables; empty where none was found"),
-    "tokens": (WHOLE, "rows that were routed to it and measured at the site, padding left out"),
-    "share": (REAL, "its tokens ÷ those of all experts of the layer at the site"),
-    "weight": (REAL, "mean routing weight of its tokens; missing where the call does not say it"),
-    "n_features": (WHOLE, "features of one row"),
-    "mean": (REAL, "mean of all finite values at the site"),
-    "variance": (REAL, "their population variance (divisor: their number)"),
-    "min": (REAL, "the smallest"),
-    "max": (REAL, "the largest"),
-    "abs_mean": (REAL, "mean of |value|"),
-    "nonfinite": (WHOLE, "NaN or infinite values beside them"),
-    "entropy": (REAL, "of the layer: entropy, in nats, of the shares of its experts at the input"),
-    "entropy_max": (REAL, "of the layer: that of equal shares, the logarithm of the number of experts"),
+KURTOSIS = "kurtosis"
+_POPULATION = (
+    "population kurtosis (m4 ÷ m2²; 3 of a normal distribution) of {}; with `Probe(kurtosis=True)` alone"
+)
+ON_REQUEST = {
+    table: {KURTOSIS: (REAL, _POPULATION.format(of))}
+    for table, of in (
+        ("layers", "all finite values"),
+        ("features", "the feature's finite values"),
+        ("samples", "the sample's finite values"),
+    )
 }
-
-EXPERT_FEATURES: dict[str, tuple[str, str]] = {
-    "layer": (TEXT, "qualified name of the module, or list of modules, that holds the experts"),
-    "expert": (WHOLE, "index of the expert, from 0"),
-    "site": (TEXT, "input, intermediate or output"),
-    "feature": (WHOLE, "index of the feature, from 0"),
-    **{column.name: (WHOLE if column.whole else REAL, column.meaning) for column in public_moments()},
-}
+"""Columns behind all others, which a table has where a probe was asked for them."""
 
 TABLES = {
-    "layers": LAYERS,
-    "features": FEATURES,
-    "samples": SAMPLES,
+    "layers": LAYERS | ON_REQUEST["layers"],
+    "features": FEATURES | ON_REQUEST["features"],
+    "samples": SAMPLES | ON_REQUEST["samples"],
     "ledger": LEDGER,
     "outliers": OUTLIERS,
     "parameters": PARAMETERS,
     "experts": EXPERTS,
     "expert_features": EXPERT_FEATURES,
+    "quantiles": QUANTILES,
+    "fit(format)": FIT,
+    'fit(format, by="feature")': FIT_FEATURES,
 }
 
 _OF_UNIT = {
-    "value": "abs_median abs_max weight bias running_mean seen_mean",
+    "value": "p0.1 p1 p5 p25 p50 p75 p95 p99 p99.9 abs_median abs_max weight bias running_mean seen_mean",
     "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
-    "share": "momentum share",
+    "share": "momentum share bound overflow_share below_normal flushed scaled_below_normal scaled_flushed",
     "nats": "entropy entropy_max",
-    "ratio": "feature_ratio ratio update_ratio",
-    "count": "num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
-    "steps weight_nonfinite gradient_nonfinite skipped updates rows tokens",
+    "octave": "headroom",
+    "dB": "snr_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
+    "ratio": "feature_ratio ratio update_ratio kurtosis scale",
+    "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked "
+    "size steps weight_nonfinite gradient_nonfinite skipped updates rows tokens",
     "index": "depth expert feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
     "nonfinite_position nonfinite_feature",
@@ -233,8 +221,19 @@ def unit_of(table: str, column: str) -> str:
     return "" if (table, column) == ("experts", "weight") else UNITS.get(column, "")
 
 
-def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
-    """The frame with exactly these columns, in order, each of its dtype."""
+def shaped(
+    frame: pd.DataFrame, columns: dict[str, tuple[str, str]], on_request: str | None = None
+) -> pd.DataFrame:
+    """The frame with exactly these columns, in order, each of its dtype.
+
+    Args:
+        frame: the frame.
+        columns: what it has.
+        on_request: the table whose columns of `ON_REQUEST` it has, too, where they were asked for.
+    """
+    if on_request is not None:
+        asked = ON_REQUEST[on_request]
+        columns = {**columns, **{name: asked[name] for name in asked if name in frame}}
     return _cast(frame, {name: dtype for name, (dtype, _) in columns.items()})
 
 
@@ -302,6 +301,7 @@ BASE: dict[str, dict[str, str]] = {
         **{"weight_sum": REAL, "weighted": WHOLE},
     },
     "expert_moments": {field.column: WHOLE if field.whole else REAL for field in MOMENT_FIELDS.values()},
+    "bin_counts": dict.fromkeys(("place", "bin", "count"), WHOLE),
     "labels_base": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
     "parameter_moments": {
         **{"layer": TEXT, "parameter": TEXT, "size": WHOLE},
@@ -314,6 +314,11 @@ BASE: dict[str, dict[str, str]] = {
 Large frames hold numbers only: ``place`` is the row of ``sites`` that a sample belongs to, ``part`` the
 index of its part in ``meta["parts"]``, and the features of all places follow one another in their order.
 """
+
+POWERS = ("m3", "m4")
+"""Columns of features' and samples' moments that are there where kurtosis was measured."""
+
+HAVE_POWERS = ("feature_moments", "sample_moments")
 
 OPTIONAL = {
     "sites": frozenset(_FIRST_NONFINITE),
@@ -351,4 +356,10 @@ def missing(dtype: Any, size: int) -> Any:
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """A base frame with exactly its columns, in order, each of its dtype."""
-    return _cast(frame, BASE[name])
+    return _cast(frame, base_columns(name, frame))
+
+
+def base_columns(name: str, held: Container[str]) -> dict[str, str]:
+    """The columns of a base frame and their dtypes; with `POWERS` if what it holds has them."""
+    powers = POWERS if name in HAVE_POWERS and POWERS[0] in held else ()
+    return {**BASE[name], **dict.fromkeys(powers, REAL)}

@@ -9,8 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.moments import Moments
-from normprobe.tables.columns import EXPERT_FEATURES, EXPERTS, based, missing, public_moments, shaped
+from normprobe.tables.columns import based, missing, shaped
 from normprobe.tables.derive import moments_of, pooled, starts
+from normprobe.tables.dtypes import public_moments
+from normprobe.tables.expert_columns import EXPERT_FEATURES, EXPERTS
 from normprobe.tables.expert_frames import EXPERT_KEY, ExpertFrames
 from normprobe.vocabulary import INPUT
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from torch import Tensor, nn
 
 from normprobe.errors import NormprobeError, names_checked
+from normprobe.kernels.distributions.options import NO_DISTRIBUTIONS, DistributionOptions
 from normprobe.samples.hashing import process_name
 from normprobe.tables.records import valid_name
 
@@ -25,10 +26,12 @@ class Further(NamedTuple):
     Attributes:
         loss_scale: what gradients are divided by (`capture.gradients.loss_scale`); None for no gradients.
         experts: whether experts that one weight holds are measured one by one.
+        distributions: what is measured of distributions beside moments.
     """
 
     loss_scale: Any = None
     experts: bool = False
+    distributions: DistributionOptions = NO_DISTRIBUTIONS
 
 
 NOTHING_FURTHER = Further()
@@ -68,6 +71,14 @@ def check_finding_options(on_finding: Any, stop_on: Any) -> None:
         raise NormprobeError(f"on_finding must be a callable, such as print, got {on_finding!r}")
     if stop_on not in (None, "error", "warning"):
         raise NormprobeError(f"stop_on must be 'error', 'warning' or None, got {stop_on!r}")
+
+
+def check_distributions(kurtosis: Any, quantiles: Any) -> DistributionOptions:
+    """What is measured beside moments; raise NormprobeError for an option that is neither True nor False."""
+    for name, given in (("kurtosis", kurtosis), ("quantiles", quantiles)):
+        if not isinstance(given, bool):
+            raise NormprobeError(f"{name} must be True or False, got {given!r}")
+    return DistributionOptions(kurtosis, quantiles)
 
 
 def check_step(step: Any, last: int | None) -> None:
