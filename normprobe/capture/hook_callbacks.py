@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from normprobe.capture.distribution_measurer import measurer_of
 from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.forward import Forward, Forwards
@@ -30,10 +31,10 @@ from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why
 from normprobe.capture.identity.sample_numbers import named_labels
 from normprobe.capture.identity.sequences import SequenceFinder
 from normprobe.capture.layer_calls import CHANGED, LayerCalls
-from normprobe.capture.measure import Measurer
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_registry import TensorOf
 from normprobe.capture.window_contents import WindowContents
+from normprobe.kernels.distributions.options import NO_DISTRIBUTIONS, DistributionOptions
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
@@ -75,6 +76,7 @@ class HookCallbacks:
         phases: Phases,
         seed: int,
         loss_scale: LossScale | None = None,
+        distributions: DistributionOptions = NO_DISTRIBUTIONS,
     ) -> None:
         self.run_info = RunInfo()
         self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
@@ -92,13 +94,15 @@ class HookCallbacks:
         self._batch_norms: tuple[LayerState, ...] = ()
         self._several, self._no_grad = False, NoGrad()
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
-        measurer = Measurer(seed, samples, self._sequences.holds_padding)
+        measurer = measurer_of(distributions)(seed, samples, self._sequences.holds_padding)
         self._measurer = measurer
         given = self.lock, measurer, self._no_grad, self.windows.enter
         self.gradients = None if loss_scale is None else GradientCapture(loss_scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
-        self._layer_hooks = layer_hooks(self._fast_hooks.layer, self.forwards, self._calls)
+        self._layer_hooks = layer_hooks(
+            measurer.layer_hooks(self._fast_hooks.layer), self.forwards, self._calls
+        )
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""

@@ -202,6 +202,8 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
             layers=request.layers or None,
             kinds=request.kinds or None,
             samples=request.samples,
+            kurtosis=request.kurtosis,
+            quantiles=request.quantiles,
             labels=inputs.labels,
         )
     except NormprobeError:
