@@ -200,6 +200,10 @@ FIT: dict[str, tuple[str, str]] = {
     "scaled_below_normal": (REAL, "below_normal under this scale"),
     "scaled_flushed": (REAL, "flushed under this scale"),
     "snr_db": (REAL, "signal over the noise of rounding, one scale for the tensor"),
+    "snr_error_db": (
+        REAL,
+        "how far off that may be: two standard deviations of what counts leave open, and 0.3; else missing",
+    ),
     "snr_from": (TEXT, "what that is estimated from: counts of all values, or moments of features"),
     "channel_gain_db": (
         REAL,
@@ -245,8 +249,8 @@ TABLES = {
     "outliers": OUTLIERS,
     "parameters": PARAMETERS,
     "quantiles": QUANTILES,
-    "fit(format)": FIT,
-    'fit(format, by="feature")': FIT_FEATURES,
+    "fit": FIT,
+    "fit_features": FIT_FEATURES,
 }
 
 _OF_UNIT = {
@@ -256,7 +260,7 @@ _OF_UNIT = {
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
     "share": "momentum bound overflow_share below_normal flushed scaled_below_normal scaled_flushed",
     "octave": "headroom",
-    "dB": "snr_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
+    "dB": "snr_db snr_error_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
     "ratio": "feature_ratio ratio update_ratio kurtosis scale",
     "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked "
     "size steps weight_nonfinite gradient_nonfinite skipped updates",
