@@ -352,7 +352,8 @@ def load(path: str | Path) -> Recording:
         RecordingError: the file is missing, damaged, foreign, too large, or of a newer format.
     """
     if holds_windows(path):
-        return Recording.of_windows(WindowSeries(WindowFolder(path).windows()))
+        folder = WindowFolder(path)
+        return Recording.of_windows(WindowSeries(folder.windows(), folder.rollups()))
     return Recording(load_tables(Path(path)))
 
 
