@@ -106,7 +106,7 @@ def trained() -> normprobe.Recording:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with normprobe.Probe(model, gradients=True, window=2, part="run") as probe:
+    with normprobe.Probe(model, gradients=True, quantiles=True, window=2, part="run") as probe:
         for step in range(4):
             probe.step(step)
             model(torch.randn(16, 6)).square().mean().backward()
