@@ -140,16 +140,11 @@ class Probe:
         self._filter, part = check_filters(layers, kinds), share_of(part, out)
         self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
         self._distributions = check_distributions(kurtosis, quantiles)
-        self._callbacks = HookCallbacks(
-            mask=read_mask(mask),
-            labels=read_labels(labels),
-            samples=None if samples == "all" else samples,
-            values=values,
-            phases=Phases(every, window),
-            seed=seed_of(seed, process_name() if part is None else part),
-            loss_scale=loss_scale(gradients, scaler),
-            distributions=self._distributions,
-        )
+        own_seed = seed_of(seed, process_name() if part is None else part)
+        asked: dict[str, Any] = {"samples": None if samples == "all" else samples, "values": values}
+        asked |= {"loss_scale": loss_scale(gradients, scaler), "distributions": self._distributions}
+        asked |= {"phases": Phases(every, window), "seed": own_seed}
+        self._callbacks = HookCallbacks(mask=read_mask(mask), labels=read_labels(labels), **asked)
         self._find_layers(mask)
         self._monitor = finding_monitor(on_finding, stop_on)
         self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
