@@ -12,7 +12,7 @@ from normprobe.capture.calls.call_tensors import RESULT, Path, tensors_in
 
 
 def own_result(module: nn.Module, given: Tensor | None, result: Any) -> Path | None:
-    """The path of the product of a Linear's weight among several tensors of its result, else of the first of these.
+    """The path of the product of a Linear's weight among several results, else that of the first of these.
 
     None where there are not several.
 
