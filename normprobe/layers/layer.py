@@ -49,6 +49,7 @@ class Layer:
         refused: why it cannot be hooked, or "".
         parameter: of a layer that is no module, but a parameter of the module: which one; else "".
         by_use: it is a layer only if a function uses it as one, which its first call shows.
+        block_list: of a block of a residual stream, which list of blocks it is of; "" where it was named.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Layer:
     refused: str = ""
     parameter: str = ""
     by_use: bool = False
+    block_list: str = ""
 
     @property
     def key(self) -> tuple[int, str]:
