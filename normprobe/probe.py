@@ -34,6 +34,7 @@ from normprobe.capture.hooks.interrupts import finish
 from normprobe.errors import NormprobeError, warn
 from normprobe.layers.filters import LayerFilter, check_filters
 from normprobe.layers.find import find_layers
+from normprobe.layers.further.select import Residual, check_residual
 from normprobe.layers.layer import LayerSet
 from normprobe.layers.same_model import fingerprint
 from normprobe.recording import Recording
@@ -67,6 +68,7 @@ class Probe:
         *,
         layers: LayerFilter | None = None,
         kinds: str | Iterable[str] | None = None,
+        residual: Residual = None,
         mask: MaskOption = "auto",
         samples: int | Literal["all"] = 1024,
         values: int = 64,
@@ -90,7 +92,11 @@ class Probe:
             layers: glob pattern(s) over qualified names, module class(es), or a predicate
                 (name, module) -> bool.
             kinds: the kinds to probe: linear, layer_norm, rms_norm, batch_norm, group_norm,
-                instance_norm, norm.
+                instance_norm, norm; these by default, which "default" stands for beside conv, activation,
+                embedding, attention and residual, that are probed on request.
+            residual: True also measures the residual stream, at the input and output of the blocks that the
+                model repeats, and what each block adds; glob pattern(s) over qualified names say which
+                modules are the blocks. ``layers`` and ``kinds`` leave out none of them.
             mask: "auto" finds padding masks in the arguments of the model's forward; a callable
                 (args, kwargs) -> bool tensor (batch, positions), True = real; the name of the argument that
                 holds the mask, or lengths; such a tensor, where there is a single batch; a dict from layer
@@ -130,7 +136,8 @@ class Probe:
         self.model = checked_model(model)
         check_options(samples, values, every, window, mask)
         check_finding_options(on_finding, stop_on)
-        self._filter, part = check_filters(layers, kinds), share_of(part, out)
+        self._filter = (*check_filters(layers, kinds), check_residual(residual))
+        part = share_of(part, out)
         self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
@@ -316,6 +323,7 @@ class Probe:
             "window": callbacks.forwards.phases.window,
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
+            **({"residual": shown(self._filter[2])} if self._filter[2] else {}),
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 

@@ -33,11 +33,11 @@ from normprobe.capture.layer_calls import CHANGED, LayerCalls
 from normprobe.capture.measure import Measurer
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_registry import TensorOf
+from normprobe.capture.states.state_factory import StateFactory
 from normprobe.capture.window_contents import WindowContents
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
-from normprobe.samples.reservoir import EmptyReservoirs
 from normprobe.samples.strides import Stride, strides_of
 
 LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
@@ -91,7 +91,8 @@ class HookCallbacks:
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
         self._several, self._no_grad = False, NoGrad()
-        self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
+        self._sequences = SequenceFinder(self._masks)
+        self._factory = StateFactory(samples, values, gradients=loss_scale is not None)
         measurer = Measurer(seed, samples, self._sequences.holds_padding)
         self._measurer = measurer
         given = self.lock, measurer, self._no_grad, self.windows.enter
@@ -109,10 +110,7 @@ class HookCallbacks:
     def state_of(self, layer: Layer) -> LayerState:
         """The running state of a layer, fresh if it is new."""
         if layer.key not in self.states:
-            rows = min(8, self.values) if layer.view.kind == "linear" else self.values
-            reservoirs = self._reservoirs.of(self.samples), self._reservoirs.of(rows)
-            gradients = self.gradients is not None
-            self.states[layer.key] = LayerState.of(len(self.states), layer, *reservoirs, gradients=gradients)
+            self.states[layer.key] = self._factory.make(len(self.states), layer)
         return self.states[layer.key]
 
     def layers(self) -> list[Layer]:
@@ -181,7 +179,7 @@ class HookCallbacks:
         """What to call ahead of a layer and behind it."""
         before, after = self._own(partial(self._before, state)), self._own(partial(self._after, state))
         # The extension's hooks know of the input and the output alone.
-        return (before, after) if state.further_sites else self._layer_hooks(state, before, after)
+        return (before, after) if state.by_callback else self._layer_hooks(state, before, after)
 
     def _own(self, call: Callable[..., None]) -> Callable[..., None]:
         """A callback that lets no error of the probe's own into the user's forward."""
@@ -342,7 +340,10 @@ class HookCallbacks:
             if self.gradients is not None:
                 self.gradients.again(state, args, kwargs)
             return
-        forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
+        # As a container it has begun the forward, if it is the outermost.
+        forward = (
+            self.forwards.current if state.holds_layers else self.forwards.ongoing(module, self.model)
+        ) or self._begin(module, args, kwargs)
         if forward.state.measured and not state.refused:
             self._calls.begin(state, forward, args, kwargs)
             if not (state.settled and state.watched):
@@ -364,7 +365,8 @@ class HookCallbacks:
             self._calls.end(state, forward, (args, kwargs, output))
             if state.further_sites and output is not None and forward.state.measured:
                 self._observe_further(state, forward, (module, args, kwargs, output))
-            self.forwards.end(module)
+            if not state.holds_layers:
+                self.forwards.end(module)
 
     def before(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
         """Measure what a layer reads, ahead of a function that uses it, in a forward that is measured."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from normprobe.capture.calls.branches import REWRITTEN, branch_of, stream_before
 from normprobe.capture.calls.call_tensors import (
     ARGS,
     RESULT,
@@ -36,11 +37,16 @@ from normprobe.capture.hooks.torch_internals import ModesAside
 from normprobe.capture.identity.numbered import Numbered
 from normprobe.capture.measure import Measurer
 from normprobe.capture.states.layer_state import LayerState
+from normprobe.capture.states.settling import settle
 from normprobe.layers.norms.call import graph_index
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import BRANCH, INPUT, OUTPUT
 
 CHANGED = "its output is as hooks behind it leave it, which change what the layer itself gives"
 
+UNHEARD = (
+    "no softmax over the keys was heard in its calls, so its weights are not shown; transformers shows them with "
+    "attn_implementation='eager'"
+)
 
 Tensors = tuple[Tensor, Tensor | None]
 """What is measured, and the tensor of the graph that it is or was copied from; None where that is gone."""
@@ -80,13 +86,17 @@ class LayerCalls:
             self._begin(state, forward, OpenCall(), (() if tensor is None else (tensor,), {}))
 
     def _begin(self, state: LayerState, forward: Forward, opened: OpenCall, call: Call) -> None:
-        forward.state.enter(state.index)
+        # Of a layer that holds others no call counts as under way: theirs are none of it.
+        if not state.holds_layers:
+            forward.state.enter(state.index)
         forward.opened[state.index] = opened
         if state.depth is None:  # the first time in any forward: the order of execution
             state.depth, self._depth = self._depth, self._depth + 1
         if forward.masks.two_sided and state.sequence_rule.side == "decoder":
             forward.decoder_fired = True
-        reading = opened.reading
+        reading, kind = opened.reading, state.view.kind
+        if kind == "attention":  # whose functions are heard
+            return
         # Ahead of the call, which may write to the vector.
         if state.view.graph:
             opened.graphs = _graphs(call)
@@ -98,7 +108,10 @@ class LayerCalls:
         elif reading.left_out:
             state.note(reading.left_out)
         elif reading.input[0] != RESULT:
-            self._measure_input(state, forward, input_at(call, reading), opened)
+            tensor = input_at(call, reading)
+            if kind == "residual":
+                opened.note_stream(tensor)
+            self._measure_input(state, forward, tensor, opened)
 
     def note_own(self, state: LayerState, forward: Forward, result: Any) -> None:
         """Remember what the layer itself gave, ahead of the hooks of others behind it."""
@@ -122,6 +135,11 @@ class LayerCalls:
     def _finish(self, state: LayerState, forward: Forward, call: Call, opened: OpenCall) -> None:
         """After the call: let it decide what there is to decide, then measure what is left to measure."""
         module, reading = state.layer.module, opened.reading
+        if state.view.kind == "attention":
+            self._finish_attention(state, opened)
+            return
+        if state.chain is not None and opened.held:
+            state.chain.enter(forward.call)
         if opened.own is not None and opened.own.differs(call[RESULT]):
             state.reasons[CHANGED] = 1
         if opened.held:
@@ -146,10 +164,27 @@ class LayerCalls:
             state.note(NO_OUTPUT)
             return
         self._observe(state, OUTPUT, (output, output), forward, opened.graphs)
+        if state.view.kind == "residual":
+            held = opened.held.get(reading.input, opened.stream)
+            self.guard(state, f"a call at its {BRANCH}", partial(self._branch, state, forward, held, output))
         state.note_mode(module.training)
         self.snapshot(state, module)
         # Last: only what was measured whole may go through the extension's hooks from now on.
         state.update_decided(bits_of(*call[:RESULT]))
+
+    def _finish_attention(self, state: LayerState, opened: OpenCall) -> None:
+        if not opened.heard:
+            state.note(opened.why_unheard or UNHEARD)
+        state.note_mode(state.layer.module.training)
+
+    def _branch(self, state: LayerState, forward: Forward, held: Held | None, output: Tensor) -> None:
+        """Measure what a residual block added."""
+        before = stream_before(held, first=held is not None and held.clone is not held.tensor)
+        if before is None:
+            state.note(REWRITTEN)
+            return
+        added = branch_of(before, output)
+        self._measurer.observe(state, BRANCH, added, forward, self._sequence_of(state, BRANCH, added, forward))
 
     def _decide(self, state: LayerState, opened: OpenCall, call: Call) -> Reading | None:
         """Which tensors calls of this form read and write, by one of them; None if it has none."""
@@ -159,8 +194,7 @@ class LayerCalls:
             state.note(NO_OUTPUT)
             return None
         chosen = choices[0].pairs[:1]
-        settle = partial(self._settle, state, choices[0], chosen)
-        self.guard(state, "its first call", settle)
+        self.guard(state, "its first call", partial(self._settle, state, choices[0], chosen))
         reading = chosen[0].reading
         # Only of a form that is new: what was measured stays.
         if state.unlike and opened.form not in state.readings.known:
@@ -172,7 +206,7 @@ class LayerCalls:
         return reading
 
     def _settle(self, state: LayerState, choice: PairChoice, chosen: list[Pair]) -> None:
-        chosen[:] = [state.settle(state.layer.module, choice)]
+        chosen[:] = [settle(state, state.layer.module, choice)]
 
     def _measure_input(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.tables.columns import BASE, SITE_KEY, WHOLE
-from normprobe.vocabulary import KINDS, STATUSES
+from normprobe.vocabulary import ALL_KINDS, STATUSES
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -97,7 +97,7 @@ def _wrong_texts(tables: Tables) -> Iterator[str]:
     ledger, sites, parts = tables.ledger_base, tables.sites, set(tables.facts["parts"])
     named: dict[str, tuple[pd.Series, set[str]]] = {
         "status": (ledger["status"], set(STATUSES)),
-        "kind": (ledger["kind"], set(KINDS)),
+        "kind": (ledger["kind"], set(ALL_KINDS)),
         "layer of a site": (sites["layer"], set(ledger["layer"])),
         **{f"{end}_part": (sites[f"{end}_part"].dropna(), parts) for end in ("min", "max")},
         # Files of before do not know it: there it is "".

@@ -60,6 +60,36 @@ def channels_of(module: nn.Module) -> int | None:
     return None
 
 
+def channel_axis(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor that a block reads has its features along axis 1, as the convolutions inside say.
+
+    Args:
+        module: the block.
+        shape: of the tensor; with three axes a Linear or norm inside that is as wide as the last one counts more.
+    """
+    if len(shape) < 3:
+        return False
+    if len(shape) == 3 and any(_width(part) == shape[-1] for part in modules_in(module)):
+        return False
+    return any(channels_of(part) == shape[1] and _fits(part, len(shape)) for part in modules_in(module))
+
+
+def _width(module: nn.Module) -> int | None:
+    """How many features a Linear or norm reads along the last axis."""
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    shape = getattr(module, "normalized_shape", None) if isinstance(module, _POSITIONS) else None
+    return shape[-1] if shape else None
+
+
+def _fits(module: nn.Module, axes: int) -> bool:
+    """Whether a channel layer takes tensors of so many axes."""
+    if isinstance(module, _CONV):
+        return len(module.kernel_size) + 2 == axes
+    of = re.search(r"(\d)d$", type(module).__name__)
+    return of is None or int(of[1]) + 2 == axes
+
+
 def _of_activation(beside: nn.Module | None) -> View:
     """An elementwise function has no axis of its own: its neighbour's, else what its first tensor tells."""
     if isinstance(beside, _CHANNELS):
