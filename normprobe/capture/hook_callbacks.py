@@ -121,6 +121,7 @@ class HookCallbacks:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
         states = self.add_layers(found)
+        self.function_capture.hear_attention(s for s in states if s.layer.view.kind == "attention")
         rules = [state.sequence_rule for state in states]
         self._sequences.crosses_by_name = any(rule.cross or rule.torch_cross for rule in rules)
         # Before a call has told what they compute, norms of no particular kind may be batch norms.
@@ -377,6 +378,13 @@ class HookCallbacks:
     ) -> None:
         """Measure what a function that uses a layer gave for these arguments; no output if it raised."""
         self._calls.end(state, forward, (given, {}, output))
+
+    def observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
+        """Measure a tensor at a further site of a layer, in a forward that is measured."""
+        if not state.refused:
+            self._calls.guard(
+                state, f"a call at its {site}", partial(self._calls.observe, state, site, tensor, forward)
+            )
 
     def _observe_further(self, state: LayerState, forward: Forward, call: LayerCall) -> None:
         """Measure the registered sites of a layer after a call of its module."""

@@ -43,8 +43,9 @@ from normprobe.vocabulary import BRANCH, INPUT, OUTPUT
 
 CHANGED = "its output is as hooks behind it leave it, which change what the layer itself gives"
 
+IDS = "its input holds ids, which are not measured"
 UNHEARD = (
-    "no softmax over the keys was heard in its calls, so its weights are not shown; transformers shows them with "
+    "no softmax over keys was heard in its calls, which shows its weights; transformers computes one with "
     "attn_implementation='eager'"
 )
 
@@ -107,6 +108,8 @@ class LayerCalls:
                 state.note(NO_INPUT)
         elif reading.left_out:
             state.note(reading.left_out)
+        elif reading.ids:
+            state.reasons[IDS] = 1
         elif reading.input[0] != RESULT:
             tensor = input_at(call, reading)
             if kind == "residual":
@@ -151,7 +154,7 @@ class LayerCalls:
                 opened.graphs = _graphs(call)
         if reading is None or reading.left_out:
             return
-        if opened.held or reading.input[0] == RESULT:
+        if not reading.ids and (opened.held or reading.input[0] == RESULT):
             # A clone, for the layer may have overwritten what it read.
             held = opened.held.get(reading.input)
             tensor = tensor_at(call, reading.input) if held is None else held.clone
@@ -184,7 +187,9 @@ class LayerCalls:
             state.note(REWRITTEN)
             return
         added = branch_of(before, output)
-        self._measurer.observe(state, BRANCH, added, forward, self._sequence_of(state, BRANCH, added, forward))
+        self._measurer.observe(
+            state, BRANCH, added, forward, self._sequence_of(state, BRANCH, added, forward)
+        )
 
     def _decide(self, state: LayerState, opened: OpenCall, call: Call) -> Reading | None:
         """Which tensors calls of this form read and write, by one of them; None if it has none."""

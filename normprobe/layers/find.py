@@ -169,9 +169,7 @@ def _containers(model: nn.Module, selected: Sequence[Layer]) -> tuple[nn.Module,
     """
     # Blocks and attention are layers and hold some.
     both = ("attention", "residual")
-    hooked = {
-        id(layer.module) for layer in selected if not layer.parameter and layer.view.kind not in both
-    }
+    hooked = {id(layer.module) for layer in selected if not layer.parameter and layer.view.kind not in both}
     holders = {id(layer.module) for layer in selected}
     containers = [
         module

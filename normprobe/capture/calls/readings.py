@@ -22,6 +22,7 @@ from normprobe.capture.calls.call_tensors import (
     ARGS,
     DIRECT,
     KWARGS,
+    OF_IDS,
     PLAIN,
     RESULT,
     Call,
@@ -226,6 +227,20 @@ def _stream_path(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Path:
     if name is not None and holds_data(kwargs[name]):
         return (KWARGS, name)
     return next(iter(first_tensors((args, kwargs))), ())
+
+
+class IdReadings(Readings):
+    """The readings of an embedding's calls: it reads ids, and gives one tensor."""
+
+    def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenCall:
+        """A call of the embedding."""
+        return OpenCall(PLAIN, self.known.setdefault(PLAIN, OF_IDS))
+
+
+def readings_of(kind: str, *, certain: bool, width: int | None) -> Readings:
+    """The readings of a layer of a kind, as `Readings` takes them."""
+    cls = {"residual": BlockReadings, "embedding": IdReadings}.get(kind, Readings)
+    return cls(certain=certain, width=width)
 
 
 class PairChoice:

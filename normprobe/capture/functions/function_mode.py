@@ -34,6 +34,14 @@ from normprobe.capture.functions.function_session import (
     holds_bias,
 )
 from normprobe.capture.functions.fused_encoder import decides_by_mode
+from normprobe.capture.functions.heard_attention import (
+    FUSED,
+    FUSED_CALL,
+    OTHER_SHAPE,
+    SOFTMAX,
+    by_query,
+    logits_of,
+)
 from normprobe.capture.hooks.compiled import is_cut
 from normprobe.capture.hooks.torch_internals import (
     PRIVATE_TORCH,
@@ -57,6 +65,7 @@ from normprobe.capture.hooks.weight_functions import (
 )
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.layers.layer import Layer
+from normprobe.vocabulary import ENTROPY, MAX_LOGIT
 
 BIAS_APART = "its bias was added apart from it, so its output is without"
 
@@ -81,6 +90,9 @@ class LayerCallbacks(Protocol):
     ) -> None:
         """Measure what a layer gave for these arguments; no output if it raised."""
 
+    def observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
+        """Measure a tensor at a further site of a layer."""
+
 
 class FunctionCapture:
     """Finds the calls of one probe's layers among those of torch's functions.
@@ -99,6 +111,13 @@ class FunctionCapture:
         self.reads: dict[tuple[int, str], str] = {}
         self._schedules: dict[Any, ListeningSchedule] = {}
         self._mode = _Mode(self)
+        self._attention: dict[int, LayerState] = {}
+
+    def hear_attention(self, states: Iterable[LayerState]) -> None:
+        """Listen inside these layers in every measured forward, for the softmax of their weights."""
+        self._attention = {id(state.layer.module): state for state in states}
+        # Functions that nobody asks for are not looked at.
+        self._mode = (_AttentionMode if self._attention else _Mode)(self)
 
     def open(self, module: nn.Module, forward: Forward, kwargs: dict[str, Any]) -> FunctionSession | None:
         """Begin to listen to a forward that is measured; None if there is nothing to listen for."""
@@ -116,7 +135,7 @@ class FunctionCapture:
             due = count.bit_count() == 1 and count.bit_length() % 2 == 1  # 1, 4, 16, ...
             if due or not schedule.complete:
                 return FunctionSession.of(schedule, self._callbacks.layers(), everywhere=True)
-            if not schedule.containers:
+            if not schedule.containers and not self._attention:
                 return None
             return FunctionSession.of(schedule, schedule.layers.values(), everywhere=False)
 
@@ -127,7 +146,8 @@ class FunctionCapture:
         parent = session.entered[-1][0] if session.entered else None
         # With how it was before, so that leaving restores it whatever happened inside.
         session.entered.append((module, session.on))
-        wanted = session.everywhere or id(module) in session.schedule.containers
+        inside = id(module) in session.schedule.containers or id(module) in self._attention
+        wanted = session.everywhere or inside
         self._set_mode(session, wanted and not decides_by_mode(module, parent, args, kwargs))
         if session.on:
             with ModesAside():
@@ -207,6 +227,30 @@ class FunctionCapture:
         with self._callbacks.lock:
             self._note_use(state, used, session, has_bias=use.has_bias(args, kwargs))
         return output
+
+    def hear(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        """Measure attention by a function of torch that the innermost one under way called."""
+        forward, session = self._callbacks.forwards.current, self.session()
+        if forward is None or session is None:
+            return
+        around = (self._attention.get(id(module)) for module, _ in reversed(session.entered))
+        state = next((state for state in around if state is not None), None)
+        opened = None if state is None else forward.opened.get(state.index)
+        if state is None or opened is None:
+            return
+        if func in FUSED:
+            opened.why_unheard = FUSED_CALL
+            return
+        with ModesAside():
+            logits = logits_of(args, kwargs)
+            if logits is not None:
+                measured = by_query(logits, result, state.layer.module, forward.batch.size)
+                opened.heard = measured is not None
+                opened.why_unheard = OTHER_SHAPE.format(tuple(logits.shape))
+                for site, tensor in zip((MAX_LOGIT, ENTROPY), measured or (), strict=False):
+                    self._callbacks.observe(state, site, tensor, forward)
 
     def note_reads(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -298,3 +342,15 @@ class _Mode(TorchFunctionMode):
                 session.note_copy(args[0], result)
             return result
         return self._capture.note_reads(func, args, kwargs, result)
+
+
+class _AttentionMode(_Mode):
+    """Hears the functions by which attention computes its weights, too."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        if func in SOFTMAX or func in FUSED:
+            self._capture.hear(func, args, kwargs or {}, result)
+        return result

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from normprobe.capture.calls.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.calls.norm_facts import ShownByCall, is_trainable, norm_facts
-from normprobe.capture.calls.readings import NO_INPUT, NO_OUTPUT, BlockReadings, Readings
+from normprobe.capture.calls.readings import NO_INPUT, NO_OUTPUT, Readings, readings_of
 from normprobe.capture.states.block_chains import BlockChain
 from normprobe.capture.states.parameter_sums import ParameterSums
 from normprobe.capture.states.site_registry import TensorOf, registered_sites
@@ -137,7 +137,7 @@ class LayerState:
         certain = self.layer.view.certain
         self.normalizes = "input" if certain and self.scaled else ""
         width = self.layer.n_features if kind == "linear" else None
-        self.readings = (BlockReadings if kind == "residual" else Readings)(certain=certain, width=width)
+        self.readings = readings_of(kind, certain=certain, width=width)
         self.noted_modes: set[tuple[bool, bool, bool]] = set()
         self._stamps: list[Any] | None = None
         # The dictionaries themselves: their values may be replaced at any time.
@@ -354,6 +354,9 @@ class LayerState:
         # What it is called on are ids, or masks: no layer, so far as this run shows.
         without = not calls and not self.reasons.keys().isdisjoint((NO_INPUT, NO_OUTPUT))
         refused = self.refused or (NO_NUMBERS if without else "")
+        # The notes say why none of its calls showed its weights.
+        if self.view.kind == "attention" and not calls and self.firings:
+            return "refused", refused
         # A layer none of whose calls could be measured fired all the same; its notes say why.
         begun = self.depth is not None and (self.firings > 0 or not self.reopened)
         called = calls > 0 or begun

@@ -89,10 +89,11 @@ def _settle_block(state: LayerState, module: nn.Module, choice: PairChoice) -> P
         return pair
     if state.undecided_calls == 0:
         state.view = replace(state.view, **_axis(module, pair.before))
+    # Also of one that is none itself: the next one reads what it gave.
+    follows = state.chain is None or state.chain.follow(state, pair.before, pair.after)
     if not _same_shape(pair):
         state.refuse(OTHER_SHAPE.format(_shape(pair.after), _shape(pair.before)))
         return pair
-    follows = state.chain is None or state.chain.follow(state, pair.before, pair.after)
     state.undecided_calls += 1
     if state.view.unconfirmed != REPEATS:
         state.settled = True
@@ -110,9 +111,16 @@ def _settle_elementwise(state: LayerState, choice: PairChoice) -> Pair:
         state.settled = True
         if not _same_shape(pair):
             state.refuse(NOT_ELEMENTWISE.format(_shape(pair.after), _shape(pair.before)))
-        elif state.view.unconfirmed == AXES and not pair.before.is_nested and pair.before.dim() > 3:
+        elif _is_image(state, pair.before):
             state.view = replace(state.view, axis=1, sample="example")
     return pair
+
+
+def _is_image(state: LayerState, tensor: Tensor) -> bool:
+    """Whether an elementwise function reads images: more than three axes, and no neighbour as wide as the last."""
+    if tensor.is_nested or tensor.dim() < 4 or state.view.axis != -1:
+        return False
+    return state.view.unconfirmed == AXES or tensor.shape[-1] != state.layer.n_features
 
 
 def _axis(module: nn.Module, tensor: Tensor) -> dict[str, object]:

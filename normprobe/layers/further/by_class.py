@@ -74,6 +74,15 @@ def channel_axis(module: nn.Module, shape: tuple[int, ...]) -> bool:
     return any(channels_of(part) == shape[1] and _fits(part, len(shape)) for part in modules_in(module))
 
 
+def width_beside(beside: nn.Module, *, behind: bool) -> int | None:
+    """How many features an elementwise function has behind, or ahead of, a module that says its axis."""
+    if isinstance(beside, _CONV):
+        return beside.out_channels if behind else beside.in_channels
+    if isinstance(beside, nn.Linear):
+        return beside.out_features if behind else beside.in_features
+    return channels_of(beside) or _width(beside)
+
+
 def _width(module: nn.Module) -> int | None:
     """How many features a Linear or norm reads along the last axis."""
     if isinstance(module, nn.Linear):

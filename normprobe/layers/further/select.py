@@ -5,13 +5,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError, NormprobeError
 from normprobe.layers.further.blocks import block_lists
-from normprobe.layers.further.by_class import channels_of, further_view, says_axis
+from normprobe.layers.further.by_class import channels_of, further_view, says_axis, width_beside
 from normprobe.layers.layer import Layer, NamedModule
 from normprobe.layers.module_attributes import parts_of, stored
 from normprobe.layers.view import REPEATS, View
@@ -61,13 +62,15 @@ def further_layers(
     if residual:
         for layer in _blocks(modules, layers, residual):
             found[id(layer.module)] = layer
-    if kinds:
-        beside = {id(part): near for named in modules for part, near in _neighbours(named.module)}
-        for named in modules:
-            key = id(named.module)
-            view = None if key in layers | found.keys() else further_view(named.module, beside.get(key), kinds)
-            if view is not None:
-                found[key] = _layer(named, view)
+    near = dict(_neighbours(modules)) if kinds else {}
+    for named in modules if kinds else ():
+        key = id(named.module)
+        beside = near.get(key)
+        module = None if beside is None else beside.module
+        view = None if key in layers | found.keys() else further_view(named.module, module, kinds)
+        if view is not None:
+            width = None if beside is None or view.kind != "activation" else beside.width
+            found[key] = _layer(named, view, width)
     return found
 
 
@@ -112,26 +115,36 @@ def _named_so(
     yield from {id(named.module): named for named, _ in fitting}.values()
 
 
-def _layer(named: NamedModule, view: View) -> Layer:
+def _layer(named: NamedModule, view: View, width: int | None = None) -> Layer:
     module, names = named.module, named.names
-    width = getattr(module, "embedding_dim", None) if view.kind == "embedding" else channels_of(module)
+    if view.kind in ("conv", "embedding"):
+        width = getattr(module, "embedding_dim", None) or channels_of(module)
     return Layer(
         name=names[0],
         aliases=tuple(dict.fromkeys(name for name in names[1:] if name != names[0])),
         module=module,
         view=view,
         type=type(module).__name__,
-        n_features=width if isinstance(width, int) else None,
+        n_features=width,
         eps=None,
         affine=any(isinstance(stored(module, name), Tensor) for name in ("weight", "bias")),
     )
 
 
-def _neighbours(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """The parts of a module, each with the nearest one before it, else behind it, that says its axis."""
-    parts = [*parts_of(module).values()]
-    saying = [at for at, part in enumerate(parts) if says_axis(part)]
-    for at, part in enumerate(parts):
-        if not says_axis(part) and saying:
-            before = [other for other in saying if other < at]
-            yield part, parts[before[-1] if before else saying[0]]
+class _Neighbour(NamedTuple):
+    """The module next to another one that says its axis, and how many features lie between the two."""
+
+    module: nn.Module
+    width: int | None
+
+
+def _neighbours(modules: Sequence[NamedModule]) -> Iterator[tuple[int, _Neighbour]]:
+    """By the id of each part of a module the nearest one before it, else behind it, that says its axis."""
+    for named in modules:
+        parts = [*parts_of(named.module).values()]
+        saying = [at for at, part in enumerate(parts) if says_axis(part)]
+        for at, part in enumerate(parts):
+            if not says_axis(part) and saying:
+                before = [other for other in saying if other < at]
+                beside = parts[before[-1] if before else saying[0]]
+                yield id(part), _Neighbour(beside, width_beside(beside, behind=bool(before)))
