@@ -24,7 +24,7 @@ WRAPS = "the Linear inside it"
 """The `View.unconfirmed` of what may be an adapted Linear by nothing but what it holds."""
 
 REPEATS = "that it may be called again and again"
-"""The `View.unconfirmed` of the one entry of a list, a block of a residual stream if it reads what it gave."""
+"""The `View.unconfirmed` of a list's one entry: a block of a residual stream if it reads what it gave."""
 
 AXES = "the axes of its first tensor"
 """The `View.unconfirmed` of an elementwise function, whose features lie where its first tensor says."""

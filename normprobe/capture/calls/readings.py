@@ -267,7 +267,7 @@ class PairChoice:
         return {} if path[0] == RESULT else self._opened.others(path)
 
     def of_input(self, path: Path) -> Pair:
-        """The pair of the tensor at a path and the first that was written, one of its shape if there is one."""
+        """The pair of the tensor at a path and the first that was written, of its shape if one is."""
         here = [pair for pair in self.pairs if pair.input == path] or self.pairs
         # Nested tensors have no one shape.
         plain = [p for p in here if not (p.before.is_nested or p.after.is_nested)]

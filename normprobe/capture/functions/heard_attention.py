@@ -1,8 +1,8 @@
 """Attention as its softmax shows it: of each query and head the largest logit, and the weights' entropy.
 
-An implementation that computes the weights (transformers' `eager`) gives its logits to a softmax over the keys,
-with scale, biases and mask in them. Fused kernels (`sdpa`, flash, flex) hand out neither: a call in which none is
-heard says so in the ledger.
+An implementation that computes the weights (transformers' `eager`) gives its logits to a softmax over the
+keys, with scale, biases and mask in them. Fused kernels (`sdpa`, flash, flex) hand out neither: a call in
+which none is heard says so in the ledger.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def by_query(logits: Tensor, weights: Tensor, module: nn.Module, batch: int) -> 
     """
     logits, weights = logits.detach(), weights.detach()
     if logits.dim() == 3 and batch > 0 and logits.shape[0] % batch == 0:
-        logits, weights = (t.unflatten(0, (batch, -1)) for t in (logits, weights))
+        sizes = (batch, -1, *logits.shape[1:])
+        logits, weights = logits.reshape(sizes), weights.reshape(sizes)
     elif logits.dim() == 5:  # heads in groups that share keys
         logits, weights = (t.flatten(1, 2) for t in (logits, weights))
     if logits.dim() != 4 or weights.shape != logits.shape or not logits.shape[-1]:

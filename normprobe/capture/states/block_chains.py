@@ -1,7 +1,7 @@
 """Whether the entries of a list hand on one stream: told from the first call of each, input against output.
 
-A list may hold modules that are called beside each other (experts, heads, branches), or whose outputs something
-else goes into before the next reads them. These are no blocks of a residual stream, whatever their sizes.
+A list may hold modules that are called beside each other (experts, heads, branches), or whose outputs are
+something else by the time that the next reads them. These are no blocks of a residual stream.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 BESIDE = "it reads what {} reads: they run beside each other, and are no blocks of one stream"
-APART = "it does not read what an entry of its list before it gave: no blocks of one stream; residual= may name it"
+APART = "it does not read what an entry of its list gave before it; if it is a block, name it by residual="
 _ENTRIES = 64
 """How many numbers of a tensor are compared."""
 

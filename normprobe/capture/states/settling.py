@@ -87,8 +87,9 @@ def _settle_block(state: LayerState, module: nn.Module, choice: PairChoice) -> P
     pair = choice.of_input(choice.form[0])
     if state.settled or not _numbers(pair.before):
         return pair
-    if state.undecided_calls == 0:
-        state.view = replace(state.view, **_axis(module, pair.before))
+    plain = not pair.before.is_nested
+    if state.undecided_calls == 0 and plain and channel_axis(module, tuple(pair.before.shape)):
+        state.view = replace(state.view, axis=1, sample="example")
     # Also of one that is none itself: the next one reads what it gave.
     follows = state.chain is None or state.chain.follow(state, pair.before, pair.after)
     if not _same_shape(pair):
@@ -117,16 +118,10 @@ def _settle_elementwise(state: LayerState, choice: PairChoice) -> Pair:
 
 
 def _is_image(state: LayerState, tensor: Tensor) -> bool:
-    """Whether an elementwise function reads images: more than three axes, and no neighbour as wide as the last."""
+    """Whether an elementwise function reads images: four axes or more, no neighbour as wide as the last."""
     if tensor.is_nested or tensor.dim() < 4 or state.view.axis != -1:
         return False
     return state.view.unconfirmed == AXES or tensor.shape[-1] != state.layer.n_features
-
-
-def _axis(module: nn.Module, tensor: Tensor) -> dict[str, object]:
-    """How a stream's features lie, as fields of a view: along axis 1 as the block's convolutions read them."""
-    channels = not tensor.is_nested and channel_axis(module, tuple(tensor.shape))
-    return {"axis": 1, "sample": "example"} if channels else {}
 
 
 def _numbers(tensor: Tensor) -> bool:

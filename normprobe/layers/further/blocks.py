@@ -1,9 +1,9 @@
 """The blocks of a residual stream: consecutive modules of one class in the lists that a model repeats.
 
-Found from the modules alone, the outermost lists first. A list whose entries hold such lists themselves and have
-other sizes than their neighbours is one of stages (Swin, ConvNeXt): its stages' lists are looked into. That the
-entries hand on one stream their first calls must show (`capture.states.block_chains`). In 95 model types of
-transformers the entries of such a list chain by value, output to input.
+Found from the modules alone, the outermost lists first. A list whose entries hold such lists themselves and
+have other sizes than their neighbours is one of stages (Swin, ConvNeXt): its stages' lists are looked into.
+That the entries hand on one stream their first calls must show (`capture.states.block_chains`). In 95 model
+types of transformers the entries of such a list chain by value, output to input.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _runs(module: nn.Module, layers: set[int]) -> list[list[nn.Module]]:
 
 
 def _may_be_block(module: nn.Module, layers: set[int]) -> bool:
-    """Whether a module can be called, is no layer and holds parameters further in; a Sequential skips nothing."""
+    """Whether a module can be called, is no layer and holds parameters further in. A Sequential has no skip."""
     forward = type(module).forward
     if id(module) in layers or forward in (nn.Module.forward, nn.Sequential.forward):
         return False

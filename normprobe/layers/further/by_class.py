@@ -65,7 +65,7 @@ def channel_axis(module: nn.Module, shape: tuple[int, ...]) -> bool:
 
     Args:
         module: the block.
-        shape: of the tensor; with three axes a Linear or norm inside that is as wide as the last one counts more.
+        shape: of the tensor; of three axes it is the last if a Linear or norm inside is as wide.
     """
     if len(shape) < 3:
         return False
