@@ -15,6 +15,7 @@ from normprobe.errors import RecordingError, names_checked, warn
 from normprobe.tables.export import write_csv, write_parquet, write_tables
 from normprobe.tables.frames import Tables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
+from normprobe.tables.further_tables import FurtherTables
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data
 from normprobe.tables.one_layer import OneLayer
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Recording", "load", "merge"]
 
 
-class Recording(OverTime):
+class Recording(FurtherTables, OverTime):
     """Everything one probe measured, frozen; made by `Probe`, `record`, `load` and `merge`."""
 
     @property
@@ -325,7 +326,7 @@ class Recording(OverTime):
         frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
         findings = self._found if findings is None else findings
         frames |= {} if tables.parameter_moments.empty else {"parameters": tables.parameters}
-        return {**frames, "findings": findings, "outliers": self.outliers()}
+        return {**frames, **self._further_frames(), "findings": findings, "outliers": self.outliers()}
 
     def __repr__(self) -> str:
         """One line: layers by kind, samples, findings."""

@@ -25,9 +25,17 @@ def public_moments() -> list[PublicColumn]:
 
 LAYERS: dict[str, tuple[str, str]] = {
     "layer": (TEXT, "qualified name of the module; empty for a model that is itself a layer"),
-    "kind": (TEXT, "linear, layer_norm, rms_norm, batch_norm, group_norm, instance_norm or norm"),
+    "kind": (
+        TEXT,
+        "linear, layer_norm, rms_norm, batch_norm, group_norm, instance_norm or norm; on request conv, "
+        "activation, embedding, attention or residual",
+    ),
     "type": (TEXT, "class name"),
-    "site": (TEXT, "input or output; for a norm, before and after normalization; or the gradient of one"),
+    "site": (
+        TEXT,
+        "input or output; for a norm, before and after normalization; or the gradient of one; of a residual "
+        "block also branch (output - input), of attention max_logit and entropy",
+    ),
     "dtype": (TEXT, "dtype of the tensor; several joined by `; `"),
     "sample_unit": (TEXT, "what the layer treats on its own: position or example"),
     "calls": (WHOLE, "measured firings"),
@@ -164,6 +172,32 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "update_ratio": (REAL, "update_rms ÷ the root mean square of the parameter ahead of these steps"),
 }
 
+BRANCHES: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the block"),
+    "depth": (WHOLE, "order of first execution, from 0"),
+    "calls": (WHOLE, "measured firings"),
+    "n_samples": (WHOLE, "samples"),
+    "stream_variance": (REAL, "population variance of all finite values of what the block reads"),
+    "branch_variance": (REAL, "that of what it adds: output - input"),
+    "output_variance": (REAL, "that of what it writes"),
+    "variance_ratio": (REAL, "branch_variance ÷ stream_variance; missing where that is 0"),
+    "correlation": (REAL, "of what it adds with what it reads, over all values: from the three variances"),
+}
+
+ATTENTION: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the attention"),
+    "head": (WHOLE, "index of the head, from 0"),
+    "calls": (WHOLE, "calls that showed their weights"),
+    "rows": (WHOLE, "queries, padding left out"),
+    "max_logit": (REAL, "largest logit, as the softmax reads it: scale, bias and mask included"),
+    "mean_max_logit": (REAL, "mean over queries of the largest logit"),
+    "entropy": (REAL, "mean over queries of the entropy of the weights, in nats"),
+    "entropy_variance": (REAL, "population variance over queries of that entropy"),
+    "entropy_min": (REAL, "the smallest"),
+    "entropy_max": (REAL, "the largest"),
+    "nonfinite": (WHOLE, "queries whose entropy is NaN; they enter no other column of entropies"),
+}
+
 TABLES = {
     "layers": LAYERS,
     "features": FEATURES,
@@ -171,18 +205,24 @@ TABLES = {
     "ledger": LEDGER,
     "outliers": OUTLIERS,
     "parameters": PARAMETERS,
+    "branches": BRANCHES,
+    "attention": ATTENTION,
 }
 
 _OF_UNIT = {
     "value": "abs_median abs_max weight bias running_mean seen_mean",
     "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
-    "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
+    "value²": "within_sample_variance within_feature_variance running_var seen_variance eps "
+    "stream_variance branch_variance output_variance",
+    "logit": "max_logit mean_max_logit",
+    "nat": "entropy entropy_min entropy_max",
+    "nat²": "entropy_variance",
     "share": "momentum",
-    "ratio": "feature_ratio ratio update_ratio",
-    "count": "num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
+    "ratio": "feature_ratio ratio update_ratio variance_ratio correlation",
+    "count": "rows num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
     "steps weight_nonfinite gradient_nonfinite skipped updates",
-    "index": "depth feature call repeat example position min_example min_position min_feature "
+    "index": "depth head feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
     "nonfinite_position nonfinite_feature",
 }

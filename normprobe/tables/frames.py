@@ -52,6 +52,7 @@ class Tables:
         parameter_moments: a row per parameter, where gradients were measured.
         history_source: gives what changed over the windows that these tables are the merge of, for
             `normprobe.tables.measures.history`; None of tables that stand for themselves.
+        whole: of `activations`, the tables that they were made from; else None.
     """
 
     ledger_base: pd.DataFrame
@@ -64,6 +65,7 @@ class Tables:
     facts: Mapping[str, Any]
     parameter_moments: pd.DataFrame = field(default_factory=no_parameters)
     history_source: Callable[[], Any] | None = None
+    whole: Tables | None = None
 
     @property
     def layers(self) -> pd.DataFrame:
@@ -102,10 +104,10 @@ class Tables:
 
     @cached_property
     def activations(self) -> Tables:
-        """These tables without the sites of gradients; these very ones where there are none."""
-        frames = self.sites, self.feature_moments, self.sample_moments, self.rows, self.row_values
-        found = of_activations(*frames)
-        return self if found is None else replace(self, **found)
+        """These tables of Linears and norms, without gradients; these very ones where there is nothing else."""
+        frames = self.ledger_base, self.sites, self.feature_moments, self.sample_moments, self.rows
+        found = of_activations(*frames, self.row_values)
+        return self if found is None else replace(self, **found, whole=self)
 
     @cached_property
     def _layers(self) -> pd.DataFrame:
