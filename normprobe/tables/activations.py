@@ -1,7 +1,7 @@
 """Tables of what Linears and norms read and write, for findings, figures and comparisons.
 
-Without the sites of gradients, and without the layers of further kinds: most of what is said of a model rests on
-there being Linears and norms alone.
+Without the sites of gradients, and without the layers of further kinds: most of what is said of a model rests
+on there being Linears and norms alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def of_activations(
     ledger_base: pd.DataFrame,
     sites: pd.DataFrame,
     feature_moments: pd.DataFrame,
+    *,
     sample_moments: pd.DataFrame,
     rows: pd.DataFrame,
     row_values: NDArray[Any],

@@ -220,8 +220,8 @@ _OF_UNIT = {
     "nat²": "entropy_variance",
     "share": "momentum",
     "ratio": "feature_ratio ratio update_ratio variance_ratio correlation",
-    "count": "rows num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
-    "steps weight_nonfinite gradient_nonfinite skipped updates",
+    "count": "num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
+    "rows steps weight_nonfinite gradient_nonfinite skipped updates",
     "index": "depth head feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
     "nonfinite_position nonfinite_feature",

@@ -104,9 +104,15 @@ class Tables:
 
     @cached_property
     def activations(self) -> Tables:
-        """These tables of Linears and norms, without gradients; these very ones where there is nothing else."""
-        frames = self.ledger_base, self.sites, self.feature_moments, self.sample_moments, self.rows
-        found = of_activations(*frames, self.row_values)
+        """These tables of Linears and norms without gradients; these very ones if that is all."""
+        found = of_activations(
+            self.ledger_base,
+            self.sites,
+            self.feature_moments,
+            sample_moments=self.sample_moments,
+            rows=self.rows,
+            row_values=self.row_values,
+        )
         return self if found is None else replace(self, **found, whole=self)
 
     @cached_property

@@ -83,7 +83,7 @@ def _runs(module: nn.Module, layers: set[int]) -> list[list[nn.Module]]:
 
 
 def _may_be_block(module: nn.Module, layers: set[int]) -> bool:
-    """Whether a module can be called, is no layer and holds parameters further in. A Sequential has no skip."""
+    """Whether a module is called, is no layer and holds parameters further in. A Sequential has no skip."""
     forward = type(module).forward
     if id(module) in layers or forward in (nn.Module.forward, nn.Sequential.forward):
         return False

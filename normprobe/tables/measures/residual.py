@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from normprobe.tables.columns import BRANCHES, shaped
@@ -14,6 +13,9 @@ from normprobe.vocabulary import BRANCH, INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
+
+STREAM = "stream"
+"""What stands for the site in the name of a series of evidence that is the stream."""
 
 
 @cached
@@ -38,18 +40,16 @@ def stream_measures(tables: Tables) -> pd.DataFrame:
 
 
 def branch_table(tables: Tables) -> pd.DataFrame:
-    """A row per block of the residual stream: the stream ahead of it, what it adds, and the two beside each other.
+    """A row per block of the residual stream: the stream ahead of it, and what it adds.
 
     The correlation follows from the three variances, of the sum and of both summands.
     """
     layers = tables.layers
     blocks = layers[layers["kind"] == "residual"]
-    values = {
-        site: blocks[blocks["site"] == site].set_index("layer") for site in (INPUT, BRANCH, OUTPUT)
-    }
+    values = {site: blocks[blocks["site"] == site].set_index("layer") for site in (INPUT, BRANCH, OUTPUT)}
     stream = values[INPUT]
     variances = {site: rows["variance"].reindex(stream.index) for site, rows in values.items()}
-    both = np.sqrt(variances[INPUT] * variances[BRANCH])
+    both = (variances[INPUT] * variances[BRANCH]) ** 0.5
     shared = (variances[OUTPUT] - variances[INPUT] - variances[BRANCH]) / 2
     frame = pd.DataFrame(
         {
