@@ -6,6 +6,7 @@ on there being Linears and norms alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 
 from normprobe.tables.columns import based
 from normprobe.tables.derive import row_starts
-from normprobe.vocabulary import FURTHER_KINDS, GRADIENT_SITES
+from normprobe.vocabulary import FURTHER_KINDS
 
 
-def of_activations(
+def without(
     ledger_base: pd.DataFrame,
     sites: pd.DataFrame,
     feature_moments: pd.DataFrame,
@@ -25,10 +26,11 @@ def of_activations(
     sample_moments: pd.DataFrame,
     rows: pd.DataFrame,
     row_values: NDArray[Any],
+    left_out: Iterable[str] = (),
 ) -> dict[str, Any] | None:
-    """The frames of the places that are none of a gradient or of a further kind; None where all are."""
+    """The frames without the layers of further kinds, and without some sites; None if nothing is left out."""
     further = ledger_base["kind"].isin(FURTHER_KINDS).to_numpy(dtype=bool)
-    kept = ~sites["site"].isin(GRADIENT_SITES).to_numpy()
+    kept = ~sites["site"].isin(list(left_out)).to_numpy()
     if kept.all() and not further.any():
         return None
     kept &= ~sites["layer"].isin(ledger_base["layer"][further]).to_numpy()

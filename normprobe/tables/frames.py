@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import build, derive
-from normprobe.tables.activations import of_activations
+from normprobe.tables.activations import without
 from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
 from normprobe.tables.records import LayerRecord
-from normprobe.vocabulary import INPUT, OUTPUT, site_order
+from normprobe.vocabulary import GRADIENT_SITES, INPUT, OUTPUT, site_order
 
 _COPIES_ON_WRITE = int(pd.__version__.split(".", maxsplit=1)[0]) >= 3
 _STRUCTURE = ("parts", "digests", "options", "windows")
@@ -105,15 +105,28 @@ class Tables:
     @cached_property
     def activations(self) -> Tables:
         """These tables of Linears and norms without gradients; these very ones if that is all."""
-        found = of_activations(
+        return self._without(GRADIENT_SITES)
+
+    @cached_property
+    def of_default_kinds(self) -> Tables:
+        """These tables of Linears and norms; these very ones if there are no others."""
+        return self._without(())
+
+    def _without(self, left_out: tuple[str, ...]) -> Tables:
+        found = without(
             self.ledger_base,
             self.sites,
             self.feature_moments,
             sample_moments=self.sample_moments,
             rows=self.rows,
             row_values=self.row_values,
+            left_out=left_out,
         )
-        return self if found is None else replace(self, **found, whole=self)
+        if found is None:
+            return self
+        known = self.parameter_moments["layer"].isin(found["ledger_base"]["layer"])
+        parameters = based("parameter_moments", self.parameter_moments[known])
+        return replace(self, **found, parameter_moments=parameters, whole=self)
 
     @cached_property
     def _layers(self) -> pd.DataFrame:

@@ -86,7 +86,8 @@ class HistoryBuilder:
     _dead: dict[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
 
     def add(self, facts: WindowFacts, tables: Tables) -> None:
-        """Add a window behind the others."""
+        """Add a window behind the others, of its Linears and norms."""
+        tables = tables.of_default_kinds
         steps = {"first_step": facts["first_step"], "last_step": facts["last_step"]}
         of: dict[str, Any] = {"window": self._count, "phase": facts["phase"], **steps}
         self._count += 1
