@@ -18,7 +18,6 @@ from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name,
 from normprobe.capture.forwards.phases import Phases
 from normprobe.capture.forwards.probe_options import (
     by_name,
-    check_finding_options,
     check_options,
     check_step,
     check_window_options,
@@ -32,9 +31,9 @@ from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
 from normprobe.errors import NormprobeError, warn
-from normprobe.layers.filters import LayerFilter, check_filters
+from normprobe.layers.filters import LayerFilter
 from normprobe.layers.find import find_layers
-from normprobe.layers.further.select import Residual, check_residual
+from normprobe.layers.further_layers import Residual, checked
 from normprobe.layers.layer import LayerSet
 from normprobe.layers.same_model import fingerprint
 from normprobe.recording import Recording
@@ -135,9 +134,8 @@ class Probe:
         """
         self.model = checked_model(model)
         check_options(samples, values, every, window, mask)
-        check_finding_options(on_finding, stop_on)
-        self._filter = (*check_filters(layers, kinds), check_residual(residual))
-        part = share_of(part, out)
+        self._monitor = finding_monitor(on_finding, stop_on)
+        self._filter, part = checked(layers, kinds, residual), share_of(part, out)
         self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
@@ -149,7 +147,6 @@ class Probe:
             loss_scale=loss_scale(gradients, scaler),
         )
         self._find_layers(mask)
-        self._monitor = finding_monitor(on_finding, stop_on)
         self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
 
     def _open_run(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from normprobe.errors import RecordingError, names_checked, warn
 from normprobe.tables.export import write_csv, write_parquet, write_tables
 from normprobe.tables.frames import Tables
-from normprobe.tables.further_tables import FurtherTables
+from normprobe.tables.measures.further_tables import FurtherTables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data

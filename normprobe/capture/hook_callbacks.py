@@ -90,8 +90,7 @@ class HookCallbacks:
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
-        self._several, self._no_grad = False, NoGrad()
-        self._sequences = SequenceFinder(self._masks)
+        self._several, self._no_grad, self._sequences = False, NoGrad(), SequenceFinder(self._masks)
         self._factory = StateFactory(samples, values, gradients=loss_scale is not None)
         measurer = Measurer(seed, samples, self._sequences.holds_padding)
         self._measurer = measurer
@@ -121,7 +120,7 @@ class HookCallbacks:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
         states = self.add_layers(found)
-        self.function_capture.hear_attention(s for s in states if s.layer.view.kind == "attention")
+        self.function_capture.follow_attention(s for s in states if s.layer.view.kind == "attention")
         rules = [state.sequence_rule for state in states]
         self._sequences.crosses_by_name = any(rule.cross or rule.torch_cross for rule in rules)
         # Before a call has told what they compute, norms of no particular kind may be batch norms.
@@ -342,9 +341,8 @@ class HookCallbacks:
                 self.gradients.again(state, args, kwargs)
             return
         # As a container it has begun the forward, if it is the outermost.
-        forward = (
-            self.forwards.current if state.holds_layers else self.forwards.ongoing(module, self.model)
-        ) or self._begin(module, args, kwargs)
+        ongoing = self.forwards.current if state.holds_layers else self.forwards.ongoing(module, self.model)
+        forward = ongoing or self._begin(module, args, kwargs)
         if forward.state.measured and not state.refused:
             self._calls.begin(state, forward, args, kwargs)
             if not (state.settled and state.watched):
@@ -381,10 +379,8 @@ class HookCallbacks:
 
     def observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
         """Measure a tensor at a further site of a layer, in a forward that is measured."""
-        if not state.refused:
-            self._calls.guard(
-                state, f"a call at its {site}", partial(self._calls.observe, state, site, tensor, forward)
-            )
+        measure = partial(self._calls.observe, state, site, tensor, forward)
+        self._calls.guard(state, f"a call at its {site}", measure)
 
     def _observe_further(self, state: LayerState, forward: Forward, call: LayerCall) -> None:
         """Measure the registered sites of a layer after a call of its module."""

@@ -44,8 +44,8 @@ from normprobe.vocabulary import BRANCH, INPUT, OUTPUT
 CHANGED = "its output is as hooks behind it leave it, which change what the layer itself gives"
 
 IDS = "its input holds ids, which are not measured"
-UNHEARD = (
-    "no softmax over keys was heard in its calls, which shows its weights; transformers computes one with "
+UNSHOWN = (
+    "no softmax over keys was seen in its calls, which shows its weights; transformers computes one with "
     "attn_implementation='eager'"
 )
 
@@ -96,7 +96,7 @@ class LayerCalls:
         if forward.masks.two_sided and state.sequence_rule.side == "decoder":
             forward.decoder_fired = True
         reading, kind = opened.reading, state.view.kind
-        if kind == "attention":  # whose functions are heard
+        if kind == "attention":  # whose functions show it
             return
         # Ahead of the call, which may write to the vector.
         if state.view.graph:
@@ -176,8 +176,8 @@ class LayerCalls:
         state.update_decided(bits_of(*call[:RESULT]))
 
     def _finish_attention(self, state: LayerState, opened: OpenCall) -> None:
-        if not opened.heard:
-            state.note(opened.why_unheard or UNHEARD)
+        if not opened.shown:
+            state.note(opened.why_unshown or UNSHOWN)
         state.note_mode(state.layer.module.training)
 
     def _branch(self, state: LayerState, forward: Forward, held: Held | None, output: Tensor) -> None:

@@ -19,7 +19,7 @@ from normprobe.layers.filters import (
     unmatched,
     wanted_kinds,
 )
-from normprobe.layers.further.select import NO_BLOCKS, Residual, check_residual, further_layers
+from normprobe.layers.further_layers import NO_BLOCKS, Residual, check_residual, further_layers
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
 from normprobe.layers.linear_rule import sizes_of_linear
 from normprobe.layers.module_attributes import (

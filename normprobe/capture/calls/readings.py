@@ -73,8 +73,8 @@ class OpenCall:
         own: what the layer itself gave, before hooks of others behind it; None where there are none.
         graphs: of a norm over graphs, which graph each row is of.
         stream: of a residual block, what it reads.
-        heard: of attention, whether a function showed its weights.
-        why_unheard: why not, as far as a function told.
+        shown: of attention, whether a function showed its weights.
+        why_unshown: why not, as far as one shows.
     """
 
     form: Form = PLAIN
@@ -84,8 +84,8 @@ class OpenCall:
     own: OwnResult | None = None
     graphs: Tensor | None = None
     stream: Held | None = None
-    heard: bool = False
-    why_unheard: str = ""
+    shown: bool = False
+    why_unshown: str = ""
 
     def note_stream(self, tensor: Tensor | None) -> None:
         """Remember what a residual block reads."""

@@ -27,14 +27,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from normprobe.capture.forwards.forward import Forward, Forwards
-from normprobe.capture.functions.function_session import (
-    FunctionSession,
-    ListeningSchedule,
-    UsedLayer,
-    holds_bias,
-)
-from normprobe.capture.functions.fused_encoder import decides_by_mode
-from normprobe.capture.functions.heard_attention import (
+from normprobe.capture.functions.attention_weights import (
     FUSED,
     FUSED_CALL,
     OTHER_SHAPE,
@@ -42,6 +35,13 @@ from normprobe.capture.functions.heard_attention import (
     by_query,
     logits_of,
 )
+from normprobe.capture.functions.function_session import (
+    FunctionSession,
+    ListeningSchedule,
+    UsedLayer,
+    holds_bias,
+)
+from normprobe.capture.functions.fused_encoder import decides_by_mode
 from normprobe.capture.hooks.compiled import is_cut
 from normprobe.capture.hooks.torch_internals import (
     PRIVATE_TORCH,
@@ -113,7 +113,7 @@ class FunctionCapture:
         self._mode = _Mode(self)
         self._attention: dict[int, LayerState] = {}
 
-    def hear_attention(self, states: Iterable[LayerState]) -> None:
+    def follow_attention(self, states: Iterable[LayerState]) -> None:
         """Listen inside these layers in every measured forward, for the softmax of their weights."""
         self._attention = {id(state.layer.module): state for state in states}
         # Functions that nobody asks for are not looked at.
@@ -228,7 +228,7 @@ class FunctionCapture:
             self._note_use(state, used, session, has_bias=use.has_bias(args, kwargs))
         return output
 
-    def hear(
+    def observe_attention(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
         """Measure attention by a function of torch that the innermost one under way called."""
@@ -241,14 +241,14 @@ class FunctionCapture:
         if state is None or opened is None:
             return
         if func in FUSED:
-            opened.why_unheard = FUSED_CALL
+            opened.why_unshown = FUSED_CALL
             return
         with ModesAside():
             logits = logits_of(args, kwargs)
             if logits is not None:
                 measured = by_query(logits, result, state.layer.module, forward.batch.size)
-                opened.heard = measured is not None
-                opened.why_unheard = OTHER_SHAPE.format(tuple(logits.shape))
+                opened.shown = measured is not None
+                opened.why_unshown = OTHER_SHAPE.format(tuple(logits.shape))
                 for site, tensor in zip((MAX_LOGIT, ENTROPY), measured or (), strict=False):
                     self._callbacks.observe(state, site, tensor, forward)
 
@@ -345,12 +345,12 @@ class _Mode(TorchFunctionMode):
 
 
 class _AttentionMode(_Mode):
-    """Hears the functions by which attention computes its weights, too."""
+    """Follows the functions by which attention computes its weights, too."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = super().__torch_function__(func, types, args, kwargs)
         if func in SOFTMAX or func in FUSED:
-            self._capture.hear(func, args, kwargs or {}, result)
+            self._capture.observe_attention(func, args, kwargs or {}, result)
         return result

@@ -85,7 +85,7 @@ class FunctionSession:
         """A session that finds the uses of these layers."""
         by_module: dict[int, list[Layer]] = {}
         for layer in layers:
-            # Of further kinds the modules alone are heard.
+            # Those of further kinds are known by calls of their modules alone.
             if not layer.refused and layer.view.kind in KINDS:
                 by_module.setdefault(id(layer.module), []).append(layer)
         session = FunctionSession(schedule, everywhere, by_module)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from normprobe.capture.calls.norm_facts import ShownByCall
 from normprobe.capture.calls.readings import Pair, PairChoice, fitting_pair
 from normprobe.capture.states.layer_state import MOST_UNDECIDED, LayerState
-from normprobe.layers.further.by_class import channel_axis
+from normprobe.layers.further_kinds import channel_axis
 from normprobe.layers.linear_rule import why_no_linear
 from normprobe.layers.norms.identify import NO_WAY, UNTOLD, Identification, identify
 from normprobe.layers.view import AXES, REPEATS

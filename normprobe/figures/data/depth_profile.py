@@ -114,9 +114,9 @@ def _stream(tables: Tables, chosen: pd.DataFrame) -> pd.DataFrame:
     for name, site, at, value in zip(
         *(blocks[column].tolist() for column in ("layer", "site", "depth", "value")), strict=True
     ):
-        ahead = int((depth < at).sum())
+        before = int((depth < at).sum())
         inside = [column for column, norm in enumerate(names) if norm.startswith(f"{name}.")]
-        x = ahead - 0.5 if site == INPUT else max(inside, default=ahead - 1) + 0.5
+        x = before - 0.5 if site == INPUT else max(inside, default=before - 1) + 0.5
         points.append((name.rpartition(".")[0], name, site, x, value))
     frame = pd.DataFrame(points, columns=["chain", "layer", "site", "x", "value"])
     # What a block writes the next one reads.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError, NormprobeError
-from normprobe.layers.further.blocks import block_lists
-from normprobe.layers.further.by_class import channels_of, further_view, says_axis, width_beside
+from normprobe.layers.blocks import block_lists
+from normprobe.layers.filters import check_filters
+from normprobe.layers.further_kinds import channels_of, further_view, says_axis, width_beside
 from normprobe.layers.layer import Layer, NamedModule
 from normprobe.layers.module_attributes import parts_of, stored
 from normprobe.layers.view import REPEATS, View
@@ -39,6 +40,16 @@ def check_residual(residual: object) -> bool | tuple[str, ...]:
     raise NormprobeError(
         f"residual must be True, a glob pattern such as 'encoder.layer.*' or several; got {residual!r}"
     )
+
+
+def checked(layers: Any, kinds: Any, residual: object) -> tuple[Any, Any, bool | tuple[str, ...]]:
+    """The filters by names and kinds, and whether blocks are looked for or what they are called.
+
+    Raises:
+        NormprobeError: one of them is of another type.
+        NoLayersError: there is no such kind.
+    """
+    return (*check_filters(layers, kinds), check_residual(residual))
 
 
 def further_layers(

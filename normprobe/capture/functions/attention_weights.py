@@ -1,8 +1,8 @@
 """Attention as its softmax shows it: of each query and head the largest logit, and the weights' entropy.
 
 An implementation that computes the weights (transformers' `eager`) gives its logits to a softmax over the
-keys, with scale, biases and mask in them. Fused kernels (`sdpa`, flash, flex) hand out neither: a call in
-which none is heard says so in the ledger.
+keys, with scale, biases and mask in them. Fused kernels (`sdpa`, flash, flex) hand out neither: of a call
+without one the ledger says so.
 """
 
 from __future__ import annotations
