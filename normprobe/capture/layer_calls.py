@@ -182,7 +182,7 @@ class LayerCalls:
 
     def _branch(self, state: LayerState, forward: Forward, held: Held | None, output: Tensor) -> None:
         """Measure what a residual block added."""
-        before = stream_before(held, first=held is not None and held.clone is not held.tensor)
+        before = stream_before(held, state.readings)
         if before is None:
             state.note(REWRITTEN)
             return

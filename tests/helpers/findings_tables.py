@@ -53,6 +53,7 @@ class FakeTables:
 
     raw: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
     history_source: None = None
+    whole: None = None
 
     def values(self, layer: str, site: str) -> np.ndarray:
         """The raw rows of a site: all of them."""

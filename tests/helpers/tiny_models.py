@@ -32,7 +32,7 @@ BLOCKS = {
 
 
 def tiny(name: str, *, attention: str = "eager", seed: int = 0) -> Any:
-    """A model in evaluation mode, its weights larger than at initialization, so that branches add something."""
+    """A model in evaluation mode, its weights larger than they begin, so that branches add something."""
     torch.manual_seed(seed)
     model = _made(name)
     if hasattr(model, "set_attn_implementation"):
@@ -44,33 +44,26 @@ def tiny(name: str, *, attention: str = "eager", seed: int = 0) -> Any:
 
 
 def _made(name: str) -> Any:
-    of_causal: dict[str, Any] = {**SIZES, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2}
-    if name == "llama":
-        return transformers.LlamaModel(transformers.LlamaConfig(**of_causal, pad_token_id=0))
-    if name == "olmo2":
-        return transformers.Olmo2Model(transformers.Olmo2Config(**of_causal, pad_token_id=0))
-    if name == "gpt2":
-        ids = {"bos_token_id": 1, "eos_token_id": 2}
-        return transformers.GPT2Model(
-            transformers.GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=50, **ids)
-        )
-    if name == "bert":
-        return transformers.BertModel(transformers.BertConfig(**SIZES))
-    if name == "vit":
-        sizes = {key: value for key, value in SIZES.items() if key != "vocab_size"}
-        return transformers.ViTModel(transformers.ViTConfig(**sizes, **IMAGE))
-    if name == "albert":
-        return transformers.AlbertModel(transformers.AlbertConfig(**SIZES, embedding_size=16))
-    if name == "t5":
-        config = transformers.T5Config(
-            d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=50
-        )
-        return transformers.T5Model(config)
-    if name == "xlnet":
-        config = transformers.XLNetConfig(d_model=32, n_layer=3, n_head=4, d_inner=64, vocab_size=50)
-        return transformers.XLNetModel(config)
-    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-    return nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    """The model of a name, with the weights that its library gives it."""
+    if name == "torch":
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        return nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    ids: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2}
+    causal = {**SIZES, **ids, "num_key_value_heads": 2, "pad_token_id": 0}
+    pixels = {key: value for key, value in SIZES.items() if key != "vocab_size"} | IMAGE
+    of_t5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 50}
+    configs: dict[str, tuple[str, dict[str, Any]]] = {
+        "llama": ("Llama", causal),
+        "olmo2": ("Olmo2", causal),
+        "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 50, **ids}),
+        "bert": ("Bert", SIZES),
+        "vit": ("ViT", pixels),
+        "albert": ("Albert", {**SIZES, "embedding_size": 16}),
+        "t5": ("T5", of_t5),
+        "xlnet": ("XLNet", {"d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 64, "vocab_size": 50}),
+    }
+    stem, sizes = configs[name]
+    return getattr(transformers, f"{stem}Model")(getattr(transformers, f"{stem}Config")(**sizes))
 
 
 def batch(name: str, *, size: int = 3, seed: int = 1) -> dict[str, Tensor]:

@@ -210,7 +210,13 @@ STREAM_NAMES = ("hidden_states", "hidden_state", "x", "input", "inputs", "hidden
 
 
 class BlockReadings(Readings):
-    """The readings of a residual block's calls, which are told apart by where the stream stands alone."""
+    """The readings of a residual block's calls, which are told apart by where the stream stands alone.
+
+    Attributes:
+        rewrites: whether a call without versions showed that the block writes to what it reads.
+    """
+
+    rewrites = False
 
     def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenCall:
         """A call of the block that begins with these arguments."""
