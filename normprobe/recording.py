@@ -332,7 +332,7 @@ class Recording(FurtherTables, OverTime):
         """One line: layers by kind, samples, findings."""
         from normprobe.report import one_line
 
-        return one_line(self._tables.activations, self._found)
+        return one_line(self._tables, self._found)
 
     def _repr_html_(self) -> str:
         """The cell that a notebook shows."""

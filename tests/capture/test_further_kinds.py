@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.errors import NoLayersError
+from normprobe.errors import NoLayersError, NoSamplesError
 from normprobe.kernels import dispatch
 from tests.helpers.oracle import RELATIVE
 from tests.helpers.tiny_models import batch, mask, tiny
@@ -95,7 +95,7 @@ def test_convolutions_and_activations_of_images(kernel: str, tmp_path: Path) -> 
     assert units[["conv", "act", "up", "soft"]].tolist() == ["example"] * 4
     assert units["last"] == "position"
     # The report is of Linears and norms; tables hold all.
-    assert "conv" not in repr(recording)
+    assert "(3 activation, 2 conv, 1 batch_norm, 1 linear)" in repr(recording)
     assert len(recording.findings()) == len(normprobe.record(model, [x]).findings())
     loaded = normprobe.load(recording.save(tmp_path / "run.normprobe"))
     pd.testing.assert_frame_equal(loaded.layers, recording.layers)
@@ -152,6 +152,15 @@ def test_a_function_in_place_is_measured_before_and_after() -> None:
         recording = normprobe.record(model, [x, x], kinds="activation")
         share = recording.layers.set_index("site")["zero_fraction"]
         assert share["input"] == 0 < share["output"]
+
+
+def test_of_further_kinds_alone_there_is_no_finding_and_no_report(tmp_path: Path) -> None:
+    recording = normprobe.record(Images().eval(), [torch.randn(2, 3, 6, 6)], kinds="conv")
+    assert repr(recording) == "<Recording: 2 layers (2 conv), 2 samples, 0 findings>"
+    for verb in (recording.findings, recording.summary, lambda: recording.report(tmp_path)):
+        with pytest.raises(NoSamplesError, match="only conv was measured"):
+            verb()
+    assert {path.name for path in recording.to_csv(tmp_path)} >= {"layers.csv", "features.csv"}
 
 
 def test_kinds_are_what_is_measured() -> None:

@@ -74,6 +74,7 @@ class LayerState:
         buffers: how its running statistics move.
         sequence_rule: which sequence of a forward it works on.
         scaled: whether it may have vectors of its own to record.
+        holds_layers: whether it is a layer by what it holds: a block, or attention.
         functional_calls: how many of its calls no hook saw, but the use of its weight showed.
         sequence: the sequence that it was seen to work on, where several have masks.
         sequence_certain: whether which sequence it works on does not depend on the forward.
@@ -111,6 +112,7 @@ class LayerState:
     buffers: BufferTracker = field(init=False)
     sequence_rule: SequenceRule = field(init=False)
     scaled: bool = field(init=False)
+    holds_layers: bool = field(init=False)
     functional_calls: int = 0
     sequence: str | None = None
     sequence_certain: bool = True
@@ -131,7 +133,7 @@ class LayerState:
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
         kind = self.layer.view.kind
-        self.scaled = kind in NORM_KINDS
+        self.scaled, self.holds_layers = kind in NORM_KINDS, kind in FURTHER_SITES
         self.sequence_rule = SequenceRule.named(self.layer.name)
         self._reservoirs = Reservoir(0), Reservoir(0)
         certain = self.layer.view.certain
@@ -171,11 +173,6 @@ class LayerState:
     def empty_reservoirs(self) -> tuple[Reservoir, Reservoir]:
         """The reservoirs of samples and rows that its sites begin with."""
         return self._reservoirs
-
-    @property
-    def holds_layers(self) -> bool:
-        """Whether it is a layer by what it holds: a block, or attention."""
-        return self.layer.view.kind in FURTHER_SITES
 
     @property
     def by_callback(self) -> bool:
