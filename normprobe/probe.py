@@ -18,6 +18,7 @@ from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name,
 from normprobe.capture.forwards.phases import Phases
 from normprobe.capture.forwards.probe_options import (
     by_name,
+    check_distributions,
     check_options,
     check_step,
     check_window_options,
@@ -26,7 +27,7 @@ from normprobe.capture.forwards.probe_options import (
     share_of,
     shown,
 )
-from normprobe.capture.gradients.loss_scale import loss_scale
+from normprobe.capture.gradients.loss_scale import LossScale, loss_scale
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
@@ -81,6 +82,8 @@ class Probe:
         seed: int = 0,
         gradients: bool = False,
         scaler: Any = None,
+        kurtosis: bool = False,
+        quantiles: bool = False,
         on_finding: Callable[[Mapping[str, Any]], object] | None = None,
         stop_on: Literal["error", "warning"] | None = None,
     ) -> None:
@@ -122,6 +125,10 @@ class Probe:
             gradients: also measure the gradients of what layers read and write, at the sites
                 `input_gradient` and `output_gradient`.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
+            kurtosis: also measure the kurtosis of each layer, feature and kept sample, in a second pass over
+                each tensor; the tables have a column of it then.
+            quantiles: also count all numbers of each layer and site in bins, eight an octave, for
+                `Recording.quantiles`, `Recording.histogram` and what `Recording.fit` says of small values.
             on_finding: called with each finding once, as the window closes that shows it, or at the end of
                 the block: a mapping of the columns of `Recording.findings` and the window's ``phase``,
                 ``first_step`` and ``last_step``. What it raises goes through. Give ``window``, too.
@@ -137,17 +144,33 @@ class Probe:
         self._monitor = finding_monitor(on_finding, stop_on)
         self._filter, part = checked(layers, kinds, residual), share_of(part, out)
         self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
-        self._callbacks = HookCallbacks(
-            mask=read_mask(mask),
-            labels=read_labels(labels),
-            samples=None if samples == "all" else samples,
-            values=values,
-            phases=Phases(every, window),
-            seed=seed_of(seed, process_name() if part is None else part),
-            loss_scale=loss_scale(gradients, scaler),
+        self._distributions = check_distributions(kurtosis, quantiles)
+        self._callbacks = self._hook_callbacks(
+            labels, samples, values, Phases(every, window), part=part, scale=loss_scale(gradients, scaler)
         )
         self._find_layers(mask)
         self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
+
+    def _hook_callbacks(
+        self,
+        labels: LabelsOption,
+        samples: int | Literal["all"],
+        values: int,
+        phases: Phases,
+        *,
+        part: str | None,
+        scale: LossScale | None,
+    ) -> HookCallbacks:
+        return HookCallbacks(
+            mask=read_mask(self._mask),
+            labels=read_labels(labels),
+            samples=None if samples == "all" else samples,
+            values=values,
+            phases=phases,
+            seed=seed_of(self._seed, process_name() if part is None else part),
+            loss_scale=scale,
+            distributions=self._distributions,
+        )
 
     def _open_run(
         self, out: str | Path | None, most: int | None, step: int | None, *, named: bool
@@ -321,6 +344,7 @@ class Probe:
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
             **({"residual": shown(self._filter[2])} if self._filter[2] else {}),
+            **self._distributions._asdict(),
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 

@@ -18,6 +18,7 @@ from normprobe.tables.measures.further_tables import FurtherTables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data
+from normprobe.tables.number_formats.recorded import RecordedDistributions
 from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables
 from normprobe.tables.unmeasured import check_measured
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Recording", "load", "merge"]
 
 
-class Recording(FurtherTables, OverTime):
+class Recording(OverTime, FurtherTables, RecordedDistributions):
     """Everything one probe measured, frozen; made by `Probe`, `record`, `load` and `merge`."""
 
     @property
@@ -325,7 +326,6 @@ class Recording(FurtherTables, OverTime):
         tables = self._tables
         frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
         findings = self._found if findings is None else findings
-        frames |= {} if tables.parameter_moments.empty else {"parameters": tables.parameters}
         return {**frames, **self._further_frames(), "findings": findings, "outliers": self.outliers()}
 
     def __repr__(self) -> str:
@@ -351,7 +351,8 @@ def load(path: str | Path) -> Recording:
         RecordingError: the file is missing, damaged, foreign, too large, or of a newer format.
     """
     if holds_windows(path):
-        return Recording.of_windows(WindowSeries(WindowFolder(path).windows()))
+        folder = WindowFolder(path)
+        return Recording.of_windows(WindowSeries(folder.windows(), folder.rollups()))
     return Recording(load_tables(Path(path)))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from normprobe.capture.distribution_measurer import measurer_of
 from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.forward import Forward, Forwards
@@ -30,11 +31,11 @@ from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why
 from normprobe.capture.identity.sample_numbers import named_labels
 from normprobe.capture.identity.sequences import SequenceFinder
 from normprobe.capture.layer_calls import CHANGED, LayerCalls
-from normprobe.capture.measure import Measurer
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_registry import TensorOf
 from normprobe.capture.states.state_factory import StateFactory
 from normprobe.capture.window_contents import WindowContents
+from normprobe.kernels.distributions.options import NO_DISTRIBUTIONS, DistributionOptions
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
@@ -75,6 +76,7 @@ class HookCallbacks:
         phases: Phases,
         seed: int,
         loss_scale: LossScale | None = None,
+        distributions: DistributionOptions = NO_DISTRIBUTIONS,
     ) -> None:
         self.run_info = RunInfo()
         self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
@@ -92,13 +94,15 @@ class HookCallbacks:
         self._batch_norms: tuple[LayerState, ...] = ()
         self._several, self._no_grad, self._sequences = False, NoGrad(), SequenceFinder(self._masks)
         self._factory = StateFactory(samples, values, gradients=loss_scale is not None)
-        measurer = Measurer(seed, samples, self._sequences.holds_padding)
+        measurer = measurer_of(distributions)(seed, samples, self._sequences.holds_padding)
         self._measurer = measurer
         given = self.lock, measurer, self._no_grad, self.windows.enter
         self.gradients = None if loss_scale is None else GradientCapture(loss_scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
-        self._layer_hooks = layer_hooks(self._fast_hooks.layer, self.forwards, self._calls)
+        self._layer_hooks = layer_hooks(
+            measurer.layer_hooks(self._fast_hooks.layer), self.forwards, self._calls
+        )
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""
@@ -120,7 +124,8 @@ class HookCallbacks:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
         states = self.add_layers(found)
-        self.function_capture.follow_attention(s for s in states if s.layer.view.kind == "attention")
+        attention = (state for state in states if state.layer.view.kind == "attention")
+        self.function_capture.follow_attention(attention, self._calls.observe_own)
         rules = [state.sequence_rule for state in states]
         self._sequences.crosses_by_name = any(rule.cross or rule.torch_cross for rule in rules)
         # Before a call has told what they compute, norms of no particular kind may be batch norms.
@@ -376,11 +381,6 @@ class HookCallbacks:
     ) -> None:
         """Measure what a function that uses a layer gave for these arguments; no output if it raised."""
         self._calls.end(state, forward, (given, {}, output))
-
-    def observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
-        """Measure a tensor at a further site of a layer, in a forward that is measured."""
-        measure = partial(self._calls.observe, state, site, tensor, forward)
-        self._calls.guard(state, f"a call at its {site}", measure)
 
     def _observe_further(self, state: LayerState, forward: Forward, call: LayerCall) -> None:
         """Measure the registered sites of a layer after a call of its module."""

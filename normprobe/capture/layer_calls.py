@@ -232,6 +232,10 @@ class LayerCalls:
         with self.lock, ModesAside():
             self._measure(state, site, (tensor, tensor), forward, None)
 
+    def observe_own(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
+        """Measure a tensor at a further site of a layer; the ledger says so if that fails."""
+        self.guard(state, f"a call at its {site}", partial(self.observe, state, site, tensor, forward))
+
     def _observe(
         self, state: LayerState, site: str, tensors: Tensors, forward: Forward, graphs: Tensor | None
     ) -> None:

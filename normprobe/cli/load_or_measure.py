@@ -203,6 +203,8 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
             kinds=request.kinds or None,
             residual=request.residual,
             samples=request.samples,
+            kurtosis=request.kurtosis,
+            quantiles=request.quantiles,
             labels=inputs.labels,
         )
     except NormprobeError:

@@ -26,6 +26,7 @@ def without(
     sample_moments: pd.DataFrame,
     rows: pd.DataFrame,
     row_values: NDArray[Any],
+    bin_counts: pd.DataFrame,
     left_out: Iterable[str] = (),
 ) -> dict[str, Any] | None:
     """The frames without the layers of further kinds, and without some sites; None if nothing is left out."""
@@ -46,6 +47,7 @@ def without(
         ),
         "sample_moments": _moved("sample_moments", sample_moments, kept, number),
         "rows": _moved("rows", rows, kept, number),
+        "bin_counts": _moved("bin_counts", bin_counts, kept, number),
         "row_values": row_values[np.repeat(of_rows, np.diff(bounds))],
     }
 

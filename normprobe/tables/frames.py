@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import build, derive
 from normprobe.tables.activations import without
+from normprobe.tables.bin_counts import count_frame, counts_at, no_counts
 from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
+from normprobe.tables.quantiles import histogram_of, quantile_table
 from normprobe.tables.records import LayerRecord
 from normprobe.vocabulary import GRADIENT_SITES, INPUT, OUTPUT, site_order
 
@@ -50,6 +52,7 @@ class Tables:
         labels_base: part, example, position and text of kept samples, where the text is known.
         facts: model, data, counts, options and versions, as JSON holds them.
         parameter_moments: a row per parameter, where gradients were measured.
+        bin_counts: a row per place and bin that holds a number, where quantiles were asked for.
         history_source: gives what changed over the windows that these tables are the merge of, for
             `normprobe.tables.measures.history`; None of tables that stand for themselves.
         whole: of `activations`, the tables that they were made from; else None.
@@ -64,6 +67,7 @@ class Tables:
     labels_base: pd.DataFrame
     facts: Mapping[str, Any]
     parameter_moments: pd.DataFrame = field(default_factory=no_parameters)
+    bin_counts: pd.DataFrame = field(default_factory=no_counts)
     history_source: Callable[[], Any] | None = None
     whole: Tables | None = None
 
@@ -93,6 +97,11 @@ class Tables:
         return _handed_out(self._parameters)
 
     @property
+    def quantiles(self) -> pd.DataFrame:
+        """A row per layer and site, where quantiles were asked for."""
+        return _handed_out(self._quantiles)
+
+    @property
     def labels(self) -> pd.DataFrame:
         """A row per labelled sample: part, example, position, text."""
         return _handed_out(self.labels_base)
@@ -120,6 +129,7 @@ class Tables:
             sample_moments=self.sample_moments,
             rows=self.rows,
             row_values=self.row_values,
+            bin_counts=self.bin_counts,
             left_out=left_out,
         )
         if found is None:
@@ -130,7 +140,7 @@ class Tables:
 
     @cached_property
     def _layers(self) -> pd.DataFrame:
-        values = [self._values_at(place) for place in range(len(self.sites))]
+        values = [self.values_at(place) for place in range(len(self.sites))]
         return derive.layer_table(self.sites, self.feature_moments, values, self.ledger_base)
 
     @cached_property
@@ -150,6 +160,11 @@ class Tables:
         return parameter_table(self.parameter_moments, self.ledger_base)
 
     @cached_property
+    def _quantiles(self) -> pd.DataFrame:
+        kinds = derive.fact("kind", self.sites, self.ledger_base)
+        return quantile_table(self.bin_counts, self.sites, kinds)
+
+    @cached_property
     def _places(self) -> dict[tuple[str, str], int]:
         return {key: at for at, key in enumerate(zip(self.sites["layer"], self.sites["site"], strict=True))}
 
@@ -160,7 +175,8 @@ class Tables:
         edges = np.searchsorted(self.rows["place"], np.arange(len(self.sites) + 1))
         return derive.row_starts(self.sites, self.rows)[edges]
 
-    def _values_at(self, place: int) -> NDArray[Any]:
+    def values_at(self, place: int) -> NDArray[Any]:
+        """The numbers of the kept raw rows of a place, one row after the other."""
         return self.row_values[self._bounds[place] : self._bounds[place + 1]]
 
     def values(self, layer: str, site: str) -> NDArray[np.float64]:
@@ -173,13 +189,27 @@ class Tables:
             NoSamplesError: nothing is kept under these names.
         """
         place = self._places.get((layer, site))
-        kept = self.row_values[:0] if place is None else self._values_at(place)
+        kept = self.row_values[:0] if place is None else self.values_at(place)
         if place is None or not len(kept):
             raise NoSamplesError(self._nothing_kept(layer, site))
         # A copy of float64, too: what a caller writes into it does not reach the recording.
         return kept.astype(np.float64).reshape(-1, self.sites["n_features"].iloc[place])
 
-    def _nothing_kept(self, layer: str, site: str) -> str:
+    def histogram(self, layer: str, site: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """How many numbers of one layer and site lie in each bin, and the bins' edges.
+
+        Raises:
+            NoSamplesError: nothing is counted under these names.
+        """
+        place = self._places.get((layer, site), -1)
+        bins, counts = counts_at(self.bin_counts, place)
+        if not len(bins):
+            raise NoSamplesError(self._nothing_kept(layer, site, "numbers", "counted", "quantiles=True"))
+        return histogram_of(bins, counts)
+
+    def _nothing_kept(
+        self, layer: str, site: str, what: str = "raw rows", done: str = "kept", option: str = "values > 0"
+    ) -> str:
         known = dict(zip(self.ledger_base["layer"], self.ledger_base["status"], strict=True))
         here = sorted({INPUT, OUTPUT, *self.sites["site"]}, key=site_order)
         if site not in here:
@@ -191,7 +221,7 @@ class Tables:
             return f"layer {layer!r} is not in this recording; its ledger names {len(known)} layers{hint}"
         if known[layer] != "fired":
             return f"layer {layer!r} has no values: {known[layer]}; see the ledger's reason"
-        return f"no raw rows of {layer!r} {site} are kept; probe with values > 0 and give the layer data"
+        return f"no {what} of {layer!r} {site} are {done}; probe with {option} and give the layer data"
 
     def annotate(self, facts: Mapping[str, Any]) -> Tables:
         """The same tables with these facts in ``meta``.
@@ -246,4 +276,5 @@ def build_tables(
         labels_base=based("labels_base", build.label_frame(every, part)),
         facts=deepcopy(dict(meta)),
         parameter_moments=parameter_frame(records),
+        bin_counts=count_frame([place.site.distribution for place in every]),
     )

@@ -70,6 +70,9 @@ from normprobe.vocabulary import ENTROPY, MAX_LOGIT
 BIAS_APART = "its bias was added apart from it, so its output is without"
 
 
+Observe = Callable[[LayerState, str, Tensor, Forward], None]
+
+
 class LayerCallbacks(Protocol):
     """What is done about a call of a layer, whether a hook saw it or the mode."""
 
@@ -90,9 +93,6 @@ class LayerCallbacks(Protocol):
     ) -> None:
         """Measure what a layer gave for these arguments; no output if it raised."""
 
-    def observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
-        """Measure a tensor at a further site of a layer."""
-
 
 class FunctionCapture:
     """Finds the calls of one probe's layers among those of torch's functions.
@@ -112,9 +112,16 @@ class FunctionCapture:
         self._schedules: dict[Any, ListeningSchedule] = {}
         self._mode = _Mode(self)
         self._attention: dict[int, LayerState] = {}
+        self._observe: Observe | None = None
 
-    def follow_attention(self, states: Iterable[LayerState]) -> None:
-        """Listen inside these layers in every measured forward, for the softmax of their weights."""
+    def follow_attention(self, states: Iterable[LayerState], observe: Observe) -> None:
+        """Listen inside these layers in every measured forward, for the softmax of their weights.
+
+        Args:
+            states: the layers.
+            observe: measures a tensor at a further site of a layer.
+        """
+        self._observe = observe
         self._attention = {id(state.layer.module): state for state in states}
         # Functions that nobody asks for are not looked at.
         self._mode = (_AttentionMode if self._attention else _Mode)(self)
@@ -238,7 +245,7 @@ class FunctionCapture:
         around = (self._attention.get(id(module)) for module, _ in reversed(session.entered))
         state = next((state for state in around if state is not None), None)
         opened = None if state is None else forward.opened.get(state.index)
-        if state is None or opened is None:
+        if state is None or opened is None or self._observe is None:
             return
         if func in FUSED:
             opened.why_unshown = FUSED_CALL
@@ -250,7 +257,7 @@ class FunctionCapture:
                 opened.shown = measured is not None
                 opened.why_unshown = OTHER_SHAPE.format(tuple(logits.shape))
                 for site, tensor in zip((MAX_LOGIT, ENTROPY), measured or (), strict=False):
-                    self._callbacks.observe(state, site, tensor, forward)
+                    self._observe(state, site, tensor, forward)
 
     def note_reads(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normprobe.capture.states.counters import SiteCounters, new_counters
+from normprobe.kernels.distributions.options import Distribution, DistributionAccumulator
 from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Accumulator, Totals
 from normprobe.samples.layout import Layout
@@ -29,6 +31,7 @@ class SiteState:
         accumulator: the moments, and the numbers of the kept samples.
         seen: the moments of all rows since the first call with padding, where a channel norm reads it.
         unpadded: the moments up to that call.
+        distribution: fourth powers and counts in bins, where they are asked for.
         dtypes: the dtypes of its tensors.
         minimum: who holds the smallest value.
         maximum: who holds the largest.
@@ -46,6 +49,7 @@ class SiteState:
     accumulator: Accumulator | None = None
     seen: Accumulator | None = None
     unpadded: Moments | None = None
+    distribution: DistributionAccumulator | None = None
     dtypes: dict[str, None] = field(default_factory=dict)
     minimum: Holder | None = None
     maximum: Holder | None = None
@@ -65,7 +69,7 @@ class SiteState:
         counters.calls = counters.n_samples = counters.masked = 0
         self.width, self.accumulator, self.seen, self.unpadded = None, None, None, None
         self.minimum, self.maximum, self.layout, self.time_axis = None, None, None, None
-        self.nonfinite = None
+        self.nonfinite = self.distribution = None
         self.unaligned, self.time_axis_certain = 0, False
 
     def take(self) -> dict[str, Any]:
@@ -112,7 +116,7 @@ class SiteState:
     def record(self, name: str) -> SiteRecord:
         """The site frozen, under its name."""
         totals, counters = self.totals(), self.counters
-        low, high = self.minimum, self.maximum
+        low, high, found = self.minimum, self.maximum, self._distribution()
         # The torch accumulator keeps the holders itself, on its device, until they are asked for.
         if totals.holders is not None:
             low, high = (_holder(*held) for held in totals.holders)
@@ -129,10 +133,15 @@ class SiteState:
             seen=self._all_rows(),
             minimum=low,
             maximum=high,
-            samples=_kept(counters.samples, totals.kept),
+            samples=_kept(counters.samples, _with_powers(totals.kept, found)),
             rows=_kept(counters.rows, totals.raw),
             nonfinite=self.nonfinite,
+            distribution=found,
         )
+
+    def _distribution(self) -> Distribution | None:
+        held = self.distribution
+        return None if held is None else held.distribution(self.counters.samples.size)
 
     def _all_rows(self) -> Moments | None:
         """Moments of all rows, padding included; None where nothing was padded."""
@@ -142,12 +151,21 @@ class SiteState:
         return since if self.unpadded is None else merge(self.unpadded, since)
 
 
-_MEASURED = ("accumulator", "seen", "unpadded", "dtypes", "minimum", "maximum", "nonfinite")
+_MEASURED = (
+    *("accumulator", "seen", "unpadded", "distribution"),
+    *("dtypes", "minimum", "maximum", "nonfinite"),
+)
 _COUNTED = ("samples", "rows", "dtype", "state", "calls", "n_samples", "masked", "firings")
 
 
 def _holder(value: float, example: int, position: int, feature: int) -> Holder | None:
     return Holder(value, example, position, feature, "") if example >= 0 else None
+
+
+def _with_powers(kept: NDArray[np.float64], found: Distribution | None) -> NDArray[np.float64]:
+    """The moments of kept samples, with their third and fourth where these were measured."""
+    powers = None if found is None else found.kept
+    return kept if powers is None else np.concatenate([kept, powers[:, 3:]], axis=1)
 
 
 def _kept(reservoir: Reservoir, data: Any) -> Kept | None:
@@ -166,5 +184,6 @@ def nbytes(sites: Iterable[SiteState]) -> int:
     # By identity: most sites share theirs.
     kept = (reservoir for site in every for reservoir in (site.counters.samples, site.counters.rows))
     shared: dict[int, Reservoir] = {id(reservoir): reservoir for reservoir in kept}
-    sums = [held for site in every for held in (site.accumulator, site.seen) if held is not None]
+    held_by = (held for site in every for held in (site.accumulator, site.seen, site.distribution))
+    sums = [held for held in held_by if held is not None]
     return sum(held.nbytes() for held in sums) + sum(held.nbytes for held in shared.values())

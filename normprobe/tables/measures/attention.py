@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from normprobe.tables.columns import ATTENTION, shaped
+from normprobe.tables.columns import shaped
+from normprobe.tables.further_columns import ATTENTION
 from normprobe.vocabulary import ENTROPY, MAX_LOGIT
 
 if TYPE_CHECKING:
