@@ -17,6 +17,7 @@ from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
 from normprobe.capture.forwards.phases import Phases
 from normprobe.capture.forwards.probe_options import (
+    Further,
     by_name,
     check_distributions,
     check_options,
@@ -27,7 +28,7 @@ from normprobe.capture.forwards.probe_options import (
     share_of,
     shown,
 )
-from normprobe.capture.gradients.loss_scale import LossScale, loss_scale
+from normprobe.capture.gradients.loss_scale import loss_scale
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
@@ -60,6 +61,7 @@ class Probe:
     _hooks: Hooks | None = None
     _final: Recording | None = None
     _known: tuple[list[Any], LayerSet] | None = None
+    _grad = True
 
     @by_name("the model", 1)
     def __init__(
@@ -82,6 +84,7 @@ class Probe:
         seed: int = 0,
         gradients: bool = False,
         scaler: Any = None,
+        experts: bool = False,
         kurtosis: bool = False,
         quantiles: bool = False,
         on_finding: Callable[[Mapping[str, Any]], object] | None = None,
@@ -125,6 +128,8 @@ class Probe:
             gradients: also measure the gradients of what layers read and write, at the sites
                 `input_gradient` and `output_gradient`.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
+            experts: also measure each expert where one weight holds all of a layer's, as in Mixtral, for
+                `Recording.experts`. Experts that are modules of a list are there without it.
             kurtosis: also measure the kurtosis of each layer, feature and kept sample, in a second pass over
                 each tensor; the tables have a column of it then.
             quantiles: also count all numbers of each layer and site in bins, eight an octave, for
@@ -139,46 +144,32 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model = checked_model(model)
+        self.model, self._mask, self._seed = checked_model(model), mask, seed
         check_options(samples, values, every, window, mask)
-        self._monitor = finding_monitor(on_finding, stop_on)
-        self._filter, part = checked(layers, kinds, residual), share_of(part, out)
-        self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
-        self._distributions = check_distributions(kurtosis, quantiles)
-        self._callbacks = self._hook_callbacks(
-            labels, samples, values, Phases(every, window), part=part, scale=loss_scale(gradients, scaler)
-        )
-        self._find_layers(mask)
-        self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
-
-    def _hook_callbacks(
-        self,
-        labels: LabelsOption,
-        samples: int | Literal["all"],
-        values: int,
-        phases: Phases,
-        *,
-        part: str | None,
-        scale: LossScale | None,
-    ) -> HookCallbacks:
-        return HookCallbacks(
-            mask=read_mask(self._mask),
+        self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
+        self._callbacks = HookCallbacks(
+            mask=read_mask(mask),
             labels=read_labels(labels),
             samples=None if samples == "all" else samples,
             values=values,
-            phases=phases,
-            seed=seed_of(self._seed, process_name() if part is None else part),
-            loss_scale=scale,
-            distributions=self._distributions,
+            phases=Phases(every, window),
+            seed=seed_of(seed, self._name_part(part, out)),
+            further=Further(loss_scale(gradients, scaler), experts, check_distributions(kurtosis, quantiles)),
         )
+        self._run = self._open_run(out, max_windows, resume_from)
 
-    def _open_run(
-        self, out: str | Path | None, most: int | None, step: int | None, *, named: bool
-    ) -> OpenRun:
-        """The windows of the run, with those that another process closed."""
+    def _name_part(self, part: str | None, out: str | Path | None) -> str | None:
+        """Name the share of the data; what the samples to keep are drawn by beside the seed."""
+        share = share_of(part, out)
+        self.part, self._named = name_of_part(share), share is not None
+        return process_name() if share is None else share
+
+    def _open_run(self, out: str | Path | None, most: int | None, step: int | None) -> OpenRun:
+        """Find the layers; the windows of the run, with those that another process closed."""
+        self._find_layers(self._mask)
         check_window_options(most, step)
         closed = ClosedWindows(None if out is None else WindowFolder(out), most)
-        part = self.part if named else None
+        part = self.part if self._named else None
         if step is None:
             closed.check_new(part)
         elif out is None:
@@ -344,7 +335,8 @@ class Probe:
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
             **({"residual": shown(self._filter[2])} if self._filter[2] else {}),
-            **self._distributions._asdict(),
+            "experts": callbacks.experts is not None,
+            **callbacks.further.distributions._asdict(),
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from normprobe.capture.calls.branches import REWRITTEN, branch_of, stream_before
 from normprobe.capture.calls.call_tensors import (
     ARGS,
+    DIRECT,
     RESULT,
     Call,
+    Path,
     Reading,
     bits_of,
     first_tensors,
@@ -20,6 +22,7 @@ from normprobe.capture.calls.call_tensors import (
     output_at,
     tensor_at,
 )
+from normprobe.capture.calls.linear_results import own_result
 from normprobe.capture.calls.readings import (
     NO_INPUT,
     NO_OUTPUT,
@@ -102,6 +105,8 @@ class LayerCalls:
         if state.view.graph:
             opened.graphs = _graphs(call)
         if reading is None or not state.settled:
+            if state.chain is not None:
+                state.chain.enter(forward.call)
             # The output decides what the input is and how it reads, and the layer may overwrite it: copy it.
             self.guard(state, "a call at its input", partial(opened.hold, call))
             if not opened.held:
@@ -141,8 +146,6 @@ class LayerCalls:
         if state.view.kind == "attention":
             self._finish_attention(state, opened)
             return
-        if state.chain is not None and opened.held:
-            state.chain.enter(forward.call)
         if opened.own is not None and opened.own.differs(call[RESULT]):
             state.reasons[CHANGED] = 1
         if opened.held:
@@ -159,6 +162,8 @@ class LayerCalls:
             held = opened.held.get(reading.input)
             tensor = tensor_at(call, reading.input) if held is None else held.clone
             self._measure_input(state, forward, tensor, opened, held)
+        if not isinstance(call[RESULT], Tensor) and reading.direct and state.view.kind == "linear":
+            reading = self._of_several(state, opened, call)
         output = output_at(call, reading)
         if opened.own is not None and opened.own.is_part():
             # Hooks behind it make whole, or plain, what it gives; the next call must be looked at, too.
@@ -190,6 +195,17 @@ class LayerCalls:
         self._measurer.observe(
             state, BRANCH, added, forward, self._sequence_of(state, BRANCH, added, forward)
         )
+
+    def _of_several(self, state: LayerState, opened: OpenCall, call: Call) -> Reading:
+        """Which tensor of several a Linear's own product is, by the first such call of this form."""
+        paths: list[Path | None] = []
+        given = input_at(call, DIRECT)
+        look = partial(own_result, state.layer.module, given, call[RESULT])
+        self.guard(state, "its result", lambda: paths.append(look()))
+        # Of a form of its own from now on, so that it is not looked at again.
+        reading = DIRECT if not paths or paths[0] is None else Reading(output=paths[0])
+        state.readings.known[opened.form] = reading
+        return reading
 
     def _decide(self, state: LayerState, opened: OpenCall, call: Call) -> Reading | None:
         """Which tensors calls of this form read and write, by one of them; None if it has none."""

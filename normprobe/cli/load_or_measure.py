@@ -203,6 +203,7 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
             kinds=request.kinds or None,
             residual=request.residual,
             samples=request.samples,
+            experts=request.experts,
             kurtosis=request.kurtosis,
             quantiles=request.quantiles,
             labels=inputs.labels,

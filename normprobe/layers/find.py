@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
 from normprobe.layers.entry_rule import Candidate, candidate_of, look_alike, why_none
+from normprobe.layers.experts import called_lists, expert_modules, with_experts
 from normprobe.layers.filters import (
     LayerFilter,
     check_filters,
@@ -82,9 +83,10 @@ def find_layers(
     lost = unmatched(layers, (*every, *possible), modules)
     if blocks and not any(layer.view.kind == "residual" for layer in every):
         lost = (*lost, NO_BLOCKS)
-    return LayerSet(
-        selected, _containers(model, selected), select(possible), _left_out(every, selected), lost
-    )
+    containers, left_out = _containers(model, selected), _left_out(every, selected)
+    experts = expert_modules(modules, selected)
+    lists = called_lists(modules)
+    return LayerSet(selected, containers, select(possible), left_out, lost, experts, lists)
 
 
 def _every_layer(
@@ -119,9 +121,12 @@ def _every_layer(
     full_names = (
         parameter_layer_name(named_modules[id(layer.module)].full_name, layer.parameter) for layer in layers
     )
-    return tuple(
-        replace(layer, name=full_name) if layer.name in ambiguous else layer
-        for layer, full_name in zip(layers, full_names, strict=True)
+    return with_experts(
+        modules,
+        [
+            replace(layer, name=full_name) if layer.name in ambiguous else layer
+            for layer, full_name in zip(layers, full_names, strict=True)
+        ],
     )
 
 

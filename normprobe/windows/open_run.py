@@ -138,7 +138,7 @@ def finding_monitor(on_finding: Any, stop_on: Any) -> FindingMonitor | None:
     """What looks for findings as windows close; None where nobody is to be told of any.
 
     Raises:
-        NormprobeError: nobody can be told of findings so.
+        NormprobeError: an option is of another type.
     """
     check_finding_options(on_finding, stop_on)
     if on_finding is None and stop_on is None:

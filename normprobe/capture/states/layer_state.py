@@ -344,6 +344,9 @@ class LayerState:
             "settings": "" if layer.parameter else settings_of(layer.module, self.view.kind),
             "trainable": is_trainable(layer.module),
             "weights": weight_digest(layer),
+            "expert_of": valid_name(layer.expert_of),
+            "expert": layer.expert,
+            "router_of": valid_name(layer.router_of),
         }
 
     def _status(self, calls: int, never: tuple[str, str]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from normprobe.tables.measures.attention import attention_table
 from normprobe.tables.measures.residual import branch_table
 
 
-class FurtherTables:
+class RecordedBlocks:
     """What a recording says of blocks and attention, where a probe was asked for them."""
 
     _tables: Tables
@@ -32,10 +32,7 @@ class FurtherTables:
         """
         return attention_table(self._tables)
 
-    def _further_frames(self) -> dict[str, pd.DataFrame]:
-        """Those of the tables of what is measured on request that have rows, by name."""
-        tables = self._tables
-        frames = {} if tables.parameter_moments.empty else {"parameters": tables.parameters}
-        frames |= {} if tables.bin_counts.empty else {"quantiles": tables.quantiles}
-        ours = {"branches": self.branches, "attention": self.attention}
-        return {**frames, **{name: frame for name, frame in ours.items() if len(frame)}}
+    def _block_frames(self) -> dict[str, pd.DataFrame]:
+        """Those of these tables that have rows, by name."""
+        frames = {"branches": self.branches, "attention": self.attention}
+        return {name: frame for name, frame in frames.items() if len(frame)}
