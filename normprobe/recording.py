@@ -313,9 +313,8 @@ class Recording(OverTime, RecordedDistributions, FurtherTables, RecordedBlocks):
         tables = self._tables
         frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
         findings = self._found if findings is None else findings
-        frames |= {} if tables.parameter_moments.empty else {"parameters": tables.parameters}
-        frames |= {} if tables.expert_frames.places.empty else {"experts": tables.experts}
-        frames |= {} if tables.bin_counts.empty else {"quantiles": tables.quantiles}
+        further = ("parameters", "experts", "quantiles")
+        frames |= {name: table for name in further if len(table := getattr(tables, name))}
         return {**frames, **self._block_frames(), "findings": findings, "outliers": self.outliers()}
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.kernels.moments import MOMENT_FIELDS
-from normprobe.tables.distribution_columns import FIT, FIT_FEATURES, QUANTILES
+from normprobe.tables.distribution_columns import FIT, FIT_FEATURES, ON_REQUEST, QUANTILES
 from normprobe.tables.dtypes import NUMBER, REAL, TEXT, TRUTH, WHOLE, public_moments
 from normprobe.tables.expert_columns import EXPERT_FEATURES, EXPERTS
 from normprobe.tables.further_columns import ATTENTION, BRANCHES
@@ -173,20 +173,6 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "update_ratio": (REAL, "update_rms ÷ the root mean square of the parameter ahead of these steps"),
 }
 
-KURTOSIS = "kurtosis"
-_POPULATION = (
-    "population kurtosis (m4 ÷ m2²; 3 of a normal distribution) of {}; with `Probe(kurtosis=True)` alone"
-)
-ON_REQUEST = {
-    table: {KURTOSIS: (REAL, _POPULATION.format(of))}
-    for table, of in (
-        ("layers", "all finite values"),
-        ("features", "the feature's finite values"),
-        ("samples", "the sample's finite values"),
-    )
-}
-"""Columns behind all others, which a table has where a probe was asked for them."""
-
 TABLES = {
     "layers": LAYERS | ON_REQUEST["layers"],
     "features": FEATURES | ON_REQUEST["features"],
@@ -199,8 +185,8 @@ TABLES = {
     "experts": EXPERTS,
     "expert_features": EXPERT_FEATURES,
     "quantiles": QUANTILES,
-    "fit(format)": FIT,
-    'fit(format, by="feature")': FIT_FEATURES,
+    "fit": FIT,
+    "fit_features": FIT_FEATURES,
 }
 
 _OF_UNIT = {
@@ -214,7 +200,7 @@ _OF_UNIT = {
     "nats": "entropy entropy_min entropy_max",
     "nats²": "entropy_variance",
     "octave": "headroom",
-    "dB": "snr_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
+    "dB": "snr_db snr_error_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
     "ratio": "feature_ratio ratio update_ratio kurtosis scale variance_ratio correlation",
     "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked "
     "size steps weight_nonfinite gradient_nonfinite skipped updates rows tokens",

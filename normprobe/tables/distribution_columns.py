@@ -1,4 +1,4 @@
-"""The columns of the tables of quantiles and of how formats fit: their order, dtype, meaning and unit."""
+"""The columns of what is told of distributions: quantiles, kurtosis, and how formats fit."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ FIT: dict[str, tuple[str, str]] = {
     "scaled_below_normal": (REAL, "below_normal under this scale"),
     "scaled_flushed": (REAL, "flushed under this scale"),
     "snr_db": (REAL, "signal over the noise of rounding, one scale for the tensor"),
+    "snr_error_db": (
+        REAL,
+        "how far off that may be: two standard deviations of what counts leave open, and 0.3; else missing",
+    ),
     "snr_from": (TEXT, "what that is estimated from: counts of all values, or moments of features"),
     "channel_gain_db": (
         REAL,
@@ -61,3 +65,17 @@ FIT_FEATURES: dict[str, tuple[str, str]] = {
     "snr_db": (REAL, "signal over the noise of rounding it, one scale for the tensor"),
     "channel_gain_db": (REAL, "what a scale of its own adds; missing of block formats"),
 }
+
+KURTOSIS = "kurtosis"
+_POPULATION = (
+    "population kurtosis (m4 ÷ m2²; 3 of a normal distribution) of {}; with `Probe(kurtosis=True)` alone"
+)
+ON_REQUEST = {
+    table: {KURTOSIS: (REAL, _POPULATION.format(of))}
+    for table, of in (
+        ("layers", "all finite values"),
+        ("features", "the feature's finite values"),
+        ("samples", "the sample's finite values"),
+    )
+}
+"""Columns behind all others, which a table has where a probe was asked for them."""
