@@ -17,9 +17,9 @@ from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
 from normprobe.capture.forwards.phases import Phases
 from normprobe.capture.forwards.probe_options import (
+    Further,
     by_name,
     check_distributions,
-    check_finding_options,
     check_options,
     check_step,
     check_window_options,
@@ -33,8 +33,9 @@ from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
 from normprobe.errors import NormprobeError, warn
-from normprobe.layers.filters import LayerFilter, check_filters
+from normprobe.layers.filters import LayerFilter
 from normprobe.layers.find import find_layers
+from normprobe.layers.further_layers import Residual, checked
 from normprobe.layers.layer import LayerSet
 from normprobe.layers.same_model import fingerprint
 from normprobe.recording import Recording
@@ -60,6 +61,7 @@ class Probe:
     _hooks: Hooks | None = None
     _final: Recording | None = None
     _known: tuple[list[Any], LayerSet] | None = None
+    _grad = True
 
     @by_name("the model", 1)
     def __init__(
@@ -68,6 +70,7 @@ class Probe:
         *,
         layers: LayerFilter | None = None,
         kinds: str | Iterable[str] | None = None,
+        residual: Residual = None,
         mask: MaskOption = "auto",
         samples: int | Literal["all"] = 1024,
         values: int = 64,
@@ -81,6 +84,7 @@ class Probe:
         seed: int = 0,
         gradients: bool = False,
         scaler: Any = None,
+        experts: bool = False,
         kurtosis: bool = False,
         quantiles: bool = False,
         on_finding: Callable[[Mapping[str, Any]], object] | None = None,
@@ -93,7 +97,11 @@ class Probe:
             layers: glob pattern(s) over qualified names, module class(es), or a predicate
                 (name, module) -> bool.
             kinds: the kinds to probe: linear, layer_norm, rms_norm, batch_norm, group_norm,
-                instance_norm, norm.
+                instance_norm, norm; these by default, which "default" stands for beside conv, activation,
+                embedding, attention and residual, that are probed on request.
+            residual: True also measures the residual stream, at the input and output of the blocks that the
+                model repeats, and what each block adds; glob pattern(s) over qualified names say which
+                modules are the blocks. ``layers`` and ``kinds`` leave out none of them.
             mask: "auto" finds padding masks in the arguments of the model's forward; a callable
                 (args, kwargs) -> bool tensor (batch, positions), True = real; the name of the argument that
                 holds the mask, or lengths; such a tensor, where there is a single batch; a dict from layer
@@ -120,6 +128,8 @@ class Probe:
             gradients: also measure the gradients of what layers read and write, at the sites
                 `input_gradient` and `output_gradient`.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
+            experts: also measure each expert where one weight holds all of a layer's, as in Mixtral, for
+                `Recording.experts`. Experts that are modules of a list are there without it.
             kurtosis: also measure the kurtosis of each layer, feature and kept sample, in a second pass over
                 each tensor; the tables have a column of it then.
             quantiles: also count all numbers of each layer and site in bins, eight an octave, for
@@ -134,28 +144,32 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model = checked_model(model)
+        self.model, self._mask, self._seed = checked_model(model), mask, seed
         check_options(samples, values, every, window, mask)
-        check_finding_options(on_finding, stop_on)
-        self._filter, part = check_filters(layers, kinds), share_of(part, out)
-        self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
-        self._distributions = check_distributions(kurtosis, quantiles)
-        own_seed = seed_of(seed, process_name() if part is None else part)
-        asked: dict[str, Any] = {"samples": None if samples == "all" else samples, "values": values}
-        asked |= {"loss_scale": loss_scale(gradients, scaler), "distributions": self._distributions}
-        asked |= {"phases": Phases(every, window), "seed": own_seed}
-        self._callbacks = HookCallbacks(mask=read_mask(mask), labels=read_labels(labels), **asked)
-        self._find_layers(mask)
-        self._monitor = finding_monitor(on_finding, stop_on)
-        self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
+        self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
+        self._callbacks = HookCallbacks(
+            mask=read_mask(mask),
+            labels=read_labels(labels),
+            samples=None if samples == "all" else samples,
+            values=values,
+            phases=Phases(every, window),
+            seed=seed_of(seed, self._name_part(part, out)),
+            further=Further(loss_scale(gradients, scaler), experts, check_distributions(kurtosis, quantiles)),
+        )
+        self._run = self._open_run(out, max_windows, resume_from)
 
-    def _open_run(
-        self, out: str | Path | None, most: int | None, step: int | None, *, named: bool
-    ) -> OpenRun:
-        """The windows of the run, with those that another process closed."""
+    def _name_part(self, part: str | None, out: str | Path | None) -> str | None:
+        """Name the share of the data; what the samples to keep are drawn by beside the seed."""
+        share = share_of(part, out)
+        self.part, self._named = name_of_part(share), share is not None
+        return process_name() if share is None else share
+
+    def _open_run(self, out: str | Path | None, most: int | None, step: int | None) -> OpenRun:
+        """Find the layers; the windows of the run, with those that another process closed."""
+        self._find_layers(self._mask)
         check_window_options(most, step)
         closed = ClosedWindows(None if out is None else WindowFolder(out), most)
-        part = self.part if named else None
+        part = self.part if self._named else None
         if step is None:
             closed.check_new(part)
         elif out is None:
@@ -320,7 +334,9 @@ class Probe:
             "window": callbacks.forwards.phases.window,
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
-            **self._distributions._asdict(),
+            **({"residual": shown(self._filter[2])} if self._filter[2] else {}),
+            "experts": callbacks.experts is not None,
+            **callbacks.further.distributions._asdict(),
         }
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 

@@ -10,20 +10,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from normprobe.capture.distribution_measurer import measurer_of
+from normprobe.capture.experts.attach import attach_experts
+from normprobe.capture.experts.expert_capture import ExpertCapture
 from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.forward import Forward, Forwards
 from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels
 from normprobe.capture.forwards.mask_options import GivenMasks, Mask
 from normprobe.capture.forwards.phases import Phases
-from normprobe.capture.forwards.probe_options import is_users_own, users_own
+from normprobe.capture.forwards.probe_options import NOTHING_FURTHER, Further, is_users_own, users_own
 from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.forwards.weight_changes import WeightChanges
 from normprobe.capture.functions.function_mode import FunctionCapture
 from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
 from normprobe.capture.gradients.followed_hook import layer_hooks
 from normprobe.capture.gradients.gradient_capture import GradientCapture
-from normprobe.capture.gradients.loss_scale import LossScale
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
@@ -33,12 +34,11 @@ from normprobe.capture.identity.sequences import SequenceFinder
 from normprobe.capture.layer_calls import CHANGED, LayerCalls
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_registry import TensorOf
+from normprobe.capture.states.state_factory import StateFactory
 from normprobe.capture.window_contents import WindowContents
-from normprobe.kernels.distributions.options import NO_DISTRIBUTIONS, DistributionOptions
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
-from normprobe.samples.reservoir import EmptyReservoirs
 from normprobe.samples.strides import Stride, strides_of
 
 LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
@@ -54,7 +54,7 @@ class HookCallbacks:
     Attributes:
         samples: how many samples are kept per layer and site; None for all.
         values: of how many of those the raw row is kept.
-        seed: changes which samples are kept.
+        seed: changes which samples are kept; ``further``, what is measured beside activations.
         states: the running state of each layer, by its key.
         forwards: the forwards so far.
         run_info: the data so far.
@@ -62,6 +62,7 @@ class HookCallbacks:
         weight_changes: whether parameters change between measured forwards.
         entered: ids of the modules that hold a layer and were called.
         gradients: what measures gradients, too; None where only activations are.
+        experts: what measures experts that one weight holds; None where nobody asked for them.
         lock: guards the states, the run's data and the plans, for models called from several threads. It is
             reentrant: the extension's hooks hold it when they call `LayerCalls.snapshot_alone`.
     """
@@ -75,15 +76,13 @@ class HookCallbacks:
         values: int,
         phases: Phases,
         seed: int,
-        loss_scale: LossScale | None = None,
-        distributions: DistributionOptions = NO_DISTRIBUTIONS,
+        further: Further = NOTHING_FURTHER,
     ) -> None:
         self.run_info = RunInfo()
         self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
-        self.samples, self.values, self.seed = samples, values, seed
+        self.samples, self.values, self.seed, self.further = samples, values, seed, further
         self.states: dict[tuple[int, str], LayerState] = {}
         self.forwards = Forwards(phases)
-        self.windows = WindowContents(self.states, self.run_info)
         self.weight_changes = WeightChanges(self._forget_vectors)
         self.entered: set[int] = set()
         self.lock = current_forward.new_lock()
@@ -92,12 +91,15 @@ class HookCallbacks:
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
-        self._several, self._no_grad = False, NoGrad()
-        self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
-        measurer = measurer_of(distributions)(seed, samples, self._sequences.holds_padding)
+        self._several, self._no_grad, self._sequences = False, NoGrad(), SequenceFinder(self._masks)
+        self._factory = StateFactory(samples, values, gradients=further.loss_scale is not None)
+        of_layers = self.lock, self._no_grad, self._sequences.of, self.state_of
+        self.experts = self.function_capture.experts = ExpertCapture(*of_layers) if further.experts else None
+        self.windows = WindowContents(self.states, self.run_info, self.experts)
+        measurer = measurer_of(further.distributions)(seed, samples, self._sequences.holds_padding)
         self._measurer = measurer
         given = self.lock, measurer, self._no_grad, self.windows.enter
-        self.gradients = None if loss_scale is None else GradientCapture(loss_scale, *given)
+        self.gradients = None if further.loss_scale is None else GradientCapture(further.loss_scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
         of_calls = self.forwards, self._calls
@@ -112,10 +114,7 @@ class HookCallbacks:
     def state_of(self, layer: Layer) -> LayerState:
         """The running state of a layer, fresh if it is new."""
         if layer.key not in self.states:
-            rows = min(8, self.values) if layer.view.kind == "linear" else self.values
-            reservoirs = self._reservoirs.of(self.samples), self._reservoirs.of(rows)
-            gradients = self.gradients is not None
-            self.states[layer.key] = LayerState.of(len(self.states), layer, *reservoirs, gradients=gradients)
+            self.states[layer.key] = self._factory.make(len(self.states), layer)
         return self.states[layer.key]
 
     def layers(self) -> list[Layer]:
@@ -126,6 +125,7 @@ class HookCallbacks:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
         states = self.add_layers(found)
+        self.function_capture.follow_attention(states, self._calls.observe_own)
         rules = [state.sequence_rule for state in states]
         self._sequences.crosses_by_name = any(rule.cross or rule.torch_cross for rule in rules)
         # Before a call has told what they compute, norms of no particular kind may be batch norms.
@@ -138,6 +138,7 @@ class HookCallbacks:
             if id(state.layer.module) in uncompiled:
                 state.reasons[UNCOMPILED] = 1
         self._hook_layers(model, found, states)
+        attach_experts(self.experts, found, hooks, self._own, self.forwards)
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._own(self._claim_time_first))
@@ -183,8 +184,7 @@ class HookCallbacks:
     def _hooks_of(self, state: LayerState) -> tuple[Callable[..., None], Callable[..., None]]:
         """What to call ahead of a layer and behind it."""
         before, after = self._own(partial(self._before, state)), self._own(partial(self._after, state))
-        # The extension's hooks know of the input and the output alone.
-        return (before, after) if state.further_sites else self._layer_hooks(state, before, after)
+        return (before, after) if state.by_callback else self._layer_hooks(state, before, after)
 
     def _own(self, call: Callable[..., None]) -> Callable[..., None]:
         """A callback that lets no error of the probe's own into the user's forward."""
@@ -345,7 +345,9 @@ class HookCallbacks:
             if self.gradients is not None:
                 self.gradients.again(state, args, kwargs)
             return
-        forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
+        # As a container it has begun the forward, if it is the outermost.
+        ongoing = self.forwards.current if state.holds_layers else self.forwards.ongoing(module, self.model)
+        forward = ongoing or self._begin(module, args, kwargs)
         if forward.state.measured and not state.refused:
             self._calls.begin(state, forward, args, kwargs)
             if not (state.settled and state.watched):
@@ -367,7 +369,8 @@ class HookCallbacks:
             self._calls.end(state, forward, (args, kwargs, output))
             if state.further_sites and output is not None and forward.state.measured:
                 self._observe_further(state, forward, (module, args, kwargs, output))
-            self.forwards.end(module)
+            if not state.holds_layers:
+                self.forwards.end(module)
 
     def before(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
         """Measure what a layer reads, ahead of a function that uses it, in a forward that is measured."""

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normprobe.kernels.moments import MOMENT_FIELDS, PublicColumn
-from normprobe.tables.columns_of_distributions import FIT, FIT_FEATURES, ON_REQUEST, QUANTILES
-from normprobe.tables.dtypes import NUMBER, REAL, TEXT, TRUTH, WHOLE
+from normprobe.kernels.moments import MOMENT_FIELDS
+from normprobe.tables.distribution_columns import FIT, FIT_FEATURES, ON_REQUEST, QUANTILES
+from normprobe.tables.dtypes import NUMBER, REAL, TEXT, TRUTH, WHOLE, public_moments
+from normprobe.tables.expert_columns import EXPERT_FEATURES, EXPERTS
+from normprobe.tables.further_columns import ATTENTION, BRANCHES
 
 SITE_KEY = ["layer", "site"]
 """What names a row of `LAYERS`."""
@@ -18,16 +20,19 @@ SITE_KEY = ["layer", "site"]
 _VALUE = "in the layer's own units"
 
 
-def public_moments() -> list[PublicColumn]:
-    """The columns of ``features`` that come from the moments of a feature, in order."""
-    return [field.public for field in MOMENT_FIELDS.values() if field.public is not None]
-
-
 LAYERS: dict[str, tuple[str, str]] = {
     "layer": (TEXT, "qualified name of the module; empty for a model that is itself a layer"),
-    "kind": (TEXT, "linear, layer_norm, rms_norm, batch_norm, group_norm, instance_norm or norm"),
+    "kind": (
+        TEXT,
+        "linear, layer_norm, rms_norm, batch_norm, group_norm, instance_norm or norm; on request conv, "
+        "activation, embedding, attention or residual",
+    ),
     "type": (TEXT, "class name"),
-    "site": (TEXT, "input or output; for a norm, before and after normalization; or the gradient of one"),
+    "site": (
+        TEXT,
+        "input or output; for a norm, before and after normalization; or the gradient of one; of a residual "
+        "block also branch (output - input), of attention max_logit and entropy",
+    ),
     "dtype": (TEXT, "dtype of the tensor; several joined by `; `"),
     "sample_unit": (TEXT, "what the layer treats on its own: position or example"),
     "calls": (WHOLE, "measured firings"),
@@ -133,6 +138,10 @@ LEDGER: dict[str, tuple[str, str]] = {
     "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
     "num_batches_tracked": (NUMBER, "batches that its running statistics have seen, where it counts them"),
     "gradients": (NUMBER, "gradients measured at its output, or at its input where more were"),
+    "rows": (NUMBER, "rows behind the statistics of its input, padding left out: tokens, pixels, examples"),
+    "expert_of": (TEXT, "the list of experts that it is part of; see the table of experts"),
+    "expert": (NUMBER, "which of that list's experts, from 0"),
+    "router_of": (TEXT, "the experts that it routes to, by the name of their module; joined by `; `"),
 }
 
 OUTLIERS: dict[str, tuple[str, str]] = {
@@ -171,6 +180,10 @@ TABLES = {
     "ledger": LEDGER,
     "outliers": OUTLIERS,
     "parameters": PARAMETERS,
+    "branches": BRANCHES,
+    "attention": ATTENTION,
+    "experts": EXPERTS,
+    "expert_features": EXPERT_FEATURES,
     "quantiles": QUANTILES,
     "fit": FIT,
     "fit_features": FIT_FEATURES,
@@ -180,14 +193,18 @@ _OF_UNIT = {
     "value": "p0.1 p1 p5 p25 p50 p75 p95 p99 p99.9 abs_median abs_max weight bias running_mean seen_mean",
     "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
-    "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
-    "share": "momentum bound overflow_share below_normal flushed scaled_below_normal scaled_flushed",
+    "value²": "within_sample_variance within_feature_variance running_var seen_variance eps "
+    "stream_variance branch_variance output_variance",
+    "share": "momentum share bound overflow_share below_normal flushed scaled_below_normal scaled_flushed",
+    "logit": "max_logit mean_max_logit",
+    "nats": "entropy entropy_min entropy_max",
+    "nats²": "entropy_variance",
     "octave": "headroom",
     "dB": "snr_db snr_error_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
-    "ratio": "feature_ratio ratio update_ratio kurtosis scale",
+    "ratio": "feature_ratio ratio update_ratio kurtosis scale variance_ratio correlation",
     "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked "
-    "size steps weight_nonfinite gradient_nonfinite skipped updates",
-    "index": "depth feature call repeat example position min_example min_position min_feature "
+    "size steps weight_nonfinite gradient_nonfinite skipped updates rows tokens",
+    "index": "depth expert head feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
     "nonfinite_position nonfinite_feature",
 }
@@ -196,6 +213,12 @@ UNITS = {
     **{name: unit for unit, names in _OF_UNIT.items() for name in names.split()},
 }
 """The unit of every column of numbers; ``value`` is the unit of the layer's own values."""
+
+
+def unit_of(table: str, column: str) -> str:
+    """The unit of a column of a table, "" for texts and where there is none."""
+    # A routing weight is a pure number; weights of the other tables are in the layer's own units.
+    return "" if (table, column) == ("experts", "weight") else UNITS.get(column, "")
 
 
 def shaped(
@@ -240,7 +263,8 @@ PARAMETER_LARGEST = ("weight_max", "gradient_max")
 
 BASE: dict[str, dict[str, str]] = {
     "ledger_base": {
-        **{name: dtype for name, (dtype, _) in LEDGER.items()},
+        # What follows from the moments is not held twice.
+        **{name: dtype for name, (dtype, _) in LEDGER.items() if name != "rows"},
         **{"depth": NUMBER, "trainable": TRUTH, "moved": TRUTH, "updates": NUMBER, "firings": NUMBER},
         "unmasked": NUMBER,
         "settings": TEXT,
@@ -272,6 +296,11 @@ BASE: dict[str, dict[str, str]] = {
         },
     },
     "rows": _IDENTITY,
+    "expert_places": {
+        **{"layer": TEXT, "depth": WHOLE, "expert": WHOLE, "site": TEXT, "n_features": WHOLE, "rows": WHOLE},
+        **{"weight_sum": REAL, "weighted": WHOLE},
+    },
+    "expert_moments": {field.column: WHOLE if field.whole else REAL for field in MOMENT_FIELDS.values()},
     "bin_counts": dict.fromkeys(("place", "bin", "count"), WHOLE),
     "labels_base": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
     "parameter_moments": {
@@ -309,8 +338,12 @@ OPTIONAL = {
             "weights",
             "num_batches_tracked",
             "gradients",
+            "expert_of",
+            "expert",
+            "router_of",
         )
     ),
+    "expert_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
 }
 """Columns of base frames that a file of before lacks; they read as missing, texts as ""."""
 

@@ -15,14 +15,22 @@ from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import build, derive
-from normprobe.tables.activations import of_activations
+from normprobe.tables.activations import without
 from normprobe.tables.bin_counts import count_frame, counts_at, no_counts
 from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
+from normprobe.tables.expert_frames import (
+    ExpertFrames,
+    expert_frames,
+    no_expert_moments,
+    no_expert_places,
+)
+from normprobe.tables.expert_tables import expert_feature_table, expert_table, together
+from normprobe.tables.listed_experts import listed_experts
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
 from normprobe.tables.quantiles import histogram_of, quantile_table
-from normprobe.tables.records import LayerRecord
-from normprobe.vocabulary import INPUT, OUTPUT, site_order
+from normprobe.tables.records import ExpertRecord, LayerRecord
+from normprobe.vocabulary import GRADIENT_SITES, INPUT, OUTPUT, site_order
 
 _COPIES_ON_WRITE = int(pd.__version__.split(".", maxsplit=1)[0]) >= 3
 _STRUCTURE = ("parts", "digests", "options", "windows")
@@ -52,9 +60,12 @@ class Tables:
         labels_base: part, example, position and text of kept samples, where the text is known.
         facts: model, data, counts, options and versions, as JSON holds them.
         parameter_moments: a row per parameter, where gradients were measured.
+        expert_places: a row per module of experts, site and expert, where those of one weight were measured.
+        expert_moments: a row per such place and feature.
         bin_counts: a row per place and bin that holds a number, where quantiles were asked for.
         history_source: gives what changed over the windows that these tables are the merge of, for
             `normprobe.tables.measures.history`; None of tables that stand for themselves.
+        whole: of `activations`, the tables that they were made from; else None.
     """
 
     ledger_base: pd.DataFrame
@@ -66,8 +77,11 @@ class Tables:
     labels_base: pd.DataFrame
     facts: Mapping[str, Any]
     parameter_moments: pd.DataFrame = field(default_factory=no_parameters)
+    expert_places: pd.DataFrame = field(default_factory=no_expert_places)
+    expert_moments: pd.DataFrame = field(default_factory=no_expert_moments)
     bin_counts: pd.DataFrame = field(default_factory=no_counts)
     history_source: Callable[[], Any] | None = None
+    whole: Tables | None = None
 
     @property
     def layers(self) -> pd.DataFrame:
@@ -95,6 +109,16 @@ class Tables:
         return _handed_out(self._parameters)
 
     @property
+    def experts(self) -> pd.DataFrame:
+        """A row per module of experts, site and expert."""
+        return _handed_out(self._experts)
+
+    @property
+    def expert_features(self) -> pd.DataFrame:
+        """A row per module of experts, site, expert and feature."""
+        return _handed_out(self._expert_features)
+
+    @property
     def quantiles(self) -> pd.DataFrame:
         """A row per layer and site, where quantiles were asked for."""
         return _handed_out(self._quantiles)
@@ -111,10 +135,30 @@ class Tables:
 
     @cached_property
     def activations(self) -> Tables:
-        """These tables without the sites of gradients; these very ones where there are none."""
-        frames = self.sites, self.feature_moments, self.sample_moments, self.rows, self.row_values
-        found = of_activations(*frames, bin_counts=self.bin_counts)
-        return self if found is None else replace(self, **found)
+        """These tables of Linears and norms without gradients; these very ones if that is all."""
+        return self._without(GRADIENT_SITES)
+
+    @cached_property
+    def of_default_kinds(self) -> Tables:
+        """These tables of Linears and norms; these very ones if there are no others."""
+        return self._without(())
+
+    def _without(self, left_out: tuple[str, ...]) -> Tables:
+        found = without(
+            self.ledger_base,
+            self.sites,
+            self.feature_moments,
+            sample_moments=self.sample_moments,
+            rows=self.rows,
+            row_values=self.row_values,
+            bin_counts=self.bin_counts,
+            left_out=left_out,
+        )
+        if found is None:
+            return self
+        known = self.parameter_moments["layer"].isin(found["ledger_base"]["layer"])
+        parameters = based("parameter_moments", self.parameter_moments[known])
+        return replace(self, **found, parameter_moments=parameters, whole=self)
 
     @cached_property
     def _layers(self) -> pd.DataFrame:
@@ -131,11 +175,25 @@ class Tables:
 
     @cached_property
     def _ledger(self) -> pd.DataFrame:
-        return derive.ledger_table(self.ledger_base)
+        return derive.ledger_table(self.ledger_base, self.sites, self.feature_moments)
 
     @cached_property
     def _parameters(self) -> pd.DataFrame:
         return parameter_table(self.parameter_moments, self.ledger_base)
+
+    @cached_property
+    def expert_frames(self) -> ExpertFrames:
+        """What is held of experts, those that are modules of a list among them."""
+        own = ExpertFrames(self.expert_places, self.expert_moments)
+        return together(own, listed_experts(self.sites, self.feature_moments, self.ledger_base))
+
+    @cached_property
+    def _experts(self) -> pd.DataFrame:
+        return expert_table(self.expert_frames, self.ledger_base)
+
+    @cached_property
+    def _expert_features(self) -> pd.DataFrame:
+        return expert_feature_table(self.expert_frames)
 
     @cached_property
     def _quantiles(self) -> pd.DataFrame:
@@ -233,6 +291,7 @@ def build_tables(
     meta: Mapping[str, Any],
     part: str,
     step_of: Callable[[int], int] = int,
+    experts: Sequence[ExpertRecord] = (),
 ) -> Tables:
     """Build the frames from what a probe measured.
 
@@ -241,6 +300,7 @@ def build_tables(
         meta: the circumstances.
         part: the name of the probe's share of the data.
         step_of: the step of a forward, by its running number; where none is told of, that number.
+        experts: of each module of experts that was measured as such.
     """
     every = build.places(records)
     rows, values = build.row_frame(every)
@@ -255,4 +315,5 @@ def build_tables(
         facts=deepcopy(dict(meta)),
         parameter_moments=parameter_frame(records),
         bin_counts=count_frame([place.site.distribution for place in every]),
+        **expert_frames(experts).by_name,
     )

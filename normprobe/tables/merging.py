@@ -19,6 +19,7 @@ from normprobe.tables.bin_counts import merge_counts
 from normprobe.tables.build import HELD, SEEN, VECTORS
 from normprobe.tables.columns import SITE_KEY, based
 from normprobe.tables.derive import moments_of, row_starts, starts
+from normprobe.tables.expert_frames import ExpertFrames, merge_experts
 from normprobe.tables.frames import Tables
 from normprobe.tables.merging_checks import check_apart
 from normprobe.tables.merging_ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
@@ -103,6 +104,7 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
         facts=meta,
         parameter_moments=merge_parameters([part.parameter_moments for part in parts]),
         bin_counts=merge_counts([_placed(s, s.tables.bin_counts) for s in shares]),
+        **merge_experts([ExpertFrames(part.expert_places, part.expert_moments) for part in parts]).by_name,
     )
     return _with_labels_in_use(merged)
 
@@ -110,6 +112,9 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
 def _check(parts: Sequence[Tables]) -> None:
     compared = {"models": [part.facts["model"] for part in parts]}
     compared |= {f"option {name!r}": [part.facts["options"].get(name) for part in parts] for name in ALIKE}
+    # Else the experts of some parts alone would stand for those of all.
+    if any(len(part.expert_places) for part in parts):
+        compared["option 'experts'"] = [bool(part.facts["options"].get("experts")) for part in parts]
     for what, values in compared.items():
         if any(value != values[0] for value in values):
             shown = ", ".join(sorted({repr(value) for value in values}))

@@ -17,7 +17,7 @@ from normprobe.kernels.distributions.central_moments import (
 )
 from normprobe.kernels.distributions.options import Distribution
 from normprobe.tables.columns import POWERS
-from normprobe.tables.columns_of_distributions import KURTOSIS
+from normprobe.tables.distribution_columns import KURTOSIS
 
 
 def has_powers(frame: pd.DataFrame) -> bool:

@@ -31,8 +31,8 @@ _MAGIC = "normprobe recording"
 _JSON = "recording.json"
 _NAME = "name a file that Recording.save wrote"
 _VALUES = "row_values"
-_NOT_ALWAYS = {"parameter_moments", "bin_counts"}
-"""Tables that a recording has where gradients, or quantiles, were measured; older versions know none."""
+_NOT_ALWAYS = {"parameter_moments", "bin_counts", "expert_places", "expert_moments"}
+"""Tables that a recording has where gradients, quantiles or experts were measured; others know none."""
 _TYPES = {
     "string": pa.string(),
     "int64": pa.int64(),

@@ -68,8 +68,8 @@ class Forward:
         decoder: sizes of the decoder's input in an encoder-decoder, where known.
         labels: the text of each sample, as the user's callable gave it.
         decoder_fired: whether a layer on a path with `decoder` has fired.
-        opened: the calls of layers that are under way and that Python measures (`readings.OpenCall`), by the
-            layer's index.
+        opened: the calls under way that Python measures, of layers (`readings.OpenCall`) by the index of
+            each, of modules of experts by keys of their own.
         sequences: what its layers work on, by which sequence they read and which of the user's masks
             they have.
         placements: the samples of its tensors, by sequence, sizes and first number (`sample_numbers.place`).
@@ -97,7 +97,7 @@ class Forward:
     decoder: tuple[int, ...] | None = None
     labels: list[list[str]] | None = None
     decoder_fired: bool = False
-    opened: dict[int, Any] = field(default_factory=dict)
+    opened: dict[Any, Any] = field(default_factory=dict)
     sequences: dict[Any, Sequence] = field(default_factory=dict)
     placements: dict[Any, Any] = field(default_factory=dict)
     single_sequence: bool = False

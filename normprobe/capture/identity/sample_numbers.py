@@ -15,7 +15,7 @@ from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
-from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
+from normprobe.samples.layout import Assignment, Grid, Layout, assign, decide, fits, ragged, time_axes
 from normprobe.samples.masks import Padding
 from normprobe.tables.records import FirstNonfinite, Holder
 from normprobe.vocabulary import INPUT
@@ -103,8 +103,9 @@ def place(
     grid, padding = sequence.grid, sequence.padding
     # Decided once: a batch that happens to equal another size must not be read otherwise than those before.
     if site.layout is None:
-        site.layout = decide(leading, grid)
-    layout = site.layout if fits(site.layout, leading, grid) else Layout.UNALIGNED
+        site.layout = _decided(state, leading, grid)
+    aligned = fits(site.layout, leading, grid) and not _is_routed(state, leading, grid)
+    layout = site.layout if aligned else Layout.UNALIGNED
     first = forward.first
     if layout is Layout.UNALIGNED:
         first = site.unaligned  # a count of its own, so that no two samples have one number
@@ -121,6 +122,15 @@ def place(
             placement = replace(placement, named=True)
         forward.placements[sequence, sizes, first] = placement
     return placement
+
+
+def _decided(state: LayerState, leading: tuple[int, ...], grid: Grid) -> Layout:
+    return Layout.UNALIGNED if _is_routed(state, leading, grid) else decide(leading, grid)
+
+
+def _is_routed(state: LayerState, leading: tuple[int, ...], grid: Grid) -> bool:
+    """Whether rows are those that an expert was given, and nothing says which: any number may be as many."""
+    return state.layer.expert is not None and len(leading) == 1 and grid.packed is None
 
 
 def place_shifted(placement: Placement, forward: NumberedForward, examples: int) -> Placement:

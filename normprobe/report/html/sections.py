@@ -150,11 +150,12 @@ def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> li
         [Section("unseen", "Not seen", "Layers that were not seen")] if len(unseen(tables.ledger)) else []
     )
     first = Section("findings", "Findings", "Findings")
+    experts = [Section("experts", "Experts", "Experts")] if len(tables.experts) else []
     table = Section("layers", "All layers", "All layers")
     last = Section("reading", "How to read", "How to read this")
     if panels.opened:
-        return [first, *each, *drawn, table, *missed, last]
-    return [first, *drawn, table, *each, *missed, last]
+        return [first, *each, *drawn, *experts, table, *missed, last]
+    return [first, *drawn, *experts, table, *each, *missed, last]
 
 
 def _figure(rendered: Rendered, prefix: str, anchors: Anchors) -> Figure:
