@@ -13,6 +13,7 @@ from torch import nn
 
 from normprobe.capture.batches.progress_bar import Progress
 from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
+from normprobe.capture.forwards.group_options import GroupsOption, read_groups
 from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
 from normprobe.capture.forwards.phases import Phases
@@ -75,6 +76,7 @@ class Probe:
         out: str | Path | None = None,
         max_windows: int | None = None,
         resume_from: int | None = None,
+        groups: GroupsOption = None,
         labels: LabelsOption = None,
         part: str | None = None,
         seed: int = 0,
@@ -106,6 +108,10 @@ class Probe:
             max_windows: keep at most so many: the two of a phase that span the fewest steps become one.
             resume_from: the last step of the checkpoint that the run goes on from. Windows in ``out`` that
                 reach past it are removed, so that no step counts twice, and the numbers run on.
+            groups: tells samples apart, so that `layers` and `features` have a row for each group: "special"
+                (tokens, by the model's configuration; or give its tokenizer), "first" (the first real position
+                of each example), "modality" (text, image, audio), "generated" (behind the prompt), or
+                (args, kwargs) -> labels of shape (batch,) or (batch, positions), of str, int, bool or None.
             labels: the texts of samples, for people reading: a list of str, one an example in the order of
                 the data over all batches; a list of lists of str, one a position of each example, padding
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
@@ -132,9 +138,11 @@ class Probe:
         check_finding_options(on_finding, stop_on)
         self._filter, part = check_filters(layers, kinds), share_of(part, out)
         self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
+        self._groups = groups
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
+            groups=read_groups(groups, self.model),
             samples=None if samples == "all" else samples,
             values=values,
             phases=Phases(every, window),
@@ -317,6 +325,8 @@ class Probe:
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
         }
+        if self._groups is not None:
+            options["groups"] = shown(self._groups)
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.forward import Forward, Forwards
+from normprobe.capture.forwards.group_options import GroupedCall, GroupRule
 from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels
 from normprobe.capture.forwards.mask_options import GivenMasks, Mask
 from normprobe.capture.forwards.phases import Phases
@@ -75,9 +76,10 @@ class HookCallbacks:
         phases: Phases,
         seed: int,
         loss_scale: LossScale | None = None,
+        groups: GroupRule | None = None,
     ) -> None:
         self.run_info = RunInfo()
-        self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
+        self._masks, self._labels, self._groups = GivenMasks(mask, self.run_info.note), labels, groups
         self.samples, self.values, self.seed = samples, values, seed
         self.states: dict[tuple[int, str], LayerState] = {}
         self.forwards = Forwards(phases)
@@ -274,7 +276,7 @@ class HookCallbacks:
             self._note_modes(module)
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
-            if self._labels is not None:
+            if self._labels is not None or self._groups is not None:
                 self._name(forward, args, kwargs)
             if self.gradients is not None:
                 self.gradients.begin(forward)
@@ -289,10 +291,13 @@ class HookCallbacks:
         return forward
 
     def _name(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Give a forward the labels of the user; if that raises, it never began."""
+        """Give a forward the labels and groups of the user; if that raises, it never began."""
         try:
             with users_own():
                 forward.labels = named_labels(self._labels, forward, args, kwargs)
+            if self._groups is not None:
+                named = self.forwards.named(forward.state.owner, args, kwargs)
+                forward.groups = self._groups.of(GroupedCall(named, args, kwargs, forward.batch))
         except BaseException:
             self.forwards.withdraw(forward)
             raise

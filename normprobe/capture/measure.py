@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from normprobe.capture.forwards.forward import Forward, Sequence
 from normprobe.capture.hooks.torch_internals import unmeasurable
+from normprobe.capture.identity.group_sums import add_arranged_groups, add_strided_groups
 from normprobe.capture.identity.no_data import is_no_data
 from normprobe.capture.identity.numbered import Numbered
 from normprobe.capture.identity.plan_cache import PlanCache
@@ -254,11 +256,18 @@ class Measurer:
             return False
         assert self._compiled is not None
         prepared, state = self._compiled.compiled_choice, forward.state
-        choice = prepared(selection.choice)
         raw_choice = None if raw.choice is None else prepared(raw.choice)
-        extremes = site.counters.state.observe(
-            observation.tensor, choice, raw_choice, state.recent, state.threads, self._small
-        )
+
+        def observe(held: Any, choice: Choice, raw: Any = None) -> Any:
+            given = observation.tensor, prepared(choice), raw, state.recent, state.threads, self._small
+            return held.observe(*given)
+
+        if selection.groups is not None:
+            own = selection.kept or (None if raw_choice is None else selection.choice)
+            if own is not None and observe(site.counters.state, own, raw_choice) is False:
+                return False
+            return add_strided_groups(site, selection, forward, observe)
+        extremes = observe(site.counters.state, selection.choice, raw_choice)
         if extremes is False:
             return False
         if extremes is not None:  # new ones
@@ -291,7 +300,8 @@ def _fits(observation: Observation, width: int) -> bool:
     # Each window sums anew.
     if site.accumulator is None and width == site.width:
         axis_roles = AxisRoles(view.axis, view.trailing, view.unbatched, view.sample == "example")
-        site.accumulator = dispatch.accumulator(width, axis_roles, observation.tensor.device)
+        site.new_accumulator = partial(dispatch.accumulator, width, axis_roles, observation.tensor.device)
+        site.accumulator = site.new_accumulator()
         site.counters.state = site.accumulator.state
     if width == site.width:
         return True
@@ -314,6 +324,12 @@ def _add_arranged(observation: Observation, values: Tensor, selection: Selection
     assert site.accumulator is not None
     if raw.choice is not None:
         site.accumulator.keep(values, raw.choice)
+    if selection.groups is not None:
+        measure = partial(_moments, observation)
+        if selection.kept is not None:
+            site.accumulator.merge(measure(values, selection.kept, site.accumulator), selection.kept)
+        add_arranged_groups(site, values, selection, observation.forward, measure)
+        return
     moments = _moments(observation, values, selection.choice, site.accumulator)
     extremes = site.accumulator.merge(moments, selection.choice)
     if extremes.nonfinite is not None:

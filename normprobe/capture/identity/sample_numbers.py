@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from normprobe.capture.forwards.forward import Forward, Sequence
 from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels, name_examples
+from normprobe.capture.identity.group_choices import PlacedGroups
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
-from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, time_axes
+from normprobe.samples.groups import UNTOLD, SampleGroups, group_codes, packed_codes
+from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, table_axes, time_axes
 from normprobe.samples.masks import Padding
 from normprobe.tables.records import FirstNonfinite, Holder
 from normprobe.vocabulary import INPUT
@@ -48,6 +50,7 @@ class Sizes(NamedTuple):
         inner: the sizes of the axes that number the rows within a sample.
         axis: the axis the mask runs along.
         sample: what a sample is.
+        group_axis: the axis that the positions run along by which samples are of groups.
     """
 
     layout: Layout
@@ -55,6 +58,7 @@ class Sizes(NamedTuple):
     inner: tuple[int, ...]
     axis: int | None
     sample: str
+    group_axis: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,7 @@ class Placement:
         named: whether the forward's labels fit the samples one to one.
         aligned: whether the samples are numbered as the forward's.
         sizes: what of the tensor and its site they follow from.
+        groups: which groups they are of; None where none were asked for.
     """
 
     assignment: Assignment
@@ -76,6 +81,7 @@ class Placement:
     named: bool
     aligned: bool
     sizes: Sizes
+    groups: PlacedGroups | None = None
 
     def text_of(self, forward: NumberedForward, sample: int) -> str:
         """The label of a sample, or ""."""
@@ -110,7 +116,12 @@ def place(
         first = site.unaligned  # a count of its own, so that no two samples have one number
         site.unaligned += leading[0] if leading else 1
     axis = _time_axis(time_axes(layout, leading, grid, padding), state, name, strides)
-    sizes = Sizes(layout, leading, inner, axis, state.view.sample)
+    table, group_axis = None, None
+    if sequence.groups is not None and state.view.sample == "position":
+        table = sequence.groups.table(layout, leading, grid, padding)
+        axes = [] if table is None else table_axes(layout, leading, grid, table.shape)
+        group_axis = axis if axis in axes else _time_axis(axes, state, name, strides)
+    sizes = Sizes(layout, leading, inner, axis, state.view.sample, group_axis)
     # The sequence stands in the key by identity; it lives in `forward.sequences` as long as the key does.
     placement: Placement | None = forward.placements.get((sequence, sizes, first))
     if placement is None:
@@ -119,6 +130,12 @@ def place(
         # A text of a whole example is that of each of its samples, also where pixels or heads share them.
         if sequence.labelled and placement.aligned and name_examples(forward.labels):
             placement = replace(placement, named=True)
+        if sequence.groups is not None:
+            example = assignment.example - first
+            codes = group_codes(
+                sequence.groups, layout, leading, grid, table=table, axis=group_axis, example=example
+            )
+            placement = replace(placement, groups=PlacedGroups(codes, sequence.groups.names.names))
         forward.placements[sequence, sizes, first] = placement
     return placement
 
@@ -131,9 +148,8 @@ def place_shifted(placement: Placement, forward: NumberedForward, examples: int)
         old = placement.assignment
         # A new assignment, whose hashes are drawn from the new numbers when they are asked for.
         again = Assignment(old.example + examples, old.position, old.real, old.masked_by, old.seed, old.k)
-        shifted = forward.placements[key] = Placement(
-            again, placement.real, placement.masked, placement.named, placement.aligned, placement.sizes
-        )
+        groups = None if placement.groups is None else placement.groups.shifted(again)
+        shifted = forward.placements[key] = replace(placement, assignment=again, groups=groups)
     return shifted
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from normprobe.capture.states.counters import SiteCounters, new_counters
+from normprobe.capture.states.group_state import GroupState, joined, records_of, with_sums_of
 from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Accumulator, Totals
 from normprobe.samples.layout import Layout
@@ -39,6 +40,7 @@ class SiteState:
         unaligned: how many leading entries were numbered within the layer.
         no_data: the leading sizes of calls on what is no data of the forward.
         no_identities: the leading sizes of square matrices of which one was seen to be no identity.
+        new_accumulator: makes an accumulator like its own, for a group.
     """
 
     counters: SiteCounters
@@ -56,12 +58,13 @@ class SiteState:
     unaligned: int = 0
     no_data: set[tuple[int, ...]] = field(default_factory=set)
     no_identities: set[tuple[int, ...]] = field(default_factory=set)
+    new_accumulator: Callable[[], Accumulator] | None = None
 
     def reset(self, empty: SiteState) -> None:
         """Forget what was measured: in place, as the extension's hooks share the counters."""
         counters = self.counters
         counters.samples, counters.rows = empty.counters.samples, empty.counters.rows
-        counters.state = counters.plan_slot = None
+        counters.state = counters.plan_slot = counters.groups = None
         counters.calls = counters.n_samples = counters.masked = 0
         self.width, self.accumulator, self.seen, self.unpadded = None, None, None, None
         self.minimum, self.maximum, self.layout, self.time_axis = None, None, None, None
@@ -104,10 +107,30 @@ class SiteState:
         self.counters.dtype = dtype
         self.dtypes[str(dtype).removeprefix("torch.")] = None
 
+    @property
+    def groups(self) -> list[GroupState]:
+        """The groups that had a sample here."""
+        return [held[0] for held in self.counters.groups or () if held is not None]
+
+    def group(self, code: int, name: str) -> GroupState:
+        """What is held of the group of a code; from now on, if it had no sample here."""
+        counters = self.counters
+        if counters.groups is None:
+            counters.groups = []
+        counters.groups.extend([None] * (code + 1 - len(counters.groups)))
+        if counters.groups[code] is None:
+            assert self.new_accumulator is not None
+            state = GroupState.of(name, self.new_accumulator())
+            counters.groups[code] = state, state.counters
+        held: GroupState = counters.groups[code][0]
+        return held
+
     def totals(self) -> Totals:
         """The sums so far."""
         assert self.accumulator is not None
-        return self.accumulator.totals(self.counters.samples.size, self.counters.rows.size)
+        totals = self.accumulator.totals(self.counters.samples.size, self.counters.rows.size)
+        groups = records_of(self.groups)
+        return with_sums_of(totals, joined(groups)) if groups else totals
 
     def record(self, name: str) -> SiteRecord:
         """The site frozen, under its name."""
@@ -115,7 +138,11 @@ class SiteState:
         low, high = self.minimum, self.maximum
         # The torch accumulator keeps the holders itself, on its device, until they are asked for.
         if totals.holders is not None:
-            low, high = (_holder(*held) for held in totals.holders)
+            low, high = (Holder.of(*held) for held in totals.holders)
+        groups, nonfinite = records_of(self.groups), self.nonfinite
+        if groups:
+            whole = joined(groups)
+            low, high, nonfinite = whole.minimum, whole.maximum, whole.nonfinite
         return SiteRecord(
             site=name,
             dtype="; ".join(self.dtypes),
@@ -131,7 +158,8 @@ class SiteState:
             maximum=high,
             samples=_kept(counters.samples, totals.kept),
             rows=_kept(counters.rows, totals.raw),
-            nonfinite=self.nonfinite,
+            nonfinite=nonfinite,
+            groups=groups,
         )
 
     def _all_rows(self) -> Moments | None:
@@ -143,11 +171,7 @@ class SiteState:
 
 
 _MEASURED = ("accumulator", "seen", "unpadded", "dtypes", "minimum", "maximum", "nonfinite")
-_COUNTED = ("samples", "rows", "dtype", "state", "calls", "n_samples", "masked", "firings")
-
-
-def _holder(value: float, example: int, position: int, feature: int) -> Holder | None:
-    return Holder(value, example, position, feature, "") if example >= 0 else None
+_COUNTED = ("samples", "rows", "dtype", "state", "calls", "n_samples", "masked", "firings", "groups")
 
 
 def _kept(reservoir: Reservoir, data: Any) -> Kept | None:
@@ -167,4 +191,5 @@ def nbytes(sites: Iterable[SiteState]) -> int:
     kept = (reservoir for site in every for reservoir in (site.counters.samples, site.counters.rows))
     shared: dict[int, Reservoir] = {id(reservoir): reservoir for reservoir in kept}
     sums = [held for site in every for held in (site.accumulator, site.seen) if held is not None]
+    sums += [group.accumulator for site in every for group in site.groups]
     return sum(held.nbytes() for held in sums) + sum(held.nbytes for held in shared.values())
