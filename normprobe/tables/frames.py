@@ -18,6 +18,13 @@ from normprobe.tables import build, derive
 from normprobe.tables.activations import of_activations
 from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
+from normprobe.tables.groups import (
+    group_frames,
+    grouped_features,
+    grouped_layers,
+    no_groups,
+    of_activation_groups,
+)
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
 from normprobe.tables.records import LayerRecord
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
@@ -50,6 +57,8 @@ class Tables:
         labels_base: part, example, position and text of kept samples, where the text is known.
         facts: model, data, counts, options and versions, as JSON holds them.
         parameter_moments: a row per parameter, where gradients were measured.
+        group_sites: a row per place and group, where samples are told apart; likewise `group_moments`.
+        group_moments: a row per place, group and feature.
         history_source: gives what changed over the windows that these tables are the merge of, for
             `normprobe.tables.measures.history`; None of tables that stand for themselves.
     """
@@ -63,6 +72,8 @@ class Tables:
     labels_base: pd.DataFrame
     facts: Mapping[str, Any]
     parameter_moments: pd.DataFrame = field(default_factory=no_parameters)
+    group_sites: pd.DataFrame = field(default_factory=lambda: no_groups()["group_sites"])
+    group_moments: pd.DataFrame = field(default_factory=lambda: no_groups()["group_moments"])
     history_source: Callable[[], Any] | None = None
 
     @property
@@ -105,7 +116,39 @@ class Tables:
         """These tables without the sites of gradients; these very ones where there are none."""
         frames = self.sites, self.feature_moments, self.sample_moments, self.rows, self.row_values
         found = of_activations(*frames)
-        return self if found is None else replace(self, **found)
+        groups = of_activation_groups(self.group_sites, self.group_moments)
+        return self if found is None else replace(self, **found, **groups)
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether samples were told apart."""
+        return not self.group_sites.empty or "groups" in self.facts["options"]
+
+    @cached_property
+    def ungrouped(self) -> Tables:
+        """The same without groups, as where none were asked for; these very ones where none were."""
+        if not self.is_grouped:
+            return self
+        options = {name: held for name, held in self.facts["options"].items() if name != "groups"}
+        return replace(self, **no_groups(), facts={**self.facts, "options": options})
+
+    def public(self, name: str) -> pd.DataFrame:
+        """A table as users see it: of samples that were told apart with a row for each group.
+
+        Args:
+            name: layers, features, samples, ledger or parameters.
+        """
+        frame = self._grouped.get(name) if self.is_grouped else None
+        table: pd.DataFrame = getattr(self, name) if frame is None else _handed_out(frame)
+        return table
+
+    @cached_property
+    def _grouped(self) -> dict[str, pd.DataFrame]:
+        groups = self.group_sites, self.group_moments, self.sites
+        return {
+            "layers": grouped_layers(*groups, self.ledger_base),
+            "features": grouped_features(*groups, self.feature_moments, self.ledger_base),
+        }
 
     @cached_property
     def _layers(self) -> pd.DataFrame:
@@ -225,4 +268,5 @@ def build_tables(
         labels_base=based("labels_base", build.label_frame(every, part)),
         facts=deepcopy(dict(meta)),
         parameter_moments=parameter_frame(records),
+        **group_frames(every, part, step_of),
     )

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normprobe.errors import RecordingError
-from normprobe.tables.columns import BASE, OPTIONAL, missing
+from normprobe.tables.columns import BASE, LATER, OPTIONAL, missing
 from normprobe.tables.export import atomically
 from normprobe.tables.frames import Tables
 from normprobe.tables.validate import check_meta, check_tables
@@ -58,8 +58,9 @@ def save_tables(tables: Tables, path: str | Path, *, labels: bool = False) -> Pa
     about = {"format": _MAGIC, "version": FORMAT, "meta": tables.meta}
     frames = {name: _to_arrow(name, getattr(tables, name)) for name in BASE}
     # Older versions refuse nothing then.
-    if tables.parameter_moments.empty:
-        del frames["parameter_moments"]
+    for name in LATER:
+        if getattr(tables, name).empty:
+            del frames[name]
     if not labels:
         frames["labels_base"] = frames["labels_base"].slice(0, 0)
     frames[_VALUES] = pa.table({"value": tables.row_values})
@@ -168,8 +169,8 @@ def _read_meta(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
 
 def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
     meta = _read_meta(archive, path)
-    # Recordings without gradients, and those of older versions, lack the table of parameters.
-    lacking = {"parameter_moments"} - {name.removesuffix(".parquet") for name in archive.namelist()}
+    # Recordings without gradients or groups, and those of older versions, lack their tables.
+    lacking = set(LATER) - {name.removesuffix(".parquet") for name in archive.namelist()}
     frames: dict[str, Any] = {name: _frame(archive, name, path) for name in BASE if name not in lacking}
     tables = Tables(**frames, row_values=_values(archive, path), facts=meta)
     wrong = check_tables(tables)

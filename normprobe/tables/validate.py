@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.tables.columns import BASE, SITE_KEY, WHOLE
+from normprobe.tables.groups import wrong_groups
 from normprobe.vocabulary import KINDS, STATUSES
 
 if TYPE_CHECKING:
@@ -147,3 +148,5 @@ def _wrong_places(tables: Tables) -> Iterator[str]:
     declared = sites["n_features"].to_numpy(np.float64)[tables.rows["place"]].sum()
     if declared != len(tables.row_values):
         yield "other raw values than its rows declare"
+    if wrong := wrong_groups(tables.group_sites, tables.group_moments, sites):
+        yield wrong

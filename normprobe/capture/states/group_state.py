@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
 from normprobe.capture.states.counters import SiteCounters, new_counters
 from normprobe.kernels.moments import merge
 from normprobe.kernels.types import Accumulator, Totals
+from normprobe.samples.groups import UNLABELLED, UNTOLD
 from normprobe.tables.records import FirstNonfinite, GroupRecord, Holder
+from normprobe.vocabulary import NO_GROUP
 
+_UNTOLD = f"samples at its {{}} are of group {NO_GROUP}: which are of which group cannot be told of them"
+_UNLABELLED = f"samples at its {{}} are of group {NO_GROUP}: their label is None"
 
 @dataclass(eq=False, slots=True)
 class GroupState:
     """Everything measured of one group at one site of one layer; samples of it are kept by the site.
 
     Attributes:
-        name: the group's.
+        code: the group's.
+        name: likewise.
         counters: how much was measured; the extension's hooks share it.
         accumulator: the moments.
         minimum: who holds the smallest value.
@@ -25,6 +30,7 @@ class GroupState:
         nonfinite: who holds the first NaN or Inf; None on an accelerator.
     """
 
+    code: int
     name: str
     counters: SiteCounters
     accumulator: Accumulator
@@ -33,11 +39,11 @@ class GroupState:
     nonfinite: FirstNonfinite | None = None
 
     @staticmethod
-    def of(name: str, accumulator: Accumulator) -> GroupState:
+    def of(code: int, name: str, accumulator: Accumulator) -> GroupState:
         """A fresh state."""
         counters = new_counters(None, None)
         counters.state = accumulator.state
-        return GroupState(name, counters, accumulator)
+        return GroupState(code, name, counters, accumulator)
 
     def count(self, n_samples: int, masked: int) -> None:
         """Count a call with samples of the group."""
@@ -65,6 +71,19 @@ class GroupState:
             maximum=high,
             nonfinite=self.nonfinite,
         )
+
+
+def of_no_group(groups: Mapping[str, Sequence[GroupState]]) -> list[str]:
+    """Why samples of a layer are of no group, for its ledger.
+
+    Args:
+        groups: those at each of its sites.
+    """
+    notes = []
+    for why, says in ((UNTOLD, _UNTOLD), (UNLABELLED, _UNLABELLED)):
+        at = [site for site, held in groups.items() if any(g.code == why and g.counters.n_samples for g in held)]
+        notes += [says.format(" and ".join(at))] if at else []
+    return notes
 
 
 def records_of(groups: Iterable[GroupState]) -> tuple[GroupRecord, ...]:

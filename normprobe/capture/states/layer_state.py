@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from normprobe.capture.calls.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.calls.norm_facts import ShownByCall, is_trainable, norm_facts
 from normprobe.capture.calls.readings import NO_INPUT, NO_OUTPUT, Pair, PairChoice, Readings, fitting_pair
+from normprobe.capture.states.group_state import of_no_group
 from normprobe.capture.states.parameter_sums import ParameterSums
 from normprobe.capture.states.site_registry import TensorOf, registered_sites
 from normprobe.capture.states.site_state import SiteState
@@ -324,6 +325,7 @@ class LayerState:
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
         if fired and not self.aligned:
             notes.append(UNALIGNED)
+        notes += of_no_group({name: site.groups for name, site in self.sites.items()})
         if self.awaited_gradients > 0:
             notes.append(NONE_CAME.format(self.awaited_gradients))
         # Other kinds with running statistics (instance norm) have no finding that asks.

@@ -120,7 +120,7 @@ class SiteState:
         counters.groups.extend([None] * (code + 1 - len(counters.groups)))
         if counters.groups[code] is None:
             assert self.new_accumulator is not None
-            state = GroupState.of(name, self.new_accumulator())
+            state = GroupState.of(code, name, self.new_accumulator())
             counters.groups[code] = state, state.counters
         held: GroupState = counters.groups[code][0]
         return held
