@@ -13,7 +13,7 @@ from torch import nn
 
 from normprobe.capture.batches.progress_bar import Progress
 from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
-from normprobe.capture.forwards.group_options import GroupsOption, read_groups
+from normprobe.capture.forwards.group_options import GroupsOption, read_groups, shown_groups
 from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
 from normprobe.capture.forwards.phases import Phases
@@ -109,9 +109,9 @@ class Probe:
             resume_from: the last step of the checkpoint that the run goes on from. Windows in ``out`` that
                 reach past it are removed, so that no step counts twice, and the numbers run on.
             groups: tells samples apart, so that `layers` and `features` have a row for each group: "special"
-                (tokens, by the model's configuration; or give its tokenizer), "first" (the first real position
-                of each example), "modality" (text, image, audio), "generated" (behind the prompt), or
-                (args, kwargs) -> labels of shape (batch,) or (batch, positions), of str, int, bool or None.
+                (tokens, as the model's configuration says; or give its tokenizer), "first" (the first real
+                position of each example), "modality" (text, image, audio), "generated" (behind a prompt), or
+                (args, kwargs) -> labels (batch,) or (batch, positions) of str, int, bool or None.
             labels: the texts of samples, for people reading: a list of str, one an example in the order of
                 the data over all batches; a list of lists of str, one a position of each example, padding
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
@@ -326,7 +326,7 @@ class Probe:
             "gradients": callbacks.gradients is not None,
         }
         if self._groups is not None:
-            options["groups"] = shown(self._groups)
+            options["groups"] = shown_groups(self._groups)
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 
 

@@ -239,7 +239,7 @@ class Measurer:
         """Measure the rows of graphs: each is an example, whose rows are its nodes."""
         site, forward, rows = observation.site, observation.forward, observation.tensor.detach()
         values, real = by_graph(rows, observation.graphs)
-        placement = place_graphs(site, real, seed=self.seed, k=self.k)
+        placement = place_graphs(site, real, forward, seed=self.seed, k=self.k)
         sizes = (values.shape[0], values.shape[1])
         selection = select(placement, forward, observation.repeat, site.counters.samples, sizes=sizes)
         if _fits(observation, values.shape[2]):

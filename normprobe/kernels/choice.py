@@ -1,7 +1,7 @@
 """Which rows of a tensor count and which are kept; twin of ``csrc/numerics/choice.h``.
 
-A choice may be of some samples of a tensor, `Choice.among`: those of one group, say. The others are not looked
-at, not even for numbers that are not finite.
+A choice may be of some samples of a tensor, `Choice.among`: those of one group, say. The others are not
+looked at, not even for numbers that are not finite.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Choice:
         raw_slots: where those are kept.
         example: which example each sample is, for accelerators: only they keep who has an extreme.
         position: likewise its position.
-        among: the samples that the choice is about, ascending; None for all. `samples`, `rows`, `real` and `keep`
-            are of the whole tensor all the same.
+        among: the samples that the choice is about, ascending; None for all. `samples`, `rows`, `real` and
+            `keep` are of the whole tensor all the same.
         prepared: what kernels made of the choice for their own use, by name: the extension's form of it,
             tensors on an accelerator. It may be kept, for the arrays are not written to once a choice is
             made.
@@ -55,7 +55,7 @@ class Choice:
 
     @property
     def counted(self) -> NDArray[np.uint8] | NDArray[np.bool_] | None:
-        """Shape (samples, rows): 1 where a row counts, 0 where it is padding, 2 of a sample not asked about."""
+        """Shape (samples, rows): 1 where a row counts, 0 if it is padding, 2 of a sample not asked about."""
         if self.among is None:
             return self.real
         says = np.full((self.samples, self.rows), _NOT_ASKED, np.uint8)

@@ -12,7 +12,7 @@ from normprobe.samples.masks import Padding
 
 Codes = NDArray[np.int64]
 UNTOLD, UNLABELLED = 0, 1
-"""The codes of samples of no group: what is given does not say which is which, or says that it is of none."""
+"""The codes of samples of no group: which is which cannot be told, or they are said to be of none."""
 
 MOST_GROUPS = 1024
 """Of so many groups each site holds sums of their own; more are a mistake, or tell samples apart one by one."""
@@ -64,15 +64,10 @@ class SampleGroups:
     of_positions: Codes | None = None
     first: tuple[int, int] | None = None
 
-    @property
-    def key(self) -> tuple[bytes, ...]:
-        """What is equal for equal groups of examples and positions of equal sizes."""
-        held = (self.of_examples, self.of_positions)
-        sizes = () if self.of_positions is None else self.of_positions.shape
-        return (*(b"" if codes is None else codes.tobytes() for codes in held), repr((sizes, self.first)).encode())
-
-    def table(self, layout: Layout, leading: tuple[int, ...], grid: Grid, padding: Padding | None) -> Codes | None:
-        """The code of each position of a tensor whose leading sizes read so; None where only examples have one."""
+    def table(
+        self, layout: Layout, leading: tuple[int, ...], grid: Grid, padding: Padding | None
+    ) -> Codes | None:
+        """The code of each position of a tensor of these leading sizes; None where only examples have one."""
         if self.first is None:
             return self.of_positions
         first, rest = self.first
@@ -86,7 +81,7 @@ class SampleGroups:
 
 
 def _positions(layout: Layout, leading: tuple[int, ...], grid: Grid) -> int | None:
-    """How many positions a tensor has without padding: as the forward says, or its only axis behind the batch."""
+    """How many positions a tensor has: as the forward says, or its only axis behind the batch."""
     if layout is Layout.PACKED and grid.packed is not None:
         return int(grid.packed[1].max(initial=0)) + 1
     sizes, order = by_example(layout, leading, grid)
@@ -124,6 +119,17 @@ def group_codes(
             return packed_codes(table, grid.packed, len(example))
         if table is not None and axis is not None:
             return spread(layout, leading, grid, axis, table)
+    return np.full(len(example), UNTOLD, np.int64)
+
+
+def ragged_codes(groups: SampleGroups, example: Codes, position: Codes) -> Codes:
+    """The group of each sample by its example and its position in it; UNTOLD where nothing tells."""
+    if groups.first is not None:
+        return np.where(position == 0, *groups.first).astype(np.int64)
+    if groups.of_examples is not None and len(groups.of_examples) > int(example.max(initial=0)):
+        return groups.of_examples[example]
+    if groups.of_positions is not None:
+        return packed_codes(groups.of_positions, np.stack([example, position]), len(example))
     return np.full(len(example), UNTOLD, np.int64)
 
 

@@ -226,9 +226,7 @@ def time_axes(layout: Layout, leading: tuple[int, ...], grid: Grid, padding: Pad
     return [] if padding is None else table_axes(layout, leading, grid, padding.real.shape)
 
 
-def table_axes(
-    layout: Layout, leading: tuple[int, ...], grid: Grid, table: tuple[int, ...]
-) -> list[int]:
+def table_axes(layout: Layout, leading: tuple[int, ...], grid: Grid, table: tuple[int, ...]) -> list[int]:
     """The axes of (example, ...) that the positions of a table of these sizes (batch, positions) may be."""
     if layout is Layout.PACKED:
         return []

@@ -88,7 +88,9 @@ def extreme_columns(end: str, holders: Sequence[Holder | None], part: str) -> di
     return columns
 
 
-def first_nonfinite_columns(holders: Sequence[FirstNonfinite | None], part: str, step_of: StepOf) -> dict[str, Any]:
+def first_nonfinite_columns(
+    holders: Sequence[FirstNonfinite | None], part: str, step_of: StepOf
+) -> dict[str, Any]:
     """The six columns of the first NaN or Inf."""
     steps = [pd.NA if held is None else step_of(held.call) for held in holders]
     columns: dict[str, Any] = {

@@ -269,8 +269,8 @@ BASE: dict[str, dict[str, str]] = {
 """The frames that hold moments, as they are saved and merged: columns and dtypes.
 
 Large frames hold numbers only: ``place`` is the row of ``sites`` that a sample belongs to, ``part`` the
-index of its part in ``meta["parts"]``, and the features of all places follow one another in their order; so do
-those of groups.
+index of its part in ``meta["parts"]``, and the features of all places follow one another in their order; so
+do those of groups.
 """
 
 LATER = ("parameter_moments", "group_sites", "group_moments")

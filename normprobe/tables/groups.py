@@ -1,4 +1,4 @@
-"""The sums of groups of samples: built from records, merged by name, and derived as tables with a row a group."""
+"""The sums of groups of samples: built from records, merged by name, derived as tables with a row a group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from normprobe.vocabulary import GRADIENT_SITES, group_order
 GROUP_KEY = [*SITE_KEY, "group"]
 
 
-def no_groups() -> dict[str, pd.DataFrame]:
+def no_groups() -> dict[str, Any]:
     """The frames of no group, as where samples are not told apart."""
     names = ("group_sites", "group_moments")
     return {
@@ -30,7 +30,7 @@ def no_groups() -> dict[str, pd.DataFrame]:
     }
 
 
-def group_frames(every: Sequence[Place], part: str, step_of: StepOf) -> dict[str, pd.DataFrame]:
+def group_frames(every: Sequence[Place], part: str, step_of: StepOf) -> dict[str, Any]:
     """A row per place and group, and a row per place, group and feature.
 
     Args:
@@ -66,9 +66,7 @@ def group_frames(every: Sequence[Place], part: str, step_of: StepOf) -> dict[str
     }
 
 
-def merge_groups(
-    parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]], sites: pd.DataFrame
-) -> dict[str, pd.DataFrame]:
+def merge_groups(parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]], sites: pd.DataFrame) -> dict[str, Any]:
     """The groups of any part, those of one name at one site as one, in the order of the sites.
 
     Args:
@@ -112,7 +110,7 @@ def _ranges(first: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.i
     return np.arange(widths.sum()) + np.repeat(first - starts(widths)[:-1], widths)
 
 
-def of_activation_groups(sites: pd.DataFrame, moments: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def of_activation_groups(sites: pd.DataFrame, moments: pd.DataFrame) -> dict[str, Any]:
     """The groups at the sites that are none of a gradient."""
     kept = ~sites["site"].isin(GRADIENT_SITES).to_numpy()
     return {
@@ -126,9 +124,7 @@ def grouped_layers(
 ) -> pd.DataFrame:
     """`layers` with a row per layer, site and group; of kept rows nothing is known by group."""
     place = _places(group_sites, sites)
-    frame = group_sites.assign(
-        **{name: sites[name].take(place).to_numpy() for name in ("depth", "dtype")}
-    )
+    frame = group_sites.assign(**{name: sites[name].take(place).to_numpy() for name in ("depth", "dtype")})
     values = [np.empty(0)] * len(frame)
     return _with_group(layer_table(frame, group_moments, values, ledger), group_sites["group"], LAYERS)
 
@@ -148,7 +144,7 @@ def grouped_features(
     index = _ranges(starts(sites["n_features"])[place], widths)
     vectors = {name: features[name].to_numpy()[index] for name in VECTORS}
     frame = group_moments.assign(**vectors, **dict.fromkeys(SEEN, 0))
-    groups = group_sites["group"].repeat(widths)
+    groups = group_sites["group"].take(np.repeat(np.arange(len(widths)), widths))
     return _with_group(feature_table(frame, group_sites, ledger), groups, FEATURES)
 
 
@@ -163,7 +159,9 @@ def _with_group(frame: pd.DataFrame, groups: pd.Series, columns: dict[str, tuple
     """A table with the column `group` behind `site`."""
     named = list(columns.items())
     behind = list(columns).index("site") + 1
-    return shaped(frame.assign(group=groups.to_numpy()), dict([*named[:behind], ("group", GROUP), *named[behind:]]))
+    return shaped(
+        frame.assign(group=groups.to_numpy()), dict([*named[:behind], ("group", GROUP), *named[behind:]])
+    )
 
 
 def wrong_groups(group_sites: pd.DataFrame, group_moments: pd.DataFrame, sites: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Sites of several recordings, or the groups of sites, by what names them: counts add up, extremes are the outermost."""
+"""Sites of several recordings, or their groups, by what names them: counts add up, extremes are compared."""
 
 from __future__ import annotations
 

@@ -37,7 +37,9 @@ class OverTime:
 
         What is said of a recording (findings, figures, the report, `compare`, exports) rests on this.
         """
-        return type(self)(self._tables.ungrouped, self._series.ungrouped()) if self._tables.is_grouped else self
+        return (
+            type(self)(self._tables.ungrouped, self._series.ungrouped()) if self._tables.is_grouped else self
+        )
 
     @property
     def windows(self) -> pd.DataFrame:

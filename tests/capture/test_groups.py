@@ -1,4 +1,4 @@
-"""Groups of samples: exact for each, whatever the padding, the batches and the kernel; together they are the whole."""
+"""Groups of samples: each is exact, whatever padding, batches and kernel; together they are the whole."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def check(model: nn.Module, recording: normprobe.Recording, data: list[Batch], l
             continue
         for group in {str(label) for batch in data for label in labels(batch).reshape(-1)}:
             inside = [(labels(batch).astype(str) == group) & real(batch) for batch in data]
-            values = np.concatenate([rows(call[torch.from_numpy(at)]) for call, at in zip(calls, inside, strict=True)])
+            values = np.concatenate(
+                [rows(call[torch.from_numpy(at)]) for call, at in zip(calls, inside, strict=True)]
+            )
             truth, whole = two_pass(values), two_pass(values.reshape(-1))
             own, of_features = layers.loc[(name, site, group)], features.loc[(name, site, group)]
             assert worst(own["mean"], own["variance"], whole["mean"], whole["variance"]) < RELATIVE
@@ -203,9 +205,7 @@ def test_a_pooler_reads_positions_of_no_group_and_the_ledger_says_so() -> None:
 def test_labels_of_examples_are_those_of_every_layer() -> None:
     model, data = bert(), batches("left")
     classes = {4: [1, 0, 1, 0], 2: [0, 10], 3: [2, 2, None], 1: [2]}
-    recording = normprobe.record(
-        model, data, groups=lambda args, kwargs: classes[len(kwargs["input_ids"])]
-    )
+    recording = normprobe.record(model, data, groups=lambda args, kwargs: classes[len(kwargs["input_ids"])])
     pooler = recording.layers.query("layer == 'pooler.dense' and site == 'input'").set_index("group")
     assert pooler["n_samples"].to_dict() == {"0": 11, "1": 10, "2": 3, "10": 1, "(none)": 1}
     assert list(pooler.index) == ["0", "1", "2", "10", "(none)"]
@@ -221,12 +221,17 @@ def test_channels_are_told_apart_by_example() -> None:
     recording = normprobe.record(model, data, groups=lambda args, kwargs: kinds)
     whole_of(recording)
     seen = tensors(model, ["1", "3"], lambda: [model(x) for x in data])
-    for (name, site), calls in seen.items():
+    for place, calls in seen.items():
         for kind in ("cat", "dog"):
             values = rows(torch.cat([call[torch.from_numpy(kinds == kind)] for call in calls]), 1)
             truth = two_pass(values)
-            found = recording.features.query("layer == @name and site == @site and group == @kind")
-            assert worst(found["mean"].to_numpy(), found["variance"].to_numpy(), truth["mean"], truth["variance"]) < RELATIVE
+            found = recording.features.set_index(["layer", "site", "group"]).loc[(*place, kind)]
+            assert (
+                worst(
+                    found["mean"].to_numpy(), found["variance"].to_numpy(), truth["mean"], truth["variance"]
+                )
+                < RELATIVE
+            )
 
 
 def test_what_was_generated_is_told_from_its_prompt() -> None:
@@ -253,7 +258,7 @@ def test_modalities_are_those_of_the_configuration() -> None:
     recording = normprobe.record(model, {**batch, "pixel_values": torch.randn(2, 3, 8, 8)}, groups="modality")
     held = recording.layers.query("layer == 'model.language_model.norm' and site == 'input'")
     assert held.set_index("group")["n_samples"].to_dict() == {"image": 8, "text": 4}
-    with pytest.raises(NormprobeError, match="image_token_id.*LlamaForCausalLM, which has none"):
+    with pytest.raises(NormprobeError, match=r"image_token_id.*LlamaForCausalLM, which has none"):
         normprobe.Probe(llama(), groups="modality")
 
 
@@ -319,7 +324,9 @@ def test_extremes_have_a_holder_in_each_group() -> None:
     assert set(layers[layers["group"] == "first"]["max_position"]) == {0}
     assert 0 not in set(layers[layers["group"] == "rest"]["max_position"])
     held = ["max", "max_example", "max_position", "max_feature", "min", "min_example", "min_position"]
-    pd.testing.assert_frame_equal(recording.ungrouped.layers[held], normprobe.record(model, data).layers[held])
+    pd.testing.assert_frame_equal(
+        recording.ungrouped.layers[held], normprobe.record(model, data).layers[held]
+    )
 
 
 def test_groups_are_saved_and_merged_by_name(tmp_path: Path) -> None:
@@ -337,7 +344,7 @@ def test_groups_are_saved_and_merged_by_name(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(merged.layers[counts], whole.layers[counts])
     whole_of(merged)
     plain = normprobe.record(model, data)
-    with pytest.raises(RecordingError, match="'groups'.*or merge recording.ungrouped of each"):
+    with pytest.raises(RecordingError, match=r"'groups'.*or merge recording\.ungrouped of each"):
         normprobe.merge(parts[0], plain)
     assert normprobe.merge(parts[0].ungrouped, plain).layers["n_samples"].max() > 0
 
@@ -354,7 +361,9 @@ def test_windows_have_groups_of_their_own(tmp_path: Path) -> None:
     for found in (recording, probe.recording):
         pd.testing.assert_frame_equal(found.layers[counts], whole.layers[counts])
     over_time = recording.over_time("layers")
-    assert over_time.groupby("group")["n_samples"].sum().equals(whole.layers.groupby("group")["n_samples"].sum())
+    assert (
+        over_time.groupby("group")["n_samples"].sum().equals(whole.layers.groupby("group")["n_samples"].sum())
+    )
     assert "group" not in recording.ungrouped.over_time("layers")
 
 
@@ -401,7 +410,10 @@ def test_what_is_no_rule_is_refused(groups: Any, says: str) -> None:
 )
 def test_labels_of_another_form_end_the_forward(labels: Any, says: str) -> None:
     model = bert()
-    with pytest.raises(NormprobeError, match=says), normprobe.Probe(model, groups=lambda a, k: labels) as probe:
+    with (
+        pytest.raises(NormprobeError, match=says),
+        normprobe.Probe(model, groups=lambda a, k: labels) as probe,
+    ):
         model(**batches()[0])
     assert probe.recording.meta["forwards"] == 0
 

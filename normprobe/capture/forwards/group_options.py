@@ -1,4 +1,4 @@
-"""The option `groups` of a probe: what a user may give, and the groups of a forward's samples that follow from it."""
+"""The option `groups` of a probe: what a user may give, and of what groups a forward's samples are by it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from normprobe.capture.forwards.probe_options import users_own
+from normprobe.capture.forwards.probe_options import shown, users_own
 from normprobe.errors import NormprobeError
 from normprobe.layers.module_attributes import attribute
 from normprobe.samples.batch import Batch
@@ -101,8 +101,8 @@ class GroupsByFunction:
                 codes = np.array([self._names.code_of(valid_name(str(name))) for name in distinct], np.int64)
             except OverflowError:
                 raise NormprobeError(
-                    f"groups gave more than {MOST_GROUPS:,} different labels; each has sums of its own at every "
-                    "site: give fewer, as of classes or ranges"
+                    f"groups gave more than {MOST_GROUPS:,} different labels; each has sums of its own at "
+                    "every site: give fewer, as of classes or ranges"
                 ) from None
         found = codes[inverse].reshape(labels.shape)
         if labels.ndim == 1:
@@ -115,8 +115,8 @@ class GroupsByFunction:
         if len(shape) in (1, 2) and shape[0] in {batch.size, *lead}:
             return
         raise NormprobeError(
-            f"groups gave labels of shape {shape} for a batch of {batch.size}; (batch,) or (batch, positions) is "
-            "needed"
+            f"groups gave labels of shape {shape} for a batch of {batch.size}; (batch,) or (batch, positions) "
+            "is needed"
         )
 
 
@@ -124,9 +124,9 @@ class GroupsByToken:
     """Groups by token ids."""
 
     def __init__(self, names: GroupNames, group_of: Mapping[int, str], other: str) -> None:
-        self._tokens = {names.code_of(group): [] for group in dict.fromkeys(group_of.values())}
+        self._tokens: dict[int, list[int]] = {}
         for token, group in group_of.items():
-            self._tokens[names.code_of(group)].append(token)
+            self._tokens.setdefault(names.code_of(group), []).append(token)
         self._names, self._other = names, names.code_of(other)
 
     def of(self, call: GroupedCall) -> ForwardGroups:
@@ -185,24 +185,33 @@ def read_groups(groups: Any, model: nn.Module) -> GroupRule | None:
         return None
     if ids := attribute(groups, "all_special_ids"):
         return GroupsByToken(names, dict.fromkeys(map(int, ids), "special"), "other")
-    if groups == "first":
-        return GroupsByFirst(names)
-    if groups == "generated":
-        return GroupsByGeneration(names)
-    if groups == "special":
-        return GroupsByToken(names, dict.fromkeys(_special_ids(model), "special"), "other")
-    if groups == "modality":
-        return GroupsByToken(names, _modality_ids(model), "text")
+    if isinstance(groups, str) and groups in _RULES:
+        return _RULES[groups](names, model)
     if callable(groups) and not isinstance(groups, type):
         return GroupsByFunction(names, groups)
     raise NormprobeError(
-        f"groups must be one of {', '.join(map(repr, GROUP_RULES))}, a tokenizer, or a function (args, kwargs) -> "
-        f"labels of shape (batch,) or (batch, positions); got {groups!r}"
+        f"groups must be one of {', '.join(map(repr, GROUP_RULES))}, a tokenizer, or a function "
+        f"(args, kwargs) -> labels of shape (batch,) or (batch, positions); got {groups!r}"
     )
 
 
+_RULES: dict[str, Callable[[GroupNames, nn.Module], GroupRule]] = {
+    "special": lambda names, model: GroupsByToken(
+        names, dict.fromkeys(_special_ids(model), "special"), "other"
+    ),
+    "first": lambda names, model: GroupsByFirst(names),
+    "modality": lambda names, model: GroupsByToken(names, _modality_ids(model), "text"),
+    "generated": lambda names, model: GroupsByGeneration(names),
+}
+
+
+def shown_groups(groups: Any) -> Any:
+    """The option as JSON holds it; a tokenizer stands for its special tokens."""
+    return "special" if attribute(groups, "all_special_ids") else shown(groups)
+
+
 def _special_ids(model: nn.Module) -> list[int]:
-    """The ids of special tokens: of the model's tokenizer where it holds one, else as its configuration says."""
+    """The ids of special tokens: of the model's tokenizer if it holds one, else as its configuration says."""
     if ids := attribute(attribute(model, "tokenizer"), "all_special_ids"):
         return [int(token) for token in ids]
     found: dict[str, list[int]] = {}
@@ -216,8 +225,8 @@ def _special_ids(model: nn.Module) -> list[int]:
     if not named.keys() - {"pad"}:
         raise NormprobeError(
             "groups='special' needs to know which tokens are special, and the configuration of "
-            f"{type(model).__name__} names {'only its padding' if named else 'none'}; give groups=tokenizer, or a "
-            "function (args, kwargs) -> labels"
+            f"{type(model).__name__} names {'only its padding' if named else 'none'}; give groups=tokenizer, "
+            "or a function (args, kwargs) -> labels"
         )
     return sorted({token for ids in named.values() for token in ids})
 
@@ -288,8 +297,8 @@ def _array(labels: Any) -> Any:
         return np.array([[_scalar(one) for one in row] for row in rows], object)
     except (TypeError, ValueError) as error:
         raise NormprobeError(
-            f"groups gave {type(labels).__name__}; a tensor, an array or a list of labels is needed, of shape "
-            "(batch,) or (batch, positions)"
+            f"groups gave {type(labels).__name__}; a tensor, an array or a list of labels is needed, of "
+            "shape (batch,) or (batch, positions)"
         ) from error
 
 

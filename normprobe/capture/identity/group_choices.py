@@ -1,4 +1,4 @@
-"""Which samples of a tensor are of which group: choices for the kernel, one a group, made once a placement."""
+"""Which samples of a tensor are of which group: choices for the kernel, one a group."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ class PlacedGroups:
             sizes: how many samples, and rows of each.
         """
         if sizes not in self._choices:
-            made = (_choice_of(int(code), self.codes, assignment, real, sizes) for code in np.unique(self.codes))
+            made = (
+                _choice_of(int(code), self.codes, assignment, real, sizes) for code in np.unique(self.codes)
+            )
             self._choices[sizes] = tuple(made)
         return self._choices[sizes]
 
@@ -77,9 +79,7 @@ def _choice_of(
 ) -> GroupChoice:
     own = codes == code
     among = None if own.all() else np.flatnonzero(own).astype(np.int64)
-    choice = Choice(
-        *sizes, real=real, example=assignment.example, position=assignment.position, among=among
-    )
+    choice = Choice(*sizes, real=real, example=assignment.example, position=assignment.position, among=among)
     if real is None:
         return GroupChoice(code, choice, int(own.sum()), 0)
     return GroupChoice(code, choice, int(real[own].any(1).sum()), int((~real[own]).sum()))
@@ -88,14 +88,15 @@ def _choice_of(
 def _renumbered(group: GroupChoice, assignment: Assignment) -> GroupChoice:
     # The extension's form of a choice holds no numbers of samples, so it serves every forward.
     held = {name: made for name, made in group.choice.prepared.items() if name in ("compiled", "picked")}
-    numbers = {"example": assignment.example, "position": assignment.position}
+    numbers: dict[str, Any] = {"example": assignment.example, "position": assignment.position}
     return replace(group, choice=replace(group.choice, **numbers, prepared=held))
 
 
 def compiled_groups(groups: Iterable[GroupChoice], compiled: Any) -> tuple[tuple[Any, ...], ...]:
     """The groups of a tensor as the extension takes them."""
     return tuple(
-        (group.code, compiled.compiled_choice(group.choice), group.n_samples, group.masked) for group in groups
+        (group.code, compiled.compiled_choice(group.choice), group.n_samples, group.masked)
+        for group in groups
     )
 
 

@@ -1,7 +1,7 @@
 """Tensors whose samples are of groups: each group added to sums of its own; twin of ``csrc/hooks/groups.h``.
 
-A site itself holds of such tensors the kept samples and raw rows alone; the sums of all are merged from those of
-its groups when it is frozen (`capture.states.group_state`).
+A site itself holds of such tensors the kept samples and raw rows alone; the sums of all are merged from those
+of its groups when it is frozen (`capture.states.group_state`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def add_strided_groups(site: SiteState, selection: Selection, forward: Any, obse
         site: where it is measured.
         selection: what of it counts.
         forward: the forward.
-        observe: calls the extension with its state and a choice; gives new extremes, or False where it cannot.
+        observe: calls the extension with its state and a choice; gives new extremes, False where it cannot.
     """
     for group in selection.groups or ():
         held = _held(site, selection, group)

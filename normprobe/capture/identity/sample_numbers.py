@@ -16,7 +16,7 @@ from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
-from normprobe.samples.groups import UNTOLD, SampleGroups, group_codes, packed_codes
+from normprobe.samples.groups import UNTOLD, Codes, group_codes, ragged_codes
 from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, table_axes, time_axes
 from normprobe.samples.masks import Padding
 from normprobe.tables.records import FirstNonfinite, Holder
@@ -119,8 +119,7 @@ def place(
     table, group_axis = None, None
     if sequence.groups is not None and state.view.sample == "position":
         table = sequence.groups.table(layout, leading, grid, padding)
-        axes = [] if table is None else table_axes(layout, leading, grid, table.shape)
-        group_axis = axis if axis in axes else _time_axis(axes, state, name, strides)
+        group_axis = _group_axis(table, layout, extent, sequence, (axis, state, name, strides))
     sizes = Sizes(layout, leading, inner, axis, state.view.sample, group_axis)
     # The sequence stands in the key by identity; it lives in `forward.sequences` as long as the key does.
     placement: Placement | None = forward.placements.get((sequence, sizes, first))
@@ -130,14 +129,25 @@ def place(
         # A text of a whole example is that of each of its samples, also where pixels or heads share them.
         if sequence.labelled and placement.aligned and name_examples(forward.labels):
             placement = replace(placement, named=True)
-        if sequence.groups is not None:
-            example = assignment.example - first
-            codes = group_codes(
-                sequence.groups, layout, leading, grid, table=table, axis=group_axis, example=example
-            )
-            placement = replace(placement, groups=PlacedGroups(codes, sequence.groups.names.names))
+        if (of := sequence.groups) is not None:
+            given = {"table": table, "axis": group_axis, "example": assignment.example - first}
+            codes = group_codes(of, layout, leading, grid, **given)
+            placement = replace(placement, groups=PlacedGroups(codes, of.names.names))
         forward.placements[sequence, sizes, first] = placement
     return placement
+
+
+def _group_axis(
+    table: Codes | None,
+    layout: Layout,
+    extent: Extent,
+    sequence: Sequence,
+    of_mask: tuple[int | None, LayerState, str, tuple[int, ...]],
+) -> int | None:
+    """The axis along which a table tells positions apart: that of the mask, if it may be."""
+    axes = [] if table is None else table_axes(layout, extent.leading, sequence.grid, table.shape)
+    axis, *given = of_mask
+    return axis if axis in axes else _time_axis(axes, *given)
 
 
 def place_shifted(placement: Placement, forward: NumberedForward, examples: int) -> Placement:
@@ -211,17 +221,23 @@ def _row_mask(
 def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | None) -> Placement:
     """The placement of a NestedTensor's rows: its components are the examples."""
     assignment = ragged(lengths, first=forward.first, seed=seed, k=k)
-    return Placement(
-        assignment, None, 0, True, True, Sizes(Layout.BATCH, (len(lengths),), (), None, "position")
-    )
+    sizes, groups = Sizes(Layout.BATCH, (len(lengths),), (), None, "position"), None
+    if forward.groups is not None:
+        own = forward.groups.of("own", forward.batch, two_sided=False)
+        codes = ragged_codes(own, assignment.example - forward.first, assignment.position)
+        groups = PlacedGroups(codes, own.names.names)
+    return Placement(assignment, None, 0, True, True, sizes, groups)
 
 
-def place_graphs(site: SiteState, real: NDArray[np.bool_], *, seed: int, k: int | None) -> Placement:
+def place_graphs(
+    site: SiteState, real: NDArray[np.bool_], forward: Forward, *, seed: int, k: int | None
+) -> Placement:
     """The placement of graphs: they are numbered within the layer, for no argument of the forward is theirs.
 
     Args:
         site: where they are measured.
         real: shape (graphs, most nodes), True where a graph has so many nodes.
+        forward: the forward.
         seed: the probe's seed.
         k: how many samples are kept.
     """
@@ -231,7 +247,10 @@ def place_graphs(site: SiteState, real: NDArray[np.bool_], *, seed: int, k: int 
     example, position = np.arange(first, first + count, dtype=np.int64), np.zeros(count, np.int64)
     assignment = Assignment(example, position, None, "", seed, k)
     sizes = Sizes(Layout.UNALIGNED, (count,), real.shape[1:], None, "example")
-    return Placement(assignment, None if real.all() else real, 0, False, False, sizes)
+    groups = None
+    if forward.groups is not None:
+        groups = PlacedGroups(np.full(count, UNTOLD, np.int64), forward.groups.names.names)
+    return Placement(assignment, None if real.all() else real, 0, False, False, sizes, groups)
 
 
 def named_labels(labels: LabelsOf | ListedLabels | None, forward: Forward, args: Any, kwargs: Any) -> Any:

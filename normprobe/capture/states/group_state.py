@@ -16,6 +16,7 @@ from normprobe.vocabulary import NO_GROUP
 _UNTOLD = f"samples at its {{}} are of group {NO_GROUP}: which are of which group cannot be told of them"
 _UNLABELLED = f"samples at its {{}} are of group {NO_GROUP}: their label is None"
 
+
 @dataclass(eq=False, slots=True)
 class GroupState:
     """Everything measured of one group at one site of one layer; samples of it are kept by the site.
@@ -81,7 +82,9 @@ def of_no_group(groups: Mapping[str, Sequence[GroupState]]) -> list[str]:
     """
     notes = []
     for why, says in ((UNTOLD, _UNTOLD), (UNLABELLED, _UNLABELLED)):
-        at = [site for site, held in groups.items() if any(g.code == why and g.counters.n_samples for g in held)]
+        at = [
+            site for site, held in groups.items() if any(g.code == why and g.counters.n_samples for g in held)
+        ]
         notes += [says.format(" and ".join(at))] if at else []
     return notes
 

@@ -16,6 +16,7 @@ from normprobe.report.display_text import display_name
 from normprobe.report.html.templating import polished
 from normprobe.report.layer_summary import LINEAR
 from normprobe.report.run_summary import unseen
+from normprobe.tables.measures.groups import group_measures
 
 if TYPE_CHECKING:
     from normprobe.figures import Rendered
@@ -150,11 +151,12 @@ def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> li
         [Section("unseen", "Not seen", "Layers that were not seen")] if len(unseen(tables.ledger)) else []
     )
     first = Section("findings", "Findings", "Findings")
+    apart = [] if group_measures(tables).empty else [Section("groups", "Groups", "Groups of samples")]
     table = Section("layers", "All layers", "All layers")
     last = Section("reading", "How to read", "How to read this")
     if panels.opened:
-        return [first, *each, *drawn, table, *missed, last]
-    return [first, *drawn, table, *each, *missed, last]
+        return [first, *each, *drawn, *apart, table, *missed, last]
+    return [first, *drawn, *apart, table, *each, *missed, last]
 
 
 def _figure(rendered: Rendered, prefix: str, anchors: Anchors) -> Figure:
