@@ -60,6 +60,7 @@ class Probe:
     _hooks: Hooks | None = None
     _final: Recording | None = None
     _known: tuple[list[Any], LayerSet] | None = None
+    _grad = True
 
     @by_name("the model", 1)
     def __init__(
@@ -137,12 +138,9 @@ class Probe:
         check_options(samples, values, every, window, mask)
         check_finding_options(on_finding, stop_on)
         self._filter, part = check_filters(layers, kinds), share_of(part, out)
-        self.part, self._mask, self._seed, self._grad = name_of_part(part), mask, seed, True
-        self._groups = groups
+        self.part, self._mask, self._groups, self._seed = name_of_part(part), mask, groups, seed
         self._callbacks = HookCallbacks(
-            mask=read_mask(mask),
-            labels=read_labels(labels),
-            groups=read_groups(groups, self.model),
+            **_of_samples(mask, labels, groups, self.model),
             samples=None if samples == "all" else samples,
             values=values,
             phases=Phases(every, window),
@@ -328,6 +326,12 @@ class Probe:
         if self._groups is not None:
             options["groups"] = shown_groups(self._groups)
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
+
+
+def _of_samples(mask: MaskOption, labels: Any, groups: GroupsOption, model: nn.Module) -> dict[str, Any]:
+    """What a user says of samples: which are real, what each is called, and of what group each is."""
+    read = {"mask": read_mask(mask), "labels": read_labels(labels)}
+    return {**read, "groups": read_groups(groups, model)}
 
 
 @by_name("the model and the batches", 2)

@@ -58,6 +58,7 @@ class Choice:
         """Shape (samples, rows): 1 where a row counts, 0 if it is padding, 2 of a sample not asked about."""
         if self.among is None:
             return self.real
+        # Not 0: padding is searched for numbers that are not finite, and each group would count them.
         says = np.full((self.samples, self.rows), _NOT_ASKED, np.uint8)
         says[self.among] = 1 if self.real is None else self.real[self.among]
         return says
@@ -69,6 +70,7 @@ class Choice:
         if among is None:
             return self
         if "picked" not in self.prepared:
+            # Without a mask where it leaves nothing out of these: kernels are faster then.
             real = None if self.real is None or self.real[among].all() else self.real[among]
             keep = np.searchsorted(among, self.keep)
             self.prepared["picked"] = Choice(len(among), self.rows, real, keep, self.slots)

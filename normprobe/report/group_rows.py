@@ -81,7 +81,8 @@ def group_table(tables: Tables, most: int) -> GroupTable | None:
 
 
 def _cells(wide: pd.DataFrame, layer: str, groups: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(format_number(float(wide.at[layer, group])) for group in groups)
+    row = wide.loc[layer].to_dict()
+    return tuple(format_number(float(row[group])) for group in groups)
 
 
 def _intro(counts: pd.Series, groups: tuple[str, ...], shown: int, total: int) -> str:

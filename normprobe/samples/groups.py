@@ -15,7 +15,7 @@ UNTOLD, UNLABELLED = 0, 1
 """The codes of samples of no group: which is which cannot be told, or they are said to be of none."""
 
 MOST_GROUPS = 1024
-"""Of so many groups each site holds sums of their own; more are a mistake, or tell samples apart one by one."""
+"""Of so many groups each site holds sums of their own; more are a mistake, or tell all samples apart."""
 
 
 @dataclass(eq=False)

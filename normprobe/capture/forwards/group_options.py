@@ -115,8 +115,8 @@ class GroupsByFunction:
         if len(shape) in (1, 2) and shape[0] in {batch.size, *lead}:
             return
         raise NormprobeError(
-            f"groups gave labels of shape {shape} for a batch of {batch.size}; (batch,) or (batch, positions) "
-            "is needed"
+            f"groups gave labels of shape {shape} for a batch of {batch.size}; (batch,) or (batch, "
+            "positions) is needed"
         )
 
 

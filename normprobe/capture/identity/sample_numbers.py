@@ -16,8 +16,18 @@ from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
-from normprobe.samples.groups import UNTOLD, Codes, group_codes, ragged_codes
-from normprobe.samples.layout import Assignment, Layout, assign, decide, fits, ragged, table_axes, time_axes
+from normprobe.samples.groups import UNTOLD, Codes, SampleGroups, group_codes, ragged_codes
+from normprobe.samples.layout import (
+    Assignment,
+    Grid,
+    Layout,
+    assign,
+    decide,
+    fits,
+    ragged,
+    table_axes,
+    time_axes,
+)
 from normprobe.samples.masks import Padding
 from normprobe.tables.records import FirstNonfinite, Holder
 from normprobe.vocabulary import INPUT
@@ -116,10 +126,11 @@ def place(
         first = site.unaligned  # a count of its own, so that no two samples have one number
         site.unaligned += leading[0] if leading else 1
     axis = _time_axis(time_axes(layout, leading, grid, padding), state, name, strides)
-    table, group_axis = None, None
-    if sequence.groups is not None and state.view.sample == "position":
-        table = sequence.groups.table(layout, leading, grid, padding)
-        group_axis = _group_axis(table, layout, extent, sequence, (axis, state, name, strides))
+    table = None if sequence.groups is None else _table_of(sequence, state, layout, leading)
+    group_axis = None
+    if table is not None:
+        axes = table_axes(layout, leading, grid, table.shape)
+        group_axis = axis if axis in axes else _time_axis(axes, state, name, strides)
     sizes = Sizes(layout, leading, inner, axis, state.view.sample, group_axis)
     # The sequence stands in the key by identity; it lives in `forward.sequences` as long as the key does.
     placement: Placement | None = forward.placements.get((sequence, sizes, first))
@@ -129,25 +140,30 @@ def place(
         # A text of a whole example is that of each of its samples, also where pixels or heads share them.
         if sequence.labelled and placement.aligned and name_examples(forward.labels):
             placement = replace(placement, named=True)
-        if (of := sequence.groups) is not None:
-            given = {"table": table, "axis": group_axis, "example": assignment.example - first}
-            codes = group_codes(of, layout, leading, grid, **given)
-            placement = replace(placement, groups=PlacedGroups(codes, of.names.names))
+        if sequence.groups is not None:
+            groups = _groups_at(sequence.groups, sizes, grid, table, assignment.example - first)
+            placement = replace(placement, groups=groups)
         forward.placements[sequence, sizes, first] = placement
     return placement
 
 
-def _group_axis(
-    table: Codes | None,
-    layout: Layout,
-    extent: Extent,
-    sequence: Sequence,
-    of_mask: tuple[int | None, LayerState, str, tuple[int, ...]],
-) -> int | None:
-    """The axis along which a table tells positions apart: that of the mask, if it may be."""
-    axes = [] if table is None else table_axes(layout, extent.leading, sequence.grid, table.shape)
-    axis, *given = of_mask
-    return axis if axis in axes else _time_axis(axes, *given)
+def _table_of(
+    sequence: Sequence, state: LayerState, layout: Layout, leading: tuple[int, ...]
+) -> Codes | None:
+    """The group of each position of what a layer works on; None where its samples are no positions."""
+    groups = sequence.groups
+    if groups is None or state.view.sample != "position":
+        return None
+    return groups.table(layout, leading, sequence.grid, sequence.padding)
+
+
+def _groups_at(
+    groups: SampleGroups, sizes: Sizes, grid: Grid, table: Codes | None, example: Codes
+) -> PlacedGroups:
+    codes = group_codes(
+        groups, sizes.layout, sizes.leading, grid, table=table, axis=sizes.group_axis, example=example
+    )
+    return PlacedGroups(codes, groups.names.names)
 
 
 def place_shifted(placement: Placement, forward: NumberedForward, examples: int) -> Placement:

@@ -16,7 +16,7 @@ _MOST_LETTERS = 12
 
 
 def group_lines(tables: Tables, terminal: Terminal) -> list[str]:
-    """The largest |value| that each group reads, at 5 layers at most; none where samples are not told apart."""
+    """The largest |value| that each group reads, at 5 layers at most; none where there are no groups."""
     found = group_table(tables, _MOST_ROWS)
     if found is None:
         return []
