@@ -66,7 +66,7 @@ def ratios(recording: normprobe.Recording) -> pd.DataFrame:
 def draw(recording: normprobe.Recording, found: pd.DataFrame, file: Path) -> None:
     """The ratios over depth, and the channels of the norm in the middle, the largest first."""
     figure, (over_depth, of_one) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    found.set_index(range(len(found)))[["all tokens", "without the first"]].plot(ax=over_depth, logy=True)
+    found.reset_index(drop=True)[["all tokens", "without the first"]].plot(ax=over_depth, logy=True)
     over_depth.set(xlabel="norms, in order of execution", ylabel="largest channel ÷ median channel")
     layer = str(found["layer"].iloc[len(found) // 2])
     features = recording.features.query("layer == @layer and site == 'input' and group == 'rest'")
