@@ -26,10 +26,11 @@ import torch
 from torch import nn
 
 import normprobe
+from normprobe.windows import rollups
 
 KINDS = ("SIGKILL", "SIGTERM", "exception")
-_WINDOW, _LONGEST = 2, 0.4
-"""Steps of a window, and seconds after which a run is killed at the latest."""
+_WINDOW, _ROLLUP, _LONGEST = 2, 3, 0.4
+"""Steps of a window, windows of a rollup, and seconds after which a run is killed at the latest."""
 
 
 @dataclass
@@ -102,6 +103,7 @@ def _run(kind: str, folder: Path, seconds: float, write: int) -> NoReturn:
     """Train and report each step that has ended, until something ends the process."""
     try:
         torch.set_num_threads(1)
+        rollups.SIZE = _ROLLUP
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         model = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 4))
         optimizer = torch.optim.SGD(model.parameters(), 0.01)

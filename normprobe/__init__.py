@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from normprobe.live_comparison import compare_live
     from normprobe.probe import Probe, record
     from normprobe.recording import Recording, load, merge
+    from normprobe.tables.measures.width_scaling import scaling
 
 _HOME = {
     "Comparison": "comparison",
@@ -57,6 +58,7 @@ _HOME = {
     "register_site": "capture.states.site_registry",
     "register_view": "layers.view_registry",
     "scalars": "integrations.metrics",
+    "scaling": "tables.measures.width_scaling",
     "swap_norms": "layers.norms.swap",
 }
 
@@ -84,6 +86,7 @@ __all__ = [
     "register_site",
     "register_view",
     "scalars",
+    "scaling",
     "swap_norms",
 ]
 

@@ -19,6 +19,7 @@ from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name,
 from normprobe.capture.forwards.phases import Phases
 from normprobe.capture.forwards.probe_options import (
     by_name,
+    check_distributions,
     check_finding_options,
     check_options,
     check_step,
@@ -83,6 +84,8 @@ class Probe:
         seed: int = 0,
         gradients: bool = False,
         scaler: Any = None,
+        kurtosis: bool = False,
+        quantiles: bool = False,
         on_finding: Callable[[Mapping[str, Any]], object] | None = None,
         stop_on: Literal["error", "warning"] | None = None,
     ) -> None:
@@ -124,6 +127,10 @@ class Probe:
             gradients: also measure the gradients of what layers read and write, at the sites
                 `input_gradient` and `output_gradient`.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
+            kurtosis: also measure the kurtosis of each layer, feature and kept sample, in a second pass over
+                each tensor; the tables have a column of it then.
+            quantiles: also count all numbers of each layer and site in bins, eight an octave, for
+                `Recording.quantiles`, `Recording.histogram` and what `Recording.fit` says of small values.
             on_finding: called with each finding once, as the window closes that shows it, or at the end of
                 the block: a mapping of the columns of `Recording.findings` and the window's ``phase``,
                 ``first_step`` and ``last_step``. What it raises goes through. Give ``window``, too.
@@ -139,6 +146,7 @@ class Probe:
         check_finding_options(on_finding, stop_on)
         self._filter, part = check_filters(layers, kinds), share_of(part, out)
         self.part, self._mask, self._groups, self._seed = name_of_part(part), mask, groups, seed
+        self._distributions = check_distributions(kurtosis, quantiles)
         self._callbacks = HookCallbacks(
             **_of_samples(mask, labels, groups, self.model),
             samples=None if samples == "all" else samples,
@@ -146,6 +154,7 @@ class Probe:
             phases=Phases(every, window),
             seed=seed_of(seed, process_name() if part is None else part),
             loss_scale=loss_scale(gradients, scaler),
+            distributions=self._distributions,
         )
         self._find_layers(mask)
         self._monitor = finding_monitor(on_finding, stop_on)
@@ -322,6 +331,7 @@ class Probe:
             "window": callbacks.forwards.phases.window,
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
+            **self._distributions._asdict(),
         }
         if self._groups is not None:
             options["groups"] = shown_groups(self._groups)

@@ -17,6 +17,7 @@ from normprobe.tables.frames import Tables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data
+from normprobe.tables.number_formats.recorded import RecordedDistributions
 from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables
 from normprobe.tables.unmeasured import check_measured
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Recording", "load", "merge"]
 
 
-class Recording(OverTime):
+class Recording(OverTime, RecordedDistributions):
     """Everything one probe measured, frozen; made by `Probe`, `record`, `load` and `merge`."""
 
     @property
@@ -43,7 +44,7 @@ class Recording(OverTime):
 
     @property
     def layers(self) -> pd.DataFrame:
-        """A row per layer and site that fired, in order of first execution; with groups, one for each."""
+        """A row per layer and site (and group) that fired, in order of first execution."""
         return self._tables.public("layers")
 
     @property
@@ -325,6 +326,7 @@ class Recording(OverTime):
         frames = {name: tables.public(name) for name in ("layers", "features", "samples", "ledger")}
         findings = self._found if findings is None else findings
         frames |= {} if tables.parameter_moments.empty else {"parameters": tables.parameters}
+        frames |= {} if tables.bin_counts.empty else {"quantiles": tables.quantiles}
         return {**frames, "findings": findings, "outliers": self.outliers()}
 
     def __repr__(self) -> str:
@@ -350,7 +352,8 @@ def load(path: str | Path) -> Recording:
         RecordingError: the file is missing, damaged, foreign, too large, or of a newer format.
     """
     if holds_windows(path):
-        return Recording.of_windows(WindowSeries(WindowFolder(path).windows()))
+        folder = WindowFolder(path)
+        return Recording.of_windows(WindowSeries(folder.windows(), folder.rollups()))
     return Recording(load_tables(Path(path)))
 
 

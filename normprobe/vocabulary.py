@@ -25,6 +25,9 @@ GROUP_RULES = ("special", "first", "modality", "generated")
 EXPORT_FORMATS = ("act-scales", "awq", "llm-compressor", "imatrix", "imatrix-dat")
 """The files for quantizers that a recording can be written as."""
 
+NUMBER_FORMATS = ("fp16", "bf16", "fp8_e4m3", "fp8_e5m2", "mxfp8", "nvfp4", "int8")
+"""The formats of few bits of which `Recording.fit` tells how they fit."""
+
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """How bad a finding is, the worst first."""

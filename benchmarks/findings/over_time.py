@@ -1,7 +1,8 @@
 """How often findings over time are right: recall on faults put into runs, false warnings of healthy runs.
 
-``python -m benchmarks.findings.over_time [--only NAME] [--seeds N]`` trains each healthy run, with validation
-in between, and each with its faults.
+``python -m benchmarks.findings.over_time [--held-out] [--only NAME] [--seeds N]`` trains each healthy run,
+with validation in between, and each with its faults; with ``--held-out`` those that no threshold was fitted
+on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 
 from benchmarks.findings.runs import HEALTHY_RUNS, RUN_FAULTS, WINDOW, RunFault, train
+from benchmarks.findings.runs_held_out import HELD_OUT_RUN_FAULTS, HELD_OUT_RUNS
 
 OVER_TIME = {fault.check for fault in RUN_FAULTS}
 
@@ -57,18 +59,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="runs whose name contains this")
     parser.add_argument("--seeds", type=int, default=2, help="how often each healthy run is trained")
+    parser.add_argument("--held-out", action="store_true", help="runs that no threshold was fitted on")
     asked = parser.parse_args()
+    runs, all_faults = (HELD_OUT_RUNS, HELD_OUT_RUN_FAULTS) if asked.held_out else (HEALTHY_RUNS, RUN_FAULTS)
     torch.set_num_threads(1)
     begun = time.process_time()
-    names = [name for name in HEALTHY_RUNS if asked.only in name]
+    names = [name for name in runs if asked.only in name]
     healthy = pd.DataFrame(
-        quiet(name, seed, train(HEALTHY_RUNS[name], seed=seed).findings())
+        quiet(name, seed, train(runs[name], seed=seed).findings())
         for name in names
         for seed in range(asked.seeds)
     )
     print(healthy.to_string(index=False))
-    mine = [fault for fault in RUN_FAULTS if fault.recipe in names]
-    faults = pd.DataFrame(judge(fault, train(HEALTHY_RUNS[fault.recipe], fault).findings()) for fault in mine)
+    mine = [fault for fault in all_faults if fault.recipe in names]
+    faults = pd.DataFrame(judge(fault, train(runs[fault.recipe], fault).findings()) for fault in mine)
     print("\n" + faults.to_string(index=False))
     totals = faults.groupby("check", sort=False)[["found", "right layer", "right step"]].agg(["sum", "count"])
     print("\n" + totals.to_string())

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from normprobe.capture.distribution_measurer import measurer_of
 from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.forward import Forward, Forwards
-from normprobe.capture.forwards.group_options import GroupedCall, GroupRule
+from normprobe.capture.forwards.group_options import GroupRule
 from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels
 from normprobe.capture.forwards.mask_options import GivenMasks, Mask
 from normprobe.capture.forwards.phases import Phases
@@ -31,10 +32,10 @@ from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why
 from normprobe.capture.identity.sample_numbers import named_labels
 from normprobe.capture.identity.sequences import SequenceFinder
 from normprobe.capture.layer_calls import CHANGED, LayerCalls
-from normprobe.capture.measure import Measurer
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_registry import TensorOf
 from normprobe.capture.window_contents import WindowContents
+from normprobe.kernels.distributions.options import NO_DISTRIBUTIONS, DistributionOptions
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
@@ -77,6 +78,7 @@ class HookCallbacks:
         seed: int,
         loss_scale: LossScale | None = None,
         groups: GroupRule | None = None,
+        distributions: DistributionOptions = NO_DISTRIBUTIONS,
     ) -> None:
         self.run_info = RunInfo()
         self._masks, self._labels, self._groups = GivenMasks(mask, self.run_info.note), labels, groups
@@ -88,19 +90,19 @@ class HookCallbacks:
         self.entered: set[int] = set()
         self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
-        self.function_capture, self._uncompiled = FunctionCapture(self), Uncompiled()
-        self._hooks = Hooks()
+        self.function_capture, self._uncompiled, self._hooks = FunctionCapture(self), Uncompiled(), Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
         self._several, self._no_grad = False, NoGrad()
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
-        measurer = Measurer(seed, samples, self._sequences.holds_padding)
-        self._measurer = measurer
+        make = measurer_of(distributions, grouped=groups is not None)
+        measurer = self._measurer = make(seed, samples, self._sequences.holds_padding)
         given = self.lock, measurer, self._no_grad, self.windows.enter
         self.gradients = None if loss_scale is None else GradientCapture(loss_scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
-        self._layer_hooks = layer_hooks(self._fast_hooks.layer, self.forwards, self._calls)
+        fast = measurer.layer_hooks(self._fast_hooks.layer)
+        self._layer_hooks = layer_hooks(fast, self.forwards, self._calls)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""
@@ -296,8 +298,7 @@ class HookCallbacks:
             with users_own():
                 forward.labels = named_labels(self._labels, forward, args, kwargs)
             if self._groups is not None:
-                named = self.forwards.named(forward.state.owner, args, kwargs)
-                forward.groups = self._groups.of(GroupedCall(named, args, kwargs, forward.batch))
+                forward.groups = self._groups.of(self.forwards.grouped_call(forward, args, kwargs))
         except BaseException:
             self.forwards.withdraw(forward)
             raise

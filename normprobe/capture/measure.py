@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from normprobe.capture.forwards.forward import Forward, Sequence
 from normprobe.capture.hooks.torch_internals import unmeasurable
-from normprobe.capture.identity.group_sums import add_arranged_groups, add_strided_groups
 from normprobe.capture.identity.no_data import is_no_data
 from normprobe.capture.identity.numbered import Numbered
 from normprobe.capture.identity.plan_cache import PlanCache
@@ -39,6 +37,9 @@ from normprobe.kernels.types import Accumulator, AxisRoles, Extremes
 from normprobe.layers.to_rows import Extent, arrange, by_graph, extent_of
 from normprobe.vocabulary import INPUT, OUTPUT, site_of
 
+MakeHooks = Callable[
+    [LayerState, Callable[..., None], Callable[..., None]], tuple[Callable[..., None], Callable[..., None]]
+]
 HoldsPadding = Callable[[Extent, Forward, Sequence], bool]
 MOST_RECENT = 8
 """Of how many tensors a forward holds the moments, for other layers that read them."""
@@ -85,6 +86,10 @@ class Measurer:
         self._compiled = dispatch.compiled()
         self._small = 0 if self._compiled is None else self._compiled.SMALL
         self._plans = PlanCache(seed)
+
+    def layer_hooks(self, fast: MakeHooks) -> MakeHooks:
+        """What makes the hooks of layers: the extension's, which measure what this measures."""
+        return fast
 
     def begin(self, forward: Forward) -> None:
         """Give a forward what measuring in it needs: room for recent moments, and plans where they hold."""
@@ -153,9 +158,9 @@ class Measurer:
             return
         raw = select_rows(selection, forward, observation.site.counters.rows, self.seed)
         if graphs:
-            _add_arranged(observation, by_graph(tensor.detach(), numbered.graphs)[0], selection, raw)
+            self._add_arranged(observation, by_graph(tensor.detach(), numbered.graphs)[0], selection, raw)
         elif not self._add_strided(observation, selection, raw):
-            _add_arranged(observation, _values(observation), selection, raw)
+            self._add_arranged(observation, arranged_values(observation), selection, raw)
         _count(observation, selection, raw, dtype)
 
     def recent(self) -> tuple[Any, int]:
@@ -182,9 +187,9 @@ class Measurer:
         # A batch norm's statistics are over the padding, too: what it saw is summed beside what is real.
         padded = observation.state.view.kind == "batch_norm" and selection.choice.real is not None
         if padded or site.seen is not None:
-            _add_padded(observation, _values(observation), selection, raw, padded=padded)
+            self._add_padded(observation, arranged_values(observation), selection, raw, padded=padded)
         elif not self._add_strided(observation, selection, raw):
-            _add_arranged(observation, _values(observation), selection, raw)
+            self._add_arranged(observation, arranged_values(observation), selection, raw)
         elif _is_repeatable(observation, selection):
             self._plans.make(
                 observation.state,
@@ -230,7 +235,7 @@ class Measurer:
         selection = select(placement, forward, observation.repeat, site.counters.samples, sizes=sizes)
         if _fits(observation, values.shape[2]):
             raw = select_rows(selection, forward, site.counters.rows, self.seed)
-            _add_arranged(observation, values, selection, raw)
+            self._add_arranged(observation, values, selection, raw)
             _count(observation, selection, raw)
             return selection
         return None
@@ -244,7 +249,7 @@ class Measurer:
         selection = select(placement, forward, observation.repeat, site.counters.samples, sizes=sizes)
         if _fits(observation, values.shape[2]):
             raw = select_rows(selection, forward, site.counters.rows, self.seed)
-            _add_arranged(observation, values, selection, raw)
+            self._add_arranged(observation, values, selection, raw)
             _count(observation, selection, raw)
             return selection
         return None
@@ -256,23 +261,53 @@ class Measurer:
             return False
         assert self._compiled is not None
         prepared, state = self._compiled.compiled_choice, forward.state
+        choice = prepared(selection.choice)
         raw_choice = None if raw.choice is None else prepared(raw.choice)
-
-        def observe(held: Any, choice: Choice, raw: Any = None) -> Any:
-            given = observation.tensor, prepared(choice), raw, state.recent, state.threads, self._small
-            return held.observe(*given)
-
-        if selection.groups is not None:
-            own = selection.kept or (None if raw_choice is None else selection.choice)
-            if own is not None and observe(site.counters.state, own, raw_choice) is False:
-                return False
-            return add_strided_groups(site, selection, forward, observe)
-        extremes = observe(site.counters.state, selection.choice, raw_choice)
+        extremes = site.counters.state.observe(
+            observation.tensor, choice, raw_choice, state.recent, state.threads, self._small
+        )
         if extremes is False:
             return False
         if extremes is not None:  # new ones
             record_extremes(site, Extremes(*extremes), selection.placement, forward)
         return True
+
+    def _add_arranged(
+        self, observation: Observation, values: Tensor, selection: Selection, raw: RawSelection
+    ) -> None:
+        """Add a tensor that was arranged as (samples, rows, features)."""
+        site = observation.site
+        assert site.accumulator is not None
+        if raw.choice is not None:
+            site.accumulator.keep(values, raw.choice)
+        moments = measured_moments(observation, values, selection.choice, site.accumulator)
+        extremes = site.accumulator.merge(moments, selection.choice)
+        if extremes.nonfinite is not None:
+            extremes = extremes._replace(nonfinite=first_nonfinite(values, selection.choice.real))
+        record_extremes(site, extremes, selection.placement, observation.forward)
+
+    def _add_padded(
+        self,
+        observation: Observation,
+        values: Tensor,
+        selection: Selection,
+        raw: RawSelection,
+        *,
+        padded: bool,
+    ) -> None:
+        """Add a tensor of a channel norm that reads padding: from the first such call on all rows, too."""
+        site, unpadded = observation.site, None
+        if site.seen is None and padded and site.counters.calls:
+            unpadded = site.totals().features
+        self._add_arranged(observation, values, selection, raw)
+        if site.seen is None:
+            site.unpadded, site.seen = (
+                unpadded,
+                dispatch.accumulator(values.shape[2], AxisRoles(), values.device),
+            )
+            # The extension reads a tensor once, for one set of sums: from now on it must not.
+            site.counters.state = None
+        site.seen.add(values, Choice(selection.choice.samples, selection.choice.rows))
 
 
 def _is_repeatable(observation: Observation, selection: Selection) -> bool:
@@ -300,8 +335,7 @@ def _fits(observation: Observation, width: int) -> bool:
     # Each window sums anew.
     if site.accumulator is None and width == site.width:
         axis_roles = AxisRoles(view.axis, view.trailing, view.unbatched, view.sample == "example")
-        site.new_accumulator = partial(dispatch.accumulator, width, axis_roles, observation.tensor.device)
-        site.accumulator = site.new_accumulator()
+        site.accumulator = dispatch.accumulator(width, axis_roles, observation.tensor.device)
         site.counters.state = site.accumulator.state
     if width == site.width:
         return True
@@ -311,33 +345,16 @@ def _fits(observation: Observation, width: int) -> bool:
     return False
 
 
-def _values(observation: Observation) -> Tensor:
+def arranged_values(observation: Observation) -> Tensor:
     """The tensor arranged as (samples, rows, features)."""
     # Detached, so that what is kept of it holds no graph.
     tensor = observation.tensor.detach()
     return arrange(observation.state.view, tensor.dequantize() if tensor.is_quantized else tensor).values
 
 
-def _add_arranged(observation: Observation, values: Tensor, selection: Selection, raw: RawSelection) -> None:
-    """Add a tensor that was arranged as (samples, rows, features)."""
-    site = observation.site
-    assert site.accumulator is not None
-    if raw.choice is not None:
-        site.accumulator.keep(values, raw.choice)
-    if selection.groups is not None:
-        measure = partial(_moments, observation)
-        if selection.kept is not None:
-            site.accumulator.merge(measure(values, selection.kept, site.accumulator), selection.kept)
-        add_arranged_groups(site, values, selection, observation.forward, measure)
-        return
-    moments = _moments(observation, values, selection.choice, site.accumulator)
-    extremes = site.accumulator.merge(moments, selection.choice)
-    if extremes.nonfinite is not None:
-        extremes = extremes._replace(nonfinite=first_nonfinite(values, selection.choice.real))
-    record_extremes(site, extremes, selection.placement, observation.forward)
-
-
-def _moments(observation: Observation, values: Tensor, choice: Choice, accumulator: Accumulator) -> Any:
+def measured_moments(
+    observation: Observation, values: Tensor, choice: Choice, accumulator: Accumulator
+) -> Any:
     """The tensor's moments, once for all layers that read it, unless it was written to in between.
 
     An entry is trusted if it is of the very tensor (by a weak reference: an id is used again once a tensor is
@@ -354,21 +371,6 @@ def _moments(observation: Observation, values: Tensor, choice: Choice, accumulat
             del recent[next(iter(recent))]
         recent[key] = weakref.ref(tensor), choice, accumulator.measure(values, choice)
     return recent[key][2]
-
-
-def _add_padded(
-    observation: Observation, values: Tensor, selection: Selection, raw: RawSelection, *, padded: bool
-) -> None:
-    """Add a tensor of a channel norm that reads padding: from the first such call on all rows, too."""
-    site, unpadded = observation.site, None
-    if site.seen is None and padded and site.counters.calls:
-        unpadded = site.totals().features
-    _add_arranged(observation, values, selection, raw)
-    if site.seen is None:
-        site.unpadded, site.seen = unpadded, dispatch.accumulator(values.shape[2], AxisRoles(), values.device)
-        # The extension reads a tensor once, for one set of sums: from now on it must not.
-        site.counters.state = None
-    site.seen.add(values, Choice(selection.choice.samples, selection.choice.rows))
 
 
 def _count(

@@ -16,6 +16,7 @@ from normprobe.cli import printing
 from normprobe.cli.compare_command import compare
 from normprobe.cli.error_lines import with_error_lines
 from normprobe.cli.exit_status import exit_if_found, failing
+from normprobe.cli.fit_command import fit
 from normprobe.cli.load_or_measure import is_recording, recorded, recording_of
 from normprobe.cli.options import Request, debug, grouping, measuring, quietly, request_of
 from normprobe.cli.output_paths import check_file, check_folder
@@ -214,3 +215,4 @@ def explain(check: str | None) -> None:
 
 main.add_command(report)
 main.add_command(compare)
+main.add_command(fit)

@@ -203,6 +203,8 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
             kinds=request.kinds or None,
             samples=request.samples,
             groups=_groups(model, request),
+            kurtosis=request.kurtosis,
+            quantiles=request.quantiles,
             labels=inputs.labels,
         )
     except NormprobeError:

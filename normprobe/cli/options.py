@@ -33,6 +33,8 @@ class Request:
         samples: how many samples are kept a layer, or ``all``.
         weights: a file of weights for a model from a callable.
         trust_remote_code: whether code of the checkpoint may run.
+        kurtosis: whether kurtosis is measured, too.
+        quantiles: whether values are counted in bins, too.
         name: what to call the model; None for its own name, with the file of its weights.
         groups: how samples are told apart, one of `GROUP_RULES`; None for not at all.
         written: the names of those that stand on the command line, not in settings, for messages.
@@ -49,6 +51,8 @@ class Request:
     samples: int | str
     weights: str | None
     trust_remote_code: bool
+    kurtosis: bool = False
+    quantiles: bool = False
     name: str | None = None
     groups: str | None = None
     written: tuple[str, ...] = ()
@@ -136,6 +140,8 @@ _MEASURING = [
     ),
     click.option("--kinds", multiple=True, type=Kinds(), help=f"Only these kinds: {', '.join(KINDS)}."),
     click.option("--samples", default=1024, type=Samples(), show_default=True, help="Samples kept a layer."),
+    click.option("--kurtosis", is_flag=True, help="Measure the kurtosis of layers, features, samples too."),
+    click.option("--quantiles", is_flag=True, help="Count all values in bins too, for quantiles and fit."),
     click.option("--weights", metavar="FILE", help="Safetensors or state dict for module.py:callable."),
     click.option("--name", metavar="TEXT", help="What to call the model in titles and documents."),
     click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the checkpoint."),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan", "gone": "green"}
 _TAG = re.compile(r"^(error|warning|note|gone)(?= )", re.MULTILINE)
+_MOST_SITES = 12
 _REASON = 24  # columns of a terminal that a reason gets at least
 
 
@@ -83,6 +84,17 @@ def print_findings(recording: Recording, findings: pd.DataFrame, *, err: bool = 
 def print_comparison(comparison: Comparison) -> None:
     """Print the answer of a comparison, and the layers it rests on."""
     click.echo(str(comparison.summary()))
+
+
+def print_fit(table: pd.DataFrame) -> None:
+    """Print the sites that a format fits worst, those with most noise first, and how many there are."""
+    columns = ["layer", "site", "abs_max", "headroom", "below_normal", "scaled_flushed", "snr_db"]
+    gains = [name for name in ("channel_gain_db", "block_snr_db") if table[name].notna().any()]
+    shown = table.nsmallest(_MOST_SITES, "snr_db")[[*columns, *gains]]
+    # What is unknown of this format, or of this recording, takes no room.
+    click.echo(shown.dropna(axis=1, how="all").to_string(index=False, float_format="{:.4g}".format))
+    if len(table) > len(shown):
+        click.echo(f"{len(table) - len(shown):,} more sites fit better.")
 
 
 def print_report_file(page: Path, earlier: str) -> None:

@@ -16,6 +16,7 @@ from normprobe.figures.plots.outlier_map import outlier_map
 from normprobe.figures.plots.over_time import over_time
 from normprobe.figures.plots.running_statistics import running_statistics
 from normprobe.figures.plots.samples_through_depth import samples_through_depth
+from normprobe.figures.plots.width_scaling import width_scaling
 from normprobe.figures.rendering import Rendered, available, render, render_divergence
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "render_divergence",
     "running_statistics",
     "samples_through_depth",
+    "width_scaling",
 ]
 
 

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 class Nonfinite(Check):
     """NaN or Inf appears: everything computed from it is wrong.
 
-    The layers are read in order of execution, the input of each before its output. A layer that turns a
-    finite input into NaN or Inf is named, one finding for each such layer. If the first such values stand in
-    an *input*, no probed layer made them: an operation between two layers did (a division by 0, a logarithm,
-    a softmax over a row that is masked throughout, an overflow in fp16), or the data hold them. A layer that
-    is called several times in a forward may read what it made itself: there a layer counts as the maker if a
-    larger share of its output than of its input is NaN or Inf.
+    The layers are read in order of execution, the input of each before its output, in the first forward that
+    has such values. A layer that turns a finite input into NaN or Inf is named, one finding for each such
+    layer; in training none that came later, for the next step carries them into every weight. If the first
+    such values stand in an *input*, no probed layer made them: an operation between two layers did (a
+    division by 0, a logarithm, a softmax over a row that is masked throughout, an overflow in fp16), or the
+    data hold them. A layer that is called several times in a forward may read what it made itself: there a
+    layer counts as the maker if a larger share of its output than of its input is NaN or Inf.
 
     The message says why, where it is known: a weight or running statistic that itself holds NaN or Inf (and
     which further ones do, whose effect cannot be seen behind the first), an overflow of the dtype, a running
@@ -60,10 +61,9 @@ class Nonfinite(Check):
         bad = (layers["nonfinite"] + layers["nonfinite_masked"]).gt(0)
         if not bad.any():
             return []
-        # With both sites, also where all layers were measured at one of them.
-        wide = bad.unstack("site", fill_value=False).reindex(columns=[INPUT, OUTPUT], fill_value=False)
-        first = bad.index[bad].tolist()[0]
-        makers = list(wide.index[~wide[INPUT] & wide[OUTPUT]])
+        began = _in_first_forward(tables, layers, bad)
+        first = bad.index[began].tolist()[0]
+        makers = list(dict.fromkeys([*_makers(began), *_makers(bad & ~_learned(tables, layers, began))]))
         # A layer called again reads what it wrote the call before: there its input holds NaN, too.
         around = _makers_in_a_loop(layers) if first[1] == INPUT and not makers else []
         sites = [(layer, OUTPUT) for layer in makers or around[:1]]
@@ -72,7 +72,14 @@ class Nonfinite(Check):
         affected = tuple(dict.fromkeys(bad.index[bad].get_level_values("layer")))
         hidden = hidden_behind(tables, [layer for layer, _ in sites])
         return [
-            self._finding(tables, layers, site, affected, hidden if site == sites[0] else "")
+            self._finding(
+                tables,
+                layers,
+                site,
+                affected,
+                hidden=hidden if site == sites[0] else "",
+                finite=site[0] in makers,
+            )
             for site in sites
         ]
 
@@ -82,7 +89,9 @@ class Nonfinite(Check):
         layers: pd.DataFrame,
         where: tuple[str, str],
         affected: tuple[str, ...],
+        *,
         hidden: str,
+        finite: bool,
     ) -> Finding:
         layer, site = where
         row = row_of(layers, layer, site)
@@ -90,7 +99,7 @@ class Nonfinite(Check):
         # In padding alone it may be harmless: masked out before it reaches a real row.
         spread = layers["nonfinite"][layers["depth"] >= row["depth"]].gt(0).any()
         padding, count = " in padding rows only" if not real else "", real or masked
-        origin = _before(layers, row) if site == INPUT else _within(layers, layer)
+        origin = _before(layers, row) if site == INPUT else _within(layers, layer, finite)
         cause = cause_of(tables, layers, layer, site)
         held = _first(tables, row, layer, site) if real else _NO_TIME
         later = affected[affected.index(layer) :]
@@ -118,6 +127,32 @@ class Nonfinite(Check):
         )
 
 
+def _makers(bad: pd.Series) -> list[str]:
+    """The layers that read finite values only and write others, in order of execution."""
+    # With both sites, also where all layers were measured at one of them.
+    wide = bad.unstack("site", fill_value=False).reindex(columns=[INPUT, OUTPUT], fill_value=False)
+    wide = wide.reindex(bad.index.get_level_values("layer").drop_duplicates())
+    return [str(layer) for layer in wide.index[~wide[INPUT] & wide[OUTPUT]]]
+
+
+def _in_first_forward(tables: Tables, layers: pd.DataFrame, bad: pd.Series) -> pd.Series:
+    """The sites that held NaN or Inf in the first forward with any; all of them where it is not known."""
+    calls = layers["nonfinite_call"]
+    # Parts number their forwards each by itself; and of padding and accelerators none is known.
+    if len(tables.facts["parts"]) > 1 or calls[bad].isna().any():
+        return bad
+    found: pd.Series = bad & (calls == calls[bad].min()).fillna(False).astype(bool)
+    return found
+
+
+def _learned(tables: Tables, layers: pd.DataFrame, began: pd.Series) -> pd.Series:
+    """The sites that a network that trains came to later than that forward: its weights took them over."""
+    trains = tables.ledger_base["grad"].fillna("").str.split("; ").map(lambda modes: "grad" in modes)
+    later = layers["nonfinite_step"] > layers["nonfinite_step"][began].min()
+    found: pd.Series = later.fillna(False).astype(bool) & bool(trains.any())
+    return found
+
+
 def _because(cause: Cause | None) -> str:
     return "" if cause is None else f": {cause.words}"
 
@@ -129,11 +164,10 @@ def _before(layers: pd.DataFrame, row: Any) -> str:
     return f"made by an operation after {earlier[-1][0]}"
 
 
-def _within(layers: pd.DataFrame, layer: str) -> str:
-    read = layers["nonfinite"].get((layer, INPUT))
-    if read is None:
+def _within(layers: pd.DataFrame, layer: str, finite: bool) -> str:
+    if (layer, INPUT) not in layers.index:
         return "written by a layer whose input was not measured"
-    return "out of a finite input" if read == 0 else "more than it reads over all its calls"
+    return "out of a finite input" if finite else "more than it reads over all its calls"
 
 
 class _When(NamedTuple):

@@ -11,6 +11,8 @@ INPUT: int
 OUTPUT: int
 MOMENT_FIELDS: tuple[str, ...]
 SAMPLE_FIELDS: int
+CENTRAL_FIELDS: int
+BINS: int
 
 def hashes(seed: int, example: NDArray[Any], position: NDArray[Any], /) -> bytes: ...
 
@@ -53,6 +55,25 @@ class AccumulatorState:
     def keep(self, tensor: torch.Tensor, choice: CompiledChoice, /) -> bool: ...
     def nbytes(self) -> int: ...
     def fields(self, slots: int, raw: int, /) -> tuple[bytes, bytes, float, float, float, bytes, int]: ...
+
+class Distribution:
+    def __new__(
+        cls,
+        features: int,
+        axis: int,
+        trailing: int,
+        unbatched: int,
+        by_outer: bool,
+        kurtosis: bool,
+        quantiles: bool,
+        /,
+    ) -> Distribution: ...
+    def measure(
+        self, tensor: torch.Tensor, choice: CompiledChoice, threads: int, small: int, /
+    ) -> Distribution | None: ...
+    def add(self, found: Distribution, choice: CompiledChoice, /) -> None: ...
+    def fields(self, slots: int, /) -> tuple[bytes, bytes, bytes]: ...
+    def nbytes(self) -> int: ...
 
 class SiteCounters:
     samples: Any

@@ -53,7 +53,7 @@ class TorchAccumulator:
         """Add the moments of a tensor."""
         if len(choice.slots):
             kept = torch.stack([getattr(found.kept, name) for name in SampleMoments.__match_args__], 1)
-            self._kept = _put(self._kept, kept, choice.slots)
+            self._kept = put_in_slots(self._kept, kept, choice.slots)
         scalars = (found.within_sum, found.within_count, found.nonfinite_masked)
         self._scalars = self._scalars + torch.stack(scalars)
         self._update_holders(found, choice)
@@ -65,7 +65,7 @@ class TorchAccumulator:
         rows = values.to(self._device).flatten(0, 1).index_select(0, sent(choice, "raw", self._device))
         if values.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             self._raw = self._raw.to(torch.float64)
-        self._raw = _put(self._raw, rows.to(self._raw.dtype), choice.raw_slots)
+        self._raw = put_in_slots(self._raw, rows.to(self._raw.dtype), choice.raw_slots)
 
     def totals(self, slots: int, raw_slots: int) -> Totals:
         """Everything so far, read from the device."""
@@ -127,7 +127,7 @@ def sent(choice: Choice, name: str, device: torch.device) -> Tensor:
     return tensor
 
 
-def _put(held: Tensor, rows: Tensor, slots: NDArray[np.int64]) -> Tensor:
+def put_in_slots(held: Tensor, rows: Tensor, slots: NDArray[np.int64]) -> Tensor:
     """The rows in their slots, in as much more room as that needs."""
     if len(slots) == 0:
         return held

@@ -22,6 +22,7 @@ from normprobe.kernels._cpu import (
     CompiledChoice,
     ContainerHook,
     CurrentForward,
+    Distribution,
     ForwardState,
     LayerHook,
     Lock,
@@ -44,6 +45,7 @@ __all__ = [
     "CompiledAccumulator",
     "ContainerHook",
     "CurrentForward",
+    "Distribution",
     "ForwardState",
     "LayerHook",
     "Lock",
@@ -53,6 +55,7 @@ __all__ = [
     "compiled_choice",
     "hashes",
     "measure",
+    "plain",
     "set_empty_hook",
     "threads",
     "versions",
@@ -131,7 +134,7 @@ class CompiledAccumulator:
         rows = values.flatten(0, 1)[torch.from_numpy(choice.raw)]
         # Only the chosen rows are copied, so they are numbered anew; their slots stay.
         copied = Choice(len(rows), 1, raw=np.arange(len(rows)), raw_slots=choice.raw_slots)
-        self.state.keep(_as_read(_plain(rows), self._axis_roles), compiled_choice(copied))
+        self.state.keep(_as_read(plain(rows), self._axis_roles), compiled_choice(copied))
 
     def totals(self, slots: int, raw_slots: int) -> Totals:
         """Everything so far."""
@@ -173,11 +176,11 @@ class CompiledAccumulator:
 
     def measure(self, values: Tensor, choice: Choice) -> BatchMoments:
         """Moments of a tensor of shape (samples, rows, features), and of the samples chosen of it."""
-        plain = _plain(values)
-        found = self._reader.measure(plain, compiled_choice(choice), threads(), SMALL)
+        tensor = plain(values)
+        found = self._reader.measure(tensor, compiled_choice(choice), threads(), SMALL)
         if found is None:
             # Strides the extension does not walk: one copy is cheaper than leaving the tensor out.
-            found = self._reader.measure(plain.contiguous(), compiled_choice(choice), threads(), SMALL)
+            found = self._reader.measure(tensor.contiguous(), compiled_choice(choice), threads(), SMALL)
         assert found is not None
         return found
 
@@ -196,7 +199,7 @@ def _as_read(rows: Tensor, axis_roles: AxisRoles) -> Tensor:
     return (rows if axis else rows.T).reshape(shape)
 
 
-def _plain(values: Tensor) -> Tensor:
+def plain(values: Tensor) -> Tensor:
     """The tensor on the CPU, in a type that the extension reads."""
     values = values.detach()
     if values.device.type != "cpu":

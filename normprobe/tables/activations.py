@@ -19,6 +19,8 @@ def of_activations(
     sample_moments: pd.DataFrame,
     rows: pd.DataFrame,
     row_values: NDArray[Any],
+    *,
+    bin_counts: pd.DataFrame,
 ) -> dict[str, Any] | None:
     """The frames of the places that are none of a gradient; None where all are."""
     kept = ~sites["site"].isin(GRADIENT_SITES).to_numpy()
@@ -35,6 +37,7 @@ def of_activations(
         ),
         "sample_moments": _moved("sample_moments", sample_moments, kept, number),
         "rows": _moved("rows", rows, kept, number),
+        "bin_counts": _moved("bin_counts", bin_counts, kept, number),
         "row_values": row_values[np.repeat(of_rows, np.diff(bounds))],
     }
 

@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments
-from normprobe.tables.columns import BASE, OPTIONAL, missing
+from normprobe.tables.columns import BASE, OPTIONAL, POWERS, missing
+from normprobe.tables.power_moments import power_columns
 from normprobe.tables.records import FirstNonfinite, Holder, Kept, LayerRecord, SiteRecord, valid_text
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -113,7 +114,8 @@ def feature_frame(every: Sequence[Place]) -> pd.DataFrame:
         columns[name] = _joined(getattr(moments, field) for moments in seen)
     for name, at in VECTORS.items():
         columns[name] = _joined(_vector(place, name, at) for place in every)
-    return pd.DataFrame(columns)
+    held = [place.site.distribution for place in every]
+    return pd.DataFrame(columns | power_columns(held, [place.width for place in every]))
 
 
 def _seen(place: Place) -> Moments:
@@ -140,8 +142,11 @@ def _joined(arrays: Any) -> NDArray[Any]:
 def sample_frame(every: Sequence[Place]) -> pd.DataFrame:
     """A row per place and kept sample: its identity and moments."""
     kept = [place.site.samples for place in every]
-    data = np.concatenate([np.empty((0, len(SAMPLE_MOMENTS))), *(k.data for k in kept if k is not None)])
-    return _identities(kept).assign(**dict(zip(SAMPLE_MOMENTS, data.T, strict=True)))
+    data = [k.data for k in kept if k is not None]
+    # All have the third and fourth moments, or none.
+    names = (*SAMPLE_MOMENTS, *POWERS)[: data[0].shape[1] if data else len(SAMPLE_MOMENTS)]
+    joined = np.concatenate([np.empty((0, len(names))), *data])
+    return _identities(kept).assign(**dict(zip(names, joined.T, strict=True)))
 
 
 def row_frame(every: Sequence[Place]) -> tuple[pd.DataFrame, NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -167,24 +168,101 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "update_ratio": (REAL, "update_rms ÷ the root mean square of the parameter ahead of these steps"),
 }
 
+QUANTILES: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "kind": (TEXT, "kind of the layer"),
+    "site": (TEXT, "input or output"),
+    "count": (WHOLE, "finite values"),
+    "zeros": (WHOLE, "how many of them are exactly 0"),
+    **{
+        f"p{share}": (REAL, f"the value at or below which {share} % of them lie")
+        for share in ("0.1", "1", "5", "25", "50", "75", "95", "99", "99.9")
+    },
+    "bound": (REAL, "how far off a quantile of the row is at most, as a share of it: the width of its bin"),
+}
+
+_OF_FIT: dict[str, tuple[str, str]] = {
+    "format": (TEXT, "name of the format"),
+    "count": (WHOLE, "finite values"),
+    "abs_max": (REAL, "largest |value|"),
+    "headroom": (
+        REAL,
+        "octaves from there to the format's largest number; missing of formats that are always scaled",
+    ),
+    "overflows": (TRUTH, "whether the largest |value| is beyond it; missing likewise"),
+}
+FIT: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "kind": (TEXT, "kind of the layer"),
+    "site": (TEXT, "input or output"),
+    **_OF_FIT,
+    "overflow_share": (REAL, "share of values beyond it; missing where some are and none were counted"),
+    "below_normal": (REAL, "share below the smallest normal number, zeros aside; missing without counts"),
+    "flushed": (REAL, "share below half of the smallest number, which a cast makes 0; missing likewise"),
+    "scale": (REAL, "what to divide the tensor by, so that its largest |value| fits"),
+    "scaled_below_normal": (REAL, "below_normal under this scale"),
+    "scaled_flushed": (REAL, "flushed under this scale"),
+    "snr_db": (REAL, "signal over the noise of rounding, one scale for the tensor"),
+    "snr_from": (TEXT, "what that is estimated from: counts of all values, or moments of features"),
+    "channel_gain_db": (
+        REAL,
+        "what a scale for each feature adds to it, from moments of features; missing of block formats",
+    ),
+    "static_block_snr_db": (
+        REAL,
+        "the same with a scale for each block of features, one for all rows, from moments of features",
+    ),
+    "block_snr_db": (REAL, "signal over noise of the kept rows, whose blocks each have a scale of their own"),
+    "block_gain_db": (REAL, "what these scales add to that of the same rows under one scale"),
+}
+FIT_FEATURES: dict[str, tuple[str, str]] = {
+    "layer": (TEXT, "qualified name of the module"),
+    "kind": (TEXT, "kind of the layer"),
+    "site": (TEXT, "input or output"),
+    "feature": (WHOLE, "index of the feature, from 0"),
+    **_OF_FIT,
+    "scale": (REAL, "what to divide the feature by, so that its largest |value| fits"),
+    "snr_db": (REAL, "signal over the noise of rounding it, one scale for the tensor"),
+    "channel_gain_db": (REAL, "what a scale of its own adds; missing of block formats"),
+}
+
+KURTOSIS = "kurtosis"
+_POPULATION = (
+    "population kurtosis (m4 ÷ m2²; 3 of a normal distribution) of {}; with `Probe(kurtosis=True)` alone"
+)
+ON_REQUEST = {
+    table: {KURTOSIS: (REAL, _POPULATION.format(of))}
+    for table, of in (
+        ("layers", "all finite values"),
+        ("features", "the feature's finite values"),
+        ("samples", "the sample's finite values"),
+    )
+}
+"""Columns behind all others, which a table has where a probe was asked for them."""
+
 TABLES = {
-    "layers": LAYERS,
-    "features": FEATURES,
-    "samples": SAMPLES,
+    "layers": LAYERS | ON_REQUEST["layers"],
+    "features": FEATURES | ON_REQUEST["features"],
+    "samples": SAMPLES | ON_REQUEST["samples"],
     "ledger": LEDGER,
     "outliers": OUTLIERS,
     "parameters": PARAMETERS,
+    "quantiles": QUANTILES,
+    "fit(format)": FIT,
+    'fit(format, by="feature")': FIT_FEATURES,
 }
 
 _OF_UNIT = {
-    "value": "abs_median abs_max weight bias running_mean seen_mean",
+    "value": "p0.1 p1 p5 p25 p50 p75 p95 p99 p99.9 abs_median abs_max weight bias running_mean seen_mean",
     "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
-    "share": "momentum",
-    "ratio": "feature_ratio ratio update_ratio",
-    "count": "num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked size "
-    "steps weight_nonfinite gradient_nonfinite skipped updates",
+    "share": "momentum bound overflow_share below_normal flushed scaled_below_normal scaled_flushed",
+    "octave": "headroom",
+    "dB": "snr_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
+    "ratio": "feature_ratio ratio update_ratio kurtosis scale",
+    "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked "
+    "size steps weight_nonfinite gradient_nonfinite skipped updates",
     "index": "depth feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
     "nonfinite_position nonfinite_feature",
@@ -196,8 +274,19 @@ UNITS = {
 """The unit of every column of numbers; ``value`` is the unit of the layer's own values."""
 
 
-def shaped(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
-    """The frame with exactly these columns, in order, each of its dtype."""
+def shaped(
+    frame: pd.DataFrame, columns: dict[str, tuple[str, str]], on_request: str | None = None
+) -> pd.DataFrame:
+    """The frame with exactly these columns, in order, each of its dtype.
+
+    Args:
+        frame: the frame.
+        columns: what it has.
+        on_request: the table whose columns of `ON_REQUEST` it has, too, where they were asked for.
+    """
+    if on_request is not None:
+        asked = ON_REQUEST[on_request]
+        columns = {**columns, **{name: asked[name] for name in asked if name in frame}}
     return _cast(frame, {name: dtype for name, (dtype, _) in columns.items()})
 
 
@@ -257,6 +346,7 @@ BASE: dict[str, dict[str, str]] = {
         },
     },
     "rows": _IDENTITY,
+    "bin_counts": dict.fromkeys(("place", "bin", "count"), WHOLE),
     "labels_base": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
     "parameter_moments": {
         **{"layer": TEXT, "parameter": TEXT, "size": WHOLE},
@@ -273,8 +363,10 @@ index of its part in ``meta["parts"]``, and the features of all places follow on
 do those of groups.
 """
 
-LATER = ("parameter_moments", "group_sites", "group_moments")
-"""Frames that files of before lack, as do those in which they would be empty."""
+POWERS = ("m3", "m4")
+"""Columns of features' and samples' moments that are there where kurtosis was measured."""
+
+HAVE_POWERS = ("feature_moments", "sample_moments")
 
 OPTIONAL = {
     "sites": frozenset(_FIRST_NONFINITE),
@@ -282,19 +374,8 @@ OPTIONAL = {
     "group_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
     "ledger_base": frozenset(
         (
-            "settings",
-            "normalizes",
-            "unmasked",
-            "groups",
-            "activation",
-            "momentum",
-            "running_dtype",
-            "statistics",
-            "train_in_eval",
-            "processes",
-            "weights",
-            "num_batches_tracked",
-            "gradients",
+            *("settings", "normalizes", "unmasked", "groups", "activation", "momentum", "running_dtype"),
+            *("statistics", "train_in_eval", "processes", "weights", "num_batches_tracked", "gradients"),
         )
     ),
 }
@@ -309,4 +390,10 @@ def missing(dtype: Any, size: int) -> Any:
 
 def based(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """A base frame with exactly its columns, in order, each of its dtype."""
-    return _cast(frame, BASE[name])
+    return _cast(frame, base_columns(name, frame))
+
+
+def base_columns(name: str, held: Container[str]) -> dict[str, str]:
+    """The columns of a base frame and their dtypes; with `POWERS` if what it holds has them."""
+    powers = POWERS if name in HAVE_POWERS and POWERS[0] in held else ()
+    return {**BASE[name], **dict.fromkeys(powers, REAL)}

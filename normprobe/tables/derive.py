@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, over, pool
 from normprobe.tables.columns import FEATURES, LAYERS, LEDGER, SAMPLES, public_moments, shaped
+from normprobe.tables.power_moments import kurtosis_columns, layer_kurtosis
 
 
 def moments_of(frame: pd.DataFrame) -> Moments:
@@ -47,7 +48,7 @@ def layer_table(
     moments, widths = moments_of(features), sites["n_features"].to_numpy()
     total, within = pooled(moments, widths)
     frame = sites.assign(
-        **{name: _fact(name, sites, ledger) for name in ("kind", "type", "sample_unit")},
+        **{name: fact(name, sites, ledger) for name in ("kind", "type", "sample_unit")},
         # The mean of an empty set is 0, the neutral value of merging; in a table it is unknown.
         mean=np.where(total.count > 0, total.mean, np.nan),
         variance=total.variance,
@@ -61,8 +62,9 @@ def layer_table(
         # Files of before have "" for whatever they do not know.
         nonfinite_part=sites["nonfinite_part"].where(sites["nonfinite_call"].notna()),
         feature_ratio=_feature_ratio(_abs_max(moments), widths),
+        **layer_kurtosis(features, _by_width(widths), sites),
     )
-    return shaped(frame, LAYERS)
+    return shaped(frame, LAYERS, "layers")
 
 
 def _by_width(widths: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -141,8 +143,9 @@ def feature_table(features: pd.DataFrame, sites: pd.DataFrame, ledger: pd.DataFr
         seen_mean=np.where(features["seen_count"] > 0, features["seen_mean"], np.nan),
         seen_variance=over(features["seen_m2"], features["seen_count"]),
         abs_max=_abs_max(moments),
+        **kurtosis_columns(features),
     )
-    return shaped(frame, FEATURES)
+    return shaped(frame, FEATURES, "features")
 
 
 def sample_table(
@@ -161,17 +164,18 @@ def sample_table(
         part=_taken(pd.array(list(parts), dtype="string"), samples["part"].to_numpy()),
         variance=over(samples["m2"], samples["count"]),
         **known,
+        **kurtosis_columns(samples),
     )
-    return shaped(frame, SAMPLES)
+    return shaped(frame, SAMPLES, "samples")
 
 
 def _names(place: NDArray[np.int64], sites: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, Any]:
     """Layer, kind and site of each place."""
-    names = {"layer": sites["layer"], "kind": _fact("kind", sites, ledger), "site": sites["site"]}
+    names = {"layer": sites["layer"], "kind": fact("kind", sites, ledger), "site": sites["site"]}
     return {name: _taken(column.array, place) for name, column in names.items()}
 
 
-def _fact(name: str, sites: pd.DataFrame, ledger: pd.DataFrame) -> pd.Series:
+def fact(name: str, sites: pd.DataFrame, ledger: pd.DataFrame) -> pd.Series:
     """A column of the ledger, by place."""
     known = dict(zip(ledger["layer"], ledger[name], strict=True))
     return pd.Series([known[layer] for layer in sites["layer"]], dtype="string")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import build, derive
 from normprobe.tables.activations import of_activations
+from normprobe.tables.bin_counts import count_frame, counts_at, no_counts
 from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
 from normprobe.tables.groups import (
@@ -26,6 +27,7 @@ from normprobe.tables.groups import (
     of_activation_groups,
 )
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
+from normprobe.tables.quantiles import histogram_of, quantile_table
 from normprobe.tables.records import LayerRecord
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
 
@@ -57,6 +59,7 @@ class Tables:
         labels_base: part, example, position and text of kept samples, where the text is known.
         facts: model, data, counts, options and versions, as JSON holds them.
         parameter_moments: a row per parameter, where gradients were measured.
+        bin_counts: a row per place and bin that holds a number, where quantiles were asked for.
         group_sites: a row per place and group, where samples are told apart; likewise `group_moments`.
         group_moments: a row per place, group and feature.
         history_source: gives what changed over the windows that these tables are the merge of, for
@@ -72,6 +75,7 @@ class Tables:
     labels_base: pd.DataFrame
     facts: Mapping[str, Any]
     parameter_moments: pd.DataFrame = field(default_factory=no_parameters)
+    bin_counts: pd.DataFrame = field(default_factory=no_counts)
     group_sites: pd.DataFrame = field(default_factory=lambda: no_groups()["group_sites"])
     group_moments: pd.DataFrame = field(default_factory=lambda: no_groups()["group_moments"])
     history_source: Callable[[], Any] | None = None
@@ -102,6 +106,11 @@ class Tables:
         return _handed_out(self._parameters)
 
     @property
+    def quantiles(self) -> pd.DataFrame:
+        """A row per layer and site, where quantiles were asked for."""
+        return _handed_out(self._quantiles)
+
+    @property
     def labels(self) -> pd.DataFrame:
         """A row per labelled sample: part, example, position, text."""
         return _handed_out(self.labels_base)
@@ -115,7 +124,7 @@ class Tables:
     def activations(self) -> Tables:
         """These tables without the sites of gradients; these very ones where there are none."""
         frames = self.sites, self.feature_moments, self.sample_moments, self.rows, self.row_values
-        found = of_activations(*frames)
+        found = of_activations(*frames, bin_counts=self.bin_counts)
         groups = of_activation_groups(self.group_sites, self.group_moments)
         return self if found is None else replace(self, **found, **groups)
 
@@ -152,7 +161,7 @@ class Tables:
 
     @cached_property
     def _layers(self) -> pd.DataFrame:
-        values = [self._values_at(place) for place in range(len(self.sites))]
+        values = [self.values_at(place) for place in range(len(self.sites))]
         return derive.layer_table(self.sites, self.feature_moments, values, self.ledger_base)
 
     @cached_property
@@ -172,6 +181,11 @@ class Tables:
         return parameter_table(self.parameter_moments, self.ledger_base)
 
     @cached_property
+    def _quantiles(self) -> pd.DataFrame:
+        kinds = derive.fact("kind", self.sites, self.ledger_base)
+        return quantile_table(self.bin_counts, self.sites, kinds)
+
+    @cached_property
     def _places(self) -> dict[tuple[str, str], int]:
         return {key: at for at, key in enumerate(zip(self.sites["layer"], self.sites["site"], strict=True))}
 
@@ -182,7 +196,8 @@ class Tables:
         edges = np.searchsorted(self.rows["place"], np.arange(len(self.sites) + 1))
         return derive.row_starts(self.sites, self.rows)[edges]
 
-    def _values_at(self, place: int) -> NDArray[Any]:
+    def values_at(self, place: int) -> NDArray[Any]:
+        """The numbers of the kept raw rows of a place, one row after the other."""
         return self.row_values[self._bounds[place] : self._bounds[place + 1]]
 
     def values(self, layer: str, site: str) -> NDArray[np.float64]:
@@ -195,13 +210,27 @@ class Tables:
             NoSamplesError: nothing is kept under these names.
         """
         place = self._places.get((layer, site))
-        kept = self.row_values[:0] if place is None else self._values_at(place)
+        kept = self.row_values[:0] if place is None else self.values_at(place)
         if place is None or not len(kept):
             raise NoSamplesError(self._nothing_kept(layer, site))
         # A copy of float64, too: what a caller writes into it does not reach the recording.
         return kept.astype(np.float64).reshape(-1, self.sites["n_features"].iloc[place])
 
-    def _nothing_kept(self, layer: str, site: str) -> str:
+    def histogram(self, layer: str, site: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """How many numbers of one layer and site lie in each bin, and the bins' edges.
+
+        Raises:
+            NoSamplesError: nothing is counted under these names.
+        """
+        place = self._places.get((layer, site), -1)
+        bins, counts = counts_at(self.bin_counts, place)
+        if not len(bins):
+            raise NoSamplesError(self._nothing_kept(layer, site, "numbers", "counted", "quantiles=True"))
+        return histogram_of(bins, counts)
+
+    def _nothing_kept(
+        self, layer: str, site: str, what: str = "raw rows", done: str = "kept", option: str = "values > 0"
+    ) -> str:
         known = dict(zip(self.ledger_base["layer"], self.ledger_base["status"], strict=True))
         here = sorted({INPUT, OUTPUT, *self.sites["site"]}, key=site_order)
         if site not in here:
@@ -213,7 +242,7 @@ class Tables:
             return f"layer {layer!r} is not in this recording; its ledger names {len(known)} layers{hint}"
         if known[layer] != "fired":
             return f"layer {layer!r} has no values: {known[layer]}; see the ledger's reason"
-        return f"no raw rows of {layer!r} {site} are kept; probe with values > 0 and give the layer data"
+        return f"no {what} of {layer!r} {site} are {done}; probe with {option} and give the layer data"
 
     def annotate(self, facts: Mapping[str, Any]) -> Tables:
         """The same tables with these facts in ``meta``.
@@ -268,5 +297,6 @@ def build_tables(
         labels_base=based("labels_base", build.label_frame(every, part)),
         facts=deepcopy(dict(meta)),
         parameter_moments=parameter_frame(records),
+        bin_counts=count_frame([place.site.distribution for place in every]),
         **group_frames(every, part, step_of),
     )

@@ -13,7 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.errors import RecordingError
+from normprobe.kernels.distributions.options import DistributionOptions
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, merge
+from normprobe.tables.bin_counts import merge_counts
 from normprobe.tables.build import SEEN, VECTORS
 from normprobe.tables.columns import SITE_KEY, based
 from normprobe.tables.derive import moments_of, row_starts, starts
@@ -23,6 +25,7 @@ from normprobe.tables.merging_checks import check_apart
 from normprobe.tables.merging_ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
 from normprobe.tables.merging_sites import united_sites
 from normprobe.tables.parameters import merge_parameters
+from normprobe.tables.power_moments import merged_powers
 from normprobe.tables.window_facts import first_call, last_call
 from normprobe.vocabulary import site_order
 
@@ -100,6 +103,7 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
         labels_base=based("labels_base", pd.concat([part.labels_base for part in parts])),
         facts=meta,
         parameter_moments=merge_parameters([part.parameter_moments for part in parts]),
+        bin_counts=merge_counts([_placed(s, s.tables.bin_counts) for s in shares]),
         **merge_groups([(part.group_sites, part.group_moments) for part in parts], sites),
     )
     return _with_labels_in_use(merged)
@@ -115,6 +119,7 @@ def _check(parts: Sequence[Tables]) -> None:
             raise RecordingError(
                 f"recordings of different {what} cannot be merged: {shown}; record them alike{without}"
             )
+    _check_distributions(parts)
     layers = [list(zip(part.ledger_base["layer"], part.ledger_base["type"], strict=True)) for part in parts]
     for other in layers[1:]:
         if other != layers[0]:
@@ -131,6 +136,18 @@ def _check(parts: Sequence[Tables]) -> None:
             f"{layer!r} has different numbers of features at its {site}; these are different models, "
             "or inputs of different widths: merge those of one width"
         )
+
+
+def _check_distributions(parts: Sequence[Tables]) -> None:
+    """Refuse to merge what has kurtosis or quantiles with what has none: of the whole there would be none."""
+    for name in DistributionOptions._fields:
+        # Recordings of before there was the option do not name it.
+        asked = {bool(part.facts["options"].get(name)) for part in parts}
+        if len(asked) > 1:
+            raise RecordingError(
+                f"recordings with {name} and without cannot be merged: the {name} of the whole would be "
+                "unknown; record all with the option, or all without"
+            )
 
 
 def _sites(frames: Sequence[pd.DataFrame], ledger: pd.DataFrame) -> pd.DataFrame:
@@ -163,6 +180,7 @@ def _features(
     merged = reduce(merge, (_spread(moments_of(s.tables.feature_moments), s, size) for s in shares))
     seen = reduce(merge, (_spread(_seen(s.tables.feature_moments), s, size) for s in shares))
     columns: dict[str, Any] = {field.column: getattr(merged, name) for name, field in MOMENT_FIELDS.items()}
+    columns |= merged_powers([(s.tables.feature_moments, s.feature) for s in shares], size)
     columns |= dict(zip(SEEN, (seen.count, seen.mean, seen.m2), strict=True))
     return pd.DataFrame(columns | {name: of_vectors(name, shares, size) for name in VECTORS})
 
@@ -201,7 +219,12 @@ def _last_known(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.fl
 
 def _moved(share: _Share, frame: pd.DataFrame) -> pd.DataFrame:
     """A part's samples or rows with places and parts as the whole numbers them."""
-    return frame.assign(place=share.place[frame["place"]], part=share.part[frame["part"]])
+    return _placed(share, frame).assign(part=share.part[frame["part"]])
+
+
+def _placed(share: _Share, frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a part with places as the whole numbers them."""
+    return frame.assign(place=share.place[frame["place"]])
 
 
 def _smallest(frames: Sequence[pd.DataFrame], most: NDArray[np.int64]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from normprobe.kernels.distributions.options import Distribution
 from normprobe.kernels.moments import Moments
 
 Numbers = NDArray[Any]
@@ -66,7 +67,8 @@ class Kept:
         position: index among the real samples of the example.
         repeat: which of the layer's calls within the forward.
         call: running number of the forward.
-        data: what is kept of each: moments, shape (samples, 5), or a raw row, shape (samples, features).
+        data: what is kept of each: moments, shape (samples, 5), or 7 with the third and fourth; or a raw row,
+            shape (samples, features).
         text: its label, or "".
     """
 
@@ -123,6 +125,7 @@ class SiteRecord:
     rows: Kept | None
     nonfinite: FirstNonfinite | None = None
     groups: tuple[GroupRecord, ...] = ()
+    distribution: Distribution | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normprobe.errors import RecordingError
-from normprobe.tables.columns import BASE, LATER, OPTIONAL, missing
+from normprobe.tables.columns import BASE, OPTIONAL, POWERS, base_columns, missing
 from normprobe.tables.export import atomically
 from normprobe.tables.frames import Tables
 from normprobe.tables.validate import check_meta, check_tables
@@ -31,6 +31,8 @@ _MAGIC = "normprobe recording"
 _JSON = "recording.json"
 _NAME = "name a file that Recording.save wrote"
 _VALUES = "row_values"
+_NOT_ALWAYS = {"parameter_moments", "bin_counts", "group_sites", "group_moments"}
+"""Tables that a recording has where gradients, quantiles or groups were; older versions know none."""
 _TYPES = {
     "string": pa.string(),
     "int64": pa.int64(),
@@ -49,21 +51,37 @@ _RATIO = 100
 """A table may fill 64 MiB, or a hundred times its bytes on disk."""
 
 
-def save_tables(tables: Tables, path: str | Path, *, labels: bool = False) -> Path:
+def save_tables(
+    tables: Tables,
+    path: str | Path,
+    *,
+    labels: bool = False,
+    further: Mapping[str, pd.DataFrame] | None = None,
+    columns: Mapping[str, Mapping[str, str]] | None = None,
+) -> Path:
     """Write a recording; the file is replaced at once or not at all.
+
+    Args:
+        tables: the recording.
+        path: the file.
+        labels: whether to write the texts of samples, too.
+        further: frames beside the tables, by name, which `load_tables` passes over and `load_further` reads.
+        columns: the dtype of each of their columns.
 
     Raises:
         RecordingError: the file cannot be written.
     """
     about = {"format": _MAGIC, "version": FORMAT, "meta": tables.meta}
-    frames = {name: _to_arrow(name, getattr(tables, name)) for name in BASE}
+    every = {name: getattr(tables, name) for name in BASE}
+    frames = {name: _to_arrow(frame, base_columns(name, frame)) for name, frame in every.items()}
     # Older versions refuse nothing then.
-    for name in LATER:
+    for name in _NOT_ALWAYS:
         if getattr(tables, name).empty:
             del frames[name]
     if not labels:
         frames["labels_base"] = frames["labels_base"].slice(0, 0)
     frames[_VALUES] = pa.table({"value": tables.row_values})
+    frames |= {name: _to_arrow(frame, (columns or {})[name]) for name, frame in (further or {}).items()}
 
     def write(handle: Any) -> None:
         # Parquet is compressed already; and stored entries cannot declare more bytes than lie on the disk.
@@ -83,8 +101,8 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(entry, data)
 
 
-def _to_arrow(name: str, frame: pd.DataFrame) -> Any:
-    schema = pa.schema([(column, _TYPES[kind]) for column, kind in BASE[name].items()])
+def _to_arrow(frame: pd.DataFrame, columns: Mapping[str, str]) -> Any:
+    schema = pa.schema([(column, _TYPES[kind]) for column, kind in columns.items()])
     # Without pandas' metadata, which name its version: a file's bytes depend on the numbers alone.
     return pa.Table.from_pandas(frame, schema, preserve_index=False).replace_schema_metadata(None)
 
@@ -123,6 +141,21 @@ def load_meta(path: Path) -> dict[str, Any]:
         RecordingError: as for `load_tables`.
     """
     return _opened(path, _read_meta)
+
+
+def load_further(path: Path, columns: Mapping[str, Mapping[str, str]]) -> dict[str, pd.DataFrame]:
+    """Read the frames that were written beside the tables of a recording.
+
+    Args:
+        path: the file.
+        columns: which frames, and the dtype of each of their columns.
+
+    Raises:
+        RecordingError: as for `load_tables`.
+    """
+    return _opened(
+        path, lambda archive, file: {name: _frame(archive, name, file, columns[name]) for name in columns}
+    )
 
 
 def _opened(path: Path, read: Callable[[zipfile.ZipFile, Path], _Read]) -> _Read:
@@ -169,9 +202,8 @@ def _read_meta(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
 
 def _read(archive: zipfile.ZipFile, path: Path) -> Tables:
     meta = _read_meta(archive, path)
-    # Recordings without gradients or groups, and those of older versions, lack their tables.
-    lacking = set(LATER) - {name.removesuffix(".parquet") for name in archive.namelist()}
-    frames: dict[str, Any] = {name: _frame(archive, name, path) for name in BASE if name not in lacking}
+    lacking = _NOT_ALWAYS - {name.removesuffix(".parquet") for name in archive.namelist()}
+    frames: dict[str, Any] = {name: _base_frame(archive, name, path) for name in BASE if name not in lacking}
     tables = Tables(**frames, row_values=_values(archive, path), facts=meta)
     wrong = check_tables(tables)
     if wrong:
@@ -199,7 +231,7 @@ def _parquet(archive: zipfile.ZipFile, name: str, path: Path, wanted: Mapping[st
     stored = archive.read(f"{name}.parquet")
     schema = pq.read_schema(io.BytesIO(stored))
     found = dict(zip(schema.names, schema.types, strict=True))
-    lacking = OPTIONAL.get(name, frozenset()) - found.keys()
+    lacking = (OPTIONAL.get(name, frozenset()) | set(POWERS)) - found.keys()
     for column in sorted((wanted.keys() | found.keys()) - lacking):
         # Of two columns of one name `found` holds one.
         if len(found) != len(schema) or found.get(column) not in wanted.get(column, ()):
@@ -234,9 +266,15 @@ def _letters(chunk: Any) -> int:
     return int(pc.sum(lengths).as_py() or 0)
 
 
-def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
-    table = _parquet(archive, name, path, {column: (_TYPES[kind],) for column, kind in BASE[name].items()})
-    for column, kind in BASE[name].items():
+def _base_frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
+    """A table of a recording, with the columns of powers if it has them."""
+    return _frame(archive, name, path, base_columns(name, POWERS))
+
+
+def _frame(archive: zipfile.ZipFile, name: str, path: Path, every: Mapping[str, str]) -> pd.DataFrame:
+    table = _parquet(archive, name, path, {column: (_TYPES[kind],) for column, kind in every.items()})
+    columns = base_columns(name, table.column_names) if name in BASE else every
+    for column, kind in columns.items():
         # Nulls would make floats of the integers, and NaN of what others index by.
         if kind == "int64" and table.column(column).null_count:
             raise RecordingError(f"{path} lacks entries of {name}.{column}; save it again")
@@ -245,7 +283,7 @@ def _frame(archive: zipfile.ZipFile, name: str, path: Path) -> pd.DataFrame:
             column: _as_pandas(table.column(column), kind)
             if column in table.column_names
             else missing(kind, len(table))
-            for column, kind in BASE[name].items()
+            for column, kind in columns.items()
         }
     )
 

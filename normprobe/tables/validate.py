@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from normprobe.tables.bin_counts import wrong_counts
 from normprobe.tables.columns import BASE, SITE_KEY, WHOLE
 from normprobe.tables.groups import wrong_groups
 from normprobe.vocabulary import KINDS, STATUSES
@@ -144,6 +145,9 @@ def _wrong_places(tables: Tables) -> Iterator[str]:
             yield f"{name} of unknown sites"
         if (frame["part"] >= len(tables.facts["parts"])).any():
             yield f"{name} of unknown parts"
+    place = np.repeat(np.arange(len(sites)), sites["n_features"].to_numpy())
+    finite = np.bincount(place, tables.feature_moments["count"], minlength=len(sites))
+    yield from wrong_counts(tables.bin_counts, finite)
     # In float64, where no sum of forged widths overflows.
     declared = sites["n_features"].to_numpy(np.float64)[tables.rows["place"]].sum()
     if declared != len(tables.row_values):

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 PATTERN = "window-*.normprobe"
+ROLLUP_PATTERN = "rollup-*.normprobe"
 
 
 def holds_windows(path: str | Path) -> bool:
@@ -19,7 +20,16 @@ def holds_windows(path: str | Path) -> bool:
 
 
 def file_name(part: str, first_call: int) -> str:
-    """A name by part and first forward, by which the files of a part are in order."""
+    """The name of a window's file by part and first forward, by which the files of a part are in order."""
+    return f"window-{_of_part(part)}-{first_call:012d}.normprobe"
+
+
+def rollup_name(part: str, first_call: int) -> str:
+    """The name of the file that stands for many windows, by part and first forward."""
+    return f"rollup-{_of_part(part)}-{first_call:012d}.normprobe"
+
+
+def _of_part(part: str) -> str:
     digest = blake2b(part.encode("utf-8", "surrogatepass"), digest_size=3).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_.-]", "_", part)[:24]
-    return f"window-{readable}-{digest}-{first_call:012d}.normprobe"
+    return f"{readable}-{digest}"

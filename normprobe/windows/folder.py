@@ -10,7 +10,8 @@ from normprobe.errors import RecordingError
 from normprobe.tables.frames import Tables
 from normprobe.tables.storage import load_meta, load_tables, save_tables
 from normprobe.tables.window_facts import WindowFacts, windows_of
-from normprobe.windows.file_names import PATTERN, file_name
+from normprobe.windows.file_names import PATTERN, ROLLUP_PATTERN, file_name, rollup_name
+from normprobe.windows.rollups import OpenRollup, Rollup, read_rollup
 from normprobe.windows.series import Window
 
 
@@ -45,13 +46,35 @@ class WindowFolder:
     def files(self, part: str | None = None) -> list[Window]:
         """The windows of a part, or of all, as they lie there: one may hold what others hold."""
         found = []
+        # Opening thousands of files takes a while: what a rollup says of one that is as it was stands.
+        known = {name: (size, facts) for one in self.rollups(part) for name, size, facts in one.windows}
         for file in sorted(self.path.glob(PATTERN)):
-            facts: list[WindowFacts] = load_meta(file).get("windows", [])
-            if len(facts) != 1:
-                raise RecordingError(f"{file} is not one window of a run; move it elsewhere")
-            if part in (None, facts[0]["part"]):
-                found.append(_window(facts[0], file))
+            size, facts = known.get(file.name, (-1, None))
+            if facts is None or file.stat().st_size != size:
+                facts = _facts(file)
+            if part in (None, facts["part"]):
+                found.append(_window(facts, file))
         return found
+
+    def rollups(self, part: str | None = None) -> list[Rollup]:
+        """The rollups of a part, or of all, whether or not their windows are still there.
+
+        Raises:
+            RecordingError: a file is none.
+        """
+        found = map(read_rollup, sorted(self.path.glob(ROLLUP_PATTERN)))
+        return [rollup for rollup in found if part is None or part in rollup.parts]
+
+    def write_rollup(self, rollup: OpenRollup) -> Rollup:
+        """Write a rollup.
+
+        Raises:
+            RecordingError: the file cannot be written.
+        """
+        first = rollup.first
+        path = self.path / rollup_name(first["part"], first["first_call"])
+        rollup.write(path)
+        return read_rollup(path)
 
     def replace(self, old: Iterable[Window], tables: Tables) -> Window:
         """Write the merge of windows in place of them."""
@@ -65,6 +88,13 @@ class WindowFolder:
         for window in windows:
             if window.file is not None:
                 Path(window.file).unlink(missing_ok=True)
+
+
+def _facts(file: Path) -> WindowFacts:
+    facts: list[WindowFacts] = load_meta(file).get("windows", [])
+    if len(facts) != 1:
+        raise RecordingError(f"{file} is not one window of a run; move it elsewhere")
+    return facts[0]
 
 
 def _window(facts: WindowFacts, file: Path) -> Window:

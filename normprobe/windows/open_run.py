@@ -91,7 +91,7 @@ class OpenRun:
         made = self._freezer.freeze(self.options)
         self._termination.settle()
         windows = [*self.closed.windows, *map(Window.of, made)]
-        return WindowSeries(windows) if windows else None
+        return WindowSeries(windows, self.closed.rollups) if windows else None
 
     def _end_forward(self) -> None:
         phases = self._forwards.phases

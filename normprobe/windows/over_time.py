@@ -66,7 +66,7 @@ class OverTime:
         >>> layers.query("layer == 'norm' and site == 'input'").plot("last_step", "variance")
 
         Args:
-            table: "layers", "features", "samples" or "ledger".
+            table: "layers", "features", "samples", "ledger", "parameters" or "quantiles".
             phase: the windows of one phase; by default of all.
 
         Returns:

@@ -13,6 +13,7 @@ from normprobe.tables.frames import Tables
 from normprobe.tables.merging import ALIKE, merge_tables
 from normprobe.tables.storage import load_meta
 from normprobe.windows.folder import WindowFolder
+from normprobe.windows.rollups import OpenRollup, Rollup
 from normprobe.windows.series import Window
 
 
@@ -37,6 +38,7 @@ class ClosedWindows:
 
     Attributes:
         windows: they, in the order in which they were closed.
+        rollups: files that each stand for many of them.
     """
 
     def __init__(self, folder: WindowFolder | None, most: int | None) -> None:
@@ -47,6 +49,8 @@ class ClosedWindows:
             most: how many there are at most: beyond that, two of a phase that follow one another become one.
         """
         self.windows: list[Window] = []
+        self.rollups: list[Rollup] = []
+        self._open_rollup = OpenRollup()
         self._folder, self._most = folder, most
         # A process forked from this one has the probe, too, and must not write what is not its own.
         self._process = os.getpid()
@@ -76,11 +80,15 @@ class ClosedWindows:
             raise NormprobeError(
                 f"{self._folder.path} holds windows of {len(parts)} parts: say which one goes on, by part="
             )
+        past = [window for window in found if window.facts["last_step"] > step]
+        # First: windows of the same names will be written, of which the rollups must not be taken to be.
+        self._remove_rollups(part, past)
         # Of the files, for one that another holds would count again once that one is gone.
-        self._folder.remove(window for window in found if window.facts["last_step"] > step)
+        self._folder.remove(past)
         if not found:
             return None
         self.windows = self._folder.windows(found[0].facts["part"])
+        self.rollups = self._folder.rollups(found[0].facts["part"])
         facts = [window.facts for window in self.windows]
         return Numbers(
             part=found[0].facts["part"],
@@ -95,9 +103,17 @@ class ClosedWindows:
             },
         )
 
+    def _remove_rollups(self, part: str | None, past: Sequence[Window]) -> None:
+        """Remove the rollups that hold one of these windows; all where windows are to be merged."""
+        assert self._folder is not None
+        gone = {Path(str(window.file)).name for window in past}
+        for rollup in self._folder.rollups(part):
+            if self._most is not None or any(name in gone for name, _, _ in rollup.windows):
+                rollup.path.unlink(missing_ok=True)
+
     def check_new(self, part: str | None) -> None:
         """Raise NormprobeError if the folder holds windows of an earlier run of this part."""
-        if self._folder is not None and self._folder.files(part):
+        if self._folder is not None and (self._folder.files(part) or self._folder.rollups(part)):
             raise NormprobeError(
                 f"{self._folder.path} holds windows of an earlier run: go on with it by resume_from=, the "
                 "last step of the checkpoint, or name another folder"
@@ -123,8 +139,24 @@ class ClosedWindows:
             # Cut short just here the caller adds it again.
             if all(window.facts != other.facts for other in self.windows):
                 self.windows.append(window)
+                self._roll_up(window, one)
         while self._most is not None and len(self.windows) > self._most and self._coarsen():
             pass
+
+    def _roll_up(self, window: Window, tables: Tables) -> None:
+        """Add a window that was written to the rollup that is open; that is written when it is full."""
+        # Windows that are merged are few enough to be read one by one, and their files change.
+        if self._folder is None or window.file is None or self._most is not None:
+            return
+        # Taken out while it changes: what cuts this short, or a signal in between, finds a new one.
+        rollup, self._open_rollup = self._open_rollup, OpenRollup()
+        if not rollup.add(window.facts, tables, Path(window.file)):
+            self._open_rollup = rollup
+            return
+        try:
+            self.rollups.append(self._folder.write_rollup(rollup))
+        except RecordingError as error:
+            warn(f"windows will be read one by one: {error}")
 
     def _kept(self, tables: Tables) -> Window:
         if self._folder is not None and os.getpid() == self._process:

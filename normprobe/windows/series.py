@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
 from normprobe.errors import RecordingError
@@ -14,6 +16,7 @@ from normprobe.tables.frames import Tables
 from normprobe.tables.measures.history import History, HistoryBuilder, history_of, history_of_tables
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.window_facts import WindowFacts, windows_of
+from normprobe.windows.rollups import Rollup, usable
 
 COLUMNS = {
     "window": "int64",
@@ -28,7 +31,7 @@ COLUMNS = {
 _AT_ONCE = 64
 """Windows merged together: a run of any length is merged in bounded memory."""
 
-_TABLES = ("layers", "features", "samples", "ledger", "parameters")
+_TABLES = ("layers", "features", "samples", "ledger", "parameters", "quantiles")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +67,15 @@ class HasSeries(Protocol):
 class WindowSeries:
     """The windows of a run, in the order of their first forward."""
 
-    def __init__(self, windows: Sequence[Window]) -> None:
+    def __init__(self, windows: Sequence[Window], rollups: Sequence[Rollup] = ()) -> None:
+        """Put windows in order.
+
+        Args:
+            windows: they.
+            rollups: files that each stand for many of them.
+        """
         self.parts: dict[str, list[Window]] = {}
+        self._rollups = rollups
         for window in windows:
             self.parts.setdefault(window.facts["part"], []).append(window)
         self._history: History | None = None
@@ -129,7 +139,10 @@ class WindowSeries:
         """The tables of the whole run."""
         # Read once: the files of a long run take longer to read than to merge.
         builder = HistoryBuilder() if len(self.parts) == 1 else None
-        parts = [_merged(windows, builder) for windows in self.parts.values()]
+        numbers = {id(window): number for number, window in enumerate(self.windows)}
+        parts = [
+            _Merging(windows, self._rollups, builder, numbers).merged() for windows in self.parts.values()
+        ]
         self._history = self._history if builder is None else builder.history()
         return merge_tables(parts) if len(parts) > 1 else parts[0]
 
@@ -185,20 +198,51 @@ def _loaded(window: Window) -> Tables:
     return window.load()
 
 
-def _merged(windows: Sequence[Window], history: HistoryBuilder | None) -> Tables:
-    """The windows of one part merged, in the order of their forwards; each is added to the history."""
+class _Merging:
+    """Merges the windows of one part, and adds each to the history."""
 
-    def loaded(window: Window) -> Tables:
+    def __init__(
+        self,
+        windows: Sequence[Window],
+        rollups: Sequence[Rollup],
+        history: HistoryBuilder | None,
+        numbers: Mapping[int, int],
+    ) -> None:
+        self._history = history
+        by_name = {Path(window.file).name: window for window in windows if window.file is not None}
+        self._numbers = {name: numbers.get(id(window), 0) for name, window in by_name.items()}
+        self._number_of = numbers
+        whole = usable(rollups, {name: str(window.file) for name, window in by_name.items()})
+        held = {id(by_name[name]) for rollup in whole for name, _, _ in rollup.windows}
+        loads = [(rollup.last, partial(self._rollup, rollup)) for rollup in whole]
+        loads += [(_closed(w.facts), partial(self._window, w)) for w in windows if id(w) not in held]
+        self._loads = [load for _, load in sorted(loads, key=lambda pair: pair[0])]
+
+    def merged(self) -> Tables:
+        """All of them, added to the history in the order in which they were closed."""
+        first, *others = self._loads
+        whole = first()
+        for start in range(0, len(others), _AT_ONCE):
+            whole = merge_tables([whole, *(load() for load in others[start : start + _AT_ONCE])])
+        return whole
+
+    def _window(self, window: Window) -> Tables:
         tables = _loaded(window)
-        if history is not None:
-            history.add(window.facts, tables)
+        if self._history is not None:
+            self._history.add(window.facts, tables, self._number_of[id(window)])
         return tables
 
-    first, *others = sorted(windows, key=lambda window: window.facts["first_call"])
-    whole = loaded(first)
-    for start in range(0, len(others), _AT_ONCE):
-        whole = merge_tables([whole, *map(loaded, others[start : start + _AT_ONCE])])
-    return whole
+    def _rollup(self, rollup: Rollup) -> Tables:
+        tables, history = rollup.load()
+        if self._history is not None:
+            numbers = [self._numbers[name] for name, _, _ in rollup.windows]
+            self._history.extend(history, np.array(numbers, np.int64))
+        return tables
+
+
+def _closed(facts: WindowFacts) -> tuple[int, int]:
+    """What sorts windows in the order in which they were closed."""
+    return facts["calls"], facts["first_call"]
 
 
 def _over_parts(windows: Sequence[Window]) -> list[Window]:

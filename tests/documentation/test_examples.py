@@ -250,6 +250,77 @@ def test_the_example_of_norms_in_training(run: Run) -> None:
     assert {path.name for path in Path("out").iterdir()} == {"MLP.png", "recurrent.png"}
 
 
+def test_the_example_of_width_scaling(run: Run) -> None:
+    tables = run("width_scaling.py", "out", "--seeds", "2", "--steps", "2").strip().split("\n\n")
+    slopes = {}
+    for table in tables:
+        kind = table.partition(":")[0]
+        for line in table.splitlines()[3:]:
+            name, *fitted = re.split(r"\s{2,}", line)
+            slopes[kind, name] = [numbers(text.replace("+", ""))[0] for text in fitted]
+    assert set(slopes) == {
+        (kind, name) for kind in ("standard", "mu") for name in ("first", "hidden", "last")
+    }
+    # Before a step both keep their size, but for the last layer, which mu starts smaller.
+    assert abs(slopes["standard", "hidden"][0]) < 0.1
+    assert slopes["standard", "last"][0] == pytest.approx(0, abs=0.25)
+    assert slopes["mu", "last"][0] == pytest.approx(-0.5, abs=0.25)
+    # Afterwards one grows with the width, the other does not.
+    assert slopes["standard", "last"][2] > 0.7
+    assert slopes["standard", "hidden"][2] > 0.3
+    assert all(abs(slopes["mu", name][2]) < 0.15 for name in ("first", "hidden", "last"))
+    assert [path.name for path in Path("out").iterdir()] == ["width_scaling.png"]
+
+
+def test_mu_is_the_standard_parametrization_at_the_base_width() -> None:
+    example = functions("width_scaling.py")
+    losses = {}
+    for width in (64, 256):
+        for kind, build in example["PARAMETRIZATIONS"].items():
+            torch.manual_seed(0)
+            model, optimizer = build(width)
+            assert sum(len(group["params"]) for group in optimizer.param_groups) == 6
+            images, labels = example["digits"]()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            losses[kind, width] = float(nn.functional.cross_entropy(model(images), labels).detach())
+    assert losses["mu", 64] == pytest.approx(losses["standard", 64], rel=1e-5)
+    assert losses["mu", 256] != pytest.approx(losses["standard", 256], rel=1e-2)
+
+
+def test_the_example_of_smoothing(run: Run) -> None:
+    first, tried, final = run("smoothquant.py", "--strengths", "0.7").strip().split("\n\n")
+    assert first.startswith("36 Linear layers, ")
+    plain, smoothed = (numbers(line)[-1] for line in tried.splitlines()[1:])
+    assert smoothed < plain - 3
+    rows = {line[:14].strip(): numbers(line) for line in final.splitlines()[2:5]}
+    assert set(rows) == {"last norm", "median Linear", "worst Linear"}
+    assert all(after < before - 2 for before, after in rows.values())
+
+
+def test_smoothing_alone_changes_nothing_and_rounding_leaves_whole_steps() -> None:
+    example = functions("smoothquant.py")
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("layers", nn.Sequential(nn.Linear(6, 5)))
+    data = torch.randn(40, 6) * torch.tensor([1.0, 1, 1, 50, 1, 1])
+    scales = {"layers.0": data.abs().amax(0)}
+    int8 = example["quantized"](model, scales, 0.7)
+    layer = int8.layers[0]
+    # SmoothQuant's factor by hand.
+    weight = model.layers[0].weight.detach()
+    factor = scales["layers.0"] ** 0.7 / weight.abs().amax(0) ** 0.3
+    assert torch.allclose(layer.smooth, factor)
+    exact = nn.functional.linear(data / layer.smooth, weight * layer.smooth, model.layers[0].bias)
+    assert torch.allclose(exact, model(data), atol=1e-4)
+    steps = layer.weight / (weight * factor).abs().amax(1, keepdim=True) * 127
+    assert torch.allclose(steps, steps.round(), atol=1e-3)
+    assert steps.abs().max().item() == pytest.approx(127, abs=1e-3)
+    made = {"plain": example["quantized"](model, scales, None), "smoothed": int8}
+    error = {name: float((one(data) - model(data)).detach().square().mean()) for name, one in made.items()}
+    assert 0 < error["smoothed"] < error["plain"] / 2
+
+
 def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What files of TensorBoard hold: steps and numbers by name."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

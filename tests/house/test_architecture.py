@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
         "click pandas rich",
     ),
     "__init__": (
-        "capture comparison divergence errors integrations layers live_comparison probe recording",
+        "capture comparison divergence errors integrations layers live_comparison probe recording tables",
         "",
     ),
     "__main__": ("cli", ""),

@@ -115,3 +115,22 @@ def test_it_is_saved_and_merged_with_that_of_another_part(tmp_path: Path) -> Non
     merged = normprobe.merge(recording, probe.recording).layers
     assert merged["nonfinite_part"].eq("other").all()
     assert merged["nonfinite_step"].eq(120).all()
+
+
+def test_what_training_carries_into_other_weights_is_no_finding_of_its_own() -> None:
+    """Inf in the bias of a middle layer: a step later the first layer holds NaN, too."""
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with normprobe.Probe(model, window=4) as probe:
+        for step in range(10):
+            if step == 6:
+                with torch.no_grad():
+                    model.norm.bias[:2] = torch.inf
+            model(torch.randn(3, 5, 8)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            probe.step(step)
+    found = probe.recording.findings().query("check == 'nonfinite'")
+    assert found[["layer", "site", "step"]].to_numpy().tolist() == [["norm", "output", 6]]
+    assert "out of a finite input, first in forward 6" in found["message"].iloc[0]

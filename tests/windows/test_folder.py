@@ -13,6 +13,7 @@ import torch
 import normprobe
 from normprobe.errors import RecordingError
 from normprobe.tables.frames import Tables
+from normprobe.windows import rollups
 from tests.windows.test_windows import Net, data, run, same_run
 
 STEPS = ["phase", "first_step", "last_step", "forwards"]
@@ -54,7 +55,10 @@ def test_the_folder_is_the_recording(tmp_path: Path) -> None:
     assert loaded.over_time("features", phase="train")["window"].nunique() == 3
 
 
-def test_closed_windows_are_on_disk_and_not_in_memory(tmp_path: Path) -> None:
+def test_closed_windows_are_on_disk_and_few_of_them_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollups, "_PENDING", 2)
     model = Net()
     gc.collect()
     before = sum(type(held) is Tables for held in gc.get_objects())
@@ -62,8 +66,9 @@ def test_closed_windows_are_on_disk_and_not_in_memory(tmp_path: Path) -> None:
         for at, batch in enumerate(data(12)):
             model(batch)
             probe.step(at)
-        gc.collect()
-        assert sum(type(held) is Tables for held in gc.get_objects()) == before
+            gc.collect()
+            # Those that wait to be merged for a rollup, and what was merged of it.
+            assert sum(type(held) is Tables for held in gc.get_objects()) <= before + 2
         # What was not closed yet, too, is read in the block.
         model(data(1)[0])
         assert probe.recording.windows["forwards"].tolist() == [2] * 6 + [1]

@@ -12,7 +12,7 @@ from torch import nn
 
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.current_forward import ForwardState
-from normprobe.capture.forwards.group_options import ForwardGroups
+from normprobe.capture.forwards.group_options import ForwardGroups, GroupedCall
 from normprobe.capture.forwards.phases import Phase, Phases
 from normprobe.capture.forwards.traced_tensors import TracedTensors
 from normprobe.capture.hooks.torch_internals import innermost_call, is_over
@@ -226,7 +226,7 @@ class Forwards:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], finder: MaskFinder
     ) -> Forward:
         """Begin a forward with this call of a module."""
-        arguments = self.named(module, args, kwargs)
+        arguments = self._signatures.named(module, args, kwargs)
         # Only the numbers are drawn with the lock: reading masks and the batch may wait for a device.
         with self.lock:
             call = self.calls
@@ -263,9 +263,10 @@ class Forwards:
         self.inside.enter(forward)
         return forward
 
-    def named(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, in the order of the signature."""
-        return self._signatures.named(module, args, kwargs)
+    def grouped_call(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GroupedCall:
+        """What says of which group the samples of a forward are, that began with these arguments."""
+        arguments = self._signatures.named(forward.state.owner, args, kwargs)
+        return GroupedCall(arguments, args, kwargs, forward.batch)
 
     def withdraw(self, forward: Forward) -> None:
         """Take back a forward that the user's labels ended before it began."""

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from torch import Tensor, nn
 
 from normprobe.errors import NormprobeError, names_checked
+from normprobe.kernels.distributions.options import DistributionOptions
 from normprobe.samples.hashing import process_name
 from normprobe.tables.records import valid_name
 
@@ -53,6 +54,14 @@ def check_finding_options(on_finding: Any, stop_on: Any) -> None:
         raise NormprobeError(f"on_finding must be a callable, such as print, got {on_finding!r}")
     if stop_on not in (None, "error", "warning"):
         raise NormprobeError(f"stop_on must be 'error', 'warning' or None, got {stop_on!r}")
+
+
+def check_distributions(kurtosis: Any, quantiles: Any) -> DistributionOptions:
+    """What is measured beside moments; raise NormprobeError for an option that is neither True nor False."""
+    for name, given in (("kurtosis", kurtosis), ("quantiles", quantiles)):
+        if not isinstance(given, bool):
+            raise NormprobeError(f"{name} must be True or False, got {given!r}")
+    return DistributionOptions(kurtosis, quantiles)
 
 
 def check_step(step: Any, last: int | None) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normprobe.capture.states.counters import SiteCounters, new_counters
 from normprobe.capture.states.group_state import GroupState, joined, records_of, with_sums_of
+from normprobe.kernels.distributions.options import Distribution, DistributionAccumulator
 from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Accumulator, Totals
 from normprobe.samples.layout import Layout
@@ -30,6 +32,7 @@ class SiteState:
         accumulator: the moments, and the numbers of the kept samples.
         seen: the moments of all rows since the first call with padding, where a channel norm reads it.
         unpadded: the moments up to that call.
+        distribution: fourth powers and counts in bins, where they are asked for.
         dtypes: the dtypes of its tensors.
         minimum: who holds the smallest value.
         maximum: who holds the largest.
@@ -40,7 +43,6 @@ class SiteState:
         unaligned: how many leading entries were numbered within the layer.
         no_data: the leading sizes of calls on what is no data of the forward.
         no_identities: the leading sizes of square matrices of which one was seen to be no identity.
-        new_accumulator: makes an accumulator like its own, for a group.
     """
 
     counters: SiteCounters
@@ -48,6 +50,7 @@ class SiteState:
     accumulator: Accumulator | None = None
     seen: Accumulator | None = None
     unpadded: Moments | None = None
+    distribution: DistributionAccumulator | None = None
     dtypes: dict[str, None] = field(default_factory=dict)
     minimum: Holder | None = None
     maximum: Holder | None = None
@@ -58,7 +61,6 @@ class SiteState:
     unaligned: int = 0
     no_data: set[tuple[int, ...]] = field(default_factory=set)
     no_identities: set[tuple[int, ...]] = field(default_factory=set)
-    new_accumulator: Callable[[], Accumulator] | None = None
 
     def reset(self, empty: SiteState) -> None:
         """Forget what was measured: in place, as the extension's hooks share the counters."""
@@ -68,7 +70,7 @@ class SiteState:
         counters.calls = counters.n_samples = counters.masked = 0
         self.width, self.accumulator, self.seen, self.unpadded = None, None, None, None
         self.minimum, self.maximum, self.layout, self.time_axis = None, None, None, None
-        self.nonfinite = None
+        self.nonfinite = self.distribution = None
         self.unaligned, self.time_axis_certain = 0, False
 
     def take(self) -> dict[str, Any]:
@@ -112,18 +114,20 @@ class SiteState:
         """The groups that had a sample here."""
         return [held[0] for held in self.counters.groups or () if held is not None]
 
-    def group(self, code: int, name: str) -> GroupState:
-        """What is held of the group of a code; from now on, if it had no sample here."""
+    def group(self, code: int) -> GroupState | None:
+        """What is held of the group of a code; None if it had no sample here."""
+        held = self.counters.groups or ()
+        return held[code][0] if code < len(held) and held[code] is not None else None
+
+    def open_group(self, state: GroupState) -> GroupState:
+        """Hold sums of a group from now on."""
         counters = self.counters
         if counters.groups is None:
             counters.groups = []
-        counters.groups.extend([None] * (code + 1 - len(counters.groups)))
-        if counters.groups[code] is None:
-            assert self.new_accumulator is not None
-            state = GroupState.of(code, name, self.new_accumulator())
-            counters.groups[code] = state, state.counters
-        held: GroupState = counters.groups[code][0]
-        return held
+        counters.groups.extend([None] * (state.code + 1 - len(counters.groups)))
+        # With its counters beside it, which the extension's hooks add to.
+        counters.groups[state.code] = state, state.counters
+        return state
 
     def totals(self) -> Totals:
         """The sums so far."""
@@ -135,7 +139,7 @@ class SiteState:
     def record(self, name: str) -> SiteRecord:
         """The site frozen, under its name."""
         totals, counters = self.totals(), self.counters
-        low, high = self.minimum, self.maximum
+        low, high, found = self.minimum, self.maximum, self._distribution()
         # The torch accumulator keeps the holders itself, on its device, until they are asked for.
         if totals.holders is not None:
             low, high = (Holder.of(*held) for held in totals.holders)
@@ -156,11 +160,16 @@ class SiteState:
             seen=self._all_rows(),
             minimum=low,
             maximum=high,
-            samples=_kept(counters.samples, totals.kept),
+            samples=_kept(counters.samples, _with_powers(totals.kept, found)),
             rows=_kept(counters.rows, totals.raw),
             nonfinite=nonfinite,
             groups=groups,
+            distribution=found,
         )
+
+    def _distribution(self) -> Distribution | None:
+        held = self.distribution
+        return None if held is None else held.distribution(self.counters.samples.size)
 
     def _all_rows(self) -> Moments | None:
         """Moments of all rows, padding included; None where nothing was padded."""
@@ -170,8 +179,17 @@ class SiteState:
         return since if self.unpadded is None else merge(self.unpadded, since)
 
 
-_MEASURED = ("accumulator", "seen", "unpadded", "dtypes", "minimum", "maximum", "nonfinite")
+_MEASURED = (
+    *("accumulator", "seen", "unpadded", "distribution"),
+    *("dtypes", "minimum", "maximum", "nonfinite"),
+)
 _COUNTED = ("samples", "rows", "dtype", "state", "calls", "n_samples", "masked", "firings", "groups")
+
+
+def _with_powers(kept: NDArray[np.float64], found: Distribution | None) -> NDArray[np.float64]:
+    """The moments of kept samples, with their third and fourth where these were measured."""
+    powers = None if found is None else found.kept
+    return kept if powers is None else np.concatenate([kept, powers[:, 3:]], axis=1)
 
 
 def _kept(reservoir: Reservoir, data: Any) -> Kept | None:
@@ -190,6 +208,7 @@ def nbytes(sites: Iterable[SiteState]) -> int:
     # By identity: most sites share theirs.
     kept = (reservoir for site in every for reservoir in (site.counters.samples, site.counters.rows))
     shared: dict[int, Reservoir] = {id(reservoir): reservoir for reservoir in kept}
-    sums = [held for site in every for held in (site.accumulator, site.seen) if held is not None]
+    held_by = (held for site in every for held in (site.accumulator, site.seen, site.distribution))
+    sums = [held for held in held_by if held is not None]
     sums += [group.accumulator for site in every for group in site.groups]
     return sum(held.nbytes() for held in sums) + sum(held.nbytes for held in shared.values())

@@ -5,6 +5,8 @@
  * up again about its own mean; one with numbers that are not finite, or whose squares leave the range, is done in
  * double.
  *
+ * distributions/ adds fourth powers and counts in bins, in a second pass that is only there where it is asked for.
+ *
  * hooks/ decides whether a call can be measured without asking Python, by what Python left in plain memory.
  *
  * All of it is one compilation unit: every function is static, and what is small is inlined. State of the process are
@@ -14,6 +16,7 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include "distributions/distribution.h"
 #include "hooks/fast_hooks.h"
 #include "numerics/splitmix64.h"
 
@@ -99,6 +102,7 @@ static int add_types(PyObject *module) {
     return add_type(module, &choice_spec, &choice_type) && add_type(module, &batch_moments_spec, &batch_moments_type) &&
            add_type(module, &accumulator_spec, &accumulator_type) &&
            add_type(module, &recent_moments_spec, &recent_moments_type) &&
+           add_type(module, &distribution_spec, &distribution_type) &&
            add_type(module, &counters_spec, &counters_type) &&
            add_type(module, &forward_state_spec, &forward_state_type) &&
            add_type(module, &current_forward_spec, &current_forward_type) && add_type(module, &lock_spec, &lock_type) &&
@@ -114,6 +118,7 @@ PyMODINIT_FUNC PyInit__cpu(void) {
     plain_types = PyTuple_New(0);
     empty_hook = Py_NewRef(Py_None);
     if (dtypes != NULL && plain_types != NULL && intern_names() && add_types(module) && add_field_names(module) &&
+        PyModule_AddIntMacro(module, CENTRAL_FIELDS) == 0 && PyModule_AddIntMacro(module, BINS) == 0 &&
         PyModule_AddIntMacro(module, INPUT) == 0 && PyModule_AddIntMacro(module, OUTPUT) == 0)
         return module;
     Py_DECREF(module);

@@ -44,12 +44,14 @@ class History:
         parameters: a row per window and parameter, as ``Tables.parameters`` has it.
         dead: of each phase and layer, in how many windows up to the last one each feature that it reads was 0
             in every sample; arrays of shape (features,).
+        measured: of each phase and layer, in how many windows its input was measured.
     """
 
     windows: pd.DataFrame
     sites: pd.DataFrame
     parameters: pd.DataFrame
     dead: dict[tuple[str, str], NDArray[np.int64]]
+    measured: dict[tuple[str, str], int]
 
     @cached_property
     def variance(self) -> pd.Series:
@@ -84,11 +86,19 @@ class HistoryBuilder:
     _before: pd.DataFrame | None = None
     _parameters: list[pd.DataFrame] = field(default_factory=list)
     _dead: dict[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
+    _measured: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def add(self, facts: WindowFacts, tables: Tables) -> None:
-        """Add a window behind the others."""
+    def add(self, facts: WindowFacts, tables: Tables, number: int | None = None) -> None:
+        """Add a window that was closed after those so far.
+
+        Args:
+            facts: which window it is.
+            tables: what was measured in it.
+            number: its number in the run; by default it is the one behind those so far.
+        """
         steps = {"first_step": facts["first_step"], "last_step": facts["last_step"]}
-        of: dict[str, Any] = {"window": self._count, "phase": facts["phase"], **steps}
+        number = self._count if number is None else number
+        of: dict[str, Any] = {"window": number, "phase": facts["phase"], **steps}
         self._count += 1
         self._windows.append({**of, "forwards": facts["forwards"]})
         self._sites.append(_site_rows(tables) | {name: [of[name]] * len(tables.sites) for name in of})
@@ -96,17 +106,41 @@ class HistoryBuilder:
             self._parameters.append(tables.parameters.assign(**of))
         self._count_dead(facts["phase"], tables)
 
+    def extend(self, later: History, numbers: NDArray[np.int64]) -> None:
+        """Add windows that were closed after those so far, whose history is known.
+
+        Args:
+            later: it.
+            numbers: the number in the run of each of its windows.
+        """
+        self._count += len(numbers)
+        windows = later.windows.assign(window=numbers[later.windows["window"]])
+        self._windows += [{str(name): row[name] for name in row} for row in windows.to_dict("records")]
+        rows = {str(name): later.sites[name].to_numpy() for name in later.sites}
+        self._sites.append(rows | {"window": numbers[rows["window"]]})
+        if not later.parameters.empty:
+            self._parameters.append(
+                later.parameters.assign(window=numbers[later.parameters["window"].to_numpy()])
+            )
+        for key, streak in later.dead.items():
+            before, count = self._dead.get(key), later.measured[key]
+            if before is None or len(before) != len(streak):
+                before = np.zeros_like(streak)
+            # Zero in every one of its windows goes on with what was before them.
+            self._dead[key] = np.where(streak == count, before + streak, streak)
+            self._measured[key] = self._measured.get(key, 0) + count
+
     def history(self) -> History:
         """All windows so far."""
         self._windows = self._windows[-self.most :] if self.most is not None else self._windows
         first = self._count - len(self._windows)
         # One frame from many, so that the next call has few to join.
-        added = pd.DataFrame({name: _column(name, self._sites) for name in _SITES})
+        added = _in_order(pd.DataFrame({name: _column(name, self._sites) for name in _SITES}))
         every = added if self._before is None else pd.concat([self._before, added], ignore_index=True)
         self._before, self._sites = _since(first, every), []
-        self._parameters = [_since(first, _joined(self._parameters))]
-        windows = pd.DataFrame(self._windows, columns=[*_OF_WINDOW, "forwards"])
-        return History(windows, self._before, self._parameters[0], dict(self._dead))
+        self._parameters = [_since(first, _in_order(_joined(self._parameters)))]
+        windows = _in_order(pd.DataFrame(self._windows, columns=[*_OF_WINDOW, "forwards"]))
+        return History(windows, self._before, self._parameters[0], dict(self._dead), dict(self._measured))
 
     def _count_dead(self, phase: str, tables: Tables) -> None:
         features, widths = tables.feature_moments, tables.sites["n_features"].to_numpy()
@@ -119,6 +153,7 @@ class HistoryBuilder:
                 before = self._dead.get((phase, str(layer)))
                 streak = np.zeros(width, np.int64) if before is None or len(before) != width else before
                 self._dead[phase, str(layer)] = np.where(dead[end - width : end], streak + 1, 0)
+                self._measured[phase, str(layer)] = self._measured.get((phase, str(layer)), 0) + 1
 
 
 def history_of(windows: Iterable[tuple[WindowFacts, Tables]]) -> History:
@@ -183,6 +218,13 @@ def _lag(tables: Tables, rows: Mapping[str, Any]) -> dict[str, Any]:
 def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> Any:
     """A column of all windows, one behind the other."""
     return np.concatenate([np.asarray(row[name]) for row in rows]) if rows else []
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows in order of windows: one that was begun earlier may have been closed later."""
+    if frame.empty or frame["window"].is_monotonic_increasing:
+        return frame
+    return frame.sort_values("window", kind="stable", ignore_index=True)
 
 
 def _since(first: int, frame: pd.DataFrame) -> pd.DataFrame:

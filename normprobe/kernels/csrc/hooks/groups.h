@@ -1,4 +1,4 @@
-/* A tensor whose samples are of groups, measured group by group; twin of capture/identity/group_sums.py.
+/* A tensor whose samples are of groups, measured group by group; twin of capture/group_measurer.py.
  *
  * The counters of a site hold a list with a pair (state of the group, its SiteCounters) for each group by its index, or
  * None for one that was not met there yet.

@@ -74,8 +74,9 @@ static PyObject *accumulator_new(PyTypeObject *type, PyObject *args, PyObject *k
     return (PyObject *)state;
 }
 
-/* Describe the measuring of a tensor as a job. 1: done; 0: it cannot be read as it lies; -1: an error. */
-static int fill_job(const AccumulatorState *state, const CompiledChoice *choice, const TensorInfo *info, Job *job) {
+/* Describe the reading of a tensor as a job. 1: done; 0: it cannot be read as it lies; -1: an error. */
+static int describe_job(const AxisRoles *roles, int64_t features, const CompiledChoice *choice, const TensorInfo *info,
+                        Job *job) {
     Axis axes[MAX_AXES];
     int64_t numbers = 1;
     for (int i = 0; i < info->count; i++) {
@@ -86,21 +87,28 @@ static int fill_job(const AccumulatorState *state, const CompiledChoice *choice,
     }
     job->type = info->type;
     job->size = job->type == FLOAT32 ? 4 : job->type == FLOAT64 ? 8 : 2;
-    if (!fold_axes(&state->roles, axes, info->count, job)) return 0;
-    if (job->features != state->features || job->outer * job->inner != choice->outer * choice->inner ||
-        (state->roles.by_outer && job->outer != choice->outer)) {
+    if (!fold_axes(roles, axes, info->count, job)) return 0;
+    if (job->features != features || job->outer * job->inner != choice->outer * choice->inner ||
+        (roles->by_outer && job->outer != choice->outer)) {
         PyErr_SetString(PyExc_ValueError, "the tensor does not have the rows and features of the choice and the state");
         return -1;
     }
     job->data = info->data;
     if (job->data == NULL && numbers > 0) return 0;
-    job->by_outer = state->roles.by_outer && job->inner != 1;
+    job->by_outer = roles->by_outer && job->inner != 1;
     job->real = choice->real;
     job->whole = choice->whole;
     job->keep = choice->keep;
     job->kept = choice->kept;
-    job->prior_mean = state->features > 0 && state->columns.count[0] > 0 ? state->columns.mean : NULL;
     return 1;
+}
+
+/* The same of a tensor that an accumulator measures. */
+static int fill_job(const AccumulatorState *state, const CompiledChoice *choice, const TensorInfo *info, Job *job) {
+    const int described = describe_job(&state->roles, state->features, choice, info, job);
+    if (described > 0)
+        job->prior_mean = state->features > 0 && state->columns.count[0] > 0 ? state->columns.mean : NULL;
+    return described;
 }
 
 /* Make room for a slot in an array whose entries have `each` bytes; 0 where memory runs out. */

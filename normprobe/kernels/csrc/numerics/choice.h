@@ -48,7 +48,7 @@ static unsigned char *mask_of(PyObject *source, int64_t rows) {
 }
 
 /* Count the rows that count, and see whether samples count as a whole. */
-static void count_rows(CompiledChoice *choice) {
+static void summarize_rows(CompiledChoice *choice) {
     const int64_t rows = choice->outer * choice->inner;
     choice->counted = choice->real == NULL ? rows : 0;
     choice->whole = 1;
@@ -103,7 +103,7 @@ static PyObject *choice_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         PyErr_SetString(PyExc_ValueError, "a choice needs a slot for each kept sample, and those in ascending order");
         goto fail;
     }
-    count_rows(choice);
+    summarize_rows(choice);
     return (PyObject *)choice;
 fail:
     Py_DECREF(choice);

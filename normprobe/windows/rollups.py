@@ -1,0 +1,219 @@
+"""Rollups: files that hold the merge of many windows and their history, by which a long run loads quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from normprobe.errors import RecordingError
+from normprobe.tables.columns import PARAMETERS
+from normprobe.tables.frames import Tables
+from normprobe.tables.measures.history import History, HistoryBuilder
+from normprobe.tables.merging import merge_tables
+from normprobe.tables.storage import load_further, load_meta, load_tables, save_tables
+from normprobe.tables.window_facts import WindowFacts
+
+SIZE = 64
+"""Windows a rollup."""
+
+_ENTRY = "rollup"
+"""The entry of a rollup's ``meta`` that lists its windows."""
+
+_PENDING_BYTES = 32 << 20
+_PENDING = 8
+"""Windows that wait in memory to be merged: so many bytes or windows at most."""
+
+_STEPS = {"window": "int64", "phase": "string", "first_step": "int64", "last_step": "int64"}
+_COLUMNS: dict[str, dict[str, str]] = {
+    "history_windows": {**_STEPS, "forwards": "int64"},
+    "history_sites": {
+        **_STEPS,
+        **dict.fromkeys(("layer", "site", "kind"), "string"),
+        **dict.fromkeys(("depth", "n_features", "n_samples", "count"), "int64"),
+        **dict.fromkeys(("mean", "m2"), "float64"),
+        "nonfinite": "int64",
+        "trains": "boolean",
+        **dict.fromkeys(("running_shift", "running_ratio"), "float64"),
+    },
+    "history_parameters": {**{name: dtype for name, (dtype, _) in PARAMETERS.items()}, **_STEPS},
+    "history_dead": {
+        **dict.fromkeys(("phase", "layer"), "string"),
+        **dict.fromkeys(("streak", "measured"), "int64"),
+    },
+}
+"""The frames of a history beside the tables of a rollup; of ``history_dead`` a row per feature, in order."""
+
+
+@dataclass(frozen=True)
+class Rollup:
+    """A file that holds what the files of several windows hold, which lie beside it.
+
+    Attributes:
+        path: the file.
+        windows: the name, the size in bytes and the facts of the file of each window, as they were closed.
+    """
+
+    path: Path
+    windows: tuple[tuple[str, int, WindowFacts], ...]
+
+    @property
+    def parts(self) -> set[str]:
+        """The parts of the run that its windows are of: one."""
+        return {facts["part"] for _, _, facts in self.windows}
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """What sorts it among windows in the order in which they were closed: as its last one."""
+        return max((facts["calls"], facts["first_call"]) for _, _, facts in self.windows)
+
+    def load(self) -> tuple[Tables, History]:
+        """The merge of its windows, and their history, in which they are numbered from 0.
+
+        Raises:
+            RecordingError: the file is damaged.
+        """
+        tables, frames = load_tables(self.path), load_further(self.path, _COLUMNS)
+        facts = {name: fact for name, fact in tables.facts.items() if name != _ENTRY}
+        if wrong := _wrong(frames, len(self.windows)):
+            raise RecordingError(f"{self.path} is damaged: {wrong}; remove it, for the windows hold the same")
+        return replace(tables, facts=facts), _history(frames)
+
+
+class OpenRollup:
+    """Adds up windows as they are closed, until they are enough for a file."""
+
+    def __init__(self) -> None:
+        self._windows: list[dict[str, Any]] = []
+        self._history = HistoryBuilder()
+        self._merged: list[Tables] = []
+        self._pending: list[Tables] = []
+
+    @property
+    def first(self) -> WindowFacts:
+        """The first window that was added."""
+        return _facts(self._windows[0])
+
+    def add(self, facts: WindowFacts, tables: Tables, file: Path) -> bool:
+        """Add a window that was just written; whether there are enough now."""
+        self._windows.append({"file": file.name, "size": file.stat().st_size, **facts})
+        self._history.add(facts, tables)
+        self._pending.append(tables)
+        if len(self._pending) >= _PENDING or sum(map(_nbytes, self._pending)) > _PENDING_BYTES:
+            self._merge()
+        return len(self._windows) >= SIZE
+
+    def write(self, path: Path) -> None:
+        """Write the file.
+
+        Raises:
+            RecordingError: it cannot be written.
+        """
+        self._merge()
+        (merged,) = self._merged
+        save_tables(
+            merged.annotate({_ENTRY: self._windows}),
+            path,
+            further=_frames(self._history.history()),
+            columns=_COLUMNS,
+        )
+
+    def _merge(self) -> None:
+        if self._pending:
+            together = [*self._merged, *self._pending]
+            self._merged, self._pending = [merge_tables(together) if len(together) > 1 else together[0]], []
+
+
+def read_rollup(path: Path) -> Rollup:
+    """Which windows a file stands for.
+
+    Raises:
+        RecordingError: it is no rollup.
+    """
+    entries: Any = load_meta(path).get(_ENTRY)
+    try:
+        windows = [(str(one["file"]), int(one["size"]), _facts(one)) for one in entries]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordingError(f"{path} is damaged: it does not name its windows; remove it") from error
+    return Rollup(path, tuple(windows))
+
+
+def _facts(entry: dict[str, Any]) -> WindowFacts:
+    texts = {name: str(entry[name]) for name in ("part", "phase")}
+    numbers = {name: int(entry[name]) for name in WindowFacts.__annotations__ if name not in texts}
+    return cast(WindowFacts, texts | numbers)
+
+
+def _nbytes(tables: Tables) -> int:
+    return (
+        sum(len(frame) * len(frame.columns) for frame in (tables.feature_moments, tables.sample_moments)) * 8
+    )
+
+
+def _frames(history: History) -> dict[str, pd.DataFrame]:
+    dead = [
+        pd.DataFrame(
+            {"phase": phase, "layer": layer, "streak": streak, "measured": history.measured[phase, layer]}
+        )
+        for (phase, layer), streak in history.dead.items()
+    ]
+    return {
+        "history_windows": history.windows,
+        "history_sites": history.sites,
+        "history_parameters": history.parameters
+        if len(history.parameters)
+        else pd.DataFrame(columns=list(_COLUMNS["history_parameters"])),
+        "history_dead": pd.concat(dead, ignore_index=True)
+        if dead
+        else pd.DataFrame(columns=list(_COLUMNS["history_dead"])),
+    }
+
+
+def _history(frames: dict[str, pd.DataFrame]) -> History:
+    sites = frames["history_sites"]
+    dead: dict[tuple[str, str], Any] = {}
+    measured: dict[tuple[str, str], int] = {}
+    for (phase, layer), rows in frames["history_dead"].groupby(["phase", "layer"], sort=False):
+        dead[str(phase), str(layer)] = rows["streak"].to_numpy(np.int64)
+        measured[str(phase), str(layer)] = int(rows["measured"].iloc[0])
+    # As a history of windows has them: numpy's own types, which are joined in one step.
+    plain = {name: sites[name].to_numpy(bool if name == "trains" else None) for name in sites}
+    return History(
+        frames["history_windows"], pd.DataFrame(plain), frames["history_parameters"], dead, measured
+    )
+
+
+def _wrong(frames: dict[str, pd.DataFrame], count: int) -> str:
+    """What of a history does not belong together, or ""."""
+    if sorted(frames["history_windows"]["window"]) != list(range(count)):
+        return "its history is of other windows"
+    for name in ("history_sites", "history_parameters"):
+        numbers = frames[name]["window"]
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < count:
+            return f"{name} of unknown windows"
+    if any(frame[name].isna().any() for frame in frames.values() for name in {"phase", "layer"} & {*frame}):
+        return "names are missing in its history"
+    if frames["history_sites"][["site", "kind", "trains"]].isna().to_numpy().any():
+        return "texts are missing in its history"
+    return ""
+
+
+def usable(rollups: Sequence[Rollup], there: Mapping[str, str]) -> list[Rollup]:
+    """The rollups whose windows are all there, as they were, and in no other rollup.
+
+    Args:
+        rollups: those that lie in a folder.
+        there: the paths of the files of windows that are to be read, by name.
+    """
+    kept, taken = [], set[str]()
+    for rollup in rollups:
+        sizes = {name: size for name, size, _ in rollup.windows}
+        whole = all(name in there and Path(there[name]).stat().st_size == sizes[name] for name in sizes)
+        if whole and taken.isdisjoint(sizes):
+            kept.append(rollup)
+            taken |= sizes.keys()
+    return kept
