@@ -13,14 +13,14 @@ from torch import nn
 
 from normprobe.capture.batches.progress_bar import Progress
 from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
-from normprobe.capture.forwards.group_options import GroupsOption, read_groups, shown_groups
+from normprobe.capture.forwards.group_options import GroupsOption, read_groups
 from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
 from normprobe.capture.forwards.phases import Phases
 from normprobe.capture.forwards.probe_options import (
+    Further,
     by_name,
     check_distributions,
-    check_finding_options,
     check_options,
     check_step,
     check_window_options,
@@ -84,6 +84,7 @@ class Probe:
         seed: int = 0,
         gradients: bool = False,
         scaler: Any = None,
+        experts: bool = False,
         kurtosis: bool = False,
         quantiles: bool = False,
         on_finding: Callable[[Mapping[str, Any]], object] | None = None,
@@ -127,6 +128,8 @@ class Probe:
             gradients: also measure the gradients of what layers read and write, at the sites
                 `input_gradient` and `output_gradient`.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
+            experts: also measure each expert where one weight holds all of a layer's, as in Mixtral, for
+                `Recording.experts`. Experts that are modules of a list are there without it.
             kurtosis: also measure the kurtosis of each layer, feature and kept sample, in a second pass over
                 each tensor; the tables have a column of it then.
             quantiles: also count all numbers of each layer and site in bins, eight an octave, for
@@ -141,29 +144,25 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model = checked_model(model)
+        self.model, asked = checked_model(model), check_distributions(kurtosis, quantiles)
         check_options(samples, values, every, window, mask)
-        check_finding_options(on_finding, stop_on)
-        self._filter, part = check_filters(layers, kinds), share_of(part, out)
-        self.part, self._mask, self._groups, self._seed = name_of_part(part), mask, groups, seed
-        self._distributions = check_distributions(kurtosis, quantiles)
+        self._filter, self._monitor = check_filters(layers, kinds), finding_monitor(on_finding, stop_on)
+        self.part, self._mask, self._seed = name_of_part(part := share_of(part, out)), mask, seed
         self._callbacks = HookCallbacks(
-            **_of_samples(mask, labels, groups, self.model),
+            **_of_samples(mask, labels),
             samples=None if samples == "all" else samples,
             values=values,
             phases=Phases(every, window),
             seed=seed_of(seed, process_name() if part is None else part),
-            loss_scale=loss_scale(gradients, scaler),
-            distributions=self._distributions,
+            further=Further(loss_scale(gradients, scaler), experts, asked, read_groups(groups, self.model)),
         )
-        self._find_layers(mask)
-        self._monitor = finding_monitor(on_finding, stop_on)
         self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
 
     def _open_run(
         self, out: str | Path | None, most: int | None, step: int | None, *, named: bool
     ) -> OpenRun:
-        """The windows of the run, with those that another process closed."""
+        """Find the layers; the windows of the run, with those that another process closed."""
+        self._find_layers(self._mask)
         check_window_options(most, step)
         closed = ClosedWindows(None if out is None else WindowFolder(out), most)
         part = self.part if named else None
@@ -331,17 +330,17 @@ class Probe:
             "window": callbacks.forwards.phases.window,
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
-            **self._distributions._asdict(),
+            "experts": callbacks.experts is not None,
+            **callbacks.further.distributions._asdict(),
         }
-        if self._groups is not None:
-            options["groups"] = shown_groups(self._groups)
+        groups = callbacks.further.groups
+        options |= {} if groups is None else {"groups": groups.shown}
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 
 
-def _of_samples(mask: MaskOption, labels: Any, groups: GroupsOption, model: nn.Module) -> dict[str, Any]:
-    """What a user says of samples: which are real, what each is called, and of what group each is."""
-    read = {"mask": read_mask(mask), "labels": read_labels(labels)}
-    return {**read, "groups": read_groups(groups, model)}
+def _of_samples(mask: MaskOption, labels: LabelsOption) -> dict[str, Any]:
+    """What a user says of samples: which are real, and what each is called."""
+    return {"mask": read_mask(mask), "labels": read_labels(labels)}
 
 
 @by_name("the model and the batches", 2)

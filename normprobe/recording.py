@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from normprobe.errors import RecordingError, names_checked, warn
 from normprobe.tables.export import write_csv, write_parquet, write_tables
 from normprobe.tables.frames import Tables
+from normprobe.tables.further_tables import FurtherTables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Recording", "load", "merge"]
 
 
-class Recording(OverTime, RecordedDistributions):
+class Recording(OverTime, RecordedDistributions, FurtherTables):
     """Everything one probe measured, frozen; made by `Probe`, `record`, `load` and `merge`."""
 
     @property
@@ -61,20 +62,6 @@ class Recording(OverTime, RecordedDistributions):
     def ledger(self) -> pd.DataFrame:
         """A row per layer: fired, never fired, bypassed or refused, and why."""
         return self._tables.ledger
-
-    @property
-    def parameters(self) -> pd.DataFrame:
-        """A row per parameter of a layer: how large it, its gradients and its updates are.
-
-        Measured by ``Probe(model, gradients=True)`` at each step of an optimizer that follows a measured
-        forward; without that there are no rows.
-        """
-        return self._tables.parameters
-
-    @property
-    def labels(self) -> pd.DataFrame:
-        """The text of kept samples, where the probe was given ``labels``: part, example, position, text."""
-        return self._tables.labels
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -325,8 +312,8 @@ class Recording(OverTime, RecordedDistributions):
         tables = self._tables
         frames = {name: tables.public(name) for name in ("layers", "features", "samples", "ledger")}
         findings = self._found if findings is None else findings
-        frames |= {} if tables.parameter_moments.empty else {"parameters": tables.parameters}
-        frames |= {} if tables.bin_counts.empty else {"quantiles": tables.quantiles}
+        further = ("parameters", "experts", "quantiles")
+        frames |= {name: table for name in further if len(table := getattr(tables, name))}
         return {**frames, "findings": findings, "outliers": self.outliers()}
 
     def __repr__(self) -> str:

@@ -35,6 +35,11 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 INPUT, OUTPUT = "input", "output"
 """The two sites that every layer has; of a norm, before and after normalization."""
 
+INTERMEDIATE = "intermediate"
+"""Of an expert, what its last Linear reads."""
+EXPERT_SITES = (INPUT, INTERMEDIATE, OUTPUT)
+"""Where an expert is measured: what it reads, what its last Linear reads, what it gives."""
+
 INPUT_GRADIENT, OUTPUT_GRADIENT = "input_gradient", "output_gradient"
 GRADIENT_OF = {INPUT: INPUT_GRADIENT, OUTPUT: OUTPUT_GRADIENT}
 """The sites of gradients, by what the gradient is of; layers have them where a probe was asked for them."""

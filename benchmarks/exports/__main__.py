@@ -1,6 +1,6 @@
 """The time of one recording, from which every quantizer's file comes, beside what each collects alone.
 
-    python -m benchmarks.exports [--rounds 7]
+    python -m benchmarks.exports [--rounds 5]
 
 Each of six consumers (SmoothQuant, AWQ, llm-compressor, Model-Optimizer, GPTQ, llama.cpp) runs the model over
 the same batches with hooks of its own, by its own formula; a recording runs it once. Seconds of wall time,
@@ -41,7 +41,7 @@ def model_and_batches() -> tuple[nn.Module, Batches]:
         vocab_size=2000,
     )
     model = LlamaForCausalLM(shape).eval()
-    return model, [{"input_ids": torch.randint(0, 2000, (8, 128))} for _ in range(2)]
+    return model, [{"input_ids": torch.randint(0, 2000, (8, 128))} for _ in range(4)]
 
 
 def run(model: nn.Module, batches: Batches) -> None:
@@ -67,7 +67,7 @@ def timed(call: Callable[[], None]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     model, batches = model_and_batches()
     calls: dict[str, Callable[[], None]] = {

@@ -176,7 +176,7 @@ HELD_OUT_RUN_FAULTS = (
         lambda: convolutions(nn.BatchNorm2d, 2e-3),
     ),
     RunFault(
-        DIED, "leaky", ("2", "4"), when(120, put("2.bias", -50)), "bias -50", 120, lambda: gelu(act=nn.ReLU)
+        DIED, "leaky", ("3", "6"), when(120, put("3.bias", -50)), "bias -50", 120, lambda: gelu(act=nn.ReLU)
     ),
     RunFault(
         DIED,
@@ -191,5 +191,5 @@ HELD_OUT_RUN_FAULTS = (
     RunFault(
         "nonfinite", "encoder_pre", ("norm",), when(99, put("norm.bias", INF, 0.1)), "Inf in a bias", 99
     ),
-    RunFault("nonfinite", "conv_in", ("7",), when(180, put("7.weight", NAN, 0.1)), "NaN in a weight", 180),
+    RunFault("nonfinite", "conv_in", ("8",), when(180, put("7.weight", NAN, 0.1)), "NaN in a weight", 180),
 )

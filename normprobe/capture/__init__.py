@@ -5,7 +5,9 @@ go `tables.records.LayerRecord`s, one a layer, from which `tables` builds frames
 measured by is decided here: which forward, which samples, which are kept; the numbers are added in
 `kernels`. What begins a call's way stands beside the folders (`hook_callbacks`, `layer_calls`, `measure`);
 `forwards`, `calls`, `identity`, `states`, `functions` and `hooks` hold the steps, `live_pairs` what
-`compare_live` needs in their place; `batches` runs the model for those who do not run it themselves.
+`compare_live` needs in their place; `experts` measures those that one weight holds, where they are asked
+for, and says which tokens those of a list are given; `batches` runs the model for those who do not run it
+themselves.
 
 The life of a tensor, from the call of the model on:
 

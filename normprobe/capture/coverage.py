@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import nn
 from normprobe.capture.forwards.forward import Forwards
 from normprobe.capture.hooks.compiled import compiled_modules
 from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
+from normprobe.layers.experts import experts_in
 from normprobe.layers.layer import Layer
 from normprobe.layers.module_attributes import modules_in, parts_of
 
@@ -20,6 +20,9 @@ READ = "its weight was read ({}) without a call of its module, so what it reads 
 OTHERWISE = (
     "its weight was read ({}), but not as that of a Linear, so what it reads and gives is not measured"
 )
+NOT_PROBED = "their products are not probed"
+NOT_PER_EXPERT = f"{NOT_PROBED} without experts=True"
+PER_EXPERT = "what each reads and gives is in the table of experts"
 RAN = "its `forward` ran without a call of its module, so what it reads and gives is not measured"
 
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict)
@@ -38,6 +41,7 @@ class RunCoverage:
         split: names of the fused projections whose parts for queries, keys and values were used as layers.
         reads: the function that read the weight of a layer, by the layer's key.
         tied: the layers that only the use of their weight made, by the id of that weight.
+        experts: the keys of layers that are weights of experts and were measured as such.
     """
 
     model: nn.Module
@@ -48,6 +52,7 @@ class RunCoverage:
     split: Set[str]
     reads: Mapping[tuple[int, str], str]
     tied: Mapping[int, Layer]
+    experts: Set[tuple[int, str]] = frozenset()
 
     @staticmethod
     def of(
@@ -56,6 +61,8 @@ class RunCoverage:
         forwards: Forwards,
         layers: Iterable[Layer],
         reads: Mapping[tuple[int, str], str],
+        *,
+        experts: Set[tuple[int, str]] = frozenset(),
     ) -> RunCoverage:
         """How the forwards of a model went whose ``layers`` were found on entry or by their use."""
         parents = {id(child): module for module in modules_in(model) for child in parts_of(module).values()}
@@ -70,7 +77,8 @@ class RunCoverage:
         split = {layer.name.rpartition(".")[0] for layer in every if "." in layer.parameter}
         # Of several the first, which is the one that was found by its use.
         tied = {id(_weight(layer)): layer for layer in reversed(every) if layer.by_use}
-        return RunCoverage(model, parents, entered, forwards.calls, forwards.measured, split, reads, tied)
+        counts = forwards.calls, forwards.measured
+        return RunCoverage(model, parents, entered, *counts, split, reads, tied, experts)
 
 
 def why_unseen(coverage: RunCoverage, layer: Layer) -> tuple[str, str]:
@@ -103,11 +111,11 @@ def _why_bypassed(coverage: RunCoverage, layer: Layer, parent: nn.Module | None)
     tied = coverage.tied.get(id(weight))
     if tied is not None and tied.key != layer.key:
         return f"its weight is that of {tied.name or tied.type!r}, under which its use is measured"
+    if weight is not None and (layer.key in coverage.experts or experts_in(layer.module, weight)):
+        held = f"one tensor of shape {tuple(weight.shape)} holds the weights of all experts"
+        return f"{held}; {PER_EXPERT if layer.key in coverage.experts else NOT_PER_EXPERT}"
     if weight is not None and weight.dim() > 2:
-        shape = tuple(weight.shape)
-        experts = re.search("expert|moe|mixture", f"{layer.name} {layer.type}", re.IGNORECASE)
-        held = "the weights of all experts" if experts else "several matrices"
-        return f"one tensor of shape {shape} holds {held}; their products are not probed"
+        return f"one tensor of shape {tuple(weight.shape)} holds several matrices; {NOT_PROBED}"
     if layer.name in coverage.split:
         return "its parts for queries, keys and values are used apart and are layers of their own"
     if isinstance(parent, nn.MultiheadAttention):

@@ -17,7 +17,7 @@ from normprobe.capture.hooks.torch_internals import ModesAside
 from normprobe.capture.states.site_state import nbytes
 from normprobe.capture.stored_nonfinite import any_nonfinite, stored_nonfinite
 from normprobe.tables.frames import Tables, build_tables
-from normprobe.tables.records import LayerRecord
+from normprobe.tables.records import ExpertRecord, LayerRecord
 from normprobe.tables.window_facts import WindowFacts
 
 
@@ -110,7 +110,12 @@ class Freezer:
         if any_nonfinite(records):
             meta["stored_nonfinite"] = stored_nonfinite(self._model)
         step_of = int if phase is None else partial(callbacks.forwards.phases.step_of, phase)
-        return build_tables(records, meta, self._part, step_of)
+        return build_tables(records, meta, self._part, step_of, self._expert_records())
+
+    def _expert_records(self) -> list[ExpertRecord]:
+        experts = self._callbacks.experts
+        states = [] if experts is None else list(experts.states.values())
+        return [record for state in states if (record := state.record()) is not None]
 
     def _records(self, skipped: Mapping[str, int], *, moves: bool) -> list[LayerRecord]:
         callbacks = self._callbacks
@@ -122,6 +127,7 @@ class Freezer:
             callbacks.forwards,
             callbacks.layers(),
             callbacks.function_capture.reads,
+            experts=frozenset() if callbacks.experts is None else callbacks.experts.measured(),
         )
         # In order of definition; what only its use made a layer comes last, by name.
         states = sorted(
@@ -141,6 +147,8 @@ class Freezer:
         states, forwards = callbacks.states.values(), callbacks.forwards
         # A dictionary, not a set: the order is that of the layers, not of hashes.
         modes = {mode: None for state in states for mode in state.modes}
+        experts = [] if callbacks.experts is None else list(callbacks.experts.states.values())
+        taken = nbytes(site for state in states for site in state.sites.values())
         changes = callbacks.weight_changes.count - self._reported.weight_changes if first else 0
         facts = callbacks.run_info.facts(self._part, changes)
         window = [] if phase is None else [self._window(phase)]
@@ -152,7 +160,7 @@ class Freezer:
             **options,
             "warnings": [*options["warnings"], *facts["warnings"]],
             "training": list(modes),
-            "nbytes": nbytes(site for state in states for site in state.sites.values()),
+            "nbytes": taken + sum(state.nbytes() for state in experts),
             "parts": [self._part],
             "windows": window,
         }

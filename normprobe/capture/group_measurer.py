@@ -31,6 +31,7 @@ class GroupMeasurer(Measurer):
         site, compiled = observation.site, self._compiled
         if site.counters.state is None or compiled is None:
             return False
+        # Sums of the site's own are not asked for: its groups have them.
         kept = selection.kept or (None if raw.choice is None else selection.choice)
         if kept is not None and self._observed(observation, site.counters.state, kept, raw.choice) is False:
             return False

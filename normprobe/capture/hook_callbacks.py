@@ -10,21 +10,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from normprobe.capture.distribution_measurer import measurer_of
+from normprobe.capture.experts.attach import attach_experts
+from normprobe.capture.experts.expert_capture import ExpertCapture
 from normprobe.capture.fast_hooks import FastHooks
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.forward import Forward, Forwards
-from normprobe.capture.forwards.group_options import GroupRule
 from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels
 from normprobe.capture.forwards.mask_options import GivenMasks, Mask
 from normprobe.capture.forwards.phases import Phases
-from normprobe.capture.forwards.probe_options import is_users_own, users_own
+from normprobe.capture.forwards.probe_options import NOTHING_FURTHER, Further, is_users_own, users_own
 from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.forwards.weight_changes import WeightChanges
 from normprobe.capture.functions.function_mode import FunctionCapture
 from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
 from normprobe.capture.gradients.followed_hook import layer_hooks
 from normprobe.capture.gradients.gradient_capture import GradientCapture
-from normprobe.capture.gradients.loss_scale import LossScale
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
@@ -35,7 +35,6 @@ from normprobe.capture.layer_calls import CHANGED, LayerCalls
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_registry import TensorOf
 from normprobe.capture.window_contents import WindowContents
-from normprobe.kernels.distributions.options import NO_DISTRIBUTIONS, DistributionOptions
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
@@ -55,7 +54,7 @@ class HookCallbacks:
     Attributes:
         samples: how many samples are kept per layer and site; None for all.
         values: of how many of those the raw row is kept.
-        seed: changes which samples are kept.
+        seed: changes which samples are kept; ``further``, what is measured beside activations.
         states: the running state of each layer, by its key.
         forwards: the forwards so far.
         run_info: the data so far.
@@ -63,6 +62,7 @@ class HookCallbacks:
         weight_changes: whether parameters change between measured forwards.
         entered: ids of the modules that hold a layer and were called.
         gradients: what measures gradients, too; None where only activations are.
+        experts: what measures experts that one weight holds; None where nobody asked for them.
         lock: guards the states, the run's data and the plans, for models called from several threads. It is
             reentrant: the extension's hooks hold it when they call `LayerCalls.snapshot_alone`.
     """
@@ -76,33 +76,31 @@ class HookCallbacks:
         values: int,
         phases: Phases,
         seed: int,
-        loss_scale: LossScale | None = None,
-        groups: GroupRule | None = None,
-        distributions: DistributionOptions = NO_DISTRIBUTIONS,
+        further: Further = NOTHING_FURTHER,
     ) -> None:
-        self.run_info = RunInfo()
-        self._masks, self._labels, self._groups = GivenMasks(mask, self.run_info.note), labels, groups
+        self.run_info, self.further = RunInfo(), further
+        self._masks, self._labels, self._groups = GivenMasks(mask, self.run_info.note), labels, further.groups
         self.samples, self.values, self.seed = samples, values, seed
         self.states: dict[tuple[int, str], LayerState] = {}
-        self.forwards = Forwards(phases)
-        self.windows = WindowContents(self.states, self.run_info)
-        self.weight_changes = WeightChanges(self._forget_vectors)
-        self.entered: set[int] = set()
+        self.forwards, self.weight_changes = Forwards(phases), WeightChanges(self._forget_vectors)
         self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
         self.function_capture, self._uncompiled, self._hooks = FunctionCapture(self), Uncompiled(), Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
-        self._several, self._no_grad = False, NoGrad()
+        self.entered, self._several, self._no_grad = set[int](), False, NoGrad()
         self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
-        make = measurer_of(distributions, grouped=groups is not None)
+        of_layers = self.lock, self._no_grad, self._sequences.of, self.state_of
+        self.experts = self.function_capture.experts = ExpertCapture(*of_layers) if further.experts else None
+        self.windows = WindowContents(self.states, self.run_info, self.experts)
+        make = measurer_of(further.distributions, grouped=further.groups is not None)
         measurer = self._measurer = make(seed, samples, self._sequences.holds_padding)
         given = self.lock, measurer, self._no_grad, self.windows.enter
-        self.gradients = None if loss_scale is None else GradientCapture(loss_scale, *given)
+        self.gradients = None if further.loss_scale is None else GradientCapture(further.loss_scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
-        fast = measurer.layer_hooks(self._fast_hooks.layer)
-        self._layer_hooks = layer_hooks(fast, self.forwards, self._calls)
+        own_hooks = measurer.layer_hooks(self._fast_hooks.layer)
+        self._layer_hooks = layer_hooks(own_hooks, self.forwards, self._calls)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""
@@ -139,6 +137,7 @@ class HookCallbacks:
             if id(state.layer.module) in uncompiled:
                 state.reasons[UNCOMPILED] = 1
         self._hook_layers(model, found, states)
+        attach_experts(self.experts, found, hooks, self._own, self.forwards)
         for module in model.modules():
             if takes_time_first(module):
                 hooks.before(module, self._own(self._claim_time_first))
@@ -298,7 +297,7 @@ class HookCallbacks:
             with users_own():
                 forward.labels = named_labels(self._labels, forward, args, kwargs)
             if self._groups is not None:
-                forward.groups = self._groups.of(self.forwards.grouped_call(forward, args, kwargs))
+                forward.groups = self._groups.rule.of(self.forwards.grouped_call(forward, args, kwargs))
         except BaseException:
             self.forwards.withdraw(forward)
             raise

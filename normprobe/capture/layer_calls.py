@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from normprobe.capture.calls.call_tensors import (
     ARGS,
+    DIRECT,
     RESULT,
     Call,
+    Path,
     Reading,
     bits_of,
     first_tensors,
@@ -19,6 +21,7 @@ from normprobe.capture.calls.call_tensors import (
     output_at,
     tensor_at,
 )
+from normprobe.capture.calls.linear_results import own_result
 from normprobe.capture.calls.readings import (
     NO_INPUT,
     NO_OUTPUT,
@@ -138,6 +141,8 @@ class LayerCalls:
             held = opened.held.get(reading.input)
             tensor = tensor_at(call, reading.input) if held is None else held.clone
             self._measure_input(state, forward, tensor, opened, held)
+        if not isinstance(call[RESULT], Tensor) and reading.direct and state.view.kind == "linear":
+            reading = self._of_several(state, opened, call)
         output = output_at(call, reading)
         if opened.own is not None and opened.own.is_part():
             # Hooks behind it make whole, or plain, what it gives; the next call must be looked at, too.
@@ -150,6 +155,17 @@ class LayerCalls:
         self.snapshot(state, module)
         # Last: only what was measured whole may go through the extension's hooks from now on.
         state.update_decided(bits_of(*call[:RESULT]))
+
+    def _of_several(self, state: LayerState, opened: OpenCall, call: Call) -> Reading:
+        """Which tensor of several a Linear's own product is, by the first such call of this form."""
+        paths: list[Path | None] = []
+        given = input_at(call, DIRECT)
+        look = partial(own_result, state.layer.module, given, call[RESULT])
+        self.guard(state, "its result", lambda: paths.append(look()))
+        # Of a form of its own from now on, so that it is not looked at again.
+        reading = DIRECT if not paths or paths[0] is None else Reading(output=paths[0])
+        state.readings.known[opened.form] = reading
+        return reading
 
     def _decide(self, state: LayerState, opened: OpenCall, call: Call) -> Reading | None:
         """Which tensors calls of this form read and write, by one of them; None if it has none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from normprobe.capture.experts.expert_capture import ExpertCapture
 from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.layer_window import put, take
@@ -17,8 +18,10 @@ class WindowContents:
     a pass over the states before it, and none costs anything otherwise.
     """
 
-    def __init__(self, states: Mapping[Any, LayerState], run_info: RunInfo) -> None:
-        self._states, self._run_info = states, run_info
+    def __init__(
+        self, states: Mapping[Any, LayerState], run_info: RunInfo, experts: ExpertCapture | None
+    ) -> None:
+        self._states, self._run_info, self._experts = states, run_info, experts
         self._phase: str | None = None
         self._aside: dict[str, dict[Any, Any]] = {}
 
@@ -33,7 +36,8 @@ class WindowContents:
             return
         if self._phase is not None:
             held = {key: take(state) for key, state in self._states.items()}
-            self._aside[self._phase] = held | {"data": self._run_info.take()}
+            of_experts = None if self._experts is None else self._experts.take()
+            self._aside[self._phase] = held | {"data": self._run_info.take(), "experts": of_experts}
             self._put(self._aside.pop(phase, {}), to_show=to_show)
         # Else nothing was measured yet, or the window before was dropped: the states are fresh.
         elif phase in self._aside:
@@ -48,6 +52,8 @@ class WindowContents:
 
     def _put(self, held: dict[Any, Any], *, to_show: bool = False) -> None:
         self._run_info.put(held.get("data", {}))
+        if self._experts is not None:
+            self._experts.put(held.get("experts") or {})
         # Layers that were found since have nothing in a window of before.
         for key, state in self._states.items():
             put(state, held.get(key), to_show=to_show)

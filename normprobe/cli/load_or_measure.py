@@ -203,6 +203,7 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
             kinds=request.kinds or None,
             samples=request.samples,
             groups=_groups(model, request),
+            experts=request.experts,
             kurtosis=request.kurtosis,
             quantiles=request.quantiles,
             labels=inputs.labels,

@@ -33,6 +33,7 @@ class Request:
         samples: how many samples are kept a layer, or ``all``.
         weights: a file of weights for a model from a callable.
         trust_remote_code: whether code of the checkpoint may run.
+        experts: whether experts that one weight holds are measured, too.
         kurtosis: whether kurtosis is measured, too.
         quantiles: whether values are counted in bins, too.
         name: what to call the model; None for its own name, with the file of its weights.
@@ -51,6 +52,7 @@ class Request:
     samples: int | str
     weights: str | None
     trust_remote_code: bool
+    experts: bool = False
     kurtosis: bool = False
     quantiles: bool = False
     name: str | None = None
@@ -140,6 +142,7 @@ _MEASURING = [
     ),
     click.option("--kinds", multiple=True, type=Kinds(), help=f"Only these kinds: {', '.join(KINDS)}."),
     click.option("--samples", default=1024, type=Samples(), show_default=True, help="Samples kept a layer."),
+    click.option("--experts", is_flag=True, help="Also measure each expert of a mixture of experts."),
     click.option("--kurtosis", is_flag=True, help="Measure the kurtosis of layers, features, samples too."),
     click.option("--quantiles", is_flag=True, help="Count all values in bins too, for quantiles and fit."),
     click.option("--weights", metavar="FILE", help="Safetensors or state dict for module.py:callable."),

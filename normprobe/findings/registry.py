@@ -20,6 +20,7 @@ from normprobe.findings.check import Check
 from normprobe.findings.collapsed import CollapsedSamples
 from normprobe.findings.dead import ConstantFeatures, DeadFeatures
 from normprobe.findings.depth import VarianceExplodes, VarianceVanishes
+from normprobe.findings.experts import DeadExpert, TooFewTokens
 from normprobe.findings.gradients import GradientsExplode, GradientsVanish, UpdateOutOfRange
 from normprobe.findings.nonfinite import Nonfinite
 from normprobe.findings.norm_peers import NormUnlikePeers
@@ -60,6 +61,8 @@ CHECKS: tuple[Check, ...] = (
     OutlierFeatures(),
     NormUnlikePeers(),
     OutlierNormWeight(),
+    DeadExpert(),
+    TooFewTokens(),
     GradientsVanish(),
     GradientsExplode(),
     UpdateOutOfRange(),

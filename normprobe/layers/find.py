@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from normprobe.errors import NoLayersError
 from normprobe.layers.entry_rule import Candidate, candidate_of, look_alike, why_none
+from normprobe.layers.experts import called_lists, expert_modules, with_experts
 from normprobe.layers.filters import LayerFilter, check_filters, nothing_selected, selects, unmatched
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
 from normprobe.layers.linear_rule import sizes_of_linear
@@ -60,9 +61,10 @@ def find_layers(
         raise NoLayersError(nothing_selected(layers, kinds, every, modules))
     possible = parameter_candidates(modules, every)
     lost = unmatched(layers, (*every, *possible), modules)
-    return LayerSet(
-        selected, _containers(model, selected), select(possible), _left_out(every, selected), lost
-    )
+    containers, left_out = _containers(model, selected), _left_out(every, selected)
+    experts = expert_modules(modules, selected)
+    lists = called_lists(modules)
+    return LayerSet(selected, containers, select(possible), left_out, lost, experts, lists)
 
 
 def _every_layer(model: nn.Module, modules: Sequence[NamedModule]) -> tuple[Layer, ...]:
@@ -85,9 +87,12 @@ def _every_layer(model: nn.Module, modules: Sequence[NamedModule]) -> tuple[Laye
     full_names = (
         parameter_layer_name(named_modules[id(layer.module)].full_name, layer.parameter) for layer in layers
     )
-    return tuple(
-        replace(layer, name=full_name) if layer.name in ambiguous else layer
-        for layer, full_name in zip(layers, full_names, strict=True)
+    return with_experts(
+        modules,
+        [
+            replace(layer, name=full_name) if layer.name in ambiguous else layer
+            for layer, full_name in zip(layers, full_names, strict=True)
+        ],
     )
 
 

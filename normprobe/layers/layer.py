@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from normprobe.layers.module_attributes import parts_of
 from normprobe.layers.view import View
@@ -49,6 +49,10 @@ class Layer:
         refused: why it cannot be hooked, or "".
         parameter: of a layer that is no module, but a parameter of the module: which one; else "".
         by_use: it is a layer only if a function uses it as one, which its first call shows.
+        expert_of: of a layer inside an expert that is a module of a list: the name of that list; else "".
+        expert: then, which of its experts.
+        router_of: of a layer that gives a number for each expert: the modules of experts that it routes for,
+            joined by `; `; else "".
     """
 
     name: str
@@ -62,11 +66,59 @@ class Layer:
     refused: str = ""
     parameter: str = ""
     by_use: bool = False
+    expert_of: str = ""
+    expert: int | None = None
+    router_of: str = ""
 
     @property
     def key(self) -> tuple[int, str]:
         """Unique within the model: the id of the module, and the parameter."""
         return id(self.module), self.parameter
+
+
+@dataclass(frozen=True)
+class ExpertWeight:
+    """A parameter that holds one matrix of every expert.
+
+    Attributes:
+        module: whose parameter it is.
+        parameter: its name there.
+        count: of how many experts.
+        first: whether an expert begins with it, so that it reads what the expert reads.
+        last: whether an expert ends with it, so that it gives what the expert gives.
+    """
+
+    module: nn.Module
+    parameter: str
+    count: int
+    first: bool
+    last: bool
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """The parameter as it is now."""
+        return self.module._parameters.get(self.parameter)
+
+
+@dataclass(frozen=True)
+class ExpertModule:
+    """A module whose call computes all experts of a layer that tokens were routed to.
+
+    Attributes:
+        name: its qualified name.
+        module: the module that is called with the rows and their experts.
+        count: how many experts there are.
+        width: how many features an expert reads; None where the module does not say.
+        inner_width: how many features its last weight reads; None where it is the only one.
+        weights: the parameters that hold the experts.
+    """
+
+    name: str
+    module: nn.Module
+    count: int
+    width: int | None
+    inner_width: int | None
+    weights: tuple[ExpertWeight, ...]
 
 
 @dataclass(frozen=True)
@@ -80,6 +132,8 @@ class LayerSet:
         left_out: the modules (by id) of layers that a filter leaves out though they share a tensor with one
             that it selects: a call that uses this tensor is not always the selected layer's.
         unmatched: a sentence for each pattern that matches no layer, while others do.
+        experts: the modules that hold experts in one weight, with a selected layer among these.
+        expert_lists: name and module of each list of experts that is called itself.
     """
 
     layers: tuple[Layer, ...]
@@ -87,6 +141,8 @@ class LayerSet:
     parameter_candidates: tuple[Layer, ...] = ()
     left_out: frozenset[int] = frozenset()
     unmatched: tuple[str, ...] = ()
+    experts: tuple[ExpertModule, ...] = ()
+    expert_lists: tuple[tuple[str, nn.Module], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from normprobe.layers.experts import experts_in, features_of_expert
 from normprobe.layers.layer import Layer, NamedModule, parameter_layer_name
 from normprobe.layers.linear_rule import is_matrix_of, sizes_of_linear
 from normprobe.layers.module_attributes import is_lazy
@@ -23,16 +24,16 @@ from normprobe.layers.view_registry import registered_view
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 # Class names, as in Mixtral, DeepSeek, Qwen-MoE; a "gated" module multiplies by a gate, it does not route.
 _ROUTER = re.compile(r"router|gate(?!d)|gating", re.IGNORECASE)
-# Their weights are (experts, out, in); an axis of length 1 would be for broadcasting.
-_EXPERTS = re.compile(r"expert|moe|mixture|linear", re.IGNORECASE)
+# Several matrices in one weight, an axis of length 1 would be for broadcasting.
+_STACKED = re.compile(r"linear", re.IGNORECASE)
 
 
 def parameter_layers(named: NamedModule) -> Iterator[Layer]:
     """The layers that a module has as parameters, by rule, from the module alone.
 
     Torch's attention projects its inputs with `in_proj_weight`; a router (or gate) without children has a
-    matrix `weight`; experts have one weight of three dimensions for all of them; what says how many features
-    go in and out, without being called a Linear, has a matrix of these sizes (a graph convolution).
+    matrix `weight`; experts have one weight for all of them (`experts.experts_in`); what says how many
+    features go in and out, without being called a Linear, has a matrix of these sizes (a graph convolution).
     """
     module, name = named.module, type(named.module).__name__
     registered, _ = registered_view(module)
@@ -45,7 +46,8 @@ def parameter_layers(named: NamedModule) -> Iterator[Layer]:
     for parameter, weight in _matrices(module, (2, 3)):
         projection = attention and parameter in _PROJECTIONS
         router = is_router and parameter == "weight" and weight.dim() == 2
-        experts = weight.dim() == 3 and min(weight.shape) > 1 and _EXPERTS.search(name)
+        stacked = weight.dim() == 3 and min(weight.shape) > 1 and _STACKED.search(name)
+        experts = stacked or experts_in(module, weight) is not None
         if projection or router or experts or (is_leaf and is_matrix_of(module, weight)):
             yield _parameter_layer(named, parameter, weight)
 
@@ -106,15 +108,17 @@ def _parameter_layer(named: NamedModule, parameter: str, weight: Tensor) -> Laye
         module=named.module,
         view=View("linear", certain=True),
         type=type(named.module).__name__,
-        n_features=_features_in(named.module, weight),
+        n_features=_features_in(named.module, parameter, weight),
         eps=None,
         affine=True,
         parameter=parameter,
     )
 
 
-def _features_in(module: nn.Module, weight: Tensor) -> int:
+def _features_in(module: nn.Module, parameter: str, weight: Tensor) -> int:
     """How many features a weight reads: by its last axis, unless its module says otherwise."""
+    if (experts := experts_in(module, weight)) is not None:
+        return features_of_expert(module, parameter, weight, experts)
     said, _ = sizes_of_linear(module) if is_matrix_of(module, weight) else (None, None)
     return weight.shape[-1] if said is None else said
 

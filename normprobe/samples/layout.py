@@ -39,6 +39,8 @@ class Grid:
         time_first: whether the model's input is (time, batch, ...).
         own: sizes of the layer's mask if it has a batch of its own.
         packed: of a packed sequence the example and the position of each row, shape (2, rows).
+        packed_real: which of its rows are no padding, shape (rows,); None if none is.
+        packed_by: name of the mask that says it, or "".
     """
 
     batch: int
@@ -46,6 +48,8 @@ class Grid:
     time_first: bool = False
     own: tuple[int, ...] | None = None
     packed: NDArray[np.int64] | None = None
+    packed_real: NDArray[np.bool_] | None = None
+    packed_by: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +173,7 @@ def assign(
         k: how many samples are kept; None for all.
     """
     if layout is Layout.PACKED and grid.packed is not None:
-        return _packed(leading, grid.packed, first=first, seed=seed, k=k)
+        return _packed(leading, grid, grid.packed, first=first, seed=seed, k=k)
     sizes, order = by_example(layout, leading, grid)
     masked = padding is not None and axis is not None
     if padding is None or axis is None or padding.full:
@@ -262,13 +266,14 @@ def _spread(shape: tuple[int, ...], axis: int, table: NDArray[Any]) -> NDArray[A
 
 
 def _packed(
-    leading: tuple[int, ...], places: NDArray[np.int64], *, first: int, seed: int, k: int | None
+    leading: tuple[int, ...], grid: Grid, places: NDArray[np.int64], *, first: int, seed: int, k: int | None
 ) -> Assignment:
-    """Number the rows of a packed sequence, whose padding is already out."""
+    """Number the rows of a packed sequence, whose padding is mostly already out."""
     each = int(np.prod(leading[1:]))
     example, position = np.repeat(places, each, axis=1)
     within = np.tile(np.arange(each, dtype=np.int64), places.shape[1])
-    return Assignment(example + first, position * each + within, None, "", seed, k)
+    real = None if grid.packed_real is None else np.repeat(grid.packed_real, each)
+    return Assignment(example + first, position * each + within, real, grid.packed_by, seed, k)
 
 
 def ragged(lengths: list[int], *, first: int, seed: int, k: int | None) -> Assignment:

@@ -8,20 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normprobe.kernels.moments import MOMENT_FIELDS, PublicColumn
-
-# NUMBER where an entry may be unknown (pandas' nullable integers); WHOLE where it never is.
-TEXT, WHOLE, REAL, NUMBER, TRUTH = "string", "int64", "float64", "Int64", "boolean"
+from normprobe.kernels.moments import MOMENT_FIELDS
+from normprobe.tables.distribution_columns import FIT, FIT_FEATURES, ON_REQUEST, QUANTILES
+from normprobe.tables.dtypes import NUMBER, REAL, TEXT, TRUTH, WHOLE, public_moments
+from normprobe.tables.expert_columns import EXPERT_FEATURES, EXPERTS
 
 SITE_KEY = ["layer", "site"]
 """What names a row of `LAYERS`."""
 
 _VALUE = "in the layer's own units"
-
-
-def public_moments() -> list[PublicColumn]:
-    """The columns of ``features`` that come from the moments of a feature, in order."""
-    return [field.public for field in MOMENT_FIELDS.values() if field.public is not None]
 
 
 LAYERS: dict[str, tuple[str, str]] = {
@@ -137,6 +132,10 @@ LEDGER: dict[str, tuple[str, str]] = {
     "statistics": (TEXT, "what a batch norm's calls normalized with: batch, running; joined by `; `"),
     "num_batches_tracked": (NUMBER, "batches that its running statistics have seen, where it counts them"),
     "gradients": (NUMBER, "gradients measured at its output, or at its input where more were"),
+    "rows": (NUMBER, "rows behind the statistics of its input, padding left out: tokens, pixels, examples"),
+    "expert_of": (TEXT, "the list of experts that it is part of; see the table of experts"),
+    "expert": (NUMBER, "which of that list's experts, from 0"),
+    "router_of": (TEXT, "the experts that it routes to, by the name of their module; joined by `; `"),
 }
 
 OUTLIERS: dict[str, tuple[str, str]] = {
@@ -168,78 +167,6 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "update_ratio": (REAL, "update_rms ÷ the root mean square of the parameter ahead of these steps"),
 }
 
-QUANTILES: dict[str, tuple[str, str]] = {
-    "layer": (TEXT, "qualified name of the module"),
-    "kind": (TEXT, "kind of the layer"),
-    "site": (TEXT, "input or output"),
-    "count": (WHOLE, "finite values"),
-    "zeros": (WHOLE, "how many of them are exactly 0"),
-    **{
-        f"p{share}": (REAL, f"the value at or below which {share} % of them lie")
-        for share in ("0.1", "1", "5", "25", "50", "75", "95", "99", "99.9")
-    },
-    "bound": (REAL, "how far off a quantile of the row is at most, as a share of it: the width of its bin"),
-}
-
-_OF_FIT: dict[str, tuple[str, str]] = {
-    "format": (TEXT, "name of the format"),
-    "count": (WHOLE, "finite values"),
-    "abs_max": (REAL, "largest |value|"),
-    "headroom": (
-        REAL,
-        "octaves from there to the format's largest number; missing of formats that are always scaled",
-    ),
-    "overflows": (TRUTH, "whether the largest |value| is beyond it; missing likewise"),
-}
-FIT: dict[str, tuple[str, str]] = {
-    "layer": (TEXT, "qualified name of the module"),
-    "kind": (TEXT, "kind of the layer"),
-    "site": (TEXT, "input or output"),
-    **_OF_FIT,
-    "overflow_share": (REAL, "share of values beyond it; missing where some are and none were counted"),
-    "below_normal": (REAL, "share below the smallest normal number, zeros aside; missing without counts"),
-    "flushed": (REAL, "share below half of the smallest number, which a cast makes 0; missing likewise"),
-    "scale": (REAL, "what to divide the tensor by, so that its largest |value| fits"),
-    "scaled_below_normal": (REAL, "below_normal under this scale"),
-    "scaled_flushed": (REAL, "flushed under this scale"),
-    "snr_db": (REAL, "signal over the noise of rounding, one scale for the tensor"),
-    "snr_from": (TEXT, "what that is estimated from: counts of all values, or moments of features"),
-    "channel_gain_db": (
-        REAL,
-        "what a scale for each feature adds to it, from moments of features; missing of block formats",
-    ),
-    "static_block_snr_db": (
-        REAL,
-        "the same with a scale for each block of features, one for all rows, from moments of features",
-    ),
-    "block_snr_db": (REAL, "signal over noise of the kept rows, whose blocks each have a scale of their own"),
-    "block_gain_db": (REAL, "what these scales add to that of the same rows under one scale"),
-}
-FIT_FEATURES: dict[str, tuple[str, str]] = {
-    "layer": (TEXT, "qualified name of the module"),
-    "kind": (TEXT, "kind of the layer"),
-    "site": (TEXT, "input or output"),
-    "feature": (WHOLE, "index of the feature, from 0"),
-    **_OF_FIT,
-    "scale": (REAL, "what to divide the feature by, so that its largest |value| fits"),
-    "snr_db": (REAL, "signal over the noise of rounding it, one scale for the tensor"),
-    "channel_gain_db": (REAL, "what a scale of its own adds; missing of block formats"),
-}
-
-KURTOSIS = "kurtosis"
-_POPULATION = (
-    "population kurtosis (m4 ÷ m2²; 3 of a normal distribution) of {}; with `Probe(kurtosis=True)` alone"
-)
-ON_REQUEST = {
-    table: {KURTOSIS: (REAL, _POPULATION.format(of))}
-    for table, of in (
-        ("layers", "all finite values"),
-        ("features", "the feature's finite values"),
-        ("samples", "the sample's finite values"),
-    )
-}
-"""Columns behind all others, which a table has where a probe was asked for them."""
-
 TABLES = {
     "layers": LAYERS | ON_REQUEST["layers"],
     "features": FEATURES | ON_REQUEST["features"],
@@ -247,9 +174,11 @@ TABLES = {
     "ledger": LEDGER,
     "outliers": OUTLIERS,
     "parameters": PARAMETERS,
+    "experts": EXPERTS,
+    "expert_features": EXPERT_FEATURES,
     "quantiles": QUANTILES,
-    "fit(format)": FIT,
-    'fit(format, by="feature")': FIT_FEATURES,
+    "fit": FIT,
+    "fit_features": FIT_FEATURES,
 }
 
 _OF_UNIT = {
@@ -257,13 +186,14 @@ _OF_UNIT = {
     "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
-    "share": "momentum bound overflow_share below_normal flushed scaled_below_normal scaled_flushed",
+    "share": "momentum share bound overflow_share below_normal flushed scaled_below_normal scaled_flushed",
+    "nats": "entropy entropy_max",
     "octave": "headroom",
-    "dB": "snr_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
+    "dB": "snr_db snr_error_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
     "ratio": "feature_ratio ratio update_ratio kurtosis scale",
     "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked "
-    "size steps weight_nonfinite gradient_nonfinite skipped updates",
-    "index": "depth feature call repeat example position min_example min_position min_feature "
+    "size steps weight_nonfinite gradient_nonfinite skipped updates rows tokens",
+    "index": "depth expert feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
     "nonfinite_position nonfinite_feature",
 }
@@ -272,6 +202,12 @@ UNITS = {
     **{name: unit for unit, names in _OF_UNIT.items() for name in names.split()},
 }
 """The unit of every column of numbers; ``value`` is the unit of the layer's own values."""
+
+
+def unit_of(table: str, column: str) -> str:
+    """The unit of a column of a table, "" for texts and where there is none."""
+    # A routing weight is a pure number; weights of the other tables are in the layer's own units.
+    return "" if (table, column) == ("experts", "weight") else UNITS.get(column, "")
 
 
 def shaped(
@@ -325,7 +261,8 @@ PARAMETER_LARGEST = ("weight_max", "gradient_max")
 
 BASE: dict[str, dict[str, str]] = {
     "ledger_base": {
-        **{name: dtype for name, (dtype, _) in LEDGER.items()},
+        # What follows from the moments is not held twice.
+        **{name: dtype for name, (dtype, _) in LEDGER.items() if name != "rows"},
         **{"depth": NUMBER, "trainable": TRUTH, "moved": TRUTH, "updates": NUMBER, "firings": NUMBER},
         "unmasked": NUMBER,
         "settings": TEXT,
@@ -346,6 +283,11 @@ BASE: dict[str, dict[str, str]] = {
         },
     },
     "rows": _IDENTITY,
+    "expert_places": {
+        **{"layer": TEXT, "depth": WHOLE, "expert": WHOLE, "site": TEXT, "n_features": WHOLE, "rows": WHOLE},
+        **{"weight_sum": REAL, "weighted": WHOLE},
+    },
+    "expert_moments": {field.column: WHOLE if field.whole else REAL for field in MOMENT_FIELDS.values()},
     "bin_counts": dict.fromkeys(("place", "bin", "count"), WHOLE),
     "labels_base": {"part": TEXT, "example": NUMBER, "position": NUMBER, "text": TEXT},
     "parameter_moments": {
@@ -376,8 +318,10 @@ OPTIONAL = {
         (
             *("settings", "normalizes", "unmasked", "groups", "activation", "momentum", "running_dtype"),
             *("statistics", "train_in_eval", "processes", "weights", "num_batches_tracked", "gradients"),
+            *("expert_of", "expert", "router_of"),
         )
     ),
+    "expert_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
 }
 """Columns of base frames that a file of before lacks; they read as missing, texts as ""."""
 

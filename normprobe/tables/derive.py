@@ -10,8 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, over, pool
-from normprobe.tables.columns import FEATURES, LAYERS, LEDGER, SAMPLES, public_moments, shaped
+from normprobe.tables.columns import FEATURES, LAYERS, LEDGER, SAMPLES, shaped
+from normprobe.tables.dtypes import public_moments
 from normprobe.tables.power_moments import kurtosis_columns, layer_kurtosis
+from normprobe.vocabulary import INPUT, OUTPUT
 
 
 def moments_of(frame: pd.DataFrame) -> Moments:
@@ -29,9 +31,15 @@ def row_starts(sites: pd.DataFrame, rows: pd.DataFrame) -> NDArray[np.int64]:
     return starts(sites["n_features"].to_numpy()[rows["place"]])
 
 
-def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
-    """A row per layer."""
-    return shaped(ledger, LEDGER)
+def ledger_table(ledger: pd.DataFrame, sites: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
+    """A row per layer, with the rows behind the statistics of its input."""
+    # Whether finite or not, each row has a number at the first feature.
+    known = sites["n_features"].to_numpy() > 0
+    first = starts(sites["n_features"])[:-1][known]
+    rows = (features["count"].to_numpy() + features["nonfinite"].to_numpy())[first]
+    counts = dict(zip(zip(sites["layer"][known], sites["site"][known], strict=True), rows, strict=True))
+    found = [counts.get((layer, INPUT), counts.get((layer, OUTPUT))) for layer in ledger["layer"]]
+    return shaped(ledger.assign(rows=pd.array(found, dtype="Int64")), LEDGER)
 
 
 def layer_table(

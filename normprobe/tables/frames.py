@@ -19,6 +19,13 @@ from normprobe.tables.activations import of_activations
 from normprobe.tables.bin_counts import count_frame, counts_at, no_counts
 from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
+from normprobe.tables.expert_frames import (
+    ExpertFrames,
+    expert_frames,
+    no_expert_moments,
+    no_expert_places,
+)
+from normprobe.tables.expert_tables import expert_feature_table, expert_table, together
 from normprobe.tables.groups import (
     group_frames,
     grouped_features,
@@ -26,9 +33,10 @@ from normprobe.tables.groups import (
     no_groups,
     of_activation_groups,
 )
+from normprobe.tables.listed_experts import listed_experts
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
 from normprobe.tables.quantiles import histogram_of, quantile_table
-from normprobe.tables.records import LayerRecord
+from normprobe.tables.records import ExpertRecord, LayerRecord
 from normprobe.vocabulary import INPUT, OUTPUT, site_order
 
 _COPIES_ON_WRITE = int(pd.__version__.split(".", maxsplit=1)[0]) >= 3
@@ -59,6 +67,8 @@ class Tables:
         labels_base: part, example, position and text of kept samples, where the text is known.
         facts: model, data, counts, options and versions, as JSON holds them.
         parameter_moments: a row per parameter, where gradients were measured.
+        expert_places: a row per module of experts, site and expert, where those of one weight were measured.
+        expert_moments: a row per such place and feature.
         bin_counts: a row per place and bin that holds a number, where quantiles were asked for.
         group_sites: a row per place and group, where samples are told apart; likewise `group_moments`.
         group_moments: a row per place, group and feature.
@@ -75,6 +85,8 @@ class Tables:
     labels_base: pd.DataFrame
     facts: Mapping[str, Any]
     parameter_moments: pd.DataFrame = field(default_factory=no_parameters)
+    expert_places: pd.DataFrame = field(default_factory=no_expert_places)
+    expert_moments: pd.DataFrame = field(default_factory=no_expert_moments)
     bin_counts: pd.DataFrame = field(default_factory=no_counts)
     group_sites: pd.DataFrame = field(default_factory=lambda: no_groups()["group_sites"])
     group_moments: pd.DataFrame = field(default_factory=lambda: no_groups()["group_moments"])
@@ -104,6 +116,16 @@ class Tables:
     def parameters(self) -> pd.DataFrame:
         """A row per parameter of a layer, where gradients were measured."""
         return _handed_out(self._parameters)
+
+    @property
+    def experts(self) -> pd.DataFrame:
+        """A row per module of experts, site and expert."""
+        return _handed_out(self._experts)
+
+    @property
+    def expert_features(self) -> pd.DataFrame:
+        """A row per module of experts, site, expert and feature."""
+        return _handed_out(self._expert_features)
 
     @property
     def quantiles(self) -> pd.DataFrame:
@@ -174,11 +196,25 @@ class Tables:
 
     @cached_property
     def _ledger(self) -> pd.DataFrame:
-        return derive.ledger_table(self.ledger_base)
+        return derive.ledger_table(self.ledger_base, self.sites, self.feature_moments)
 
     @cached_property
     def _parameters(self) -> pd.DataFrame:
         return parameter_table(self.parameter_moments, self.ledger_base)
+
+    @cached_property
+    def expert_frames(self) -> ExpertFrames:
+        """What is held of experts, those that are modules of a list among them."""
+        own = ExpertFrames(self.expert_places, self.expert_moments)
+        return together(own, listed_experts(self.sites, self.feature_moments, self.ledger_base))
+
+    @cached_property
+    def _experts(self) -> pd.DataFrame:
+        return expert_table(self.expert_frames, self.ledger_base)
+
+    @cached_property
+    def _expert_features(self) -> pd.DataFrame:
+        return expert_feature_table(self.expert_frames)
 
     @cached_property
     def _quantiles(self) -> pd.DataFrame:
@@ -276,6 +312,7 @@ def build_tables(
     meta: Mapping[str, Any],
     part: str,
     step_of: Callable[[int], int] = int,
+    experts: Sequence[ExpertRecord] = (),
 ) -> Tables:
     """Build the frames from what a probe measured.
 
@@ -284,6 +321,7 @@ def build_tables(
         meta: the circumstances.
         part: the name of the probe's share of the data.
         step_of: the step of a forward, by its running number; where none is told of, that number.
+        experts: of each module of experts that was measured as such.
     """
     every = build.places(records)
     rows, values = build.row_frame(every)
@@ -298,5 +336,6 @@ def build_tables(
         facts=deepcopy(dict(meta)),
         parameter_moments=parameter_frame(records),
         bin_counts=count_frame([place.site.distribution for place in every]),
+        **expert_frames(experts).by_name,
         **group_frames(every, part, step_of),
     )

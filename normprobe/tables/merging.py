@@ -19,6 +19,7 @@ from normprobe.tables.bin_counts import merge_counts
 from normprobe.tables.build import SEEN, VECTORS
 from normprobe.tables.columns import SITE_KEY, based
 from normprobe.tables.derive import moments_of, row_starts, starts
+from normprobe.tables.expert_frames import ExpertFrames, merge_experts
 from normprobe.tables.frames import Tables
 from normprobe.tables.groups import merge_groups
 from normprobe.tables.merging_checks import check_apart
@@ -74,9 +75,8 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
     _check(parts)
     # A part that measured nothing does not know why a layer did not fire.
     measured = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
-    ledger = based(
-        "ledger_base", merge_ledgers([part.ledger_base for part in measured], in_sequence=in_sequence)
-    )
+    ledgers = [part.ledger_base for part in measured]
+    ledger = based("ledger_base", merge_ledgers(ledgers, in_sequence=in_sequence))
     meta = merge_meta([part.meta for part in parts])
     sites = based("sites", _sites([part.sites for part in parts], ledger))
     shares = [_share(part, sites, meta["parts"]) for part in parts]
@@ -104,6 +104,7 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
         facts=meta,
         parameter_moments=merge_parameters([part.parameter_moments for part in parts]),
         bin_counts=merge_counts([_placed(s, s.tables.bin_counts) for s in shares]),
+        **merge_experts([ExpertFrames(part.expert_places, part.expert_moments) for part in parts]).by_name,
         **merge_groups([(part.group_sites, part.group_moments) for part in parts], sites),
     )
     return _with_labels_in_use(merged)
@@ -112,6 +113,9 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
 def _check(parts: Sequence[Tables]) -> None:
     compared = {"models": [part.facts["model"] for part in parts]}
     compared |= {f"option {name!r}": [part.facts["options"].get(name) for part in parts] for name in ALIKE}
+    # Else the experts of some parts alone would stand for those of all.
+    if any(len(part.expert_places) for part in parts):
+        compared["option 'experts'"] = [bool(part.facts["options"].get("experts")) for part in parts]
     for what, values in compared.items():
         if any(value != values[0] for value in values):
             shown = ", ".join(sorted({repr(value) for value in values}))

@@ -77,7 +77,7 @@ def _row(rows: Sequence[dict[str, Any]], *, in_sequence: bool) -> dict[str, Any]
         )
     columns = {name: [row[name] for row in best] for name in best[0]}
     joined = ["aliases", "training", "grad", "masked_by", "via", "sample_unit"]
-    joined += ["activation", "running_dtype", "statistics", "normalizes"]
+    joined += ["activation", "running_dtype", "statistics", "normalizes", "expert_of", "router_of"]
     aligned = [value for value in columns["aligned"] if not pd.isna(value)]
     depths = [row["depth"] for row in rows if not pd.isna(row["depth"])]
     return {
@@ -95,7 +95,7 @@ def _row(rows: Sequence[dict[str, Any]], *, in_sequence: bool) -> dict[str, Any]
         # Recordings of older versions do not know them.
         **{
             name: (_last_of_known if in_sequence else _common_of_known)(columns[name])
-            for name in ("groups", "momentum", "processes", "weights", "num_batches_tracked")
+            for name in ("groups", "momentum", "processes", "weights", "num_batches_tracked", "expert")
         },
         "aligned": all(aligned) if aligned else pd.NA,
         "depth": min(depths, default=pd.NA),

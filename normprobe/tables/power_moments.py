@@ -16,7 +16,8 @@ from normprobe.kernels.distributions.central_moments import (
     pool_central,
 )
 from normprobe.kernels.distributions.options import Distribution
-from normprobe.tables.columns import KURTOSIS, POWERS
+from normprobe.tables.columns import POWERS
+from normprobe.tables.distribution_columns import KURTOSIS
 
 
 def has_powers(frame: pd.DataFrame) -> bool:

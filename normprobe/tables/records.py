@@ -160,3 +160,41 @@ class LayerRecord:
     sites: tuple[SiteRecord, ...]
     vectors: dict[str, Numbers]
     parameters: tuple[ParameterRecord, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertSiteRecord:
+    """What the experts of a module read or give.
+
+    Attributes:
+        site: input, intermediate or output.
+        width: features of a row.
+        rows: how many rows each expert has, shape (experts,).
+        features: moments of each feature, one expert after the other, fields of shape (experts x width,).
+    """
+
+    site: str
+    width: int
+    rows: Numbers
+    features: Moments
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertRecord:
+    """A module that holds experts.
+
+    Attributes:
+        layer: its name.
+        depth: order of first execution among such modules.
+        count: how many experts there are.
+        weights: of each expert the sum of its routing weights, shape (experts,).
+        weighted: how many rows these are of, shape (experts,).
+        sites: what was measured.
+    """
+
+    layer: str
+    depth: int
+    count: int
+    weights: Numbers
+    weighted: Numbers
+    sites: tuple[ExpertSiteRecord, ...]

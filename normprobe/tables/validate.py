@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from normprobe.tables.bin_counts import wrong_counts
-from normprobe.tables.columns import BASE, SITE_KEY, WHOLE
+from normprobe.tables.columns import BASE, SITE_KEY
+from normprobe.tables.dtypes import WHOLE
 from normprobe.tables.groups import wrong_groups
 from normprobe.vocabulary import KINDS, STATUSES
 

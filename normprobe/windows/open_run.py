@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from normprobe.capture.forwards.phases import Phase
-from normprobe.capture.forwards.probe_options import users_own
+from normprobe.capture.forwards.probe_options import check_finding_options, users_own
 from normprobe.capture.freezing import Freezer
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.torch_internals import is_over
@@ -135,7 +135,12 @@ class OpenRun:
 
 
 def finding_monitor(on_finding: Any, stop_on: Any) -> FindingMonitor | None:
-    """What looks for findings as windows close; None where nobody is to be told of any."""
+    """What looks for findings as windows close; None where nobody is to be told of any.
+
+    Raises:
+        NormprobeError: an option is of another type.
+    """
+    check_finding_options(on_finding, stop_on)
     if on_finding is None and stop_on is None:
         return None
     # Here, as few probes ask for it, and none of the others is to load the checks.

@@ -31,7 +31,7 @@ COLUMNS = {
 _AT_ONCE = 64
 """Windows merged together: a run of any length is merged in bounded memory."""
 
-_TABLES = ("layers", "features", "samples", "ledger", "parameters", "quantiles")
+_TABLES = ("layers", "features", "samples", "ledger", "parameters", "experts", "quantiles")
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from normprobe import batchnorm, figures, findings
 from normprobe.cli import main
 from normprobe.findings import CHECKS, COLUMNS, rule_of
 from normprobe.layers import view_registry
-from normprobe.tables.columns import TABLES, UNITS
+from normprobe.tables.columns import TABLES, UNITS, unit_of
 from tests.helpers.markdown import PAGES, ROOT, blocks, name_of, run, with_outputs
 
 DOCS = ROOT / "docs"
@@ -43,7 +43,7 @@ def columns_of(table: str) -> str:
     lines = ["| column | dtype | unit | meaning |", "|---|---|---|---|"]
     for name, (dtype, meaning) in TABLES[table].items():
         text = meaning.replace("|", "\\|").replace(", in the layer's own units", "")
-        lines.append(f"| `{name}` | {dtype} | {UNITS.get(name, '')} | {text} |")
+        lines.append(f"| `{name}` | {dtype} | {unit_of(table, name)} | {text} |")
     return "\n".join(lines)
 
 

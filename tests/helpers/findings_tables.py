@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from normprobe.errors import NoSamplesError
+from normprobe.tables.columns import missing, shaped
+from normprobe.tables.expert_columns import EXPERTS
 
 EXTREMES = [f"{end}_{what}" for end in ("min", "max") for what in ("part", "example", "position", "feature")]
 FIRST_NONFINITE = [f"nonfinite_{what}" for what in ("part", "step", "call", "example", "position", "feature")]
@@ -38,6 +40,11 @@ def normal(scale: float = 1.0, rows: int = 64, features: int = 32) -> np.ndarray
     return scale * RNG.standard_normal((rows, features))
 
 
+def no_rows(columns: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """A table of these columns without a row."""
+    return pd.DataFrame({name: missing(dtype, 0) for name, (dtype, _) in columns.items()})
+
+
 @dataclass(frozen=True, eq=False)
 class FakeTables:
     """The frames that a check reads."""
@@ -53,6 +60,7 @@ class FakeTables:
 
     raw: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
     history_source: None = None
+    experts: pd.DataFrame = field(default_factory=lambda: shaped(no_rows(EXPERTS), EXPERTS))
 
     def values(self, layer: str, site: str) -> np.ndarray:
         """The raw rows of a site: all of them."""

@@ -69,7 +69,8 @@ def test_a_router_is_measured_and_experts_are_declared() -> None:
             assert torch.equal(model(x), expected)
     ledger = probe.recording.ledger.set_index("layer")
     assert ledger.loc["gate", ["status", "via", "calls"]].tolist() == ["fired", "functional", 3]
-    said = "one tensor of shape (4, 8, 6) holds the weights of all experts; their products are not probed"
+    held = "one tensor of shape (4, 8, 6) holds the weights of all experts"
+    said = f"{held}; their products are not probed without experts=True"
     assert ledger.loc["experts.up_proj", ["status", "reason"]].tolist() == ["bypassed", said]
     features = probe.recording.features.query("layer == 'gate' and site == 'output'")
     logits = F.linear(model.norm(x), model.gate.weight).detach().double().reshape(-1, 4).numpy()

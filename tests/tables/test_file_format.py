@@ -22,8 +22,10 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
+from normprobe.kernels.distributions.bins import edges
 from normprobe.kernels.moments import MOMENT_FIELDS
-from normprobe.tables.columns import BASE, LEDGER, OPTIONAL
+from normprobe.tables.bin_counts import ZERO
+from normprobe.tables.columns import BASE, HAVE_POWERS, LEDGER, OPTIONAL, POWERS
 from normprobe.tables.storage import FORMAT
 from normprobe.tables.validate import check_meta
 from tests.helpers import quantizers
@@ -58,7 +60,8 @@ class TestPage:
     @pytest.mark.parametrize("table", BASE)
     def test_names_every_column_with_its_type(self, table: str) -> None:
         found = {name: kind for name, kind, _ in described(table)}
-        expected = {name: TYPES[kind] for name, kind in BASE[table].items()}
+        powers = dict.fromkeys(POWERS, "float64") if table in HAVE_POWERS else {}
+        expected = {name: TYPES[kind] for name, kind in (BASE[table] | powers).items()}
         if table == "ledger_base":
             expected = {name: kind for name, kind in expected.items() if name not in LEDGER}
         assert found == expected
@@ -69,7 +72,7 @@ class TestPage:
         if table == "ledger_base":
             (more,) = re.findall(r"^(`normalizes`.*) are \*optional\*\.$", PAGE, flags=re.MULTILINE)
             found |= set(re.findall(r"`(\w+)`", more))
-        assert found == OPTIONAL.get(table, frozenset())
+        assert found == OPTIONAL.get(table, frozenset()) | set(POWERS if table in HAVE_POWERS else ())
 
     def test_names_every_entry_of_the_file(self, tmp_path: Path) -> None:
         path = trained().save(tmp_path / "a.normprobe")
@@ -78,6 +81,13 @@ class TestPage:
             assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
         section = PAGE.split("## Container")[1].split("\n## ")[0]
         assert set(re.findall(r"^\| `([\w.]+)` \|", section, flags=re.MULTILINE)) == names
+
+    def test_says_where_bins_begin(self) -> None:
+        assert f"{ZERO} holds exact zeros" in PAGE
+        k = np.arange(ZERO + 1)
+        q, r = k // 8, k % 8
+        by_the_page = np.where(q > 0, (1 + r / 8) * 2.0 ** (q - 127), r / 8 * 2.0**-126)
+        assert (by_the_page == edges()).all()
 
     def test_a_column_that_is_not_known_is_refused(self, tmp_path: Path) -> None:
         path = padded().save(tmp_path / "a.normprobe")
@@ -106,7 +116,8 @@ def trained() -> normprobe.Recording:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with normprobe.Probe(model, gradients=True, window=2, part="run") as probe:
+    options: Any = {"gradients": True, "kurtosis": True, "quantiles": True}
+    with normprobe.Probe(model, window=2, part="run", **options) as probe:
         for step in range(4):
             probe.step(step)
             model(torch.randn(16, 6)).square().mean().backward()

@@ -37,6 +37,10 @@ ADDED = {
         "statistics",
         "num_batches_tracked",
         "gradients",
+        "rows",
+        "expert_of",
+        "expert",
+        "router_of",
     },
 }
 KEYS = ["layer", "site", "feature", "part", "call", "repeat", "example", "position"]

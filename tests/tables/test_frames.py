@@ -55,6 +55,10 @@ COLUMNS = {
         *[("activation", TEXT), ("momentum", REAL), ("running_dtype", TEXT), ("statistics", TEXT)],
         ("num_batches_tracked", NUMBER),
         ("gradients", NUMBER),
+        ("rows", NUMBER),
+        ("expert_of", TEXT),
+        ("expert", NUMBER),
+        ("router_of", TEXT),
     ],
     "labels": [("part", TEXT), ("example", NUMBER), ("position", NUMBER), ("text", TEXT)],
 }

@@ -73,8 +73,8 @@ class Forward:
         labels: the text of each sample, as the user's callable gave it.
         groups: of what group each is; None where none were asked for.
         decoder_fired: whether a layer on a path with `decoder` has fired.
-        opened: the calls of layers that are under way and that Python measures (`readings.OpenCall`), by the
-            layer's index.
+        opened: the calls under way that Python measures, of layers (`readings.OpenCall`) by the index of
+            each, of modules of experts by keys of their own.
         sequences: what its layers work on, by which sequence they read and which of the user's masks
             they have.
         placements: the samples of its tensors, by sequence, sizes and first number (`sample_numbers.place`).
@@ -103,7 +103,7 @@ class Forward:
     labels: list[list[str]] | None = None
     groups: ForwardGroups | None = None
     decoder_fired: bool = False
-    opened: dict[int, Any] = field(default_factory=dict)
+    opened: dict[Any, Any] = field(default_factory=dict)
     sequences: dict[Any, Sequence] = field(default_factory=dict)
     placements: dict[Any, Any] = field(default_factory=dict)
     single_sequence: bool = False

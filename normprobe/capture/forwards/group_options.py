@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -170,7 +170,14 @@ class GroupsByGeneration:
         return ForwardGroups(self._names, examples=np.full(call.batch.size, self._codes[single], np.int64))
 
 
-def read_groups(groups: Any, model: nn.Module) -> GroupRule | None:
+class Grouping(NamedTuple):
+    """How the samples of a probe are told apart: by which rule, and how the recording names it."""
+
+    rule: GroupRule
+    shown: Any
+
+
+def read_groups(groups: Any, model: nn.Module) -> Grouping | None:
     """What a user gave as groups.
 
     Args:
@@ -184,11 +191,12 @@ def read_groups(groups: Any, model: nn.Module) -> GroupRule | None:
     if groups is None:
         return None
     if ids := attribute(groups, "all_special_ids"):
-        return GroupsByToken(names, dict.fromkeys(map(int, ids), "special"), "other")
+        special = dict.fromkeys(map(int, ids), "special")
+        return Grouping(GroupsByToken(names, special, "other"), "special")
     if isinstance(groups, str) and groups in _RULES:
-        return _RULES[groups](names, model)
+        return Grouping(_RULES[groups](names, model), groups)
     if callable(groups) and not isinstance(groups, type):
-        return GroupsByFunction(names, groups)
+        return Grouping(GroupsByFunction(names, groups), shown(groups))
     raise NormprobeError(
         f"groups must be one of {', '.join(map(repr, GROUP_RULES))}, a tokenizer, or a function "
         f"(args, kwargs) -> labels of shape (batch,) or (batch, positions); got {groups!r}"
@@ -203,11 +211,6 @@ _RULES: dict[str, Callable[[GroupNames, nn.Module], GroupRule]] = {
     "modality": lambda names, model: GroupsByToken(names, _modality_ids(model), "text"),
     "generated": lambda names, model: GroupsByGeneration(names),
 }
-
-
-def shown_groups(groups: Any) -> Any:
-    """The option as JSON holds it; a tokenizer stands for its special tokens."""
-    return "special" if attribute(groups, "all_special_ids") else shown(groups)
 
 
 def _special_ids(model: nn.Module) -> list[int]:

@@ -6,18 +6,37 @@ import functools
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
 from normprobe.errors import NormprobeError, names_checked
-from normprobe.kernels.distributions.options import DistributionOptions
+from normprobe.kernels.distributions.options import NO_DISTRIBUTIONS, DistributionOptions
 from normprobe.samples.hashing import process_name
 from normprobe.tables.records import valid_name
 
 _GIVEN = "raised by what normprobe.Probe was given: its mask, labels, on_finding or stop_on"
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
+
+
+class Further(NamedTuple):
+    """What a probe measures beside the activations of layers.
+
+    Attributes:
+        loss_scale: what gradients are divided by (`capture.gradients.loss_scale`); None for no gradients.
+        experts: whether experts that one weight holds are measured one by one.
+        distributions: what is measured of distributions beside moments.
+        groups: what says of which group samples are (`group_options.Grouping`); None for no groups.
+    """
+
+    loss_scale: Any = None
+    experts: bool = False
+    distributions: DistributionOptions = NO_DISTRIBUTIONS
+    groups: Any = None
+
+
+NOTHING_FURTHER = Further()
 
 
 def check_options(samples: Any, values: Any, every: Any, window: Any, mask: Any) -> None:

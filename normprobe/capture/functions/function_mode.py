@@ -82,6 +82,23 @@ class LayerCallbacks(Protocol):
         """Measure what a layer gave for these arguments; no output if it raised."""
 
 
+class ExpertProducts(Protocol):
+    """What is done about products with weights of experts."""
+
+    def holds(self, layer: Layer) -> bool:
+        """Whether a layer is a weight of experts."""
+
+    def note(
+        self,
+        forward: Forward | None,
+        layer: Layer,
+        func: Callable[..., Any],
+        given: tuple[Any, ...],
+        result: Any,
+    ) -> bool:
+        """A function read a weight of experts: if it is a product, measure it; whether it is one."""
+
+
 class FunctionCapture:
     """Finds the calls of one probe's layers among those of torch's functions.
 
@@ -91,7 +108,10 @@ class FunctionCapture:
     Attributes:
         left_out: modules (by id) whose calls are none of a layer, though they use the weight of one.
         reads: the first function that read the weight of a layer, by the layer's key.
+        experts: what measures products with the weights of experts; None where nobody asked for them.
     """
+
+    experts: ExpertProducts | None = None
 
     def __init__(self, callbacks: LayerCallbacks) -> None:
         self._callbacks = callbacks
@@ -218,11 +238,27 @@ class FunctionCapture:
             try:
                 for layer in session.owners_among((*args, *kwargs.values())):
                     self.reads.setdefault(layer.key, getattr(func, "__name__", "a function"))
+                    if self.experts is not None and self.experts.holds(layer):
+                        self._note_experts(session, layer, func, (*args, *kwargs.values()), result)
                 for layer in session.running():
                     self.reads.setdefault(layer.key, "")
             except Exception:  # tensors of others that cannot be asked
                 return result
         return result
+
+    def _note_experts(
+        self,
+        session: FunctionSession,
+        layer: Layer,
+        func: Callable[..., Any],
+        given: tuple[Any, ...],
+        result: Any,
+    ) -> None:
+        """Measure a product with a weight of experts, and listen there in the next forwards, too."""
+        forward = self._callbacks.forwards.current
+        if self.experts is not None and self.experts.note(forward, layer, func, given, result):
+            with self._callbacks.lock:
+                session.note_use(layer)
 
     def _note_use(
         self, state: LayerState, used: UsedLayer, session: FunctionSession, *, has_bias: bool

@@ -115,22 +115,20 @@ def place(
     k: int | None,
 ) -> Placement:
     """Number the samples of a tensor whose sizes and strides are given, and say which are padding."""
-    site, leading, inner = state.sites[name], extent.leading, extent.inner
+    site, leading, inner, first = state.sites[name], extent.leading, extent.inner, forward.first
     grid, padding = sequence.grid, sequence.padding
     # Decided once: a batch that happens to equal another size must not be read otherwise than those before.
     if site.layout is None:
-        site.layout = decide(leading, grid)
-    layout = site.layout if fits(site.layout, leading, grid) else Layout.UNALIGNED
-    first = forward.first
+        site.layout = _decided(state, leading, grid)
+    aligned = fits(site.layout, leading, grid) and not _is_routed(state, leading, grid)
+    layout = site.layout if aligned else Layout.UNALIGNED
     if layout is Layout.UNALIGNED:
         first = site.unaligned  # a count of its own, so that no two samples have one number
         site.unaligned += leading[0] if leading else 1
     axis = _time_axis(time_axes(layout, leading, grid, padding), state, name, strides)
     table = None if sequence.groups is None else _table_of(sequence, state, layout, leading)
-    group_axis = None
-    if table is not None:
-        axes = table_axes(layout, leading, grid, table.shape)
-        group_axis = axis if axis in axes else _time_axis(axes, state, name, strides)
+    axes = [] if table is None else table_axes(layout, leading, grid, table.shape)
+    group_axis = _group_axis(axes, axis, state, name, strides) if axes else None
     sizes = Sizes(layout, leading, inner, axis, state.view.sample, group_axis)
     # The sequence stands in the key by identity; it lives in `forward.sequences` as long as the key does.
     placement: Placement | None = forward.placements.get((sequence, sizes, first))
@@ -157,6 +155,13 @@ def _table_of(
     return groups.table(layout, leading, sequence.grid, sequence.padding)
 
 
+def _group_axis(
+    axes: list[int], axis: int | None, state: LayerState, name: str, strides: tuple[int, ...]
+) -> int | None:
+    # That of the mask, if it may be: both are of positions.
+    return axis if axis in axes else _time_axis(axes, state, name, strides)
+
+
 def _groups_at(
     groups: SampleGroups, sizes: Sizes, grid: Grid, table: Codes | None, example: Codes
 ) -> PlacedGroups:
@@ -164,6 +169,15 @@ def _groups_at(
         groups, sizes.layout, sizes.leading, grid, table=table, axis=sizes.group_axis, example=example
     )
     return PlacedGroups(codes, groups.names.names)
+
+
+def _decided(state: LayerState, leading: tuple[int, ...], grid: Grid) -> Layout:
+    return Layout.UNALIGNED if _is_routed(state, leading, grid) else decide(leading, grid)
+
+
+def _is_routed(state: LayerState, leading: tuple[int, ...], grid: Grid) -> bool:
+    """Whether rows are those that an expert was given, and nothing says which: any number may be as many."""
+    return state.layer.expert is not None and len(leading) == 1 and grid.packed is None
 
 
 def place_shifted(placement: Placement, forward: NumberedForward, examples: int) -> Placement:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from normprobe.capture.experts.listed_rows import routed_sequence
 from normprobe.capture.forwards.forward import Forward, Sequence
 from normprobe.capture.forwards.mask_options import GivenMasks
 from normprobe.capture.forwards.traced_tensors import address
@@ -60,6 +61,8 @@ class SequenceFinder:
         if sequence is None:
             padding = self._masks.padding(pattern, masks.of(reads))
             sequence = forward.sequences[reads, pattern] = forward.sequence(reads, padding)
+        if state.layer.expert is not None and forward.opened:
+            sequence = routed_sequence(state.layer, tensor, forward, sequence)
         if sequence.padding is None or sequence.padding.full or pattern is not None or tensor.is_nested:
             return sequence
         return self._at_its_size(state, tensor, forward, reads, sequence)

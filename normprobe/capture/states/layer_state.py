@@ -323,11 +323,9 @@ class LayerState:
         fired = status == "fired"
         reasons = {**self.reasons, **(skipped or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
-        if fired and not self.aligned:
-            notes.append(UNALIGNED)
+        notes += [UNALIGNED] if fired and not self.aligned else []
         notes += of_no_group({name: site.groups for name, site in self.sites.items()})
-        if self.awaited_gradients > 0:
-            notes.append(NONE_CAME.format(self.awaited_gradients))
+        notes += [NONE_CAME.format(self.awaited_gradients)] if self.awaited_gradients > 0 else []
         # Other kinds with running statistics (instance norm) have no finding that asks.
         tracked = moves and self.view.kind == "batch_norm"
         changes = self.buffers.changes() if tracked else BufferChanges(None, None)
@@ -371,6 +369,9 @@ class LayerState:
             "settings": "" if layer.parameter else settings_of(layer.module, self.view.kind),
             "trainable": is_trainable(layer.module),
             "weights": weight_digest(layer),
+            "expert_of": valid_name(layer.expert_of),
+            "expert": layer.expert,
+            "router_of": valid_name(layer.router_of),
         }
 
     def _status(self, calls: int, never: tuple[str, str]) -> tuple[str, str]:

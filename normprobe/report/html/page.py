@@ -18,6 +18,7 @@ from normprobe.report.finding_words import nothing_found
 from normprobe.report.garbage import uncollected
 from normprobe.report.group_rows import group_table
 from normprobe.report.html.cards import finding_cards
+from normprobe.report.html.expert_rows import expert_rows
 from normprobe.report.html.glossary import glossary_entries
 from normprobe.report.html.headline import verdict
 from normprobe.report.html.layer_strip import MOST_CELLS, strip_cells
@@ -121,6 +122,7 @@ def _render(
         panels=each.shown,
         panels_open=each.opened,
         panels_note=each.note,
+        experts=expert_rows(tables),
         entries=glossary_entries(tables, findings),
         files=[*beside, f"{FIGURES}/"] if any(drawn.iterdir()) else list(beside),
         marker=marker(str(tables.meta["name"]), beside),

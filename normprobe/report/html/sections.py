@@ -152,11 +152,13 @@ def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> li
     )
     first = Section("findings", "Findings", "Findings")
     apart = [] if group_measures(tables).empty else [Section("groups", "Groups", "Groups of samples")]
+    experts = [Section("experts", "Experts", "Experts")] if len(tables.experts) else []
     table = Section("layers", "All layers", "All layers")
     last = Section("reading", "How to read", "How to read this")
+    behind = [*drawn, *apart, *experts, table]
     if panels.opened:
-        return [first, *each, *drawn, *apart, table, *missed, last]
-    return [first, *drawn, *apart, table, *each, *missed, last]
+        return [first, *each, *behind, *missed, last]
+    return [first, *behind, *each, *missed, last]
 
 
 def _figure(rendered: Rendered, prefix: str, anchors: Anchors) -> Figure:

@@ -15,8 +15,9 @@ from normprobe.kernels.distributions.bins import bin_edges
 from normprobe.kernels.moments import Moments
 from normprobe.tables.bin_counts import counts_at
 from normprobe.tables.close_names import close_names
-from normprobe.tables.columns import FIT, FIT_FEATURES, shaped
+from normprobe.tables.columns import shaped
 from normprobe.tables.derive import fact, moments_of, starts
+from normprobe.tables.distribution_columns import FIT, FIT_FEATURES
 from normprobe.tables.number_formats.formats import FORMATS, NumberFormat
 from normprobe.tables.number_formats.noise import noise_in_bins, noise_of_features
 from normprobe.tables.number_formats.rounding import (
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 BY = ("layer", "feature")
+
+UNEVEN = 0.3
+"""By how many dB an estimate from counts may be off because values lie unevenly in their bins."""
 
 Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Bins that hold numbers, ascending, and how many each holds; both empty where none were counted."""
@@ -133,7 +137,6 @@ def _of_site(site: _Site, form: NumberFormat) -> dict[str, Any]:
     one = value_scale(np.array([peak]), form)
     by_features = site.snr(site.noise(form, one))
     by_channels = np.nan if form.block else site.snr(site.noise(form, value_scale(site.peaks, form)))
-    snr = float(decibels(*noise_in_bins(*site.counts, form, float(one[0])))) if known else by_features
     return {
         **site.names,
         "format": form.name,
@@ -143,11 +146,29 @@ def _of_site(site: _Site, form: NumberFormat) -> dict[str, Any]:
         "scale": scale,
         "scaled_below_normal": _share_below(site.counts, form.smallest_normal * float(one[0])),
         "scaled_flushed": _share_below(site.counts, form.smallest / 2 * float(one[0])),
-        "snr_db": snr,
-        "snr_from": "counts" if known else "features",
+        **(_by_counts(site, form, float(one[0])) if known else _unbounded(by_features)),
         "channel_gain_db": by_channels - by_features,
         **_of_blocks(site, form),
     }
+
+
+def _by_counts(site: _Site, form: NumberFormat, scale: float) -> dict[str, Any]:
+    """The ratio of signal to noise as counts have it, and how far off it may be."""
+    some = site.features.count > 0
+    extremes = float(site.features.minimum[some].min()), float(site.features.maximum[some].max())
+    noise, deviation = noise_in_bins(*site.counts, extremes, form, scale)
+    signal = float((site.squares * site.features.count).sum())
+    return {
+        "snr_db": float(decibels(signal, noise)),
+        # Twice the standard deviation, to first order.
+        "snr_error_db": UNEVEN + (20 / np.log(10) * deviation / noise if noise > 0 else 0.0),
+        "snr_from": "counts",
+    }
+
+
+def _unbounded(snr: float) -> dict[str, Any]:
+    """A ratio that rests on a model of each feature: how far off it is depends on the data."""
+    return {"snr_db": snr, "snr_error_db": np.nan, "snr_from": "features"}
 
 
 def _as_it_is(site: _Site, form: NumberFormat) -> dict[str, Any]:

@@ -26,16 +26,37 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 def noise_in_bins(
-    bins: NDArray[np.int64], counts: NDArray[np.int64], form: NumberFormat, scale: float
+    bins: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    extremes: tuple[float, float],
+    form: NumberFormat,
+    scale: float,
 ) -> tuple[float, float]:
-    """Mean square of values and of the noise that rounding them under a scale adds, from counts in bins."""
-    lower, upper = (edge[:, None] for edge in bin_edges(bins))
+    """The noise that rounding values under a scale adds, from counts in bins.
+
+    Args:
+        bins: those that hold values, ascending.
+        counts: how many each holds.
+        extremes: the smallest and the largest value, which are known exactly.
+        form: the format.
+        scale: what values are divided by.
+
+    Returns:
+        The sum of its squares, and the standard deviation of that sum, for where in its bin a value lies is
+        unknown: of a few values that outweigh all others little can be said.
+    """
+    known = np.array(extremes if counts.sum() > 1 else extremes[:1]) / scale
+    # A scale that is made of the largest value rounds that one without an error.
+    rest = counts.astype(np.float64)
+    rest[0] -= 1
+    rest[-1] -= len(known) - 1
+    lower, upper = (edge.clip(*extremes)[:, None] for edge in bin_edges(bins))
     # Fractions of no period: evenly spaced points would lie on the format's own grid.
-    inside = np.modf(np.arange(1, _POINTS + 1) * _GOLDEN + bins[:, None] * np.sqrt(2.0))[0] % 1.0
+    inside = np.modf(np.arange(1, _POINTS + 1) * _GOLDEN + np.abs(bins[:, None]) * np.sqrt(2.0))[0]
     values = (lower + inside * (upper - lower)) / scale
-    share = counts / counts.sum()
     noise = (rounded(values, form) - values) ** 2
-    return float((values**2).mean(1) @ share) * scale**2, float(noise.mean(1) @ share) * scale**2
+    total = float(noise.mean(1) @ rest + ((rounded(known, form) - known) ** 2).sum())
+    return total * scale**2, float(np.sqrt(noise.var(1) @ rest)) * scale**2
 
 
 def noise_of_features(mean: Numbers, variance: Numbers, form: NumberFormat, scale: Numbers) -> Numbers:

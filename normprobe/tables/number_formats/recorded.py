@@ -61,10 +61,10 @@ class RecordedDistributions:
         >>> recording.fit("fp8_e4m3").nsmallest(5, "snr_db")
 
         What rests on the largest values is exact. Shares of small values take ``Probe(quantiles=True)`` and
-        are missing without. Noise is estimated, in dB: from the counts where there are some, within 1 dB of a
-        cast; else from the mean and variance of each feature, taking it for normal, within 1 dB where it is,
-        and 2 dB where its tails are heavy; that of blocks by rounding the kept rows, as good as these are a
-        sample.
+        are missing without. Noise is estimated, in dB: from the counts where there are some, within
+        ``snr_error_db`` of a cast; else from the mean and variance of each feature, taking it for normal, in
+        tests within 1 dB where it is and 2 dB where its tails are heavy; that of blocks by rounding the kept
+        rows, as good as these are a sample.
 
         Args:
             format: "mxfp8" is blocks of 32 E4M3 numbers under a power of two each (OCP MX 1.0), "nvfp4"

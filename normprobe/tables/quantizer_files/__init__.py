@@ -2,7 +2,8 @@
 
 In: `normprobe.tables.frames.Tables`. Out: one file, and an `Export` that names what it lacks. `selection`
 takes the moments of layers from the tables; `torch_files` has the formats that torch loads, `imatrix` those
-of llama.cpp, whose names `gguf_names` knows; `write` has all formats by name.
+of llama.cpp, whose names `gguf_names` knows, with experts of one weight (`one_weight_experts`); `write` has
+all formats by name.
 """
 
 from normprobe.tables.quantizer_files.write import Export, write_export

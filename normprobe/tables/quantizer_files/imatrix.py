@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from normprobe.kernels.moments import Moments
 from normprobe.tables.frames import Tables
 from normprobe.tables.quantizer_files.gguf_names import GgufName, gguf_names, gguf_package
+from normprobe.tables.quantizer_files.one_weight_experts import ExpertWeights, by_weight, expert_weights
 from normprobe.tables.quantizer_files.selection import NOT_FIRED, Selection
 from normprobe.tables.quantizer_files.torch_files import narrowed, rows_of, sum_of_squares
 
@@ -75,6 +76,10 @@ def importance_matrix(tables: Tables, inputs: Selection) -> Matrix:
     for layer in layers:
         if layer not in names:
             left_out[layer] = inputs.left_out.get(layer, "had no name in a GGUF file")
+    held = expert_weights(tables)
+    entries |= {weight: _of_experts(weight, each) for weight, each in by_weight(held)}
+    left_out = {layer: why for layer, why in left_out.items() if layer not in {each.layer for each in held}}
+    left_out |= {each.layer: each.reason for each in held if each.reason}
     most = max((float(entry.counts.max()) for entry in entries.values()), default=0.0)
     # A chunk of llama-imatrix is a text of fixed length; here, an example.
     chunks = max(1, int(tables.facts.get("examples") or 0))
@@ -147,6 +152,13 @@ def _why_not(members: list[str], names: Mapping[str, GgufName], inputs: Selectio
         return "shared a weight with layers that were not probed"
     missing = [layer for layer in members if inputs.left_out.get(layer, NOT_FIRED) != NOT_FIRED]
     return f"shared a weight with {missing[0]}, which {inputs.left_out[missing[0]]}" if missing else ""
+
+
+def _of_experts(weight: str, held: ExpertWeights) -> Entry:
+    """What the file holds of experts of one weight."""
+    assert held.moments is not None, "else there is a reason"
+    sums = narrowed(weight, sum_of_squares(held.moments)).reshape(len(held.rows), -1)
+    return Entry(sums, held.rows[:, None].astype(np.float32), experts=True)
 
 
 def _entry(members: list[str], names: Mapping[str, GgufName], moments: Mapping[str, Moments]) -> Entry:

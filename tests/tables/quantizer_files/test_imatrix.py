@@ -15,7 +15,8 @@ from torch import nn
 
 import normprobe
 from normprobe.errors import RecordingError
-from tests.helpers import quantizers
+from tests.helpers import expert_models, quantizers
+from tests.helpers.expert_oracle import expert_rows
 from tests.helpers.quantizers import collected, sums
 
 # Names as llama.cpp has them, written out: the map that makes them is not asked.
@@ -279,3 +280,54 @@ class TestErrors:
         export = normprobe.record(model, quantizers.batches()).export(tmp_path / "x", "imatrix")
         assert export.left_out["model.layers.0.mlp.up_proj"].startswith("had several names")
         assert "blk.0.ffn_up.weight.counts" not in read(tmp_path / "x")[1]
+
+
+class TestExpertsOfOneWeight:
+    """Of transformers 5, whose experts are rows of one parameter."""
+
+    def files(self, tmp_path: Path, model: nn.Module, data: list[Any], form: str = "imatrix") -> Any:
+        with torch.no_grad(), normprobe.Probe(model, experts=True) as probe:
+            for batch in data:
+                model(**batch)
+        return probe.recording, probe.recording.export(tmp_path / "x", form)
+
+    @pytest.mark.parametrize("make", [expert_models.mixtral, expert_models.qwen3_moe])
+    def test_sums_and_counts_are_those_of_each_expert(self, make: Any, tmp_path: Path) -> None:
+        model, data = make(), [expert_models.batch(1), expert_models.batch(2)]
+        model.set_experts_implementation("eager")
+        holders = {f"model.layers.{block}.mlp.experts": "down_proj" for block in range(2)}
+        rows = expert_rows(model, data, holders)
+        _, export = self.files(tmp_path, model, data)
+        assert set(export.left_out) == {"lm_head"}
+        _, tensors = read(tmp_path / "x")
+        for block in range(2):
+            for name, site in (("gate", "input"), ("up", "input"), ("down", "intermediate")):
+                weight = f"blk.{block}.ffn_{name}_exps.weight"
+                squares, counts = tensors[f"{weight}.in_sum2"], tensors[f"{weight}.counts"]
+                for expert in range(len(counts)):
+                    own = rows.get((f"model.layers.{block}.mlp.experts", site, expert))
+                    found = np.zeros(squares.shape[1]) if own is None else np.square(own).sum(0)
+                    np.testing.assert_allclose(squares[expert], found, rtol=1e-6)
+                    assert counts[expert].tolist() == [0 if own is None else len(own)]
+                assert counts.sum() == 2 * 22 * 2
+        assert tensors["blk.0.ffn_gate_inp.weight.counts"].tolist() == [44]
+
+    def test_where_weights_are_copied_the_last_is_left_out(self, tmp_path: Path) -> None:
+        model = expert_models.mixtral()
+        model.set_experts_implementation("batched_mm")
+        _, export = self.files(tmp_path, model, [expert_models.batch(1)])
+        down = [f"model.layers.{block}.mlp.experts.down_proj" for block in range(2)]
+        assert set(export.left_out) == {"lm_head", *down}
+        assert "was used as a copy" in export.left_out[down[0]]
+        names = read(tmp_path / "x")[1]
+        assert "blk.1.ffn_up_exps.weight.in_sum2" in names
+        assert "blk.1.ffn_down_exps.weight.in_sum2" not in names
+
+    def test_before_gguf_each_expert_has_its_own_mean(self, tmp_path: Path) -> None:
+        recording, _ = self.files(tmp_path, expert_models.mixtral(), [expert_models.batch(1)], "imatrix-dat")
+        found = read_dat(tmp_path / "x")
+        features = recording.expert_features
+        own = features[(features["layer"] == "model.layers.0.mlp.experts") & (features["site"] == "input")]
+        squares = (own["mean"] ** 2 + own["variance"]).to_numpy()
+        name = "blk.0.ffn_gate_exps.weight"
+        np.testing.assert_allclose(found.values[name] / found.calls[name], squares, rtol=1e-6)
