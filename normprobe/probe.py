@@ -34,8 +34,9 @@ from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
 from normprobe.errors import NormprobeError, warn
-from normprobe.layers.filters import LayerFilter, check_filters
+from normprobe.layers.filters import LayerFilter
 from normprobe.layers.find import find_layers
+from normprobe.layers.further_layers import Residual, checked
 from normprobe.layers.layer import LayerSet
 from normprobe.layers.same_model import fingerprint
 from normprobe.recording import Recording
@@ -61,7 +62,6 @@ class Probe:
     _hooks: Hooks | None = None
     _final: Recording | None = None
     _known: tuple[list[Any], LayerSet] | None = None
-    _grad = True
 
     @by_name("the model", 1)
     def __init__(
@@ -70,6 +70,7 @@ class Probe:
         *,
         layers: LayerFilter | None = None,
         kinds: str | Iterable[str] | None = None,
+        residual: Residual = None,
         mask: MaskOption = "auto",
         samples: int | Literal["all"] = 1024,
         values: int = 64,
@@ -94,10 +95,13 @@ class Probe:
 
         Args:
             model: any module, also one that is itself a layer.
-            layers: glob pattern(s) over qualified names, module class(es), or a predicate
-                (name, module) -> bool.
+            layers: glob pattern(s) over names, module class(es), or a predicate (name, module) -> bool.
             kinds: the kinds to probe: linear, layer_norm, rms_norm, batch_norm, group_norm,
-                instance_norm, norm.
+                instance_norm, norm; these by default, which "default" stands for beside conv, activation,
+                embedding, attention and residual, that are probed on request.
+            residual: True also measures the residual stream, at the input and output of the blocks that the
+                model repeats, and what each block adds; glob pattern(s) over qualified names say which
+                modules are the blocks. ``layers`` and ``kinds`` leave out none of them.
             mask: "auto" finds padding masks in the arguments of the model's forward; a callable
                 (args, kwargs) -> bool tensor (batch, positions), True = real; the name of the argument that
                 holds the mask, or lengths; such a tensor, where there is a single batch; a dict from layer
@@ -113,10 +117,8 @@ class Probe:
             max_windows: keep at most so many: the two of a phase that span the fewest steps become one.
             resume_from: the last step of the checkpoint that the run goes on from. Windows in ``out`` that
                 reach past it are removed, so that no step counts twice, and the numbers run on.
-            groups: tells samples apart, so that `layers` and `features` have a row for each group: "special"
-                (tokens, as the model's configuration says; or give its tokenizer), "first" (the first real
-                position of each example), "modality" (text, image, audio), "generated" (behind a prompt), or
-                (args, kwargs) -> labels (batch,) or (batch, positions) of str, int, bool or None.
+            groups: tells samples apart, so that `layers` and `features` have rows for each group: "special",
+                "first", "modality", "generated", or (args, kwargs) -> labels (batch,) or (batch, positions).
             labels: the texts of samples, for people reading: a list of str, one an example in the order of
                 the data over all batches; a list of lists of str, one a position of each example, padding
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
@@ -125,8 +127,7 @@ class Probe:
                 a name two probes of the same data keep the same, and can be compared pair by pair, unless
                 they are of several processes of torch.distributed, where each keeps samples of its own.
             seed: changes which samples are kept.
-            gradients: also measure the gradients of what layers read and write, at the sites
-                `input_gradient` and `output_gradient`.
+            gradients: also measure those of what layers read and write, as further sites.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
             experts: also measure each expert where one weight holds all of a layer's, as in Mixtral, for
                 `Recording.experts`. Experts that are modules of a list are there without it.
@@ -145,27 +146,32 @@ class Probe:
             NormprobeError: an option is out of range.
         """
         self.model, asked = checked_model(model), check_distributions(kurtosis, quantiles)
+        self._mask, self._seed = mask, seed
         check_options(samples, values, every, window, mask)
-        self._filter, self._monitor = check_filters(layers, kinds), finding_monitor(on_finding, stop_on)
-        self.part, self._mask, self._seed = name_of_part(part := share_of(part, out)), mask, seed
+        self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
         self._callbacks = HookCallbacks(
-            **_of_samples(mask, labels),
+            mask=read_mask(mask),
+            labels=read_labels(labels),
             samples=None if samples == "all" else samples,
             values=values,
             phases=Phases(every, window),
-            seed=seed_of(seed, process_name() if part is None else part),
+            seed=seed_of(seed, self._name_part(part, out)),
             further=Further(loss_scale(gradients, scaler), experts, asked, read_groups(groups, self.model)),
         )
-        self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
+        self._run = self._open_run(out, max_windows, resume_from)
 
-    def _open_run(
-        self, out: str | Path | None, most: int | None, step: int | None, *, named: bool
-    ) -> OpenRun:
+    def _name_part(self, part: str | None, out: str | Path | None) -> str | None:
+        """Name the share of the data; what the samples to keep are drawn by beside the seed."""
+        share = share_of(part, out)
+        self.part, self._named = name_of_part(share), share is not None
+        return process_name() if share is None else share
+
+    def _open_run(self, out: str | Path | None, most: int | None, step: int | None) -> OpenRun:
         """Find the layers; the windows of the run, with those that another process closed."""
         self._find_layers(self._mask)
         check_window_options(most, step)
         closed = ClosedWindows(None if out is None else WindowFolder(out), most)
-        part = self.part if named else None
+        part = self.part if self._named else None
         if step is None:
             closed.check_new(part)
         elif out is None:
@@ -330,17 +336,12 @@ class Probe:
             "window": callbacks.forwards.phases.window,
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
+            **({"residual": shown(self._filter[2])} if self._filter[2] else {}),
             "experts": callbacks.experts is not None,
             **callbacks.further.distributions._asdict(),
         }
-        groups = callbacks.further.groups
-        options |= {} if groups is None else {"groups": groups.shown}
+        options |= {} if (groups := callbacks.further.groups) is None else {"groups": groups.shown}
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
-
-
-def _of_samples(mask: MaskOption, labels: LabelsOption) -> dict[str, Any]:
-    """What a user says of samples: which are real, and what each is called."""
-    return {"mask": read_mask(mask), "labels": read_labels(labels)}
 
 
 @by_name("the model and the batches", 2)

@@ -1,11 +1,12 @@
 """The time of one recording, from which every quantizer's file comes, beside what each collects alone.
 
-    python -m benchmarks.exports [--rounds 5]
+    python -m benchmarks.exports [--rounds 4]
 
 Each of six consumers (SmoothQuant, AWQ, llm-compressor, Model-Optimizer, GPTQ, llama.cpp) runs the model over
 the same batches with hooks of its own, by its own formula; a recording runs it once. Seconds of wall time,
 medians of rounds in which all are timed in turn; the bare model twice, as a control. The recording's share is
-of the sum of the six, each with the least that it needs. Further collections of the same tools, GPTQ's whole
+of the sum of the six, each with the least that it needs; by processor time, too, which says more where others
+use the machine. Further collections of the same tools, GPTQ's whole
 matrix among them, are in a sum of all. Writing the files is timed, too.
 """
 
@@ -41,7 +42,7 @@ def model_and_batches() -> tuple[nn.Module, Batches]:
         vocab_size=2000,
     )
     model = LlamaForCausalLM(shape).eval()
-    return model, [{"input_ids": torch.randint(0, 2000, (8, 128))} for _ in range(4)]
+    return model, [{"input_ids": torch.randint(0, 2000, (8, 128))} for _ in range(3)]
 
 
 def run(model: nn.Module, batches: Batches) -> None:
@@ -59,15 +60,16 @@ def record(model: nn.Module, batches: Batches) -> None:
     normprobe.record(model, batches)
 
 
-def timed(call: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def timed(call: Callable[[], None]) -> tuple[float, float]:
+    """Seconds of wall time and of processor time, all threads together."""
+    start, used = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     rounds = parser.parse_args().rounds
     model, batches = model_and_batches()
     calls: dict[str, Callable[[], None]] = {
@@ -76,27 +78,28 @@ def main() -> None:
         **{name: partial(collect, model, batches, name) for name in COLLECTORS},
         "bare again": partial(run, model, batches),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
             took = timed(call)
             if number:  # the first round is to warm up
                 seconds[name].append(took)
-    middle = {name: statistics.median(taken) for name, taken in seconds.items()}
+    middle = {name: statistics.median(wall for wall, _ in taken) for name, taken in seconds.items()}
     for name, value in middle.items():
         print(f"{name:30} {value:7.3f} s {value / middle['bare']:7.3f} of bare")
     for what, names in (("six consumers", CONSUMERS), ("all collections", COLLECTORS)):
-        # Round by round: a machine that others use is slow for a while, not for one call.
-        summed = [sum(seconds[name][at] for name in names) for at in range(rounds)]
-        share = [alone / total for alone, total in zip(seconds["one recording"], summed, strict=True)]
-        print(
-            f"{what:30} {statistics.median(summed):7.3f} s, of which one recording is "
-            f"{statistics.median(share):.3f} ({min(share):.3f} to {max(share):.3f})"
-        )
+        for clock, at in (("wall", 0), ("processor", 1)):
+            # Round by round: a machine that others use is slow for a while, not for one call.
+            summed = [sum(seconds[name][turn][at] for name in names) for turn in range(rounds)]
+            share = [seconds["one recording"][turn][at] / summed[turn] for turn in range(rounds)]
+            print(
+                f"{what:30} {statistics.median(summed):7.3f} s by {clock}, of which one recording is "
+                f"{statistics.median(share):.3f} ({min(share):.3f} to {max(share):.3f})"
+            )
     recording = normprobe.record(model, batches)
     with tempfile.TemporaryDirectory() as folder:
         for form in FORMATS:
-            took = timed(partial(_write, recording, Path(folder) / form, form))
+            took, _ = timed(partial(_write, recording, Path(folder) / form, form))
             print(f"writing {form:22} {took:7.3f} s")
 
 

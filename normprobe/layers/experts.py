@@ -146,8 +146,11 @@ def with_experts(modules: Sequence[NamedModule], layers: Sequence[Layer]) -> tup
     holders = [(holder.name, holder.count) for holder in expert_modules(modules, layers)]
     holders += _counts(inside.values())
     routes: dict[str, list[str]] = {}
+    # Asked once: of hundreds of lists there are tens of thousands of layers inside.
+    outside = [layer for layer in layers if id(layer.module) not in inside] if holders else []
+    possible = [layer for layer in outside if _ROUTER.search(f"{layer.name} {layer.type}")]
     for name, count in holders:
-        router = _router_of(name, count, layers)
+        router = _router_of(name, count, possible)
         if router is not None:
             routes.setdefault(router.name, []).append(name)
     return tuple(

@@ -16,7 +16,7 @@ from normprobe.tables.columns import BASE, FEATURES, GROUP, LAYERS, SITE_KEY, ba
 from normprobe.tables.derive import feature_table, layer_table, moments_of, starts
 from normprobe.tables.merging_sites import SUMS, united_sites
 from normprobe.tables.records import GroupRecord
-from normprobe.vocabulary import GRADIENT_SITES, group_order
+from normprobe.vocabulary import group_order
 
 GROUP_KEY = [*SITE_KEY, "group"]
 
@@ -110,12 +110,15 @@ def _ranges(first: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.i
     return np.arange(widths.sum()) + np.repeat(first - starts(widths)[:-1], widths)
 
 
-def of_activation_groups(sites: pd.DataFrame, moments: pd.DataFrame) -> dict[str, Any]:
-    """The groups at the sites that are none of a gradient."""
-    kept = ~sites["site"].isin(GRADIENT_SITES).to_numpy()
+def groups_at(group_sites: pd.DataFrame, moments: pd.DataFrame, sites: pd.DataFrame) -> dict[str, Any]:
+    """The groups at some of the sites."""
+    known = pd.MultiIndex.from_frame(sites[SITE_KEY])
+    kept = pd.MultiIndex.from_frame(group_sites[SITE_KEY]).isin(known)
     return {
-        "group_sites": based("group_sites", sites[kept]),
-        "group_moments": based("group_moments", moments[np.repeat(kept, sites["n_features"].to_numpy())]),
+        "group_sites": based("group_sites", group_sites[kept]),
+        "group_moments": based(
+            "group_moments", moments[np.repeat(kept, group_sites["n_features"].to_numpy())]
+        ),
     }
 
 

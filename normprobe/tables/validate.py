@@ -15,7 +15,7 @@ from normprobe.tables.bin_counts import wrong_counts
 from normprobe.tables.columns import BASE, SITE_KEY
 from normprobe.tables.dtypes import WHOLE
 from normprobe.tables.groups import wrong_groups
-from normprobe.vocabulary import KINDS, STATUSES
+from normprobe.vocabulary import ALL_KINDS, EXPERT_SITES, STATUSES
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -93,14 +93,16 @@ def check_meta(meta: Any) -> str:
 def check_tables(tables: Tables) -> str:
     """What of a recording's tables does not belong together, or ""; the first thing found."""
     # Lazily: places are used as indices only once nothing before is wrong.
-    return next(chain(_wrong_texts(tables), _wrong_wholes(tables), _wrong_places(tables)), "")
+    return next(
+        chain(_wrong_texts(tables), _wrong_wholes(tables), _wrong_places(tables), _wrong_experts(tables)), ""
+    )
 
 
 def _wrong_texts(tables: Tables) -> Iterator[str]:
     ledger, sites, parts = tables.ledger_base, tables.sites, set(tables.facts["parts"])
     named: dict[str, tuple[pd.Series, set[str]]] = {
         "status": (ledger["status"], set(STATUSES)),
-        "kind": (ledger["kind"], set(KINDS)),
+        "kind": (ledger["kind"], set(ALL_KINDS)),
         "layer of a site": (sites["layer"], set(ledger["layer"])),
         **{f"{end}_part": (sites[f"{end}_part"].dropna(), parts) for end in ("min", "max")},
         # Files of before do not know it: there it is "".
@@ -155,3 +157,14 @@ def _wrong_places(tables: Tables) -> Iterator[str]:
         yield "other raw values than its rows declare"
     if wrong := wrong_groups(tables.group_sites, tables.group_moments, sites):
         yield wrong
+
+
+def _wrong_experts(tables: Tables) -> Iterator[str]:
+    """Places of experts are each there once, with as many moments as they declare."""
+    places = tables.expert_places
+    if places["layer"].isna().any() or places.duplicated(["layer", "expert", "site"]).any():
+        yield "an expert occurs twice, or has no name"
+    yield from (f"unknown site of experts {site!r}" for site in set(places["site"]) - set(EXPERT_SITES))
+    moments = len(tables.expert_moments)
+    if (places["n_features"] > moments).any() or places["n_features"].sum() != moments:
+        yield "other features of experts than their places declare"

@@ -28,7 +28,7 @@ from normprobe.tables.bin_counts import ZERO
 from normprobe.tables.columns import BASE, HAVE_POWERS, LEDGER, OPTIONAL, POWERS
 from normprobe.tables.storage import FORMAT
 from normprobe.tables.validate import check_meta
-from tests.helpers import quantizers
+from tests.helpers import expert_models, quantizers
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/file-format.md").read_text()
@@ -75,10 +75,12 @@ class TestPage:
         assert found == OPTIONAL.get(table, frozenset()) | set(POWERS if table in HAVE_POWERS else ())
 
     def test_names_every_entry_of_the_file(self, tmp_path: Path) -> None:
-        path = trained().save(tmp_path / "a.normprobe")
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+        experts = normprobe.record(expert_models.mixtral(), [expert_models.batch()], experts=True)
+        names: set[str] = set()
+        for made in (trained(), experts):
+            with zipfile.ZipFile(made.save(tmp_path / "a.normprobe")) as archive:
+                names |= set(archive.namelist())
+                assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
         section = PAGE.split("## Container")[1].split("\n## ")[0]
         assert set(re.findall(r"^\| `([\w.]+)` \|", section, flags=re.MULTILINE)) == names
 

@@ -12,21 +12,36 @@ from normprobe.capture.calls.call_tensors import RESULT, Path, tensors_in
 
 
 def own_result(module: nn.Module, given: Tensor | None, result: Any) -> Path | None:
-    """The path of the product of a Linear's weight among the tensors of its result; None where none is it.
+    """The path of the product of a Linear's weight among several results, else that of the first of these.
+
+    None where there are not several.
 
     Args:
         module: the Linear.
         given: what it read.
         result: what its call gave, which is no tensor.
     """
-    weight, bias = (module._parameters.get(name) for name in ("weight", "bias"))
     found = list(tensors_in(result, (RESULT,)))
-    if weight is None or weight.dim() != 2 or given is None or len(found) < 2:
+    if len(found) < 2:
         return None
+    product = _product(module, given)
+    for path, tensor in found:
+        if (
+            product is not None
+            and tensor.shape == product.shape
+            and torch.allclose(tensor.to(product.dtype), product)
+        ):
+            return path
+    # What it hands through is not what it made.
+    return next((path for path, tensor in found if tensor is not given), found[0][0])
+
+
+def _product(module: nn.Module, given: Tensor | None) -> Tensor | None:
+    """What a Linear computes of its input; None where its weight does not say it."""
+    weight, bias = (module._parameters.get(name) for name in ("weight", "bias"))
+    if weight is None or weight.dim() != 2 or given is None:
+        return None
+    # Under autocast the two differ, and rounding would decide.
     if given.shape[-1] != weight.shape[1] or given.dtype != weight.dtype:
         return None
-    product = functional.linear(given.detach(), weight.detach(), None if bias is None else bias.detach())
-    for path, tensor in found:
-        if tensor.shape == product.shape and torch.allclose(tensor.to(product.dtype), product):
-            return path
-    return None
+    return functional.linear(given.detach(), weight.detach(), None if bias is None else bias.detach())
