@@ -33,8 +33,9 @@ from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
 from normprobe.errors import NormprobeError, warn
-from normprobe.layers.filters import LayerFilter, check_filters
+from normprobe.layers.filters import LayerFilter
 from normprobe.layers.find import find_layers
+from normprobe.layers.further_layers import Residual, checked
 from normprobe.layers.layer import LayerSet
 from normprobe.layers.same_model import fingerprint
 from normprobe.recording import Recording
@@ -69,6 +70,7 @@ class Probe:
         *,
         layers: LayerFilter | None = None,
         kinds: str | Iterable[str] | None = None,
+        residual: Residual = None,
         mask: MaskOption = "auto",
         samples: int | Literal["all"] = 1024,
         values: int = 64,
@@ -95,7 +97,11 @@ class Probe:
             layers: glob pattern(s) over qualified names, module class(es), or a predicate
                 (name, module) -> bool.
             kinds: the kinds to probe: linear, layer_norm, rms_norm, batch_norm, group_norm,
-                instance_norm, norm.
+                instance_norm, norm; these by default, which "default" stands for beside conv, activation,
+                embedding, attention and residual, that are probed on request.
+            residual: True also measures the residual stream, at the input and output of the blocks that the
+                model repeats, and what each block adds; glob pattern(s) over qualified names say which
+                modules are the blocks. ``layers`` and ``kinds`` leave out none of them.
             mask: "auto" finds padding masks in the arguments of the model's forward; a callable
                 (args, kwargs) -> bool tensor (batch, positions), True = real; the name of the argument that
                 holds the mask, or lengths; such a tensor, where there is a single batch; a dict from layer
@@ -138,29 +144,32 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model = checked_model(model)
+        self.model, self._mask, self._seed = checked_model(model), mask, seed
         check_options(samples, values, every, window, mask)
-        self._filter, self._monitor = check_filters(layers, kinds), finding_monitor(on_finding, stop_on)
-        self.part, self._mask, self._seed = name_of_part(part := share_of(part, out)), mask, seed
+        self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
             samples=None if samples == "all" else samples,
             values=values,
             phases=Phases(every, window),
-            seed=seed_of(seed, process_name() if part is None else part),
+            seed=seed_of(seed, self._name_part(part, out)),
             further=Further(loss_scale(gradients, scaler), experts, check_distributions(kurtosis, quantiles)),
         )
-        self._run = self._open_run(out, max_windows, resume_from, named=part is not None)
+        self._run = self._open_run(out, max_windows, resume_from)
 
-    def _open_run(
-        self, out: str | Path | None, most: int | None, step: int | None, *, named: bool
-    ) -> OpenRun:
+    def _name_part(self, part: str | None, out: str | Path | None) -> str | None:
+        """Name the share of the data; what the samples to keep are drawn by beside the seed."""
+        share = share_of(part, out)
+        self.part, self._named = name_of_part(share), share is not None
+        return process_name() if share is None else share
+
+    def _open_run(self, out: str | Path | None, most: int | None, step: int | None) -> OpenRun:
         """Find the layers; the windows of the run, with those that another process closed."""
         self._find_layers(self._mask)
         check_window_options(most, step)
         closed = ClosedWindows(None if out is None else WindowFolder(out), most)
-        part = self.part if named else None
+        part = self.part if self._named else None
         if step is None:
             closed.check_new(part)
         elif out is None:
@@ -325,6 +334,7 @@ class Probe:
             "window": callbacks.forwards.phases.window,
             "seed": self._seed,
             "gradients": callbacks.gradients is not None,
+            **({"residual": shown(self._filter[2])} if self._filter[2] else {}),
             "experts": callbacks.experts is not None,
             **callbacks.further.distributions._asdict(),
         }

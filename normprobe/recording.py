@@ -16,6 +16,7 @@ from normprobe.tables.export import write_csv, write_parquet, write_tables
 from normprobe.tables.frames import Tables
 from normprobe.tables.further_tables import FurtherTables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
+from normprobe.tables.measures.recorded_blocks import RecordedBlocks
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data
 from normprobe.tables.number_formats.recorded import RecordedDistributions
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Recording", "load", "merge"]
 
 
-class Recording(OverTime, RecordedDistributions, FurtherTables):
+class Recording(OverTime, RecordedDistributions, FurtherTables, RecordedBlocks):
     """Everything one probe measured, frozen; made by `Probe`, `record`, `load` and `merge`."""
 
     @property
@@ -314,13 +315,13 @@ class Recording(OverTime, RecordedDistributions, FurtherTables):
         findings = self._found if findings is None else findings
         further = ("parameters", "experts", "quantiles")
         frames |= {name: table for name in further if len(table := getattr(tables, name))}
-        return {**frames, "findings": findings, "outliers": self.outliers()}
+        return {**frames, **self._block_frames(), "findings": findings, "outliers": self.outliers()}
 
     def __repr__(self) -> str:
         """One line: layers by kind, samples, findings."""
         from normprobe.report import one_line
 
-        return one_line(self._tables.activations, self._found)
+        return one_line(self._tables, self._found)
 
     def _repr_html_(self) -> str:
         """The cell that a notebook shows."""

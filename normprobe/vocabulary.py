@@ -8,6 +8,14 @@ from typing import Literal, get_args
 
 NORM_KINDS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "norm")
 KINDS = ("linear", *NORM_KINDS)
+"""What a probe measures by default."""
+
+FURTHER_KINDS = ("conv", "activation", "embedding", "attention", "residual")
+"""What it measures on request alone."""
+ALL_KINDS = (*KINDS, *FURTHER_KINDS)
+
+DEFAULT = "default"
+"""The word for `KINDS` among kinds that are asked for."""
 STATUSES = ("fired", "bypassed", "refused", "never fired")
 """What became of a layer, the most telling first: of merged parts the first one counts."""
 
@@ -107,6 +115,14 @@ add_site(INPUT, "before", ("#0b62a8", "#6db8f2"))
 add_site(OUTPUT, "after", ("#b84a08", "#ffa05c"))
 add_site(INPUT_GRADIENT, "gradient before", ("#4a5fb0", "#a3b4f5"))
 add_site(OUTPUT_GRADIENT, "gradient after", ("#96405a", "#e99ab2"))
+
+BRANCH = "branch"
+"""The site of what a residual block adds: its output - its input."""
+MAX_LOGIT, ENTROPY = "max_logit", "entropy"
+"""The sites of an attention layer, whose features are its heads."""
+add_site(BRANCH, "branch")
+add_site(MAX_LOGIT, "largest logit")
+add_site(ENTROPY, "entropy")
 
 QUANTIZED = "quantized"
 """The setting, True, of torch's quantized modules, whose classes are called as those that they replace."""

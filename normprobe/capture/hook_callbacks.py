@@ -34,11 +34,11 @@ from normprobe.capture.identity.sequences import SequenceFinder
 from normprobe.capture.layer_calls import CHANGED, LayerCalls
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_registry import TensorOf
+from normprobe.capture.states.state_factory import StateFactory
 from normprobe.capture.window_contents import WindowContents
 from normprobe.layers.layer import Layer, LayerSet
 from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
-from normprobe.samples.reservoir import EmptyReservoirs
 from normprobe.samples.strides import Stride, strides_of
 
 LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
@@ -91,8 +91,8 @@ class HookCallbacks:
         self._hooks = Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
-        self._several, self._no_grad = False, NoGrad()
-        self._sequences, self._reservoirs = SequenceFinder(self._masks), EmptyReservoirs(samples)
+        self._several, self._no_grad, self._sequences = False, NoGrad(), SequenceFinder(self._masks)
+        self._factory = StateFactory(samples, values, gradients=further.loss_scale is not None)
         of_layers = self.lock, self._no_grad, self._sequences.of, self.state_of
         self.experts = self.function_capture.experts = ExpertCapture(*of_layers) if further.experts else None
         self.windows = WindowContents(self.states, self.run_info, self.experts)
@@ -114,10 +114,7 @@ class HookCallbacks:
     def state_of(self, layer: Layer) -> LayerState:
         """The running state of a layer, fresh if it is new."""
         if layer.key not in self.states:
-            rows = min(8, self.values) if layer.view.kind == "linear" else self.values
-            reservoirs = self._reservoirs.of(self.samples), self._reservoirs.of(rows)
-            gradients = self.gradients is not None
-            self.states[layer.key] = LayerState.of(len(self.states), layer, *reservoirs, gradients=gradients)
+            self.states[layer.key] = self._factory.make(len(self.states), layer)
         return self.states[layer.key]
 
     def layers(self) -> list[Layer]:
@@ -128,6 +125,7 @@ class HookCallbacks:
         """Put every hook in place."""
         self.model, self._hooks = model, hooks
         states = self.add_layers(found)
+        self.function_capture.follow_attention(states, self._calls.observe_own)
         rules = [state.sequence_rule for state in states]
         self._sequences.crosses_by_name = any(rule.cross or rule.torch_cross for rule in rules)
         # Before a call has told what they compute, norms of no particular kind may be batch norms.
@@ -186,8 +184,7 @@ class HookCallbacks:
     def _hooks_of(self, state: LayerState) -> tuple[Callable[..., None], Callable[..., None]]:
         """What to call ahead of a layer and behind it."""
         before, after = self._own(partial(self._before, state)), self._own(partial(self._after, state))
-        # The extension's hooks know of the input and the output alone.
-        return (before, after) if state.further_sites else self._layer_hooks(state, before, after)
+        return (before, after) if state.by_callback else self._layer_hooks(state, before, after)
 
     def _own(self, call: Callable[..., None]) -> Callable[..., None]:
         """A callback that lets no error of the probe's own into the user's forward."""
@@ -348,7 +345,9 @@ class HookCallbacks:
             if self.gradients is not None:
                 self.gradients.again(state, args, kwargs)
             return
-        forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
+        # As a container it has begun the forward, if it is the outermost.
+        ongoing = self.forwards.current if state.holds_layers else self.forwards.ongoing(module, self.model)
+        forward = ongoing or self._begin(module, args, kwargs)
         if forward.state.measured and not state.refused:
             self._calls.begin(state, forward, args, kwargs)
             if not (state.settled and state.watched):
@@ -370,7 +369,8 @@ class HookCallbacks:
             self._calls.end(state, forward, (args, kwargs, output))
             if state.further_sites and output is not None and forward.state.measured:
                 self._observe_further(state, forward, (module, args, kwargs, output))
-            self.forwards.end(module)
+            if not state.holds_layers:
+                self.forwards.end(module)
 
     def before(self, state: LayerState, forward: Forward, tensor: Tensor | None) -> None:
         """Measure what a layer reads, ahead of a function that uses it, in a forward that is measured."""

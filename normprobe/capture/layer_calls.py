@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from normprobe.capture.calls.branches import REWRITTEN, branch_of, stream_before
 from normprobe.capture.calls.call_tensors import (
     ARGS,
     DIRECT,
@@ -39,11 +40,17 @@ from normprobe.capture.hooks.torch_internals import ModesAside
 from normprobe.capture.identity.numbered import Numbered
 from normprobe.capture.measure import Measurer
 from normprobe.capture.states.layer_state import LayerState
+from normprobe.capture.states.settling import settle
 from normprobe.layers.norms.call import graph_index
-from normprobe.vocabulary import INPUT, OUTPUT
+from normprobe.vocabulary import BRANCH, INPUT, OUTPUT
 
 CHANGED = "its output is as hooks behind it leave it, which change what the layer itself gives"
 
+IDS = "its input holds ids, which are not measured"
+UNSHOWN = (
+    "no softmax over keys was seen in its calls, which shows its weights; transformers computes one with "
+    "attn_implementation='eager'"
+)
 
 Tensors = tuple[Tensor, Tensor | None]
 """What is measured, and the tensor of the graph that it is or was copied from; None where that is gone."""
@@ -83,25 +90,36 @@ class LayerCalls:
             self._begin(state, forward, OpenCall(), (() if tensor is None else (tensor,), {}))
 
     def _begin(self, state: LayerState, forward: Forward, opened: OpenCall, call: Call) -> None:
-        forward.state.enter(state.index)
+        # Of a layer that holds others no call counts as under way: theirs are none of it.
+        if not state.holds_layers:
+            forward.state.enter(state.index)
         forward.opened[state.index] = opened
         if state.depth is None:  # the first time in any forward: the order of execution
             state.depth, self._depth = self._depth, self._depth + 1
         if forward.masks.two_sided and state.sequence_rule.side == "decoder":
             forward.decoder_fired = True
-        reading = opened.reading
+        reading, kind = opened.reading, state.view.kind
+        if kind == "attention":  # whose functions show it
+            return
         # Ahead of the call, which may write to the vector.
         if state.view.graph:
             opened.graphs = _graphs(call)
         if reading is None or not state.settled:
+            if state.chain is not None:
+                state.chain.enter(forward.call)
             # The output decides what the input is and how it reads, and the layer may overwrite it: copy it.
             self.guard(state, "a call at its input", partial(opened.hold, call))
             if not opened.held:
                 state.note(NO_INPUT)
         elif reading.left_out:
             state.note(reading.left_out)
+        elif reading.ids:
+            state.reasons[IDS] = 1
         elif reading.input[0] != RESULT:
-            self._measure_input(state, forward, input_at(call, reading), opened)
+            tensor = input_at(call, reading)
+            if kind == "residual":
+                opened.note_stream(tensor)
+            self._measure_input(state, forward, tensor, opened)
 
     def note_own(self, state: LayerState, forward: Forward, result: Any) -> None:
         """Remember what the layer itself gave, ahead of the hooks of others behind it."""
@@ -125,6 +143,9 @@ class LayerCalls:
     def _finish(self, state: LayerState, forward: Forward, call: Call, opened: OpenCall) -> None:
         """After the call: let it decide what there is to decide, then measure what is left to measure."""
         module, reading = state.layer.module, opened.reading
+        if state.view.kind == "attention":
+            self._finish_attention(state, opened)
+            return
         if opened.own is not None and opened.own.differs(call[RESULT]):
             state.reasons[CHANGED] = 1
         if opened.held:
@@ -136,7 +157,7 @@ class LayerCalls:
                 opened.graphs = _graphs(call)
         if reading is None or reading.left_out:
             return
-        if opened.held or reading.input[0] == RESULT:
+        if not reading.ids and (opened.held or reading.input[0] == RESULT):
             # A clone, for the layer may have overwritten what it read.
             held = opened.held.get(reading.input)
             tensor = tensor_at(call, reading.input) if held is None else held.clone
@@ -151,10 +172,29 @@ class LayerCalls:
             state.note(NO_OUTPUT)
             return
         self._observe(state, OUTPUT, (output, output), forward, opened.graphs)
+        if state.view.kind == "residual":
+            held = opened.held.get(reading.input, opened.stream)
+            self.guard(state, f"a call at its {BRANCH}", partial(self._branch, state, forward, held, output))
         state.note_mode(module.training)
         self.snapshot(state, module)
         # Last: only what was measured whole may go through the extension's hooks from now on.
         state.update_decided(bits_of(*call[:RESULT]))
+
+    def _finish_attention(self, state: LayerState, opened: OpenCall) -> None:
+        if not opened.shown:
+            state.note(opened.why_unshown or UNSHOWN)
+        state.note_mode(state.layer.module.training)
+
+    def _branch(self, state: LayerState, forward: Forward, held: Held | None, output: Tensor) -> None:
+        """Measure what a residual block added."""
+        before = stream_before(held, state.readings)
+        if before is None:
+            state.note(REWRITTEN)
+            return
+        added = branch_of(before, output)
+        self._measurer.observe(
+            state, BRANCH, added, forward, self._sequence_of(state, BRANCH, added, forward)
+        )
 
     def _of_several(self, state: LayerState, opened: OpenCall, call: Call) -> Reading:
         """Which tensor of several a Linear's own product is, by the first such call of this form."""
@@ -175,8 +215,7 @@ class LayerCalls:
             state.note(NO_OUTPUT)
             return None
         chosen = choices[0].pairs[:1]
-        settle = partial(self._settle, state, choices[0], chosen)
-        self.guard(state, "its first call", settle)
+        self.guard(state, "its first call", partial(self._settle, state, choices[0], chosen))
         reading = chosen[0].reading
         # Only of a form that is new: what was measured stays.
         if state.unlike and opened.form not in state.readings.known:
@@ -188,7 +227,7 @@ class LayerCalls:
         return reading
 
     def _settle(self, state: LayerState, choice: PairChoice, chosen: list[Pair]) -> None:
-        chosen[:] = [state.settle(state.layer.module, choice)]
+        chosen[:] = [settle(state, state.layer.module, choice)]
 
     def _measure_input(
         self,
@@ -208,6 +247,10 @@ class LayerCalls:
         """Measure a tensor at a site of a layer."""
         with self.lock, ModesAside():
             self._measure(state, site, (tensor, tensor), forward, None)
+
+    def observe_own(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
+        """Measure a tensor at a further site of a layer; the ledger says so if that fails."""
+        self.guard(state, f"a call at its {site}", partial(self.observe, state, site, tensor, forward))
 
     def _observe(
         self, state: LayerState, site: str, tensors: Tensors, forward: Forward, graphs: Tensor | None

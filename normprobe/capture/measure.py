@@ -313,12 +313,12 @@ class Measurer:
 def _is_repeatable(observation: Observation, selection: Selection) -> bool:
     """Whether a plan of what was decided holds for other sites in this forward, and for the next.
 
-    Layers with registered sites never take the extension's hooks, so nobody would read a plan made for
+    Layers with further sites never take the extension's hooks, so nobody would read a plan made for
     them, and making it again at each forward would discard those that are planned ahead for all others.
     """
     state, forward = observation.state, observation.forward
     first = forward.single_sequence and observation.repeat == 0
-    return first and selection.placement.aligned and not state.further_sites
+    return first and selection.placement.aligned and not state.by_callback
 
 
 def _numbered(observation: Observation, selection: Selection) -> Numbered:

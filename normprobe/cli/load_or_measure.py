@@ -201,6 +201,7 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
             tracked(batches, f"Measuring   {inputs.description.partition(' from ')[0]}", total),
             layers=request.layers or None,
             kinds=request.kinds or None,
+            residual=request.residual,
             samples=request.samples,
             experts=request.experts,
             kurtosis=request.kurtosis,

@@ -12,7 +12,7 @@ import click
 
 from normprobe.errors import NormprobeError
 from normprobe.loading.constants import DTYPES
-from normprobe.vocabulary import KINDS
+from normprobe.vocabulary import ALL_KINDS, DEFAULT, FURTHER_KINDS, KINDS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -38,6 +38,7 @@ class Request:
         quantiles: whether values are counted in bins, too.
         name: what to call the model; None for its own name, with the file of its weights.
         written: the names of those that stand on the command line, not in settings, for messages.
+        residual: whether the blocks of the residual stream are measured, too.
     """
 
     data: str | None
@@ -56,6 +57,7 @@ class Request:
     quantiles: bool = False
     name: str | None = None
     written: tuple[str, ...] = ()
+    residual: bool = False
 
     @staticmethod
     def plain() -> Request:
@@ -76,14 +78,15 @@ class Kinds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        """Split at commas and refuse what is no kind."""
+        """Split at commas, put the default kinds for their word, and refuse what is no kind."""
         if isinstance(value, tuple):  # click converts defaults, too
             return value
         kinds = tuple(part.strip() for part in value.split(",") if part.strip())
         for kind in kinds:
-            if kind not in KINDS:
-                self.fail(f"{kind!r} is not one of {', '.join(KINDS)}", param, ctx)
-        return kinds
+            if kind not in (*ALL_KINDS, DEFAULT):
+                self.fail(f"{kind!r} is not one of {', '.join((*ALL_KINDS, DEFAULT))}", param, ctx)
+        every = ((kind,) if kind != DEFAULT else KINDS for kind in kinds)
+        return tuple(dict.fromkeys(kind for some in every for kind in some))
 
 
 class Samples(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
@@ -138,7 +141,13 @@ _MEASURING = [
     click.option(
         "--layers", multiple=True, metavar="GLOB", help="Only layers of such names; may be repeated."
     ),
-    click.option("--kinds", multiple=True, type=Kinds(), help=f"Only these kinds: {', '.join(KINDS)}."),
+    click.option(
+        "--kinds",
+        multiple=True,
+        type=Kinds(),
+        help=f"Only these kinds: {', '.join(KINDS)} (the default); {', '.join(FURTHER_KINDS)}.",
+    ),
+    click.option("--residual", is_flag=True, help="Also the residual stream, at the blocks that repeat."),
     click.option("--samples", default=1024, type=Samples(), show_default=True, help="Samples kept a layer."),
     click.option("--experts", is_flag=True, help="Also measure each expert of a mixture of experts."),
     click.option("--kurtosis", is_flag=True, help="Measure the kurtosis of layers, features, samples too."),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.findings.check import Check, Finding, Severity
-from normprobe.formatting import format_number, role_of, spots
+from normprobe.formatting import format_count, format_number, role_of, spots
 from normprobe.tables.measures.common import at_site, cached, row_of
 from normprobe.tables.measures.layers import gain_measures, inputs_and_outputs, layer_measures
+from normprobe.tables.measures.residual import STREAM, stream_measures
 from normprobe.tables.measures.running_statistics import never_updated
 from normprobe.tables.measures.samples import sample_measures
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -131,16 +132,17 @@ class _VarianceDepth(Check):
         )
 
     def _trends(self, tables: Tables) -> list[Finding]:
-        site, measure, values = _stream(tables)
+        stream = _stream(tables)
         # Branches that write exactly 0 have no logarithm, and no say.
-        values = values[values > 0]
+        values = stream.values[stream.values > 0]
         if len(values) < self.layers:
             return []
         logs = np.log10(values.to_numpy(dtype="float64"))
         slope = self.sign * theil_sen(logs)
         total = slope * (len(logs) - 1)
         # Both conditions: of a slope the other way the product is positive, too.
-        if slope <= 0 or slope * total < self.trend:
+        trend = self.trend * stream.norms
+        if slope <= 0 or slope * total < trend:
             return []
         steps = self.sign * np.diff(logs)
         # Behind the step: the first layer that reads what it led to.
@@ -148,14 +150,15 @@ class _VarianceDepth(Check):
         return [
             Finding(
                 layer=layer,
-                site=site,
-                statistic=f"factor of the variance over {len(logs)} layers",
+                site=stream.site,
+                statistic=f"factor of the variance over {len(logs)} {stream.noun}s",
                 value=10 ** (self.sign * total),
                 # The factor in all from which so steep a change is reported.
-                threshold=10 ** (self.sign * self.trend / slope),
-                message=f"The variance {self.verb} {format_number(10**slope)} times per layer, "
-                f"{format_number(10**total)} times over {len(logs)} layers; the largest step is here.",
-                evidence=f"{site}:{measure}",
+                threshold=10 ** (self.sign * trend / slope),
+                message=f"The variance {self.verb} {format_number(10**slope)} times per {stream.noun}, "
+                f"{format_number(10**total)} times over {format_count(len(logs), stream.noun)}; the largest "
+                "step is here.",
+                evidence=stream.evidence,
                 affected=tuple(values.index),
             )
         ]
@@ -171,27 +174,50 @@ def _is_last(tables: Tables, layer: str) -> bool:
     return not (wrote["n_features"] % later["n_features"].where(later["n_features"] > 1) == 0).any()
 
 
+class _Stream(NamedTuple):
+    """The series whose trend counts.
+
+    Attributes:
+        site: where its layers have it.
+        evidence: what names the series, or all of its kind.
+        values: by layer, in order of execution.
+        noun: what one of the layers is called.
+        norms: how many norms of an ordinary model a step of it passes, in whose steps ``trend`` is.
+    """
+
+    site: str
+    evidence: str
+    values: pd.Series
+    noun: str = "layer"
+    norms: int = 1
+
+
 @cached
-def _stream(tables: Tables) -> tuple[str, str, pd.Series]:
-    """The series whose trend counts: what norms read, or what Linear layers write if there is none.
+def _stream(tables: Tables) -> _Stream:
+    """The series: what blocks write, where measured; what norms read; or what Linear layers write.
 
     The first norm is left out: it reads embeddings, which are small by initialization. So is the last Linear
     of a model without norms: a trained classifier's logits are large. What counts is one chain: of Linear
     layers each of which reads as many features as the one before it writes; of norms see `_chain_of_norms`.
     """
+    blocks = stream_measures(tables)
+    blocks = blocks[blocks["site"] == OUTPUT]
+    if len(blocks) >= _BLOCKS:
+        values = blocks.set_index("layer")["sample_square"]
+        return _Stream(OUTPUT, f"{STREAM}:sample_square", values, "block", norms=2)
     layers = inputs_and_outputs(tables)
     norms = layers[(layers["kind"] != "linear") & (layers.index.get_level_values("site") == INPUT)]
     if not norms.empty:
         chain = _chain_of_norms(layers, norms.iloc[1:])
         squares = sample_measures(tables)["sample_square"].reindex(chain)
-        return INPUT, "sample_square", squares.droplevel("site")
+        return _Stream(INPUT, f"{INPUT}:sample_square", squares.droplevel("site"))
     outputs = at_site(layers, OUTPUT)
     reads = at_site(layers, INPUT)["n_features"].reindex(outputs.index)
     # A new chain begins where a Linear reads another number of features than the last one wrote.
     begins = (reads != outputs["n_features"].shift()).cumsum()
     in_longest = begins == begins.value_counts(sort=False).idxmax() if len(outputs) else begins.isna()
     linear = outputs.loc[in_longest, "within_feature_variance"]
-    return OUTPUT, "within_feature_variance", linear.iloc[:-1]
+    return _Stream(OUTPUT, f"{OUTPUT}:within_feature_variance", linear.iloc[:-1])
 
 
 def _chain_of_norms(layers: pd.DataFrame, norms: pd.DataFrame) -> pd.Index:
@@ -228,8 +254,9 @@ def theil_sen(values: NDArray[np.float64]) -> float:
 class VarianceExplodes(_VarianceDepth):
     """The activations grow with depth far faster than in healthy networks, or one layer is out of scale.
 
-    The series is what norms read (the residual stream, without norms that stand behind a branch) of the
-    median sample, or in a model without norms what the Linear layers of its longest chain write. Growth alone
+    The series is the residual stream of the median sample: what blocks write, where ``Probe(residual=True)``
+    measured them, else what norms read (without norms that stand behind a branch); or in a model without
+    norms what the Linear layers of its longest chain write. A block counts as two norms. Growth alone
     is healthy: a pre-LN stream grows 1.6 to 1.8 times a norm, a trained MLP up to 7 times a layer over four
     layers. So the slope times the total is held against a threshold, in decades. A single layer counts if its
     gain stands out from the model's median gain, or, in a model of blocks, from that of the same Linear in

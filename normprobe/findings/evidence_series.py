@@ -1,7 +1,8 @@
 """The series over depth that shows a finding: one value per layer, named by a short string.
 
 The string is ``site:measure``, for example ``input:abs_max`` or ``output:variance``. A measure is a numeric
-column of ``tables.layers`` or one of the columns of `normprobe.tables.measures`.
+column of ``tables.layers`` or one of the columns of `normprobe.tables.measures`. The site ``stream`` stands
+for what the blocks of the residual stream write.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from normprobe.errors import NormprobeError
 from normprobe.tables.measures.divisors import divisor_measures
 from normprobe.tables.measures.features import feature_measures
 from normprobe.tables.measures.layers import gain_measures, layer_measures
+from normprobe.tables.measures.residual import STREAM, stream_measures
 from normprobe.tables.measures.running_statistics import running_measures
 from normprobe.tables.measures.samples import example_measures, sample_measures
 from normprobe.vocabulary import INPUT, OUTPUT
@@ -54,6 +56,10 @@ def series(tables: Tables, evidence: str) -> pd.DataFrame:
         NormprobeError: ``evidence`` names no site or no measure.
     """
     site, _, measure = evidence.partition(":")
+    if site == STREAM:
+        blocks = stream_measures(tables)
+        found = blocks[blocks["site"] == OUTPUT][["layer", "depth", measure]]
+        return found.rename(columns={measure: "value"}).dropna(subset="value").reset_index(drop=True)
     layers = layer_measures(tables)
     frame = _HOME[measure](tables) if measure in _HOME else layers
     # Input and output are known where nothing was measured at them, too: the series is empty, and no error.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from normprobe.errors import NormprobeError, NoSamplesError
 from normprobe.findings import series
 from normprobe.tables.unmeasured import check_measured
-from normprobe.vocabulary import GRADIENT_SITES, INPUT, OUTPUT
+from normprobe.vocabulary import GRADIENT_SITES, INPUT, NORM_KINDS, OUTPUT
 
 if TYPE_CHECKING:
     from normprobe.recording import Recording
@@ -149,7 +149,7 @@ class Numbers:
         layers, parameters = self._recording.layers, self._recording.parameters
         sites = [name for name in (INPUT, OUTPUT, *GRADIENT_SITES) if (layers["site"] == name).any()]
         kinds = layers.sort_values("depth", kind="stable").drop_duplicates("layer").set_index("layer")["kind"]
-        for layer in _norms_between([str(name) for name in kinds.index], kinds != "linear"):
+        for layer in _norms_between([str(name) for name in kinds.index], kinds.isin(NORM_KINDS)):
             yield from ((layer, site, "variance") for site in sites)
             own = parameters.loc[parameters["layer"] == layer, "parameter"]
             yield from ((layer, str(name), "update_ratio") for name in own)

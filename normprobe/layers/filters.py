@@ -13,7 +13,7 @@ from torch import nn
 from normprobe.errors import NoLayersError, NormprobeError
 from normprobe.layers.layer import Layer, NamedModule
 from normprobe.layers.module_attributes import parts_of
-from normprobe.vocabulary import KINDS
+from normprobe.vocabulary import ALL_KINDS, DEFAULT, KINDS
 
 LayerFilter = str | type[nn.Module] | Iterable[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
 """Glob patterns over qualified names and classes of modules, one or several, or a predicate."""
@@ -35,12 +35,13 @@ def check_filters(layers: Any, kinds: Any) -> tuple[Any, Any]:
         wrong = next((entry for entry in kinds if not isinstance(entry, str)), None)
         if wrong is not None:
             raise NormprobeError(
-                f"kinds must be a kind or several of {', '.join(KINDS)}; got {_shown(wrong)}"
+                f"kinds must be a kind or several of {', '.join(ALL_KINDS)}; got {_shown(wrong)}"
                 + ("; layers= takes classes" if isinstance(wrong, type) else "")
             )
-    unknown = sorted(set(KINDS if kinds is None else [kinds] if isinstance(kinds, str) else kinds) - {*KINDS})
+    unknown = sorted(wanted_kinds(kinds) - {*ALL_KINDS})
     if unknown:
-        raise NoLayersError(f"unknown kind {', '.join(map(repr, unknown))}; choose from {', '.join(KINDS)}")
+        choice = ", ".join((*ALL_KINDS, DEFAULT))
+        raise NoLayersError(f"unknown kind {', '.join(map(repr, unknown))}; choose from {choice}")
     if layers is not None and not isinstance(layers, str) and not _is_predicate(layers):
         entries = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, type) else [layers]
         wrong = next((entry for entry in entries if not (isinstance(entry, str) or _is_class(entry))), None)
@@ -53,9 +54,15 @@ def check_filters(layers: Any, kinds: Any) -> tuple[Any, Any]:
     return layers, kinds
 
 
+def wanted_kinds(kinds: str | Iterable[str] | None) -> frozenset[str]:
+    """The kinds that a filter asks for; Linear and norms where it asks for none, or for the default."""
+    asked = {DEFAULT} if kinds is None else {kinds} if isinstance(kinds, str) else {*kinds}
+    return frozenset(asked - {DEFAULT} | ({*KINDS} if DEFAULT in asked else set()))
+
+
 def selects(layers: LayerFilter | None, kinds: str | Iterable[str] | None, layer: Layer) -> bool:
     """Whether filters select a layer; a pattern may name it by any of its aliases."""
-    if kinds is not None and layer.view.kind not in ([kinds] if isinstance(kinds, str) else kinds):
+    if kinds is not None and layer.view.kind not in wanted_kinds(kinds):
         return False
     if layers is None:
         return True

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from normprobe.errors import NoLayersError
 from normprobe.layers.entry_rule import Candidate, candidate_of, look_alike, why_none
 from normprobe.layers.experts import called_lists, expert_modules, with_experts
-from normprobe.layers.filters import LayerFilter, check_filters, nothing_selected, selects, unmatched
+from normprobe.layers.filters import (
+    LayerFilter,
+    check_filters,
+    nothing_selected,
+    selects,
+    unmatched,
+    wanted_kinds,
+)
+from normprobe.layers.further_layers import NO_BLOCKS, Residual, check_residual, further_layers
 from normprobe.layers.layer import Layer, LayerSet, NamedModule, modules_of, parameter_layer_name
 from normprobe.layers.linear_rule import sizes_of_linear
 from normprobe.layers.module_attributes import (
@@ -27,6 +35,7 @@ from normprobe.layers.module_attributes import (
 )
 from normprobe.layers.parameter_layers import parameter_candidates, parameter_layers
 from normprobe.layers.view import View
+from normprobe.vocabulary import FURTHER_KINDS
 
 __all__ = ["Layer", "LayerFilter", "LayerSet", "find_layers"]
 
@@ -34,41 +43,62 @@ _MOST_NEAR = 5
 
 
 def find_layers(
-    model: nn.Module, layers: LayerFilter | None = None, kinds: str | Iterable[str] | None = None
+    model: nn.Module,
+    layers: LayerFilter | None = None,
+    kinds: str | Iterable[str] | None = None,
+    residual: Residual = None,
 ) -> LayerSet:
-    """Find every Linear and norm of a model that the filters select.
+    """Find every Linear and norm of a model that the filters select, and layers of kinds that they ask for.
 
     Args:
         model: the model, which may itself be a layer.
         layers: glob patterns over qualified names, classes of modules, or a predicate (name, module).
-        kinds: the kinds wanted.
+        kinds: the kinds wanted; Linear and norms by default.
+        residual: True finds the blocks of the residual stream, too; patterns name them. Other filters do not
+            leave out blocks that are asked for here.
 
     Raises:
         NoLayersError: the model has no Linear or norm, or a filter matches none.
         NormprobeError: a filter is of another type.
     """
     layers, kinds = check_filters(layers, kinds)
-    modules = modules_of(model)
-    every = _every_layer(model, modules)
+    modules, wanted, named = modules_of(model), wanted_kinds(kinds), check_residual(residual)
+    blocks = named or "residual" in wanted
+    every = _every_layer(model, modules, wanted.intersection(FURTHER_KINDS) - {"residual"}, blocks)
     if not every:
         raise NoLayersError(_nothing_found(model, modules))
 
     def select(among: Iterable[Layer]) -> tuple[Layer, ...]:
-        return tuple(layer for layer in among if selects(layers, kinds, layer))
+        asked = named is not False
+        return tuple(
+            layer
+            for layer in among
+            if (asked and layer.view.kind == "residual") or selects(layers, kinds, layer)
+        )
 
     selected = select(every)
     if not selected:
         raise NoLayersError(nothing_selected(layers, kinds, every, modules))
     possible = parameter_candidates(modules, every)
     lost = unmatched(layers, (*every, *possible), modules)
+    if blocks and not any(layer.view.kind == "residual" for layer in every):
+        lost = (*lost, NO_BLOCKS)
     containers, left_out = _containers(model, selected), _left_out(every, selected)
     experts = expert_modules(modules, selected)
     lists = called_lists(modules)
     return LayerSet(selected, containers, select(possible), left_out, lost, experts, lists)
 
 
-def _every_layer(model: nn.Module, modules: Sequence[NamedModule]) -> tuple[Layer, ...]:
-    """Every Linear and norm of a model, in order of definition, under names that are unique."""
+def _every_layer(
+    model: nn.Module,
+    modules: Sequence[NamedModule],
+    kinds: frozenset[str],
+    blocks: bool | tuple[str, ...],
+) -> tuple[Layer, ...]:
+    """Every Linear and norm of a model, in order of definition, under names that are unique.
+
+    With those of further kinds that are asked for: by kind, or as blocks of the residual stream.
+    """
     named_modules = {id(named.module): named for named in modules}
     by_id: dict[int, Layer] = {}
     # Innermost first: by the rule of entry what contains a layer is a container, not a norm.
@@ -78,8 +108,12 @@ def _every_layer(model: nn.Module, modules: Sequence[NamedModule]) -> tuple[Laye
             by_id[id(module)] = _layer(named_modules[id(module)], candidate)
     # Not innermost first: tables and reports list layers as the model defines them.
     layers: list[Layer] = []
+    further = further_layers(modules, {*by_id}, kinds, blocks) if kinds or blocks else {}
     for named in modules:
         found = [by_id[id(named.module)]] if id(named.module) in by_id else list(parameter_layers(named))
+        if id(named.module) in further:
+            layers += further[id(named.module)], *found
+            continue
         refused = None if found else look_alike(named, by_id)
         layers += found if refused is None else [_layer(named, refused)]
     # A wrapper may have a layer of its own beside the model's: then only the full names differ.
@@ -138,7 +172,9 @@ def _containers(model: nn.Module, selected: Sequence[Layer]) -> tuple[nn.Module,
     A call of any of them may be an outermost one (an encoder called alone), so each gets hooks that begin
     and end a forward. Scripted modules take no hooks.
     """
-    hooked = {id(layer.module) for layer in selected if not layer.parameter}
+    # Blocks and attention are layers and hold some.
+    both = ("attention", "residual")
+    hooked = {id(layer.module) for layer in selected if not layer.parameter and layer.view.kind not in both}
     holders = {id(layer.module) for layer in selected}
     containers = [
         module

@@ -49,6 +49,7 @@ class Layer:
         refused: why it cannot be hooked, or "".
         parameter: of a layer that is no module, but a parameter of the module: which one; else "".
         by_use: it is a layer only if a function uses it as one, which its first call shows.
+        block_list: of a block of a residual stream, which list of blocks it is of; "" where it was named.
         expert_of: of a layer inside an expert that is a module of a list: the name of that list; else "".
         expert: then, which of its experts.
         router_of: of a layer that gives a number for each expert: the modules of experts that it routes for,
@@ -66,6 +67,7 @@ class Layer:
     refused: str = ""
     parameter: str = ""
     by_use: bool = False
+    block_list: str = ""
     expert_of: str = ""
     expert: int | None = None
     router_of: str = ""

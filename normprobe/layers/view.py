@@ -23,6 +23,12 @@ EPS = "its eps"
 WRAPS = "the Linear inside it"
 """The `View.unconfirmed` of what may be an adapted Linear by nothing but what it holds."""
 
+REPEATS = "that it may be called again and again"
+"""The `View.unconfirmed` of a list's one entry: a block of a residual stream if it reads what it gave."""
+
+AXES = "the axes of its first tensor"
+"""The `View.unconfirmed` of an elementwise function, whose features lie where its first tensor says."""
+
 WeightOf = Callable[[nn.Module], Tensor | None]
 
 
@@ -31,7 +37,7 @@ class View:
     """How the tensors at a layer read.
 
     Attributes:
-        kind: one of `vocabulary.KINDS`.
+        kind: one of `vocabulary.ALL_KINDS`.
         axis: the feature axis; negative ones count from the last, as torch's do.
         sample: what the layer treats on its own: a `position` (one vector of features), or an `example`
             (one element of the batch, whose rows are its pixels).

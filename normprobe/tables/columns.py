@@ -12,6 +12,7 @@ from normprobe.kernels.moments import MOMENT_FIELDS
 from normprobe.tables.distribution_columns import FIT, FIT_FEATURES, ON_REQUEST, QUANTILES
 from normprobe.tables.dtypes import NUMBER, REAL, TEXT, TRUTH, WHOLE, public_moments
 from normprobe.tables.expert_columns import EXPERT_FEATURES, EXPERTS
+from normprobe.tables.further_columns import ATTENTION, BRANCHES
 
 SITE_KEY = ["layer", "site"]
 """What names a row of `LAYERS`."""
@@ -21,9 +22,17 @@ _VALUE = "in the layer's own units"
 
 LAYERS: dict[str, tuple[str, str]] = {
     "layer": (TEXT, "qualified name of the module; empty for a model that is itself a layer"),
-    "kind": (TEXT, "linear, layer_norm, rms_norm, batch_norm, group_norm, instance_norm or norm"),
+    "kind": (
+        TEXT,
+        "linear, layer_norm, rms_norm, batch_norm, group_norm, instance_norm or norm; on request conv, "
+        "activation, embedding, attention or residual",
+    ),
     "type": (TEXT, "class name"),
-    "site": (TEXT, "input or output; for a norm, before and after normalization; or the gradient of one"),
+    "site": (
+        TEXT,
+        "input or output; for a norm, before and after normalization; or the gradient of one; of a residual "
+        "block also branch (output - input), of attention max_logit and entropy",
+    ),
     "dtype": (TEXT, "dtype of the tensor; several joined by `; `"),
     "sample_unit": (TEXT, "what the layer treats on its own: position or example"),
     "calls": (WHOLE, "measured firings"),
@@ -171,6 +180,8 @@ TABLES = {
     "ledger": LEDGER,
     "outliers": OUTLIERS,
     "parameters": PARAMETERS,
+    "branches": BRANCHES,
+    "attention": ATTENTION,
     "experts": EXPERTS,
     "expert_features": EXPERT_FEATURES,
     "quantiles": QUANTILES,
@@ -182,15 +193,18 @@ _OF_UNIT = {
     "value": "p0.1 p1 p5 p25 p50 p75 p95 p99 p99.9 abs_median abs_max weight bias running_mean seen_mean",
     "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
-    "value²": "within_sample_variance within_feature_variance running_var seen_variance eps",
+    "value²": "within_sample_variance within_feature_variance running_var seen_variance eps "
+    "stream_variance branch_variance output_variance",
     "share": "momentum share bound overflow_share below_normal flushed scaled_below_normal scaled_flushed",
-    "nats": "entropy entropy_max",
+    "logit": "max_logit mean_max_logit",
+    "nats": "entropy entropy_min entropy_max",
+    "nats²": "entropy_variance",
     "octave": "headroom",
     "dB": "snr_db snr_error_db channel_gain_db block_snr_db block_gain_db static_block_snr_db",
-    "ratio": "feature_ratio ratio update_ratio kurtosis scale",
+    "ratio": "feature_ratio ratio update_ratio kurtosis scale variance_ratio correlation",
     "count": "zeros num_batches_tracked gradients groups calls n_samples n_features masked nonfinite_masked "
     "size steps weight_nonfinite gradient_nonfinite skipped updates rows tokens",
-    "index": "depth expert feature call repeat example position min_example min_position min_feature "
+    "index": "depth expert head feature call repeat example position min_example min_position min_feature "
     "max_example max_position max_feature nonfinite_step nonfinite_call nonfinite_example "
     "nonfinite_position nonfinite_feature",
 }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from normprobe.errors import NoSamplesError, RecordingError
 from normprobe.tables import build, derive
-from normprobe.tables.activations import of_activations
+from normprobe.tables.activations import without
 from normprobe.tables.bin_counts import count_frame, counts_at, no_counts
 from normprobe.tables.close_names import close_names
 from normprobe.tables.columns import based
@@ -30,7 +30,7 @@ from normprobe.tables.listed_experts import listed_experts
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
 from normprobe.tables.quantiles import histogram_of, quantile_table
 from normprobe.tables.records import ExpertRecord, LayerRecord
-from normprobe.vocabulary import INPUT, OUTPUT, site_order
+from normprobe.vocabulary import GRADIENT_SITES, INPUT, OUTPUT, site_order
 
 _COPIES_ON_WRITE = int(pd.__version__.split(".", maxsplit=1)[0]) >= 3
 _STRUCTURE = ("parts", "digests", "options", "windows")
@@ -65,6 +65,7 @@ class Tables:
         bin_counts: a row per place and bin that holds a number, where quantiles were asked for.
         history_source: gives what changed over the windows that these tables are the merge of, for
             `normprobe.tables.measures.history`; None of tables that stand for themselves.
+        whole: of `activations`, the tables that they were made from; else None.
     """
 
     ledger_base: pd.DataFrame
@@ -80,6 +81,7 @@ class Tables:
     expert_moments: pd.DataFrame = field(default_factory=no_expert_moments)
     bin_counts: pd.DataFrame = field(default_factory=no_counts)
     history_source: Callable[[], Any] | None = None
+    whole: Tables | None = None
 
     @property
     def layers(self) -> pd.DataFrame:
@@ -133,10 +135,30 @@ class Tables:
 
     @cached_property
     def activations(self) -> Tables:
-        """These tables without the sites of gradients; these very ones where there are none."""
-        frames = self.sites, self.feature_moments, self.sample_moments, self.rows, self.row_values
-        found = of_activations(*frames, bin_counts=self.bin_counts)
-        return self if found is None else replace(self, **found)
+        """These tables of Linears and norms without gradients; these very ones if that is all."""
+        return self._without(GRADIENT_SITES)
+
+    @cached_property
+    def of_default_kinds(self) -> Tables:
+        """These tables of Linears and norms; these very ones if there are no others."""
+        return self._without(())
+
+    def _without(self, left_out: tuple[str, ...]) -> Tables:
+        found = without(
+            self.ledger_base,
+            self.sites,
+            self.feature_moments,
+            sample_moments=self.sample_moments,
+            rows=self.rows,
+            row_values=self.row_values,
+            bin_counts=self.bin_counts,
+            left_out=left_out,
+        )
+        if found is None:
+            return self
+        known = self.parameter_moments["layer"].isin(found["ledger_base"]["layer"])
+        parameters = based("parameter_moments", self.parameter_moments[known])
+        return replace(self, **found, parameter_moments=parameters, whole=self)
 
     @cached_property
     def _layers(self) -> pd.DataFrame:

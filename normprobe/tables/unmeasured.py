@@ -7,13 +7,20 @@ from normprobe.tables.frames import Tables
 
 
 def check_measured(tables: Tables) -> None:
-    """Raise unless a sample was measured at one site at least.
+    """Raise unless a sample was measured at one site of a Linear or norm at least.
 
     Raises:
         NoSamplesError: none was; the message says why, and what to do.
     """
-    if int(tables.sites["n_samples"].sum()):
+    if int(tables.of_default_kinds.sites["n_samples"].sum()):
         return
+    if int(tables.sites["n_samples"].sum()):
+        known = dict(zip(tables.ledger_base["layer"], tables.ledger_base["kind"], strict=True))
+        kinds = sorted({str(known[layer]) for layer in tables.sites["layer"]})
+        raise NoSamplesError(
+            f"only {', '.join(kinds)} was measured, which the tables hold: findings, reports and summaries "
+            f"are of Linear and norm layers; ask for kinds={('default', *kinds)!r}"
+        )
     fired = int((tables.ledger_base["status"] == "fired").sum())
     model, total = tables.facts["model"], len(tables.ledger_base)
     if fired:

@@ -14,7 +14,7 @@ import pandas as pd
 from normprobe.tables.bin_counts import wrong_counts
 from normprobe.tables.columns import BASE, SITE_KEY
 from normprobe.tables.dtypes import WHOLE
-from normprobe.vocabulary import EXPERT_SITES, KINDS, STATUSES
+from normprobe.vocabulary import ALL_KINDS, EXPERT_SITES, STATUSES
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -101,7 +101,7 @@ def _wrong_texts(tables: Tables) -> Iterator[str]:
     ledger, sites, parts = tables.ledger_base, tables.sites, set(tables.facts["parts"])
     named: dict[str, tuple[pd.Series, set[str]]] = {
         "status": (ledger["status"], set(STATUSES)),
-        "kind": (ledger["kind"], set(KINDS)),
+        "kind": (ledger["kind"], set(ALL_KINDS)),
         "layer of a site": (sites["layer"], set(ledger["layer"])),
         **{f"{end}_part": (sites[f"{end}_part"].dropna(), parts) for end in ("min", "max")},
         # Files of before do not know it: there it is "".

@@ -234,7 +234,7 @@ class TestUsage:
         [
             ["report"],
             ["export", "m"],
-            ["report", "m", "--kinds", "conv"],
+            ["report", "m", "--kinds", "convolution"],
             ["report", "m", "--samples", "few"],
             ["report", "m", "--samples", "-1"],
             ["report", "m", "--samples", "²"],

@@ -60,6 +60,7 @@ class FakeTables:
 
     raw: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
     history_source: None = None
+    whole: None = None
     experts: pd.DataFrame = field(default_factory=lambda: shaped(no_rows(EXPERTS), EXPERTS))
 
     def values(self, layer: str, site: str) -> np.ndarray:

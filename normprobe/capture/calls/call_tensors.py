@@ -137,20 +137,27 @@ class Reading:
         output: what it writes; the whole result, or, of a container, the first tensor where ``whole``.
         left_out: why calls of this form are not measured, or "".
         whole_numbers: its input holds whole numbers, which a Linear turns into floating ones itself.
+        ids: its input holds ids, of which there are no moments: an embedding's.
     """
 
     input: Path = FIRST
     output: Path = WHOLE
     left_out: str = ""
     whole_numbers: bool = False
+    ids: bool = False
 
     @property
     def direct(self) -> bool:
         """Whether it reads its first argument and its result, as nearly all layers do."""
-        return self.input == FIRST and self.output == WHOLE and not self.left_out and not self.whole_numbers
+        return (
+            self.input == FIRST
+            and self.output == WHOLE
+            and not (self.left_out or self.whole_numbers or self.ids)
+        )
 
 
 DIRECT = Reading()
+OF_IDS = Reading(ids=True)
 
 
 def input_at(call: Call, reading: Reading) -> Tensor | None:

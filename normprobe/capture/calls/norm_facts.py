@@ -13,6 +13,7 @@ from normprobe.layers.module_attributes import attribute, groups_of
 from normprobe.layers.norms.affine import tensors_named
 from normprobe.layers.norms.identify import Identification
 from normprobe.layers.view import View
+from normprobe.vocabulary import NORM_KINDS
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ShownByCall:
 def norm_facts(
     module: nn.Module, view: View, shown: ShownByCall, modes: Iterable[str], *, moved: bool | None
 ) -> dict[str, Any]:
-    """Columns of a layer's row in the ledger; of a Linear all are empty.
+    """Columns of a layer's row in the ledger; of any other layer all are empty.
 
     Args:
         module: the layer.
@@ -52,7 +53,7 @@ def norm_facts(
         modes: the modes it ran in, ``train`` or ``eval``.
         moved: whether its running statistics changed.
     """
-    if view.kind == "linear":
+    if view.kind not in NORM_KINDS:
         return {"groups": None, "activation": "", "momentum": None, "running_dtype": "", "statistics": ""} | {
             "processes": None,
             "num_batches_tracked": None,

@@ -22,6 +22,7 @@ from normprobe.capture.calls.call_tensors import (
     ARGS,
     DIRECT,
     KWARGS,
+    OF_IDS,
     PLAIN,
     RESULT,
     Call,
@@ -71,6 +72,9 @@ class OpenCall:
         vectors: the vectors of whole numbers that it was given then, by what they are called.
         own: what the layer itself gave, before hooks of others behind it; None where there are none.
         graphs: of a norm over graphs, which graph each row is of.
+        stream: of a residual block, what it reads.
+        shown: of attention, whether a function showed its weights.
+        why_unshown: why not, as far as one shows.
     """
 
     form: Form = PLAIN
@@ -79,6 +83,13 @@ class OpenCall:
     vectors: dict[str, Tensor] = field(default_factory=dict)
     own: OwnResult | None = None
     graphs: Tensor | None = None
+    stream: Held | None = None
+    shown: bool = False
+    why_unshown: str = ""
+
+    def note_stream(self, tensor: Tensor | None) -> None:
+        """Remember what a residual block reads."""
+        self.stream = None if tensor is None else Held(tensor, _version(tensor), tensor)
 
     def hold(self, call: Call) -> None:
         """Copy what the call is given: the layer may overwrite it."""
@@ -194,15 +205,61 @@ class Readings:
         return OpenCall(form, Reading(paths[0]) if len(form) == 1 else None)
 
 
+STREAM_NAMES = ("hidden_states", "hidden_state", "x", "input", "inputs", "hidden", "src", "tgt")
+"""What the argument of a block is called that is the stream, where it is given by keyword."""
+
+
+class BlockReadings(Readings):
+    """The readings of a residual block's calls, which are told apart by where the stream stands alone.
+
+    Attributes:
+        rewrites: whether a call without versions showed that the block writes to what it reads.
+    """
+
+    rewrites = False
+
+    def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenCall:
+        """A call of the block that begins with these arguments."""
+        form = (_stream_path(args, kwargs),)
+        return OpenCall(form, self.known.get(form))
+
+
+def _stream_path(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Path:
+    """Where the stream stands among the arguments: first, under a usual name, else the first tensor."""
+    if args and isinstance(args[0], Tensor) and holds_data(args[0]):
+        return (ARGS, 0)
+    named = (name for name in STREAM_NAMES if isinstance(kwargs.get(name), Tensor))
+    name = next(named, None)
+    if name is not None and holds_data(kwargs[name]):
+        return (KWARGS, name)
+    return next(iter(first_tensors((args, kwargs))), ())
+
+
+class IdReadings(Readings):
+    """The readings of an embedding's calls: it reads ids, and gives one tensor."""
+
+    def open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenCall:
+        """A call of the embedding."""
+        return OpenCall(PLAIN, self.known.setdefault(PLAIN, OF_IDS))
+
+
+def readings_of(kind: str, *, certain: bool, width: int | None) -> Readings:
+    """The readings of a layer of a kind, as `Readings` takes them."""
+    cls = {"residual": BlockReadings, "embedding": IdReadings}.get(kind, Readings)
+    return cls(certain=certain, width=width)
+
+
 class PairChoice:
     """What one call of a layer may have read and written, the likeliest first.
 
     Attributes:
         pairs: every pair.
         possible: those of as many numbers, as a norm has.
+        form: the form of the call.
     """
 
     def __init__(self, opened: OpenCall, call: Call) -> None:
+        self.form = opened.form
         self._opened, self._written = opened, _written(opened, call)
         pairs = list(_changed(opened, self._written))
         for output, after in self._written.items():
@@ -214,6 +271,13 @@ class PairChoice:
     def others(self, path: Path) -> dict[str, Tensor]:
         """What the call was given beside the input at a path, by what that is called."""
         return {} if path[0] == RESULT else self._opened.others(path)
+
+    def of_input(self, path: Path) -> Pair:
+        """The pair of the tensor at a path and the first that was written, of its shape if one is."""
+        here = [pair for pair in self.pairs if pair.input == path] or self.pairs
+        # Nested tensors have no one shape.
+        plain = [p for p in here if not (p.before.is_nested or p.after.is_nested)]
+        return next((p for p in plain if p.before.shape == p.after.shape), here[0])
 
     def best(self, shown: Callable[..., Identification]) -> tuple[Pair, Identification]:
         """The pair whose output is the normalized input, and what shows it; the first where none is.

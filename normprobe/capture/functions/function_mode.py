@@ -27,6 +27,14 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from normprobe.capture.forwards.forward import Forward, Forwards
+from normprobe.capture.functions.attention_weights import (
+    FUSED,
+    FUSED_CALL,
+    OTHER_SHAPE,
+    SOFTMAX,
+    by_query,
+    logits_of,
+)
 from normprobe.capture.functions.function_session import (
     FunctionSession,
     ListeningSchedule,
@@ -57,8 +65,12 @@ from normprobe.capture.hooks.weight_functions import (
 )
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.layers.layer import Layer
+from normprobe.vocabulary import ENTROPY, MAX_LOGIT
 
 BIAS_APART = "its bias was added apart from it, so its output is without"
+
+
+Observe = Callable[[LayerState, str, Tensor, Forward], None]
 
 
 class LayerCallbacks(Protocol):
@@ -119,6 +131,16 @@ class FunctionCapture:
         self.reads: dict[tuple[int, str], str] = {}
         self._schedules: dict[Any, ListeningSchedule] = {}
         self._mode = _Mode(self)
+        self._attention: dict[int, LayerState] = {}
+        self._observe: Observe | None = None
+
+    def follow_attention(self, states: Iterable[LayerState], observe: Observe) -> None:
+        """Listen inside attention among these layers in every measured forward; measure it by ``observe``."""
+        self._observe = observe
+        attention = (state for state in states if state.layer.view.kind == "attention")
+        self._attention = {id(state.layer.module): state for state in attention}
+        # Functions that nobody asks for are not looked at.
+        self._mode = (_AttentionMode if self._attention else _Mode)(self)
 
     def open(self, module: nn.Module, forward: Forward, kwargs: dict[str, Any]) -> FunctionSession | None:
         """Begin to listen to a forward that is measured; None if there is nothing to listen for."""
@@ -136,7 +158,7 @@ class FunctionCapture:
             due = count.bit_count() == 1 and count.bit_length() % 2 == 1  # 1, 4, 16, ...
             if due or not schedule.complete:
                 return FunctionSession.of(schedule, self._callbacks.layers(), everywhere=True)
-            if not schedule.containers:
+            if not schedule.containers and not self._attention:
                 return None
             return FunctionSession.of(schedule, schedule.layers.values(), everywhere=False)
 
@@ -147,7 +169,8 @@ class FunctionCapture:
         parent = session.entered[-1][0] if session.entered else None
         # With how it was before, so that leaving restores it whatever happened inside.
         session.entered.append((module, session.on))
-        wanted = session.everywhere or id(module) in session.schedule.containers
+        inside = id(module) in session.schedule.containers or id(module) in self._attention
+        wanted = session.everywhere or inside
         self._set_mode(session, wanted and not decides_by_mode(module, parent, args, kwargs))
         if session.on:
             with ModesAside():
@@ -227,6 +250,30 @@ class FunctionCapture:
         with self._callbacks.lock:
             self._note_use(state, used, session, has_bias=use.has_bias(args, kwargs))
         return output
+
+    def observe_attention(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        """Measure attention by a function of torch that the innermost one under way called."""
+        forward, session = self._callbacks.forwards.current, self.session()
+        if forward is None or session is None:
+            return
+        around = (self._attention.get(id(module)) for module, _ in reversed(session.entered))
+        state = next((state for state in around if state is not None), None)
+        opened = None if state is None else forward.opened.get(state.index)
+        if state is None or opened is None or self._observe is None:
+            return
+        if func in FUSED:
+            opened.why_unshown = FUSED_CALL
+            return
+        with ModesAside():
+            logits = logits_of(args, kwargs)
+            if logits is not None:
+                measured = by_query(logits, result, state.layer.module, forward.batch.size)
+                opened.shown = measured is not None
+                opened.why_unshown = OTHER_SHAPE.format(tuple(logits.shape))
+                for site, tensor in zip((MAX_LOGIT, ENTROPY), measured or (), strict=False):
+                    self._observe(state, site, tensor, forward)
 
     def note_reads(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -334,3 +381,15 @@ class _Mode(TorchFunctionMode):
                 session.note_copy(args[0], result)
             return result
         return self._capture.note_reads(func, args, kwargs, result)
+
+
+class _AttentionMode(_Mode):
+    """Follows the functions by which attention computes its weights, too."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        if func in SOFTMAX or func in FUSED:
+            self._capture.observe_attention(func, args, kwargs or {}, result)
+        return result

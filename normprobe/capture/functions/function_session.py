@@ -16,6 +16,7 @@ from normprobe.capture.hooks.weight_functions import WeightUse
 from normprobe.layers.layer import Layer
 from normprobe.layers.module_attributes import attribute, is_lazy, own_tensors
 from normprobe.layers.parameter_layers import projection_part
+from normprobe.vocabulary import KINDS
 
 _FRAMES = 8
 """How far out of a function the `forward` of a norm is looked for: torch's own functions lie between."""
@@ -84,7 +85,8 @@ class FunctionSession:
         """A session that finds the uses of these layers."""
         by_module: dict[int, list[Layer]] = {}
         for layer in layers:
-            if not layer.refused:
+            # Those of further kinds are known by calls of their modules alone.
+            if not layer.refused and layer.view.kind in KINDS:
                 by_module.setdefault(id(layer.module), []).append(layer)
         session = FunctionSession(schedule, everywhere, by_module)
         session.add_owners(layer for held in by_module.values() for layer in held)

@@ -13,27 +13,36 @@ from torch import Tensor, nn
 
 from normprobe.capture.calls.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.calls.norm_facts import ShownByCall, is_trainable, norm_facts
-from normprobe.capture.calls.readings import NO_INPUT, NO_OUTPUT, Pair, PairChoice, Readings, fitting_pair
+from normprobe.capture.calls.readings import NO_INPUT, NO_OUTPUT, Readings, readings_of
+from normprobe.capture.states.block_chains import BlockChain
 from normprobe.capture.states.parameter_sums import ParameterSums
 from normprobe.capture.states.site_registry import TensorOf, registered_sites
 from normprobe.capture.states.site_state import SiteState
 from normprobe.capture.states.weight_digest import weight_digest
 from normprobe.layers.layer import Layer
-from normprobe.layers.linear_rule import why_no_linear
 from normprobe.layers.module_attributes import PARAMETER_HOLDERS, keras_variables
 from normprobe.layers.norms.affine import applied_bias, applied_weight, vector
-from normprobe.layers.norms.identify import NO_WAY, UNTOLD, Identification, identify
 from normprobe.layers.settings import settings_of
-from normprobe.layers.view import WRAPS, View
+from normprobe.layers.view import REPEATS, WRAPS, View
 from normprobe.samples.layout import Layout
 from normprobe.samples.masks import SequenceRule
 from normprobe.samples.reservoir import Reservoir
 from normprobe.tables.records import LayerRecord, valid_name, valid_text
-from normprobe.vocabulary import GRADIENT_SITES, INPUT, OUTPUT
+from normprobe.vocabulary import (
+    BRANCH,
+    ENTROPY,
+    GRADIENT_SITES,
+    INPUT,
+    MAX_LOGIT,
+    NORM_KINDS,
+    OUTPUT,
+)
 
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
 NONE_CAME = "no gradient came for {} of its tensors: backward was not run, or its loss does not need them"
 NO_NUMBERS = "none of its calls read and gave floating numbers"
+FURTHER_SITES = {"residual": (BRANCH,), "attention": (MAX_LOGIT, ENTROPY)}
+"""By kind, the sites that layers which hold others have; their calls are open while those of others are."""
 MOST_UNDECIDED = 8
 """After so many calls that could not tell how a layer computes, its name is believed for good."""
 
@@ -65,6 +74,7 @@ class LayerState:
         buffers: how its running statistics move.
         sequence_rule: which sequence of a forward it works on.
         scaled: whether it may have vectors of its own to record.
+        holds_layers: whether it is a layer by what it holds: a block, or attention.
         functional_calls: how many of its calls no hook saw, but the use of its weight showed.
         sequence: the sequence that it was seen to work on, where several have masks.
         sequence_certain: whether which sequence it works on does not depend on the forward.
@@ -80,6 +90,7 @@ class LayerState:
         gradients: whether the gradients of its tensors are measured.
         awaited_gradients: how many of its tensors wait for their gradient.
         parameters: what was measured of its parameters at steps, by their names in it.
+        chain: of a block of a residual stream that was found in a list, what its entries' calls show.
     """
 
     index: int
@@ -101,6 +112,7 @@ class LayerState:
     buffers: BufferTracker = field(init=False)
     sequence_rule: SequenceRule = field(init=False)
     scaled: bool = field(init=False)
+    holds_layers: bool = field(init=False)
     functional_calls: int = 0
     sequence: str | None = None
     sequence_certain: bool = True
@@ -116,16 +128,18 @@ class LayerState:
     gradients: bool = False
     awaited_gradients: int = 0
     parameters: dict[str, ParameterSums] = field(default_factory=dict)
+    chain: BlockChain | None = None
 
     def __post_init__(self) -> None:
         self.buffers = BufferTracker(self.layer.module)
-        self.scaled = self.layer.view.kind != "linear"
+        kind = self.layer.view.kind
+        self.scaled, self.holds_layers = kind in NORM_KINDS, kind in FURTHER_SITES
         self.sequence_rule = SequenceRule.named(self.layer.name)
         self._reservoirs = Reservoir(0), Reservoir(0)
         certain = self.layer.view.certain
         self.normalizes = "input" if certain and self.scaled else ""
-        width = None if self.scaled else self.layer.n_features
-        self.readings = Readings(certain=certain, width=width)
+        width = self.layer.n_features if kind == "linear" else None
+        self.readings = readings_of(kind, certain=certain, width=width)
         self.noted_modes: set[tuple[bool, bool, bool]] = set()
         self._stamps: list[Any] | None = None
         # The dictionaries themselves: their values may be replaced at any time.
@@ -143,7 +157,8 @@ class LayerState:
         """A fresh state, with the empty reservoirs that all fresh ones share."""
         # A layer that is a parameter has no call of its own, so nothing but what functions take and give.
         further = {} if layer.parameter else registered_sites(layer.module)
-        names = (INPUT, OUTPUT, *(GRADIENT_SITES if gradients else ()), *further)
+        own = FURTHER_SITES.get(layer.view.kind, ())
+        names = (INPUT, OUTPUT, *(GRADIENT_SITES if gradients else ()), *own, *further)
         sites = {name: SiteState.of(samples, rows) for name in names}
         settled, refused = layer.view.certain, layer.refused
         state = LayerState(index, layer, layer.view, sites, further, settled=settled, refused=refused)
@@ -160,6 +175,16 @@ class LayerState:
         return self._reservoirs
 
     @property
+    def by_callback(self) -> bool:
+        """Whether its calls are measured in Python alone: the extension knows of input and output."""
+        return bool(self.further_sites) or self.holds_layers
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.layer.name
+
+    @property
     def aligned(self) -> bool:
         """Whether every measured call could be numbered as the forward's."""
         return all(site.layout is not Layout.UNALIGNED and not site.unaligned for site in self.sites.values())
@@ -167,7 +192,8 @@ class LayerState:
     @property
     def confirmed(self) -> bool:
         """Whether it is a layer: what may be one by nothing but what it holds must show it by a call."""
-        return self.view.unconfirmed != WRAPS or (self.settled and not self.refused)
+        shown = self.settled and not self.refused
+        return shown or self.view.unconfirmed not in (WRAPS, REPEATS)
 
     @property
     def firings(self) -> int:
@@ -208,58 +234,7 @@ class LayerState:
             self.modes["train" if training else "eval"] = None
             self.grads["grad" if mode[1] else "inference" if mode[2] else "no_grad"] = None
 
-    def settle(self, module: nn.Module, choice: PairChoice) -> Pair:
-        """Correct the view by what a call shows: the first, or the first that can tell.
-
-        Args:
-            module: the layer.
-            choice: what the call may have read and written.
-
-        Returns:
-            What it did read and write.
-        """
-        first = choice.pairs[0]
-        if self.view.kind == "linear":
-            pair = fitting_pair(choice.pairs, self.layer.n_features)
-            if not self.settled:
-                self.settled = bool(pair.before.numel())
-                if self.settled and (why := why_no_linear(module, self.view, pair.before, pair.after)):
-                    self._refuse(why)
-            return pair
-        if not choice.possible and not self.settled:
-            before, after = first.before.numel(), first.after.numel()
-            self._refuse(f"its output has {after} elements for an input of {before}: not a norm")
-        if not choice.possible or not choice.possible[0].before.numel():
-            return first
-        # Once something is recorded the axis stays: sums over other features cannot be added.
-        recorded = any(site.counters.calls for site in self.sites.values())
-
-        def shown(pair: Pair, *, thorough: bool) -> Identification:
-            given = pair.before, pair.after, choice.others(pair.input)
-            return identify(module, self.view, *given, recorded=recorded, thorough=thorough)
-
-        pair, found = choice.best(shown)
-        if not self.settled:
-            self._adopt(found, training=module.training)
-        elif found.normalizes == "other" and self.normalizes == "input":
-            self.normalizes = "other"
-            self.reasons[found.reason] = 1
-        self.unlike = self.normalizes == "input" and found.decided and found.way == NO_WAY
-        return pair
-
-    def _adopt(self, found: Identification, *, training: bool) -> None:
-        """Read the layer from now on as a call showed."""
-        self.undecided_calls += 1
-        self.settled = found.decided or self.undecided_calls == MOST_UNDECIDED
-        self.view, self.offset, self.factor = found.view, found.offset, found.factor
-        self.normalizes, self.shown = found.normalizes, ShownByCall.of(found, training=training)
-        self.reasons.pop(UNTOLD, None)  # of a call before this one
-        if found.reason:
-            self.reasons[found.reason] = 1
-        if found.refused:
-            self._refuse(found.refused)
-
-    def _refuse(self, why: str) -> None:
+    def refuse(self, why: str) -> None:
         """Measure the layer no further, and forget what was measured."""
         self.refused = why
         # Empty sites, with reservoirs that keep nothing, in place of what calls before this one measured.
@@ -271,7 +246,7 @@ class LayerState:
         """Copy the scale, shift and running statistics that the call just measured applied."""
         # Copies: the optimizer writes to the tensors themselves.
         width = self.sites[OUTPUT].width
-        if self.view.kind == "linear" or width is None:
+        if not self.scaled or width is None:
             return
         weight = applied_weight(module, self.view, self.offset, width, self.factor)
         if weight is not None:
@@ -379,6 +354,9 @@ class LayerState:
         # What it is called on are ids, or masks: no layer, so far as this run shows.
         without = not calls and not self.reasons.keys().isdisjoint((NO_INPUT, NO_OUTPUT))
         refused = self.refused or (NO_NUMBERS if without else "")
+        # The notes say why none of its calls showed its weights.
+        if self.view.kind == "attention" and not calls and self.firings:
+            return "refused", refused
         # A layer none of whose calls could be measured fired all the same; its notes say why.
         begun = self.depth is not None and (self.firings > 0 or not self.reopened)
         called = calls > 0 or begun

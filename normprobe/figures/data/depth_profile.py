@@ -12,6 +12,7 @@ import pandas as pd
 from normprobe.figures.data import layer_statistics
 from normprobe.figures.drawing.depth_axis import DepthAxis
 from normprobe.formatting import sample_word
+from normprobe.tables.measures.residual import stream_measures
 from normprobe.vocabulary import INPUT, OUTPUT, in_order
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Profile:
         unit: what one sample is called, singular.
         by_feature: columns of one feature, whose variance is that of the feature.
         single: whether there was only one sample.
+        stream: the residual stream where blocks were measured: ``chain`` (blocks one after another), ``x``
+            (between the columns), ``value`` (variance of the median sample); without rows where not.
     """
 
     depth: DepthAxis
@@ -42,6 +45,7 @@ class Profile:
     unit: str
     by_feature: tuple[int, ...]
     single: bool
+    stream: pd.DataFrame
 
     def site(self, name: str) -> pd.DataFrame:
         """The rows of one site, indexed by column."""
@@ -97,7 +101,27 @@ def summarize(tables: Tables) -> Profile:
         unit=sample_word(tables.meta, layer_statistics.unit_of(chosen)),
         by_feature=tuple(place[layer] for layer in single),
         single=bool((chosen["n_samples"] == 1).all()),
+        stream=_stream(tables, chosen),
     )
+
+
+def _stream(tables: Tables, chosen: pd.DataFrame) -> pd.DataFrame:
+    """The stream ahead of each block and behind the last of a chain, in order of execution."""
+    blocks, points = stream_measures(tables), []
+    # A recording may hold moments alone.
+    blocks = blocks.assign(value=blocks["p50"].fillna(blocks["variance"]))
+    names, depth = [str(name) for name in chosen["layer"]], chosen["depth"].to_numpy()
+    for name, site, at, value in zip(
+        *(blocks[column].tolist() for column in ("layer", "site", "depth", "value")), strict=True
+    ):
+        before = int((depth < at).sum())
+        inside = [column for column, norm in enumerate(names) if norm.startswith(f"{name}.")]
+        x = before - 0.5 if site == INPUT else max(inside, default=before - 1) + 0.5
+        points.append((name.rpartition(".")[0], name, site, x, value))
+    frame = pd.DataFrame(points, columns=["chain", "layer", "site", "x", "value"])
+    # What a block writes the next one reads.
+    last = ~frame["chain"].duplicated(keep="last")
+    return frame[(frame["site"] == INPUT) | last].reset_index(drop=True)
 
 
 def _by_site(tables: Tables, layers: list[str], names: tuple[str, ...]) -> pd.DataFrame:

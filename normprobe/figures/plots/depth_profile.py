@@ -102,6 +102,7 @@ def facts(profile: Profile) -> Facts:
         "first_before": before.iloc[0] if len(before) else None,
         "last_before": before.iloc[-1] if len(before) else None,
         "after": (after.min(), after.max()) if len(after) else None,
+        "stream": _ends_of_stream(profile),
         "pooled": int(profile.pooled.notna().sum()),
         "samples_p95_p5": _ends(medians["ratio"]),
         "features_p95_p5": _ends(medians["spread"]),
@@ -120,6 +121,12 @@ def _ends(medians: pd.Series[float]) -> tuple[float, float] | None:
     """The median norm's value before and after, None where one is undefined."""
     ends = medians.reindex([INPUT, OUTPUT])
     return None if ends.isna().any() else (ends[INPUT], ends[OUTPUT])
+
+
+def _ends_of_stream(profile: Profile) -> tuple[float, float] | None:
+    """The stream's variance ahead of the first block and behind the last; None where it was not measured."""
+    values = profile.stream["value"].dropna()
+    return (values.iloc[0], values.iloc[-1]) if len(values) else None
 
 
 def _unequal_after(profile: Profile) -> tuple[str, float] | None:
@@ -180,6 +187,9 @@ def _top(profile: Profile, stated: Facts) -> str:
             f"{format_number(stated['last_before'])} at the last; after the norm it is "
             f"{format_range(*stated['after'])}."
         )
+    if stated["stream"]:
+        first, last = map(format_number, stated["stream"])
+        text += f" Diamonds: the residual stream between blocks, from {first} to {last}."
     if stated["pooled"]:
         text += (
             f" A × far above its circle means a few {plural(profile.unit)} hold nearly all of the variance."

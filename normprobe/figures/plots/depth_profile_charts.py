@@ -38,7 +38,8 @@ def variances(ax: Axes, profile: Profile) -> None:
     """Draw the variance of one sample's values: median and 5-95 % of the samples, before and after."""
     sites, unit = profile.sites, profile.unit
     pooled = profile.pooled
-    low, high = log_limits(np.append(sites[["p5", "p50", "p95"]].to_numpy(), pooled))
+    drawn = (sites[["p5", "p50", "p95"]].to_numpy().ravel(), pooled, profile.stream["value"])
+    low, high = log_limits(np.concatenate(drawn))
     room = 0.09 if pooled.notna().any() else 0.0  # for the remark on top
     use_log(ax.yaxis, (low, high * (high / low) ** room))
     asides, rows = _asides(ax, profile), {site: profile.site(site) for site in profile.drawn}
@@ -46,6 +47,8 @@ def variances(ax: Axes, profile: Profile) -> None:
     for site, aside in asides.items():
         _bars(ax, profile, rows[site]["p5"], rows[site]["p95"], site_look(site).colour, aside=aside)
         _series(ax, profile, rows[site]["p50"], site, aside=aside)
+    for _, chain in profile.stream[profile.stream["value"] > 0].groupby("chain", sort=False):
+        ax.plot(chain["x"], chain["value"], "-D", color=INK, linewidth=0.9, markersize=2.8, zorder=3)
     if room:
         ax.plot(sites["column"], pooled, "x", color=INK, markersize=3.6, markeredgewidth=0.9)
         note(ax, f"× all values pooled: a few {plural(unit)} carry it", x=0.008, y=0.985, ha="left", va="top")
@@ -143,6 +146,8 @@ def _label_roles(ax: Axes, profile: Profile) -> None:
             if at is not None:
                 # By their texts: roles that nothing tells apart share one label a site.
                 labels[text] = Label(text, at, look.colour)
+    if (at := _end(profile.stream["value"])) is not None:
+        labels["stream"] = Label("stream", at, INK)
     label_ends(ax, list(labels.values()))
 
 

@@ -89,13 +89,14 @@ class HistoryBuilder:
     _measured: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def add(self, facts: WindowFacts, tables: Tables, number: int | None = None) -> None:
-        """Add a window that was closed after those so far.
+        """Add a window that was closed after those so far, of its Linears and norms.
 
         Args:
             facts: which window it is.
             tables: what was measured in it.
             number: its number in the run; by default it is the one behind those so far.
         """
+        tables = tables.of_default_kinds
         steps = {"first_step": facts["first_step"], "last_step": facts["last_step"]}
         number = self._count if number is None else number
         of: dict[str, Any] = {"window": number, "phase": facts["phase"], **steps}

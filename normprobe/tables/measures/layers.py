@@ -66,7 +66,10 @@ def inner_sites(tables: Tables, rows: int) -> pd.DataFrame:
 def _inner(tables: Tables) -> tuple[pd.DataFrame, NDArray[np.float64]]:
     """The measures of all such sites, and how many values a feature has there."""
     layers = inputs_and_outputs(tables)
-    raw = (layers["depth"] == 0).to_numpy() & (layers.index.get_level_values("site") == INPUT)
+    # Where a block is measured, too, it comes before what it holds: the first is not number 0 then.
+    raw = (layers["depth"] == layers["depth"].min()).to_numpy() & (
+        layers.index.get_level_values("site") == INPUT
+    )
     count = feature_measures(tables)["rows"].reindex(layers.index).to_numpy(dtype=np.float64)
     finite = (layers["nonfinite"] <= 0.01 * count * layers["n_features"]).to_numpy(dtype=bool)
     inner = ~raw & finite & (layers["n_samples"] > 1).to_numpy()

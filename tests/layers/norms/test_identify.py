@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.capture.states import layer_state
+from normprobe.capture.states import settling
 from normprobe.capture.states.layer_state import MOST_UNDECIDED
 from normprobe.layers.find import find_layers
 from normprobe.layers.norms.identify import NO_NORM, UNCONFIRMED, UNKNOWN, Identification, identify
@@ -284,7 +284,7 @@ def test_an_axis_is_found_by_the_first_call() -> None:
 def test_calls_that_cannot_tell_are_asked_only_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(
-        layer_state, "identify", lambda *args, **kwargs: asked.append(1) or identify(*args, **kwargs)
+        settling, "identify", lambda *args, **kwargs: asked.append(1) or identify(*args, **kwargs)
     )
     model = Wrapped(UncentredLayerNorm())
     with normprobe.Probe(model) as probe, torch.no_grad():
