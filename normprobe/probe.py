@@ -145,8 +145,8 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model, asked = checked_model(model), check_distributions(kurtosis, quantiles)
-        self._mask, self._seed = mask, seed
+        self.model, self._mask, self._seed = checked_model(model), mask, seed
+        distributions = check_distributions(kurtosis, quantiles)
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
         self._callbacks = HookCallbacks(
@@ -156,7 +156,7 @@ class Probe:
             values=values,
             phases=Phases(every, window),
             seed=seed_of(seed, self._name_part(part, out)),
-            further=Further(loss_scale(gradients, scaler), experts, asked, read_groups(groups, self.model)),
+            further=Further(loss_scale(gradients, scaler), experts, distributions, read_groups(groups, model)),
         )
         self._run = self._open_run(out, max_windows, resume_from)
 
