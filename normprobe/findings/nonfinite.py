@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 
+_UNSEEN = "Look at the operations before this layer: no probed layer made these values."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Nonfinite(Check):
     """NaN or Inf appears: everything computed from it is wrong.
@@ -116,11 +119,7 @@ class Nonfinite(Check):
             message=f"{format_number(count)} {'value is' if count == 1 else 'values are'} NaN or Inf"
             f"{padding}, {origin}{held.words}{_because(cause)}"
             f"{same_at(len(later), 'layer')}{hidden}.",
-            advice=cause.advice
-            if cause is not None
-            else "Look at the operations before this layer: no probed layer made these values."
-            if site == INPUT
-            else None,
+            advice=cause.advice if cause is not None else _UNSEEN if site == INPUT else None,
             evidence=f"{site}:{'nonfinite' if real else 'nonfinite_masked'}",
             severity="error" if spread else "warning",
             affected=later,

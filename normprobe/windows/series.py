@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import pandas as pd
 
 from normprobe.errors import RecordingError
@@ -86,6 +85,16 @@ class WindowSeries:
         """The windows that a recording names: its own where it is of one, else without tables."""
         facts = windows_of(tables)
         return WindowSeries([Window.of(tables)] if len(facts) == 1 else [Window(one) for one in facts])
+
+    def ungrouped(self) -> WindowSeries:
+        """The same windows without groups of samples."""
+        return WindowSeries(
+            [
+                replace(window, load=None if window.load is None else partial(_ungrouped, window.load))
+                for windows in self.parts.values()
+                for window in windows
+            ]
+        )
 
     @staticmethod
     def joined(recordings: Sequence[HasSeries]) -> WindowSeries:
@@ -165,7 +174,7 @@ class WindowSeries:
         rows = frame if phase is None else frame[frame["phase"] == phase]
         names = ["window", "phase", "first_step", "last_step"]
         parts = [
-            getattr(self.tables(int(row["window"])), table).assign(**{name: row[name] for name in names})
+            self.tables(int(row["window"])).public(table).assign(**{name: row[name] for name in names})
             for row in rows.to_dict("records")
         ]
         if not parts:
@@ -173,6 +182,10 @@ class WindowSeries:
         joined: pd.DataFrame = pd.concat(parts, ignore_index=True)
         joined = joined[names + [name for name in joined if name not in names]]
         return joined.astype({name: COLUMNS[name] for name in names})
+
+
+def _ungrouped(load: Callable[[], Tables]) -> Tables:
+    return load().ungrouped
 
 
 def _itself(tables: Tables) -> Tables:
@@ -222,7 +235,7 @@ class _Merging:
         tables, history = rollup.load()
         if self._history is not None:
             numbers = [self._numbers[name] for name, _, _ in rollup.windows]
-            self._history.extend(history, np.array(numbers, np.int64))
+            self._history.extend(history, numbers)
         return tables
 
 
