@@ -145,7 +145,7 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model, asked = checked_model(model), check_distributions(kurtosis, quantiles)
+        self.model, asked = checked_model(model), check_distributions(kurtosis, quantiles, groups)
         self._mask, self._seed = mask, seed
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
