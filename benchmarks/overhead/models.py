@@ -57,9 +57,9 @@ def _llama(layers: int) -> nn.Module:
     return AutoModelForCausalLM.from_config(shape)
 
 
-def _resnet(size: int = 224, *, repeats: int = 1, channels_last: bool = False) -> Case:
+def _resnet(size: int = 224, *, images: int = 8, repeats: int = 1, channels_last: bool = False) -> Case:
     model = AutoModel.from_config(ResNetConfig(depths=[2, 2, 2, 2], layer_type="basic", embedding_size=64))
-    pixels = torch.randn(8, 3, size, size)
+    pixels = torch.randn(images, 3, size, size)
     if channels_last:
         model, pixels = (
             model.to(memory_format=torch.channels_last),
@@ -186,7 +186,7 @@ MODELS: dict[str, Callable[[], Case]] = {
     "gpt2": lambda: _text(AutoModel.from_config(GPT2Config(n_layer=4)), 8, 128),
     "llama": lambda: _text(_llama(6), 8, 128),
     "resnet": _resnet,
-    "resnet-64": lambda: _resnet(64),
+    "resnet-small": lambda: _resnet(112, images=2),
     "resnet-112": lambda: _resnet(112, repeats=2),
     "resnet-last": lambda: _resnet(112, repeats=2, channels_last=True),
     "groupnorm": lambda: _images(_small_cnn(_group_norm), 128, repeats=5),

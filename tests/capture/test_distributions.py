@@ -233,3 +233,10 @@ def test_an_option_is_true_or_false(name: str) -> None:
     options: dict[str, Any] = {name: 1}
     with pytest.raises(NormprobeError, match=f"{name} must be True or False, got 1"):
         normprobe.Probe(bert(), **options)
+
+
+@pytest.mark.parametrize("name", ["kurtosis", "quantiles"])
+def test_groups_take_a_probe_of_their_own(name: str) -> None:
+    options: dict[str, Any] = {name: True}
+    with pytest.raises(NormprobeError, match="groups cannot be measured together with kurtosis or quantiles"):
+        normprobe.Probe(bert(), groups="first", **options)

@@ -75,11 +75,19 @@ def check_finding_options(on_finding: Any, stop_on: Any) -> None:
         raise NormprobeError(f"stop_on must be 'error', 'warning' or None, got {stop_on!r}")
 
 
-def check_distributions(kurtosis: Any, quantiles: Any) -> DistributionOptions:
-    """What is measured beside moments; raise NormprobeError for an option that is neither True nor False."""
+def check_distributions(kurtosis: Any, quantiles: Any, groups: Any) -> DistributionOptions:
+    """What is measured beside moments; raise NormprobeError for an option that is neither True nor False.
+
+    So does asking for it together with groups, whose sums are kept apart and have no fourth powers or counts.
+    """
     for name, given in (("kurtosis", kurtosis), ("quantiles", quantiles)):
         if not isinstance(given, bool):
             raise NormprobeError(f"{name} must be True or False, got {given!r}")
+    if groups is not None and (kurtosis or quantiles):
+        raise NormprobeError(
+            "groups cannot be measured together with kurtosis or quantiles, which would be of no group; "
+            "put a second Probe around the model, with the same seed"
+        )
     return DistributionOptions(kurtosis, quantiles)
 
 

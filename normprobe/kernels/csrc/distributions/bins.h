@@ -9,7 +9,8 @@
 /* A float's upper 12 bits number its bin: the sign, then 256 exponents of 8 bins, the last one of which is NaN and Inf.
  * Below the smallest normal number bins are of one width. Zeros, of either sign, have a bin of their own behind these;
  * so many TABLES are filled in turn, for adding to one number twice in a row has to wait. */
-enum { FRACTION_BITS = 3, SIGN_BIN = 1 << 11, NONFINITE_BIN = 255 << FRACTION_BITS, ZERO_BIN = 1 << 12, BINS, TABLES = 4 };
+enum { FRACTION_BITS = 3, SIGN_BIN = 1 << 11, NONFINITE_BIN = 255 << FRACTION_BITS, ZERO_BIN = 1 << 12, BINS };
+enum { TABLES = 4 };
 
 /* Fewer numbers than these are counted in one table: clearing and adding up the others costs more. */
 enum { FEW_NUMBERS = 1 << 13 };

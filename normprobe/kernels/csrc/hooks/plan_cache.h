@@ -94,7 +94,8 @@ static PyObject *cached_plan_new(PyTypeObject *type, PyObject *args, PyObject *k
     return NULL;
 }
 
-/* choice(forward state) -> which rows of a tensor count and are kept, as the plan of this forward says; None without one */
+/* choice(forward state) -> which rows of a tensor count and are kept, as the plan of this forward says; None without
+ * one */
 static PyObject *plan_slot_choice(PyObject *object, PyObject *forward) {
     const PlanSlot *slot = (const PlanSlot *)object;
     if (!checked(forward, forward_state_type, "ForwardState")) return NULL;
