@@ -13,6 +13,7 @@ from torch import nn
 
 from normprobe.capture.batches.progress_bar import Progress
 from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
+from normprobe.capture.forwards.group_options import GroupsOption, read_groups
 from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
 from normprobe.capture.forwards.phases import Phases
@@ -61,7 +62,6 @@ class Probe:
     _hooks: Hooks | None = None
     _final: Recording | None = None
     _known: tuple[list[Any], LayerSet] | None = None
-    _grad = True
 
     @by_name("the model", 1)
     def __init__(
@@ -79,6 +79,7 @@ class Probe:
         out: str | Path | None = None,
         max_windows: int | None = None,
         resume_from: int | None = None,
+        groups: GroupsOption = None,
         labels: LabelsOption = None,
         part: str | None = None,
         seed: int = 0,
@@ -94,8 +95,7 @@ class Probe:
 
         Args:
             model: any module, also one that is itself a layer.
-            layers: glob pattern(s) over qualified names, module class(es), or a predicate
-                (name, module) -> bool.
+            layers: glob pattern(s) over names, module class(es), or a predicate (name, module) -> bool.
             kinds: the kinds to probe: linear, layer_norm, rms_norm, batch_norm, group_norm,
                 instance_norm, norm; these by default, which "default" stands for beside conv, activation,
                 embedding, attention and residual, that are probed on request.
@@ -117,6 +117,8 @@ class Probe:
             max_windows: keep at most so many: the two of a phase that span the fewest steps become one.
             resume_from: the last step of the checkpoint that the run goes on from. Windows in ``out`` that
                 reach past it are removed, so that no step counts twice, and the numbers run on.
+            groups: tells samples apart, so that `layers` and `features` have rows for each group: "special",
+                "first", "modality", "generated", or (args, kwargs) -> labels (batch,) or (batch, positions).
             labels: the texts of samples, for people reading: a list of str, one an example in the order of
                 the data over all batches; a list of lists of str, one a position of each example, padding
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
@@ -125,8 +127,7 @@ class Probe:
                 a name two probes of the same data keep the same, and can be compared pair by pair, unless
                 they are of several processes of torch.distributed, where each keeps samples of its own.
             seed: changes which samples are kept.
-            gradients: also measure the gradients of what layers read and write, at the sites
-                `input_gradient` and `output_gradient`.
+            gradients: also measure those of what layers read and write, as further sites.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
             experts: also measure each expert where one weight holds all of a layer's, as in Mixtral, for
                 `Recording.experts`. Experts that are modules of a list are there without it.
@@ -144,7 +145,8 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model, self._mask, self._seed = checked_model(model), mask, seed
+        self.model, asked = checked_model(model), check_distributions(kurtosis, quantiles)
+        self._mask, self._seed = mask, seed
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
         self._callbacks = HookCallbacks(
@@ -154,7 +156,7 @@ class Probe:
             values=values,
             phases=Phases(every, window),
             seed=seed_of(seed, self._name_part(part, out)),
-            further=Further(loss_scale(gradients, scaler), experts, check_distributions(kurtosis, quantiles)),
+            further=Further(loss_scale(gradients, scaler), experts, asked, read_groups(groups, self.model)),
         )
         self._run = self._open_run(out, max_windows, resume_from)
 
@@ -338,6 +340,7 @@ class Probe:
             "experts": callbacks.experts is not None,
             **callbacks.further.distributions._asdict(),
         }
+        options |= {} if (groups := callbacks.further.groups) is None else {"groups": groups.shown}
         return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 
 

@@ -46,13 +46,13 @@ class Recording(OverTime, RecordedDistributions, FurtherTables, RecordedBlocks):
 
     @property
     def layers(self) -> pd.DataFrame:
-        """A row per layer and site that fired, in order of first execution."""
-        return self._tables.layers
+        """A row per layer and site (and group) that fired, in order of first execution."""
+        return self._tables.public("layers")
 
     @property
     def features(self) -> pd.DataFrame:
-        """A row per layer, site and feature."""
-        return self._tables.features
+        """A row per layer, site and feature; where the probe was given ``groups``, one for each of them."""
+        return self._tables.public("features")
 
     @property
     def samples(self) -> pd.DataFrame:
@@ -311,7 +311,7 @@ class Recording(OverTime, RecordedDistributions, FurtherTables, RecordedBlocks):
     def _frames(self, findings: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
         """What is exported, by the stem of its file."""
         tables = self._tables
-        frames = {name: getattr(tables, name) for name in ("layers", "features", "samples", "ledger")}
+        frames = {name: tables.public(name) for name in ("layers", "features", "samples", "ledger")}
         findings = self._found if findings is None else findings
         further = ("parameters", "experts", "quantiles")
         frames |= {name: table for name in further if len(table := getattr(tables, name))}

@@ -24,6 +24,12 @@ SAMPLE_UNITS = ("position", "example")
 ADAPTER_BASES = ("base_layer", "original_module")
 """Attributes under which adapters keep the layer that they stand for."""
 
+NO_GROUP = "(none)"
+"""The group of samples of none, as the tables have it: no reader of CSV takes it for a missing value."""
+
+GROUP_RULES = ("special", "first", "modality", "generated")
+"""The ways of telling samples apart that need no function of the user's."""
+
 EXPORT_FORMATS = ("act-scales", "awq", "llm-compressor", "imatrix", "imatrix-dat")
 """The files for quantizers that a recording can be written as."""
 
@@ -103,6 +109,12 @@ def site_of(name: str) -> Site:
 def site_order(name: str) -> tuple[int, str]:
     """What sorts the sites of a layer: in order of registration, those that nobody listed behind, by name."""
     return site_of(name).number, name
+
+
+def group_order(name: str) -> tuple[bool, bool, int, str]:
+    """What sorts the names of groups: whole numbers by size, then texts; last what is of no group."""
+    whole = name.removeprefix("-").isdecimal()
+    return name == NO_GROUP, not whole, int(name) if whole else 0, name
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

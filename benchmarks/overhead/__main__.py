@@ -3,6 +3,7 @@
     python -m benchmarks.overhead [--rounds 30] [--peer-rounds 8] [--threads 2] [--only bert,llama]
     python -m benchmarks.overhead --beside CHECKOUT [--rounds 30] [--threads 2] [--only bert,llama]
         [--built FOLDER] [--clock cpu] [--fallback]
+    python -m benchmarks.overhead --groups first,halves [--rounds 30] [--threads 2] [--only bert,llama]
 
 Each way is timed beside a bare forward of its own, in random order, after one that is not timed: what a
 peer left behind in caches and allocator falls on nobody. The bare forward is also timed against itself
@@ -10,8 +11,9 @@ peer left behind in caches and allocator falls on nobody. The bare forward is al
 ratios of each pair. "fallback" is the probe without the compiled kernel; "one thread" both the probed and
 the bare forward on one. With --beside only the probe is timed, of this build and of another commit's
 checkout, in turn, beside hooks that call `torch.sum` and hooks that do nothing; `probe/nothing` is what the
-probe adds over what the latter add. On a machine that others use, --clock cpu counts the seconds that this
-process has computed, best on one thread.
+probe adds over what the latter add. With --groups only the probe is timed, without groups of samples and with
+them: by a rule that `Probe` has, or "halves", a function that tells every other position from the rest. On a
+machine that others use, --clock cpu counts the seconds that this process has computed, best on one thread.
 """
 
 from __future__ import annotations
@@ -57,6 +59,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             other = other_build.load(arguments.beside, arguments.built or Path(scratch))
             _print_beside(names, other, arguments)
+        return
+    if arguments.groups:
+        _print_groups(names, arguments)
         return
     header = ["model", "bare ms", "A/A", "probe", "every=100", "samples=0", "fallback", *PEERS, "one thread"]
     print(" | ".join(header))
@@ -109,6 +114,27 @@ def _print_beside(names: list[str], other: ModuleType, arguments: argparse.Names
         print(" | ".join([name, f"{bare * 1e3:.2f}", *figures]), flush=True)
 
 
+def _print_groups(names: list[str], arguments: argparse.Namespace) -> None:
+    """Print what the probe costs with and without groups, timed in turn."""
+    rules = arguments.groups.split(",")
+    print(" | ".join(["model", "bare ms", "A/A", "probe", *rules]))
+    for name in names:
+        case = MODELS[name]()
+        ways: dict[str, Way] = {"A/A": nullcontext, "probe": _probed(case)}
+        ways |= {rule: _probed(case, groups=_halves if rule == "halves" else rule) for rule in rules}
+        bare, ratios = measure(case, ways, arguments.rounds)
+        print(
+            " | ".join([name, f"{bare * 1e3:.1f}", *(f"{ratio:.3f}" for ratio in ratios.values())]),
+            flush=True,
+        )
+
+
+def _halves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Every other position of the first argument, as of one group and of another."""
+    ids = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+    return torch.arange(ids.shape[1]).remainder(2).expand(ids.shape[:2])
+
+
 def measure(case: Case, ways: dict[str, Way], rounds: int) -> tuple[float, dict[str, float]]:
     """Median seconds of the bare forward, and of each way the median ratio to one just before or after."""
     for make in (nullcontext, *ways.values()):
@@ -136,7 +162,7 @@ def _timed(case: Case, make: Way) -> float:
         return (_CLOCK[0]() - start) / case.repeats
 
 
-def _probed(case: Case, of: ModuleType = normprobe, **options: int) -> Way:
+def _probed(case: Case, of: ModuleType = normprobe, **options: Any) -> Way:
     """One probe that goes on counting, as a user's does; its first forwards are not timed."""
     probe = of.Probe(case.model, **options)
     return lambda: probe
@@ -184,6 +210,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--fallback", action="store_true", help="with --beside: without the kernel, too")
+    parser.add_argument("--groups", default="", help="rules, or halves, to be timed beside a plain probe")
     parser.add_argument("--beside", type=Path, help="a checkout of another commit, to be timed in turn")
     return parser.parse_args()
 

@@ -38,7 +38,7 @@ def channels(recording: Recording) -> pd.DataFrame:
     rows = running_channels(recording.tables)
     # Without a finite value nothing was observed.
     rows = rows[rows["count"] > 0]
-    depth = recording.layers.drop_duplicates("layer").set_index("layer")["depth"]
+    depth = recording.tables.layers.drop_duplicates("layer").set_index("layer")["depth"]
     frame = rows[["layer", "feature", "count", "shift", "log_variance_ratio"]].assign(
         depth=rows["layer"].map(depth), **_distances(rows["apart"], rows["observed"], rows["running"])
     )

@@ -128,7 +128,7 @@ def _put(norms: Mapping[str, _BatchNorm], recording: Recording) -> pd.DataFrame:
     fired = recording.ledger[recording.ledger["calls"] > 0].set_index("layer")
     if fired.empty:
         raise NoSamplesError("no BatchNorm was called, so there is nothing to collect; are there batches?")
-    rows = recording.features[recording.features["site"] == INPUT]
+    rows = recording.tables.features[recording.tables.features["site"] == INPUT]
     moments = {str(name): some.sort_values("feature") for name, some in rows.groupby("layer", sort=False)}
     # All are looked at before any is written.
     for name, some in moments.items():
@@ -144,7 +144,7 @@ def _put(norms: Mapping[str, _BatchNorm], recording: Recording) -> pd.DataFrame:
             if not fewest:
                 read = "read no value: the batches hold no example, or nothing but padding"
             raise NormprobeError(f"{name} ({fired['type'][name]}) {read}. The model is unchanged")
-    order = recording.layers.drop_duplicates("layer").sort_values("depth")["layer"]
+    order = recording.tables.layers.drop_duplicates("layer").sort_values("depth")["layer"]
     return pd.DataFrame(
         [{"layer": name, **_write(norms[name], moments[name], int(fired["calls"][name]))} for name in order]
     ).astype({"layer": "string"})

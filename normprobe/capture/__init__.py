@@ -33,6 +33,8 @@ The life of a tensor, from the call of the model on:
 6. Its samples are numbered and masked (`identity/sample_numbers.place`, by `samples.layout`), then chosen
    (`identity/selection.select`, by `samples.reservoir`), as are the raw rows to keep
    (`identity/selection.select_rows`).
+   Where samples are of groups (`forwards/group_options`, `identity/group_choices`) each group is a choice of
+   its own, added to sums of its own (`group_measurer`); the site's are merged from them when frozen.
 7. A kernel adds it to the sums of the site (`states/site_state`): in one pass over memory, or arranged as
    (samples, rows, features). New extremes are noted with their holder
    (`identity/sample_numbers.record_extremes`).

@@ -78,26 +78,24 @@ class HookCallbacks:
         seed: int,
         further: Further = NOTHING_FURTHER,
     ) -> None:
-        self.run_info = RunInfo()
-        self._masks, self._labels = GivenMasks(mask, self.run_info.note), labels
-        self.samples, self.values, self.seed, self.further = samples, values, seed, further
+        self.run_info, self.further = RunInfo(), further
+        self._masks, self._labels, self._groups = GivenMasks(mask, self.run_info.note), labels, further.groups
+        self.samples, self.values, self.seed = samples, values, seed
         self.states: dict[tuple[int, str], LayerState] = {}
-        self.forwards = Forwards(phases)
-        self.weight_changes = WeightChanges(self._forget_vectors)
-        self.entered: set[int] = set()
+        self.forwards, self.weight_changes = Forwards(phases), WeightChanges(self._forget_vectors)
         self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
-        self.function_capture, self._uncompiled = FunctionCapture(self), Uncompiled()
-        self._hooks = Hooks()
+        self.function_capture, self._uncompiled, self._hooks = FunctionCapture(self), Uncompiled(), Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
-        self._several, self._no_grad, self._sequences = False, NoGrad(), SequenceFinder(self._masks)
+        self.entered, self._several, self._no_grad = set[int](), False, NoGrad()
+        self._sequences = SequenceFinder(self._masks)
         self._factory = StateFactory(samples, values, gradients=further.loss_scale is not None)
         of_layers = self.lock, self._no_grad, self._sequences.of, self.state_of
         self.experts = self.function_capture.experts = ExpertCapture(*of_layers) if further.experts else None
         self.windows = WindowContents(self.states, self.run_info, self.experts)
-        measurer = measurer_of(further.distributions)(seed, samples, self._sequences.holds_padding)
-        self._measurer = measurer
+        make = measurer_of(further.distributions, grouped=further.groups is not None)
+        measurer = self._measurer = make(seed, samples, self._sequences.holds_padding)
         given = self.lock, measurer, self._no_grad, self.windows.enter
         self.gradients = None if further.loss_scale is None else GradientCapture(further.loss_scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
@@ -277,7 +275,7 @@ class HookCallbacks:
             self._note_modes(module)
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
             forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
-            if self._labels is not None:
+            if self._labels is not None or self._groups is not None:
                 self._name(forward, args, kwargs)
             if self.gradients is not None:
                 self.gradients.begin(forward)
@@ -292,10 +290,12 @@ class HookCallbacks:
         return forward
 
     def _name(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Give a forward the labels of the user; if that raises, it never began."""
+        """Give a forward the labels and groups of the user; if that raises, it never began."""
         try:
             with users_own():
                 forward.labels = named_labels(self._labels, forward, args, kwargs)
+            if self._groups is not None:
+                forward.groups = self._groups.rule.of(self.forwards.grouped_call(forward, args, kwargs))
         except BaseException:
             self.forwards.withdraw(forward)
             raise

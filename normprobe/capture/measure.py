@@ -244,7 +244,7 @@ class Measurer:
         """Measure the rows of graphs: each is an example, whose rows are its nodes."""
         site, forward, rows = observation.site, observation.forward, observation.tensor.detach()
         values, real = by_graph(rows, observation.graphs)
-        placement = place_graphs(site, real, seed=self.seed, k=self.k)
+        placement = place_graphs(site, real, forward, seed=self.seed, k=self.k)
         sizes = (values.shape[0], values.shape[1])
         selection = select(placement, forward, observation.repeat, site.counters.samples, sizes=sizes)
         if _fits(observation, values.shape[2]):
@@ -280,7 +280,7 @@ class Measurer:
         assert site.accumulator is not None
         if raw.choice is not None:
             site.accumulator.keep(values, raw.choice)
-        moments = _moments(observation, values, selection.choice, site.accumulator)
+        moments = measured_moments(observation, values, selection.choice, site.accumulator)
         extremes = site.accumulator.merge(moments, selection.choice)
         if extremes.nonfinite is not None:
             extremes = extremes._replace(nonfinite=first_nonfinite(values, selection.choice.real))
@@ -352,7 +352,9 @@ def arranged_values(observation: Observation) -> Tensor:
     return arrange(observation.state.view, tensor.dequantize() if tensor.is_quantized else tensor).values
 
 
-def _moments(observation: Observation, values: Tensor, choice: Choice, accumulator: Accumulator) -> Any:
+def measured_moments(
+    observation: Observation, values: Tensor, choice: Choice, accumulator: Accumulator
+) -> Any:
     """The tensor's moments, once for all layers that read it, unless it was written to in between.
 
     An entry is trusted if it is of the very tensor (by a weak reference: an id is used again once a tensor is

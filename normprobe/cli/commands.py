@@ -18,7 +18,7 @@ from normprobe.cli.error_lines import with_error_lines
 from normprobe.cli.exit_status import exit_if_found, failing
 from normprobe.cli.fit_command import fit
 from normprobe.cli.load_or_measure import is_recording, recorded, recording_of
-from normprobe.cli.options import Request, debug, measuring, quietly, request_of
+from normprobe.cli.options import Request, debug, grouping, measuring, quietly, request_of
 from normprobe.cli.output_paths import check_file, check_folder
 from normprobe.cli.progress import waiting
 from normprobe.cli.report_command import report
@@ -70,6 +70,7 @@ def main() -> None:
 @failing(with_baseline=False)
 @quietly
 @measuring
+@grouping
 @settings
 @debug
 @with_error_lines
@@ -123,6 +124,7 @@ def _export_as(recording: Recording, form: str, out: Path) -> tuple[list[Path], 
 @main.command()
 @click.argument("model", metavar="MODEL|RECORDING")
 @measuring
+@grouping
 @settings
 @debug
 @with_error_lines

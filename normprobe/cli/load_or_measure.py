@@ -203,6 +203,7 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
             kinds=request.kinds or None,
             residual=request.residual,
             samples=request.samples,
+            groups=_groups(model, request),
             experts=request.experts,
             kurtosis=request.kurtosis,
             quantiles=request.quantiles,
@@ -221,6 +222,15 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
         seconds=time.perf_counter() - started,
         warnings=[*recording.meta["warnings"], *model.warnings, *inputs.warnings],
     )
+
+
+def _groups(model: LoadedModel, request: Request) -> Any:
+    """How samples are told apart: of special tokens the tokenizer knows more than the configuration."""
+    from normprobe.loading.inputs.processors import has_tokenizer, load_tokenizer
+
+    # A model of no folder or hub id has none.
+    special = request.groups == "special" and model.source is not None and has_tokenizer(model)
+    return load_tokenizer(model) if special else request.groups
 
 
 def shown_name(model: str, weights: str | None) -> str:

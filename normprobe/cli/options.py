@@ -12,7 +12,7 @@ import click
 
 from normprobe.errors import NormprobeError
 from normprobe.loading.constants import DTYPES
-from normprobe.vocabulary import ALL_KINDS, DEFAULT, FURTHER_KINDS, KINDS
+from normprobe.vocabulary import ALL_KINDS, DEFAULT, FURTHER_KINDS, GROUP_RULES, KINDS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -37,6 +37,7 @@ class Request:
         kurtosis: whether kurtosis is measured, too.
         quantiles: whether values are counted in bins, too.
         name: what to call the model; None for its own name, with the file of its weights.
+        groups: how samples are told apart, one of `GROUP_RULES`; None for not at all.
         written: the names of those that stand on the command line, not in settings, for messages.
         residual: whether the blocks of the residual stream are measured, too.
     """
@@ -56,6 +57,7 @@ class Request:
     kurtosis: bool = False
     quantiles: bool = False
     name: str | None = None
+    groups: str | None = None
     written: tuple[str, ...] = ()
     residual: bool = False
 
@@ -163,6 +165,15 @@ def measuring(command: _Command) -> _Command:
     """Add the options of a measurement to a command."""
     # Reversed, as the option that is applied last comes first in --help.
     return reduce(lambda wrapped, option: option(wrapped), reversed(_MEASURING), command)
+
+
+def grouping(command: _Command) -> _Command:
+    """Add the option that tells samples apart."""
+    return click.option(
+        "--groups",
+        type=click.Choice(GROUP_RULES),
+        help="Tables and report with a row for each group of samples.",
+    )(command)
 
 
 def quietly(command: _Command) -> _Command:

@@ -16,7 +16,7 @@ from normprobe.cli import printing
 from normprobe.cli.error_lines import with_error_lines
 from normprobe.cli.exit_status import exit_if_found, failing
 from normprobe.cli.load_or_measure import is_recording, recorded
-from normprobe.cli.options import CheckName, debug, measuring, quietly
+from normprobe.cli.options import CheckName, debug, grouping, measuring, quietly
 from normprobe.cli.output_paths import check_file, check_folder
 from normprobe.cli.progress import waiting
 from normprobe.cli.settings import settings
@@ -97,6 +97,7 @@ def _writing(command: _Command) -> _Command:
 @failing(with_baseline=True)
 @quietly
 @measuring
+@grouping
 @settings
 @debug
 @with_error_lines

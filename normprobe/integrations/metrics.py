@@ -123,7 +123,7 @@ class Numbers:
     def counts(self, phase: str = "") -> dict[str, float]:
         """How many findings there are of each severity that is counted, and how many NaN and Inf."""
         found = self._recording.findings()["severity"].value_counts()
-        nonfinite = self._recording.layers["nonfinite"].sum()
+        nonfinite = self._recording.tables.layers["nonfinite"].sum()
         names = [("findings", severity, "") for severity in COUNTS]
         return {
             **{name_of(key, phase): float(found.get(key[1], 0)) for key in names},
@@ -146,7 +146,7 @@ class Numbers:
             yield from (
                 (str(outlier.layer), str(outlier.site), name) for name in ("abs_max", "feature_ratio")
             )
-        layers, parameters = self._recording.layers, self._recording.parameters
+        layers, parameters = self._recording.tables.layers, self._recording.parameters
         sites = [name for name in (INPUT, OUTPUT, *GRADIENT_SITES) if (layers["site"] == name).any()]
         kinds = layers.sort_values("depth", kind="stable").drop_duplicates("layer").set_index("layer")["kind"]
         for layer in _norms_between([str(name) for name in kinds.index], kinds.isin(NORM_KINDS)):
@@ -156,7 +156,7 @@ class Numbers:
 
     def _measured(self, site: str, measure: str) -> dict[str, float]:
         """A measure at a site, or of a parameter, by layer."""
-        layers, parameters = self._recording.layers, self._recording.parameters
+        layers, parameters = self._recording.tables.layers, self._recording.parameters
         at_site, of_parameter = layers["site"] == site, parameters["parameter"] == site
         if measure in layers and at_site.any():
             return _by_layer(layers[at_site], measure)

@@ -46,7 +46,8 @@ class TorchAccumulator:
     def measure(self, values: Tensor, choice: Choice) -> Measured:
         """Moments of a tensor of shape (samples, rows, features), and of the samples chosen of it."""
         # The device may not be asked what came out: it would have to be waited for.
-        return reference.measure(values.to(self._device), torch.from_numpy(choice.keep), mask_of(choice))
+        values, choice = picked(values.to(self._device), choice)
+        return reference.measure(values, torch.from_numpy(choice.keep), mask_of(choice))
 
     def merge(self, found: Measured, choice: Choice) -> Extremes:
         """Add the moments of a tensor."""
@@ -91,16 +92,25 @@ class TorchAccumulator:
     def _update_holders(self, found: Measured, choice: Choice) -> None:
         """Compare a tensor's extremes with those so far."""
         width = len(found.features.count)
-        if width == 0 or choice.samples == 0:
+        if width == 0 or choice.picked.samples == 0:
             return
         values = torch.stack([found.features.minimum.min(), found.features.maximum.max()])
         at = torch.stack([found.minimum_at, found.maximum_at])
         sign = torch.tensor([1.0, -1.0], dtype=torch.float64).to(self._device, non_blocking=True)
         better = sign * values < sign * self._holders[:, 0]
         sample, feature = at.div(width, rounding_mode="floor"), at % width
+        if choice.among is not None:
+            sample = sent(choice, "among", self._device).index_select(0, sample)
         who = [sent(choice, name, self._device).index_select(0, sample) for name in ("example", "position")]
         here = torch.stack([values, *(column.to(torch.float64) for column in (*who, feature))], 1)
         self._holders = torch.where(better[:, None], here, self._holders)
+
+
+def picked(values: Tensor, choice: Choice) -> tuple[Tensor, Choice]:
+    """The samples that a choice is about, and the choice of them; shape (samples, rows, features)."""
+    if choice.among is None:
+        return values, choice
+    return values.index_select(0, sent(choice, "among", values.device)), choice.picked
 
 
 def mask_of(choice: Choice) -> Tensor | None:

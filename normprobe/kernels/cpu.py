@@ -98,7 +98,8 @@ def compiled_choice(choice: Choice) -> CompiledChoice:
     """A choice as the extension takes it, made once: its arrays are copied."""
     made: CompiledChoice | None = choice.prepared.get("compiled")
     if made is None:
-        real = None if choice.real is None else np.ascontiguousarray(choice.real)
+        counted = choice.counted
+        real = None if counted is None else np.ascontiguousarray(counted)
         kept = (choice.keep, choice.slots, choice.raw, choice.raw_slots)
         made = choice.prepared["compiled"] = CompiledChoice(choice.samples, choice.rows, real, *kept)
     return made

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from normprobe.kernels import chunked, few_rows, reference
-from normprobe.kernels.accumulator import mask_of, sent
+from normprobe.kernels.accumulator import mask_of, picked, sent
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.few_rows import FewRows
 from normprobe.kernels.moments import Moments, merge
@@ -55,6 +55,7 @@ class NumpyAccumulator:
 
     def measure(self, values: Tensor, choice: Choice) -> Measured | FewRows:
         """Moments of a tensor of shape (samples, rows, features), and of the samples chosen of it."""
+        values, choice = picked(values, choice)
         # A mask that leaves nothing out is None; of others the rows would have to be picked first.
         found = few_rows.measure(values, choice.keep) if choice.real is None else None
         if found is not None:
@@ -79,15 +80,15 @@ class NumpyAccumulator:
             self._within_count += len(found.numbers)
             self._wait(found.numbers)
             low, high = found.numbers.item(found.minimum_at), found.numbers.item(found.maximum_at)
-            return self._new_extremes((low, found.minimum_at), (high, found.maximum_at))
+            return self._new_extremes((low, found.minimum_at), (high, found.maximum_at), choice)
         self._within_count += float(found.within_count)
         self._nonfinite_masked += float(found.nonfinite_masked)
         self._features = merge(self._features, found.features)
         # Without a number there is no extreme, nor a feature that could have it.
-        if len(found.features.count) == 0 or choice.samples == 0:
+        if len(found.features.count) == 0 or choice.picked.samples == 0:
             return Extremes(None, None)
         low, high = float(found.features.minimum.min()), float(found.features.maximum.max())
-        extremes = self._new_extremes((low, int(found.minimum_at)), (high, int(found.maximum_at)))
+        extremes = self._new_extremes((low, int(found.minimum_at)), (high, int(found.maximum_at)), choice)
         if self._holds_nonfinite or not found.features.nonfinite.any():
             return extremes
         self._holds_nonfinite = True
@@ -105,13 +106,13 @@ class NumpyAccumulator:
             self._features = merge(self._features, few_rows.moments_of(np.concatenate(self._waiting)))
             self._waiting, self._count_waiting = [], 0
 
-    def _new_extremes(self, low: tuple[float, int], high: tuple[float, int]) -> Extremes:
+    def _new_extremes(self, low: tuple[float, int], high: tuple[float, int], choice: Choice) -> Extremes:
         """Compare a tensor's extremes, and where they are, with those so far."""
         width, before = self._raw.shape[1], (self._low, self._high)
         self._low, self._high = min(self._low, low[0]), max(self._high, high[0])
         return Extremes(
-            (low[0], *divmod(low[1], width)) if low[0] < before[0] else None,
-            (high[0], *divmod(high[1], width)) if high[0] > before[1] else None,
+            _held(low, width, choice) if low[0] < before[0] else None,
+            _held(high, width, choice) if high[0] > before[1] else None,
         )
 
     def keep(self, values: Tensor, choice: Choice) -> None:
@@ -138,6 +139,12 @@ class NumpyAccumulator:
         """How many bytes it takes."""
         held = (*vars(self._features).values(), *self._waiting, self._kept, self._raw)
         return sum(array.nbytes for array in held)
+
+
+def _held(end: tuple[float, int], width: int, choice: Choice) -> tuple[float, int, int]:
+    """A value with the sample and the feature that hold it."""
+    sample, feature = divmod(end[1], width)
+    return end[0], sample if choice.among is None else int(choice.among[sample]), feature
 
 
 def _in_numpy(found: Measured) -> Measured:

@@ -206,7 +206,7 @@ def _masked(
 ) -> tuple[Whole, Whole, NDArray[np.bool_]]:
     """Example, position among the real samples, and whether it is real, of each sample."""
     shape = tuple(sizes[axis] for axis in order)
-    real = _spread(shape, axis, padding)
+    real = _spread(shape, axis, padding.real)
     flat = real.reshape(shape[0], -1)
     position = (np.cumsum(flat, axis=1, dtype=np.int64) - 1).reshape(shape)
     return _examples(shape, order), _flat(position, order), _flat(real, order)
@@ -227,11 +227,16 @@ def _flat(array: NDArray[Any], order: tuple[int, ...]) -> NDArray[Any]:
 
 def time_axes(layout: Layout, leading: tuple[int, ...], grid: Grid, padding: Padding | None) -> list[int]:
     """The axes of (example, ...) along which the mask may run, the likeliest first."""
-    if padding is None or layout is Layout.PACKED:
+    return [] if padding is None else table_axes(layout, leading, grid, padding.real.shape)
+
+
+def table_axes(layout: Layout, leading: tuple[int, ...], grid: Grid, table: tuple[int, ...]) -> list[int]:
+    """The axes of (example, ...) that the positions of a table of these sizes (batch, positions) may be."""
+    if layout is Layout.PACKED:
         return []
     sizes, order = by_example(layout, leading, grid)
     shape = tuple(sizes[axis] for axis in order)
-    batch, time = padding.real.shape
+    batch, time = table
     # One row of a mask serves every example of the forward, but not samples numbered within the layer.
     if shape[0] != batch and (batch != 1 or layout is Layout.UNALIGNED):
         return []
@@ -245,11 +250,19 @@ def time_axes(layout: Layout, leading: tuple[int, ...], grid: Grid, padding: Pad
     return [axis for axis in axes if shape[axis] == time]
 
 
-def _spread(shape: tuple[int, ...], axis: int, padding: Padding) -> NDArray[np.bool_]:
-    """The mask spread over (example, ...) along an axis; one row of it serves every example."""
-    batch, time = padding.real.shape
+def spread(
+    layout: Layout, leading: tuple[int, ...], grid: Grid, axis: int, table: NDArray[Any]
+) -> NDArray[Any]:
+    """A table (batch, positions) spread over the samples of a tensor, in its order, along an axis."""
+    sizes, order = by_example(layout, leading, grid)
+    return _flat(_spread(tuple(sizes[axis] for axis in order), axis, table), order)
+
+
+def _spread(shape: tuple[int, ...], axis: int, table: NDArray[Any]) -> NDArray[Any]:
+    """A table spread over (example, ...) along an axis; one row of it serves every example."""
+    batch, time = table.shape
     sizes = [batch] + [time if other == axis else 1 for other in range(1, len(shape))]
-    return np.broadcast_to(padding.real.reshape(sizes), shape)
+    return np.broadcast_to(table.reshape(sizes), shape)
 
 
 def _packed(

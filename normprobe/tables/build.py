@@ -70,14 +70,14 @@ def site_frame(every: Sequence[Place], part: str, step_of: StepOf) -> pd.DataFra
         "n_features": [place.width for place in every],
         **{name: [getattr(place.site, name) for place in every] for name in plain},
         **{name: [getattr(place.site, name) for place in every] for name in ("within_sum", "within_count")},
-        **_extremes("min", [place.site.minimum for place in every], part),
-        **_extremes("max", [place.site.maximum for place in every], part),
-        **_first_nonfinite([place.site.nonfinite for place in every], part, step_of),
+        **extreme_columns("min", [place.site.minimum for place in every], part),
+        **extreme_columns("max", [place.site.maximum for place in every], part),
+        **first_nonfinite_columns([place.site.nonfinite for place in every], part, step_of),
     }
     return pd.DataFrame(columns)
 
 
-def _extremes(end: str, holders: Sequence[Holder | None], part: str) -> dict[str, Any]:
+def extreme_columns(end: str, holders: Sequence[Holder | None], part: str) -> dict[str, Any]:
     """The five columns of one extreme."""
     columns: dict[str, Any] = {
         end: [np.nan if held is None else held.value for held in holders],
@@ -89,7 +89,9 @@ def _extremes(end: str, holders: Sequence[Holder | None], part: str) -> dict[str
     return columns
 
 
-def _first_nonfinite(holders: Sequence[FirstNonfinite | None], part: str, step_of: StepOf) -> dict[str, Any]:
+def first_nonfinite_columns(
+    holders: Sequence[FirstNonfinite | None], part: str, step_of: StepOf
+) -> dict[str, Any]:
     """The six columns of the first NaN or Inf."""
     steps = [pd.NA if held is None else step_of(held.call) for held in holders]
     columns: dict[str, Any] = {

@@ -79,6 +79,9 @@ LAYERS: dict[str, tuple[str, str]] = {
     "nonfinite_feature": (NUMBER, "its feature"),
 }
 
+GROUP = (TEXT, "where samples are told apart, the group; `(none)` for samples of none")
+"""The column behind `site` that `layers` and `features` have where a probe was given `groups`."""
+
 FEATURES: dict[str, tuple[str, str]] = {
     "layer": (TEXT, "qualified name of the module"),
     "kind": (TEXT, "kind of the layer"),
@@ -251,6 +254,15 @@ _FIRST_NONFINITE = {
     "nonfinite_part": TEXT,
     **{f"nonfinite_{name}": NUMBER for name in ("step", "call", "example", "position", "feature")},
 }
+_SUMS_OF_SITE = {
+    **dict.fromkeys(("calls", "n_samples", "n_features", "masked", "nonfinite_masked"), WHOLE),
+    "within_sum": REAL,
+    "within_count": WHOLE,
+    **{"min": REAL, "min_part": TEXT, "max": REAL, "max_part": TEXT},
+    **_HELD,
+    **_FIRST_NONFINITE,
+}
+_MOMENTS = {field.column: WHOLE if field.whole else REAL for field in MOMENT_FIELDS.values()}
 _IDENTITY = dict.fromkeys(("place", "part", "call", "repeat", "example", "position", "hash"), WHOLE)
 
 PARAMETER_COUNTS = (
@@ -270,20 +282,9 @@ BASE: dict[str, dict[str, str]] = {
         "settings": TEXT,
         **{"train_in_eval": NUMBER, "processes": NUMBER, "weights": NUMBER},
     },
-    "sites": {
-        "layer": TEXT,
-        "site": TEXT,
-        "depth": WHOLE,
-        "dtype": TEXT,
-        **dict.fromkeys(("calls", "n_samples", "n_features", "masked", "nonfinite_masked"), WHOLE),
-        "within_sum": REAL,
-        "within_count": WHOLE,
-        **{"min": REAL, "min_part": TEXT, "max": REAL, "max_part": TEXT},
-        **_HELD,
-        **_FIRST_NONFINITE,
-    },
+    "sites": {"layer": TEXT, "site": TEXT, "depth": WHOLE, "dtype": TEXT, **_SUMS_OF_SITE},
     "feature_moments": {
-        **{field.column: WHOLE if field.whole else REAL for field in MOMENT_FIELDS.values()},
+        **_MOMENTS,
         **{"seen_count": WHOLE, "seen_mean": REAL, "seen_m2": REAL},
         **dict.fromkeys(("weight", "bias", "running_mean", "running_var"), REAL),
     },
@@ -308,11 +309,14 @@ BASE: dict[str, dict[str, str]] = {
         **dict.fromkeys(PARAMETER_COUNTS, WHOLE),
         **dict.fromkeys((*PARAMETER_SQUARES, *PARAMETER_LARGEST), REAL),
     },
+    "group_sites": {"layer": TEXT, "site": TEXT, "group": TEXT, **_SUMS_OF_SITE},
+    "group_moments": _MOMENTS,
 }
 """The frames that hold moments, as they are saved and merged: columns and dtypes.
 
 Large frames hold numbers only: ``place`` is the row of ``sites`` that a sample belongs to, ``part`` the
-index of its part in ``meta["parts"]``, and the features of all places follow one another in their order.
+index of its part in ``meta["parts"]``, and the features of all places follow one another in their order; so
+do those of groups.
 """
 
 POWERS = ("m3", "m4")
@@ -323,24 +327,12 @@ HAVE_POWERS = ("feature_moments", "sample_moments")
 OPTIONAL = {
     "sites": frozenset(_FIRST_NONFINITE),
     "feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
+    "group_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
     "ledger_base": frozenset(
         (
-            "settings",
-            "normalizes",
-            "unmasked",
-            "groups",
-            "activation",
-            "momentum",
-            "running_dtype",
-            "statistics",
-            "train_in_eval",
-            "processes",
-            "weights",
-            "num_batches_tracked",
-            "gradients",
-            "expert_of",
-            "expert",
-            "router_of",
+            *("settings", "normalizes", "unmasked", "groups", "activation", "momentum", "running_dtype"),
+            *("statistics", "train_in_eval", "processes", "weights", "num_batches_tracked", "gradients"),
+            *("expert_of", "expert", "router_of"),
         )
     ),
     "expert_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),

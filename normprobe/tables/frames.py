@@ -26,6 +26,13 @@ from normprobe.tables.expert_frames import (
     no_expert_places,
 )
 from normprobe.tables.expert_tables import expert_feature_table, expert_table, together
+from normprobe.tables.groups import (
+    group_frames,
+    grouped_features,
+    grouped_layers,
+    groups_at,
+    no_groups,
+)
 from normprobe.tables.listed_experts import listed_experts
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
 from normprobe.tables.quantiles import histogram_of, quantile_table
@@ -63,6 +70,8 @@ class Tables:
         expert_places: a row per module of experts, site and expert, where those of one weight were measured.
         expert_moments: a row per such place and feature.
         bin_counts: a row per place and bin that holds a number, where quantiles were asked for.
+        group_sites: a row per place and group, where samples are told apart; likewise `group_moments`.
+        group_moments: a row per place, group and feature.
         history_source: gives what changed over the windows that these tables are the merge of, for
             `normprobe.tables.measures.history`; None of tables that stand for themselves.
         whole: of `activations`, the tables that they were made from; else None.
@@ -80,6 +89,8 @@ class Tables:
     expert_places: pd.DataFrame = field(default_factory=no_expert_places)
     expert_moments: pd.DataFrame = field(default_factory=no_expert_moments)
     bin_counts: pd.DataFrame = field(default_factory=no_counts)
+    group_sites: pd.DataFrame = field(default_factory=lambda: no_groups()["group_sites"])
+    group_moments: pd.DataFrame = field(default_factory=lambda: no_groups()["group_moments"])
     history_source: Callable[[], Any] | None = None
     whole: Tables | None = None
 
@@ -158,7 +169,39 @@ class Tables:
             return self
         known = self.parameter_moments["layer"].isin(found["ledger_base"]["layer"])
         parameters = based("parameter_moments", self.parameter_moments[known])
-        return replace(self, **found, parameter_moments=parameters, whole=self)
+        groups = groups_at(self.group_sites, self.group_moments, found["sites"])
+        return replace(self, **found, **groups, parameter_moments=parameters, whole=self)
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether samples were told apart."""
+        return not self.group_sites.empty or "groups" in self.facts["options"]
+
+    @cached_property
+    def ungrouped(self) -> Tables:
+        """The same without groups, as where none were asked for; these very ones where none were."""
+        if not self.is_grouped:
+            return self
+        options = {name: held for name, held in self.facts["options"].items() if name != "groups"}
+        return replace(self, **no_groups(), facts={**self.facts, "options": options})
+
+    def public(self, name: str) -> pd.DataFrame:
+        """A table as users see it: of samples that were told apart with a row for each group.
+
+        Args:
+            name: layers, features, samples, ledger or parameters.
+        """
+        frame = self._grouped.get(name) if self.is_grouped else None
+        table: pd.DataFrame = getattr(self, name) if frame is None else _handed_out(frame)
+        return table
+
+    @cached_property
+    def _grouped(self) -> dict[str, pd.DataFrame]:
+        groups = self.group_sites, self.group_moments, self.sites
+        return {
+            "layers": grouped_layers(*groups, self.ledger_base),
+            "features": grouped_features(*groups, self.feature_moments, self.ledger_base),
+        }
 
     @cached_property
     def _layers(self) -> pd.DataFrame:
@@ -316,4 +359,5 @@ def build_tables(
         parameter_moments=parameter_frame(records),
         bin_counts=count_frame([place.site.distribution for place in every]),
         **expert_frames(experts).by_name,
+        **group_frames(every, part, step_of),
     )

@@ -16,21 +16,22 @@ from normprobe.errors import RecordingError
 from normprobe.kernels.distributions.options import DistributionOptions
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, merge
 from normprobe.tables.bin_counts import merge_counts
-from normprobe.tables.build import HELD, SEEN, VECTORS
+from normprobe.tables.build import SEEN, VECTORS
 from normprobe.tables.columns import SITE_KEY, based
 from normprobe.tables.derive import moments_of, row_starts, starts
 from normprobe.tables.expert_frames import ExpertFrames, merge_experts
 from normprobe.tables.frames import Tables
+from normprobe.tables.groups import merge_groups
 from normprobe.tables.merging_checks import check_apart
 from normprobe.tables.merging_ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
+from normprobe.tables.merging_sites import united_sites
 from normprobe.tables.parameters import merge_parameters
 from normprobe.tables.power_moments import merged_powers
 from normprobe.tables.window_facts import first_call, last_call
 from normprobe.vocabulary import site_order
 
-_SUMS = ("calls", "n_samples", "masked", "nonfinite_masked", "within_sum", "within_count")
 # Not `layers` and `kinds`, which may be written in many ways: the ledgers are compared instead.
-ALIKE = ("samples", "values", "every", "seed", "mask")
+ALIKE = ("samples", "values", "every", "seed", "mask", "groups")
 """The options that recordings share which are merged."""
 
 
@@ -74,9 +75,8 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
     _check(parts)
     # A part that measured nothing does not know why a layer did not fire.
     measured = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
-    ledger = based(
-        "ledger_base", merge_ledgers([part.ledger_base for part in measured], in_sequence=in_sequence)
-    )
+    ledgers = [part.ledger_base for part in measured]
+    ledger = based("ledger_base", merge_ledgers(ledgers, in_sequence=in_sequence))
     meta = merge_meta([part.meta for part in parts])
     sites = based("sites", _sites([part.sites for part in parts], ledger))
     shares = [_share(part, sites, meta["parts"]) for part in parts]
@@ -105,6 +105,7 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
         parameter_moments=merge_parameters([part.parameter_moments for part in parts]),
         bin_counts=merge_counts([_placed(s, s.tables.bin_counts) for s in shares]),
         **merge_experts([ExpertFrames(part.expert_places, part.expert_moments) for part in parts]).by_name,
+        **merge_groups([(part.group_sites, part.group_moments) for part in parts], sites),
     )
     return _with_labels_in_use(merged)
 
@@ -118,8 +119,9 @@ def _check(parts: Sequence[Tables]) -> None:
     for what, values in compared.items():
         if any(value != values[0] for value in values):
             shown = ", ".join(sorted({repr(value) for value in values}))
+            without = ", or merge recording.ungrouped of each" if what == "option 'groups'" else ""
             raise RecordingError(
-                f"recordings of different {what} cannot be merged: {shown}; record them alike"
+                f"recordings of different {what} cannot be merged: {shown}; record them alike{without}"
             )
     _check_distributions(parts)
     layers = [list(zip(part.ledger_base["layer"], part.ledger_base["type"], strict=True)) for part in parts]
@@ -154,18 +156,7 @@ def _check_distributions(parts: Sequence[Tables]) -> None:
 
 def _sites(frames: Sequence[pd.DataFrame], ledger: pd.DataFrame) -> pd.DataFrame:
     """A row per place of any part, in order of depth, the sites of a layer in the vocabulary's order."""
-    union = pd.concat(frames, ignore_index=True)
-    merged = union.groupby(SITE_KEY, sort=False).agg(
-        {**dict.fromkeys(_SUMS, "sum"), "n_features": "first", "dtype": pieces}
-    )
-    for end in ("min", "max"):
-        held = [f"{end}_{name}" for name in ("part", *HELD)]
-        # Of equal extremes the first by identity, so that the order of the parts does not matter.
-        order = union.sort_values([end, *held], ascending=[end == "min", True, True, True, True])
-        merged = merged.join(order.drop_duplicates(SITE_KEY).set_index(SITE_KEY)[[end, *held]])
-    first = [f"nonfinite_{name}" for name in ("step", "call", "part", *HELD)]
-    merged = merged.join(union.sort_values(first).drop_duplicates(SITE_KEY).set_index(SITE_KEY)[first])
-    merged = merged.reset_index()
+    merged = united_sites(frames, SITE_KEY, {"dtype": pieces})
     merged["depth"] = merged["layer"].map(dict(zip(ledger["layer"], ledger["depth"], strict=True)))
     # Two layers may have one depth now, each the least of those in its parts: then names decide.
     order = merged[["depth", "layer"]].assign(site=merged["site"].map(site_order))

@@ -35,6 +35,11 @@ class Holder(NamedTuple):
     feature: int
     text: str
 
+    @staticmethod
+    def of(value: float, example: int, position: int, feature: int) -> Holder | None:
+        """A holder as an accelerator names it, without a text; None where there is none."""
+        return Holder(value, example, position, feature, "") if example >= 0 else None
+
 
 class FirstNonfinite(NamedTuple):
     """Who holds the first NaN or Inf.
@@ -84,6 +89,23 @@ class Kept:
 
 
 @dataclass(frozen=True, eq=False)
+class GroupRecord:
+    """One group of the samples of one site, frozen: what `SiteRecord` has, without kept samples."""
+
+    group: str
+    calls: int
+    n_samples: int
+    masked: int
+    nonfinite_masked: int
+    within_sum: float
+    within_count: int
+    features: Moments
+    minimum: Holder | None
+    maximum: Holder | None
+    nonfinite: FirstNonfinite | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class SiteRecord:
     """One site of one layer: what `normprobe.capture.states.site_state.SiteState` holds, frozen."""
 
@@ -102,6 +124,7 @@ class SiteRecord:
     samples: Kept | None
     rows: Kept | None
     nonfinite: FirstNonfinite | None = None
+    groups: tuple[GroupRecord, ...] = ()
     distribution: Distribution | None = None
 
 

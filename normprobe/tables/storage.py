@@ -31,8 +31,10 @@ _MAGIC = "normprobe recording"
 _JSON = "recording.json"
 _NAME = "name a file that Recording.save wrote"
 _VALUES = "row_values"
-_NOT_ALWAYS = {"parameter_moments", "bin_counts", "expert_places", "expert_moments"}
-"""Tables that a recording has where gradients, quantiles or experts were measured; others know none."""
+_NOT_ALWAYS = frozenset(
+    ("parameter_moments", "bin_counts", "expert_places", "expert_moments", "group_sites", "group_moments")
+)
+"""Tables that a recording has where gradients, quantiles, experts or groups were; others know none."""
 _TYPES = {
     "string": pa.string(),
     "int64": pa.int64(),

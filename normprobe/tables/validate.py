@@ -14,6 +14,7 @@ import pandas as pd
 from normprobe.tables.bin_counts import wrong_counts
 from normprobe.tables.columns import BASE, SITE_KEY
 from normprobe.tables.dtypes import WHOLE
+from normprobe.tables.groups import wrong_groups
 from normprobe.vocabulary import ALL_KINDS, EXPERT_SITES, STATUSES
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ def _wrong_places(tables: Tables) -> Iterator[str]:
     declared = sites["n_features"].to_numpy(np.float64)[tables.rows["place"]].sum()
     if declared != len(tables.row_values):
         yield "other raw values than its rows declare"
+    if wrong := wrong_groups(tables.group_sites, tables.group_moments, sites):
+        yield wrong
 
 
 def _wrong_experts(tables: Tables) -> Iterator[str]:

@@ -32,6 +32,16 @@ class OverTime:
         return self._series
 
     @property
+    def ungrouped(self) -> Self:
+        """The recording of all samples together, as a probe without ``groups`` has it; else this very one.
+
+        What is said of a recording (findings, figures, the report, `compare`, exports) rests on this.
+        """
+        return (
+            type(self)(self._tables.ungrouped, self._series.ungrouped()) if self._tables.is_grouped else self
+        )
+
+    @property
     def windows(self) -> pd.DataFrame:
         """A row per window of the run, in order: window, phase, first_step, last_step, forwards, file.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -86,6 +86,16 @@ class WindowSeries:
         facts = windows_of(tables)
         return WindowSeries([Window.of(tables)] if len(facts) == 1 else [Window(one) for one in facts])
 
+    def ungrouped(self) -> WindowSeries:
+        """The same windows without groups of samples."""
+        return WindowSeries(
+            [
+                replace(window, load=None if window.load is None else partial(_ungrouped, window.load))
+                for windows in self.parts.values()
+                for window in windows
+            ]
+        )
+
     @staticmethod
     def joined(recordings: Sequence[HasSeries]) -> WindowSeries:
         """The windows of recordings that are merged."""
@@ -164,7 +174,7 @@ class WindowSeries:
         rows = frame if phase is None else frame[frame["phase"] == phase]
         names = ["window", "phase", "first_step", "last_step"]
         parts = [
-            getattr(self.tables(int(row["window"])), table).assign(**{name: row[name] for name in names})
+            self.tables(int(row["window"])).public(table).assign(**{name: row[name] for name in names})
             for row in rows.to_dict("records")
         ]
         if not parts:
@@ -172,6 +182,10 @@ class WindowSeries:
         joined: pd.DataFrame = pd.concat(parts, ignore_index=True)
         joined = joined[names + [name for name in joined if name not in names]]
         return joined.astype({name: COLUMNS[name] for name in names})
+
+
+def _ungrouped(load: Callable[[], Tables]) -> Tables:
+    return load().ungrouped
 
 
 def _itself(tables: Tables) -> Tables:

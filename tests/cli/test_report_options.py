@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -268,3 +269,51 @@ class TestTables:
         assert "Replaced" not in run("good.normprobe").stdout
         output = run("bad.normprobe", "--tables", "none").stdout
         assert re.search(r"^Replaced the report of Sequential of \d\d:\d\d$", output, re.MULTILINE)
+
+
+class TestGroups:
+    """Samples told apart, on the page, in the terminal and in the tables."""
+
+    NETS = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+
+def batches():
+    yield torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(0))
+"""
+
+    @pytest.fixture
+    def net(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.chdir(tmp_path)
+        Path("nets.py").write_text(self.NETS)
+        return "nets.py:build"
+
+    def test_the_first_position(self, net: str) -> None:
+        printed = run(net, "--data", "nets.py:batches", "--groups", "first", "--tables", "csv").stdout
+        assert "Samples: 5 first, 25 rest. What they read, in order of execution:" in printed
+        row = next(line for line in printed.splitlines() if re.match(r"1 .*×$", line))
+        layers = pd.read_csv("report/layers.csv", dtype={"layer": str})
+        held = layers.query("layer == '1' and site == 'input'").set_index("group")["abs_max"]
+        assert [float(text) for text in row.split()[1:3]] == pytest.approx(held[["first", "rest"]], rel=1e-2)
+        page = Path("report/report.html").read_text()
+        section = page[page.index('<section id="groups">') :]
+        assert "<th>max |value|<br>first</th><th>max |value|<br>rest</th>" in section
+        assert section.index("panel-1") < section.index("</section>")
+
+    def test_without_there_is_no_such_section(self, net: str) -> None:
+        printed = run(net, "--data", "nets.py:batches").stdout
+        assert "Samples:" not in printed
+        assert 'id="groups"' not in Path("report/report.html").read_text()
+
+    def test_what_the_model_does_not_say_is_an_error(self, net: str) -> None:
+        result = run(net, "--data", "nets.py:batches", "--groups", "special", status=1)
+        assert "names none; give groups=tokenizer" in result.stderr
+
+    def test_a_saved_recording_is_what_it_is(self, net: str) -> None:
+        run(net, "--data", "nets.py:batches", "--groups", "first", "--save", "a.normprobe", "--no-report")
+        assert "Samples: 5 first, 25 rest" in run("a.normprobe", "--no-report").stdout
+        assert "--groups cannot change it" in run("a.normprobe", "--groups", "first", status=2).stderr

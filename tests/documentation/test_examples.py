@@ -61,6 +61,21 @@ def order_kept(before: np.ndarray, after: np.ndarray) -> float:
     return float(np.mean([np.corrcoef(x, y)[0, 1] for x, y in pairs]))
 
 
+def test_the_first_token_makes_the_outlier_channels(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    try:
+        functions("first_token.py")["checkpoint"]()
+    except ImportError as error:
+        pytest.skip(str(error))
+    printed = run("first_token.py", "figures").splitlines()
+    found = {line.split()[0]: numbers(line)[-2:] for line in printed if line.strip().startswith("model.")}
+    with_first, without = found["model.layers.12.input_layernorm"]
+    assert with_first > 200
+    assert 5 < without < 40
+    assert printed[-1] == "6 first tokens of 384"
+    assert np.asarray(Image.open(tmp_path / "figures" / "first_token.png").convert("L")).std() > 10
+
+
 def test_there_is_a_test_for_every_example() -> None:
     text = Path(__file__).read_text()
     assert all(f'run("{path.name}"' in text for path in EXAMPLES.glob("*.py"))

@@ -12,10 +12,12 @@ from torch import nn
 
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.current_forward import ForwardState
+from normprobe.capture.forwards.group_options import ForwardGroups, GroupedCall
 from normprobe.capture.forwards.phases import Phase, Phases
 from normprobe.capture.forwards.traced_tensors import TracedTensors
 from normprobe.capture.hooks.torch_internals import innermost_call, is_over
 from normprobe.samples.batch import Batch, Signatures, argument_sizes, decoder_sizes, read_batch
+from normprobe.samples.groups import SampleGroups
 from normprobe.samples.layout import Grid
 from normprobe.samples.masks import Masks, Padding, has_two_sides
 from normprobe.samples.strides import MaskBySize
@@ -43,12 +45,14 @@ class Sequence:
         grid: its batch and time.
         labelled: whether the forward's labels are of this sequence.
         alone: whether nothing else comes into the forward, so that what its mask does not fit is of it, too.
+        groups: of what group its samples are; None where none were asked for.
     """
 
     padding: Padding | None
     grid: Grid
     labelled: bool
     alone: bool = False
+    groups: SampleGroups | None = None
 
 
 @dataclass(eq=False)
@@ -67,6 +71,7 @@ class Forward:
         masks: its padding masks.
         decoder: sizes of the decoder's input in an encoder-decoder, where known.
         labels: the text of each sample, as the user's callable gave it.
+        groups: of what group each is; None where none were asked for.
         decoder_fired: whether a layer on a path with `decoder` has fired.
         opened: the calls under way that Python measures, of layers (`readings.OpenCall`) by the index of
             each, of modules of experts by keys of their own.
@@ -96,6 +101,7 @@ class Forward:
     masks: Masks
     decoder: tuple[int, ...] | None = None
     labels: list[list[str]] | None = None
+    groups: ForwardGroups | None = None
     decoder_fired: bool = False
     opened: dict[Any, Any] = field(default_factory=dict)
     sequences: dict[Any, Sequence] = field(default_factory=dict)
@@ -120,7 +126,9 @@ class Forward:
         # Labels are those of the first tensor's sequence, which a decoder does not work on.
         labelled = reads != "decoder" and reads not in self.masks.others
         alone = self.masks.alone and reads == "own"
-        return Sequence(padding, self._grid(reads, padding), labelled, alone)
+        two_sided = self.masks.two_sided
+        groups = None if self.groups is None else self.groups.of(reads, self.batch, two_sided=two_sided)
+        return Sequence(padding, self._grid(reads, padding), labelled, alone, groups)
 
     def _grid(self, reads: str, padding: Padding | None) -> Grid:
         """The batch and time of the sequence; those of its mask where it has one."""
@@ -254,6 +262,11 @@ class Forwards:
         )
         self.inside.enter(forward)
         return forward
+
+    def grouped_call(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GroupedCall:
+        """What says of which group the samples of a forward are, that began with these arguments."""
+        arguments = self._signatures.named(forward.state.owner, args, kwargs)
+        return GroupedCall(arguments, args, kwargs, forward.batch)
 
     def withdraw(self, forward: Forward) -> None:
         """Take back a forward that the user's labels ended before it began."""

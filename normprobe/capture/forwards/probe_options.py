@@ -27,11 +27,13 @@ class Further(NamedTuple):
         loss_scale: what gradients are divided by (`capture.gradients.loss_scale`); None for no gradients.
         experts: whether experts that one weight holds are measured one by one.
         distributions: what is measured of distributions beside moments.
+        groups: what says of which group samples are (`group_options.Grouping`); None for no groups.
     """
 
     loss_scale: Any = None
     experts: bool = False
     distributions: DistributionOptions = NO_DISTRIBUTIONS
+    groups: Any = None
 
 
 NOTHING_FURTHER = Further()

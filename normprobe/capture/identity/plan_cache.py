@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from normprobe.capture.forwards.forward import Forward, Sequence
+from normprobe.capture.identity.group_choices import compiled_groups
 from normprobe.capture.identity.numbered import Numbered
 from normprobe.capture.identity.sample_numbers import Placement, place_shifted
 from normprobe.capture.identity.selection import RawSelection, Selection, select, select_rows
@@ -43,12 +44,14 @@ class ForwardKey(NamedTuple):
         time: positions of each, where known.
         mask: name and sizes of the padding mask, if there is one. It leaves nothing out, so only its sizes
             matter.
+        groups: of what group each sample is, where that is asked for.
     """
 
     owner: int
     batch: int
     time: int | None
     mask: tuple[str, tuple[int, ...]] | None
+    groups: tuple[Any, ...] | None
 
     @staticmethod
     def of(forward: Forward) -> ForwardKey | None:
@@ -69,7 +72,8 @@ class ForwardKey(NamedTuple):
         if batch.lead is None or batch.lead.is_nested or (mask is not None and not mask.full):
             return None
         known = None if mask is None else (mask.name, mask.real.shape)
-        return ForwardKey(id(forward.state.owner), batch.size, batch.time, known)
+        groups = None if forward.groups is None else forward.groups.key
+        return ForwardKey(id(forward.state.owner), batch.size, batch.time, known, groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +245,9 @@ class PlanCache:
         selection = select(placement, forward, 0, before.reservoir, sizes=sizes)
         # Where neither keeps a sample, the extension's form of both choices is one and the same.
         if not len(selection.choice.keep) and not len(before.choice.keep):
-            selection.choice.prepared.setdefault("compiled", before.choice.prepared.get("compiled"))
+            held = before.choice.prepared.get("compiled")
+            if held is not None:
+                selection.choice.prepared.setdefault("compiled", held)
         raw = select_rows(selection, forward, rows, self.seed)
         return self._plan_for(old.shape, selection, raw, before.reservoir, rows)
 
@@ -262,13 +268,14 @@ class PlanCache:
             rows=rows,
             samples_after=selection.reservoir,
             rows_after=raw.reservoir,
-            choice=compiled.compiled_choice(selection.choice),
+            choice=compiled.compiled_choice(selection.kept or selection.choice),
             raw_choice=None if raw.choice is None else compiled.compiled_choice(raw.choice),
             small=compiled.SMALL,
             placement=selection.placement,
             n_samples=selection.n_samples,
             masked=selection.masked,
             masked_by=selection.masked_by,
+            groups=None if selection.groups is None else compiled_groups(selection.groups, compiled),
         )
         return SitePlan(shape, selection, raw, cached)
 

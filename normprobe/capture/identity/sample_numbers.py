@@ -11,11 +11,23 @@ from numpy.typing import NDArray
 
 from normprobe.capture.forwards.forward import Forward, Sequence
 from normprobe.capture.forwards.label_options import LabelsOf, ListedLabels, name_examples
+from normprobe.capture.identity.group_choices import PlacedGroups
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
-from normprobe.samples.layout import Assignment, Grid, Layout, assign, decide, fits, ragged, time_axes
+from normprobe.samples.groups import UNTOLD, Codes, SampleGroups, group_codes, ragged_codes
+from normprobe.samples.layout import (
+    Assignment,
+    Grid,
+    Layout,
+    assign,
+    decide,
+    fits,
+    ragged,
+    table_axes,
+    time_axes,
+)
 from normprobe.samples.masks import Padding
 from normprobe.tables.records import FirstNonfinite, Holder
 from normprobe.vocabulary import INPUT
@@ -48,6 +60,7 @@ class Sizes(NamedTuple):
         inner: the sizes of the axes that number the rows within a sample.
         axis: the axis the mask runs along.
         sample: what a sample is.
+        group_axis: the axis that the positions run along by which samples are of groups.
     """
 
     layout: Layout
@@ -55,6 +68,7 @@ class Sizes(NamedTuple):
     inner: tuple[int, ...]
     axis: int | None
     sample: str
+    group_axis: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +82,7 @@ class Placement:
         named: whether the forward's labels fit the samples one to one.
         aligned: whether the samples are numbered as the forward's.
         sizes: what of the tensor and its site they follow from.
+        groups: which groups they are of; None where none were asked for.
     """
 
     assignment: Assignment
@@ -76,6 +91,7 @@ class Placement:
     named: bool
     aligned: bool
     sizes: Sizes
+    groups: PlacedGroups | None = None
 
     def text_of(self, forward: NumberedForward, sample: int) -> str:
         """The label of a sample, or ""."""
@@ -99,19 +115,21 @@ def place(
     k: int | None,
 ) -> Placement:
     """Number the samples of a tensor whose sizes and strides are given, and say which are padding."""
-    site, leading, inner = state.sites[name], extent.leading, extent.inner
+    site, leading, inner, first = state.sites[name], extent.leading, extent.inner, forward.first
     grid, padding = sequence.grid, sequence.padding
     # Decided once: a batch that happens to equal another size must not be read otherwise than those before.
     if site.layout is None:
         site.layout = _decided(state, leading, grid)
     aligned = fits(site.layout, leading, grid) and not _is_routed(state, leading, grid)
     layout = site.layout if aligned else Layout.UNALIGNED
-    first = forward.first
     if layout is Layout.UNALIGNED:
         first = site.unaligned  # a count of its own, so that no two samples have one number
         site.unaligned += leading[0] if leading else 1
     axis = _time_axis(time_axes(layout, leading, grid, padding), state, name, strides)
-    sizes = Sizes(layout, leading, inner, axis, state.view.sample)
+    table = None if sequence.groups is None else _table_of(sequence, state, layout, leading)
+    axes = [] if table is None else table_axes(layout, leading, grid, table.shape)
+    group_axis = _group_axis(axes, axis, state, name, strides) if axes else None
+    sizes = Sizes(layout, leading, inner, axis, state.view.sample, group_axis)
     # The sequence stands in the key by identity; it lives in `forward.sequences` as long as the key does.
     placement: Placement | None = forward.placements.get((sequence, sizes, first))
     if placement is None:
@@ -120,8 +138,37 @@ def place(
         # A text of a whole example is that of each of its samples, also where pixels or heads share them.
         if sequence.labelled and placement.aligned and name_examples(forward.labels):
             placement = replace(placement, named=True)
+        if sequence.groups is not None:
+            groups = _groups_at(sequence.groups, sizes, grid, table, assignment.example - first)
+            placement = replace(placement, groups=groups)
         forward.placements[sequence, sizes, first] = placement
     return placement
+
+
+def _table_of(
+    sequence: Sequence, state: LayerState, layout: Layout, leading: tuple[int, ...]
+) -> Codes | None:
+    """The group of each position of what a layer works on; None where its samples are no positions."""
+    groups = sequence.groups
+    if groups is None or state.view.sample != "position":
+        return None
+    return groups.table(layout, leading, sequence.grid, sequence.padding)
+
+
+def _group_axis(
+    axes: list[int], axis: int | None, state: LayerState, name: str, strides: tuple[int, ...]
+) -> int | None:
+    # That of the mask, if it may be: both are of positions.
+    return axis if axis in axes else _time_axis(axes, state, name, strides)
+
+
+def _groups_at(
+    groups: SampleGroups, sizes: Sizes, grid: Grid, table: Codes | None, example: Codes
+) -> PlacedGroups:
+    codes = group_codes(
+        groups, sizes.layout, sizes.leading, grid, table=table, axis=sizes.group_axis, example=example
+    )
+    return PlacedGroups(codes, groups.names.names)
 
 
 def _decided(state: LayerState, leading: tuple[int, ...], grid: Grid) -> Layout:
@@ -141,9 +188,8 @@ def place_shifted(placement: Placement, forward: NumberedForward, examples: int)
         old = placement.assignment
         # A new assignment, whose hashes are drawn from the new numbers when they are asked for.
         again = Assignment(old.example + examples, old.position, old.real, old.masked_by, old.seed, old.k)
-        shifted = forward.placements[key] = Placement(
-            again, placement.real, placement.masked, placement.named, placement.aligned, placement.sizes
-        )
+        groups = None if placement.groups is None else placement.groups.shifted(again)
+        shifted = forward.placements[key] = replace(placement, assignment=again, groups=groups)
     return shifted
 
 
@@ -205,17 +251,23 @@ def _row_mask(
 def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | None) -> Placement:
     """The placement of a NestedTensor's rows: its components are the examples."""
     assignment = ragged(lengths, first=forward.first, seed=seed, k=k)
-    return Placement(
-        assignment, None, 0, True, True, Sizes(Layout.BATCH, (len(lengths),), (), None, "position")
-    )
+    sizes, groups = Sizes(Layout.BATCH, (len(lengths),), (), None, "position"), None
+    if forward.groups is not None:
+        own = forward.groups.of("own", forward.batch, two_sided=False)
+        codes = ragged_codes(own, assignment.example - forward.first, assignment.position)
+        groups = PlacedGroups(codes, own.names.names)
+    return Placement(assignment, None, 0, True, True, sizes, groups)
 
 
-def place_graphs(site: SiteState, real: NDArray[np.bool_], *, seed: int, k: int | None) -> Placement:
+def place_graphs(
+    site: SiteState, real: NDArray[np.bool_], forward: Forward, *, seed: int, k: int | None
+) -> Placement:
     """The placement of graphs: they are numbered within the layer, for no argument of the forward is theirs.
 
     Args:
         site: where they are measured.
         real: shape (graphs, most nodes), True where a graph has so many nodes.
+        forward: the forward.
         seed: the probe's seed.
         k: how many samples are kept.
     """
@@ -225,7 +277,10 @@ def place_graphs(site: SiteState, real: NDArray[np.bool_], *, seed: int, k: int 
     example, position = np.arange(first, first + count, dtype=np.int64), np.zeros(count, np.int64)
     assignment = Assignment(example, position, None, "", seed, k)
     sizes = Sizes(Layout.UNALIGNED, (count,), real.shape[1:], None, "example")
-    return Placement(assignment, None if real.all() else real, 0, False, False, sizes)
+    groups = None
+    if forward.groups is not None:
+        groups = PlacedGroups(np.full(count, UNTOLD, np.int64), forward.groups.names.names)
+    return Placement(assignment, None if real.all() else real, 0, False, False, sizes, groups)
 
 
 def named_labels(labels: LabelsOf | ListedLabels | None, forward: Forward, args: Any, kwargs: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from normprobe.capture.identity.group_choices import GroupChoice, kept_alone
 from normprobe.capture.identity.sample_numbers import NumberedForward, Placement
 from normprobe.kernels.choice import Choice
 from normprobe.samples.hashing import row_of
@@ -29,6 +30,8 @@ class Selection:
         masked: how many of its rows are padding.
         masked_by: the mask applied, or "".
         unfit: why the mask there is was not applied, or "".
+        groups: where samples are of groups, which are of which.
+        kept: then, the choice of those that are kept alone; None where none is.
     """
 
     placement: Placement
@@ -39,6 +42,8 @@ class Selection:
     masked: int
     masked_by: str
     unfit: str
+    groups: tuple[GroupChoice, ...] | None = None
+    kept: Choice | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +119,10 @@ def _selected(
         example=assignment.example,
         position=assignment.position,
     )
+    groups = placement.groups
     return Selection(
+        groups=None if groups is None else groups.choices(assignment, placement.real, sizes),
+        kept=None if groups is None else kept_alone(choice),
         placement=placement,
         choice=choice,
         reservoir=update.reservoir,

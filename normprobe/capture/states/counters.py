@@ -28,6 +28,7 @@ class SiteCounters:
         masked: how many rows were left out as padding.
         firings: at the output, how often the layer was called, measured or not.
         form: which of the arguments of a decided call are tensors, as `call_tensors.bits_of` says; 0 for any.
+        groups: where samples are of groups, (`GroupState`, its counters) of each by its code, or None.
         decided: whether nothing is left to decide at its calls, so that the extension may measure them alone.
     """
 
@@ -42,6 +43,7 @@ class SiteCounters:
     firings: int = 0
     form: int = 0
     decided: bool = False
+    groups: list[Any] | None = None
 
 
 def new_counters(samples: Any, rows: Any) -> SiteCounters:

@@ -15,6 +15,7 @@ from normprobe.capture.calls.buffer_changes import BufferChanges, BufferTracker
 from normprobe.capture.calls.norm_facts import ShownByCall, is_trainable, norm_facts
 from normprobe.capture.calls.readings import NO_INPUT, NO_OUTPUT, Readings, readings_of
 from normprobe.capture.states.block_chains import BlockChain
+from normprobe.capture.states.group_state import of_no_group
 from normprobe.capture.states.parameter_sums import ParameterSums
 from normprobe.capture.states.site_registry import TensorOf, registered_sites
 from normprobe.capture.states.site_state import SiteState
@@ -297,10 +298,9 @@ class LayerState:
         fired = status == "fired"
         reasons = {**self.reasons, **(skipped or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
-        if fired and not self.aligned:
-            notes.append(UNALIGNED)
-        if self.awaited_gradients > 0:
-            notes.append(NONE_CAME.format(self.awaited_gradients))
+        notes += [UNALIGNED] if fired and not self.aligned else []
+        notes += of_no_group({name: site.groups for name, site in self.sites.items()})
+        notes += [NONE_CAME.format(self.awaited_gradients)] if self.awaited_gradients > 0 else []
         # Other kinds with running statistics (instance norm) have no finding that asks.
         tracked = moves and self.view.kind == "batch_norm"
         changes = self.buffers.changes() if tracked else BufferChanges(None, None)

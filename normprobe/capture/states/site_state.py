@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normprobe.capture.states.counters import SiteCounters, new_counters
+from normprobe.capture.states.group_state import GroupState, joined, records_of, with_sums_of
 from normprobe.kernels.distributions.options import Distribution, DistributionAccumulator
 from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Accumulator, Totals
@@ -65,7 +66,7 @@ class SiteState:
         """Forget what was measured: in place, as the extension's hooks share the counters."""
         counters = self.counters
         counters.samples, counters.rows = empty.counters.samples, empty.counters.rows
-        counters.state = counters.plan_slot = None
+        counters.state = counters.plan_slot = counters.groups = None
         counters.calls = counters.n_samples = counters.masked = 0
         self.width, self.accumulator, self.seen, self.unpadded = None, None, None, None
         self.minimum, self.maximum, self.layout, self.time_axis = None, None, None, None
@@ -108,10 +109,32 @@ class SiteState:
         self.counters.dtype = dtype
         self.dtypes[str(dtype).removeprefix("torch.")] = None
 
+    @property
+    def groups(self) -> list[GroupState]:
+        """The groups that had a sample here."""
+        return [held[0] for held in self.counters.groups or () if held is not None]
+
+    def group(self, code: int) -> GroupState | None:
+        """What is held of the group of a code; None if it had no sample here."""
+        held = self.counters.groups or ()
+        return held[code][0] if code < len(held) and held[code] is not None else None
+
+    def open_group(self, state: GroupState) -> GroupState:
+        """Hold sums of a group from now on."""
+        counters = self.counters
+        if counters.groups is None:
+            counters.groups = []
+        counters.groups.extend([None] * (state.code + 1 - len(counters.groups)))
+        # With its counters beside it, which the extension's hooks add to.
+        counters.groups[state.code] = state, state.counters
+        return state
+
     def totals(self) -> Totals:
         """The sums so far."""
         assert self.accumulator is not None
-        return self.accumulator.totals(self.counters.samples.size, self.counters.rows.size)
+        totals = self.accumulator.totals(self.counters.samples.size, self.counters.rows.size)
+        groups = records_of(self.groups)
+        return with_sums_of(totals, joined(groups)) if groups else totals
 
     def record(self, name: str) -> SiteRecord:
         """The site frozen, under its name."""
@@ -119,7 +142,11 @@ class SiteState:
         low, high, found = self.minimum, self.maximum, self._distribution()
         # The torch accumulator keeps the holders itself, on its device, until they are asked for.
         if totals.holders is not None:
-            low, high = (_holder(*held) for held in totals.holders)
+            low, high = (Holder.of(*held) for held in totals.holders)
+        groups, nonfinite = records_of(self.groups), self.nonfinite
+        if groups:
+            whole = joined(groups)
+            low, high, nonfinite = whole.minimum, whole.maximum, whole.nonfinite
         return SiteRecord(
             site=name,
             dtype="; ".join(self.dtypes),
@@ -135,7 +162,8 @@ class SiteState:
             maximum=high,
             samples=_kept(counters.samples, _with_powers(totals.kept, found)),
             rows=_kept(counters.rows, totals.raw),
-            nonfinite=self.nonfinite,
+            nonfinite=nonfinite,
+            groups=groups,
             distribution=found,
         )
 
@@ -155,11 +183,7 @@ _MEASURED = (
     *("accumulator", "seen", "unpadded", "distribution"),
     *("dtypes", "minimum", "maximum", "nonfinite"),
 )
-_COUNTED = ("samples", "rows", "dtype", "state", "calls", "n_samples", "masked", "firings")
-
-
-def _holder(value: float, example: int, position: int, feature: int) -> Holder | None:
-    return Holder(value, example, position, feature, "") if example >= 0 else None
+_COUNTED = ("samples", "rows", "dtype", "state", "calls", "n_samples", "masked", "firings", "groups")
 
 
 def _with_powers(kept: NDArray[np.float64], found: Distribution | None) -> NDArray[np.float64]:
@@ -186,4 +210,5 @@ def nbytes(sites: Iterable[SiteState]) -> int:
     shared: dict[int, Reservoir] = {id(reservoir): reservoir for reservoir in kept}
     held_by = (held for site in every for held in (site.accumulator, site.seen, site.distribution))
     sums = [held for held in held_by if held is not None]
+    sums += [group.accumulator for site in every for group in site.groups]
     return sum(held.nbytes() for held in sums) + sum(held.nbytes for held in shared.values())

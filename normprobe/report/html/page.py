@@ -16,6 +16,7 @@ from normprobe.report import display_text, run_summary
 from normprobe.report.files import FIGURES, marker, write_atomically
 from normprobe.report.finding_words import nothing_found
 from normprobe.report.garbage import uncollected
+from normprobe.report.group_rows import group_table
 from normprobe.report.html.cards import finding_cards
 from normprobe.report.html.expert_rows import expert_rows
 from normprobe.report.html.glossary import glossary_entries
@@ -112,6 +113,7 @@ def _render(
         what="report",
         anchors=anchors,
         sections=ordered_sections(tables, figures, each),
+        groups=group_table(tables, MOST_ROWS),
         cards=finding_cards(tables, findings, anchors),
         rows=rows,
         further=further_columns(summary),

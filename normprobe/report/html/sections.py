@@ -16,6 +16,7 @@ from normprobe.report.display_text import display_name
 from normprobe.report.html.templating import polished
 from normprobe.report.layer_summary import LINEAR
 from normprobe.report.run_summary import unseen
+from normprobe.tables.measures.groups import group_measures
 
 if TYPE_CHECKING:
     from normprobe.figures import Rendered
@@ -150,12 +151,14 @@ def ordered_sections(tables: Tables, drawn: list[Section], panels: Panels) -> li
         [Section("unseen", "Not seen", "Layers that were not seen")] if len(unseen(tables.ledger)) else []
     )
     first = Section("findings", "Findings", "Findings")
+    apart = [] if group_measures(tables).empty else [Section("groups", "Groups", "Groups of samples")]
     experts = [Section("experts", "Experts", "Experts")] if len(tables.experts) else []
     table = Section("layers", "All layers", "All layers")
     last = Section("reading", "How to read", "How to read this")
+    behind = [*drawn, *apart, *experts, table]
     if panels.opened:
-        return [first, *each, *drawn, *experts, table, *missed, last]
-    return [first, *drawn, *experts, table, *each, *missed, last]
+        return [first, *each, *behind, *missed, last]
+    return [first, *behind, *each, *missed, last]
 
 
 def _figure(rendered: Rendered, prefix: str, anchors: Anchors) -> Figure:

@@ -11,6 +11,7 @@ from normprobe.formatting import format_count
 from normprobe.report import display_text, run_summary
 from normprobe.report.layer_summary import further_sites, named_layers, standing_out, summarize
 from normprobe.report.terminal.findings import change_lines, finding_lines, verdict_lines
+from normprobe.report.terminal.groups import group_lines
 from normprobe.report.terminal.lines import Terminal
 from normprobe.report.terminal.table import stand_out_table
 from normprobe.tables.unmeasured import check_measured
@@ -58,6 +59,7 @@ def terminal_text(
         [*verdict_lines(here, terminal), *finding_lines(tables, here, terminal)],
         [] if baseline is None else change_lines(here, gone, baseline, terminal),
         stand_out_table(tables, summary, standing_out(summary, named), named, terminal),
+        group_lines(tables, terminal),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 

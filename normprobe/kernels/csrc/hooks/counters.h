@@ -10,7 +10,7 @@
 
 #include "numerics/accumulator.h"
 
-#define COUNTERS_OBJECTS(X) X(samples) X(rows) X(dtype) X(state) X(plan_slot)
+#define COUNTERS_OBJECTS(X) X(samples) X(rows) X(dtype) X(state) X(plan_slot) X(groups)
 
 typedef struct {
     PyObject_HEAD

@@ -8,7 +8,7 @@
 #ifndef NORMPROBE_FAST_HOOKS_H
 #define NORMPROBE_FAST_HOOKS_H
 
-#include "hooks/plan_cache.h"
+#include "hooks/groups.h"
 
 enum { MAX_TENSORS = 8, MAX_ARGUMENTS = 32, MODES_UNKNOWN = -1 };
 
@@ -79,7 +79,7 @@ static int matches_plan(const LayerHook *hook, const CachedPlan *plan, ForwardSt
     if (counters->samples != plan->samples || counters->rows != plan->rows || counters->dtype != info->dtype) return 0;
     if (counters->state == NULL || Py_TYPE(counters->state) != accumulator_type) return 0;
     if (forward->recent == NULL || Py_TYPE(forward->recent) != recent_moments_type) return 0;
-    if (info->count != plan->axes || hook->site >= forward->sites) return 0;
+    if (info->count != plan->axes || hook->site >= forward->sites || !holds_groups(counters, plan)) return 0;
     for (int i = 0; i < info->count; i++)
         if (plan->shape[i] >= 0 && plan->shape[i] != info->shape[i]) return 0;
     const LayerProgress *progress = progress_of(forward, hook->layer);
@@ -179,6 +179,25 @@ static int refresh_snapshot(LayerHook *hook, PyObject *module) {
     return taken != NULL;
 }
 
+/* Measure a tensor whose samples are of groups: in what the site holds itself of those that are kept alone. Returns 0
+ * for None as new extremes, or what `observe` does with an error. */
+static int observe_by_groups(LayerHook *hook, const CachedPlan *plan, ForwardState *forward, PyObject *tensor,
+                             const TensorInfo *info) {
+    SiteCounters *counters = (SiteCounters *)hook->counters;
+    CompiledChoice *choice = (CompiledChoice *)plan->choice;
+    RecentMoments *recent = (RecentMoments *)forward->recent;
+    const CompiledChoice *raw = plan->raw_choice == Py_None ? NULL : (const CompiledChoice *)plan->raw_choice;
+    NewHolders found;
+    int changed = 0;
+    if (choice->kept > 0 || raw != NULL)
+        changed = observe((AccumulatorState *)counters->state, tensor, info, choice, raw, recent, 1, plan->small, &found);
+    if (changed < 0) return changed;
+    PyObject *now = current_forward_forward(hook->current, NULL);
+    const int done = observe_groups(counters, plan, tensor, info, recent, forward->threads, hook->record_extremes, now);
+    Py_DECREF(now);
+    return done > 0 ? 0 : done == 0 ? UNREADABLE : -1;
+}
+
 /* Measure a tensor by the cached plan, under the Lock. 1: measured; 0: no plan fits it; -1: an error after it was
  * measured. */
 static int measure_by_plan(LayerHook *hook, ForwardState *forward, PyObject *module, PyObject *tensor) {
@@ -191,8 +210,10 @@ static int measure_by_plan(LayerHook *hook, ForwardState *forward, PyObject *mod
     PyObject *state = Py_NewRef(counters->state), *recent = Py_NewRef(forward->recent);
     const CompiledChoice *raw = plan->raw_choice == Py_None ? NULL : (const CompiledChoice *)plan->raw_choice;
     NewHolders found;
-    const int changed = observe((AccumulatorState *)state, tensor, &info, (CompiledChoice *)plan->choice, raw,
-                                (RecentMoments *)recent, forward->threads, plan->small, &found);
+    const int changed = plan->groups != Py_None
+                            ? observe_by_groups(hook, plan, forward, tensor, &info)
+                            : observe((AccumulatorState *)state, tensor, &info, (CompiledChoice *)plan->choice, raw,
+                                      (RecentMoments *)recent, forward->threads, plan->small, &found);
     int done = 0;
     if (changed >= 0) {
         PyObject *extremes = extremes_object(changed, &found);

@@ -8,11 +8,13 @@
 
 #define PLAN_SLOT_OBJECTS(X) X(plan)
 #define CACHED_PLAN_OBJECTS(X)                                                                                         \
-    X(samples) X(rows) X(samples_after) X(rows_after) X(choice) X(raw_choice) X(placement) X(masked_by)
+    X(samples) X(rows) X(samples_after) X(rows_after) X(choice) X(raw_choice) X(placement) X(masked_by) X(groups)
 
 /* How the first tensor of a shape at sites of a kind is measured in one forward. Never changes once made.
  *
- * It holds for a site that keeps `samples` and `rows` before, and then keeps `samples_after` and `rows_after`. */
+ * It holds for a site that keeps `samples` and `rows` before, and then keeps `samples_after` and `rows_after`. Where
+ * samples are of groups, `groups` has a tuple (index, choice, samples, rows left out) for each group, and `choice` is of
+ * the samples that are kept alone; else it is None. */
 typedef struct {
     PyObject_HEAD
     CACHED_PLAN_OBJECTS(MEMBER)
@@ -47,19 +49,30 @@ static PyObject *plan_slot_store(PyObject *object, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* Whether an object says how groups are measured: None, or a tuple for each; 0 with an error. */
+static int are_groups(PyObject *groups) {
+    int fit = groups == Py_None || PyTuple_Check(groups);
+    for (Py_ssize_t i = 0; fit && groups != Py_None && i < PyTuple_Size(groups); i++) {
+        PyObject *group = PyTuple_GetItem(groups, i);
+        fit = PyTuple_Check(group) && PyTuple_Size(group) == 4 && Py_TYPE(PyTuple_GetItem(group, 1)) == choice_type;
+    }
+    if (!fit) PyErr_SetString(PyExc_TypeError, "groups are tuples (index, CompiledChoice, samples, rows left out)");
+    return fit;
+}
+
 /* CachedPlan(*, shape, samples, rows, samples_after, rows_after, choice, raw_choice, small, placement, n_samples,
- * masked, masked_by) */
+ * masked, masked_by, groups) */
 static PyObject *cached_plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *keywords[] = {"shape", "samples",   "rows",      "samples_after", "rows_after", "choice", "raw_choice",
-                               "small", "placement", "n_samples", "masked",        "masked_by",  NULL};
-    PyObject *shape, *samples, *rows, *samples_after, *rows_after, *choice, *raw, *placement, *masked_by;
+                               "small", "placement", "n_samples", "masked",        "masked_by",  "groups", NULL};
+    PyObject *shape, *samples, *rows, *samples_after, *rows_after, *choice, *raw, *placement, *masked_by, *groups;
     long long small, n_samples, masked;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!OOOOOOLOLLO", keywords, &PyTuple_Type, &shape, &samples, &rows,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!OOOOOOLOLLOO", keywords, &PyTuple_Type, &shape, &samples, &rows,
                                      &samples_after, &rows_after, &choice, &raw, &small, &placement, &n_samples,
-                                     &masked, &masked_by))
+                                     &masked, &masked_by, &groups))
         return NULL;
     if (!checked(choice, choice_type, "CompiledChoice") ||
-        (raw != Py_None && !checked(raw, choice_type, "CompiledChoice")))
+        (raw != Py_None && !checked(raw, choice_type, "CompiledChoice")) || !are_groups(groups))
         return NULL;
     CachedPlan *plan = (CachedPlan *)PyType_GenericAlloc(type, 0);
     if (plan == NULL) return NULL;
@@ -72,6 +85,7 @@ static PyObject *cached_plan_new(PyTypeObject *type, PyObject *args, PyObject *k
     plan->raw_choice = Py_NewRef(raw);
     plan->placement = Py_NewRef(placement);
     plan->masked_by = Py_NewRef(masked_by);
+    plan->groups = Py_NewRef(groups);
     plan->small = small;
     plan->n_samples = n_samples;
     plan->masked = masked;

@@ -97,6 +97,7 @@ static int describe_job(const AxisRoles *roles, int64_t features, const Compiled
     if (job->data == NULL && numbers > 0) return 0;
     job->by_outer = roles->by_outer && job->inner != 1;
     job->real = choice->real;
+    job->whole = choice->whole;
     job->keep = choice->keep;
     job->kept = choice->kept;
     return 1;
@@ -183,8 +184,8 @@ static int queue_rows(AccumulatorState *state, const Job *job, const CompiledCho
     for (int64_t i = 0; i < choice->kept; i++) state->kept[choice->slots[i]] = EMPTY;
     for (int64_t row = 0, next = 0; row < rows; row++) {
         const char *from = row_at(job, row / job->inner, row % job->inner);
-        if (job->real != NULL && !job->real[row]) {
-            state->nonfinite_masked += count_nonfinite(job, from);
+        if (job->real != NULL && job->real[row] != COUNTS) {
+            if (job->real[row] == PADDING) state->nonfinite_masked += count_nonfinite(job, from);
             continue;
         }
         char *to = state->queue + each * (size_t)state->queued++;

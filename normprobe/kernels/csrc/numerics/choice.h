@@ -6,11 +6,14 @@
 #define NORMPROBE_CHOICE_H
 
 #include "interned.h"
+#include "numerics/traverse.h"
 
 typedef struct {
     PyObject_HEAD
     int64_t outer, inner;                    /* samples, and rows of each */
-    unsigned char *real;                     /* per row, 0 where it is padding; NULL: none is */
+    unsigned char *real;                     /* per row, PADDING, COUNTS or NOT_ASKED; NULL: all count */
+    int64_t counted;                         /* how many rows count */
+    int whole;                               /* see Job in traverse.h */
     int64_t kept, *keep, *slots;             /* so many samples, ascending, and where each is kept */
     int64_t raw_kept, *raw_rows, *raw_slots; /* likewise rows whose numbers are kept */
 } CompiledChoice;
@@ -42,6 +45,18 @@ static unsigned char *mask_of(PyObject *source, int64_t rows) {
     else memcpy(copy, view.buf, (size_t)rows);
     PyBuffer_Release(&view);
     return copy;
+}
+
+/* Count the rows that count, and see whether samples count as a whole. */
+static void summarize_rows(CompiledChoice *choice) {
+    const int64_t rows = choice->outer * choice->inner;
+    choice->counted = choice->real == NULL ? rows : 0;
+    choice->whole = 1;
+    for (int64_t row = 0; choice->real != NULL && row < rows; row++) {
+        const unsigned char says = choice->real[row];
+        choice->counted += says == COUNTS;
+        choice->whole &= says != PADDING && says == choice->real[row - row % choice->inner];
+    }
 }
 
 static void choice_free(PyObject *object) {
@@ -88,6 +103,7 @@ static PyObject *choice_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         PyErr_SetString(PyExc_ValueError, "a choice needs a slot for each kept sample, and those in ascending order");
         goto fail;
     }
+    summarize_rows(choice);
     return (PyObject *)choice;
 fail:
     Py_DECREF(choice);

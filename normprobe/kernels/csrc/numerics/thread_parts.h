@@ -122,8 +122,8 @@ static Part begin_part(const Job *job, int p, const PartMemory *memory, const Jo
 /* Run a job in parts. Returns 0 where memory runs out. */
 static int run_parts(const Job *given, int parts, JobResult *result) {
     const Job wide = join_rows(given), *const job = &wide;
-    const int planes =
-        job->by_outer && job->real == NULL && job->stride_inner == 1 && job->inner >= PLANE && job->stride_feature != 1;
+    const int planes = job->by_outer && (job->real == NULL || job->whole) && job->stride_inner == 1 &&
+                       job->inner >= PLANE && job->stride_feature != 1;
     const int64_t most = planes ? job->features : job->outer >= parts ? job->outer : job->inner;
     if (parts > most) parts = most > 0 ? (int)most : 1;
     PartMemory memory;

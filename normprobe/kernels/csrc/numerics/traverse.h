@@ -19,6 +19,8 @@
  * a plane, PIECE numbers at most are summed at once: so many zeros float counts exactly. */
 enum { ROWS = 256, FLUSHED = 64, TILE = 512, ROOM = TILE + 16, CHUNK = 512, LANES = 16, PLANE = 64, PIECE = 1 << 22, MAX_PARTS = 64 };
 enum { GOOD, OFF_CENTRE, EXTREME };
+/* What a mask says of a row: it is left out, it counts, or it is of another group and is not even looked at. */
+enum { PADDING, COUNTS, NOT_ASKED };
 
 /* How many features each tile of a row has, but for the last: equal shares, of whole cache lines. */
 static int64_t tile_width(int64_t features) {
@@ -60,7 +62,8 @@ typedef struct {
     const char *data;
     int type, size, by_outer;
     int64_t outer, inner, features, stride_outer, stride_inner, stride_feature;
-    const unsigned char *real; /* per row, or NULL: all of them */
+    const unsigned char *real; /* per row what the mask says, or NULL: all count */
+    int whole;                 /* whether it says the same of all rows of a sample, and of none that it is padding */
     const int64_t *keep;       /* samples whose own moments are wanted, ascending */
     const int64_t *slots;      /* where those go, or NULL: one after the other */
     int64_t kept;
@@ -188,7 +191,7 @@ static int collect_rows(const Job *job, const Part *part, Position *at, Workspac
         int64_t inner = at->inner;
         for (; inner < part->inner_end && n < part->rows; inner++) {
             const int64_t row = at->outer * job->inner + inner;
-            if (job->real != NULL && !job->real[row]) continue;
+            if (job->real != NULL && job->real[row] != COUNTS) continue;
             workspace->rows[n] = row_at(job, at->outer, inner);
             workspace->index[n++] = job->by_outer ? at->outer : row;
         }
@@ -256,7 +259,7 @@ static Holder first_nonfinite(const Job *job) {
         for (int64_t inner = 0; inner < job->inner; inner++) {
             const int64_t row = outer * job->inner + inner;
             const char *numbers = row_at(job, outer, inner);
-            if (job->real != NULL && !job->real[row]) continue;
+            if (job->real != NULL && job->real[row] != COUNTS) continue;
             for (int64_t c = 0; c < job->features; c++)
                 if (!isfinite(number_at(job, numbers, c)))
                     return (Holder){number_at(job, numbers, c), job->by_outer ? outer : row, c};
@@ -289,7 +292,7 @@ static void traverse_rows(const Job *job, Part *part, JobResult *result) {
     if (maximum.outer >= 0) part->maximum = find_holder(job, part, maximum, part->maximum.value);
     for (int64_t outer = part->outer; job->real != NULL && outer < part->outer_end; outer++)
         for (int64_t inner = part->inner; inner < part->inner_end; inner++)
-            if (!job->real[outer * job->inner + inner])
+            if (job->real[outer * job->inner + inner] == PADDING)
                 part->nonfinite_masked += count_nonfinite(job, row_at(job, outer, inner));
 }
 
@@ -336,12 +339,14 @@ static void measure_planes(const Job *job, Part *part, int64_t outer, int64_t fe
 
 /* Measure channels whose numbers lie side by side, (outer, features, inner): some planes at a time. */
 static void traverse_planes(const Job *job, Part *part) {
-    for (int64_t outer = part->outer; outer < part->outer_end; outer++)
+    for (int64_t outer = part->outer; outer < part->outer_end; outer++) {
+        if (job->real != NULL && job->real[outer * job->inner] != COUNTS) continue;
         for (int64_t c = part->feature; c < part->feature_end; c += TILE) {
             const int width = (int)(part->feature_end - c < TILE ? part->feature_end - c : TILE);
             for (int64_t at = 0; at < job->inner; at += PIECE)
                 measure_planes(job, part, outer, c, width, at, job->inner - at < PIECE ? job->inner - at : PIECE);
         }
+    }
 }
 
 #endif
