@@ -98,6 +98,8 @@ class LayerCalls:
             state.depth, self._depth = self._depth, self._depth + 1
         if forward.masks.two_sided and state.sequence_rule.side == "decoder":
             forward.decoder_fired = True
+        if state.chain is not None:
+            state.chain.enter(forward.call, first=not state.settled)
         reading, kind = opened.reading, state.view.kind
         if kind == "attention":  # whose functions show it
             return
@@ -105,8 +107,6 @@ class LayerCalls:
         if state.view.graph:
             opened.graphs = _graphs(call)
         if reading is None or not state.settled:
-            if state.chain is not None:
-                state.chain.enter(forward.call)
             # The output decides what the input is and how it reads, and the layer may overwrite it: copy it.
             self.guard(state, "a call at its input", partial(opened.hold, call))
             if not opened.held:

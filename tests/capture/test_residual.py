@@ -255,6 +255,18 @@ def test_a_block_that_writes_to_its_input_has_no_branch() -> None:
             assert tuple(recording.layers.loc[recording.layers["layer"] == name, "site"]) == sites
 
 
+def test_blocks_that_ran_alone_before_the_others_stay_blocks() -> None:
+    model = Model(*[Block(8) for _ in range(4)])
+    with torch.no_grad(), normprobe.Probe(model, residual=True) as probe:
+        for some in ([1], [0, 1, 2], [0, 3], [0, 1, 2, 3]):
+            x = torch.randn(4, 5, 8)
+            for at in some:
+                x = model.blocks[at](x) if len(some) < 4 else x
+            if len(some) == 4:
+                model(x)
+    assert set(probe.recording.ledger.query("kind == 'residual'")["status"]) == {"fired"}
+
+
 def test_a_lone_block_counts_only_if_it_repeats() -> None:
     once = normprobe.record(Model(Block(8)), [torch.randn(4, 5, 8)], residual=True)
     assert "residual" not in once.ledger["kind"].tolist()

@@ -433,7 +433,7 @@ def test_filters(filters: dict[str, object], names: list[str]) -> None:
             r"layers='head' and kinds=\['layer_norm'\] matches none",
         ),
         ({"kinds": "layernorm"}, "unknown kind 'layernorm'; choose from linear, layer_norm"),
-        ({"kinds": ["linear", "conv"]}, "unknown kind 'conv'"),
+        ({"kinds": ["linear", "convolution"]}, "unknown kind 'convolution'"),
     ],
 )
 def test_filters_that_match_nothing_say_what_there_is(filters: dict[str, object], message: str) -> None:
@@ -445,7 +445,7 @@ def test_filters_that_match_nothing_say_what_there_is(filters: dict[str, object]
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
-        ({"kinds": 3}, "kinds must be a kind or several of linear, .*norm; got int"),
+        ({"kinds": 3}, "kinds must be a kind or several of linear, .*norm, conv, .*residual; got int"),
         ({"kinds": [nn.LayerNorm]}, "kinds must be .*; got LayerNorm; layers= takes classes"),
         ({"kinds": nn.LayerNorm}, "kinds must be .*; got LayerNorm; layers= takes classes"),
         ({"layers": 1}, r"layers must be a glob pattern such as 'encoder.\*', a class .*; got int"),

@@ -47,11 +47,19 @@ class BlockChain:
         self.seen = False
         self._forward: int | None = None
         self._calls: list[_Call] = []
+        self._complete = True
 
-    def enter(self, forward: int) -> None:
-        """Compare within the forward of this number alone: in the next one the numbers are others."""
+    def enter(self, forward: int, *, first: bool) -> None:
+        """Compare within the forward of this number alone: in the next one the numbers are others.
+
+        Args:
+            forward: its running number.
+            first: whether the call is an entry's first one. What later ones give is not looked at, so a
+                forward with such shows no entry to be none.
+        """
         if forward != self._forward:
-            self._forward, self._calls = forward, []
+            self._forward, self._calls, self._complete = forward, [], True
+        self._complete = self._complete and first
 
     def follow(self, state: Refusable, before: Tensor, after: Tensor) -> bool:
         """Whether an entry continues the chain; if it shows that there is none, entries are refused.
@@ -68,7 +76,7 @@ class BlockChain:
             self.seen = True
             return True
         others = [other for other in earlier if other.state is not state]
-        if others:
+        if others and self._complete:
             beside = next((other for other in others if call.read == other.read), None)
             why = APART if beside is None else BESIDE.format(beside.state.name)
             # Of those before it nothing has shown that they are any, unless one has.
