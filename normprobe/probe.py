@@ -145,8 +145,7 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model, asked = checked_model(model), check_distributions(kurtosis, quantiles)
-        self._mask, self._seed = mask, seed
+        self.model, self._mask, asked = checked_model(model), mask, check_distributions(kurtosis, quantiles)
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
         self._callbacks = HookCallbacks(
@@ -155,16 +154,16 @@ class Probe:
             samples=None if samples == "all" else samples,
             values=values,
             phases=Phases(every, window),
-            seed=seed_of(seed, self._name_part(part, out)),
+            seed=self._name_part(part, out, seed),
             further=Further(loss_scale(gradients, scaler), experts, asked, read_groups(groups, self.model)),
         )
         self._run = self._open_run(out, max_windows, resume_from)
 
-    def _name_part(self, part: str | None, out: str | Path | None) -> str | None:
-        """Name the share of the data; what the samples to keep are drawn by beside the seed."""
+    def _name_part(self, part: str | None, out: str | Path | None, seed: int) -> int:
+        """Name the share of the data; what the samples to keep are drawn by, which depends on it."""
         share = share_of(part, out)
-        self.part, self._named = name_of_part(share), share is not None
-        return process_name() if share is None else share
+        self.part, self._named, self._seed = name_of_part(share), share is not None, seed
+        return seed_of(seed, process_name() if share is None else share)
 
     def _open_run(self, out: str | Path | None, most: int | None, step: int | None) -> OpenRun:
         """Find the layers; the windows of the run, with those that another process closed."""
