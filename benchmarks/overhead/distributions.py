@@ -1,6 +1,6 @@
 """What kurtosis and quantiles cost: the time of a probed forward over that of the bare one, with and without.
 
-    python -m benchmarks.overhead.distributions [--rounds 8] [--threads 1] [--only minilm,resnet]
+    python -m benchmarks.overhead.distributions [--rounds 8] [--threads 1] [--only minilm-small,resnet-64]
         [--clock wall]
 
 As in `benchmarks.overhead`, each way is timed beside a bare forward of its own, and the bare one against
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="minilm,resnet")
+    parser.add_argument("--only", default="minilm-small,resnet-64")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -181,10 +181,12 @@ def _training() -> Case:
 
 MODELS: dict[str, Callable[[], Case]] = {
     "minilm": lambda: _text(_minilm(), 16, 128),
+    "minilm-small": lambda: _text(_minilm(), 4, 128),
     "bert": lambda: _text(AutoModel.from_config(BertConfig(num_hidden_layers=4, vocab_size=2000)), 8, 128),
     "gpt2": lambda: _text(AutoModel.from_config(GPT2Config(n_layer=4)), 8, 128),
     "llama": lambda: _text(_llama(6), 8, 128),
     "resnet": _resnet,
+    "resnet-64": lambda: _resnet(64),
     "resnet-112": lambda: _resnet(112, repeats=2),
     "resnet-last": lambda: _resnet(112, repeats=2, channels_last=True),
     "groupnorm": lambda: _images(_small_cnn(_group_norm), 128, repeats=5),

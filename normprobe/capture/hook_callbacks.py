@@ -100,8 +100,8 @@ class HookCallbacks:
         self.gradients = None if further.loss_scale is None else GradientCapture(further.loss_scale, *given)
         self._calls = LayerCalls(self.lock, measurer, self._no_grad, self._sequences.of, self.gradients)
         self._fast_hooks = FastHooks(self.forwards, self.lock, Hook(self._calls.snapshot_alone))
-        own_hooks = measurer.layer_hooks(self._fast_hooks.layer)
-        self._layer_hooks = layer_hooks(own_hooks, self.forwards, self._calls)
+        of_calls = self.forwards, self._calls
+        self._layer_hooks = layer_hooks(measurer.layer_hooks(self._fast_hooks.layer, *of_calls), *of_calls)
 
     def add_layers(self, found: LayerSet) -> list[LayerState]:
         """The running states of these layers; those of an earlier entry go on counting."""

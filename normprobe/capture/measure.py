@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normprobe.capture.forwards.forward import Forward, Sequence
+from normprobe.capture.forwards.forward import Forward, Forwards, Sequence
 from normprobe.capture.hooks.torch_internals import unmeasurable
 from normprobe.capture.identity.no_data import is_no_data
 from normprobe.capture.identity.numbered import Numbered
@@ -87,7 +87,7 @@ class Measurer:
         self._small = 0 if self._compiled is None else self._compiled.SMALL
         self._plans = PlanCache(seed)
 
-    def layer_hooks(self, fast: MakeHooks) -> MakeHooks:
+    def layer_hooks(self, fast: MakeHooks, forwards: Forwards, calls: Any) -> MakeHooks:
         """What makes the hooks of layers: the extension's, which measure what this measures."""
         return fast
 

@@ -7,13 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import pandas as pd
-
 from normprobe.errors import RecordingError
-from normprobe.tables.columns import PARAMETERS
 from normprobe.tables.frames import Tables
 from normprobe.tables.measures.history import History, HistoryBuilder
+from normprobe.tables.measures.history_frames import COLUMNS, frames_of, history_of_frames, wrong_frames
 from normprobe.tables.merging import merge_tables
 from normprobe.tables.storage import load_further, load_meta, load_tables, save_tables
 from normprobe.tables.window_facts import WindowFacts
@@ -27,26 +24,6 @@ _ENTRY = "rollup"
 _PENDING_BYTES = 32 << 20
 _PENDING = 8
 """Windows that wait in memory to be merged: so many bytes or windows at most."""
-
-_STEPS = {"window": "int64", "phase": "string", "first_step": "int64", "last_step": "int64"}
-_COLUMNS: dict[str, dict[str, str]] = {
-    "history_windows": {**_STEPS, "forwards": "int64"},
-    "history_sites": {
-        **_STEPS,
-        **dict.fromkeys(("layer", "site", "kind"), "string"),
-        **dict.fromkeys(("depth", "n_features", "n_samples", "count"), "int64"),
-        **dict.fromkeys(("mean", "m2"), "float64"),
-        "nonfinite": "int64",
-        "trains": "boolean",
-        **dict.fromkeys(("running_shift", "running_ratio"), "float64"),
-    },
-    "history_parameters": {**{name: dtype for name, (dtype, _) in PARAMETERS.items()}, **_STEPS},
-    "history_dead": {
-        **dict.fromkeys(("phase", "layer"), "string"),
-        **dict.fromkeys(("streak", "measured"), "int64"),
-    },
-}
-"""The frames of a history beside the tables of a rollup; of ``history_dead`` a row per feature, in order."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +54,11 @@ class Rollup:
         Raises:
             RecordingError: the file is damaged.
         """
-        tables, frames = load_tables(self.path), load_further(self.path, _COLUMNS)
+        tables, frames = load_tables(self.path), load_further(self.path, COLUMNS)
         facts = {name: fact for name, fact in tables.facts.items() if name != _ENTRY}
-        if wrong := _wrong(frames, len(self.windows)):
+        if wrong := wrong_frames(frames, len(self.windows)):
             raise RecordingError(f"{self.path} is damaged: {wrong}; remove it, for the windows hold the same")
-        return replace(tables, facts=facts), _history(frames)
+        return replace(tables, facts=facts), history_of_frames(frames)
 
 
 class OpenRollup:
@@ -118,8 +95,8 @@ class OpenRollup:
         save_tables(
             merged.annotate({_ENTRY: self._windows}),
             path,
-            further=_frames(self._history.history()),
-            columns=_COLUMNS,
+            further=frames_of(self._history.history()),
+            columns=COLUMNS,
         )
 
     def _merge(self) -> None:
@@ -152,54 +129,6 @@ def _nbytes(tables: Tables) -> int:
     return (
         sum(len(frame) * len(frame.columns) for frame in (tables.feature_moments, tables.sample_moments)) * 8
     )
-
-
-def _frames(history: History) -> dict[str, pd.DataFrame]:
-    dead = [
-        pd.DataFrame(
-            {"phase": phase, "layer": layer, "streak": streak, "measured": history.measured[phase, layer]}
-        )
-        for (phase, layer), streak in history.dead.items()
-    ]
-    return {
-        "history_windows": history.windows,
-        "history_sites": history.sites,
-        "history_parameters": history.parameters
-        if len(history.parameters)
-        else pd.DataFrame(columns=list(_COLUMNS["history_parameters"])),
-        "history_dead": pd.concat(dead, ignore_index=True)
-        if dead
-        else pd.DataFrame(columns=list(_COLUMNS["history_dead"])),
-    }
-
-
-def _history(frames: dict[str, pd.DataFrame]) -> History:
-    sites = frames["history_sites"]
-    dead: dict[tuple[str, str], Any] = {}
-    measured: dict[tuple[str, str], int] = {}
-    for (phase, layer), rows in frames["history_dead"].groupby(["phase", "layer"], sort=False):
-        dead[str(phase), str(layer)] = rows["streak"].to_numpy(np.int64)
-        measured[str(phase), str(layer)] = int(rows["measured"].iloc[0])
-    # As a history of windows has them: numpy's own types, which are joined in one step.
-    plain = {name: sites[name].to_numpy(bool if name == "trains" else None) for name in sites}
-    return History(
-        frames["history_windows"], pd.DataFrame(plain), frames["history_parameters"], dead, measured
-    )
-
-
-def _wrong(frames: dict[str, pd.DataFrame], count: int) -> str:
-    """What of a history does not belong together, or ""."""
-    if sorted(frames["history_windows"]["window"]) != list(range(count)):
-        return "its history is of other windows"
-    for name in ("history_sites", "history_parameters"):
-        numbers = frames[name]["window"]
-        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < count:
-            return f"{name} of unknown windows"
-    if any(frame[name].isna().any() for frame in frames.values() for name in {"phase", "layer"} & {*frame}):
-        return "names are missing in its history"
-    if frames["history_sites"][["site", "kind", "trains"]].isna().to_numpy().any():
-        return "texts are missing in its history"
-    return ""
 
 
 def usable(rollups: Sequence[Rollup], there: Mapping[str, str]) -> list[Rollup]:

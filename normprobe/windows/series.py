@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import pandas as pd
 
 from normprobe.errors import RecordingError
@@ -236,7 +235,7 @@ class _Merging:
         tables, history = rollup.load()
         if self._history is not None:
             numbers = [self._numbers[name] for name, _, _ in rollup.windows]
-            self._history.extend(history, np.array(numbers, np.int64))
+            self._history.extend(history, numbers)
         return tables
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import normprobe
 from normprobe.errors import RecordingError
 from normprobe.tables.measures.history import History
+from normprobe.tables.measures.history_frames import COLUMNS
 from normprobe.tables.storage import load_further, load_tables, save_tables
 from normprobe.windows import rollups
 from tests.windows.test_folder import resumed, written
@@ -192,10 +193,10 @@ def _with_entry(folder: Path) -> Any:
 def test_a_damaged_rollup_is_named(tmp_path: Path, change: dict[str, tuple[str, Any]], message: str) -> None:
     written(tmp_path, 3, window=1)
     (file,) = named(tmp_path, "rollup")
-    tables, frames = load_tables(file), load_further(file, rollups._COLUMNS)
+    tables, frames = load_tables(file), load_further(file, COLUMNS)
     for name, (column, value) in change.items():
         frames[name].loc[0, column] = value
-    save_tables(tables, file, further=frames, columns=rollups._COLUMNS)
+    save_tables(tables, file, further=frames, columns=COLUMNS)
     with pytest.raises(RecordingError, match=f"is damaged: {message}; remove it"):
         normprobe.load(tmp_path)
 

@@ -53,25 +53,30 @@ class CompiledDistribution:
         # Reads what was arranged as (samples, rows, features), however the site's own tensors read.
         self._reader = compiled.Distribution(features, -1, 1, -1, True, *options)
 
-    def measure_strided(self, tensor: torch.Tensor, choice: Choice) -> Any:
+    def choice(self, choice: Choice) -> Any:
+        """A choice as the extension takes it."""
+        return self._compiled.compiled_choice(choice)
+
+    def measure_chosen(self, tensor: torch.Tensor, choice: Any) -> Any:
         """The distribution of a tensor by its own shape and strides; None where it cannot be read so."""
-        return self._measured(self._state, tensor, choice)
+        return self._state.measure(tensor, choice, self._compiled.threads(), self._compiled.SMALL)
+
+    def merge_chosen(self, found: Any, choice: Any) -> None:
+        """Add the distribution of a tensor that was measured with this choice, which is the extension's."""
+        self._state.add(found, choice)
 
     def measure(self, values: torch.Tensor, choice: Choice) -> Any:
         """The distribution of a tensor of shape (samples, rows, features)."""
         # Another device, a subclass or a lazy minus sign: its numbers are not where the extension looks.
         plain = self._compiled.plain(values)
-        found = self._measured(self._reader, plain, choice)
+        given = self.choice(choice), self._compiled.threads(), self._compiled.SMALL
+        found = self._reader.measure(plain, *given)
         # Strides the extension does not walk: one copy is cheaper than leaving the tensor out.
-        return self._measured(self._reader, plain.contiguous(), choice) if found is None else found
-
-    def _measured(self, state: Any, tensor: torch.Tensor, choice: Choice) -> Any:
-        kernel = self._compiled
-        return state.measure(tensor, kernel.compiled_choice(choice), kernel.threads(), kernel.SMALL)
+        return self._reader.measure(plain.contiguous(), *given) if found is None else found
 
     def merge(self, found: Any, choice: Choice) -> None:
         """Add the distribution of a tensor that was measured with this choice."""
-        self._state.add(found, self._compiled.compiled_choice(choice))
+        self._state.add(found, self.choice(choice))
 
     def distribution(self, slots: int) -> Distribution:
         """Everything so far."""

@@ -107,7 +107,7 @@ class HistoryBuilder:
             self._parameters.append(tables.parameters.assign(**of))
         self._count_dead(facts["phase"], tables)
 
-    def extend(self, later: History, numbers: NDArray[np.int64]) -> None:
+    def extend(self, later: History, numbers: Sequence[int]) -> None:
         """Add windows that were closed after those so far, whose history is known.
 
         Args:
@@ -115,14 +115,14 @@ class HistoryBuilder:
             numbers: the number in the run of each of its windows.
         """
         self._count += len(numbers)
-        windows = later.windows.assign(window=numbers[later.windows["window"]])
+        of = np.array(numbers, np.int64)
+        windows = later.windows.assign(window=of[later.windows["window"]])
         self._windows += [{str(name): row[name] for name in row} for row in windows.to_dict("records")]
         rows = {str(name): later.sites[name].to_numpy() for name in later.sites}
-        self._sites.append(rows | {"window": numbers[rows["window"]]})
+        self._sites.append(rows | {"window": of[rows["window"]]})
         if not later.parameters.empty:
-            self._parameters.append(
-                later.parameters.assign(window=numbers[later.parameters["window"].to_numpy()])
-            )
+            of_each = of[later.parameters["window"].to_numpy()]
+            self._parameters.append(later.parameters.assign(window=of_each))
         for key, streak in later.dead.items():
             before, count = self._dead.get(key), later.measured[key]
             if before is None or len(before) != len(streak):

@@ -137,13 +137,13 @@ def test_tensors_as_they_lie(threads: int, dtype: torch.dtype, monkeypatch: pyte
     choice = Choice(6, 143, None, keep, np.arange(3))
     for tensor in (images, images.contiguous(memory_format=torch.channels_last)):
         accumulator = new("c", 12, AxisRoles(axis=1))
-        accumulator.merge(accumulator.measure_strided(tensor, choice), choice)
+        accumulator.merge(accumulator.measure_chosen(tensor, accumulator.choice(choice)), choice)
         assert_is(accumulator, every, torch.from_numpy(keep))
     tokens = torch.randn(9, 40, 24).to(dtype).transpose(0, 1)
     by_row = AxisRoles(by_example=False)
     row_choice = Choice(360, 1, None, np.array([7, 100, 359]), np.arange(3))
     accumulator = new("c", 24, by_row)
-    accumulator.merge(accumulator.measure_strided(tokens, row_choice), row_choice)
+    accumulator.merge(accumulator.measure_chosen(tokens, accumulator.choice(row_choice)), row_choice)
     assert_is(accumulator, tokens.reshape(360, 1, 24), torch.tensor([7, 100, 359]))
 
 

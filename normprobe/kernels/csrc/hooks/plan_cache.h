@@ -94,7 +94,16 @@ static PyObject *cached_plan_new(PyTypeObject *type, PyObject *args, PyObject *k
     return NULL;
 }
 
+/* choice(forward state) -> which rows of a tensor count and are kept, as the plan of this forward says; None without one */
+static PyObject *plan_slot_choice(PyObject *object, PyObject *forward) {
+    const PlanSlot *slot = (const PlanSlot *)object;
+    if (!checked(forward, forward_state_type, "ForwardState")) return NULL;
+    if (slot->plan == NULL || slot->serial != ((const ForwardState *)forward)->serial) Py_RETURN_NONE;
+    return Py_NewRef(((const CachedPlan *)slot->plan)->choice);
+}
+
 static PyMethodDef plan_slot_methods[] = {
+    {"choice", plan_slot_choice, METH_O, "The choice that holds in a forward."},
     {"store", plan_slot_store, METH_VARARGS, "Let a plan hold in a forward."},
     {NULL, NULL, 0, NULL},
 };
