@@ -25,6 +25,7 @@ from normprobe.capture.forwards.probe_options import (
     check_step,
     check_window_options,
     checked_model,
+    kept_at_most,
     name_of_part,
     share_of,
     shown,
@@ -151,8 +152,7 @@ class Probe:
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
-            samples=None if samples == "all" else samples,
-            values=values,
+            **kept_at_most(samples, values),
             phases=Phases(every, window),
             seed=self._name_part(part, out, seed),
             further=Further(loss_scale(gradients, scaler), experts, asked, read_groups(groups, self.model)),
