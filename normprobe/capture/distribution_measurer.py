@@ -59,7 +59,7 @@ class DistributionMeasurer(GroupMeasurer):
     def layer_hooks(self, fast: MakeHooks, forwards: Forwards, calls: Any) -> MakeHooks:
         """The extension's hooks, around which what they measured is added to distributions.
 
-        Of samples of groups a plan holds a choice a group, and none of all: Python measures each call there.
+        Of samples of groups a plan holds a choice for each group, and none of all: Python measures each call.
         """
         if self._grouped:
             return lambda state, before, after: (before, after)

@@ -31,7 +31,7 @@ class DeadExpert(Check):
     What to do: in training, raise the weight of the loss that balances the load, or let the router's bias do
     it; before a quantizer is calibrated, take more data, or data of more sorts.
 
-    Figure: none; `recording.experts` has the tokens of each expert, and the report a table of them.
+    Figure: none; ``recording.experts`` has the tokens of each expert, and the report a table of them.
     Source: Shazeer et al., arXiv:1701.06538, section 4; Fedus, Zoph, Shazeer, arXiv:2101.03961, 2.2.
     When it is wrong: data of one sort, as experts of a trained model specialize; so outside training it is
     but a note.
@@ -98,7 +98,7 @@ class TooFewTokens(Check):
     What to do: take more data until every expert has as many tokens as features, or let the quantizer round
     those layers to the nearest value.
 
-    Figure: none; `recording.experts` and the ledger have the rows of each expert and each layer.
+    Figure: none; ``recording.experts`` and the ledger have the rows of each expert and each layer.
     Source: Frantar et al., arXiv:2210.17323, section 3.
     When it is wrong: nothing is calibrated on these data. Heads and poolers, which read one row of each
     example, are left out.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 
+_UNSEEN = "Look at the operations before this layer: no probed layer made these values."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Nonfinite(Check):
     """NaN or Inf appears: everything computed from it is wrong.
@@ -116,7 +119,7 @@ class Nonfinite(Check):
             message=f"{format_number(count)} {'value is' if count == 1 else 'values are'} NaN or Inf"
             f"{padding}, {origin}{held.words}{_because(cause)}"
             f"{same_at(len(later), 'layer')}{hidden}.",
-            advice=_advice(cause, site),
+            advice=cause.advice if cause is not None else _UNSEEN if site == INPUT else None,
             evidence=f"{site}:{'nonfinite' if real else 'nonfinite_masked'}",
             severity="error" if spread else "warning",
             affected=later,
@@ -147,13 +150,6 @@ def _learned(tables: Tables, layers: pd.DataFrame, began: pd.Series) -> pd.Serie
     later = layers["nonfinite_step"] > layers["nonfinite_step"][began].min()
     found: pd.Series = later.fillna(False).astype(bool) & bool(trains.any())
     return found
-
-
-def _advice(cause: Cause | None, site: str) -> str | None:
-    if cause is not None:
-        return cause.advice
-    before = "Look at the operations before this layer: no probed layer made these values."
-    return before if site == INPUT else None
 
 
 def _because(cause: Cause | None) -> str:

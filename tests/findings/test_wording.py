@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from normprobe.findings import CHECKS, find
@@ -70,6 +71,14 @@ def padded(layer: Layer, mean: float, variance: float) -> FakeTables:
 def unfit(*names: str) -> FakeTables:
     made = tables(*(linear(name) for name in names))
     return replace(made, ledger=made.ledger.assign(unmasked=1))
+
+
+def routed(*tokens: int, meta: dict[str, Any] | None = None) -> FakeTables:
+    """A router, and experts that had so many tokens each."""
+    made = tables(linear("gate"), linear("a"), meta=meta)
+    rows = {"layer": "moe", "expert": range(len(tokens)), "site": "input", "router": "gate", "tokens": tokens}
+    experts = pd.DataFrame(rows).assign(n_features=32).reindex(columns=list(made.experts))
+    return replace(made, experts=experts)
 
 
 def scaled(name: str, factor: float, count: int = 4) -> list[Layer]:
@@ -180,6 +189,11 @@ CASES: dict[str, Callable[[], FakeTables]] = {
     ),
     "outlier_norm_weight": lambda: tables(
         linear("a"), layer_norm("n", features={"weight": at(np.ones(32), 40.0, 7)})
+    ),
+    "dead_expert": lambda: routed(0, 90, 110, meta={"training": ["train"]}),
+    "too_few_tokens: expert": lambda: routed(9, 90, 110),
+    "too_few_tokens: layer": lambda: tables(
+        linear("a"), linear("b"), linear("c", values(rows=20), values(rows=20))
     ),
 }  # fmt: skip
 

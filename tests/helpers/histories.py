@@ -29,7 +29,7 @@ def history(variances: VARIANCES, **columns: Any) -> History:
     ]
     sites = pd.DataFrame(rows)
     windows = sites.drop_duplicates("window")[["window", "phase", "first_step", "last_step"]]
-    return History(windows.reset_index(drop=True), sites, pd.DataFrame(), {})
+    return History(windows.reset_index(drop=True), sites, pd.DataFrame(), {}, {})
 
 
 def gradients(rms: list[float]) -> History:
@@ -44,10 +44,10 @@ def parameters(ratios: list[float]) -> History:
         }
         for w, ratio in enumerate(ratios)
     ]
-    return History(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(rows), {})
+    return History(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(rows), {}, {})
 
 
 def lag(ratios: list[float]) -> History:
     """Windows of one batch norm whose running variance is off by these factors."""
     windows = history({("bn", "input"): [1.0] * len(ratios)}, running_ratio=ratios)
-    return History(windows.windows, windows.sites.assign(kind="batch_norm"), windows.parameters, {})
+    return History(windows.windows, windows.sites.assign(kind="batch_norm"), windows.parameters, {}, {})

@@ -85,7 +85,7 @@ class TestPage:
         assert set(re.findall(r"^\| `([\w.]+)` \|", section, flags=re.MULTILINE)) == names
 
     def test_says_where_bins_begin(self) -> None:
-        assert f"{ZERO} holds exact zeros" in PAGE
+        assert f"{ZERO} for exact zeros" in PAGE
         k = np.arange(ZERO + 1)
         q, r = k // 8, k % 8
         by_the_page = np.where(q > 0, (1 + r / 8) * 2.0 ** (q - 127), r / 8 * 2.0**-126)
