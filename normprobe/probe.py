@@ -25,6 +25,7 @@ from normprobe.capture.forwards.probe_options import (
     check_step,
     check_window_options,
     checked_model,
+    kept_at_most,
     name_of_part,
     share_of,
     shown,
@@ -145,26 +146,27 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model, self._mask, self._seed = checked_model(model), mask, seed
-        distributions = check_distributions(kurtosis, quantiles)
+        self.model, self._mask = checked_model(model), mask
+        distributions = check_distributions(kurtosis, quantiles, groups)
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
-            samples=None if samples == "all" else samples,
-            values=values,
+            **kept_at_most(samples, values),
             phases=Phases(every, window),
-            seed=seed_of(seed, self._name_part(part, out)),
-            further=Further(loss_scale(gradients, scaler), experts, distributions, read_groups(groups, model)),
+            seed=self._name_part(part, out, seed),
+            further=Further(
+                loss_scale(gradients, scaler), experts, distributions, read_groups(groups, self.model)
+            ),
         )
         self._run = self._open_run(out, max_windows, resume_from)
 
-    def _name_part(self, part: str | None, out: str | Path | None) -> str | None:
-        """Name the share of the data; what the samples to keep are drawn by beside the seed."""
+    def _name_part(self, part: str | None, out: str | Path | None, seed: int) -> int:
+        """Name the share of the data; what the samples to keep are drawn by, which depends on it."""
         share = share_of(part, out)
-        self.part, self._named = name_of_part(share), share is not None
-        return process_name() if share is None else share
+        self.part, self._named, self._seed = name_of_part(share), share is not None, seed
+        return seed_of(seed, process_name() if share is None else share)
 
     def _open_run(self, out: str | Path | None, most: int | None, step: int | None) -> OpenRun:
         """Find the layers; the windows of the run, with those that another process closed."""

@@ -17,7 +17,6 @@ from torch import Tensor
 from normprobe.capture.forwards.forward import Forward, Forwards
 from normprobe.capture.group_measurer import GroupMeasurer
 from normprobe.capture.hooks.torch_internals import ModesAside
-from normprobe.capture.identity.plan_cache import PlanCache
 from normprobe.capture.identity.selection import RawSelection, Selection
 from normprobe.capture.measure import (
     MOST_RECENT,
@@ -39,30 +38,22 @@ from normprobe.vocabulary import INPUT, OUTPUT
 Hook = Callable[..., None]
 
 
-class DistributionMeasurer(GroupMeasurer):
+class DistributionMeasurer(Measurer):
     """Adds each tensor that is measured to the distribution of its site, too."""
 
     def __init__(
         self,
         options: DistributionOptions,
-        grouped: bool,
         seed: int,
         k: int | None,
         holds_padding: HoldsPadding,
     ) -> None:
         super().__init__(seed, k, holds_padding)
-        self._options, self._grouped = options, grouped
-        if grouped:
-            self._plans = _NoPlans(seed)
+        self._options = options
         self._recent: dict[Any, Any] = {}
 
     def layer_hooks(self, fast: MakeHooks, forwards: Forwards, calls: Any) -> MakeHooks:
-        """The extension's hooks, around which what they measured is added to distributions.
-
-        Of samples of groups a plan holds a choice for each group, and none of all: Python measures each call.
-        """
-        if self._grouped:
-            return lambda state, before, after: (before, after)
+        """The extension's hooks, around which what they measured is added to distributions."""
         made: dict[int, tuple[Hook, Hook]] = {}
 
         def layer(state: LayerState, before: Hook, after: Hook) -> tuple[Hook, Hook]:
@@ -190,16 +181,9 @@ class _AroundFastHook:
                 self._calls.guard(self._state, f"the distribution at its {self._site}", add)
 
 
-class _NoPlans(PlanCache):
-    """No plans: they are for the extension's hooks."""
-
-    def make(self, *args: Any, **kwargs: Any) -> None:
-        """Make none."""
-
-
 def measurer_of(
     options: DistributionOptions, *, grouped: bool
 ) -> Callable[[int, int | None, HoldsPadding], Measurer]:
     """What makes the measurer of a probe with these options, whose samples may be of groups."""
     plain = GroupMeasurer if grouped else Measurer
-    return partial(DistributionMeasurer, options, grouped) if any(options) else plain
+    return partial(DistributionMeasurer, options) if any(options) else plain

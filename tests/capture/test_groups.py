@@ -367,6 +367,21 @@ def test_windows_have_groups_of_their_own(tmp_path: Path) -> None:
     assert "group" not in recording.ungrouped.over_time("layers")
 
 
+def test_a_run_goes_on_with_the_groups_that_it_had(tmp_path: Path) -> None:
+    model, data = bert(), batches()[:4]
+    with normprobe.Probe(model, groups="first", window=2, out=tmp_path, part="a") as probe:
+        for batch in data:
+            model(**batch)
+    with pytest.raises(NormprobeError, match="are of groups 'first', this probe of None"):
+        normprobe.Probe(model, window=2, out=tmp_path, part="a", resume_from=3)
+    probe = normprobe.Probe(model, groups="first", window=2, out=tmp_path, part="a", resume_from=3)
+    with probe:
+        for batch in data:
+            model(**batch)
+    held = probe.recording.layers.query("layer == 'pooler.dense' or layer == 'embeddings.LayerNorm'")
+    assert set(held["calls"]) == {8}
+
+
 def test_gradients_are_told_apart_too() -> None:
     model, batch = llama(), batches("left")[0]
     with normprobe.Probe(model, groups="first", gradients=True) as probe:

@@ -55,6 +55,11 @@ def check_options(samples: Any, values: Any, every: Any, window: Any, mask: Any)
         )
 
 
+def kept_at_most(samples: int | str, values: int) -> dict[str, Any]:
+    """How many samples are kept, None for all, and of how many the raw row, by the names of the options."""
+    return {"samples": None if samples == "all" else samples, "values": values}
+
+
 def check_window_options(most: Any, step: Any) -> None:
     """Raise NormprobeError for an option of how windows are kept that is out of range."""
     for name, given, least in (("max_windows", most, 2), ("resume_from", step, 0)):
