@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict
 
 from torch import nn
 
+from normprobe.capture.forwards.group_options import GroupsOption
 from normprobe.capture.forwards.label_options import LabelsOption
 from normprobe.capture.forwards.mask_options import MaskOption
 from normprobe.capture.hooks.compiled import compiled_modules
@@ -39,6 +40,7 @@ class ProbeOptions(TypedDict, total=False):
     samples: int | Literal["all"]
     values: int
     max_windows: int | None
+    groups: GroupsOption
     labels: LabelsOption
     seed: int
     gradients: bool
