@@ -145,19 +145,15 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model, asked = checked_model(model), check_distributions(kurtosis, quantiles, groups)
-        self._mask, self._seed = mask, seed
+        self.model, self._mask, self._seed = checked_model(model), mask, seed
+        distributions = check_distributions(kurtosis, quantiles, groups)
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
-        self._callbacks = HookCallbacks(
-            mask=read_mask(mask),
-            labels=read_labels(labels),
-            samples=None if samples == "all" else samples,
-            values=values,
-            phases=Phases(every, window),
-            seed=seed_of(seed, self._name_part(part, out)),
-            further=Further(loss_scale(gradients, scaler), experts, asked, read_groups(groups, self.model)),
-        )
+        known: dict[str, Any] = {"samples": None if samples == "all" else samples, "values": values}
+        known |= {"mask": read_mask(mask), "labels": read_labels(labels), "phases": Phases(every, window)}
+        known["seed"] = seed_of(seed, self._name_part(part, out))
+        further = Further(loss_scale(gradients, scaler), experts, distributions, read_groups(groups, model))
+        self._callbacks = HookCallbacks(**known, further=further)
         self._run = self._open_run(out, max_windows, resume_from)
 
     def _name_part(self, part: str | None, out: str | Path | None) -> str | None:

@@ -46,7 +46,9 @@ class _GradientDepth(OverTimeCheck):
 
     def over_time(self, history: History) -> list[Finding]:
         """The steepest change in the last window, or in the last that shows one where half of them do."""
-        rows = history.sites[history.sites["site"] == OUTPUT_GRADIENT]
+        # Once a run is lost to NaN its gradients have no size: what led there lies in the windows before.
+        finite = history.rms.notna().to_numpy()
+        rows = history.sites[finite & (history.sites["site"] == OUTPUT_GRADIENT)]
         if rows.empty:
             return []
         windows = rows["window"].unique()

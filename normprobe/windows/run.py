@@ -123,7 +123,7 @@ class ClosedWindows:
         """Raise NormprobeError if the windows taken over are of another model or other options."""
         for window in self.windows[:1]:
             held = load_meta(Path(str(window.file)))
-            now = {"model": model} | {name: options[name] for name in ALIKE}
+            now = {"model": model} | {name: options.get(name) for name in ALIKE}
             then = {"model": held["model"]} | {name: held["options"].get(name) for name in ALIKE}
             if differing := [name for name in now if now[name] != then[name]]:
                 name = differing[0]

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
         "divergence errors figures findings formatting tables vocabulary",
         "jinja2 pandas numpy markupsafe",
     ),
-    "windows": ("capture errors findings tables vocabulary", "torch pandas numpy"),
+    "windows": ("capture errors findings tables vocabulary", "torch pandas"),
     "recording": ("errors figures findings report tables windows", "pandas numpy"),
     "probe": ("capture errors layers recording samples tables windows", "torch"),
     "comparison": ("capture divergence errors recording report tables", "pandas"),
