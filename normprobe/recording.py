@@ -17,8 +17,8 @@ from normprobe.tables.frames import Tables
 from normprobe.tables.further_tables import FurtherTables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.measures.recorded_blocks import RecordedBlocks
-from normprobe.tables.merging import merge_tables
-from normprobe.tables.merging_checks import different_weights, nothing_measured, same_data
+from normprobe.tables.merging.checks import different_weights, nothing_measured, same_data
+from normprobe.tables.merging.merge import merge_tables
 from normprobe.tables.number_formats.recorded import RecordedDistributions
 from normprobe.tables.one_layer import OneLayer
 from normprobe.tables.storage import load_tables, save_tables

@@ -190,7 +190,7 @@ def _check_apart(paths: tuple[Path, ...], recordings: list[Recording]) -> None:
     Raises:
         RecordingError: two of them do.
     """
-    from normprobe.tables.merging_checks import check_apart  # which loads pandas
+    from normprobe.tables.merging.checks import check_apart  # which loads pandas
 
     for (path, one), (other_path, other) in combinations(zip(paths, recordings, strict=True), 2):
         try:

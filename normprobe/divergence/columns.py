@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.dtypes import REAL, TEXT, TRUTH, WHOLE
+from normprobe.tables.columns.dtypes import REAL, TEXT, TRUTH, WHOLE
 
 LAYERS: dict[str, tuple[str, str, str]] = {
     "layer": (TEXT, "", "qualified name in the first model"),

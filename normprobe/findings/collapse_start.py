@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.columns.tables import SITE_KEY
 from normprobe.tables.measures.layers import inputs_and_outputs
 from normprobe.vocabulary import INPUT, OUTPUT
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.tables.columns import based
+from normprobe.tables.columns.tables import based
 from normprobe.tables.derive import row_starts
 from normprobe.vocabulary import FURTHER_KINDS
 

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments
-from normprobe.tables.columns import BASE, OPTIONAL, POWERS, missing
-from normprobe.tables.power_moments import power_columns
+from normprobe.tables.columns.tables import BASE, OPTIONAL, POWERS, missing
+from normprobe.tables.distributions.power_moments import power_columns
 from normprobe.tables.records import FirstNonfinite, Holder, Kept, LayerRecord, SiteRecord, valid_text
 from normprobe.vocabulary import INPUT, OUTPUT
 

@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, over, pool
-from normprobe.tables.columns import FEATURES, LAYERS, LEDGER, SAMPLES, shaped
-from normprobe.tables.dtypes import public_moments
-from normprobe.tables.power_moments import kurtosis_columns, layer_kurtosis
+from normprobe.tables.columns.dtypes import public_moments
+from normprobe.tables.columns.tables import FEATURES, LAYERS, LEDGER, SAMPLES, shaped
+from normprobe.tables.distributions.power_moments import kurtosis_columns, layer_kurtosis
 from normprobe.vocabulary import INPUT, OUTPUT
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, merge
 from normprobe.tables.build import SEEN, VECTORS, Place, StepOf, extreme_columns, first_nonfinite_columns
-from normprobe.tables.columns import BASE, FEATURES, GROUP, LAYERS, SITE_KEY, based, missing, shaped
+from normprobe.tables.columns.tables import BASE, FEATURES, GROUP, LAYERS, SITE_KEY, based, missing, shaped
 from normprobe.tables.derive import feature_table, layer_table, moments_of, starts
 from normprobe.tables.merging_sites import SUMS, united_sites
 from normprobe.tables.records import GroupRecord

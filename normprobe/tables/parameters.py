@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.columns import (
+from normprobe.tables.columns.tables import (
     BASE,
     PARAMETER_COUNTS,
     PARAMETER_LARGEST,

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normprobe.errors import RecordingError
-from normprobe.tables.columns import BASE, OPTIONAL, POWERS, base_columns, missing
+from normprobe.tables.columns.tables import BASE, OPTIONAL, POWERS, base_columns, missing
 from normprobe.tables.export import atomically
 from normprobe.tables.frames import Tables
 from normprobe.tables.validate import check_meta, check_tables

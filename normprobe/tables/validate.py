@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.bin_counts import wrong_counts
-from normprobe.tables.columns import BASE, SITE_KEY
-from normprobe.tables.dtypes import WHOLE
+from normprobe.tables.columns.dtypes import WHOLE
+from normprobe.tables.columns.tables import BASE, SITE_KEY
+from normprobe.tables.distributions.bin_counts import wrong_counts
 from normprobe.tables.groups import wrong_groups
 from normprobe.vocabulary import ALL_KINDS, EXPERT_SITES, STATUSES
 

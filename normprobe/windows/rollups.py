@@ -11,7 +11,7 @@ from normprobe.errors import RecordingError
 from normprobe.tables.frames import Tables
 from normprobe.tables.measures.history import History, HistoryBuilder
 from normprobe.tables.measures.history_frames import COLUMNS, frames_of, history_of_frames, wrong_frames
-from normprobe.tables.merging import merge_tables
+from normprobe.tables.merging.merge import merge_tables
 from normprobe.tables.storage import load_further, load_meta, load_tables, save_tables
 from normprobe.tables.window_facts import WindowFacts
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from normprobe.errors import NormprobeError, RecordingError, warn
 from normprobe.tables.frames import Tables
-from normprobe.tables.merging import ALIKE, merge_tables
+from normprobe.tables.merging.merge import ALIKE, merge_tables
 from normprobe.tables.storage import load_meta
 from normprobe.windows.folder import WindowFolder
 from normprobe.windows.rollups import OpenRollup, Rollup

@@ -13,7 +13,7 @@ import pandas as pd
 from normprobe.errors import RecordingError
 from normprobe.tables.frames import Tables
 from normprobe.tables.measures.history import History, HistoryBuilder, history_of, history_of_tables
-from normprobe.tables.merging import merge_tables
+from normprobe.tables.merging.merge import merge_tables
 from normprobe.tables.window_facts import WindowFacts, windows_of
 from normprobe.windows.rollups import Rollup, usable
 

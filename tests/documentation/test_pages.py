@@ -29,7 +29,7 @@ from normprobe import batchnorm, figures, findings
 from normprobe.cli import main
 from normprobe.findings import CHECKS, COLUMNS, rule_of
 from normprobe.layers import view_registry
-from normprobe.tables.columns import TABLES, UNITS, unit_of
+from normprobe.tables.columns.tables import TABLES, UNITS, unit_of
 from tests.helpers.markdown import PAGES, ROOT, blocks, name_of, run, with_outputs
 
 DOCS = ROOT / "docs"

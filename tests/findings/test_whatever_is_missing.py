@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import normprobe
 from normprobe.findings import COLUMNS, find, series
-from normprobe.tables.columns import BASE, OPTIONAL
+from normprobe.tables.columns.tables import BASE, OPTIONAL
 from normprobe.tables.frames import Tables
 from normprobe.vocabulary import INPUT, OUTPUT
 

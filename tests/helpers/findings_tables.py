@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from normprobe.errors import NoSamplesError
-from normprobe.tables.columns import missing, shaped
-from normprobe.tables.expert_columns import EXPERTS
+from normprobe.tables.columns.experts import EXPERTS
+from normprobe.tables.columns.tables import missing, shaped
 
 EXTREMES = [f"{end}_{what}" for end in ("min", "max") for what in ("part", "example", "position", "feature")]
 FIRST_NONFINITE = [f"nonfinite_{what}" for what in ("part", "step", "call", "example", "position", "feature")]

@@ -20,7 +20,7 @@ from normprobe.tables.measures.features import feature_measures, feature_spreads
 from normprobe.tables.measures.layers import gain_measures, inputs_and_outputs, layer_measures
 from normprobe.tables.measures.running_statistics import running_channels, running_measures
 from normprobe.tables.measures.samples import example_measures, sample_measures, sample_spreads
-from normprobe.tables.merging import merge_tables
+from normprobe.tables.merging.merge import merge_tables
 from normprobe.tables.storage import load_tables, save_tables
 from normprobe.vocabulary import INPUT, OUTPUT
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 import normprobe
 from normprobe.kernels.distributions.bins import edges
 from normprobe.kernels.moments import MOMENT_FIELDS
-from normprobe.tables.bin_counts import ZERO
-from normprobe.tables.columns import BASE, HAVE_POWERS, LEDGER, OPTIONAL, POWERS
+from normprobe.tables.columns.tables import BASE, HAVE_POWERS, LEDGER, OPTIONAL, POWERS
+from normprobe.tables.distributions.bin_counts import ZERO
 from normprobe.tables.storage import FORMAT
 from normprobe.tables.validate import check_meta
 from tests.helpers import expert_models, quantizers

@@ -10,7 +10,7 @@ import normprobe
 from normprobe.errors import RecordingError
 from normprobe.kernels.moments import MOMENT_FIELDS
 from normprobe.tables import storage
-from normprobe.tables.columns import BASE, FEATURES, UNITS
+from normprobe.tables.columns.tables import BASE, FEATURES, UNITS
 from tests.helpers.recordings import recorded
 
 

@@ -14,7 +14,7 @@ from torch import nn
 import normprobe
 from normprobe import Recording
 from normprobe.findings.outliers import OutlierFeatures
-from normprobe.tables.columns import OUTLIERS
+from normprobe.tables.columns.tables import OUTLIERS
 
 WIDTH = 64
 

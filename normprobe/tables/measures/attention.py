@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from normprobe.tables.columns import shaped
-from normprobe.tables.further_columns import ATTENTION
+from normprobe.tables.columns.blocks import ATTENTION
+from normprobe.tables.columns.tables import shaped
 from normprobe.vocabulary import ENTROPY, MAX_LOGIT
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.columns.tables import SITE_KEY
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables

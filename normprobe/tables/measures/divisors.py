@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.columns.tables import SITE_KEY
 from normprobe.tables.measures.by_site import grouped, numbers
 from normprobe.tables.measures.common import at_site, cached
 from normprobe.tables.measures.features import finite_features

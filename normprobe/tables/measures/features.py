@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.columns.tables import SITE_KEY
 from normprobe.tables.measures.by_site import by_site, divided, numbers
 from normprobe.tables.measures.common import cached
 from normprobe.vocabulary import OUTPUT

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.columns.tables import SITE_KEY
 from normprobe.tables.derive import moments_of, pooled
 from normprobe.tables.frames import Tables
 from normprobe.tables.measures.common import cached

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normprobe.tables.columns import PARAMETERS
+from normprobe.tables.columns.tables import PARAMETERS
 from normprobe.tables.measures.history import History
 
 _STEPS = {"window": "int64", "phase": "string", "first_step": "int64", "last_step": "int64"}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.columns.tables import SITE_KEY
 from normprobe.tables.measures.common import at_site, cached, ratio
 from normprobe.tables.measures.features import feature_measures
 from normprobe.tables.measures.samples import sample_measures

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from normprobe.errors import NormprobeError
-from normprobe.tables.columns import OUTLIERS, shaped
+from normprobe.tables.columns.tables import OUTLIERS, shaped
 from normprobe.tables.measures.by_site import by_site, numbers
 from normprobe.tables.measures.features import feature_measures, finite_features
 from normprobe.tables.measures.layers import inner_sites, inputs_and_outputs

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from normprobe.tables.columns import shaped
-from normprobe.tables.further_columns import BRANCHES
+from normprobe.tables.columns.blocks import BRANCHES
+from normprobe.tables.columns.tables import shaped
 from normprobe.tables.measures.common import cached, ratio
 from normprobe.tables.measures.samples import sample_measures, sample_spreads
 from normprobe.vocabulary import BRANCH, INPUT, OUTPUT

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normprobe.tables.columns import SITE_KEY
+from normprobe.tables.columns.tables import SITE_KEY
 from normprobe.tables.measures.by_site import BySite, by_site, grouped, numbers
 from normprobe.tables.measures.common import cached
 from normprobe.tables.measures.features import finite_features, norms_untrained

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from normprobe.errors import NormprobeError
 from normprobe.kernels.distributions.bins import bin_edges
 from normprobe.kernels.moments import Moments
-from normprobe.tables.bin_counts import counts_at
 from normprobe.tables.close_names import close_names
-from normprobe.tables.columns import shaped
+from normprobe.tables.columns.distributions import FIT, FIT_FEATURES
+from normprobe.tables.columns.tables import shaped
 from normprobe.tables.derive import fact, moments_of, starts
-from normprobe.tables.distribution_columns import FIT, FIT_FEATURES
+from normprobe.tables.distributions.bin_counts import counts_at
 from normprobe.tables.number_formats.formats import FORMATS, NumberFormat
 from normprobe.tables.number_formats.noise import noise_in_bins, noise_of_features
 from normprobe.tables.number_formats.rounding import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from normprobe.tables.dtypes import REAL, TEXT, TRUTH, WHOLE
+from normprobe.tables.columns.dtypes import REAL, TEXT, TRUTH, WHOLE
 
 QUANTILES: dict[str, tuple[str, str]] = {
     "layer": (TEXT, "qualified name of the module"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from normprobe.tables.dtypes import REAL, TEXT, WHOLE
+from normprobe.tables.columns.dtypes import REAL, TEXT, WHOLE
 
 BRANCHES: dict[str, tuple[str, str]] = {
     "layer": (TEXT, "qualified name of the block"),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from normprobe.errors import RecordingError
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, merge
-from normprobe.tables.columns import BASE, based, missing
+from normprobe.tables.columns.tables import BASE, based, missing
 from normprobe.tables.derive import moments_of, starts
 from normprobe.tables.records import ExpertRecord
 from normprobe.vocabulary import EXPERT_SITES, INPUT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from normprobe.tables.dtypes import REAL, TEXT, WHOLE, public_moments
+from normprobe.tables.columns.dtypes import REAL, TEXT, WHOLE, public_moments
 
 EXPERTS: dict[str, tuple[str, str]] = {
     "layer": (TEXT, "qualified name of the module, or list of modules, that holds the experts"),

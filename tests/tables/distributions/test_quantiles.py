@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from normprobe.kernels.distributions.bins import TABLE, counted_bins, table_index
-from normprobe.tables.quantiles import SHARES, histogram_of, quantiles_of
+from normprobe.tables.distributions.quantiles import SHARES, histogram_of, quantiles_of
 
 Numbers = NDArray[np.float32]
 

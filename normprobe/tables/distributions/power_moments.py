@@ -16,8 +16,8 @@ from normprobe.kernels.distributions.central_moments import (
     pool_central,
 )
 from normprobe.kernels.distributions.options import Distribution
-from normprobe.tables.columns import POWERS
-from normprobe.tables.distribution_columns import KURTOSIS
+from normprobe.tables.columns.distributions import KURTOSIS
+from normprobe.tables.columns.tables import POWERS
 
 
 def has_powers(frame: pd.DataFrame) -> bool:

@@ -19,7 +19,7 @@ import normprobe
 from normprobe.errors import RecordingError
 from normprobe.recording import Recording
 from normprobe.tables.frames import Tables, build_tables
-from normprobe.tables.merging import merge_tables
+from normprobe.tables.merging.merge import merge_tables
 from tests.helpers.oracle import two_pass, worst
 from tests.helpers.recordings import assert_same, batches, layer, made, meta, net, recorded, site
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from normprobe.kernels.moments import MOMENT_FIELDS
-from normprobe.tables.distribution_columns import FIT, FIT_FEATURES, ON_REQUEST, QUANTILES
-from normprobe.tables.dtypes import NUMBER, REAL, TEXT, TRUTH, WHOLE, public_moments
-from normprobe.tables.expert_columns import EXPERT_FEATURES, EXPERTS
-from normprobe.tables.further_columns import ATTENTION, BRANCHES
+from normprobe.tables.columns.blocks import ATTENTION, BRANCHES
+from normprobe.tables.columns.distributions import FIT, FIT_FEATURES, ON_REQUEST, QUANTILES
+from normprobe.tables.columns.dtypes import NUMBER, REAL, TEXT, TRUTH, WHOLE, public_moments
+from normprobe.tables.columns.experts import EXPERT_FEATURES, EXPERTS
 
 SITE_KEY = ["layer", "site"]
 """What names a row of `LAYERS`."""

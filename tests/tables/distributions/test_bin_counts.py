@@ -11,7 +11,7 @@ import pytest
 
 import normprobe
 from normprobe.errors import RecordingError
-from normprobe.tables.bin_counts import ZERO, counts_at, merge_counts, no_counts
+from normprobe.tables.distributions.bin_counts import ZERO, counts_at, merge_counts, no_counts
 from normprobe.tables.storage import load_tables, save_tables
 from tests.helpers.recordings import batches, net
 

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from normprobe.errors import RecordingError
 from normprobe.kernels.distributions.options import DistributionOptions
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments, merge
-from normprobe.tables.bin_counts import merge_counts
 from normprobe.tables.build import SEEN, VECTORS
-from normprobe.tables.columns import SITE_KEY, based
+from normprobe.tables.columns.tables import SITE_KEY, based
 from normprobe.tables.derive import moments_of, row_starts, starts
-from normprobe.tables.expert_frames import ExpertFrames, merge_experts
+from normprobe.tables.distributions.bin_counts import merge_counts
+from normprobe.tables.distributions.power_moments import merged_powers
+from normprobe.tables.experts.frames import ExpertFrames, merge_experts
 from normprobe.tables.frames import Tables
 from normprobe.tables.groups import merge_groups
-from normprobe.tables.merging_checks import check_apart
-from normprobe.tables.merging_ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
+from normprobe.tables.merging.checks import check_apart
+from normprobe.tables.merging.ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
 from normprobe.tables.merging_sites import united_sites
 from normprobe.tables.parameters import merge_parameters
-from normprobe.tables.power_moments import merged_powers
 from normprobe.tables.window_facts import first_call, last_call
 from normprobe.vocabulary import site_order
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import normprobe
 from normprobe import NormprobeWarning, Recording, RecordingError
 from normprobe.cli import main
-from normprobe.tables.merging_checks import different_weights, same_data
+from normprobe.tables.merging.checks import different_weights, same_data
 
 
 def net(seed: int = 0) -> nn.Sequential:

@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.moments import Moments
-from normprobe.tables.columns import based, missing, shaped
+from normprobe.tables.columns.dtypes import public_moments
+from normprobe.tables.columns.experts import EXPERT_FEATURES, EXPERTS
+from normprobe.tables.columns.tables import based, missing, shaped
 from normprobe.tables.derive import moments_of, pooled, starts
-from normprobe.tables.dtypes import public_moments
-from normprobe.tables.expert_columns import EXPERT_FEATURES, EXPERTS
-from normprobe.tables.expert_frames import EXPERT_KEY, ExpertFrames
+from normprobe.tables.experts.frames import EXPERT_KEY, ExpertFrames
 from normprobe.vocabulary import INPUT
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from normprobe.kernels.distributions.bins import MOST_BIN, counted_bins
 from normprobe.kernels.distributions.options import Distribution
-from normprobe.tables.columns import BASE, based
+from normprobe.tables.columns.tables import BASE, based
 
 ZERO = MOST_BIN
 """The ``bin`` of exact zeros."""

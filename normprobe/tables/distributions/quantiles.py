@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normprobe.kernels.distributions.bins import bin_edges, edges
-from normprobe.tables.bin_counts import counts_at
-from normprobe.tables.columns import shaped
-from normprobe.tables.distribution_columns import QUANTILES
+from normprobe.tables.columns.distributions import QUANTILES
+from normprobe.tables.columns.tables import shaped
+from normprobe.tables.distributions.bin_counts import counts_at
 
 SHARES = {name: float(name[1:]) / 100 for name in QUANTILES if name.startswith("p")}
 """The share of values that lie at or below each quantile, by its column."""

@@ -1,0 +1,1 @@
+"""Tables of distributions: counts in bins and powers of deviations, merged exactly, and their quantiles."""
