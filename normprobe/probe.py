@@ -151,14 +151,9 @@ class Probe:
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
         further = Further(loss_scale(gradients, scaler), experts, distributions, read_groups(groups, model))
-        self._callbacks = HookCallbacks(
-            mask=read_mask(mask),
-            labels=read_labels(labels),
-            **kept_at_most(samples, values),
-            phases=Phases(every, window),
-            seed=self._name_part(part, out, seed),
-            further=further,
-        )
+        asked: dict[str, Any] = {"mask": read_mask(mask), "labels": read_labels(labels), "further": further}
+        asked |= {"phases": Phases(every, window), "seed": self._name_part(part, out, seed)}
+        self._callbacks = HookCallbacks(**kept_at_most(samples, values), **asked)
         self._run = self._open_run(out, max_windows, resume_from)
 
     def _name_part(self, part: str | None, out: str | Path | None, seed: int) -> int:

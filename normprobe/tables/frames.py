@@ -20,14 +20,13 @@ from normprobe.tables.close_names import close_names
 from normprobe.tables.columns.tables import based
 from normprobe.tables.distributions.bin_counts import count_frame, counts_at, no_counts
 from normprobe.tables.distributions.quantiles import histogram_of, quantile_table
-from normprobe.tables.experts.frames import (
+from normprobe.tables.expert_frames import (
     ExpertFrames,
     expert_frames,
     no_expert_moments,
     no_expert_places,
 )
-from normprobe.tables.experts.listed import listed_experts
-from normprobe.tables.experts.tables import expert_feature_table, expert_table, together
+from normprobe.tables.expert_tables import expert_feature_table, expert_table, together
 from normprobe.tables.groups import (
     group_frames,
     grouped_features,
@@ -35,6 +34,7 @@ from normprobe.tables.groups import (
     groups_at,
     no_groups,
 )
+from normprobe.tables.listed_experts import listed_experts
 from normprobe.tables.parameters import no_parameters, parameter_frame, parameter_table
 from normprobe.tables.records import ExpertRecord, LayerRecord
 from normprobe.vocabulary import GRADIENT_SITES, INPUT, OUTPUT, site_order

@@ -20,7 +20,7 @@ from normprobe.tables.columns.tables import SITE_KEY, based
 from normprobe.tables.derive import moments_of, row_starts, starts
 from normprobe.tables.distributions.bin_counts import merge_counts
 from normprobe.tables.distributions.power_moments import merged_powers
-from normprobe.tables.experts.frames import ExpertFrames, merge_experts
+from normprobe.tables.expert_frames import ExpertFrames, merge_experts
 from normprobe.tables.frames import Tables
 from normprobe.tables.groups import merge_groups
 from normprobe.tables.merging.checks import check_apart

@@ -13,7 +13,7 @@ from normprobe.tables.columns.dtypes import public_moments
 from normprobe.tables.columns.experts import EXPERT_FEATURES, EXPERTS
 from normprobe.tables.columns.tables import based, missing, shaped
 from normprobe.tables.derive import moments_of, pooled, starts
-from normprobe.tables.experts.frames import EXPERT_KEY, ExpertFrames
+from normprobe.tables.expert_frames import EXPERT_KEY, ExpertFrames
 from normprobe.vocabulary import INPUT
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from normprobe.kernels.moments import MOMENT_FIELDS, Moments
 from normprobe.tables.columns.tables import based
 from normprobe.tables.derive import moments_of, starts
-from normprobe.tables.experts.frames import ExpertFrames
+from normprobe.tables.expert_frames import ExpertFrames
 from normprobe.vocabulary import INPUT, INTERMEDIATE, OUTPUT
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from normprobe.errors import RecordingError
 from normprobe.kernels.moments import Moments
-from normprobe.tables.experts.frames import ExpertFrames, expert_frames, merge_experts
-from normprobe.tables.experts.tables import expert_feature_table, expert_table
+from normprobe.tables.expert_frames import ExpertFrames, expert_frames, merge_experts
+from normprobe.tables.expert_tables import expert_feature_table, expert_table
 from normprobe.tables.records import ExpertRecord, ExpertSiteRecord
 from normprobe.tables.validate import check_tables
 from tests.helpers.recordings import made
