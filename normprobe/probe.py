@@ -150,14 +150,15 @@ class Probe:
         distributions = check_distributions(kurtosis, quantiles, groups)
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
-        further = Further(loss_scale(gradients, scaler), experts, distributions, read_groups(groups, model))
         self._callbacks = HookCallbacks(
             mask=read_mask(mask),
             labels=read_labels(labels),
             **kept_at_most(samples, values),
             phases=Phases(every, window),
             seed=self._name_part(part, out, seed),
-            further=further,
+            further=Further(
+                loss_scale(gradients, scaler), experts, distributions, read_groups(groups, model)
+            ),
         )
         self._run = self._open_run(out, max_windows, resume_from)
 
