@@ -76,8 +76,9 @@ class TestPage:
 
     def test_names_every_entry_of_the_file(self, tmp_path: Path) -> None:
         experts = normprobe.record(expert_models.mixtral(), [expert_models.batch()], experts=True)
+        grouped = normprobe.record(nn.Linear(3, 2), [torch.randn(2, 5, 3)], groups="first")
         names: set[str] = set()
-        for made in (trained(), experts):
+        for made in (trained(), experts, grouped):
             with zipfile.ZipFile(made.save(tmp_path / "a.normprobe")) as archive:
                 names |= set(archive.namelist())
                 assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
