@@ -147,7 +147,7 @@ class Probe:
             NormprobeError: an option is out of range.
         """
         self.model, self._mask = checked_model(model), mask
-        distributions = check_distributions(kurtosis, quantiles, groups)
+        asked = check_distributions(kurtosis, quantiles, groups)
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
         self._callbacks = HookCallbacks(
@@ -156,9 +156,7 @@ class Probe:
             **kept_at_most(samples, values),
             phases=Phases(every, window),
             seed=self._name_part(part, out, seed),
-            further=Further(
-                loss_scale(gradients, scaler), experts, distributions, read_groups(groups, model)
-            ),
+            further=Further(loss_scale(gradients, scaler), experts, asked, read_groups(groups, model)),
         )
         self._run = self._open_run(out, max_windows, resume_from)
 
