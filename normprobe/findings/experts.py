@@ -129,7 +129,10 @@ class TooFewTokens(Check):
         if linear.empty:
             return []
         median = float(linear["n_samples"].median())
-        rows = pd.concat([_of_layers(linear), _of_experts(tables)], ignore_index=True)
+        experts = _of_experts(tables)
+        rows = _of_layers(linear)
+        # Before pandas 3 an empty frame has a say in the dtypes of what it is joined to.
+        rows = rows if experts.empty else pd.concat([rows, experts], ignore_index=True)
         few = rows[(rows["rows"] > 0) & (rows["rows"] < rows["features"])]
         few = few[(few["features"] <= median) & (few["rows"] <= self.share * median)]
         if few.empty:

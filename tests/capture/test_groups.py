@@ -82,8 +82,8 @@ def third(batch: Batch) -> np.ndarray:
 
 def check(model: nn.Module, recording: normprobe.Recording, data: list[Batch], labels: Any) -> int:
     """Hold every group of every layer that reads (batch, positions, ...) against the oracle; how many."""
-    layers = recording.layers.set_index(["layer", "site", "group"])
-    features = recording.features.set_index(["layer", "site", "group"])
+    layers = recording.layers.set_index(["layer", "site", "group"]).sort_index()
+    features = recording.features.set_index(["layer", "site", "group"]).sort_index()
     names = recording.ledger["layer"].tolist()
     seen = tensors(model, names, lambda: [model(**batch) for batch in data])
     held = 0

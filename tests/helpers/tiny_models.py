@@ -17,12 +17,14 @@ SIZES = {
 }
 IMAGE = {"image_size": 32, "patch_size": 8}
 
+FIFTH = int(transformers.__version__.split(".")[0]) >= 5
+"""Whether transformers is of its fifth version, in which some modules have other names."""
 BLOCKS = {
     "llama": [f"layers.{i}" for i in range(3)],
     "olmo2": [f"layers.{i}" for i in range(3)],
     "gpt2": [f"h.{i}" for i in range(3)],
     "bert": [f"encoder.layer.{i}" for i in range(3)],
-    "vit": [f"layers.{i}" for i in range(3)],
+    "vit": [f"{'layers' if FIFTH else 'encoder.layer'}.{i}" for i in range(3)],
     "albert": ["encoder.albert_layer_groups.0"],
     "t5": [f"{side}.block.{i}" for side in ("encoder", "decoder") for i in range(2)],
     "xlnet": [f"layer.{i}" for i in range(3)],
@@ -34,16 +36,14 @@ BLOCKS = {
 def tiny(name: str, *, attention: str = "eager", seed: int = 0) -> Any:
     """A model in evaluation mode, its weights larger than they begin, so that branches add something."""
     torch.manual_seed(seed)
-    model = _made(name)
-    if hasattr(model, "set_attn_implementation"):
-        model.set_attn_implementation(attention)
+    model = _made(name, attention)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 
 
-def _made(name: str) -> Any:
+def _made(name: str, attention: str) -> Any:
     """The model of a name, with the weights that its library gives it."""
     if name == "torch":
         layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
@@ -63,7 +63,9 @@ def _made(name: str) -> Any:
         "xlnet": ("XLNet", {"d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 64, "vocab_size": 50}),
     }
     stem, sizes = configs[name]
-    return getattr(transformers, f"{stem}Model")(getattr(transformers, f"{stem}Config")(**sizes))
+    return getattr(transformers, f"{stem}Model")(
+        getattr(transformers, f"{stem}Config")(**sizes, attn_implementation=attention)
+    )
 
 
 def batch(name: str, *, size: int = 3, seed: int = 1) -> dict[str, Tensor]:
