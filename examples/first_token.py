@@ -78,6 +78,7 @@ def draw(recording: normprobe.Recording, found: pd.DataFrame, file: Path) -> Non
     of_one.set(xlabel=f"channels at the input of {layer}, by rank", ylabel="largest |value|")
     of_one.legend()
     figure.savefig(file, dpi=150)
+    plt.close(figure)
 
 
 def main() -> None:
