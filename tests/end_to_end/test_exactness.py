@@ -428,7 +428,7 @@ COLUMNS = {
     "samples": "layer kind site part call repeat example position mean variance min max count",
     "ledger": "layer aliases kind type n_features eps affine training grad calls status via masked_by "
     "sample_unit aligned reason normalizes groups activation momentum running_dtype statistics "
-    "num_batches_tracked gradients",
+    "num_batches_tracked gradients rows expert_of expert router_of",
 }
 WHOLE = {"calls", "n_samples", "n_features", "nonfinite", "masked", "nonfinite_masked", "depth", "feature"}
 WHOLE |= {"count", "call", "repeat"}
@@ -439,11 +439,11 @@ IDENTITY = {
     "nonfinite_step",
     "nonfinite_call",
 }
-MAYBE_WHOLE = {"n_features", "groups", "num_batches_tracked", "gradients"}
+MAYBE_WHOLE = {"n_features", "groups", "num_batches_tracked", "gradients", "rows", "expert"}
 TEXT = {"layer", "kind", "type", "site", "dtype", "sample_unit", "part", "min_part", "max_part", "aliases"}
 TEXT |= {"nonfinite_part"}
 TEXT |= {"training", "grad", "status", "via", "masked_by", "reason"}
-TEXT |= {"normalizes", "activation", "running_dtype", "statistics"}
+TEXT |= {"normalizes", "activation", "running_dtype", "statistics", "expert_of", "router_of"}
 
 
 @pytest.mark.parametrize("table", list(COLUMNS))

@@ -58,7 +58,7 @@ def test_a_pooled_variance_is_marked_only_where_a_few_samples_carry_it() -> None
 def test_a_pooled_variance_is_shown_above_five_times_the_median_ones() -> None:
     sites = pd.DataFrame({"p50": [2.0, 2.0, 0.0], "pooled": [9.99, 10.01, 1.0]})
     depth = DepthAxis(("a", "b", "c"), ("layer_norm",) * 3)
-    shown = Profile(depth, (), sites, pd.DataFrame(), "token", (), single=False).pooled
+    shown = Profile(depth, (), sites, pd.DataFrame(), "token", (), single=False, stream=pd.DataFrame()).pooled
     assert list(shown.fillna(0)) == [0, 10.01, 1.0]
 
 
