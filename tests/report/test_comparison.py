@@ -18,6 +18,7 @@ from normprobe import Comparison, RecordingError, compare, figures
 from normprobe.divergence import LAYERS, UNMATCHED, Differences, sentences
 from normprobe.divergence.columns import shaped
 from normprobe.report import comparison_text, comparison_title
+from normprobe.vocabulary import site_of
 from tests.helpers.comparison_models import batches, changed, net, port, record
 from tests.helpers.figure_recordings import text_boxes
 from tests.helpers.golden import golden
@@ -313,7 +314,7 @@ class TestSites:
         rendered = figures.render_divergence(found)
         assert rendered.facts["sites"] == ("input", "output", "residual")
         assert rendered.facts["largest_db"] == -12.5
-        assert "■ residual" in rendered.caption
+        assert f"{site_of('residual').sign} residual" in rendered.caption
         html = Comparison(found).report(tmp_path).read_text()
         assert "error of<br>residual, dB" in html
         assert 'data-v="-12.5"' in html

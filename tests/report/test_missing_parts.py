@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from normprobe import figures, vocabulary
 from normprobe.figures import registry
+from normprobe.figures.drawing.palette import site_look
 from normprobe.report import notebook_html, terminal_text, write_report
 from normprobe.report.html.layer_table import layer_rows
 from normprobe.report.layer_summary import summarize
@@ -122,7 +123,7 @@ def test_a_third_site_is_on_the_page_in_the_terminal_and_in_the_notebook(tmp_pat
     cell = notebook_html(tables, found)
     assert f'class="np-site-{THIRD}"' in cell
     assert f".np-site-{THIRD} {{ color: #" in cell
-    assert f"{THIRD} ■" in text_of(cell)
+    assert f"{THIRD} {vocabulary.site_of(THIRD).sign}" in text_of(cell)
 
 
 def test_a_third_site_is_in_the_figures() -> None:
@@ -132,7 +133,7 @@ def test_a_third_site_is_in_the_figures() -> None:
     profile = figures.render(tables, "depth_profile")
     assert profile.facts["sites"] == ("input", "output", THIRD)
     top = figures.depth_profile(tables)[0]
-    assert "s" in {line.get_marker() for line in top.lines}
+    assert site_look(THIRD).marker in {line.get_marker() for line in top.lines}
     assert any(text.get_text().startswith(THIRD) for text in top.texts)
     both = {"one": tables, "other": DEEP}
     per_feature = figures.norm_variances(both, "layers.0.norm")[0]
@@ -150,6 +151,6 @@ def test_a_listed_site_has_its_own_label_and_colour(tmp_path: Path, monkeypatch:
     assert f'style="color:var({variable})">variance<br>stream' in html
     assert f"var({variable})" in figures.render(tables, "depth_profile").svg("x-")
     assert "#0a5c36" not in figures.render(tables, "depth_profile").svg("x-")
-    assert "stream ■" in text_of(notebook_html(tables, NOTHING))
+    assert f"stream {site.sign}" in text_of(notebook_html(tables, NOTHING))
     text = terminal_text(tables, NOTHING, width=80, unicode=True)
     assert "stream (13 layers)" in text
