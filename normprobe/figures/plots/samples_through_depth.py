@@ -179,7 +179,7 @@ def _sizes_of_same(samples: pd.DataFrame, rows: list[np.ndarray]) -> tuple[pd.Mu
         return None
     places = np.stack(rows)
     for name in IDENTITY:
-        codes = pd.factorize(samples[name].array)[0][places]
+        codes = pd.factorize(samples[name])[0][places]
         if (codes != codes[0]).any():
             return None
     return identities, samples["rms"].to_numpy(dtype=float)[places].T

@@ -200,7 +200,7 @@ def by_site(tables: Tables, name: str) -> BySite:
 
 def grouped(frame: pd.DataFrame) -> BySite:
     """The rows of a table with columns ``layer`` and ``site`` by these, in order of first appearance."""
-    (layer, layers), (site, sites) = (pd.factorize(frame[name].array) for name in SITE_KEY)
+    (layer, layers), (site, sites) = (pd.factorize(frame[name]) for name in SITE_KEY)
     # Of numbers half as wide, as there may be millions of rows; there are never so many sites.
     both = layer.astype(np.int32) * np.int32(max(len(sites), 1)) + site.astype(np.int32)
     codes, pairs = pd.factorize(both)

@@ -114,7 +114,7 @@ def _joint(places: NDArray[Any], *columns: pd.Series) -> NDArray[np.int64]:
     joint, size = places.astype(np.int64), int(places.max(initial=0)) + 1
     for column in columns:
         whole = pd.api.types.is_integer_dtype(column.dtype) and not column.hasnans
-        codes = column.to_numpy(dtype=np.int64) if whole else pd.factorize(column.array)[0] + 1
+        codes = column.to_numpy(dtype=np.int64) if whole else pd.factorize(column)[0] + 1
         span = int(codes.max(initial=0)) + 1
         if codes.min(initial=0) < 0 or span * size >= 2**62:
             # Numbers of their own: the product of large ones would overflow.
