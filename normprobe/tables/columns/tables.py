@@ -192,8 +192,9 @@ TABLES = {
     "fit_features": FIT_FEATURES,
 }
 
+_QUANTILES = " ".join(name for name in QUANTILES if name.startswith("p"))
 _OF_UNIT = {
-    "value": "p0.1 p1 p5 p25 p50 p75 p95 p99 p99.9 abs_median abs_max weight bias running_mean seen_mean",
+    "value": f"{_QUANTILES} abs_median abs_max weight bias running_mean seen_mean",
     "weight": "weight_rms weight_max update_rms",
     "gradient": "gradient_rms gradient_max",
     "value²": "within_sample_variance within_feature_variance running_var seen_variance eps "
