@@ -9,6 +9,7 @@ import pandas as pd
 
 from normprobe.findings.check import Check, Finding, Severity
 from normprobe.formatting import format_count, format_number
+from normprobe.tables.columns.tables import BASE
 from normprobe.tables.measures.by_site import by_site, numbers
 from normprobe.tables.measures.common import at_site, cached
 from normprobe.vocabulary import INPUT
@@ -64,7 +65,9 @@ def fired(tables: Tables) -> pd.DataFrame:
 
 def _column(ledger: pd.DataFrame, name: str) -> pd.Series:
     """A column of the ledger that recordings of older versions lack: missing there."""
-    return ledger[name] if name in ledger else pd.Series(pd.NA, index=ledger.index, dtype=object)
+    # Of the column's own dtype: pandas 2 warns where it turns objects into numbers.
+    kind = BASE["ledger_base"][name]
+    return ledger[name] if name in ledger else pd.Series(pd.NA, index=ledger.index, dtype=kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,10 +222,11 @@ class FrozenButUpdating(Check):
         norms = batch_norms(tables)
         if not {"trainable", "moved"} <= set(norms.columns):
             return []
-        others = fired(tables)["trainable"].fillna(False).astype(bool)
+        others = fired(tables)["trainable"].astype("boolean").fillna(False)
         trained = bool(others.any()) or tables.meta.get("trainable") is True
         # What is not known, as after merging parts that differ, is taken for trained and for not moved.
-        frozen = norms[norms["trainable"].eq(False).fillna(False) & norms["moved"].fillna(False)]
+        known = norms[["trainable", "moved"]].astype("boolean")
+        frozen = norms[known["trainable"].eq(False).fillna(False) & known["moved"].fillna(False)]
         if frozen.empty or not trained:
             return []
         names = tuple(frozen.index)

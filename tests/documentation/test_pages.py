@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
+import transformers
 from click.testing import CliRunner
 
 import normprobe
@@ -104,6 +105,8 @@ def numbers_of(text: str) -> list[float]:
 def test_every_python_block_runs_and_prints_what_the_page_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if page.stem == "experts" and int(transformers.__version__.split(".")[0]) < 5:
+        pytest.skip("transformers 4 holds these experts in lists of modules")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(view_registry, "_REGISTRY", dict(view_registry._REGISTRY))
     _, printed = run(page.read_text(), name_of(page))

@@ -45,7 +45,7 @@ def test_a_picture_has_the_ink_of_matplotlibs_where_that_has_it(tmp_path: Path) 
     assert abs(one.sum() / other.sum() - 1) < 0.03
     # Letters may stand half a pixel aside.
     assert np.abs(one - other).sum() < 0.25 * other.sum()
-    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.97
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.96
 
 
 def test_the_paper_is_light_and_the_dots_per_inch_are_said(tmp_path: Path) -> None:

@@ -142,4 +142,5 @@ def _of_groups(
     found = pd.concat([whole, implied], axis=1).min(axis=1)
     what = "channel" if kind == "instance_norm" else "output" if not of_input else "group"
     found = found[(found > 0) | found.isna()]
-    return what, float(found.median())
+    # Before pandas 3 the median of nothing warns.
+    return what, float(found.median()) if found.notna().any() else np.nan
