@@ -125,6 +125,7 @@ class TooFewTokens(Check):
         layers = tables.layers
         linear = layers[(layers["kind"] == "linear") & (layers["site"] == INPUT)]
         examples = tables.facts.get("examples") or 0
+        # Heads and poolers read one row of each example, however long the data are.
         linear = linear[linear["n_samples"] > examples]
         if linear.empty:
             return []

@@ -221,6 +221,7 @@ class _Merging:
         """All of them, added to the history in the order in which they were closed."""
         first, *others = self._loads
         whole = first()
+        # All at once would not fit into memory; one by one, the whole would be copied for each.
         for start in range(0, len(others), _AT_ONCE):
             whole = merge_tables([whole, *(load() for load in others[start : start + _AT_ONCE])])
         return whole
@@ -252,6 +253,7 @@ def _over_parts(windows: Sequence[Window]) -> list[Window]:
         alike.setdefault((facts["phase"], facts["first_step"], facts["last_step"]), []).append(window)
     joined = []
     for group in alike.values():
+        # Two of one part are windows of its own, so they are not joined.
         if len({window.facts["part"] for window in group}) < len(group) or len(group) == 1:
             joined += group
             continue

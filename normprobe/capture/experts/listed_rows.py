@@ -36,6 +36,7 @@ def rows_by_expert(module: nn.Module, given: tuple[Any, ...]) -> ListedRows | No
         return None
     # Slot by slot, as `torch.where` over (experts, slots, tokens) gives them.
     chosen = choices.detach().permute(2, 1, 0).cpu().numpy() != 0
+    # In numbers on the host, for which an accelerator is waited for, as by the model's own loop.
     return {expert: np.nonzero(chosen[expert])[1] for expert in range(count)}
 
 
