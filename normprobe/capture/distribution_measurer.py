@@ -98,7 +98,7 @@ class DistributionMeasurer(Measurer):
     def add_strided(self, state: LayerState, site: str, tensor: Tensor, choice: Any) -> None:
         """Add a tensor that a hook of the extension measured by its plan, whose choice is the extension's."""
         held = self._distribution_of(state.sites[site], state.view, tensor)
-        # Without the extension there are no hooks of its own, so nobody comes here.
+        # The extension measured it, so the extension is there and the tensor on the CPU.
         assert isinstance(held, CompiledDistribution)
         measure = partial(held.measure_chosen, tensor, choice)
         found = self._found(tensor, state.view, choice, type(held), measure)
@@ -119,6 +119,7 @@ class DistributionMeasurer(Measurer):
         recent = self._recent
         if tensor.is_inference() or tensor.is_nested:  # has no version, or is arranged anew each time
             return measure()
+        # `_version`, private in torch, grows with each write in place: the entry is of the numbers before.
         key = (id(tensor), tensor._version, id(choice), view.axis, view.trailing, view.sample, kernel)
         if key not in recent or recent[key][0]() is not tensor:
             # The first key is the oldest, as a dict keeps the order of insertion.

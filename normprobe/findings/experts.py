@@ -62,6 +62,7 @@ class DeadExpert(Check):
         dead = {layer: experts for layer, experts in dead.items() if experts}
         if not dead:
             return []
+        # Of equal ones the first in order of execution, as max keeps it.
         worst = max(dead, key=lambda layer: len(dead[layer]))
         of = read[read["layer"] == worst]
         named = ", ".join(map(str, dead[worst][:_SHOWN]))
@@ -138,6 +139,7 @@ class TooFewTokens(Check):
         few = few[(few["features"] <= median) & (few["rows"] <= self.share * median)]
         if few.empty:
             return []
+        # Stable, so that of equal ones the first in order of execution is named.
         few = few.iloc[np.argsort((few["rows"] / few["features"]).to_numpy(), kind="stable")]
         first, affected = few.iloc[0], tuple(dict.fromkeys(few["layer"].astype(str)))
         return [

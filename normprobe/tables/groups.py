@@ -41,6 +41,7 @@ def group_frames(every: Sequence[Place], part: str, step_of: StepOf) -> dict[str
     held: list[tuple[Place, GroupRecord]] = [
         (place, group)
         for place in every
+        # In one order, whichever group the data began with.
         for group in sorted(place.site.groups, key=lambda group: group_order(group.group))
     ]
     if not held:
@@ -129,6 +130,7 @@ def grouped_layers(
 ) -> pd.DataFrame:
     """`layers` with a row per layer, site and group; of kept rows nothing is known by group."""
     place = _places(group_sites, sites)
+    # As arrays: pandas would align them by the index of `sites`.
     frame = group_sites.assign(**{name: sites[name].take(place).to_numpy() for name in ("depth", "dtype")})
     values = [np.empty(0)] * len(frame)
     return _with_group(layer_table(frame, group_moments, values, ledger), group_sites["group"], LAYERS)

@@ -45,6 +45,7 @@ def listed_experts(sites: pd.DataFrame, moments: pd.DataFrame, ledger: pd.DataFr
             rows.append(
                 {
                     "layer": holder,
+                    # A list has no call of its own in the ledger: it ran when its first layer did.
                     "depth": int(of_list["depth"].min()),
                     "expert": expert,
                     "site": site,

@@ -76,6 +76,7 @@ class WindowSeries:
         self.parts: dict[str, list[Window]] = {}
         self._rollups = rollups
         for window in windows:
+            # Kept apart by part: each was closed in an order of its own, which the history follows.
             self.parts.setdefault(window.facts["part"], []).append(window)
         self._history: History | None = None
         self.windows = sorted(_over_parts(windows), key=lambda window: window.facts["first_call"])
@@ -257,6 +258,7 @@ def _over_parts(windows: Sequence[Window]) -> list[Window]:
         if len({window.facts["part"] for window in group}) < len(group) or len(group) == 1:
             joined += group
             continue
+        # A copy, for the first window keeps its own count of forwards.
         facts = group[0].facts.copy()
         facts["forwards"] = sum(window.facts["forwards"] for window in group)
         load = None if any(window.load is None for window in group) else partial(_of_parts, group)

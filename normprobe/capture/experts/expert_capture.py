@@ -180,6 +180,7 @@ class ExpertCapture:
             self._layers[id(state.holder.module)][-1].note(UNORDERED)
             return
         counted = _counted(expert, real, state.holder.count)
+        # What the first weight reads is what the call was given, which is measured already.
         if not weight.first:
             state.add(INTERMEDIATE, product.reads, counted)
         state.add(OUTPUT, product.gives, counted)
@@ -190,6 +191,7 @@ class ExpertCapture:
         """Of each row of a product whether it counts; None where all do."""
         routing = opened.routing
         if routing.form != "pairs":
+            # Of fewer rows nothing says which of them the model took out.
             same = len(product.reads) == len(routing.expert)
             real = opened.real
             if routing.form == "all" and same:  # those not chosen are computed, too

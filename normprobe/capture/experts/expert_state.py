@@ -66,6 +66,7 @@ class ExpertState:
             window.weights, window.weighted = (
                 torch.zeros(count + 1, dtype=torch.float64, device=weight.device) for _ in range(2)
             )
+        # Other numbers are padding or experts of other processes, and index_add_ would fail at them.
         known = torch.where((expert >= 0) & (expert < count), expert, count)
         window.weights.index_add_(0, known, weight.double())
         # Not the rows at the input: a call may say which rows are whose, but not how much they count.

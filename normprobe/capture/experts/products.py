@@ -56,9 +56,11 @@ def product_of(
     rows = next((t for t in tensors if t is not view and t.is_floating_point() and t.dim() > 1), None)
     if whole is None or view is None or rows is None or not isinstance(result, Tensor):
         return None
+    # Detached, so that nothing that is kept holds the user's graph.
     reads, gives = rows.detach(), result.detach()
     per_expert = whole.numel() // weight.count
     if name in _OF_ALL and view.numel() == whole.numel():
+        # Where each expert's rows end: the only whole numbers among the arguments.
         ends = next((t for t in tensors if not t.is_floating_point()), None)
         return None if ends is None else _of_all(weight, reads, gives, ends)
     if name in _BY_BATCH and view.dim() == rows.dim() == 3 and len(rows) == weight.count:

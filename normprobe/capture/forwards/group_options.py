@@ -141,6 +141,7 @@ class GroupsByToken:
         return ForwardGroups(self._names, tables=tables, ids=True)
 
     def _codes(self, ids: Any) -> Codes:
+        # An accelerator is waited for, once a forward: samples are chosen on the host.
         numbers = ids.detach().cpu().numpy()
         codes = np.full(numbers.shape, self._other, np.int64)
         for code, tokens in self._tokens.items():

@@ -65,6 +65,7 @@ def expert_rows(tables: Tables) -> list[ExpertRow]:
                 tokens=f"{int(of['tokens'].sum()):,}",
                 entropy=format_number(float(evenness)),
                 bars=_bars(share),
+                # Narrower than its room, so that the lines of neighbours stay apart.
                 stroke=round(0.7 * _WIDTH / len(of), 2),
                 label=f"shares of {format_count(len(of), 'expert')}: {least} to {most}",
                 least=least,

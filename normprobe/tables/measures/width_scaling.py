@@ -158,6 +158,7 @@ def _row(points: pd.DataFrame, widths: list[float]) -> dict[str, Any]:
         return found | {"reason": "; ".join([*_left_out(points, widths), "no two widths are left"])}
     x, y = np.log(fitted["width"].to_numpy(float)), np.log(fitted["abs_mean"].to_numpy(float))
     slope, error, r2 = _line(x, y)
+    # Of logarithms, to which the line is fitted.
     middle = fitted.assign(log=y).groupby("width")["log"].mean()
     return found | {
         "slope": slope,
@@ -172,6 +173,7 @@ def _row(points: pd.DataFrame, widths: list[float]) -> dict[str, Any]:
 
 def _line(x: Any, y: Any) -> tuple[float, float, float]:
     """Slope by least squares, its standard error (divisor n - 2) and the share of the variance explained."""
+    # Centred first, for sums of large squares would cancel.
     x, y = x - x.mean(), y - y.mean()
     across, total = float(x @ x), float(y @ y)
     slope = float(x @ y) / across

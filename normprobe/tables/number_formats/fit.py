@@ -120,6 +120,7 @@ def _sites(tables: Tables) -> Iterator[_Site]:
     edges = starts(sites["n_features"])
     for place, (layer, site, kind) in enumerate(zip(sites["layer"], sites["site"], kinds, strict=True)):
         part = slice(edges[place], edges[place + 1])
+        # At least 1, as reshape cannot tell how many rows of no features there are.
         rows = tables.values_at(place).astype(np.float64).reshape(-1, max(edges[place + 1] - edges[place], 1))
         # Rows with NaN or Inf say nothing of rounding.
         yield _Site(
