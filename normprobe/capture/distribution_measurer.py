@@ -71,11 +71,13 @@ class DistributionMeasurer(Measurer):
     def begin(self, forward: Forward) -> None:
         """Forget the tensors of the forward before."""
         super().begin(forward)
+        # Its entries hold choices and results of tensors that are gone by now.
         self._recent.clear()
 
     def _add_strided(self, observation: Observation, selection: Selection, raw: RawSelection) -> bool:
         if not super()._add_strided(observation, selection, raw):
             return False
+        # After the moments: what the kernel cannot read as it lies is added as arranged, and once only.
         self._add_distribution(observation, None, selection.choice)
         return True
 
@@ -96,6 +98,7 @@ class DistributionMeasurer(Measurer):
     def add_strided(self, state: LayerState, site: str, tensor: Tensor, choice: Any) -> None:
         """Add a tensor that a hook of the extension measured by its plan, whose choice is the extension's."""
         held = self._distribution_of(state.sites[site], state.view, tensor)
+        # The extension measured it, so the extension is there and the tensor on the CPU.
         assert isinstance(held, CompiledDistribution)
         measure = partial(held.measure_chosen, tensor, choice)
         found = self._found(tensor, state.view, choice, type(held), measure)
@@ -116,8 +119,10 @@ class DistributionMeasurer(Measurer):
         recent = self._recent
         if tensor.is_inference() or tensor.is_nested:  # has no version, or is arranged anew each time
             return measure()
+        # `_version`, private in torch, grows with each write in place: the entry is of the numbers before.
         key = (id(tensor), tensor._version, id(choice), view.axis, view.trailing, view.sample, kernel)
         if key not in recent or recent[key][0]() is not tensor:
+            # The first key is the oldest, as a dict keeps the order of insertion.
             while len(recent) >= MOST_RECENT:
                 del recent[next(iter(recent))]
             # The entry holds the choice, so that no other one can have its id.

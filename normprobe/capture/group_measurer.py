@@ -83,6 +83,7 @@ def _held(observation: Observation, selection: Selection, group: GroupChoice) ->
     site, view, placed = observation.site, observation.state.view, selection.placement.groups
     held = site.group(group.code)
     if held is None:
+        # The width was set by `_fits`, and the groups by `place`, before anything is measured.
         assert site.width is not None
         assert placed is not None
         axis_roles = AxisRoles(view.axis, view.trailing, view.unbatched, view.sample == "example")

@@ -131,6 +131,7 @@ class LayerCalls:
     def end(self, state: LayerState, forward: Forward, call: Call) -> None:
         """Measure what a layer gave; nothing if it raised, or gave nothing and changed nothing."""
         forward.state.leave(state.index)
+        # Also of a call that raised: a later one must not find it open.
         opened = forward.opened.pop(state.index, None)
         if call[RESULT] is None and not (opened is not None and _changes_arguments(opened)):
             return
@@ -214,6 +215,7 @@ class LayerCalls:
         if not choices or not choices[0].pairs:
             state.note(NO_OUTPUT)
             return None
+        # Should settling fail, the first pair stands, and the call is measured all the same.
         chosen = choices[0].pairs[:1]
         self.guard(state, "its first call", partial(self._settle, state, choices[0], chosen))
         reading = chosen[0].reading
@@ -297,6 +299,7 @@ class LayerCalls:
         with self._no_grad:
             try:
                 call()
+            # Not BaseException: an interrupt is the user's, and goes on.
             except Exception as error:
                 message = str(error).splitlines()[0] if str(error) else "no message"
                 state.note(f"{what} is left out: {type(error).__name__}: {message}")

@@ -62,6 +62,7 @@ class DeadExpert(Check):
         dead = {layer: experts for layer, experts in dead.items() if experts}
         if not dead:
             return []
+        # Of equal ones the first in order of execution, as max keeps it.
         worst = max(dead, key=lambda layer: len(dead[layer]))
         of = read[read["layer"] == worst]
         named = ", ".join(map(str, dead[worst][:_SHOWN]))
@@ -125,6 +126,7 @@ class TooFewTokens(Check):
         layers = tables.layers
         linear = layers[(layers["kind"] == "linear") & (layers["site"] == INPUT)]
         examples = tables.facts.get("examples") or 0
+        # Heads and poolers read one row of each example, however long the data are.
         linear = linear[linear["n_samples"] > examples]
         if linear.empty:
             return []
@@ -137,6 +139,7 @@ class TooFewTokens(Check):
         few = few[(few["features"] <= median) & (few["rows"] <= self.share * median)]
         if few.empty:
             return []
+        # Stable, so that of equal ones the first in order of execution is named.
         few = few.iloc[np.argsort((few["rows"] / few["features"]).to_numpy(), kind="stable")]
         first, affected = few.iloc[0], tuple(dict.fromkeys(few["layer"].astype(str)))
         return [

@@ -67,6 +67,7 @@ class _GradientDepth(OverTimeCheck):
     def _steepest(self, rows: pd.DataFrame, rms: pd.Series) -> tuple[pd.Series, float] | None:
         """The chain of layers of one window whose gradient changes most, and by how many decades."""
         chains = [chain for chain in _chains(rows, rms) if len(chain) >= self.layers]
+        # A median of slopes: by least squares a single layer far off could decide.
         totals = [-self.sign * theil_sen(np.log10(chain.to_numpy())) * (len(chain) - 1) for chain in chains]
         if not totals or max(totals) < self.decades:
             return None

@@ -61,6 +61,7 @@ class Nonfinite(Check):
     def __call__(self, tables: Tables) -> list[Finding]:
         """The layers that turn finite values into NaN or Inf, or the first site that holds any."""
         layers = inputs_and_outputs(tables)
+        # In padding, too: attention may carry it from there into real rows.
         bad = (layers["nonfinite"] + layers["nonfinite_masked"]).gt(0)
         if not bad.any():
             return []
@@ -130,6 +131,7 @@ def _makers(bad: pd.Series) -> list[str]:
     """The layers that read finite values only and write others, in order of execution."""
     # With both sites, also where all layers were measured at one of them.
     wide = bad.unstack("site", fill_value=False).reindex(columns=[INPUT, OUTPUT], fill_value=False)
+    # unstack sorts layers by name, and the first maker is the first in order of execution.
     wide = wide.reindex(bad.index.get_level_values("layer").drop_duplicates())
     return [str(layer) for layer in wide.index[~wide[INPUT] & wide[OUTPUT]]]
 
@@ -147,6 +149,7 @@ def _in_first_forward(tables: Tables, layers: pd.DataFrame, bad: pd.Series) -> p
 def _learned(tables: Tables, layers: pd.DataFrame, began: pd.Series) -> pd.Series:
     """The sites that a network that trains came to later than that forward: its weights took them over."""
     trains = tables.ledger_base["grad"].fillna("").str.split("; ").map(lambda modes: "grad" in modes)
+    # By steps, not forwards: in the same step no weight has changed yet.
     later = layers["nonfinite_step"] > layers["nonfinite_step"][began].min()
     found: pd.Series = later.fillna(False).astype(bool) & bool(trains.any())
     return found

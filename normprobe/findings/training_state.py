@@ -62,6 +62,7 @@ class RunningStatisticsLag(OverTimeCheck):
         last = rows.sort_values(["depth", "window"]).groupby("layer", sort=False).tail(self.windows)
         off = (last["running_ratio"] > self.factor) | (last["running_shift"] > self.shift)
         lags = off.groupby(last["layer"], sort=False).agg(["sum", "count"])
+        # The count, too: in a run of fewer windows all of them are no proof yet.
         names = tuple(map(str, lags.index[(lags["sum"] == self.windows) & (lags["count"] == self.windows)]))
         if not names:
             return []
@@ -132,6 +133,7 @@ class FeaturesStayDead(OverTimeCheck):
         found = []
         for layer, windows in rows.groupby("layer", sort=False):
             streak = history.dead.get((TRAIN, str(layer)))
+            # With no more windows than these nothing shows that a feature was ever alive.
             if streak is None or len(windows) <= self.windows or windows["n_samples"].min() < self.samples:
                 continue
             died = (streak >= self.windows) & (streak < len(windows))

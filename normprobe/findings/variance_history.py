@@ -209,6 +209,8 @@ def _beside(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """How far a window is from the median of those before, how large its step is, and the largest before."""
     known = pd.DataFrame(before)
+    # The last known value, so that a window in which a place was not measured hides no step.
     middle, last = known.median().to_numpy(), known.ffill().iloc[-1].to_numpy()
     usual = known.ffill().diff().abs().max().to_numpy()
+    # Where no step was seen before, none can be held to be unusual.
     return np.nan_to_num(now - middle), np.nan_to_num(np.abs(now - last)), np.nan_to_num(usual, nan=np.inf)

@@ -125,6 +125,7 @@ class CallbackOptions:
 
     def begin_evaluation(self, model: nn.Module, rank: int | None) -> None:
         """Attach the probe of a model's training once more where it is evaluated, or a new one."""
+        # The same model: what a test measures after `fit` joins the recording of the training.
         if self.run is not None and self.run.probe.model is model:
             self.run.enter()
             self.run.trains = False

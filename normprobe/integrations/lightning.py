@@ -68,6 +68,7 @@ class NormMonitor(CallbackOptions, Callback):
     ) -> None:
         """End a step, unless this batch's gradients only were added to those of the next one."""
         step = trainer.global_step
+        # While gradients are accumulated `global_step` stays, and no step of the optimizer has ended.
         if self.run is not None and step > self._step:
             every = trainer.log_every_n_steps
             logs = self.window == "logging" and every > 0 and step // every > self._step // every
@@ -109,6 +110,7 @@ class NormMonitor(CallbackOptions, Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the hooks, and log what is left while the loggers take it."""
+        # Before logging: closing the hooks closes the last window, which is then logged, too.
         self.end()
         self._log(trainer)
 
@@ -125,6 +127,7 @@ class NormMonitor(CallbackOptions, Callback):
         self.begin(
             pl_module,
             step=trainer.global_step,
+            # Only the plugin of mixed precision has one.
             scaler=getattr(trainer.precision_plugin, "scaler", None),
             rank=_rank(trainer),
             # What `torch.compile` leaves of a LightningModule, of which the trainer takes the module inside.
@@ -140,6 +143,7 @@ class NormMonitor(CallbackOptions, Callback):
     def _leave(self, trainer: Trainer) -> None:
         if self.run is not None:
             self.run.leave_phase()
+            # A probe attached for an evaluation alone ends with it; that of a training goes on.
             if not self.run.trains:
                 self.close()
                 self._log(trainer)

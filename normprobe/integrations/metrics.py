@@ -61,6 +61,7 @@ def scalars(recording: Recording, limit: int | None = 50) -> dict[str, float]:
     found = numbers.counts()
     for key in numbers.ranked():
         value = numbers.of(key)
+        # Trackers draw NaN as gaps or refuse it, and counts of NaN are a number of their own.
         if math.isfinite(value):
             found.setdefault(name_of(key), value)
     return dict(islice(found.items(), limit))
@@ -169,6 +170,7 @@ class Numbers:
 
 
 def _by_layer(rows: pd.DataFrame, column: str) -> dict[str, float]:
+    # Of nullable columns pandas would give objects without a value for what is missing.
     numbers = rows[column].to_numpy(np.float64, na_value=np.nan)
     return dict(zip(rows["layer"].astype(str), numbers.tolist(), strict=True))
 

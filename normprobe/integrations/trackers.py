@@ -55,11 +55,13 @@ class Trackers:
             self._tensorboard = SummaryWriter(str(self._directory))
         for name, value in numbers.items():
             self._tensorboard.add_scalar(name, value, step)
+        # Else the numbers of a run that is killed would still be in its buffer.
         self._tensorboard.flush()
 
     def _to_wandb(self, numbers: dict[str, float], step: int) -> None:
         import wandb
 
+        # A run that the trainer did not begin is not begun here.
         if wandb.run is not None:
             wandb.run.define_metric(f"{PREFIX}/*", step_metric=STEP)
             wandb.run.log({**numbers, STEP: step})

@@ -41,6 +41,7 @@ class LogOfWindows:
         phase = "" if facts["phase"] == TRAIN else facts["phase"]
         numbers = Numbers(recording)
         keys = self._keys.setdefault(phase, {})
+        # Bounded: charts that come and go with each window would be too many to look at.
         most = self._limit if not keys else 2 * self._limit
         for key in islice(dict.fromkeys(numbers.ranked()), self._limit):
             if len(keys) < most:
@@ -92,6 +93,7 @@ class TrainingRun:
         self.leave_phase()
         if self.active:
             self._phase = self.probe.phase(name)
+            # Entered by hand, for it is left at another event of the trainer.
             self._phase.__enter__()
 
     def leave_phase(self) -> None:

@@ -66,10 +66,12 @@ class NormprobeCallback(CallbackOptions, TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Attach the hooks."""
+        # A single process is no part among others, and its windows keep the usual name.
         several = args.world_size > 1
         self.begin(
             kwargs["model"],
             step=state.global_step,
+            # Accelerate's wrapper of the optimizer holds it.
             scaler=getattr(kwargs.get("optimizer"), "scaler", None),
             rank=args.process_index if several else None,
             compiled=bool(args.torch_compile),
@@ -105,6 +107,7 @@ class NormprobeCallback(CallbackOptions, TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Log what is left with the trainer's last log: its trackers end before it tells of its end."""
+        # Only the last log of `train` has this entry.
         if self.run is not None and "train_runtime" in (kwargs.get("logs") or {}):
             self.run.close_windows()
             self.run.log(self._write)
@@ -125,5 +128,6 @@ class NormprobeCallback(CallbackOptions, TrainerCallback):
             return None
         if callable(self._log_to):
             return self._log_to
+        # Newer versions of transformers read the variable and have no such argument.
         given = getattr(args, "logging_dir", None) or os.environ.get("TENSORBOARD_LOGGING_DIR")
         return Trackers(args.report_to, Path(given or Path(str(args.output_dir), "runs")) / "normprobe")

@@ -53,6 +53,7 @@ def _search(module: nn.Module, layers: set[int], found: list[BlockList], seen: s
     for run in _runs(module, layers):
         if not _are_stages(run, layers):
             found.append(BlockList(module, tuple(run)))
+            # Lists inside a block are of its own parts, so the search goes on beside blocks alone.
             taken |= {id(block) for block in run}
     for part in parts_of(module).values():
         if id(part) not in taken:
@@ -123,6 +124,7 @@ def _are_stages(run: Sequence[nn.Module], layers: set[int]) -> bool:
     if not any(_holds_runs(entry, layers) for entry in run):
         return False
     differ = [_differ(a, b) for a, b in pairwise(run)]
+    # Most, not all: two stages of a model may be of one size.
     return sum(differ) * 2 > len(differ)
 
 
@@ -136,5 +138,6 @@ def _differ(a: nn.Module, b: nn.Module) -> bool:
 
 def _shapes(module: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
     for name, parameter in module.named_parameters():
+        # A lazy module's parameter has no shape before its first call.
         if not isinstance(parameter, nn.UninitializedParameter):
             yield name, tuple(parameter.shape)

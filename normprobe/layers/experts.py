@@ -22,11 +22,13 @@ def experts_in(module: nn.Module, weight: Tensor) -> int | None:
 
     Three dimensions are (experts, ...); a matrix may hold those of all experts one under another.
     """
+    # By name, too: weights of batched heads or of convolutions have three dimensions as well.
     if weight.dim() not in (2, 3) or not _EXPERTS.search(type(module).__name__):
         return None
     if weight.dim() == 3:
         # An axis of length 1 would be for broadcasting; but of shared experts there may be one.
         several = weight.shape[0] > 1 or _has_counterpart(module, weight)
+        # A matrix of one row or column is a bias of each expert.
         return weight.shape[0] if several and min(weight.shape[1:]) > 1 else None
     said = [value for name, value in vars(module).items() if name.endswith("num_experts")]
     counts = {value for value in said if isinstance(value, int) and value > 1}
@@ -49,6 +51,7 @@ def features_of_expert(module: nn.Module, parameter: str, weight: Tensor, count:
 
 def _is_transposed(module: nn.Module) -> bool:
     """Whether a module stores (experts, in, out): as it says itself, or as its first and last weight fit."""
+    # First what the module says: the widths of square experts fit both ways.
     said = attribute(module, "is_transposed")
     if isinstance(said, bool):
         return said
@@ -130,12 +133,14 @@ def _router_of(name: str, count: int, layers: Sequence[Layer]) -> Layer | None:
             and _gives(layer) >= count
         ]
         if near:
+            # Of several, one that gives as many numbers as there are experts, and then the outermost.
             return min(near, key=lambda layer: (_gives(layer) != count, layer.name.count(".")))
     return None
 
 
 def _gives(layer: Layer) -> int:
     """How many numbers a Linear gives; 0 where its weight does not say it."""
+    # `stored` computes no parametrization: a search of layers must not run code of the user's.
     weight = stored(layer.module, layer.parameter or "weight") if layer.view.kind == "linear" else None
     return weight.shape[0] if isinstance(weight, Tensor) and weight.dim() == 2 else 0
 
@@ -173,6 +178,7 @@ def _counts(marks: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
 def _listed(modules: Sequence[NamedModule]) -> Iterator[tuple[nn.Module, tuple[str, int]]]:
     """Every module inside an expert of a list: the name of the list, and which of its entries it is."""
     for named in modules:
+        # Numbered in the order of the list, in which a router's numbers count them.
         if is_list_of_experts(named.names[0], named.module):
             for number, expert in enumerate(parts_of(named.module).values()):
                 for module in modules_in(expert):
@@ -184,6 +190,7 @@ def is_list_of_experts(name: str, module: nn.Module) -> bool:
     if not isinstance(module, (nn.ModuleList, nn.ModuleDict)) or len(module) < 2:
         return False
     called = f"{name.rpartition('.')[2]} {type(module).__name__}"
+    # Of one class: a list that is called so but holds a router and experts is none.
     return bool(_EXPERTS.search(called)) and len({type(child) for child in module.children()}) == 1
 
 

@@ -80,6 +80,7 @@ def find_layers(
     if not selected:
         raise NoLayersError(nothing_selected(layers, kinds, every, modules))
     possible = parameter_candidates(modules, every)
+    # A pattern that names a mere parameter may still match a layer that its first use shows.
     lost = unmatched(layers, (*every, *possible), modules)
     if blocks and not any(layer.view.kind == "residual" for layer in every):
         lost = (*lost, NO_BLOCKS)
@@ -134,6 +135,7 @@ def _innermost_first(module: nn.Module, visited: set[int]) -> Iterator[nn.Module
     """Every module once, after all that it contains, whichever of its names comes first."""
     if id(module) not in visited:
         visited.add(id(module))
+        # The children first, whatever they turn out to be: what holds a layer is decided by them.
         for child in parts_of(module).values():
             yield from _innermost_first(child, visited)
         yield module

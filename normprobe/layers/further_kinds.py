@@ -11,6 +11,7 @@ from torch import nn
 from normprobe.layers.module_attributes import is_per_feature, modules_in, own_tensors
 from normprobe.layers.view import AXES, View
 
+# Private bases of torch's, of all convolutions and norms over channels; there are no public ones.
 _CONV = nn.modules.conv._ConvNd
 _CHANNELS = (_CONV, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 _POSITIONS = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
@@ -31,6 +32,7 @@ def further_view(module: nn.Module, beside: nn.Module | None, kinds: Iterable[st
         beside: the one defined before it in what holds it, else behind it, of those that say their axis.
         kinds: of `vocabulary.FURTHER_KINDS`.
     """
+    # A scripted module takes no hooks.
     if isinstance(module, torch.jit.ScriptModule):
         return None
     view = None
@@ -69,6 +71,7 @@ def channel_axis(module: nn.Module, shape: tuple[int, ...]) -> bool:
     """
     if len(shape) < 3:
         return False
+    # With three axes both may fit: (batch, positions, features) and (batch, channels, length).
     if len(shape) == 3 and any(_width(part) == shape[-1] for part in modules_in(module)):
         return False
     return any(channels_of(part) == shape[1] and _fits(part, len(shape)) for part in modules_in(module))
@@ -110,6 +113,7 @@ def _is_activation(module: nn.Module) -> bool:
     """Whether a module is an elementwise function by its class: its first call shows whether it is one."""
     if isinstance(module, _NOT_ELEMENTWISE) or any(True for _ in module.children()):
         return False
+    # A slope for each feature is elementwise, a matrix is not.
     if not all(is_per_feature(tensor) for tensor in own_tensors(module).values()):
         return False
     cls = type(module)
@@ -123,4 +127,5 @@ def _is_attention(module: nn.Module) -> bool:
     if not named or type(module).forward is nn.Module.forward:
         return False
     inside = (part for part in modules_in(module) if part is not module)
+    # The innermost one computes the weights; those around it would measure the same again.
     return not any(_ATTENTION.search(type(part).__name__) for part in inside)

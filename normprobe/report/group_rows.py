@@ -58,10 +58,12 @@ def group_table(tables: Tables, most: int) -> GroupTable | None:
     found = group_measures(tables)
     if found.empty:
         return None
+    # Layers may read only some of the samples; the most that one read is how many there are.
     counts = found.groupby("group")["n_samples"].max()
     largest = counts.sort_values(ascending=False, kind="stable").index[:MOST_GROUPS]
     groups = tuple(sorted(map(str, largest), key=group_order))
     ratios = found.drop_duplicates("layer").set_index("layer")["ratio"]
+    # Stable, so that of equal layers the same are shown on every run.
     chosen = ratios.sort_values(ascending=False, kind="stable").index[:most]
     wide = {
         name: found.pivot(index="layer", columns="group", values=name) for name in ("abs_max", "variance")

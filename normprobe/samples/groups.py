@@ -32,6 +32,7 @@ class GroupNames:
     _codes: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
+        # Two codes of one name: the ledger tells why a sample is of no group, tables do not.
         self.names, self._codes = [self.none, self.none], {self.none: UNLABELLED}
 
     def code_of(self, name: str) -> int:
@@ -41,6 +42,7 @@ class GroupNames:
             OverflowError: there are too many.
         """
         if name not in self._codes:
+            # Beside these there are the two codes of no group.
             if len(self.names) == MOST_GROUPS + 2:
                 raise OverflowError(name)
             self._codes[name] = len(self.names)
@@ -74,6 +76,7 @@ class SampleGroups:
         sized = padding is not None and bool(table_axes(layout, leading, grid, padding.real.shape))
         if padding is not None and sized and not padding.full:
             real = padding.real
+            # argmax gives 0 for an example of padding alone, hence `at & real`.
             at = real.argmax(1)[:, None] == np.arange(real.shape[1])
             return np.where(at & real, first, rest).astype(np.int64)
         count = _positions(layout, leading, grid)
@@ -143,6 +146,7 @@ def packed_codes(table: Codes, places: NDArray[np.int64], samples: int) -> Codes
     """
     rows, columns = table.shape
     known = (places[1] < columns) & ((places[0] < rows) | (rows == 1))
+    # A table of one row is that of every example.
     example = np.where(known, places[0], 0) % rows
     codes = np.where(known, table[example, np.where(known, places[1], 0)], UNTOLD)
     return np.repeat(codes, samples // max(1, len(codes)))

@@ -106,6 +106,7 @@ def merge_experts(parts: Sequence[ExpertFrames]) -> ExpertFrames:
             f"the experts of {layer!r} have different numbers of features; these are different models: merge "
             "recordings of one model only"
         )
+    # The first width is that of all parts, as was checked above.
     merged = grouped.agg({**dict.fromkeys(_SUMS, "sum"), "depth": "min", "n_features": "first"}).reset_index()
     # Of equal depths, each the least of those in its parts, names decide.
     merged["depth"] = merged.groupby("layer", sort=False)["depth"].transform("min")
@@ -128,6 +129,7 @@ def _spread(part: ExpertFrames, merged: pd.DataFrame) -> Moments:
     shift = starts(merged["n_features"])[place] - starts(widths)[:-1]
     feature = np.arange(widths.sum()) + np.repeat(shift, widths)
     whole = Moments.empty(int(merged["n_features"].sum()))
+    # Empty moments change nothing when they are merged, so what a part lacks stays as it is.
     for into, own in zip(vars(whole).values(), vars(moments_of(part.moments)).values(), strict=True):
         into[feature] = own
     return whole

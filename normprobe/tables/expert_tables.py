@@ -32,6 +32,7 @@ def expert_table(frames: ExpertFrames, ledger: pd.DataFrame) -> pd.DataFrame:
     if places.empty:
         return shaped(_empty(EXPERTS), EXPERTS)
     total, _ = pooled(moments_of(frames.moments), places["n_features"].to_numpy())
+    # Routing weights are held at the input alone, and shown at every site.
     read = places[places["site"] == INPUT]
     weight = dict(zip(_experts(read), _over(read["weight_sum"], read["weighted"]), strict=True))
     routed = places.groupby(["layer", "site"], sort=False)["rows"].transform("sum")
@@ -59,6 +60,7 @@ def expert_feature_table(frames: ExpertFrames) -> pd.DataFrame:
     places = frames.places
     widths, moments = places["n_features"].to_numpy(np.int64), moments_of(frames.moments)
     place = np.repeat(np.arange(len(places)), widths)
+    # Through `array`, which keeps the dtype of texts; of numpy's they would be objects.
     columns: dict[str, Any] = {name: places[name].array.take(place) for name in EXPERT_KEY}
     columns["feature"] = np.arange(len(place)) - np.repeat(starts(widths)[:-1], widths)
     columns |= {public.name: public.derive(moments) for public in public_moments()}
@@ -76,6 +78,7 @@ def _over(total: pd.Series, count: pd.Series) -> NDArray[np.float64]:
 
 
 def _known(total: Moments, values: NDArray[Any]) -> NDArray[np.float64]:
+    # Moments of no value have a mean of 0 and infinite extremes.
     return np.where(total.count > 0, values, np.nan)
 
 

@@ -142,6 +142,7 @@ class Tables:
     @property
     def meta(self) -> dict[str, Any]:
         """Model, data, counts, options and versions."""
+        # Throughout, for facts hold lists, and merging rests on them.
         return deepcopy(dict(self.facts))
 
     @cached_property
@@ -182,6 +183,7 @@ class Tables:
         """The same without groups, as where none were asked for; these very ones where none were."""
         if not self.is_grouped:
             return self
+        # Merging compares options, so that this one has to go with the groups.
         options = {name: held for name, held in self.facts["options"].items() if name != "groups"}
         return replace(self, **no_groups(), facts={**self.facts, "options": options})
 
@@ -321,6 +323,7 @@ class Tables:
                 raise RecordingError(
                     f"annotate takes what JSON holds, got {name}={fact!r}; convert it to text or a number"
                 ) from error
+        # Copied throughout, so that what a caller changes in a fact later does not reach the tables.
         return replace(self, facts=deepcopy({**self.facts, **facts}))
 
 

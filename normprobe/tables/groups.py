@@ -41,6 +41,7 @@ def group_frames(every: Sequence[Place], part: str, step_of: StepOf) -> dict[str
     held: list[tuple[Place, GroupRecord]] = [
         (place, group)
         for place in every
+        # In one order, whichever group the data began with.
         for group in sorted(place.site.groups, key=lambda group: group_order(group.group))
     ]
     if not held:
@@ -81,6 +82,7 @@ def merge_groups(parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]], sites: pd.D
         (places[layer, site], group_order(group))
         for layer, site, group in merged[GROUP_KEY].itertuples(index=False)
     ]
+    # A group that only a later part has would come last, behind the groups of other sites.
     merged = merged.iloc[sorted(range(len(order)), key=order.__getitem__)].reset_index(drop=True)
     at = {key: row for row, key in enumerate(merged[GROUP_KEY].itertuples(index=False, name=None))}
     first = starts(merged["n_features"])
@@ -100,6 +102,7 @@ def _spread(
     whole = Moments.empty(int(first[-1]))
     rows = np.array([at[key] for key in sites[GROUP_KEY].itertuples(index=False, name=None)], np.int64)
     index = _ranges(first[rows], sites["n_features"].to_numpy())
+    # Empty moments change nothing when they are merged, so what a part lacks stays as it is.
     for into, own in zip(vars(whole).values(), vars(moments_of(moments)).values(), strict=True):
         into[index] = own
     return whole
@@ -127,6 +130,7 @@ def grouped_layers(
 ) -> pd.DataFrame:
     """`layers` with a row per layer, site and group; of kept rows nothing is known by group."""
     place = _places(group_sites, sites)
+    # As arrays: pandas would align them by the index of `sites`.
     frame = group_sites.assign(**{name: sites[name].take(place).to_numpy() for name in ("depth", "dtype")})
     values = [np.empty(0)] * len(frame)
     return _with_group(layer_table(frame, group_moments, values, ledger), group_sites["group"], LAYERS)
@@ -163,6 +167,7 @@ def _with_group(frame: pd.DataFrame, groups: pd.Series, columns: dict[str, tuple
     named = list(columns.items())
     behind = list(columns).index("site") + 1
     return shaped(
+        # As an array: pandas would align a Series by its index, which is that of other rows.
         frame.assign(group=groups.to_numpy()), dict([*named[:behind], ("group", GROUP), *named[behind:]])
     )
 
@@ -181,6 +186,7 @@ def wrong_groups(group_sites: pd.DataFrame, group_moments: pd.DataFrame, sites: 
         return "groups of unknown sites"
     if group_sites["group"].isna().any() or group_sites.duplicated(GROUP_KEY).any():
         return "a group occurs twice, or has no name"
+    # Moments have no key but their order, so that only their number can be checked.
     if group_sites["n_features"].sum() != len(group_moments):
         return "other features of groups than its sites declare"
     return ""

@@ -45,11 +45,13 @@ def listed_experts(sites: pd.DataFrame, moments: pd.DataFrame, ledger: pd.DataFr
             rows.append(
                 {
                     "layer": holder,
+                    # A list has no call of its own in the ledger: it ran when its first layer did.
                     "depth": int(of_list["depth"].min()),
                     "expert": expert,
                     "site": site,
                     "n_features": source.width,
                     "rows": 0 if place is None else int(sites["n_samples"].iloc[place]),
+                    # What is known of a list comes from its layers, which see no routing weights.
                     **{"weight_sum": 0.0, "weighted": 0},
                 }
             )
@@ -71,6 +73,7 @@ def _sources(
 ) -> Iterator[tuple[str, int, _Source]]:
     """Each site and expert of a list, site by site, and where it is measured."""
     ran = of_list[of_list["depth"].notna()]
+    # A layer that ran may still have been left out at either site.
     ran = ran[[(layer, INPUT) in at and (layer, OUTPUT) in at for layer in ran["layer"]]]
     if ran.empty:
         return
@@ -80,6 +83,7 @@ def _sources(
             of_list["layer"], of_list["expert_of"], of_list["expert"], strict=True
         )
     }
+    # Of one expert alone: all are built alike, and the depths of several would mix their orders.
     one = ran[ran["expert"] == ran["expert"].iloc[0]].sort_values("depth")
     first, last = (str(one["layer"].iloc[end]) for end in (0, -1))
     holder = str(one["expert_of"].iloc[0])

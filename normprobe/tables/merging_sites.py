@@ -24,6 +24,7 @@ def united_sites(
         others: what is made of further columns.
     """
     union = pd.concat(frames, ignore_index=True)
+    # Parts of other widths were refused before, so the first width is that of all.
     merged = union.groupby(key, sort=False).agg(
         {**dict.fromkeys(SUMS, "sum"), "n_features": "first", **others}
     )

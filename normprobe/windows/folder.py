@@ -62,6 +62,7 @@ class WindowFolder:
         Raises:
             RecordingError: a file is none.
         """
+        # Sorted, so that of rollups that overlap the same one is used on every system.
         found = map(read_rollup, sorted(self.path.glob(ROLLUP_PATTERN)))
         return [rollup for rollup in found if part is None or part in rollup.parts]
 
@@ -74,6 +75,7 @@ class WindowFolder:
         first = rollup.first
         path = self.path / rollup_name(first["part"], first["first_call"])
         rollup.write(path)
+        # Read back, so that what is used is what the disk holds.
         return read_rollup(path)
 
     def replace(self, old: Iterable[Window], tables: Tables) -> Window:

@@ -55,6 +55,7 @@ class Rollup:
             RecordingError: the file is damaged.
         """
         tables, frames = load_tables(self.path), load_further(self.path, COLUMNS)
+        # The list of windows is of this file alone, and would be merged into the facts of the run.
         facts = {name: fact for name, fact in tables.facts.items() if name != _ENTRY}
         if wrong := wrong_frames(frames, len(self.windows)):
             raise RecordingError(f"{self.path} is damaged: {wrong}; remove it, for the windows hold the same")
@@ -77,9 +78,11 @@ class OpenRollup:
 
     def add(self, facts: WindowFacts, tables: Tables, file: Path) -> bool:
         """Add a window that was just written; whether there are enough now."""
+        # By name, as the folder may be moved, and with the size, which shows that a file was replaced.
         self._windows.append({"file": file.name, "size": file.stat().st_size, **facts})
         self._history.add(facts, tables)
         self._pending.append(tables)
+        # Several at a time, for each merge copies the whole; by bytes, too, for wide models.
         if len(self._pending) >= _PENDING or sum(map(_nbytes, self._pending)) > _PENDING_BYTES:
             self._merge()
         return len(self._windows) >= SIZE
@@ -113,6 +116,7 @@ def read_rollup(path: Path) -> Rollup:
     """
     entries: Any = load_meta(path).get(_ENTRY)
     try:
+        # Converted one by one, as nothing in a file is believed to be of its type.
         windows = [(str(one["file"]), int(one["size"]), _facts(one)) for one in entries]
     except (KeyError, TypeError, ValueError) as error:
         raise RecordingError(f"{path} is damaged: it does not name its windows; remove it") from error
@@ -141,7 +145,9 @@ def usable(rollups: Sequence[Rollup], there: Mapping[str, str]) -> list[Rollup]:
     kept, taken = [], set[str]()
     for rollup in rollups:
         sizes = {name: size for name, size, _ in rollup.windows}
+        # By size: a file that was written anew, as after a resume, is rarely as long as the one before.
         whole = all(name in there and Path(there[name]).stat().st_size == sizes[name] for name in sizes)
+        # A window in two rollups would count twice.
         if whole and taken.isdisjoint(sizes):
             kept.append(rollup)
             taken |= sizes.keys()

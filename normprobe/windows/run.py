@@ -179,6 +179,7 @@ class ClosedWindows:
             except RecordingError as error:
                 warn(f"windows are not merged: {error}")
                 return False
+        # In a forked process, where the files are the parent's to replace.
         elif on_disk:
             return False
         else:

@@ -76,6 +76,7 @@ class WindowSeries:
         self.parts: dict[str, list[Window]] = {}
         self._rollups = rollups
         for window in windows:
+            # Kept apart by part: each was closed in an order of its own, which the history follows.
             self.parts.setdefault(window.facts["part"], []).append(window)
         self._history: History | None = None
         self.windows = sorted(_over_parts(windows), key=lambda window: window.facts["first_call"])
@@ -221,6 +222,7 @@ class _Merging:
         """All of them, added to the history in the order in which they were closed."""
         first, *others = self._loads
         whole = first()
+        # All at once would not fit into memory; one by one, the whole would be copied for each.
         for start in range(0, len(others), _AT_ONCE):
             whole = merge_tables([whole, *(load() for load in others[start : start + _AT_ONCE])])
         return whole
@@ -252,9 +254,11 @@ def _over_parts(windows: Sequence[Window]) -> list[Window]:
         alike.setdefault((facts["phase"], facts["first_step"], facts["last_step"]), []).append(window)
     joined = []
     for group in alike.values():
+        # Two of one part are windows of its own, so they are not joined.
         if len({window.facts["part"] for window in group}) < len(group) or len(group) == 1:
             joined += group
             continue
+        # A copy, for the first window keeps its own count of forwards.
         facts = group[0].facts.copy()
         facts["forwards"] = sum(window.facts["forwards"] for window in group)
         load = None if any(window.load is None for window in group) else partial(_of_parts, group)

@@ -31,6 +31,7 @@ def attach_experts(
     experts.enter(found.experts, found.layers)
     for holder in found.experts:
         hooks.before(holder.module, own(partial(_before, experts, forwards)), last=True)
+        # Also after a call that raised: a later product must not be taken for one of that call.
         hooks.after(holder.module, own(partial(_after, experts, forwards)), always=True)
 
 

@@ -67,6 +67,7 @@ class ExpertCapture:
         """Know the modules of a block that begins; those of an earlier one go on counting."""
         by_key = {layer.key: layer for layer in layers}
         for holder in holders:
+            # The state holds its module, so no other one can have this id while it is looked up by it.
             state = self.states.setdefault(id(holder.module), ExpertState(holder))
             states = []
             for weight in holder.weights:
@@ -83,6 +84,7 @@ class ExpertCapture:
         self, forward: Forward | None, module: nn.Module, args: Any, kwargs: Mapping[str, Any]
     ) -> None:
         """A module of experts is called: measure what each of them reads."""
+        # Checkpointing repeats calls in backward: their rows were counted in the forward.
         if forward is None or not forward.state.measured or in_backward():
             return
         with self._lock, ModesAside(), self._no_grad:
@@ -97,6 +99,7 @@ class ExpertCapture:
             layer.note(why or UNTOLD)
             return
         if state.depth is None:
+            # Those called before have a depth already, so their number is the next one.
             state.depth = sum(other.depth is not None for other in self.states.values())
         real = self._real(module, routing, forward)
         opened = forward.opened[_key(module)] = OpenExperts(routing, real)
@@ -107,6 +110,7 @@ class ExpertCapture:
         rows = routing.hidden.index_select(0, routing.token[order])
         if not state.add(INPUT, rows, expert[order]):
             layer.note(f"a call with {rows.shape[1]} features instead of those before is left out")
+            # Without an open call its products are left out, too: all sites then have the same calls.
             del forward.opened[_key(module)]
         elif routing.weight is not None:
             state.add_weights(routing.weight, opened_expert(opened, state.holder.count))
@@ -119,6 +123,7 @@ class ExpertCapture:
         if padding is None or padding.full:
             return None
         real = padding.real
+        # A mask may have one row for the whole batch, and pairs need a flag for every token.
         if len(real) == 1 < sequence.grid.batch:
             real = np.broadcast_to(real, (sequence.grid.batch, real.shape[1]))
         if real.size != routing.positions:
@@ -126,8 +131,10 @@ class ExpertCapture:
             return None
         for state in self._layers[id(module)]:
             state.masked_by[padding.name] = None
+        # Tokens are flattened as the batch lies in memory: with time first, position by position.
         flat = np.ascontiguousarray(real.T if sequence.grid.time_first else real).reshape(-1)
         flags = torch.from_numpy(flat).to(routing.hidden.device, non_blocking=True)
+        # Of a call on all experts a row is a token at one expert, and the mask knows the token alone.
         token = routing.token if routing.position is None else routing.position[routing.token]
         return flags[token]
 
@@ -173,6 +180,7 @@ class ExpertCapture:
             self._layers[id(state.holder.module)][-1].note(UNORDERED)
             return
         counted = _counted(expert, real, state.holder.count)
+        # What the first weight reads is what the call was given, which is measured already.
         if not weight.first:
             state.add(INTERMEDIATE, product.reads, counted)
         state.add(OUTPUT, product.gives, counted)
@@ -183,6 +191,7 @@ class ExpertCapture:
         """Of each row of a product whether it counts; None where all do."""
         routing = opened.routing
         if routing.form != "pairs":
+            # Of fewer rows nothing says which of them the model took out.
             same = len(product.reads) == len(routing.expert)
             real = opened.real
             if routing.form == "all" and same:  # those not chosen are computed, too
@@ -191,7 +200,9 @@ class ExpertCapture:
             return None if real is None else real if same else UNTOLD_ROWS
         if opened.real is None:
             return None
+        # Products of one expert and of all have orders of their own, and a model may use both.
         whole = product.one is None
+        # Only the first product reads what the module was given, so only it can be compared with that.
         if weight.first:
             before = state.orders.get(whole, "")
             state.orders[whole] = order_of(product.reads, routing, product.one, before)
@@ -205,6 +216,7 @@ class ExpertCapture:
         """Make a call that may fail; the ledger says so then, and the user's forward goes on."""
         try:
             call()
+        # Not BaseException: an interrupt is the user's, and goes on.
         except Exception as error:
             message = str(error).splitlines()[0] if str(error) else "no message"
             text = f"{what} is left out: {type(error).__name__}: {message}"
@@ -224,6 +236,7 @@ class ExpertCapture:
             state.window = held.get(key) or ExpertWindow()
 
 
+# Not None, which says that every row counts.
 UNTOLD_ROWS = object()
 
 
@@ -233,6 +246,7 @@ def opened_expert(opened: OpenExperts, count: int) -> Tensor:
 
 
 def _counted(expert: Tensor, real: Tensor | None, count: int) -> Tensor:
+    # Not by indexing with `real`: an accelerator would have to be waited for to know how many rows remain.
     return expert if real is None else torch.where(real, expert, count)
 
 

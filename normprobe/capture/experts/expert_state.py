@@ -52,6 +52,7 @@ class ExpertState:
         sums = self.window.sums.get(site)
         if sums is None:
             sums = self.window.sums[site] = expert_sums(self.holder.count, rows.shape[1], rows.device)
+        # Before anything is added: moments of other features cannot be merged with these.
         if sums.width != rows.shape[1]:
             return False
         sums.add(rows, expert)
@@ -61,11 +62,14 @@ class ExpertState:
         """Add the routing weights of rows of these experts."""
         window, count = self.window, self.holder.count
         if window.weights is None:
+            # One place more than experts, for pairs of none: taking these out would depend on the data.
             window.weights, window.weighted = (
                 torch.zeros(count + 1, dtype=torch.float64, device=weight.device) for _ in range(2)
             )
+        # Other numbers are padding or experts of other processes, and index_add_ would fail at them.
         known = torch.where((expert >= 0) & (expert < count), expert, count)
         window.weights.index_add_(0, known, weight.double())
+        # Not the rows at the input: a call may say which rows are whose, but not how much they count.
         window.weighted.index_add_(0, known, torch.ones_like(weight, dtype=torch.float64))
 
     def record(self) -> ExpertRecord | None:
@@ -89,4 +93,5 @@ class ExpertState:
 
 
 def _numbers(held: Tensor | None, count: int) -> NDArray[np.float64]:
+    # A copy, for on the CPU the array shares the memory that later calls add to.
     return np.zeros(count) if held is None else held[:count].cpu().numpy().copy()

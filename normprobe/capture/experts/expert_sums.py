@@ -46,17 +46,20 @@ class HostSums:
     def __init__(self, count: int, width: int) -> None:
         self.width = width
         self._rows = np.zeros(count, np.int64)
+        # Made with an expert's first row: in a short run many of hundreds have none.
         self._accumulators: dict[int, Accumulator] = {}
 
     def add(self, rows: Tensor, expert: Tensor) -> None:
         """Add rows of these experts."""
         number = expert.numpy()
         count = len(self._rows)
+        # Products of all experts come in order already; gathering their rows would copy them for nothing.
         if not (number[1:] >= number[:-1]).all():
             # Stable, so that it does not depend on how torch sorts which of two equal rows is first.
             order = np.argsort(number, kind="stable")
             number = number[order]
             rows = rows.index_select(0, torch.from_numpy(order))
+        # Rows of no expert lie before the first edge or behind the last one, so no block holds them.
         edges = np.searchsorted(number, np.arange(count + 1))
         for one in np.flatnonzero(np.diff(edges)).tolist():
             self._add_block(one, rows[edges[one] : edges[one + 1]])
@@ -73,6 +76,7 @@ class HostSums:
         """Moments of each feature, one expert after the other, and how many rows each expert has."""
         none = Moments.empty(self.width)
         held = [self._accumulators.get(expert) for expert in range(len(self._rows))]
+        # No samples and no raw rows are kept of experts, hence 0 of both.
         every = [none if each is None else each.totals(0, 0).features for each in held]
         joined = (np.concatenate([getattr(each, name) for each in every]) for name in MOMENT_FIELDS)
         return Moments(*joined), self._rows.copy()
@@ -114,6 +118,7 @@ class DeviceSums:
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             found = _segments(rows[part].double(), known[part], self._count + 1)
+            # Merged, and not summed as powers: those of large values with a small variance would cancel.
             self._moments = merge(self._moments, found)
 
     def totals(self) -> tuple[Moments, NDArray[np.int64]]:
@@ -130,6 +135,7 @@ class DeviceSums:
 def _segments(values: Tensor, segment: Tensor, count: int) -> Moments:
     """Moments of each feature in each of so many segments of rows, by two passes, each field flat."""
     finite = values.isfinite()
+    # Replaced, not multiplied by 0, for NaN times 0 is NaN.
     inside = torch.where(finite, values, 0.0)
 
     def total(numbers: Tensor) -> Tensor:
@@ -137,6 +143,7 @@ def _segments(values: Tensor, segment: Tensor, count: int) -> Moments:
         return whole.index_add_(0, segment, numbers.to(torch.float64))
 
     held = total(finite)
+    # An expert without rows divides by 1, so that its mean is 0 and not NaN.
     mean = total(inside) / held.clip(1)
     rest = torch.where(finite, inside - mean[segment], 0.0)
     # The rounding of the mean corrects both (Chan, Golub, LeVeque 1983), as in `kernels.reference`.

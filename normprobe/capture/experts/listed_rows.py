@@ -36,6 +36,7 @@ def rows_by_expert(module: nn.Module, given: tuple[Any, ...]) -> ListedRows | No
         return None
     # Slot by slot, as `torch.where` over (experts, slots, tokens) gives them.
     chosen = choices.detach().permute(2, 1, 0).cpu().numpy() != 0
+    # In numbers on the host, for which an accelerator is waited for, as by the model's own loop.
     return {expert: np.nonzero(chosen[expert])[1] for expert in range(count)}
 
 
@@ -48,6 +49,7 @@ def routed_sequence(layer: Layer, tensor: Tensor, forward: Forward, sequence: Se
     """What a layer inside an expert works on: the tokens that its expert was given, where a call said so."""
     rows: ListedRows | None = forward.opened.get(key_of(layer.expert_of))
     tokens = None if rows is None else rows.get(layer.expert or 0)
+    # An expert may be given fewer tokens than chose it, and nothing says which of them.
     if tokens is None or tensor.dim() != 2 or len(tensor) != len(tokens):
         return sequence
     key = (id(sequence), layer.expert_of, layer.expert)
@@ -62,12 +64,14 @@ def routed_sequence(layer: Layer, tensor: Tensor, forward: Forward, sequence: Se
 def _placed(tokens: NDArray[np.int64], sequence: Sequence) -> Sequence | None:
     """The sequence of these tokens alone, as of a packed one; None where they are not of its grid."""
     grid, padding = sequence.grid, sequence.padding
+    # The numbers of tokens are read as example by example, which holds for such a grid alone.
     if grid.time is None or grid.time_first or grid.own is not None or grid.packed is not None:
         return None
     if len(tokens) and tokens.max() >= grid.batch * grid.time:
         return None
     real, name = _real(grid, padding)
     example, place = tokens // grid.time, tokens % grid.time
+    # Counted among real tokens: a position must not depend on the side of the padding.
     position = place if real is None else (real.cumsum(1) - 1)[example, place]
     kept = None if real is None else real[example, place]
     packed = replace(grid, packed=np.stack([example, position]), packed_real=kept, packed_by=name)

@@ -56,17 +56,21 @@ def product_of(
     rows = next((t for t in tensors if t is not view and t.is_floating_point() and t.dim() > 1), None)
     if whole is None or view is None or rows is None or not isinstance(result, Tensor):
         return None
+    # Detached, so that nothing that is kept holds the user's graph.
     reads, gives = rows.detach(), result.detach()
     per_expert = whole.numel() // weight.count
     if name in _OF_ALL and view.numel() == whole.numel():
+        # Where each expert's rows end: the only whole numbers among the arguments.
         ends = next((t for t in tensors if not t.is_floating_point()), None)
         return None if ends is None else _of_all(weight, reads, gives, ends)
     if name in _BY_BATCH and view.dim() == rows.dim() == 3 and len(rows) == weight.count:
         expert = torch.arange(weight.count, device=rows.device).repeat_interleave(rows.shape[1])
         return Product(reads.flatten(0, 1), gives.flatten(0, 1), expert, None)
     if name in _OF_ONE and view.numel() == per_expert and rows.shape[:-1] == result.shape[:-1]:
+        # The index is no argument any more; where the view begins in the parameter's memory tells it.
         one = (view.storage_offset() - whole.storage_offset()) // per_expert
         flat, made = reads.reshape(-1, rows.shape[-1]), gives.reshape(-1, result.shape[-1])
+        # A third tensor is the bias as an argument, which is in the result already.
         made = _with_bias(weight, made, one) if len(tensors) < 3 else made
         return Product(flat, made, torch.full((len(flat),), one, device=flat.device), one)
     return None
@@ -95,8 +99,10 @@ def _of_all(weight: ExpertWeight, reads: Tensor, gives: Tensor, ends: Tensor) ->
 
 def _with_bias(weight: ExpertWeight, gives: Tensor, expert: Any) -> Tensor:
     """What a product gives with the bias of its expert, which models add apart from it."""
+    # Not by getattr, which may run code of the user's or of a parametrization.
     bias = weight.module._parameters.get(f"{weight.parameter}_bias")
     if bias is None or attribute(weight.module, "has_bias", True) is not True or not weight.last:
         return gives
+    # Rows of no expert have the number behind the last one; what they give is counted nowhere.
     index = expert.clamp(max=len(bias) - 1) if isinstance(expert, Tensor) else expert
     return gives + bias.detach()[index]

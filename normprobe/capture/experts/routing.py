@@ -61,18 +61,21 @@ def routing_of(holder: ExpertModule, given: Iterable[Any]) -> Routing | None:
     counts = next((value for value in values if _are_counts(value, holder.count, len(hidden))), None)
     if counts is not None:
         return _sorted(hidden, torch.tensor(counts))
+    # With more arguments it would be a guess: by chance many batches are a multiple of the experts.
     if len(tensors) == 1 and len(hidden) % holder.count == 0 and rows.dim() == 2:
         return _to_all(hidden, holder.count)
     return None
 
 
 def _is_index(tensor: Tensor, tokens: int) -> bool:
+    # Flags of (tokens, experts) have the form of an index, too, but name no experts.
     whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
     return whole and tensor.dim() == 2 and len(tensor) == tokens
 
 
 def _are_counts(value: Any, experts: int, rows: int) -> bool:
     whole = isinstance(value, (list, tuple)) and all(isinstance(entry, int) for entry in value)
+    # Both must fit, for any list of integers may be among the arguments.
     return whole and len(value) == experts and sum(value) == rows
 
 
@@ -89,6 +92,7 @@ def _pairs(hidden: Tensor, index: Tensor, tensors: list[Tensor], rows: Tensor) -
 
 def _sorted(hidden: Tensor, counts: Tensor) -> Routing:
     """Rows in the order of experts, so many of each: which token each is nothing says."""
+    # Repeated on the CPU: on an accelerator the size of the result would have to be waited for.
     expert = torch.repeat_interleave(torch.arange(len(counts)), counts).to(hidden.device)
     token = torch.arange(len(hidden), device=hidden.device)
     return Routing(hidden, expert, token, None, 0, None, "sorted")

@@ -36,7 +36,9 @@ def order_of(rows: Tensor, routing: Routing, expert: int | None, before: str) ->
     # An accelerator would have to be waited for.
     if before and not rows.is_cpu:
         return before
+    # The last one is tried first: it nearly always holds, and each trial gathers all rows.
     for name in dict.fromkeys((before, *ORDERS)) if before else ORDERS:
+        # To the bit, for rows are gathered and never computed; under autocast they are rounded on the way.
         found = ORDERS[name](routing, expert)
         if len(found) == len(rows) and torch.equal(
             routing.hidden.index_select(0, routing.token[found]).to(rows.dtype), rows

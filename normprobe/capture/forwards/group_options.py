@@ -57,6 +57,7 @@ class ForwardGroups:
     @property
     def key(self) -> tuple[Any, ...]:
         """What is equal for forwards of one size whose samples are of equal groups."""
+        # By value: each forward has arrays of its own, and equal ones must find the same plans.
         held = [self.examples, *(self.tables or {}).values()]
         return (self.first, *(None if codes is None else (codes.shape, codes.tobytes()) for codes in held))
 
@@ -112,6 +113,7 @@ class GroupsByFunction:
     @staticmethod
     def _check(shape: tuple[int, ...], batch: Batch) -> None:
         lead = () if batch.lead is None or batch.lead.is_nested else tuple(batch.lead.shape[:2])
+        # Time may come first, so that the first axis need not be the batch.
         if len(shape) in (1, 2) and shape[0] in {batch.size, *lead}:
             return
         raise NormprobeError(
@@ -132,12 +134,14 @@ class GroupsByToken:
     def of(self, call: GroupedCall) -> ForwardGroups:
         """The groups of a forward's ids; of none where it is given none."""
         given = {reads: call.arguments.get(name) for reads, name in _IDS.items()}
+        # Models outside transformers give their ids any name; the lead of embeddings would be no ids.
         if given["own"] is None and given["decoder"] is None and "inputs_embeds" not in call.arguments:
             given["own"] = call.batch.lead
         tables = {reads: self._codes(ids) for reads, ids in given.items() if _are_ids(ids)}
         return ForwardGroups(self._names, tables=tables, ids=True)
 
     def _codes(self, ids: Any) -> Codes:
+        # An accelerator is waited for, once a forward: samples are chosen on the host.
         numbers = ids.detach().cpu().numpy()
         codes = np.full(numbers.shape, self._other, np.int64)
         for code, tokens in self._tokens.items():
@@ -166,6 +170,7 @@ class GroupsByGeneration:
         """All of a forward's examples are of one group."""
         ids = call.arguments.get("decoder_input_ids")
         steps = tuple(ids.shape[1:2]) if isinstance(ids, Tensor) else (call.batch.time,)
+        # A prompt of a single token has the same size, but nothing in its cache yet.
         single = steps == (1,) and any(map(_holds_past, _caches(call.arguments)))
         return ForwardGroups(self._names, examples=np.full(call.batch.size, self._codes[single], np.int64))
 
@@ -190,11 +195,13 @@ def read_groups(groups: Any, model: nn.Module) -> Grouping | None:
     names = GroupNames(NO_GROUP)
     if groups is None:
         return None
+    # Before functions are looked at, for a tokenizer can be called, too.
     if ids := attribute(groups, "all_special_ids"):
         special = dict.fromkeys(map(int, ids), "special")
         return Grouping(GroupsByToken(names, special, "other"), "special")
     if isinstance(groups, str) and groups in _RULES:
         return Grouping(_RULES[groups](names, model), groups)
+    # A class can be called as well, but makes an object and no labels.
     if callable(groups) and not isinstance(groups, type):
         return Grouping(GroupsByFunction(names, groups), shown(groups))
     raise NormprobeError(
@@ -252,6 +259,7 @@ def _modality_ids(model: nn.Module) -> dict[int, str]:
 
 def _configs(model: nn.Module) -> Iterator[Any]:
     """The configurations of a transformers model: its own, that of its text, and that of `generate`."""
+    # torch.compile's wrapper holds the user's model in `_orig_mod`, a private name.
     config = attribute(attribute(model, "_orig_mod", model), "config")
     for one in (config, attribute(config, "text_config"), attribute(model, "generation_config")):
         if one is not None:
@@ -294,6 +302,7 @@ def _array(labels: Any) -> Any:
         rows = [list(row) if isinstance(row, (list, tuple)) else row for row in labels]
         nested = [isinstance(row, list) for row in rows]
         if not rows or not all(nested):
+            # np.array would make one dtype of mixed labels: True and 1 would become one group.
             held = np.empty(len(rows), object)
             held[:] = [_scalar(row) for row in rows]
             return held

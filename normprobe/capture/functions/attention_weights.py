@@ -60,9 +60,12 @@ def by_query(logits: Tensor, weights: Tensor, module: nn.Module, batch: int) -> 
         logits, weights = (t.flatten(1, 2) for t in (logits, weights))
     if logits.dim() != 4 or weights.shape != logits.shape or not logits.shape[-1]:
         return None
+    # Half types have too few digits for a sum over thousands of keys.
     dtype = torch.promote_types(weights.dtype, torch.float32)
     largest = logits.amax(-1).to(dtype)
+    # entr is 0 at the weights of 0 that masked keys have, where w * log(w) would be NaN.
     entropy = torch.special.entr(weights.to(dtype)).sum(-1)
+    # Where both axes are as long as there are heads, the usual order is taken.
     heads = next((attribute(module, name) for name in _HEADS if attribute(module, name)), None)
     if heads == logits.shape[2] != logits.shape[1]:  # (batch, queries, heads, keys)
         return largest, entropy

@@ -305,6 +305,7 @@ class FunctionCapture:
         forward = self._callbacks.forwards.current
         if self.experts is not None and self.experts.note(forward, layer, func, given, result):
             with self._callbacks.lock:
+                # A schedule is shared by threads; `note` took the lock for itself and has given it back.
                 session.note_use(layer)
 
     def _note_use(

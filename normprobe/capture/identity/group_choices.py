@@ -54,6 +54,7 @@ class PlacedGroups:
             real: shape (samples, rows), True where a row is not padding; None if all are.
             sizes: how many samples, and rows of each.
         """
+        # Of one placement there is one assignment and one mask, so sizes alone tell its choices apart.
         if sizes not in self._choices:
             made = (
                 _choice_of(int(code), self.codes, assignment, real, sizes) for code in np.unique(self.codes)
@@ -78,6 +79,7 @@ def _choice_of(
     sizes: tuple[int, int],
 ) -> GroupChoice:
     own = codes == code
+    # Without a list the kernel reads every row in turn, which is faster where all are of one group.
     among = None if own.all() else np.flatnonzero(own).astype(np.int64)
     choice = Choice(*sizes, real=real, example=assignment.example, position=assignment.position, among=among)
     if real is None:
@@ -105,4 +107,5 @@ def kept_alone(choice: Choice) -> Choice | None:
 
     What a site holds itself of a tensor whose samples are of groups: all sums are its groups'.
     """
+    # The prepared forms are of all samples of the other choice, so none of them may be taken over.
     return None if not len(choice.keep) else replace(choice, among=choice.keep, prepared={})

@@ -91,5 +91,7 @@ def _digest(tensor: Tensor) -> object:
     if tensor.is_nested:
         return tuple(_digest(part) for part in tensor.unbind())
     flat = tensor.detach().reshape(-1)
+    # float32 holds whole numbers up to 2**24 only, and tensors are larger than that.
     places = torch.linspace(0, max(len(flat) - 1, 0), min(_ENTRIES, len(flat)), dtype=torch.float64).long()
+    # As bytes, so that NaN is equal to NaN.
     return tuple(tensor.shape), flat[places.to(flat.device)].double().cpu().numpy().tobytes()

@@ -42,6 +42,7 @@ class GroupState:
     @staticmethod
     def of(code: int, name: str, accumulator: Accumulator) -> GroupState:
         """A fresh state."""
+        # Without reservoirs: the site itself keeps the samples of all its groups.
         counters = new_counters(None, None)
         counters.state = accumulator.state
         return GroupState(code, name, counters, accumulator)
@@ -129,5 +130,6 @@ def with_sums_of(totals: Totals, groups: GroupRecord) -> Totals:
         within_sum=groups.within_sum,
         within_count=groups.within_count,
         nonfinite_masked=groups.nonfinite_masked,
+        # Those that the accumulator knows are among the kept samples alone; `record` takes the groups'.
         holders=None,
     )

@@ -39,6 +39,7 @@ def settle(state: LayerState, module: nn.Module, choice: PairChoice) -> Pair:
 def _settle_linear(state: LayerState, module: nn.Module, choice: PairChoice) -> Pair:
     pair = fitting_pair(choice.pairs, state.layer.n_features)
     if not state.settled:
+        # An empty batch shows nothing, so the next call is asked again.
         state.settled = bool(pair.before.numel())
         if state.settled and (why := why_no_linear(module, state.view, pair.before, pair.after)):
             state.refuse(why)

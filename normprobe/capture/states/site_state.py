@@ -179,6 +179,7 @@ class SiteState:
         return since if self.unpadded is None else merge(self.unpadded, since)
 
 
+# What is in neither of these stays at the site in `take` and `put`: it says how its tensors read.
 _MEASURED = (
     *("accumulator", "seen", "unpadded", "distribution"),
     *("dtypes", "minimum", "maximum", "nonfinite"),

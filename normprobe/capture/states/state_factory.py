@@ -31,5 +31,6 @@ class StateFactory:
         reservoirs = self._reservoirs.of(self._samples), self._reservoirs.of(rows)
         state = LayerState.of(index, layer, *reservoirs, gradients=self._gradients)
         if layer.block_list:
+            # One for all entries of a list: what one reads is held against what the others gave.
             state.chain = self._chains.setdefault(layer.block_list, BlockChain())
         return state

@@ -31,6 +31,7 @@ def distribution_accumulator(
         options: what is measured.
         device: where they lie.
     """
+    # The extension reads host memory; numbers elsewhere would have to be copied and waited for.
     compiled = dispatch.compiled() if device.type == "cpu" else None
     if compiled is not None:
         return CompiledDistribution(compiled, features, axis_roles, options)
@@ -47,6 +48,7 @@ class CompiledDistribution:
         self, compiled: Any, features: int, axis_roles: AxisRoles, options: DistributionOptions
     ) -> None:
         self._compiled, self._features, self._options = compiled, features, options
+        # C has no None, and no tensor has -1 axes.
         unbatched = -1 if axis_roles.unbatched is None else axis_roles.unbatched
         roles = axis_roles.axis, axis_roles.trailing, unbatched, axis_roles.by_example
         self._state = compiled.Distribution(features, *roles, *options)

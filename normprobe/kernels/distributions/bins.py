@@ -39,6 +39,7 @@ def edges() -> NDArray[np.float64]:
     # Numbers below the smallest normal one have its exponent and no leading 1.
     whole = (index >> FRACTION_BITS > 0) + part / 8
     found: NDArray[np.float64] = np.ldexp(whole, exponent - 127)
+    # All callers share the cached array.
     found.setflags(write=False)
     return found
 
@@ -56,7 +57,9 @@ def table_index(values: Tensor) -> Tensor:
         index = index + torch.where(values < 0, _SIGN, 0)
     else:
         bits32 = values.to(torch.float32).view(torch.int32) >> (23 - FRACTION_BITS)
+        # The shift fills the upper bits with the sign; the mask leaves sign, exponent and three bits.
         index = bits32.to(torch.int64) & (2 * _SIGN - 1)
+    # Also -0.0, whose sign bit would put it among the negative numbers.
     return torch.where(values == 0, _ZERO, index)
 
 

@@ -82,6 +82,7 @@ def merge_central(a: CentralMoments, b: CentralMoments) -> CentralMoments:
     + 4 s (n_a m3_b - n_b m3_a).
     """
     of_a, of_b = a.count, b.count
+    # Whoever has a tensor has imported torch, so tables are read without it.
     module: Any = np if isinstance(of_a, (np.ndarray, np.generic)) else sys.modules["torch"]
     total = of_a + of_b
     delta, share = b.mean - a.mean, of_b / total.clip(1)
@@ -91,6 +92,7 @@ def merge_central(a: CentralMoments, b: CentralMoments) -> CentralMoments:
     both = of_a * of_b
     return CentralMoments(
         count=total,
+        # From the nearer mean, so that rounding is least where one set outweighs the other.
         mean=module.where(share > 0.5, b.mean - delta * (1 - share), a.mean + delta * share),
         m2=a.m2 + b.m2 + off * step * both,
         m3=a.m3 + b.m3 + 3 * step * (of_a * b.m2 - of_b * a.m2) + off * step**2 * both * (of_a - of_b),
@@ -108,6 +110,7 @@ def pool_central(moments: CentralMoments) -> CentralMoments:
     About the common mean, in two passes.
     """
     count = moments.count.sum(0, keepdims=True)
+    # Weighted by shares: count * mean of large numbers may overflow.
     mean = (moments.mean * (moments.count / count.clip(1))).sum(0, keepdims=True)
     # An empty set has mean 0, which is no number of it.
     off = np.where(moments.count > 0, moments.mean - mean, 0.0)

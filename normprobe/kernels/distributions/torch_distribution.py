@@ -120,6 +120,7 @@ def _no_counts(device: torch.device) -> Tensor:
 def _blocks(values: Tensor, real: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The samples block by block with their part of the mask; at least one block."""
     step = max(1, _BLOCK // max(1, values.shape[1] * values.shape[2]))
+    # At least one block, so that a tensor without samples has sums as well: empty ones.
     for start in range(0, max(1, len(values)), step):
         yield values[start : start + step], None if real is None else real[start : start + step]
 
@@ -129,6 +130,7 @@ def _central(values: Tensor, real: Tensor | None, axes: tuple[int, int]) -> Cent
     block = values.to(torch.float64)
     counted = block.isfinite() if real is None else block.isfinite() & real[:, :, None]
     count = counted.sum(axes, keepdim=True).to(torch.float64)
+    # Replaced, not multiplied by 0, for NaN times 0 is NaN.
     inside = torch.where(counted, block, 0.0)
     # Dividing first keeps the sum of finite numbers finite.
     mean = (inside / count.clip(1)).sum(axes, keepdim=True)

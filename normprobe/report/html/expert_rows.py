@@ -54,6 +54,7 @@ def expert_rows(tables: Tables) -> list[ExpertRow]:
     read = read[read["site"] == INPUT]
     rows = []
     for layer, of in list(read.groupby("layer", sort=False))[:MOST_ROWS]:
+        # NaN where no token reached any of the layer's experts.
         share = of["share"].fillna(0.0).to_numpy(np.float64)
         evenness = of["entropy"].iloc[0] / of["entropy_max"].iloc[0]
         least, most = (f"{value:.1%}" for value in (share.min(), share.max()))
@@ -64,6 +65,7 @@ def expert_rows(tables: Tables) -> list[ExpertRow]:
                 tokens=f"{int(of['tokens'].sum()):,}",
                 entropy=format_number(float(evenness)),
                 bars=_bars(share),
+                # Narrower than its room, so that the lines of neighbours stay apart.
                 stroke=round(0.7 * _WIDTH / len(of), 2),
                 label=f"shares of {format_count(len(of), 'expert')}: {least} to {most}",
                 least=least,
@@ -76,6 +78,7 @@ def expert_rows(tables: Tables) -> list[ExpertRow]:
 
 def _bars(share: np.ndarray) -> str:
     """A line upwards for each expert; the longest is as high as there is room."""
+    # Not 0, for heights are divided by it.
     step, longest = _WIDTH / len(share), max(float(share.max()), 1e-12)
     return "".join(
         f"M{(at + 0.5) * step:.4g} {_HEIGHT:g}V{_HEIGHT * (1 - value / longest):.4g}"

@@ -47,6 +47,7 @@ def _counts_of(place: int, bins: NDArray[np.int64], counts: NDArray[np.int64]) -
 def merge_counts(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The counts of the union of all parts, whose places are those of the whole: exact, as they are whole."""
     union = pd.concat(frames, ignore_index=True)
+    # Sorted, as `counts_at` finds a place by bisection.
     return based("bin_counts", union.groupby(_KEY, sort=True)["count"].sum().reset_index())
 
 
@@ -72,6 +73,7 @@ def wrong_counts(counts: pd.DataFrame, finite: NDArray[np.int64]) -> Iterator[st
     if counts.duplicated(_KEY).any() or (order != np.arange(len(order))).any():
         yield "counts out of order"
     total = np.zeros(len(finite), np.int64)
+    # `total[place] +=` would add only one of the rows of each place.
     np.add.at(total, place, counts["count"].to_numpy())
     if ((total != finite) & (total != 0)).any():
         yield "other counts than its sites have numbers"

@@ -55,8 +55,10 @@ def quantiles_of(
     lower, upper = bin_edges(bins[at])
     # The last bin has no upper edge of its own: numbers of float64 beyond are in it, too.
     lower, upper = lower.clip(low, high), upper.clip(low, high)
+    # The values of a bin are taken for evenly spread, each in the middle of its share.
     within = (ranks - (upto[at] - counts[at]) - 0.5) / counts[at]
     values = lower + within * (upper - lower)
+    # Of the edge nearer to 0, where the same distance is the largest relative error.
     nearest = np.minimum(np.abs(lower), np.abs(upper))
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(upper > lower, (upper - lower) / nearest, 0.0)

@@ -21,6 +21,7 @@ def attention_table(tables: Tables) -> pd.DataFrame:
     logits, entropy = (
         heads[heads["site"] == site].set_index(["layer", "feature"]) for site in (MAX_LOGIT, ENTROPY)
     )
+    # Both are measured together, so this changes nothing but the order of rows.
     logits = logits.reindex(entropy.index)
     calls = tables.layers[tables.layers["site"] == ENTROPY].set_index("layer")["calls"]
     frame = pd.DataFrame(

@@ -126,6 +126,7 @@ class HistoryBuilder:
         for key, streak in later.dead.items():
             before, count = self._dead.get(key), later.measured[key]
             if before is None or len(before) != len(streak):
+                # Another number of features is another model or input: what was counted of it does not go on.
                 before = np.zeros_like(streak)
             # Zero in every one of its windows goes on with what was before them.
             self._dead[key] = np.where(streak == count, before + streak, streak)
@@ -146,6 +147,7 @@ class HistoryBuilder:
     def _count_dead(self, phase: str, tables: Tables) -> None:
         features, widths = tables.feature_moments, tables.sites["n_features"].to_numpy()
         count = features["count"].to_numpy()
+        # Without a finite value a feature is not dead but unknown.
         dead = (features["zeros"].to_numpy() == count) & (count > 0)
         ends = np.cumsum(widths)
         names = zip(tables.sites["layer"], tables.sites["site"], strict=True)
@@ -179,6 +181,7 @@ def history_of_tables(tables: Tables) -> History:
     facts = windows_of(tables)
     if not facts:
         return history_of([])
+    # One row can have one phase: that of the window with most forwards. Copied, for it is changed below.
     whole = max(facts, key=lambda window: window["forwards"]).copy()
     whole["first_step"] = min(window["first_step"] for window in facts)
     whole["last_step"] = max(window["last_step"] for window in facts)
@@ -225,6 +228,7 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows in order of windows: one that was begun earlier may have been closed later."""
     if frame.empty or frame["window"].is_monotonic_increasing:
         return frame
+    # Stable, so that the layers of a window stay in order of execution.
     return frame.sort_values("window", kind="stable", ignore_index=True)
 
 
@@ -236,5 +240,6 @@ def _since(first: int, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    # Before pandas 3 an empty frame has a say in the dtypes of what it is joined to.
     filled = [frame for frame in frames if not frame.empty]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()

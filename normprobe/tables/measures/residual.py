@@ -35,6 +35,7 @@ def stream_measures(tables: Tables) -> pd.DataFrame:
     key = pd.MultiIndex.from_frame(rows[["layer", "site"]])
     if rows.empty:
         return rows.assign(**dict.fromkeys(("sample_square", "p5", "p50", "p95"), pd.Series(dtype="float64")))
+    # Reindexed, so that blocks of which no sample is kept stay, with NaN.
     squares = sample_measures(whole)["sample_square"].reindex(key).to_numpy()
     spreads = sample_spreads(whole)[["p5", "p50", "p95"]].reindex(key).reset_index(drop=True)
     return rows.assign(sample_square=squares).join(spreads)
@@ -51,6 +52,7 @@ def branch_table(tables: Tables) -> pd.DataFrame:
     stream = values[INPUT]
     variances = {site: rows["variance"].reindex(stream.index) for site, rows in values.items()}
     both = (variances[INPUT] * variances[BRANCH]) ** 0.5
+    # The covariance, as Var(a + b) = Var(a) + Var(b) + 2 Cov(a, b).
     shared = (variances[OUTPUT] - variances[INPUT] - variances[BRANCH]) / 2
     frame = pd.DataFrame(
         {

@@ -99,11 +99,13 @@ def _by_width(recordings: Any) -> dict[float, list[Tables]]:
         raise NormprobeError(f"scaling takes {_FORM}; got {type(recordings).__name__}")
     found = {}
     for width, given in recordings.items():
+        # True is a number to Python, but no width.
         if isinstance(width, bool) or not isinstance(width, Real) or not 0 < float(width) < np.inf:
             raise NormprobeError(
                 f"scaling takes {_FORM}; got the width {width!r}, which is no number above 0"
             )
         several = list(given) if isinstance(given, list | tuple) else [given]
+        # By attribute: recordings import tables, which must not import them.
         tables = [getattr(one, "tables", one) for one in several]
         wrong = [type(one).__name__ for one in tables if not hasattr(one, "feature_moments")]
         if wrong or not tables:
@@ -142,6 +144,7 @@ def _points(tables: Mapping[float, list[Tables]], site: str) -> pd.DataFrame:
 def _row(points: pd.DataFrame, widths: list[float]) -> dict[str, Any]:
     """The fit of one layer."""
     first = points.iloc[0]
+    # What is 0 has no logarithm to fit.
     fitted = points[np.isfinite(points["abs_mean"]) & (points["abs_mean"] > 0)]
     found: dict[str, Any] = {
         "layer": first["layer"],
@@ -155,6 +158,7 @@ def _row(points: pd.DataFrame, widths: list[float]) -> dict[str, Any]:
         return found | {"reason": "; ".join([*_left_out(points, widths), "no two widths are left"])}
     x, y = np.log(fitted["width"].to_numpy(float)), np.log(fitted["abs_mean"].to_numpy(float))
     slope, error, r2 = _line(x, y)
+    # Of logarithms, to which the line is fitted.
     middle = fitted.assign(log=y).groupby("width")["log"].mean()
     return found | {
         "slope": slope,
@@ -169,6 +173,7 @@ def _row(points: pd.DataFrame, widths: list[float]) -> dict[str, Any]:
 
 def _line(x: Any, y: Any) -> tuple[float, float, float]:
     """Slope by least squares, its standard error (divisor n - 2) and the share of the variance explained."""
+    # Centred first, for sums of large squares would cancel.
     x, y = x - x.mean(), y - y.mean()
     across, total = float(x @ x), float(y @ y)
     slope = float(x @ y) / across

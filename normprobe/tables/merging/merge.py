@@ -192,6 +192,7 @@ def _features(
 def _spread(moments: Moments, share: _Share, size: int) -> Moments:
     """A part's moments among empty ones, one per feature of the whole."""
     whole = Moments.empty(size)
+    # Empty moments change nothing when they are merged, so what a part lacks stays as it is.
     for into, own in zip(vars(whole).values(), vars(moments).values(), strict=True):
         into[share.feature] = own
     return whole
@@ -208,6 +209,7 @@ def _equal_in_all(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.
     common, known = np.full(size, np.nan), np.zeros(size, bool)
     for share in shares:
         at, own = share.feature, share.tables.feature_moments[name].to_numpy()
+        # NaN is equal to nothing, so that what differed once stays NaN whatever comes later.
         common[at] = np.where(~known[at] | (common[at] == own), own, np.nan)
         known[at] = True
     return common
@@ -238,6 +240,7 @@ def _smallest(frames: Sequence[pd.DataFrame], most: NDArray[np.int64]) -> pd.Dat
     order = np.lexsort([union[name].to_numpy() for name in ("call", "part", "repeat", "hash", "place")])
     place = union["place"].to_numpy()[order]
     rank = np.arange(len(order)) - np.searchsorted(place, place)
+    # The smallest hashes of all data are among the smallest of each part, so no sample is missed.
     kept = order[rank < most[place]]
     chosen: pd.DataFrame = union.iloc[kept].assign(_row=kept)
     return chosen

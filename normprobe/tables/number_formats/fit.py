@@ -120,6 +120,7 @@ def _sites(tables: Tables) -> Iterator[_Site]:
     edges = starts(sites["n_features"])
     for place, (layer, site, kind) in enumerate(zip(sites["layer"], sites["site"], kinds, strict=True)):
         part = slice(edges[place], edges[place + 1])
+        # At least 1, as reshape cannot tell how many rows of no features there are.
         rows = tables.values_at(place).astype(np.float64).reshape(-1, max(edges[place + 1] - edges[place], 1))
         # Rows with NaN or Inf say nothing of rounding.
         yield _Site(
@@ -136,6 +137,7 @@ def _of_site(site: _Site, form: NumberFormat) -> dict[str, Any]:
     scale = float(tensor_scale(peak, form))
     one = value_scale(np.array([peak]), form)
     by_features = site.snr(site.noise(form, one))
+    # A format of blocks has scales of blocks, and none of a channel.
     by_channels = np.nan if form.block else site.snr(site.noise(form, value_scale(site.peaks, form)))
     return {
         **site.names,
@@ -145,6 +147,7 @@ def _of_site(site: _Site, form: NumberFormat) -> dict[str, Any]:
         **_as_it_is(site, form),
         "scale": scale,
         "scaled_below_normal": _share_below(site.counts, form.smallest_normal * float(one[0])),
+        # Half the smallest number is a tie, which goes to the even 0.
         "scaled_flushed": _share_below(site.counts, form.smallest / 2 * float(one[0])),
         **(_by_counts(site, form, float(one[0])) if known else _unbounded(by_features)),
         "channel_gain_db": by_channels - by_features,
@@ -241,6 +244,7 @@ def _share_below(counts: Counts, limit: float) -> float:
         return np.nan
     lower, upper = np.sort(np.abs(bin_edges(bins)), axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # In the bin that the limit lies in, values are taken for evenly spread.
         part = np.where(bins == 0, 0.0, np.clip((limit - lower) / (upper - lower), 0.0, 1.0))
     return float((part * held).sum() / held.sum())
 

@@ -45,6 +45,7 @@ def noise_in_bins(
         The sum of its squares, and the standard deviation of that sum, for where in its bin a value lies is
         unknown: of a few values that outweigh all others little can be said.
     """
+    # A single value is the smallest and the largest at once, and counts once.
     known = np.array(extremes if counts.sum() > 1 else extremes[:1]) / scale
     # A scale that is made of the largest value rounds that one without an error.
     rest = counts.astype(np.float64)

@@ -14,14 +14,17 @@ def step_of(values: Numbers, form: NumberFormat) -> Numbers:
     """The distance of the format's numbers at each value."""
     if form.is_integer:
         return np.ones_like(values)
+    # frexp gives fractions from 0.5 to 1, formats have them from 1 to 2.
     exponent = np.frexp(values)[1] - 1
     least = int(np.log2(form.smallest_normal))
+    # Below the smallest normal number steps stay as they are: these are subnormals.
     found: Numbers = np.ldexp(1.0, np.maximum(exponent, least) - form.fraction_bits)
     return found
 
 
 def rounded(values: Numbers, form: NumberFormat) -> Numbers:
     """Values as the format holds them, unscaled."""
+    # Dividing by a power of two is exact, and rint rounds ties to even as casts do.
     step = step_of(values, form)
     found: Numbers = np.clip(np.rint(values / step) * step, -form.largest, form.largest)
     return found
@@ -52,6 +55,7 @@ def value_scale(largest: Numbers, form: NumberFormat) -> Numbers:
     """What is divided by under one scale alone: of NVFP4 that of the tensor and the block together."""
     if form is not NVFP4:
         return tensor_scale(largest, form)
+    # 1 for zeros alone, which are 0 under any scale.
     return np.where(largest > 0, largest, form.largest) / form.largest
 
 
@@ -64,6 +68,7 @@ def in_blocks(rows: Numbers, form: NumberFormat, largest: float) -> Numbers:
         largest: the largest magnitude of the whole tensor, for the scale of NVFP4's scales.
     """
     width = rows.shape[1]
+    # No magnitude is below 0, so what fills the last block does not change its scale.
     filled = np.pad(rows, ((0, 0), (0, -width % form.block)))
     blocks = filled.reshape(len(rows), -1, form.block)
     peak = np.abs(blocks).max(2, keepdims=True)
