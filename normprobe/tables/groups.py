@@ -168,7 +168,8 @@ def _with_group(frame: pd.DataFrame, groups: pd.Series, columns: dict[str, tuple
     behind = list(columns).index("site") + 1
     return shaped(
         # As an array: pandas would align a Series by its index, which is that of other rows.
-        frame.assign(group=groups.to_numpy()), dict([*named[:behind], ("group", GROUP), *named[behind:]])
+        frame.assign(group=groups.to_numpy()),
+        dict([*named[:behind], ("group", GROUP), *named[behind:]]),
     )
 
 
