@@ -72,6 +72,7 @@ class GroupMeasurer(Measurer):
             extremes = held.accumulator.merge(moments(group.choice, held.accumulator), group.choice)
             if extremes.nonfinite is not None:
                 counted = group.choice.counted
+                # Samples of other groups are marked by a 2: what is not finite there is none of this group's.
                 found = first_nonfinite(values, None if counted is None else counted == 1)
                 extremes = extremes._replace(nonfinite=found)
             held.count(group.n_samples, group.masked)

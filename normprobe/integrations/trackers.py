@@ -49,6 +49,7 @@ class Trackers:
             write(numbers, step)
 
     def _to_tensorboard(self, numbers: dict[str, float], step: int) -> None:
+        # Not before there are numbers: a writer makes its file at once.
         if self._tensorboard is None:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -37,6 +37,7 @@ class LogOfWindows:
 
     def of(self, recording: Recording) -> tuple[dict[str, float], int]:
         """The numbers of a window and the step that they are of: its last."""
+        # Of one window: the numbers of several would be of no one step.
         (facts,) = windows_of(recording.tables)
         phase = "" if facts["phase"] == TRAIN else facts["phase"]
         numbers = Numbers(recording)

@@ -98,6 +98,7 @@ def _fits(module: nn.Module, axes: int) -> bool:
     """Whether a channel layer takes tensors of so many axes."""
     if isinstance(module, _CONV):
         return len(module.kernel_size) + 2 == axes
+    # torch says in the name of the class alone how many axes a norm over channels takes.
     of = re.search(r"(\d)d$", type(module).__name__)
     return of is None or int(of[1]) + 2 == axes
 

@@ -149,4 +149,5 @@ def packed_codes(table: Codes, places: NDArray[np.int64], samples: int) -> Codes
     # A table of one row is that of every example.
     example = np.where(known, places[0], 0) % rows
     codes = np.where(known, table[example, np.where(known, places[1], 0)], UNTOLD)
+    # A batch without rows has no codes to divide by.
     return np.repeat(codes, samples // max(1, len(codes)))

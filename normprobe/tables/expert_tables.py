@@ -84,6 +84,7 @@ def _known(total: Moments, values: NDArray[Any]) -> NDArray[np.float64]:
 
 def _entropy(rows: NDArray[np.int64]) -> tuple[float, float]:
     """The entropy, in nats, of the shares of experts among the rows, and that of equal shares."""
+    # Experts without rows add nothing to it, as 0 ln 0 is 0.
     share = rows[rows > 0] / max(int(rows.sum()), 1)
     # 0.0, not -0.0, where one expert has all.
     return (float(abs((share * np.log(share)).sum())) if len(share) else np.nan), float(np.log(len(rows)))

@@ -166,10 +166,9 @@ def _with_group(frame: pd.DataFrame, groups: pd.Series, columns: dict[str, tuple
     """A table with the column `group` behind `site`."""
     named = list(columns.items())
     behind = list(columns).index("site") + 1
+    # As an array: pandas would align a Series by its index, which is that of other rows.
     return shaped(
-        # As an array: pandas would align a Series by its index, which is that of other rows.
-        frame.assign(group=groups.to_numpy()),
-        dict([*named[:behind], ("group", GROUP), *named[behind:]]),
+        frame.assign(group=groups.to_numpy()), dict([*named[:behind], ("group", GROUP), *named[behind:]])
     )
 
 

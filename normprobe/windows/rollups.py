@@ -131,6 +131,7 @@ def _facts(entry: dict[str, Any]) -> WindowFacts:
 
 def _nbytes(tables: Tables) -> int:
     return (
+        # The other frames are small beside these.
         sum(len(frame) * len(frame.columns) for frame in (tables.feature_moments, tables.sample_moments)) * 8
     )
 

@@ -89,6 +89,7 @@ class OpenCall:
 
     def note_stream(self, tensor: Tensor | None) -> None:
         """Remember what a residual block reads."""
+        # Not a copy, which each call would pay for: its version tells whether it was rewritten.
         self.stream = None if tensor is None else Held(tensor, _version(tensor), tensor)
 
     def hold(self, call: Call) -> None:

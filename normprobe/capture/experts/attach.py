@@ -36,6 +36,7 @@ def attach_experts(
 
 
 def _before_list(forwards: Forwards, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+    # Checkpointing repeats calls in backward, and nothing is measured there.
     if not in_backward():
         with ModesAside():
             note_rows(forwards.current, name, module, (*args, *kwargs.values()))

@@ -79,6 +79,7 @@ class HostSums:
         # No samples and no raw rows are kept of experts, hence 0 of both.
         every = [none if each is None else each.totals(0, 0).features for each in held]
         joined = (np.concatenate([getattr(each, name) for each in every]) for name in MOMENT_FIELDS)
+        # A copy, for rows go on being counted.
         return Moments(*joined), self._rows.copy()
 
     def nbytes(self) -> int:
@@ -108,6 +109,7 @@ class DeviceSums:
         self.width, self._count = width, count
         empty = Moments.empty((count + 1) * width)
         self._moments = empty.map(lambda field: torch.from_numpy(field).to(device, torch.float64))
+        # float64 counts exactly up to 2**53.
         self._rows = torch.zeros(count + 1, dtype=torch.float64, device=device)
 
     def add(self, rows: Tensor, expert: Tensor) -> None:

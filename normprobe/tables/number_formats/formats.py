@@ -56,21 +56,13 @@ BF16 = NumberFormat(
     fraction_bits=7,
     scaled=False,
 )
+# It has no infinity, but its last code is NaN: 448 is the largest, and not 480.
 FP8_E4M3 = NumberFormat(
-    # It has no infinity, but its last code is NaN: 448 is the largest, and not 480.
-    name="fp8_e4m3",
-    largest=448.0,
-    smallest_normal=2.0**-6,
-    smallest=2.0**-9,
-    fraction_bits=3,
+    name="fp8_e4m3", largest=448.0, smallest_normal=2.0**-6, smallest=2.0**-9, fraction_bits=3
 )
+# Its highest exponent is that of Inf and NaN, as in IEEE formats.
 FP8_E5M2 = NumberFormat(
-    # Its highest exponent is that of Inf and NaN, as in IEEE formats.
-    name="fp8_e5m2",
-    largest=57344.0,
-    smallest_normal=2.0**-14,
-    smallest=2.0**-16,
-    fraction_bits=2,
+    name="fp8_e5m2", largest=57344.0, smallest_normal=2.0**-14, smallest=2.0**-16, fraction_bits=2
 )
 MXFP8 = replace(FP8_E4M3, name="mxfp8", block=32)
 NVFP4 = NumberFormat(name="nvfp4", largest=6.0, smallest_normal=1.0, smallest=0.5, fraction_bits=1, block=16)

@@ -72,6 +72,7 @@ def noise_of_features(mean: Numbers, variance: Numbers, form: NumberFormat, scal
     points, weights = _normal_points()
     scale = np.broadcast_to(scale, mean.shape)[:, None]
     deviation = np.sqrt(variance)[:, None] / scale
+    # Magnitudes alone, for formats are symmetric, and so is rounding to them.
     values = np.abs(mean[:, None] / scale + deviation * points)
     # No value is larger than that which the scale is of, though a normal distribution has some.
     values = np.minimum(values, form.largest)
