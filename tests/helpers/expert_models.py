@@ -24,9 +24,13 @@ _COMMON: dict[str, Any] = {
 }
 
 
-def _made(config: Any, model: str) -> Any:
+def _need_transformers_5() -> None:
     if int(transformers.__version__.split(".")[0]) < 5:
         pytest.skip("transformers 4 holds these experts in lists of modules, and calls them otherwise")
+
+
+def _made(config: Any, model: str) -> Any:
+    _need_transformers_5()
     torch.manual_seed(0)
     made = getattr(transformers, model)(config).eval()
     # Fresh weights are so small that experts hardly differ, and biases are 0.
@@ -76,6 +80,7 @@ def llama4(**options: Any) -> Any:
 
 
 def dbrx(**options: Any) -> Any:
+    _need_transformers_5()  # its configuration, too, takes other arguments
     config = transformers.DbrxConfig(
         vocab_size=99,
         d_model=32,
