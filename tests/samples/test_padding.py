@@ -24,6 +24,7 @@ from transformers.models.t5 import T5Config, T5ForConditionalGeneration
 
 import normprobe
 from normprobe.capture.states.layer_state import UNALIGNED
+from tests.helpers.tiny_models import FIFTH
 
 SHARED = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 TEXTS = [
@@ -136,7 +137,9 @@ def _assert_same(found: normprobe.Recording, expected: normprobe.Recording, tole
                 far = (np.abs(a[column] - b[column]) / unit).fillna(0)
                 assert far.max() <= tolerance, (name, column, b.loc[far.idxmax(), key].to_dict(), far.max())
     pd.testing.assert_frame_equal(found.samples[IDENTITY], expected.samples[IDENTITY])
-    counts = ["layer", "site", "n_samples", "nonfinite", "nonfinite_masked", "calls"]
+    counts = ["layer", "site", "n_samples", "nonfinite", "calls"]
+    # Transformers 4 makes NaN of padding rows of T5 in float64, by the mask that it fills.
+    counts += ["nonfinite_masked"] if FIFTH else []
     pd.testing.assert_frame_equal(found.layers[counts], expected.layers[counts])
 
 
@@ -237,6 +240,8 @@ class TestForms:
     @pytest.mark.parametrize("name", ["bert", "gpt2"])
     def test_of_transformers(self, models: dict[str, nn.Module], name: str, form: Tensor) -> None:
         inputs = _inputs(name, 6)
+        if name == "bert" and form.dim() == 4 and not FIFTH:
+            pytest.skip("transformers 4 takes masks of two or three axes for BERT")
         if name == "gpt2" and form.dim() == 4:
             causal = torch.ones(6, 6, dtype=torch.bool).tril()
             allowed = self.real[:, None, None] & causal

@@ -301,7 +301,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _reason(cause: Exception) -> str:
     """Why loading failed, in one line: what other libraries say in a paragraph, or name by a type alone."""
-    if "ignore_mismatched_sizes" in str(cause):
+    # The second is torch's own, which transformers before 5 hands on.
+    if "ignore_mismatched_sizes" in str(cause) or "copying a param with shape" in str(cause):
         return "the shapes of its weights do not fit its config.json"
     if type(cause).__name__ == "SafetensorError":
         return f"its weights are damaged or cut off ({describe(cause)}); fetch them again"

@@ -32,7 +32,10 @@ FILES: dict[str, Any] = {
 def test_a_ramp_is_the_same_ramp_in_8_bits(tmp_path: Path, name: str, n_channels: int) -> None:
     file, values, dtype = FILES[name]
     whole = values.round() if np.dtype(dtype).kind in "iu" else values
-    Image.fromarray(whole.astype(dtype)).save(tmp_path / file)
+    try:
+        Image.fromarray(whole.astype(dtype)).save(tmp_path / file)
+    except OSError as error:
+        pytest.skip(f"this version of pillow {error}")
     opened = np.asarray(open_image(tmp_path / file, n_channels), float)
     expected = RAMP if n_channels == 1 else np.repeat(RAMP[..., None], 3, -1)
     assert opened.shape == expected.shape

@@ -15,6 +15,7 @@ from normprobe.errors import NormprobeError, NoSamplesError, RecordingError
 from normprobe.recording import Recording
 from tests.helpers import quantizers
 from tests.helpers.quantizers import collected, largest, range_of_output, sums
+from tests.helpers.tiny_models import FIFTH
 
 
 def written(recording: Recording, path: Path, form: str) -> dict[str, Any]:
@@ -54,6 +55,7 @@ class TestActScales:
         assert list(found) == list(expected)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
+    @pytest.mark.skipif(not FIFTH, reason="transformers 4 holds these experts in lists of modules")
     def test_of_experts_that_are_one_tensor_are_said_to_be_missing(self, tmp_path: Path) -> None:
         model, data = quantizers.mixtral(), quantizers.batches()
         export = normprobe.record(model, data).export(tmp_path / "scales.pt", "act-scales")
