@@ -25,13 +25,13 @@ from normprobe.capture.measure import (
     Measurer,
     Observation,
     arranged_values,
+    axis_roles,
 )
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.distributions.accumulators import CompiledDistribution, distribution_accumulator
 from normprobe.kernels.distributions.options import DistributionAccumulator, DistributionOptions
-from normprobe.kernels.types import AxisRoles
 from normprobe.layers.view import View
 from normprobe.vocabulary import INPUT, OUTPUT
 
@@ -108,8 +108,9 @@ class DistributionMeasurer(Measurer):
         """The distribution of a site, begun with its first tensor."""
         if site.distribution is None:
             assert site.width is not None
-            roles = AxisRoles(view.axis, view.trailing, view.unbatched, view.sample == "example")
-            site.distribution = distribution_accumulator(site.width, roles, self._options, tensor.device)
+            site.distribution = distribution_accumulator(
+                site.width, axis_roles(view), self._options, tensor.device
+            )
         return site.distribution
 
     def _found(

@@ -7,19 +7,17 @@ of its groups when it is frozen (`capture.states.group_state`).
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from normprobe.capture.identity.group_choices import GroupChoice
 from normprobe.capture.identity.sample_numbers import record_extremes
 from normprobe.capture.identity.selection import RawSelection, Selection
-from normprobe.capture.measure import Measurer, Observation, measured_moments
+from normprobe.capture.measure import Measurer, Observation, axis_roles, measured_moments
 from normprobe.capture.states.group_state import GroupState
 from normprobe.kernels import dispatch
-from normprobe.kernels.choice import Choice
 from normprobe.kernels.first_nonfinite import first_nonfinite
-from normprobe.kernels.types import AxisRoles, Extremes
+from normprobe.kernels.types import Extremes
 
 
 class GroupMeasurer(Measurer):
@@ -37,7 +35,7 @@ class GroupMeasurer(Measurer):
             return False
         for group in selection.groups:
             held = _held(observation, selection, group)
-            extremes = self._observed(observation, held.accumulator.state, group.choice)
+            extremes = self._observed(observation, held.accumulator.state, group.choice, None)
             # Of the first of all, or of none: each reads one and the same tensor.
             if extremes is False:
                 return False
@@ -45,15 +43,6 @@ class GroupMeasurer(Measurer):
             if extremes is not None:
                 record_extremes(held, Extremes(*extremes), selection.placement, observation.forward)
         return True
-
-    def _observed(
-        self, observation: Observation, state: Any, choice: Choice, raw: Choice | None = None
-    ) -> Any:
-        """What the extension gives of a tensor: new extremes, or False where it cannot read it as it lies."""
-        assert self._compiled is not None
-        prepared, forward = self._compiled.compiled_choice, observation.forward.state
-        choices = prepared(choice), None if raw is None else prepared(raw)
-        return state.observe(observation.tensor, *choices, forward.recent, forward.threads, self._small)
 
     def _add_arranged(
         self, observation: Observation, values: Tensor, selection: Selection, raw: RawSelection
@@ -87,7 +76,6 @@ def _held(observation: Observation, selection: Selection, group: GroupChoice) ->
         # The width was set by `_fits`, and the groups by `place`, before anything is measured.
         assert site.width is not None
         assert placed is not None
-        axis_roles = AxisRoles(view.axis, view.trailing, view.unbatched, view.sample == "example")
-        made = dispatch.accumulator(site.width, axis_roles, observation.tensor.device)
+        made = dispatch.accumulator(site.width, axis_roles(view), observation.tensor.device)
         held = site.open_group(GroupState.of(group.code, placed.names[group.code], made))
     return held

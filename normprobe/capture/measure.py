@@ -35,6 +35,7 @@ from normprobe.kernels.choice import Choice
 from normprobe.kernels.first_nonfinite import first_nonfinite
 from normprobe.kernels.types import Accumulator, AxisRoles, Extremes
 from normprobe.layers.to_rows import Extent, arrange, by_graph, extent_of
+from normprobe.layers.view import View
 from normprobe.vocabulary import INPUT, OUTPUT, site_of
 
 MakeHooks = Callable[
@@ -259,18 +260,19 @@ class Measurer:
         site, forward = observation.site, observation.forward
         if site.counters.state is None:
             return False
-        assert self._compiled is not None
-        prepared, state = self._compiled.compiled_choice, forward.state
-        choice = prepared(selection.choice)
-        raw_choice = None if raw.choice is None else prepared(raw.choice)
-        extremes = site.counters.state.observe(
-            observation.tensor, choice, raw_choice, state.recent, state.threads, self._small
-        )
+        extremes = self._observed(observation, site.counters.state, selection.choice, raw.choice)
         if extremes is False:
             return False
         if extremes is not None:  # new ones
             record_extremes(site, Extremes(*extremes), selection.placement, forward)
         return True
+
+    def _observed(self, observation: Observation, state: Any, choice: Choice, raw: Choice | None) -> Any:
+        """What the extension gives of a tensor: new extremes, or False where it cannot read it as it lies."""
+        assert self._compiled is not None
+        prepared, forward = self._compiled.compiled_choice, observation.forward.state
+        choices = prepared(choice), None if raw is None else prepared(raw)
+        return state.observe(observation.tensor, *choices, forward.recent, forward.threads, self._small)
 
     def _add_arranged(
         self, observation: Observation, values: Tensor, selection: Selection, raw: RawSelection
@@ -328,14 +330,18 @@ def _numbered(observation: Observation, selection: Selection) -> Numbered:
     return Numbered(selection.placement, sizes, observation.repeat, graphs, nested)
 
 
+def axis_roles(view: View) -> AxisRoles:
+    """How the axes of a layer's tensors read, as accumulators take it."""
+    return AxisRoles(view.axis, view.trailing, view.unbatched, view.sample == "example")
+
+
 def _fits(observation: Observation, width: int) -> bool:
     """Whether a tensor has as many features as those before it; the first one decides."""
     site, view = observation.site, observation.state.view
     site.width = width if site.width is None else site.width
     # Each window sums anew.
     if site.accumulator is None and width == site.width:
-        axis_roles = AxisRoles(view.axis, view.trailing, view.unbatched, view.sample == "example")
-        site.accumulator = dispatch.accumulator(width, axis_roles, observation.tensor.device)
+        site.accumulator = dispatch.accumulator(width, axis_roles(view), observation.tensor.device)
         site.counters.state = site.accumulator.state
     if width == site.width:
         return True

@@ -16,7 +16,7 @@ from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Accumulator, Totals
 from normprobe.samples.layout import Layout
 from normprobe.samples.reservoir import Reservoir
-from normprobe.tables.records import FirstNonfinite, Holder, Kept, SiteRecord
+from normprobe.tables.records import FirstNonfinite, GroupRecord, Holder, Kept, SiteRecord
 
 
 @dataclass(eq=False, slots=True)
@@ -131,21 +131,25 @@ class SiteState:
 
     def totals(self) -> Totals:
         """The sums so far."""
+        groups = records_of(self.groups)
+        return self._totals(joined(groups) if groups else None)
+
+    def _totals(self, whole: GroupRecord | None) -> Totals:
+        """The sums so far; ``whole`` has those of all groups, where samples are of groups."""
         assert self.accumulator is not None
         totals = self.accumulator.totals(self.counters.samples.size, self.counters.rows.size)
-        groups = records_of(self.groups)
-        return with_sums_of(totals, joined(groups)) if groups else totals
+        return totals if whole is None else with_sums_of(totals, whole)
 
     def record(self, name: str) -> SiteRecord:
         """The site frozen, under its name."""
-        totals, counters = self.totals(), self.counters
+        groups, counters = records_of(self.groups), self.counters
+        whole = joined(groups) if groups else None
+        totals, nonfinite = self._totals(whole), self.nonfinite
         low, high, found = self.minimum, self.maximum, self._distribution()
         # The torch accumulator keeps the holders itself, on its device, until they are asked for.
         if totals.holders is not None:
             low, high = (Holder.of(*held) for held in totals.holders)
-        groups, nonfinite = records_of(self.groups), self.nonfinite
-        if groups:
-            whole = joined(groups)
+        if whole is not None:
             low, high, nonfinite = whole.minimum, whole.maximum, whole.nonfinite
         return SiteRecord(
             site=name,
