@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,7 +18,7 @@ def _joined(kinds: pd.Series) -> str:
     return str(min(kinds, key=_STRONGEST.index))
 
 
-PLACED: dict[str, str | Callable[[Any], Any]] = {
+PLACED: dict[str, Any] = {
     "placement": _joined,
     # Not those of the first row, which may be missing: those of the first that has them.
     **dict.fromkeys(("first_feature", "whole_features"), "first"),
@@ -53,6 +53,6 @@ def check_placements(frames: Sequence[pd.DataFrame]) -> None:
     if len(twice):
         layer, site = twice[SITE_KEY].iloc[0]
         raise RecordingError(
-            f"the parts have other features of {layer!r} at its {site}, but not of the same data: the digests "
+            f"the parts have other features of {layer!r} at its {site}, but not of the same data: digests "
             "of their data differ or are unknown; first merge the parts on the same data, all of them at once"
         )
