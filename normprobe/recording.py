@@ -391,12 +391,10 @@ def merge(
         raise RecordingError(
             f"{differ}; --force merges them all the same (in Python on_different_weights='warn')"
         )
-    said = [differ] if differ else []
-    for text in said:
-        warn(text)
-    # A note alone: a rank without data is an ordinary part.
-    said += [text for text in (nothing_measured(parts),) if text]
+    if differ:
+        warn(differ)
+    # Of the latter a note alone: a rank without data is an ordinary part.
+    said = [text for text in (differ, nothing_measured(parts)) if text]
     series = WindowSeries.joined(recordings)
-    if not said:
-        return Recording(merged, series)
-    return Recording(merged.annotate({"warnings": sorted({*merged.facts["warnings"], *said})}), series)
+    warnings = sorted({*merged.facts["warnings"], *said})
+    return Recording(merged.annotate({"warnings": warnings}) if said else merged, series)

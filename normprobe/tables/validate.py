@@ -64,6 +64,16 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
 }
 
 
+_OPTIONAL_FACTS: dict[str, Callable[[Any], bool]] = {
+    "stage": lambda value: (
+        value is None
+        or (isinstance(value, list) and len(value) == 2 and all(map(_count, value)) and value[0] < value[1])
+    ),
+    "contents": lambda value: isinstance(value, dict) and all(map(_text, value.values())),
+    "replicas": _texts,
+}
+
+
 _OF_WINDOW = {
     **dict.fromkeys(("part", "phase"), _text),
     **dict.fromkeys(("first", "last", "first_step", "last_step", "forwards"), _count),
@@ -85,6 +95,8 @@ def check_meta(meta: Any) -> str:
     # Reading lets NaN and half a surrogate pair pass, which cannot be saved again; here both raise.
     json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
     wrong = [name for name, fits in _FACTS.items() if name not in meta or not fits(meta[name])]
+    # Whole models have no stage, and what was never merged neither contents nor replicas.
+    wrong += [name for name, fits in _OPTIONAL_FACTS.items() if name in meta and not fits(meta[name])]
     # Recordings of before there were windows name none.
     wrong += [] if _windows(meta.get("windows", [])) else ["windows"]
     return f"no usable {', '.join(wrong)}" if wrong else ""

@@ -27,6 +27,7 @@ from normprobe.tables.merging.checks import check_apart
 from normprobe.tables.merging.ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
 from normprobe.tables.merging.placements import PLACED, check_placements
 from normprobe.tables.merging.same_data import content_digests, counted_once, grouped_by_data
+from normprobe.tables.merging.stages import by_stage, united
 from normprobe.tables.merging_sites import united_sites
 from normprobe.tables.parameters import merge_parameters
 from normprobe.tables.window_facts import first_call, last_call
@@ -76,13 +77,20 @@ def merge_tables(parts: Sequence[Tables], on_same_data: str | None = None) -> Ta
     # In one order whatever the caller's, so that even rounding does not depend on it.
     of_parts.sort(key=_names)
     if on_same_data is not None and len(of_parts) > 1:
-        # First: of other options even the same data give other numbers.
-        _check_options(of_parts)
-        of_parts = [replace(p, facts={**p.facts, "contents": content_digests(p)}) for p in of_parts]
-        of_parts = sorted((_of_data(g, on_same_data) for g in grouped_by_data(of_parts)), key=_names)
-        if len(of_parts) == 1:
-            return of_parts[0]
+        of_stages = [_of_stage(stage, on_same_data) for stage in by_stage(of_parts)]
+        if len(of_stages) == 1:
+            return of_stages[0]
+        return _merged(united(of_stages), in_sequence=False, same_data=True)
     return _merged(of_parts, in_sequence=False)
+
+
+def _of_stage(parts: Sequence[Tables], on_same_data: str) -> Tables:
+    """Recordings of one stage of a pipeline, or of whole models, as one."""
+    # First: of other options even the same data give other numbers.
+    _check_options(parts)
+    parts = [replace(part, facts={**part.facts, "contents": content_digests(part)}) for part in parts]
+    of_data = sorted((_of_data(group, on_same_data) for group in grouped_by_data(parts)), key=_names)
+    return of_data[0] if len(of_data) == 1 else _merged(of_data, in_sequence=False)
 
 
 def _names(tables: Tables) -> list[str]:
@@ -128,10 +136,7 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool, same_data: bool = Fal
     merged = Tables(
         ledger_base=ledger,
         sites=sites,
-        feature_moments=based(
-            "feature_moments",
-            _features(shares, int(sites["n_features"].sum()), vectors),
-        ),
+        feature_moments=_features(shares, int(sites["n_features"].sum()), vectors),
         sample_moments=based("sample_moments", sample_moments),
         rows=based("rows", rows),
         row_values=_values(shares, rows["_row"].to_numpy()),
@@ -228,7 +233,8 @@ def _features(
     columns: dict[str, Any] = {field.column: getattr(merged, name) for name, field in MOMENT_FIELDS.items()}
     columns |= merged_powers([(s.tables.feature_moments, s.feature) for s in shares], size)
     columns |= dict(zip(SEEN, (seen.count, seen.mean, seen.m2), strict=True))
-    return pd.DataFrame(columns | {name: of_vectors(name, shares, size) for name in VECTORS})
+    columns |= {name: of_vectors(name, shares, size) for name in VECTORS}
+    return based("feature_moments", pd.DataFrame(columns))
 
 
 def _spread(moments: Moments, share: _Share, size: int) -> Moments:

@@ -43,7 +43,9 @@ def content_digests(tables: Tables) -> dict[str, str]:
 def _digest(tables: Tables) -> str:
     """A digest of what is measured, whose order is that of the sites; kept samples are not in it."""
     made = hashlib.blake2b(digest_size=16)
-    sites = tables.sites
+    sites, ledger = tables.sites, tables.ledger_base
+    for name in ("layer", "type", "kind"):
+        made.update("\0".join(ledger[name]).encode())
     for name in ("layer", "site", "placement"):
         made.update("\0".join(sites[name]).encode())
     for name in ("calls", "n_samples", "n_features", "masked", "nonfinite_masked"):
