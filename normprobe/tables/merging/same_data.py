@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -218,7 +219,7 @@ def _decide(
         _keep_first(key, alike, decisions, on_same_data)
         shards.append(alike[0])
     bounds = [shard.range for shard in shards]
-    apart = all(a[1] == b[0] and a[2] == b[2] for a, b in zip(bounds, bounds[1:], strict=False))
+    apart = all(a[1] == b[0] and a[2] == b[2] for a, b in pairwise(bounds))
     if not apart or len({shard.n_samples for shard in shards}) > 1:
         shown = ", ".join(f"{low} to {high - 1} of {whole}" for low, high, whole in bounds)
         raise RecordingError(

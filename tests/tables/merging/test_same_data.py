@@ -120,7 +120,7 @@ class TestShards:
         left = normprobe.merge(a, b)
         assert left.tables.sites["whole_features"].tolist() == [pd.NA, 32]
         assert normprobe.merge(normprobe.merge(c, d), left).features.equals(whole.features)
-        with pytest.raises(RecordingError, match="0 to 7 of 32, 16 to 23 of 32.*all at once"):
+        with pytest.raises(RecordingError, match=r"0 to 7 of 32, 16 to 23 of 32.*all at once"):
             normprobe.merge(a, c)
 
     def test_copies_of_a_shard_count_once(self) -> None:
@@ -162,7 +162,7 @@ class TestShards:
     def test_that_no_placement_explains_are_refused(self) -> None:
         parts = [normprobe.record(Up(2, rank), BATCHES, part=f"rank{rank}") for rank in range(2)]
         with pytest.raises(
-            RecordingError, match="'rank0' and 'rank1' saw the same data .*'up' at its output"
+            RecordingError, match=r"'rank0' and 'rank1' saw the same data .*'up' at its output"
         ):
             normprobe.merge(*parts)
 
@@ -192,7 +192,7 @@ class TestCopies:
             assert found.features.equals(merged.features)
             assert found.meta["examples"] == 24
         other = normprobe.merge(record(model, 0, "d"), record(model, 2, "e"))
-        with pytest.raises(RecordingError, match="hold some of the same data.*all at once"):
+        with pytest.raises(RecordingError, match=r"hold some of the same data.*all at once"):
             normprobe.merge(merged, other)
 
     def test_that_differ_are_refused_or_the_first_counts(self, tmp_path: Path) -> None:
