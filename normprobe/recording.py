@@ -17,7 +17,7 @@ from normprobe.tables.frames import Tables
 from normprobe.tables.further_tables import FurtherTables
 from normprobe.tables.measures.outliers import LEAST, ROWS, SHARE, TIMES, outlier_table
 from normprobe.tables.measures.recorded_blocks import RecordedBlocks
-from normprobe.tables.merging.checks import different_weights, nothing_measured, same_data
+from normprobe.tables.merging.checks import different_weights, nothing_measured
 from normprobe.tables.merging.merge import merge_tables
 from normprobe.tables.number_formats.recorded import RecordedDistributions
 from normprobe.tables.one_layer import OneLayer
@@ -345,21 +345,32 @@ def load(path: str | Path) -> Recording:
     return Recording(load_tables(Path(path)))
 
 
-def merge(*recordings: Recording, on_different_weights: Literal["error", "warn"] = "warn") -> Recording:
+def merge(
+    *recordings: Recording,
+    on_different_weights: Literal["error", "warn"] = "warn",
+    on_same_data: Literal["error", "count_once"] = "error",
+) -> Recording:
     """Merge recordings of parts of the data into the recording of the whole.
 
-    Recordings that hold the same data are merged, and count twice; those of different weights are merged, and
-    their means and variances are of none of them. A warning says either, and of recordings in which nothing
-    was measured that they add nothing; it is in ``meta["warnings"]`` as well.
+    Recordings of the same data, known by a digest, never count twice. Copies, as of a task that was tried
+    again, count once, and ``meta["replicas"]`` names them; shares of a layer's features, as tensor-parallel
+    processes have them, are put side by side, and shares of its samples add up.
+
+    Recordings of different weights are merged, and their means and variances are of none of them. A warning
+    says so, and of recordings in which nothing was measured that they add nothing; it is in
+    ``meta["warnings"]`` as well.
 
     Args:
         recordings: of one model, each of another part of the data.
         on_different_weights: "error" refuses recordings of different weights, as ``normprobe merge`` does
             without ``--force``.
+        on_same_data: what becomes of recordings of the same data that differ, and of which nothing says that
+            each is a share: "error" refuses them, "count_once" counts the first by the name of its part.
 
     Raises:
         RecordingError: there is none, one of them is no recording, a part occurs twice, they are of different
-            models or options, or of different weights where these are to be refused.
+            models or options, of different weights where these are to be refused, or of the same data and do
+            not go together.
     """
     if not recordings:
         raise RecordingError("merge needs at least one recording")
@@ -371,19 +382,19 @@ def merge(*recordings: Recording, on_different_weights: Literal["error", "warn"]
             )
     if on_different_weights not in ("error", "warn"):
         raise RecordingError(f"on_different_weights must be 'error' or 'warn', got {on_different_weights!r}")
+    if on_same_data not in ("error", "count_once"):
+        raise RecordingError(f"on_same_data must be 'error' or 'count_once', got {on_same_data!r}")
     parts = [recording.tables for recording in recordings]
-    merged = merge_tables(parts)
+    merged = merge_tables(parts, on_same_data)
     differ = different_weights(parts)
     if differ and on_different_weights == "error":
         raise RecordingError(
             f"{differ}; --force merges them all the same (in Python on_different_weights='warn')"
         )
-    said = [text for text in (differ, same_data(parts)) if text]
-    for text in said:
-        warn(text)
-    # A note alone: a rank without data is an ordinary part.
-    said += [text for text in (nothing_measured(parts),) if text]
+    if differ:
+        warn(differ)
+    # Of the latter a note alone: a rank without data is an ordinary part.
+    said = [text for text in (differ, nothing_measured(parts)) if text]
     series = WindowSeries.joined(recordings)
-    if not said:
-        return Recording(merged, series)
-    return Recording(merged.annotate({"warnings": sorted({*merged.facts["warnings"], *said})}), series)
+    warnings = sorted({*merged.facts["warnings"], *said})
+    return Recording(merged.annotate({"warnings": warnings}) if said else merged, series)

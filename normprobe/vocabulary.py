@@ -19,6 +19,10 @@ DEFAULT = "default"
 STATUSES = ("fired", "bypassed", "refused", "never fired")
 """What became of a layer, the most telling first: of merged parts the first one counts."""
 
+PLACEMENTS = ("whole", "features", "samples", "partial", "replicated")
+"""What a part has of a site: all; some features of each sample; some samples of its data, the others being in
+other parts; summands that were not added up; a copy of what other parts on the same data have."""
+
 SAMPLE_UNITS = ("position", "example")
 
 ADAPTER_BASES = ("base_layer", "original_module")

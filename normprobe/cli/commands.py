@@ -162,10 +162,19 @@ def _chosen(ledger: pd.DataFrame, request: Request, by: Sequence[str]) -> pd.Dat
 @click.argument("recordings", nargs=-1, required=True, type=_PATH, metavar="A B ...")
 @click.option("--out", type=_PATH, required=True, metavar="FILE", help="The merged recording.")
 @click.option("--force", is_flag=True, help="Merge recordings of different weights, too.")
+@click.option(
+    "--on-same-data",
+    type=click.Choice(["error", "count_once"]),
+    default="error",
+    show_default=True,
+    help="What to do with recordings of the same data that differ: refuse them, or count the first.",
+)
 @settings
 @debug
 @with_error_lines
-def merge(recordings: tuple[Path, ...], out: Path, force: bool) -> None:
+def merge(
+    recordings: tuple[Path, ...], out: Path, force: bool, on_same_data: Literal["error", "count_once"]
+) -> None:
     """Merge recordings of parts of the data, or the windows of a run in a folder, into one of the whole."""
     if len(recordings) < 2 and not all(map(holds_windows, recordings)):
         raise click.UsageError("merge takes two recordings or more, or a folder with windows of a run")
@@ -177,7 +186,9 @@ def merge(recordings: tuple[Path, ...], out: Path, force: bool) -> None:
         parts = [recording.load(path) for path in recordings]
         _check_apart(recordings, parts)
         weights: Literal["error", "warn"] = "warn" if force else "error"
-        whole = parts[0] if len(parts) == 1 else recording.merge(*parts, on_different_weights=weights)
+        whole = parts[0]
+        if len(parts) > 1:
+            whole = recording.merge(*parts, on_different_weights=weights, on_same_data=on_same_data)
         whole.save(out)
     for warning in whole.meta["warnings"]:
         click.echo(f"Note: {warning}", err=True)

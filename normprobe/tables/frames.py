@@ -40,7 +40,7 @@ from normprobe.tables.records import ExpertRecord, LayerRecord
 from normprobe.vocabulary import GRADIENT_SITES, INPUT, OUTPUT, site_order
 
 _COPIES_ON_WRITE = int(pd.__version__.split(".", maxsplit=1)[0]) >= 3
-_STRUCTURE = ("parts", "digests", "options", "windows")
+_STRUCTURE = ("parts", "digests", "options", "windows", "stage", "contents", "replicas")
 """What of ``meta`` merging rests on."""
 
 

@@ -73,14 +73,18 @@ def different_weights(parts: Sequence[Tables]) -> str:
 def _weights(tables: Tables) -> dict[str, Any]:
     """What is known of the weights of each layer: a digest, or what it applied."""
     ledger, sites = tables.ledger_base, tables.sites
+    # Of a share of the features each process has other weights.
+    shares = set(sites["layer"][sites["placement"] == "features"])
     digests = dict(zip(ledger["layer"], ledger["weights"], strict=True))
-    known = {name: int(digest) for name, digest in digests.items() if not pd.isna(digest)}
+    known = {
+        name: int(digest) for name, digest in digests.items() if not pd.isna(digest) and name not in shares
+    }
     bounds = starts(sites["n_features"])
     vectors = tables.feature_moments[["weight", "bias"]].to_numpy()
     return known | {
         f"{layer}": vectors[bounds[place] : bounds[place + 1]]
         for place, (layer, site) in enumerate(zip(sites["layer"], sites["site"], strict=True))
-        if site == OUTPUT and layer not in known
+        if site == OUTPUT and layer not in known and layer not in shares
     }
 
 
@@ -91,30 +95,6 @@ def _differ(a: int | NDArray[Any], b: int | NDArray[Any]) -> bool:
     if a.shape != b.shape:  # which merging refuses itself
         return False
     return bool(((a != b) & ~np.isnan(a) & ~np.isnan(b)).any())
-
-
-def same_data(parts: Sequence[Tables]) -> str:
-    """What is to be said of parts that saw the same data, in a sentence; "" where none did."""
-    held: dict[tuple[int, int], list[str]] = {}
-    for part in parts:
-        for name, (examples, digest) in part.facts["digests"].items():
-            # 0 stands for data that have no fingerprint.
-            if examples and digest:
-                held.setdefault((examples, digest), []).append(name)
-    forwards = {
-        part.facts["parts"][0]: part.facts["measured"] for part in parts if len(part.facts["parts"]) == 1
-    }
-    said = []
-    for (examples, _), names in held.items():
-        if len(names) > 1:
-            each = forwards.get(names[0])
-            size = _count(examples, "example") + (f" in {_count(each, 'forward')}" if each else "")
-            said.append(
-                f"{len(names)} recordings hold the same data ({size}), which count {len(names)} times"
-            )
-    if not said:
-        return ""
-    return "; ".join(said) + "; was one cell run twice? Merge each data set once"
 
 
 def nothing_measured(parts: Sequence[Tables]) -> str:

@@ -14,7 +14,7 @@ from normprobe.tables.window_facts import joined_windows
 from normprobe.vocabulary import STATUSES
 
 _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds", "weight_changes")
-_UNIONS = ("parts", "warnings", "training")
+_UNIONS = ("parts", "warnings", "training", "replicas")
 _JOINED = ("name", "model", "data", "device", "dtype", "kernel")
 _UNITS = {"unit": "position", "example_unit": "example"}
 _NEVER_USED = "no function used it as the weight of a Linear"
@@ -53,19 +53,24 @@ def _completed(frame: pd.DataFrame, never_used: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame[~own], tail], ignore_index=True)
 
 
-def merge_ledgers(frames: Sequence[pd.DataFrame], *, in_sequence: bool = False) -> pd.DataFrame:
+def merge_ledgers(
+    frames: Sequence[pd.DataFrame], *, in_sequence: bool = False, once: bool = False
+) -> pd.DataFrame:
     """A row per layer, from frames that name the same layers in the same order.
 
     Args:
         frames: one a part, or a window of one part.
         in_sequence: whether they are windows in the order of their forwards, as one probe would note them.
+        once: whether they are of the same forwards, which count once: of numbers the largest, not the sum.
     """
     every = [frame.to_dict("records") for frame in frames]
-    rows = [_row(rows, in_sequence=in_sequence) for rows in zip(*every, strict=True)]
+    rows = [
+        _row(rows, in_sequence=in_sequence, add=max if once else sum) for rows in zip(*every, strict=True)
+    ]
     return pd.DataFrame(rows, columns=frames[0].columns)
 
 
-def _row(rows: Sequence[dict[str, Any]], *, in_sequence: bool) -> dict[str, Any]:
+def _row(rows: Sequence[dict[str, Any]], *, in_sequence: bool, add: Callable[[Any], Any]) -> dict[str, Any]:
     """One layer's row: from the parts in which its status is the first of `STATUSES`."""
     status = min((row["status"] for row in rows), key=STATUSES.index)
     best = [row for row in rows if row["status"] == status]
@@ -85,10 +90,10 @@ def _row(rows: Sequence[dict[str, Any]], *, in_sequence: bool) -> dict[str, Any]
         **{name: pieces(columns[name], in_order=in_sequence) for name in joined},
         # In the module's own order, which joining would sort, where all parts say the same.
         "settings": _common(columns["settings"]) or pieces(columns["settings"]),
-        "reason": _reasons(columns["reason"], add=status == "fired"),
-        "calls": sum(row["calls"] for row in rows),
+        "reason": _reasons(columns["reason"], add=status == "fired" and add is sum),
+        "calls": add(row["calls"] for row in rows),
         **{
-            name: _of_known(sum, columns[name])
+            name: _of_known(add, columns[name])
             for name in ("updates", "firings", "unmasked", "train_in_eval", "gradients")
         },
         **{name: _of_known(any, columns[name]) for name in ("moved", "trainable")},
@@ -141,19 +146,20 @@ def _reasons(values: Iterable[str], *, add: bool) -> str:
     return "; ".join(shown[text] for text in sorted(shown))
 
 
-def merge_meta(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts add up, lists are united, what differs is joined or left open."""
-    merged = {name: _fact(name, metas) for name in dict.fromkeys(key for meta in metas for key in meta)}
+def merge_meta(metas: Sequence[Mapping[str, Any]], *, once: bool = False) -> dict[str, Any]:
+    """Counts add up (of the same data the largest counts), lists are united, differences joined or open."""
+    add = max if once else sum
+    merged = {name: _fact(name, metas, add) for name in dict.fromkeys(key for meta in metas for key in meta)}
     said = without_counts(merged.get("warnings") or ())
     return merged | {"warnings": sorted([*said, *over_states(merged.get("weight_changes") or 0)])}
 
 
-def _fact(name: str, metas: Sequence[Mapping[str, Any]]) -> Any:
+def _fact(name: str, metas: Sequence[Mapping[str, Any]], add: Callable[[Any], Any]) -> Any:
     """One entry of the metadata of the whole."""
     values = [meta[name] for meta in metas if name in meta]
     known = [value for value in values if value is not None]
     if name in _SUMS:
-        return sum(known) if known else None
+        return add(known) if known else None
     if name in _UNIONS or name in _JOINED:
         return _together(known, joined=name in _JOINED)
     if name in _UNITS:
@@ -199,6 +205,7 @@ def _wrapped(number: int) -> int:
 _MAPPINGS: dict[str, Callable[[Iterable[Any]], dict[str, Any]]] = {
     "digests": _digests,
     "stored_nonfinite": _sorted,
+    "contents": _sorted,
 }
 
 

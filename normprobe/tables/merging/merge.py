@@ -25,6 +25,9 @@ from normprobe.tables.frames import Tables
 from normprobe.tables.groups import merge_groups
 from normprobe.tables.merging.checks import check_apart
 from normprobe.tables.merging.ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
+from normprobe.tables.merging.placements import PLACED, check_placements
+from normprobe.tables.merging.same_data import content_digests, counted_once, grouped_by_data
+from normprobe.tables.merging.stages import by_stage, united
 from normprobe.tables.merging_sites import united_sites
 from normprobe.tables.parameters import merge_parameters
 from normprobe.tables.window_facts import first_call, last_call
@@ -45,14 +48,21 @@ class _Share:
     part: NDArray[np.int64]
 
 
-def merge_tables(parts: Sequence[Tables]) -> Tables:
+def merge_tables(parts: Sequence[Tables], on_same_data: str | None = None) -> Tables:
     """Merge tables of different parts, or of other windows of a part; their order does not matter.
 
     Windows of one part are merged first, into what one probe over all of them would have measured: the last
     one says which vectors a norm applied.
 
+    Args:
+        parts: the tables.
+        on_same_data: what becomes of parts on the same data: "error" counts copies once, puts shares of
+            features side by side and refuses all else; "count_once" counts the first of what differs; None
+            counts each, as where they were looked at before.
+
     Raises:
-        RecordingError: a part or window occurs twice, or models, options or layers differ.
+        RecordingError: a part or window occurs twice, or models, options or layers differ; or recordings of
+            the same data do not go together.
     """
     check_apart(parts)
     groups: dict[tuple[str, ...], list[Tables]] = {}
@@ -65,19 +75,51 @@ def merge_tables(parts: Sequence[Tables]) -> Tables:
     if len(of_parts) == 1 and len(parts) > 1:
         return of_parts[0]
     # In one order whatever the caller's, so that even rounding does not depend on it.
-    return _merged(sorted(of_parts, key=lambda part: sorted(part.facts["parts"])), in_sequence=False)
+    of_parts.sort(key=_names)
+    if on_same_data is not None and len(of_parts) > 1:
+        of_stages = [_of_stage(stage, on_same_data) for stage in by_stage(of_parts)]
+        if len(of_stages) == 1:
+            return of_stages[0]
+        return _merged(united(of_stages), in_sequence=False, same_data=True)
+    return _merged(of_parts, in_sequence=False)
 
 
-def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
-    """Merge tables of different parts, or of windows of one in the order of their forwards."""
+def _of_stage(parts: Sequence[Tables], on_same_data: str) -> Tables:
+    """Recordings of one stage of a pipeline, or of whole models, as one."""
+    # First: of other options even the same data give other numbers.
+    _check_options(parts)
+    parts = [replace(part, facts={**part.facts, "contents": content_digests(part)}) for part in parts]
+    of_data = sorted((_of_data(group, on_same_data) for group in grouped_by_data(parts)), key=_names)
+    return of_data[0] if len(of_data) == 1 else _merged(of_data, in_sequence=False)
+
+
+def _names(tables: Tables) -> list[str]:
+    return sorted(tables.facts["parts"])
+
+
+def _of_data(members: Sequence[Tables], on_same_data: str) -> Tables:
+    """Recordings of the same data as one."""
+    if len(members) > 1:
+        members = counted_once(members, on_same_data)
+    return _merged(members, in_sequence=False, same_data=len(members) > 1)
+
+
+def _merged(parts: Sequence[Tables], *, in_sequence: bool, same_data: bool = False) -> Tables:
+    """Merge tables of different parts, or of windows of one in the order of their forwards.
+
+    Args:
+        parts: the tables.
+        in_sequence: whether they are windows of one part.
+        same_data: whether they are of the same data, of which no forward or example counts twice.
+    """
     ledgers = with_every_layer([part.ledger_base for part in parts])
     parts = [replace(part, ledger_base=ledger) for part, ledger in zip(parts, ledgers, strict=True)]
     _check(parts)
     # A part that measured nothing does not know why a layer did not fire.
     measured = [part for part in parts if part.facts["measured"] or len(part.sites)] or parts
     ledgers = [part.ledger_base for part in measured]
-    ledger = based("ledger_base", merge_ledgers(ledgers, in_sequence=in_sequence))
-    meta = merge_meta([part.meta for part in parts])
+    ledger = based("ledger_base", merge_ledgers(ledgers, in_sequence=in_sequence, once=same_data))
+    meta = merge_meta([part.meta for part in parts], once=same_data)
     sites = based("sites", _sites([part.sites for part in parts], ledger))
     shares = [_share(part, sites, meta["parts"]) for part in parts]
     samples = meta["options"]["samples"]
@@ -90,13 +132,11 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
         [_moved(s, s.tables.rows) for s in shares],
         np.minimum(most, np.where(linear, min(8, values), values)),
     )
+    vectors = _last_known if in_sequence else _only_known if same_data else _equal_in_all
     merged = Tables(
         ledger_base=ledger,
         sites=sites,
-        feature_moments=based(
-            "feature_moments",
-            _features(shares, int(sites["n_features"].sum()), _last_known if in_sequence else _equal_in_all),
-        ),
+        feature_moments=_features(shares, int(sites["n_features"].sum()), vectors),
         sample_moments=based("sample_moments", sample_moments),
         rows=based("rows", rows),
         row_values=_values(shares, rows["_row"].to_numpy()),
@@ -110,7 +150,8 @@ def _merged(parts: Sequence[Tables], *, in_sequence: bool) -> Tables:
     return _with_labels_in_use(merged)
 
 
-def _check(parts: Sequence[Tables]) -> None:
+def _check_options(parts: Sequence[Tables]) -> None:
+    """Raise RecordingError if the parts are of different models, or were recorded in different ways."""
     compared = {"models": [part.facts["model"] for part in parts]}
     compared |= {f"option {name!r}": [part.facts["options"].get(name) for part in parts] for name in ALIKE}
     # Else the experts of some parts alone would stand for those of all.
@@ -124,6 +165,11 @@ def _check(parts: Sequence[Tables]) -> None:
                 f"recordings of different {what} cannot be merged: {shown}; record them alike{without}"
             )
     _check_distributions(parts)
+
+
+def _check(parts: Sequence[Tables]) -> None:
+    """Raise RecordingError if the parts cannot be merged."""
+    _check_options(parts)
     layers = [list(zip(part.ledger_base["layer"], part.ledger_base["type"], strict=True)) for part in parts]
     for other in layers[1:]:
         if other != layers[0]:
@@ -133,6 +179,7 @@ def _check(parts: Sequence[Tables]) -> None:
                 f"recordings of different layers cannot be merged: not all have {name!r} ({kind}) in the "
                 "same place; probe one model with the same layers= and kinds="
             )
+    check_placements([part.sites for part in parts])
     widths = pd.concat([part.sites for part in parts]).groupby(SITE_KEY, sort=False)["n_features"].nunique()
     if (widths > 1).any():
         layer, site = widths.index[widths > 1][0]
@@ -156,7 +203,7 @@ def _check_distributions(parts: Sequence[Tables]) -> None:
 
 def _sites(frames: Sequence[pd.DataFrame], ledger: pd.DataFrame) -> pd.DataFrame:
     """A row per place of any part, in order of depth, the sites of a layer in the vocabulary's order."""
-    merged = united_sites(frames, SITE_KEY, {"dtype": pieces})
+    merged = united_sites(frames, SITE_KEY, {"dtype": pieces, **PLACED})
     merged["depth"] = merged["layer"].map(dict(zip(ledger["layer"], ledger["depth"], strict=True)))
     # Two layers may have one depth now, each the least of those in its parts: then names decide.
     order = merged[["depth", "layer"]].assign(site=merged["site"].map(site_order))
@@ -186,7 +233,8 @@ def _features(
     columns: dict[str, Any] = {field.column: getattr(merged, name) for name, field in MOMENT_FIELDS.items()}
     columns |= merged_powers([(s.tables.feature_moments, s.feature) for s in shares], size)
     columns |= dict(zip(SEEN, (seen.count, seen.mean, seen.m2), strict=True))
-    return pd.DataFrame(columns | {name: of_vectors(name, shares, size) for name in VECTORS})
+    columns |= {name: of_vectors(name, shares, size) for name in VECTORS}
+    return based("feature_moments", pd.DataFrame(columns))
 
 
 def _spread(moments: Moments, share: _Share, size: int) -> Moments:
@@ -213,6 +261,16 @@ def _equal_in_all(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.
         common[at] = np.where(~known[at] | (common[at] == own), own, np.nan)
         known[at] = True
     return common
+
+
+def _only_known(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.float64]:
+    """A vector of features each of which counts in one part: there it is known, elsewhere NaN."""
+    found = np.full(size, np.nan)
+    for share in shares:
+        own = share.tables.feature_moments[name].to_numpy()
+        known = ~np.isnan(own)
+        found[share.feature[known]] = own[known]
+    return found
 
 
 def _last_known(name: str, shares: Sequence[_Share], size: int) -> NDArray[np.float64]:

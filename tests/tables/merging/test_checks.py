@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import normprobe
 from normprobe import NormprobeWarning, Recording, RecordingError
 from normprobe.cli import main
-from normprobe.tables.merging.checks import different_weights, same_data
+from normprobe.tables.merging.checks import different_weights
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -130,27 +130,6 @@ def test_a_layer_that_did_not_fire_in_the_first_part_is_compared_among_the_other
     assert "('b')" in different_weights([part.tables for part in parts])
 
 
-@pytest.mark.parametrize("parts", [("a", "b"), ("a", "b", "c")])
-def test_the_same_data_in_several_parts_are_said_and_count_several_times(parts: tuple[str, ...]) -> None:
-    model = net()
-    recordings = [record(model, 0, part) for part in parts]
-    n = len(parts)
-    says = rf"{n} recordings hold the same data \(12 examples in 1 forward\), which count {n} times"
-    with pytest.warns(NormprobeWarning, match=says):
-        merged = normprobe.merge(*recordings, record(model, 1))
-    assert len(merged.meta["warnings"]) == 1
-    assert merged.meta["examples"] == 12 * (n + 1)
-
-
-def test_data_without_a_fingerprint_and_of_no_rows_are_not_the_same() -> None:
-    facts = {"parts": ["a"], "measured": 1}
-    tables = [
-        replace(record(net(), 0).tables, facts={**facts, "digests": digests})
-        for digests in ({"a": [3, 0]}, {"b": [3, 0]}, {"c": [0, 5]}, {"d": [0, 5]})
-    ]
-    assert same_data(tables) == ""
-
-
 @pytest.mark.parametrize("weight", ["sparse", "empty", "meta"])
 def test_what_is_no_plain_matrix_has_no_digest(weight: str) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8))
@@ -190,10 +169,3 @@ def test_the_command_line_merges_different_weights_by_force_alone(tmp_path: Path
     assert "Note: the weights of 2 layers differ" in done.stderr
     assert normprobe.load(out).meta["examples"] == 24
     np.testing.assert_equal(len(normprobe.load(out).meta["warnings"]), 1)
-
-
-def test_the_command_line_says_that_data_are_the_same(tmp_path: Path) -> None:
-    files = [record(net(), 0, part).save(tmp_path / part) for part in "ab"]
-    done = CliRunner().invoke(main, ["merge", *map(str, files), "--out", str(tmp_path / "m")])
-    assert done.exit_code == 0
-    assert "Note: 2 recordings hold the same data (12 examples in 1 forward)" in done.stderr
