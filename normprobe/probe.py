@@ -26,14 +26,13 @@ from normprobe.capture.forwards.probe_options import (
     check_window_options,
     checked_model,
     kept_at_most,
-    name_of_part,
-    share_of,
-    shown,
+    read_part,
 )
 from normprobe.capture.gradients.loss_scale import loss_scale
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
+from normprobe.capture.shown_options import shown_options
 from normprobe.errors import NormprobeError, warn
 from normprobe.layers.filters import LayerFilter
 from normprobe.layers.find import find_layers
@@ -41,7 +40,6 @@ from normprobe.layers.further_layers import Residual, checked
 from normprobe.layers.layer import LayerSet
 from normprobe.layers.same_model import fingerprint
 from normprobe.recording import Recording
-from normprobe.samples.hashing import process_name, seed_of
 from normprobe.tables.records import valid_name
 from normprobe.windows.folder import WindowFolder
 from normprobe.windows.open_run import OpenRun, finding_monitor
@@ -83,6 +81,8 @@ class Probe:
         groups: GroupsOption = None,
         labels: LabelsOption = None,
         part: str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
         seed: int = 0,
         gradients: bool = False,
         scaler: Any = None,
@@ -125,8 +125,12 @@ class Probe:
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
             part: names this probe's share of the data, as of a process or a file, so that nothing is merged
                 twice. Probes of other parts keep other samples, so that their merge has some of each; without
-                a name two probes of the same data keep the same, and can be compared pair by pair, unless
-                they are of several processes of torch.distributed, where each keeps samples of its own.
+                a name two probes of the same data keep the same, and can be compared pair by pair.
+            rank: which of the processes that have other data this is: examples are numbered rank,
+                rank + world_size, ..., as DistributedSampler deals them, and a merge keeps the samples that
+                one probe of all the data would have kept. By default as torch.distributed says, where
+                processes that hold parts of one model have the same data.
+            world_size: how many such processes there are.
             seed: changes which samples are kept.
             gradients: also measure those of what layers read and write, as further sites.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
@@ -150,24 +154,21 @@ class Probe:
         distributions = check_distributions(kurtosis, quantiles, groups)
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
-        further = Further(loss_scale(gradients, scaler), experts, distributions, read_groups(groups, model))
+        named = read_part(part, out, seed, rank, world_size)
+        self.part, self._known_part, self._seed = named.name, named.known, seed
+        asked_groups = read_groups(groups, model)
+        further = Further(loss_scale(gradients, scaler), experts, distributions, asked_groups, named.share)
         asked: dict[str, Any] = {"mask": read_mask(mask), "labels": read_labels(labels), "further": further}
-        asked |= {"phases": Phases(every, window), "seed": self._name_part(part, out, seed)}
+        asked |= {"phases": Phases(every, window), "seed": named.seed}
         self._callbacks = HookCallbacks(**kept_at_most(samples, values), **asked)
         self._run = self._open_run(out, max_windows, resume_from)
-
-    def _name_part(self, part: str | None, out: str | Path | None, seed: int) -> int:
-        """Name the share of the data; what the samples to keep are drawn by, which depends on it."""
-        share = share_of(part, out)
-        self.part, self._named, self._seed = name_of_part(share), share is not None, seed
-        return seed_of(seed, process_name() if share is None else share)
 
     def _open_run(self, out: str | Path | None, most: int | None, step: int | None) -> OpenRun:
         """Find the layers; the windows of the run, with those that another process closed."""
         self._find_layers(self._mask)
         check_window_options(most, step)
         closed = ClosedWindows(None if out is None else WindowFolder(out), most)
-        part = self.part if self._named else None
+        part = self._known_part
         if step is None:
             closed.check_new(part)
         elif out is None:
@@ -321,23 +322,11 @@ class Probe:
 
     def _options(self) -> dict[str, Any]:
         """What the recording says of the probe's options, as JSON holds it."""
-        callbacks = self._callbacks
-        options = {
-            "layers": shown(self._filter[0]),
-            "kinds": shown(self._filter[1]),
-            "mask": shown(self._mask),
-            "samples": "all" if callbacks.samples is None else callbacks.samples,
-            "values": callbacks.values,
-            "every": callbacks.forwards.phases.every,
-            "window": callbacks.forwards.phases.window,
-            "seed": self._seed,
-            "gradients": callbacks.gradients is not None,
-            **({"residual": shown(self._filter[2])} if self._filter[2] else {}),
-            "experts": callbacks.experts is not None,
-            **callbacks.further.distributions._asdict(),
+        given = self._filter, self._mask, self._seed
+        return {
+            "warnings": [*map(valid_name, self._unmatched)],
+            "options": shown_options(self._callbacks, *given),
         }
-        options |= {} if (groups := callbacks.further.groups) is None else {"groups": groups.shown}
-        return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 
 
 @by_name("the model and the batches", 2)

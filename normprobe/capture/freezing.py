@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from normprobe.capture.coverage import RunCoverage, why_unseen
+from normprobe.capture.forwards.data_share import DataShare
 from normprobe.capture.forwards.phases import Phase
 from normprobe.capture.forwards.run_info import describe
 from normprobe.capture.hook_callbacks import HookCallbacks
@@ -163,6 +164,7 @@ class Freezer:
             "nbytes": taken + sum(state.nbytes() for state in experts),
             "parts": [self._part],
             "windows": window,
+            **_place(forwards.share),
         }
 
     def _window(self, phase: Phase) -> WindowFacts:
@@ -181,3 +183,13 @@ class Freezer:
             "calls": forwards.calls,
             "examples": forwards.examples,
         }
+
+
+def _place(share: DataShare) -> dict[str, Any]:
+    """Which share of the data, and which stage of a pipeline, is this one's, where there are others."""
+    facts: dict[str, Any] = {}
+    if share.deal.size > 1:
+        facts["share"] = {"rank": share.deal.rank, "world_size": share.deal.size}
+    if share.stage is not None:
+        facts["stage"] = list(share.stage)
+    return facts

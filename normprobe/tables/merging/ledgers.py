@@ -11,7 +11,7 @@ import pandas as pd
 from normprobe.errors import RecordingError
 from normprobe.tables.counted_notes import over_states, without_counts
 from normprobe.tables.window_facts import joined_windows
-from normprobe.vocabulary import STATUSES
+from normprobe.vocabulary import FIRED, STATUSES, UNMEASURED
 
 _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds", "weight_changes")
 _UNIONS = ("parts", "warnings", "training")
@@ -85,7 +85,7 @@ def _row(rows: Sequence[dict[str, Any]], *, in_sequence: bool) -> dict[str, Any]
         **{name: pieces(columns[name], in_order=in_sequence) for name in joined},
         # In the module's own order, which joining would sort, where all parts say the same.
         "settings": _common(columns["settings"]) or pieces(columns["settings"]),
-        "reason": _reasons(columns["reason"], add=status == "fired"),
+        "reason": _reasons(columns["reason"], add=status in (FIRED, UNMEASURED)),
         "calls": sum(row["calls"] for row in rows),
         **{
             name: _of_known(sum, columns[name])
