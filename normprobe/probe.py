@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from normprobe.capture.batches.progress_bar import Progress
-from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
+from normprobe.capture.batches.run_batches import BatchShare, in_modes, run_batches, single_values_explained
 from normprobe.capture.forwards.group_options import GroupsOption, read_groups
 from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
@@ -26,6 +27,7 @@ from normprobe.capture.forwards.probe_options import (
     check_window_options,
     checked_model,
     kept_at_most,
+    options_of_shard,
     read_part,
 )
 from normprobe.capture.gradients.loss_scale import loss_scale
@@ -248,8 +250,8 @@ class Probe:
         series = self._run.series()
         recording = Recording(self._run.nothing()) if series is None else Recording.of_windows(series)
         # Those of a phase of which no forward was measured since are of no window.
-        if recording.meta["forwards"] != self._callbacks.forwards.calls:
-            recording = recording.annotate(forwards=self._callbacks.forwards.calls)
+        if recording.meta["forwards"] != self._callbacks.forwards.runs:
+            recording = recording.annotate(forwards=self._callbacks.forwards.runs)
         # While the block lasts more may be measured.
         if self._hooks is None:
             self._final = recording
@@ -336,6 +338,7 @@ def record(
     *,
     mode: Literal["eval", "train"] = "eval",
     progress: Progress = None,
+    shard: tuple[int, int] | None = None,
     **options: Any,
 ) -> Recording:
     """Run a model over batches in evaluation mode, without gradients, and measure it.
@@ -358,6 +361,9 @@ def record(
             statistics, and dropout drops. Still without gradients, and buffers (running statistics) and
             random numbers are as before afterwards.
         progress: True shows a bar; or it is called with the number of batches done, after each.
+        shard: (index, number of shards) runs only each so-many-th of the batches, from the index-th on, and
+            numbers examples and forwards as over all of them: the recordings of all shards merge into that
+            of one process, with the same samples.
         **options: as `Probe` takes them.
 
     Raises:
@@ -372,14 +378,21 @@ def record(
             "record runs without gradients; put a Probe(gradients=True) around steps of training"
         )
     # Before any mode is set: of what is no model, or of no layer, Probe says what is wrong with it.
-    probe, trains = Probe(model, **options), mode == "train"
+    probe, trains = Probe(model, **options_of_shard(shard, options)), mode == "train"
+    callbacks = probe._callbacks
+    elsewhere = partial(callbacks.forwards.pass_over, model, callbacks.masks)
+    share = None if shard is None else BatchShare(*shard, elsewhere)
     with in_modes(model, lambda _: trains, restore=trains), single_values_explained(), probe:
-        left_out = run_batches(model, batches, progress)
+        left_out = run_batches(model, batches, progress, share)
     if trains:
         probe._copy_vectors()  # the running statistics that the model has again
     recording = probe.recording
     facts: dict[str, Any] = {"mode": mode} if trains else {}
-    none = "" if recording.meta["examples"] else "the batches hold no example: nothing was measured"
+    none = (
+        ""
+        if recording.meta["examples"] or share is not None
+        else "the batches hold no example: nothing was measured"
+    )
     if said := [text for text in (left_out, none) if text]:
         facts["warnings"] = [*recording.meta["warnings"], *said]
     return recording.annotate(**facts) if facts else recording

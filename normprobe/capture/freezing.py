@@ -47,7 +47,7 @@ class Freezer:
         """
         self._model, self._callbacks, self._part = model, callbacks, part
         # Of a run that is resumed others were counted before.
-        self._reported = _Reported(callbacks.forwards.calls)
+        self._reported = _Reported(callbacks.forwards.runs)
 
     def freeze(self, options: dict[str, Any]) -> list[Tables]:
         """The tables of each open window, with the probe's options and warnings, entries of ``meta``."""
@@ -81,7 +81,7 @@ class Freezer:
         # Running statistics move in training.
         first = next((phase for phase in phases if phase.trained), phases[0])
         counted = callbacks.forwards.phases.all() if drop else phases
-        rest = callbacks.forwards.calls - self._reported.forwards - sum(phase.forwards for phase in counted)
+        rest = callbacks.forwards.runs - self._reported.forwards - sum(phase.forwards for phase in counted)
         made = []
         for phase in phases:
             contents.enter(phase.name, to_show=True)
@@ -155,7 +155,7 @@ class Freezer:
         window = [] if phase is None else [self._window(phase)]
         return {
             **describe(self._model),
-            "forwards": forwards.calls if phase is None else phase.forwards + others,
+            "forwards": forwards.runs if phase is None else phase.forwards + others,
             "measured": forwards.measured if phase is None else phase.measured,
             **facts,
             **options,

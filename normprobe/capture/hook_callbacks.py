@@ -51,8 +51,7 @@ class HookCallbacks:
     called, is `before` or `after`. Whatever changes the state of a layer holds `lock`.
 
     Attributes:
-        samples: how many samples are kept per layer and site; None for all.
-        values: of how many of those the raw row is kept.
+        samples: how many are kept per layer and site, None for all; ``values``, of how many the raw row.
         seed: changes which samples are kept; ``further``, what is measured beside activations.
         states: the running state of each layer, by its key.
         forwards: the forwards so far.
@@ -78,20 +77,18 @@ class HookCallbacks:
         further: Further = NOTHING_FURTHER,
     ) -> None:
         self.run_info, self.further = RunInfo(), further
-        self._masks, self._labels, self._groups = GivenMasks(mask, self.run_info.note), labels, further.groups
+        self.masks, self._labels, self._groups = GivenMasks(mask, self.run_info.note), labels, further.groups
         self.samples, self.values, self.seed = samples, values, seed
         self.states: dict[tuple[int, str], LayerState] = {}
-        self.forwards, self.weight_changes = (
-            Forwards(phases, further.share),
-            WeightChanges(self._forget_vectors),
-        )
+        self.forwards = Forwards(phases, further.share)
+        self.weight_changes = WeightChanges(self._forget_vectors)
         self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
         self.function_capture, self._uncompiled, self._hooks = FunctionCapture(self), Uncompiled(), Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
         self.entered, self._several, self._no_grad = set[int](), False, NoGrad()
-        self._sequences = SequenceFinder(self._masks)
+        self._sequences = SequenceFinder(self.masks)
         self._factory = StateFactory(samples, values, gradients=further.loss_scale is not None)
         of_layers = self.lock, self._no_grad, self._sequences.of, self.state_of
         self.experts = self.function_capture.experts = ExpertCapture(*of_layers) if further.experts else None
@@ -270,14 +267,14 @@ class HookCallbacks:
             self._look_behind()
         if why := self.forwards.why_left_out((*args, *kwargs.values())):
             return self.forwards.begin_skipped(module, why)
-        forward = self.forwards.begin(module, args, kwargs, self._masks)
+        forward = self.forwards.begin(module, args, kwargs, self.masks)
         if forward.state.measured:
             if forward.phase is not None:
                 with self.lock:
                     self.windows.enter(forward.phase.name)
             self._note_modes(module)
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
-            forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
+            forward.single_sequence = not forward.masks.two_sided and not self.masks.by_layer
             if self._labels is not None or self._groups is not None:
                 self._name(forward, args, kwargs)
             if self.gradients is not None:

@@ -55,9 +55,9 @@ MAY_IMPORT: dict[str, tuple[str, str]] = {
     ),
     "loading": ("errors tables", "torch transformers numpy PIL safetensors pyarrow"),
     "cli": (
-        "batchnorm comparison divergence errors findings loading probe recording report tables vocabulary "
-        "windows",
-        "click pandas rich",
+        "batchnorm comparison divergence errors findings gathering loading probe recording report tables "
+        "vocabulary windows",
+        "click pandas rich torch",
     ),
     "__init__": (
         "capture comparison divergence errors gathering integrations layers live_comparison probe recording "

@@ -183,6 +183,7 @@ class Forwards:
         self.inside = current_forward.new_current_forward()
         self._signatures = Signatures()
         self._two_sided: dict[int, bool] = {}
+        self._passed_over = 0
 
     @property
     def current(self) -> Forward | None:
@@ -217,6 +218,23 @@ class Forwards:
     def clear(self) -> None:
         """Forget any forward that was cut short."""
         self.inside.clear()
+
+    @property
+    def runs(self) -> int:
+        """How many forwards there were here, those of other processes that are counted aside."""
+        return self.calls - self._passed_over
+
+    def pass_over(
+        self, module: nn.Module, finder: MaskFinder, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Count a forward that another process makes: those behind it are numbered as in one process."""
+        arguments = self._signatures.named(module, args, kwargs)
+        size = read_batch(arguments, finder.sizes(arguments, args, kwargs)).size
+        with self.lock:
+            self.phases.pass_over(module.training, self.calls)
+            self.calls += 1
+            self._passed_over += 1
+            self.examples += size
 
     def why_left_out(self, values: Iterable[Any]) -> str:
         """Why a forward that begins with these arguments is no run on data, or ""."""

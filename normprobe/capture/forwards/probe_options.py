@@ -228,3 +228,20 @@ def _dealt(rank: Any, world_size: Any) -> Deal | None:
     if rank >= world_size:
         raise NormprobeError(f"rank must be less than world_size, {world_size}, got {rank}")
     return Deal(rank, world_size)
+
+
+def options_of_shard(shard: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a probe whose batches are one of several shards: its examples have their own numbers.
+
+    Raises:
+        NormprobeError: the shard is none, or the options number examples otherwise.
+    """
+    if shard is None:
+        return options
+    if not (isinstance(shard, (tuple, list)) and len(shard) == 2) or _dealt(*shard) is None:
+        raise NormprobeError(f"shard must be (index, number of shards), such as (0, 4), got {shard!r}")
+    if "rank" in options or "world_size" in options:
+        raise NormprobeError("shard says which batches are run here: give no rank or world_size beside it")
+    # A part of its own that is not hashed: by their numbers the samples of shards are others already.
+    part = options.get("part") or f"shard{shard[0]}-{str(uuid.uuid4())[:8]}"
+    return {**options, "part": part, "rank": 0, "world_size": 1}
