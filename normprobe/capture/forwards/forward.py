@@ -278,7 +278,6 @@ class Forwards:
         with self.lock:
             first = self.examples
             self.examples += batch.size
-        decoder = decoder_sizes(arguments)
         state = self.inside.begin(module, measured, len(sites()))
         sizes = argument_sizes(arguments) if measured else frozenset()
         forward = Forward(
@@ -287,7 +286,7 @@ class Forwards:
             first,
             batch,
             masks,
-            decoder,
+            decoder_sizes(arguments),
             self.share.deal,
             argument_sizes=sizes,
             frame=innermost_call(),
