@@ -23,6 +23,10 @@ STATUSES = (FIRED, UNMEASURED, "bypassed", "refused", "never fired")
 Of an unmeasured one no call could be measured, though it was called.
 """
 
+PLACEMENTS = ("whole", "features", "samples", "partial", "replicated")
+"""What a part has of a site: all; some features of each sample; some samples of its data, the others being in
+other parts; summands that were not added up; a copy of what other parts on the same data have."""
+
 SAMPLE_UNITS = ("position", "example")
 
 ADAPTER_BASES = ("base_layer", "original_module")

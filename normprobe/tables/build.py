@@ -73,8 +73,14 @@ def site_frame(every: Sequence[Place], part: str, step_of: StepOf) -> pd.DataFra
         **extreme_columns("min", [place.site.minimum for place in every], part),
         **extreme_columns("max", [place.site.maximum for place in every], part),
         **first_nonfinite_columns([place.site.nonfinite for place in every], part, step_of),
+        "placement": [place.site.placement.kind for place in every],
+        **{name: _of_placement(name, every) for name in ("first_feature", "whole_features")},
     }
     return pd.DataFrame(columns)
+
+
+def _of_placement(name: str, every: Sequence[Place]) -> Any:
+    return pd.array([getattr(place.site.placement, name) for place in every], dtype="Int64")
 
 
 def extreme_columns(end: str, holders: Sequence[Holder | None], part: str) -> dict[str, Any]:

@@ -26,6 +26,11 @@ def starts(sizes: Any) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(np.asarray(sizes, np.int64))])
 
 
+def first_features(sites: pd.DataFrame) -> NDArray[np.int64]:
+    """Which feature of the whole tensor the first one of each place is; 0 where it has all of them."""
+    return sites["first_feature"].to_numpy(np.int64, na_value=0)
+
+
 def row_starts(sites: pd.DataFrame, rows: pd.DataFrame) -> NDArray[np.int64]:
     """Where the numbers of each kept raw row begin, and where the last ends."""
     return starts(sites["n_features"].to_numpy()[rows["place"]])
@@ -55,7 +60,9 @@ def layer_table(
     """
     moments, widths = moments_of(features), sites["n_features"].to_numpy()
     total, within = pooled(moments, widths)
+    held = {f"{name}_feature": sites[f"{name}_feature"] for name in ("min", "max", "nonfinite")}
     frame = sites.assign(
+        **{name: index + first_features(sites) for name, index in held.items()},
         **{name: fact(name, sites, ledger) for name in ("kind", "type", "sample_unit")},
         # The mean of an empty set is 0, the neutral value of merging; in a table it is unknown.
         mean=np.where(total.count > 0, total.mean, np.nan),
@@ -146,7 +153,7 @@ def feature_table(features: pd.DataFrame, sites: pd.DataFrame, ledger: pd.DataFr
     place = np.repeat(np.arange(len(sites)), widths)
     frame = features.assign(
         **_names(place, sites, ledger),
-        feature=np.arange(len(place)) - np.repeat(starts(widths)[:-1], widths),
+        feature=np.arange(len(place)) - np.repeat(starts(widths)[:-1] - first_features(sites), widths),
         **{public.name: public.derive(moments) for public in public_moments()},
         seen_mean=np.where(features["seen_count"] > 0, features["seen_mean"], np.nan),
         seen_variance=over(features["seen_m2"], features["seen_count"]),

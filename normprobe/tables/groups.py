@@ -131,7 +131,8 @@ def grouped_layers(
     """`layers` with a row per layer, site and group; of kept rows nothing is known by group."""
     place = _places(group_sites, sites)
     # As arrays: pandas would align them by the index of `sites`.
-    frame = group_sites.assign(**{name: sites[name].take(place).to_numpy() for name in ("depth", "dtype")})
+    of_place = {name: sites[name].take(place).array for name in ("depth", "dtype", "first_feature")}
+    frame = group_sites.assign(**of_place)
     values = [np.empty(0)] * len(frame)
     return _with_group(layer_table(frame, group_moments, values, ledger), group_sites["group"], LAYERS)
 
@@ -152,7 +153,8 @@ def grouped_features(
     vectors = {name: features[name].to_numpy()[index] for name in VECTORS}
     frame = group_moments.assign(**vectors, **dict.fromkeys(SEEN, 0))
     groups = group_sites["group"].take(np.repeat(np.arange(len(widths)), widths))
-    return _with_group(feature_table(frame, group_sites, ledger), groups, FEATURES)
+    placed = group_sites.assign(first_feature=sites["first_feature"].take(place).array)
+    return _with_group(feature_table(frame, placed, ledger), groups, FEATURES)
 
 
 def _places(group_sites: pd.DataFrame, sites: pd.DataFrame) -> NDArray[np.int64]:

@@ -88,6 +88,24 @@ class Kept:
         return Kept(*(getattr(self, column.name)[index] for column in fields(self)))
 
 
+class Placement(NamedTuple):
+    """What of a whole tensor one process has at a site, where tensors are spread over processes.
+
+    Attributes:
+        kind: one of `normprobe.vocabulary.PLACEMENTS`.
+        first_feature: of "features", which feature of the whole its first one is; else None.
+        whole_features: of "features", how many the whole has; else None.
+    """
+
+    kind: str
+    first_feature: int | None = None
+    whole_features: int | None = None
+
+
+WHOLE = Placement("whole")
+"""The placement of what one process has all of."""
+
+
 @dataclass(frozen=True, eq=False)
 class GroupRecord:
     """One group of the samples of one site, frozen: what `SiteRecord` has, without kept samples."""
@@ -126,6 +144,7 @@ class SiteRecord:
     nonfinite: FirstNonfinite | None = None
     groups: tuple[GroupRecord, ...] = ()
     distribution: Distribution | None = None
+    placement: Placement = WHOLE
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from normprobe.tables.columns.dtypes import WHOLE
 from normprobe.tables.columns.tables import BASE, SITE_KEY
 from normprobe.tables.distributions.bin_counts import wrong_counts
 from normprobe.tables.groups import wrong_groups
-from normprobe.vocabulary import ALL_KINDS, EXPERT_SITES, STATUSES
+from normprobe.vocabulary import ALL_KINDS, EXPERT_SITES, PLACEMENTS, STATUSES
 
 if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
@@ -107,6 +107,8 @@ def _wrong_texts(tables: Tables) -> Iterator[str]:
         **{f"{end}_part": (sites[f"{end}_part"].dropna(), parts) for end in ("min", "max")},
         # Files of before do not know it: there it is "".
         "nonfinite_part": (sites["nonfinite_part"].dropna(), parts | {""}),
+        # Files of before know none: there it is "".
+        "placement": (sites["placement"], {*PLACEMENTS, ""}),
         "part of a label": (tables.labels_base["part"], parts),
         "layer of a parameter": (tables.parameter_moments["layer"], set(ledger["layer"])),
     }
@@ -141,6 +143,12 @@ def _wrong_places(tables: Tables) -> Iterator[str]:
     # Each width first: the sum of forged ones may overflow to the right number.
     if (sites["n_features"] > features).any() or sites["n_features"].sum() != features:
         yield "other features than its sites declare"
+    spread = sites["placement"] == "features"
+    ends = sites["first_feature"][spread] + sites["n_features"][spread]
+    # The second: of forged numbers the sum may overflow.
+    fits = (sites["first_feature"][spread] >= 0) & (ends >= 0) & (ends <= sites["whole_features"][spread])
+    if not fits.fillna(False).all() or sites.loc[~spread, "first_feature"].notna().any():
+        yield "features that are not those of the whole"
     for name, frame in (("samples", tables.sample_moments), ("rows", tables.rows)):
         if not frame["place"].is_monotonic_increasing:
             yield f"{name} out of order"

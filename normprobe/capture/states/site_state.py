@@ -16,7 +16,7 @@ from normprobe.kernels.moments import Moments, merge
 from normprobe.kernels.types import Accumulator, Totals
 from normprobe.samples.layout import Layout
 from normprobe.samples.reservoir import Reservoir
-from normprobe.tables.records import FirstNonfinite, GroupRecord, Holder, Kept, SiteRecord
+from normprobe.tables.records import WHOLE, FirstNonfinite, GroupRecord, Holder, Kept, Placement, SiteRecord
 
 
 @dataclass(eq=False, slots=True)
@@ -43,6 +43,8 @@ class SiteState:
         unaligned: how many leading entries were numbered within the layer.
         no_data: the leading sizes of calls on what is no data of the forward.
         no_identities: the leading sizes of square matrices of which one was seen to be no identity.
+        placement: what of a whole tensor this process has here; a hook that reads it from a sharded tensor
+            replaces it. It stays over windows, as how its tensors read does.
     """
 
     counters: SiteCounters
@@ -61,6 +63,7 @@ class SiteState:
     unaligned: int = 0
     no_data: set[tuple[int, ...]] = field(default_factory=set)
     no_identities: set[tuple[int, ...]] = field(default_factory=set)
+    placement: Placement = WHOLE
 
     def reset(self, empty: SiteState) -> None:
         """Forget what was measured: in place, as the extension's hooks share the counters."""
@@ -169,6 +172,7 @@ class SiteState:
             nonfinite=nonfinite,
             groups=groups,
             distribution=found,
+            placement=self.placement,
         )
 
     def _distribution(self) -> Distribution | None:

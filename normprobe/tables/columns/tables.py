@@ -286,7 +286,10 @@ BASE: dict[str, dict[str, str]] = {
         "settings": TEXT,
         **{"train_in_eval": NUMBER, "processes": NUMBER, "weights": NUMBER},
     },
-    "sites": {"layer": TEXT, "site": TEXT, "depth": WHOLE, "dtype": TEXT, **_SUMS_OF_SITE},
+    "sites": {
+        **{"layer": TEXT, "site": TEXT, "depth": WHOLE, "dtype": TEXT, **_SUMS_OF_SITE},
+        **{"placement": TEXT, "first_feature": NUMBER, "whole_features": NUMBER},
+    },
     "feature_moments": {
         **_MOMENTS,
         **{"seen_count": WHOLE, "seen_mean": REAL, "seen_m2": REAL},
@@ -329,7 +332,7 @@ POWERS = ("m3", "m4")
 HAVE_POWERS = ("feature_moments", "sample_moments")
 
 OPTIONAL = {
-    "sites": frozenset(_FIRST_NONFINITE),
+    "sites": frozenset((*_FIRST_NONFINITE, "placement", "first_feature", "whole_features")),
     "feature_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
     "group_moments": frozenset(field.column for field in MOMENT_FIELDS.values() if field.optional),
     "ledger_base": frozenset(

@@ -25,6 +25,7 @@ from normprobe.tables.frames import Tables
 from normprobe.tables.groups import merge_groups
 from normprobe.tables.merging.checks import check_apart
 from normprobe.tables.merging.ledgers import merge_ledgers, merge_meta, pieces, with_every_layer
+from normprobe.tables.merging.placements import PLACED, check_placements
 from normprobe.tables.merging_sites import united_sites
 from normprobe.tables.parameters import merge_parameters
 from normprobe.tables.window_facts import first_call, last_call
@@ -133,6 +134,7 @@ def _check(parts: Sequence[Tables]) -> None:
                 f"recordings of different layers cannot be merged: not all have {name!r} ({kind}) in the "
                 "same place; probe one model with the same layers= and kinds="
             )
+    check_placements([part.sites for part in parts])
     widths = pd.concat([part.sites for part in parts]).groupby(SITE_KEY, sort=False)["n_features"].nunique()
     if (widths > 1).any():
         layer, site = widths.index[widths > 1][0]
@@ -156,7 +158,7 @@ def _check_distributions(parts: Sequence[Tables]) -> None:
 
 def _sites(frames: Sequence[pd.DataFrame], ledger: pd.DataFrame) -> pd.DataFrame:
     """A row per place of any part, in order of depth, the sites of a layer in the vocabulary's order."""
-    merged = united_sites(frames, SITE_KEY, {"dtype": pieces})
+    merged = united_sites(frames, SITE_KEY, {"dtype": pieces, **PLACED})
     merged["depth"] = merged["layer"].map(dict(zip(ledger["layer"], ledger["depth"], strict=True)))
     # Two layers may have one depth now, each the least of those in its parts: then names decide.
     order = merged[["depth", "layer"]].assign(site=merged["site"].map(site_order))
