@@ -59,8 +59,6 @@ def unmeasurable(tensor: Tensor) -> str:
     """Why a tensor has no numbers to measure, or ""."""
     if tensor.is_meta:
         return "a call on meta tensors, which hold no numbers, is left out"
-    if type(tensor).__name__ == "DTensor":
-        return "a call on a DTensor, of which this process holds a part, is left out"
     if is_transformed(tensor):
         return "a call under a transform of torch.func, whose tensors stand for others, is left out"
     if tensor.is_complex():
