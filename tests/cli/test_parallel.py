@@ -96,3 +96,44 @@ def test_a_shard_is_an_index_and_how_many() -> None:
             normprobe.record(model, [data], shard=wrong)  # type: ignore[arg-type]
     with pytest.raises(normprobe.NormprobeError, match="no rank or world_size"):
         normprobe.record(model, [data], shard=(0, 2), rank=0, world_size=2)
+
+
+KILLED = """
+import time
+import torch
+from torch import distributed, nn
+import normprobe
+
+distributed.init_process_group("gloo")
+rank = distributed.get_rank()
+model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
+with normprobe.Probe(model, window=3, out="run.windows", samples=8) as probe:
+    for step in range(1000):
+        if rank == 1 and step == 8:
+            raise ValueError("rank one fails")
+        model(torch.randn(4, 8)).sum().backward()
+        probe.step(step)
+        distributed.barrier() if step < 8 else time.sleep(0.02)
+"""
+
+
+def test_all_that_was_measured_is_on_disk_when_one_process_fails(folder: Path) -> None:
+    """torchrun sends SIGTERM to the others."""
+    (folder / "killed.py").write_text(KILLED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = str(Path(normprobe.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "killed.py"], cwd=folder, env=environment, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    recording = normprobe.load(folder / "run.windows")
+    assert recording.meta["parts"] == ["rank0", "rank1"]
+    of_part = {window["part"]: window for window in recording.meta["windows"]}
+    assert of_part["rank1"]["last_step"] == 7  # its own open window was closed as the error left the block
+    assert of_part["rank0"]["last_step"] >= 7
+    calls = sum(window["forwards"] for window in recording.meta["windows"])
+    assert set(recording.layers["calls"]) == {calls}
+    kept = recording.samples.query("layer == '0' and site == 'input'")
+    # Each process has the numbers that are dealt to it.
+    assert (kept["example"] % 2 == (kept["part"] == "rank1")).all()

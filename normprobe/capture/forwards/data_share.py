@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from normprobe.capture.hooks.callers import Stage
+from normprobe.capture.hooks.fully_sharded import ranks_of_shards
 from normprobe.layers.module_attributes import parts_of
 from normprobe.samples.dealing import ALONE, Deal, deal_among
 from normprobe.samples.hashing import process_name
@@ -74,13 +75,21 @@ def ranks_of_layers(model: nn.Module) -> set[int]:
     tensors = sys.modules.get("torch.distributed.tensor")
     if tensors is None:
         return set()
-    for tensor, managed in _tensors(model, _fsdp(), False):
+    for tensor, managed in _tensors(model, _fsdp(), None):
         if isinstance(tensor, tensors.DTensor):
-            replicated = bool(tensor.placements and tensor.placements[0].is_replicate())
-            first = 1 + replicated if managed else 0
+            first = 0 if managed is None else _axes_of_fsdp(tensor, managed)
             if first < tensor.device_mesh.ndim:
                 return _along(tensor.device_mesh, first)
     return set()
+
+
+def _axes_of_fsdp(tensor: Any, ranks: frozenset[int]) -> int:
+    """How many axes of the mesh of a tensor are of FSDP, which spreads it over these ranks, where known."""
+    mesh = tensor.device_mesh
+    # Between forwards FSDP may have put a tensor together, which is spread over layers' processes alone then.
+    if mesh.ndim == 1 and ranks and {int(rank) for rank in mesh.mesh.flatten()} != ranks:
+        return 0
+    return 1 + bool(tensor.placements and tensor.placements[0].is_replicate())
 
 
 def _along(mesh: Any, first: int) -> set[int]:
@@ -96,9 +105,11 @@ def _fsdp() -> Any:
     return getattr(loaded, "FSDPModule", ())
 
 
-def _tensors(module: nn.Module, fsdp: Any, managed: bool) -> Iterator[tuple[Any, bool]]:
-    """The parameters of a module, each with whether FSDP manages it."""
-    managed = managed or isinstance(module, fsdp)
+def _tensors(
+    module: nn.Module, fsdp: Any, managed: frozenset[int] | None
+) -> Iterator[tuple[Any, frozenset[int] | None]]:
+    """The parameters of a module, each with the ranks that FSDP spreads it over; None where it does not."""
+    managed = ranks_of_shards(module) if isinstance(module, fsdp) else managed
     yield from ((tensor, managed) for tensor in module._parameters.values() if tensor is not None)
     for part in parts_of(module).values():
         yield from _tensors(part, fsdp, managed)

@@ -144,8 +144,7 @@ def place(
         if sequence.groups is not None:
             groups = _groups_at(sequence.groups, sizes, grid, table, assignment.example - first)
             placement = replace(placement, groups=groups)
-        placement = _dealt(placement, forward)
-        forward.placements[sequence, sizes, first] = placement
+        placement = forward.placements[sequence, sizes, first] = _dealt(placement, forward)
     return placement
 
 

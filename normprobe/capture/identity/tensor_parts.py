@@ -103,7 +103,8 @@ def reduced(own: Any, result: Tensor) -> tuple[Tensor, Sharding | None]:
 
 
 def _sharding(tensor: Any, local: tuple[int, ...]) -> Sharding:
-    place, ranges, partial, known = tensor.device_mesh.get_coordinate(), {}, False, True
+    place, partial, known = tensor.device_mesh.get_coordinate(), False, True
+    ranges: dict[int, tuple[int, int]] = {}
     whole = tuple(tensor.shape)
     for axis, placement in enumerate(tensor.placements):
         if placement.is_partial():

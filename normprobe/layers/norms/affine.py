@@ -146,8 +146,8 @@ def tensors_named(module: nn.Module, name: str) -> Iterator[Tensor]:
         if isinstance(value, Tensor) and value.is_meta:
             value = _offloaded(module, alias)
         # Of one that is spread over processes, what this one has.
-        if type(value).__name__ == "DTensor":
-            value = value.to_local()
+        if isinstance(value, Tensor) and type(value).__name__ == "DTensor":
+            value = value.to_local()  # type: ignore[attr-defined]
         if isinstance(value, Tensor) and not value.is_meta and not is_lazy(value):
             yield value
 
