@@ -158,8 +158,8 @@ class Probe:
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
         named = read_part(part, out, seed, rank, world_size)
         self.part, self._known_part, self._seed = named.name, named.known, seed
-        asked_groups = read_groups(groups, model)
-        further = Further(loss_scale(gradients, scaler), experts, distributions, asked_groups, named.share)
+        grouping = read_groups(groups, model)
+        further = Further(loss_scale(gradients, scaler), experts, distributions, grouping, named.share)
         asked: dict[str, Any] = {"mask": read_mask(mask), "labels": read_labels(labels), "further": further}
         asked |= {"phases": Phases(every, window), "seed": named.seed}
         self._callbacks = HookCallbacks(**kept_at_most(samples, values), **asked)

@@ -228,14 +228,7 @@ def _run(
         recording = record(
             model.module,
             tracked(batches, f"Measuring   {inputs.description.partition(' from ')[0]}", total),
-            layers=request.layers or None,
-            kinds=request.kinds or None,
-            residual=request.residual,
-            samples=request.samples,
-            groups=_groups(model, request),
-            experts=request.experts,
-            kurtosis=request.kurtosis,
-            quantiles=request.quantiles,
+            **_options(model, request),
             labels=inputs.labels,
             shard=shard,
         )
@@ -252,6 +245,20 @@ def _run(
         seconds=time.perf_counter() - started,
         warnings=[*recording.meta["warnings"], *model.warnings, *inputs.warnings],
     )
+
+
+def _options(model: LoadedModel, request: Request) -> dict[str, Any]:
+    """The options of a measurement that a request names, as `record` takes them."""
+    return {
+        "layers": request.layers or None,
+        "kinds": request.kinds or None,
+        "residual": request.residual,
+        "samples": request.samples,
+        "groups": _groups(model, request),
+        "experts": request.experts,
+        "kurtosis": request.kurtosis,
+        "quantiles": request.quantiles,
+    }
 
 
 def _groups(model: LoadedModel, request: Request) -> Any:
