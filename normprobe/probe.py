@@ -152,17 +152,15 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model, self._mask = checked_model(model), mask
-        distributions = check_distributions(kurtosis, quantiles, groups)
+        self.model, self._mask, self._seed = checked_model(model), mask, seed
+        apart = check_distributions(kurtosis, quantiles, groups), read_groups(groups, model)
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
-        named = read_part(part, out, seed, rank, world_size)
-        self.part, self._known_part, self._seed = named.name, named.known, seed
-        grouping = read_groups(groups, model)
-        further = Further(loss_scale(gradients, scaler), experts, distributions, grouping, named.share)
-        asked: dict[str, Any] = {"mask": read_mask(mask), "labels": read_labels(labels), "further": further}
-        asked |= {"phases": Phases(every, window), "seed": named.seed}
-        self._callbacks = HookCallbacks(**kept_at_most(samples, values), **asked)
+        self.part, self._known_part, drawn, share = read_part(part, out, seed, rank, world_size)
+        asked: dict[str, Any] = {"mask": read_mask(mask), "labels": read_labels(labels), "seed": drawn}
+        asked["further"] = Further(loss_scale(gradients, scaler), experts, *apart, share)
+        asked |= kept_at_most(samples, values)
+        self._callbacks = HookCallbacks(phases=Phases(every, window), **asked)
         self._run = self._open_run(out, max_windows, resume_from)
 
     def _open_run(self, out: str | Path | None, most: int | None, step: int | None) -> OpenRun:
