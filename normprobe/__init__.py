@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         RecordingError,
         ViewError,
     )
+    from normprobe.gathering.gather import gather
     from normprobe.integrations.metrics import histograms, scalars
     from normprobe.layers.norms.swap import swap_norms
     from normprobe.layers.view_registry import register_view
@@ -51,6 +52,7 @@ _HOME = {
     "ViewError": "errors",
     "compare": "comparison",
     "compare_live": "live_comparison",
+    "gather": "gathering.gather",
     "histograms": "integrations.metrics",
     "load": "recording",
     "merge": "recording",
@@ -79,6 +81,7 @@ __all__ = [
     "__version__",
     "compare",
     "compare_live",
+    "gather",
     "histograms",
     "load",
     "merge",

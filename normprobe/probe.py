@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from normprobe.capture.batches.progress_bar import Progress
-from normprobe.capture.batches.run_batches import in_modes, run_batches, single_values_explained
+from normprobe.capture.batches.run_batches import BatchShare, in_modes, run_batches, single_values_explained
 from normprobe.capture.forwards.group_options import GroupsOption, read_groups
 from normprobe.capture.forwards.label_options import LabelsOption, read_labels
 from normprobe.capture.forwards.mask_options import MaskOption, check_mask_name, read_mask
@@ -26,14 +27,14 @@ from normprobe.capture.forwards.probe_options import (
     check_window_options,
     checked_model,
     kept_at_most,
-    name_of_part,
-    share_of,
-    shown,
+    options_of_shard,
+    read_part,
 )
 from normprobe.capture.gradients.loss_scale import loss_scale
 from normprobe.capture.hook_callbacks import HookCallbacks
 from normprobe.capture.hooks.handles import Hooks
 from normprobe.capture.hooks.interrupts import finish
+from normprobe.capture.shown_options import shown_options
 from normprobe.errors import NormprobeError, warn
 from normprobe.layers.filters import LayerFilter
 from normprobe.layers.find import find_layers
@@ -41,7 +42,6 @@ from normprobe.layers.further_layers import Residual, checked
 from normprobe.layers.layer import LayerSet
 from normprobe.layers.same_model import fingerprint
 from normprobe.recording import Recording
-from normprobe.samples.hashing import process_name, seed_of
 from normprobe.tables.records import valid_name
 from normprobe.windows.folder import WindowFolder
 from normprobe.windows.open_run import OpenRun, finding_monitor
@@ -83,6 +83,8 @@ class Probe:
         groups: GroupsOption = None,
         labels: LabelsOption = None,
         part: str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
         seed: int = 0,
         gradients: bool = False,
         scaler: Any = None,
@@ -125,8 +127,12 @@ class Probe:
                 included; or (args, kwargs) -> such a list of lists for the examples of one forward.
             part: names this probe's share of the data, as of a process or a file, so that nothing is merged
                 twice. Probes of other parts keep other samples, so that their merge has some of each; without
-                a name two probes of the same data keep the same, and can be compared pair by pair, unless
-                they are of several processes of torch.distributed, where each keeps samples of its own.
+                a name two probes of the same data keep the same, and can be compared pair by pair.
+            rank: which of the processes that have other data this is: examples are numbered rank,
+                rank + world_size, ..., as DistributedSampler deals them, and a merge keeps the samples that
+                one probe of all the data would have kept. By default as torch.distributed says, where
+                processes that hold parts of one model have the same data.
+            world_size: how many such processes there are.
             seed: changes which samples are kept.
             gradients: also measure those of what layers read and write, as further sites.
             scaler: the `torch.amp.GradScaler` of the loss, whose scale is divided out of gradients.
@@ -146,28 +152,23 @@ class Probe:
             NoLayersError: the model has no Linear or norm, or a filter matches none.
             NormprobeError: an option is out of range.
         """
-        self.model, self._mask = checked_model(model), mask
-        distributions = check_distributions(kurtosis, quantiles, groups)
+        self.model, self._mask, self._seed = checked_model(model), mask, seed
+        apart = check_distributions(kurtosis, quantiles, groups), read_groups(groups, model)
         check_options(samples, values, every, window, mask)
         self._filter, self._monitor = checked(layers, kinds, residual), finding_monitor(on_finding, stop_on)
-        further = Further(loss_scale(gradients, scaler), experts, distributions, read_groups(groups, model))
-        asked: dict[str, Any] = {"mask": read_mask(mask), "labels": read_labels(labels), "further": further}
-        asked |= {"phases": Phases(every, window), "seed": self._name_part(part, out, seed)}
-        self._callbacks = HookCallbacks(**kept_at_most(samples, values), **asked)
+        self.part, self._known_part, drawn, share = read_part(part, out, seed, rank, world_size)
+        asked: dict[str, Any] = {"mask": read_mask(mask), "labels": read_labels(labels), "seed": drawn}
+        asked["further"] = Further(loss_scale(gradients, scaler), experts, *apart, share)
+        asked |= kept_at_most(samples, values)
+        self._callbacks = HookCallbacks(phases=Phases(every, window), **asked)
         self._run = self._open_run(out, max_windows, resume_from)
-
-    def _name_part(self, part: str | None, out: str | Path | None, seed: int) -> int:
-        """Name the share of the data; what the samples to keep are drawn by, which depends on it."""
-        share = share_of(part, out)
-        self.part, self._named, self._seed = name_of_part(share), share is not None, seed
-        return seed_of(seed, process_name() if share is None else share)
 
     def _open_run(self, out: str | Path | None, most: int | None, step: int | None) -> OpenRun:
         """Find the layers; the windows of the run, with those that another process closed."""
         self._find_layers(self._mask)
         check_window_options(most, step)
         closed = ClosedWindows(None if out is None else WindowFolder(out), most)
-        part = self.part if self._named else None
+        part = self._known_part
         if step is None:
             closed.check_new(part)
         elif out is None:
@@ -247,8 +248,8 @@ class Probe:
         series = self._run.series()
         recording = Recording(self._run.nothing()) if series is None else Recording.of_windows(series)
         # Those of a phase of which no forward was measured since are of no window.
-        if recording.meta["forwards"] != self._callbacks.forwards.calls:
-            recording = recording.annotate(forwards=self._callbacks.forwards.calls)
+        if recording.meta["forwards"] != self._callbacks.forwards.runs:
+            recording = recording.annotate(forwards=self._callbacks.forwards.runs)
         # While the block lasts more may be measured.
         if self._hooks is None:
             self._final = recording
@@ -321,23 +322,11 @@ class Probe:
 
     def _options(self) -> dict[str, Any]:
         """What the recording says of the probe's options, as JSON holds it."""
-        callbacks = self._callbacks
-        options = {
-            "layers": shown(self._filter[0]),
-            "kinds": shown(self._filter[1]),
-            "mask": shown(self._mask),
-            "samples": "all" if callbacks.samples is None else callbacks.samples,
-            "values": callbacks.values,
-            "every": callbacks.forwards.phases.every,
-            "window": callbacks.forwards.phases.window,
-            "seed": self._seed,
-            "gradients": callbacks.gradients is not None,
-            **({"residual": shown(self._filter[2])} if self._filter[2] else {}),
-            "experts": callbacks.experts is not None,
-            **callbacks.further.distributions._asdict(),
+        given = self._filter, self._mask, self._seed
+        return {
+            "warnings": [*map(valid_name, self._unmatched)],
+            "options": shown_options(self._callbacks, *given),
         }
-        options |= {} if (groups := callbacks.further.groups) is None else {"groups": groups.shown}
-        return {"warnings": [*map(valid_name, self._unmatched)], "options": options}
 
 
 @by_name("the model and the batches", 2)
@@ -347,6 +336,7 @@ def record(
     *,
     mode: Literal["eval", "train"] = "eval",
     progress: Progress = None,
+    shard: tuple[int, int] | None = None,
     **options: Any,
 ) -> Recording:
     """Run a model over batches in evaluation mode, without gradients, and measure it.
@@ -369,6 +359,9 @@ def record(
             statistics, and dropout drops. Still without gradients, and buffers (running statistics) and
             random numbers are as before afterwards.
         progress: True shows a bar; or it is called with the number of batches done, after each.
+        shard: (index, number of shards) runs only each so-many-th of the batches, from the index-th on, and
+            numbers examples and forwards as over all of them: the recordings of all shards merge into that
+            of one process, with the same samples.
         **options: as `Probe` takes them.
 
     Raises:
@@ -383,14 +376,21 @@ def record(
             "record runs without gradients; put a Probe(gradients=True) around steps of training"
         )
     # Before any mode is set: of what is no model, or of no layer, Probe says what is wrong with it.
-    probe, trains = Probe(model, **options), mode == "train"
+    probe, trains = Probe(model, **options_of_shard(shard, options)), mode == "train"
+    callbacks = probe._callbacks
+    elsewhere = partial(callbacks.forwards.pass_over, model, callbacks.masks)
+    share = None if shard is None else BatchShare(*shard, elsewhere)
     with in_modes(model, lambda _: trains, restore=trains), single_values_explained(), probe:
-        left_out = run_batches(model, batches, progress)
+        left_out = run_batches(model, batches, progress, share)
     if trains:
         probe._copy_vectors()  # the running statistics that the model has again
     recording = probe.recording
     facts: dict[str, Any] = {"mode": mode} if trains else {}
-    none = "" if recording.meta["examples"] else "the batches hold no example: nothing was measured"
+    none = (
+        ""
+        if recording.meta["examples"] or share is not None
+        else "the batches hold no example: nothing was measured"
+    )
     if said := [text for text in (left_out, none) if text]:
         facts["warnings"] = [*recording.meta["warnings"], *said]
     return recording.annotate(**facts) if facts else recording

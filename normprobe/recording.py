@@ -61,7 +61,7 @@ class Recording(OverTime, RecordedDistributions, FurtherTables, RecordedBlocks):
 
     @property
     def ledger(self) -> pd.DataFrame:
-        """A row per layer: fired, never fired, bypassed or refused, and why."""
+        """A row per layer: fired, unmeasured, never fired, bypassed or refused, and why."""
         return self._tables.ledger
 
     @property

@@ -16,8 +16,12 @@ ALL_KINDS = (*KINDS, *FURTHER_KINDS)
 
 DEFAULT = "default"
 """The word for `KINDS` among kinds that are asked for."""
-STATUSES = ("fired", "bypassed", "refused", "never fired")
-"""What became of a layer, the most telling first: of merged parts the first one counts."""
+FIRED, UNMEASURED = "fired", "unmeasured"
+STATUSES = (FIRED, UNMEASURED, "bypassed", "refused", "never fired")
+"""What became of a layer, the most telling first: of merged parts the first one counts.
+
+Of an unmeasured one no call could be measured, though it was called.
+"""
 
 PLACEMENTS = ("whole", "features", "samples", "partial", "replicated")
 """What a part has of a site: all; some features of each sample; some samples of its data, the others being in

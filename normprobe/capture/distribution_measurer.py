@@ -17,13 +17,13 @@ from torch import Tensor
 from normprobe.capture.forwards.forward import Forward, Forwards
 from normprobe.capture.group_measurer import GroupMeasurer
 from normprobe.capture.hooks.torch_internals import ModesAside
+from normprobe.capture.identity.observation import Observation
 from normprobe.capture.identity.selection import RawSelection, Selection
 from normprobe.capture.measure import (
     MOST_RECENT,
     HoldsPadding,
     MakeHooks,
     Measurer,
-    Observation,
     arranged_values,
     axis_roles,
 )

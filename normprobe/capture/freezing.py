@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from normprobe.capture.coverage import RunCoverage, why_unseen
+from normprobe.capture.forwards.data_share import DataShare
 from normprobe.capture.forwards.phases import Phase
 from normprobe.capture.forwards.run_info import describe
 from normprobe.capture.hook_callbacks import HookCallbacks
@@ -46,7 +47,7 @@ class Freezer:
         """
         self._model, self._callbacks, self._part = model, callbacks, part
         # Of a run that is resumed others were counted before.
-        self._reported = _Reported(callbacks.forwards.calls)
+        self._reported = _Reported(callbacks.forwards.runs)
 
     def freeze(self, options: dict[str, Any]) -> list[Tables]:
         """The tables of each open window, with the probe's options and warnings, entries of ``meta``."""
@@ -80,7 +81,7 @@ class Freezer:
         # Running statistics move in training.
         first = next((phase for phase in phases if phase.trained), phases[0])
         counted = callbacks.forwards.phases.all() if drop else phases
-        rest = callbacks.forwards.calls - self._reported.forwards - sum(phase.forwards for phase in counted)
+        rest = callbacks.forwards.runs - self._reported.forwards - sum(phase.forwards for phase in counted)
         made = []
         for phase in phases:
             contents.enter(phase.name, to_show=True)
@@ -154,7 +155,7 @@ class Freezer:
         window = [] if phase is None else [self._window(phase)]
         return {
             **describe(self._model),
-            "forwards": forwards.calls if phase is None else phase.forwards + others,
+            "forwards": forwards.runs if phase is None else phase.forwards + others,
             "measured": forwards.measured if phase is None else phase.measured,
             **facts,
             **options,
@@ -163,6 +164,7 @@ class Freezer:
             "nbytes": taken + sum(state.nbytes() for state in experts),
             "parts": [self._part],
             "windows": window,
+            **_place(forwards.share),
         }
 
     def _window(self, phase: Phase) -> WindowFacts:
@@ -181,3 +183,13 @@ class Freezer:
             "calls": forwards.calls,
             "examples": forwards.examples,
         }
+
+
+def _place(share: DataShare) -> dict[str, Any]:
+    """Which share of the data, and which stage of a pipeline, is this one's, where there are others."""
+    facts: dict[str, Any] = {}
+    if share.deal.size > 1:
+        facts["share"] = {"rank": share.deal.rank, "world_size": share.deal.size}
+    if share.stage is not None:
+        facts["stage"] = list(share.stage)
+    return facts

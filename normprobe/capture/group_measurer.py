@@ -11,9 +11,10 @@ from functools import partial
 from torch import Tensor
 
 from normprobe.capture.identity.group_choices import GroupChoice
+from normprobe.capture.identity.observation import Observation
 from normprobe.capture.identity.sample_numbers import record_extremes
 from normprobe.capture.identity.selection import RawSelection, Selection
-from normprobe.capture.measure import Measurer, Observation, axis_roles, measured_moments
+from normprobe.capture.measure import Measurer, axis_roles, measured_moments
 from normprobe.capture.states.group_state import GroupState
 from normprobe.kernels import dispatch
 from normprobe.kernels.first_nonfinite import first_nonfinite

@@ -28,7 +28,7 @@ from normprobe.capture.gradients.gradient_capture import GradientCapture
 from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
 from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
-from normprobe.capture.hooks.torch_internals import ModesAside, in_backward, why_no_data, why_skipped
+from normprobe.capture.hooks.torch_internals import ModesAside, in_backward
 from normprobe.capture.identity.sample_numbers import named_labels
 from normprobe.capture.identity.sequences import SequenceFinder
 from normprobe.capture.layer_calls import CHANGED, LayerCalls
@@ -41,8 +41,7 @@ from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
 from normprobe.samples.strides import Stride, strides_of
 
-LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
-"""(module, args, kwargs, output) of a call that has ended."""
+LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]  # that ended, with its output
 
 
 class HookCallbacks:
@@ -52,8 +51,7 @@ class HookCallbacks:
     called, is `before` or `after`. Whatever changes the state of a layer holds `lock`.
 
     Attributes:
-        samples: how many samples are kept per layer and site; None for all.
-        values: of how many of those the raw row is kept.
+        samples: how many are kept per layer and site, None for all; ``values``, of how many the raw row.
         seed: changes which samples are kept; ``further``, what is measured beside activations.
         states: the running state of each layer, by its key.
         forwards: the forwards so far.
@@ -79,17 +77,18 @@ class HookCallbacks:
         further: Further = NOTHING_FURTHER,
     ) -> None:
         self.run_info, self.further = RunInfo(), further
-        self._masks, self._labels, self._groups = GivenMasks(mask, self.run_info.note), labels, further.groups
+        self.masks, self._labels, self._groups = GivenMasks(mask, self.run_info.note), labels, further.groups
         self.samples, self.values, self.seed = samples, values, seed
         self.states: dict[tuple[int, str], LayerState] = {}
-        self.forwards, self.weight_changes = Forwards(phases), WeightChanges(self._forget_vectors)
+        self.forwards = Forwards(phases, further.share)
+        self.weight_changes = WeightChanges(self._forget_vectors)
         self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
         self.function_capture, self._uncompiled, self._hooks = FunctionCapture(self), Uncompiled(), Hooks()
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
         self.entered, self._several, self._no_grad = set[int](), False, NoGrad()
-        self._sequences = SequenceFinder(self._masks)
+        self._sequences = SequenceFinder(self.masks)
         self._factory = StateFactory(samples, values, gradients=further.loss_scale is not None)
         of_layers = self.lock, self._no_grad, self._sequences.of, self.state_of
         self.experts = self.function_capture.experts = ExpertCapture(*of_layers) if further.experts else None
@@ -129,6 +128,7 @@ class HookCallbacks:
         # Before a call has told what they compute, norms of no particular kind may be batch norms.
         self._batch_norms = tuple(s for s in states if s.layer.view.kind in ("batch_norm", "norm"))
         self.weight_changes.enter()
+        self.forwards.share.enter(model)
         if self.gradients is not None:
             self.gradients.enter(self.states, self.run_info.note)
         uncompiled = self._uncompiled.enter(model)
@@ -265,16 +265,16 @@ class HookCallbacks:
         self._hooks.put_back()  # if a KeyboardInterrupt left them aside
         if self._hooks.keep_last():
             self._look_behind()
-        if why := why_skipped((*args, *kwargs.values())) or why_no_data():
+        if why := self.forwards.why_left_out((*args, *kwargs.values())):
             return self.forwards.begin_skipped(module, why)
-        forward = self.forwards.begin(module, args, kwargs, self._masks)
+        forward = self.forwards.begin(module, args, kwargs, self.masks)
         if forward.state.measured:
             if forward.phase is not None:
                 with self.lock:
                     self.windows.enter(forward.phase.name)
             self._note_modes(module)
             # Then plans hold whatever fired before: which sequence a layer works on is never asked again.
-            forward.single_sequence = not forward.masks.two_sided and not self._masks.by_layer
+            forward.single_sequence = not forward.masks.two_sided and not self.masks.by_layer
             if self._labels is not None or self._groups is not None:
                 self._name(forward, args, kwargs)
             if self.gradients is not None:

@@ -38,6 +38,7 @@ from normprobe.capture.gradients.gradient_capture import GradientCapture
 from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import ModesAside
 from normprobe.capture.identity.numbered import Numbered
+from normprobe.capture.identity.tensor_parts import part_given
 from normprobe.capture.measure import Measurer
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.settling import settle
@@ -147,7 +148,8 @@ class LayerCalls:
         if state.view.kind == "attention":
             self._finish_attention(state, opened)
             return
-        if opened.own is not None and opened.own.differs(call[RESULT]):
+        spread = opened.own is not None and opened.own.is_part()
+        if opened.own is not None and not spread and opened.own.differs(call[RESULT]):
             state.reasons[CHANGED] = 1
         if opened.held:
             reading = self._decide(state, opened, call)
@@ -165,14 +167,14 @@ class LayerCalls:
             self._measure_input(state, forward, tensor, opened, held)
         if not isinstance(call[RESULT], Tensor) and reading.direct and state.view.kind == "linear":
             reading = self._of_several(state, opened, call)
-        output = output_at(call, reading)
-        if opened.own is not None and opened.own.is_part():
+        output, own = output_at(call, reading), None
+        if spread and opened.own is not None:
             # Hooks behind it make whole, or plain, what it gives; the next call must be looked at, too.
-            output, state.watched = output_at((*call[:RESULT], opened.own.result), reading), False
+            own, state.watched = output_at((*call[:RESULT], opened.own.result), reading), False
         if output is None:
             state.note(NO_OUTPUT)
             return
-        self._observe(state, OUTPUT, (output, output), forward, opened.graphs)
+        self._observe(state, OUTPUT, (output, output), forward, graphs=opened.graphs, own=own)
         if state.view.kind == "residual":
             held = opened.held.get(reading.input, opened.stream)
             self.guard(state, f"a call at its {BRANCH}", partial(self._branch, state, forward, held, output))
@@ -243,30 +245,48 @@ class LayerCalls:
             state.note(NO_INPUT)
         else:
             read = tensor if held is None else held.tensor if held.is_as_it_was() else None
-            self._observe(state, INPUT, (tensor, read), forward, opened.graphs)
+            self._observe(state, INPUT, (tensor, read), forward, graphs=opened.graphs)
 
     def observe(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
         """Measure a tensor at a site of a layer."""
         with self.lock, ModesAside():
-            self._measure(state, site, (tensor, tensor), forward, None)
+            self._measure(state, site, (tensor, tensor), forward)
 
     def observe_own(self, state: LayerState, site: str, tensor: Tensor, forward: Forward) -> None:
         """Measure a tensor at a further site of a layer; the ledger says so if that fails."""
         self.guard(state, f"a call at its {site}", partial(self.observe, state, site, tensor, forward))
 
     def _observe(
-        self, state: LayerState, site: str, tensors: Tensors, forward: Forward, graphs: Tensor | None
+        self,
+        state: LayerState,
+        site: str,
+        tensors: Tensors,
+        forward: Forward,
+        *,
+        graphs: Tensor | None,
+        own: Tensor | None = None,
     ) -> None:
-        measure = partial(self._measure, state, site, tensors, forward, graphs)
+        measure = partial(self._measure, state, site, tensors, forward, graphs=graphs, own=own)
         self.guard(state, f"a call at its {site}", measure)
 
     def _measure(
-        self, state: LayerState, site: str, tensors: Tensors, forward: Forward, graphs: Tensor | None
+        self,
+        state: LayerState,
+        site: str,
+        tensors: Tensors,
+        forward: Forward,
+        *,
+        graphs: Tensor | None = None,
+        own: Tensor | None = None,
     ) -> None:
         tensor, followed = tensors
-        sequence = self._sequence_of(state, site, tensor, forward)
-        numbered = self._measurer.observe(state, site, tensor, forward, sequence, graphs=graphs)
-        if self._gradients is not None:
+        local, sharding = part_given(tensor, own)
+        # Of its sizes: those of the whole tensor say which samples there are.
+        sequence = self._sequence_of(state, site, tensor if own is None else own, forward)
+        numbered = self._measurer.observe(
+            state, site, local, forward, sequence, graphs=graphs, sharding=sharding
+        )
+        if sharding is None and self._gradients is not None:
             self._gradients.follow(state, site, followed, forward, numbered)
 
     @property

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from normprobe.capture.forwards.forward import Forward, Forwards, Sequence
 from normprobe.capture.hooks.torch_internals import unmeasurable
 from normprobe.capture.identity.no_data import is_no_data
 from normprobe.capture.identity.numbered import Numbered
+from normprobe.capture.identity.observation import Observation
 from normprobe.capture.identity.plan_cache import PlanCache
 from normprobe.capture.identity.sample_numbers import (
     place,
@@ -28,8 +28,9 @@ from normprobe.capture.identity.sample_numbers import (
     unfit,
 )
 from normprobe.capture.identity.selection import RawSelection, Selection, select, select_rows
+from normprobe.capture.identity.sharding import place_part, samples_of_part
+from normprobe.capture.identity.tensor_parts import Sharding
 from normprobe.capture.states.layer_state import LayerState
-from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels import dispatch
 from normprobe.kernels.choice import Choice
 from normprobe.kernels.first_nonfinite import first_nonfinite
@@ -44,34 +45,6 @@ MakeHooks = Callable[
 HoldsPadding = Callable[[Extent, Forward, Sequence], bool]
 MOST_RECENT = 8
 """Of how many tensors a forward holds the moments, for other layers that read them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """A tensor at a site of a layer.
-
-    Attributes:
-        state: the layer's running state.
-        name: the site's name.
-        tensor: the tensor.
-        forward: the forward.
-        sequence: what the layer works on in it.
-        repeat: which of the layer's calls in it this is.
-        graphs: of a norm over graphs, which graph each row is of; None where its call told none apart.
-    """
-
-    state: LayerState
-    name: str
-    tensor: Tensor
-    forward: Forward
-    sequence: Any
-    repeat: int
-    graphs: Tensor | None = None
-
-    @property
-    def site(self) -> SiteState:
-        """The site's running state."""
-        return self.state.sites[self.name]
 
 
 class Measurer:
@@ -110,13 +83,14 @@ class Measurer:
         sequence: Sequence,
         *,
         graphs: Tensor | None = None,
+        sharding: Sharding | None = None,
     ) -> Numbered | None:
         """Measure ``tensor`` at the site ``name`` of a layer; its samples, or None where it is left out."""
         repeat = forward.state.next_repeat(state.index, site_of(name).number)
-        observation = Observation(state, name, tensor, forward, sequence, repeat, graphs)
+        observation = Observation(state, name, tensor, forward, sequence, repeat, graphs, sharding)
         # The repeat is drawn first: a call that is left out is still one of the layer's calls in this
         # forward.
-        why = unmeasurable(tensor)
+        why = unmeasurable(tensor) or place_part(observation)
         if why:
             state.note(why)
             return None
@@ -176,13 +150,13 @@ class Measurer:
         before the site's reservoirs are replaced in `_count`, for both choices are among the samples so far.
         """
         site, tensor = observation.site, observation.tensor
-        extent = extent_of(observation.state.view, tensor.shape)
+        extent = extent_of(observation.state.view, observation.whole_shape)
         forward, grid = observation.forward, observation.sequence.grid
         given = observation.state, observation.name, tensor, extent.leading
         if extent.leading and is_no_data(*given, forward=forward, grid=grid):
             return None
         selection = self._select(observation, extent)
-        if not _fits(observation, extent.features):
+        if not _fits(observation, extent_of(observation.state.view, tensor.shape).features):
             return None
         raw = select_rows(selection, observation.forward, site.counters.rows, self.seed)
         # A batch norm's statistics are over the padding, too: what it saw is summed beside what is real.
@@ -221,6 +195,9 @@ class Measurer:
             k=self.k,
         )
         why, sizes = unfit(extent, observation.sequence, placement), (extent.samples, extent.rows)
+        if observation.sharding is not None:
+            placement = samples_of_part(observation, placement, extent)
+            sizes = len(placement.assignment.example), extent.rows
         return select(placement, forward, observation.repeat, reservoir, sizes=sizes, unfit=why)
 
     def _observe_nested(self, observation: Observation) -> Selection | None:
@@ -319,7 +296,7 @@ def _is_repeatable(observation: Observation, selection: Selection) -> bool:
     them, and making it again at each forward would discard those that are planned ahead for all others.
     """
     state, forward = observation.state, observation.forward
-    first = forward.single_sequence and observation.repeat == 0
+    first = forward.single_sequence and observation.repeat == 0 and observation.sharding is None
     return first and selection.placement.aligned and not state.by_callback
 
 

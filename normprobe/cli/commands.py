@@ -20,6 +20,7 @@ from normprobe.cli.fit_command import fit
 from normprobe.cli.load_or_measure import is_recording, recorded, recording_of
 from normprobe.cli.options import Request, debug, grouping, measuring, quietly, request_of
 from normprobe.cli.output_paths import check_file, check_folder
+from normprobe.cli.parallel import begin_process
 from normprobe.cli.progress import waiting
 from normprobe.cli.report_command import report
 from normprobe.cli.settings import settings
@@ -51,9 +52,11 @@ Exit status: 0; 1 error in the input; 2 wrong usage; 3 what was asked for does n
 
 @click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(None, "--version", package_name="normprobe", prog_name="normprobe")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """What normalization does inside a network, from a terminal."""
     printing.escape_what_cannot_be_encoded()
+    begin_process(context.invoked_subcommand)
 
 
 @main.command()

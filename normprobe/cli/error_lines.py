@@ -40,13 +40,13 @@ def with_error_lines(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as cause:
             if debug:
                 raise
-            click.echo(f"Error: {_cut(_message(cause))}", err=True)
+            click.echo(f"Error: {_cut(message(cause))}", err=True)
             raise click.exceptions.Exit(1) from None
 
     return run
 
 
-def _message(cause: Exception) -> str:
+def message(cause: Exception) -> str:
     """An error in one line: what is wrong and how to mend it, or that it is a defect of normprobe."""
     text = " ".join(str(cause).split())
     if isinstance(cause, NormprobeError):

@@ -12,6 +12,7 @@ import click
 
 from normprobe.cli.options import Request, request_of
 from normprobe.cli.output_paths import check_file
+from normprobe.cli.parallel import end_others, on_all_processes
 from normprobe.cli.progress import tracked, waiting
 from normprobe.cli.recalibrate_option import check_recalibration, recalibrate_into
 from normprobe.errors import ModelError, NormprobeError
@@ -65,7 +66,10 @@ def recorded(
     """
     if save is not None:
         check_file("--save", save)
-    recording = recording_of(name, request_of(options), recalibrate=recalibrate, notes=not quiet)
+    if is_recording(name):
+        end_others()
+    given = request_of(options)
+    recording = recording_of(name, given, recalibrate=recalibrate, notes=not quiet, sharded=True)
     if save is not None:
         # At once: what was measured is kept, should writing a report fail.
         recording.save(save)
@@ -80,6 +84,7 @@ def recording_of(
     recalibrate: Path | None = None,
     notes: bool = True,
     with_model: Callable[[Any], None] | None = None,
+    sharded: bool = False,
 ) -> Recording:
     """The recording that an argument names, loaded; or of the model that it names, measured.
 
@@ -90,6 +95,7 @@ def recording_of(
         recalibrate: where to write the model's weights with running statistics of the same data.
         notes: whether to print what a reader should know of model and data.
         with_model: called with the model once it was measured, if it is none of a saved recording.
+        sharded: whether processes have a share of the data each, where there are several.
 
     Raises:
         NormprobeError: the recording, model or data cannot be read, or do not fit together.
@@ -98,7 +104,13 @@ def recording_of(
         check_recalibration(name, is_recording(name), recalibrate)
     if not is_recording(name):
         return measure(
-            name, request, forwards=forwards, recalibrate=recalibrate, notes=notes, with_model=with_model
+            name,
+            request,
+            forwards=forwards,
+            recalibrate=recalibrate,
+            notes=notes,
+            with_model=with_model,
+            sharded=sharded,
         )
     # Its name is nothing that was measured.
     given = [option for option in request.given() if option != "--name"]
@@ -120,6 +132,7 @@ def measure(
     recalibrate: Path | None = None,
     notes: bool = True,
     with_model: Callable[[Any], None] | None = None,
+    sharded: bool = False,
 ) -> Recording:
     """Load a model, run its data through it, and return the recording.
 
@@ -130,15 +143,25 @@ def measure(
         recalibrate: where to write the model's weights with running statistics of the same data.
         notes: whether to print what a reader should know of model and data.
         with_model: called with the model once it was measured.
+        sharded: whether processes have a share of the data each, where there are several.
 
     Raises:
         NormprobeError: the model or data cannot be read, or do not fit together.
     """
-    model, inputs = _load(name, request)
+    loaded: list[tuple[LoadedModel, Inputs]] = []
+
+    def measured(shard: tuple[int, int] | None) -> Recording:
+        from normprobe.loading.models import without_bars
+
+        loaded.append(_load(name, request))
+        with without_bars():
+            return _run(*loaded[0], request, forwards, shard)
+
+    recording = on_all_processes(measured) if sharded else measured(None)
+    model, inputs = loaded[0]
     from normprobe.loading.models import without_bars
 
     with without_bars():
-        recording = _run(model, inputs, request, forwards)
         if with_model is not None:
             with_model(model.module)
         if recalibrate is not None:
@@ -183,7 +206,13 @@ def _load(name: str, request: Request) -> tuple[LoadedModel, Inputs]:
     return model, inputs
 
 
-def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | None) -> Recording:
+def _run(
+    model: LoadedModel,
+    inputs: Inputs,
+    request: Request,
+    forwards: int | None,
+    shard: tuple[int, int] | None,
+) -> Recording:
     """Record a model on its inputs.
 
     Raises:
@@ -199,15 +228,9 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
         recording = record(
             model.module,
             tracked(batches, f"Measuring   {inputs.description.partition(' from ')[0]}", total),
-            layers=request.layers or None,
-            kinds=request.kinds or None,
-            residual=request.residual,
-            samples=request.samples,
-            groups=_groups(model, request),
-            experts=request.experts,
-            kurtosis=request.kurtosis,
-            quantiles=request.quantiles,
+            **_options(model, request),
             labels=inputs.labels,
+            shard=shard,
         )
     except NormprobeError:
         raise
@@ -222,6 +245,20 @@ def _run(model: LoadedModel, inputs: Inputs, request: Request, forwards: int | N
         seconds=time.perf_counter() - started,
         warnings=[*recording.meta["warnings"], *model.warnings, *inputs.warnings],
     )
+
+
+def _options(model: LoadedModel, request: Request) -> dict[str, Any]:
+    """The options of a measurement that a request names, as `record` takes them."""
+    return {
+        "layers": request.layers or None,
+        "kinds": request.kinds or None,
+        "residual": request.residual,
+        "samples": request.samples,
+        "groups": _groups(model, request),
+        "experts": request.experts,
+        "kurtosis": request.kurtosis,
+        "quantiles": request.quantiles,
+    }
 
 
 def _groups(model: LoadedModel, request: Request) -> Any:

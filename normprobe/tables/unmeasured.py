@@ -28,6 +28,11 @@ def check_measured(tables: Tables) -> None:
             f"nothing was measured: {fired} of the {total} layers of {model} fired, on no sample; the "
             "batches have no rows, or the mask leaves every position out"
         )
+    if called := int((tables.ledger_base["status"] == "unmeasured").sum()):
+        raise NoSamplesError(
+            f"nothing was measured: {called} of the {total} layers of {model} were called, and no call could "
+            "be measured; their reasons are in the ledger"
+        )
     # A forward that reached no layer is another matter than none.
     why = "; their reasons are in the ledger" if tables.facts["forwards"] else ""
     raise NoSamplesError(

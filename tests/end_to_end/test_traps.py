@@ -183,7 +183,7 @@ class TestHowLayersAreCalled:
         with normprobe.Probe(Through(linear, lambda linear, x: linear(x))) as probe:
             probe.model(given)
         assert said in of(probe.recording)["reason"]
-        assert of(probe.recording)["status"] == "fired"
+        assert of(probe.recording)["status"] == "unmeasured"
 
 
 def kinds(model: nn.Module) -> dict[str, str]:

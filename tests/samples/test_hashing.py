@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import normprobe
+from normprobe.samples.dealing import Deal, deal_among
 from normprobe.samples.hashing import hashes, row_of, seed_of, smallest
 
 
@@ -21,19 +23,70 @@ def test_a_named_part_has_a_seed_of_its_own_and_a_nameless_one_the_probes() -> N
     assert len({seed_of(seed, part) for seed in (0, 1) for part in ("a", "b", "", "\ud800")}) == 8
 
 
-def test_processes_of_torch_distributed_keep_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    def kept(rank: int, size: int) -> list[tuple[int, ...]]:
+def test_processes_of_torch_distributed_keep_what_one_probe_would_have_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = torch.randn(64, 6)
+
+    def of_process(rank: int, size: int) -> normprobe.Recording:
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: size)
         monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
-        recording = normprobe.record(_model(), [torch.ones(64, 6)], samples=8)
+        recording = normprobe.record(_model(), [data[rank::size][:10], data[rank::size][10:]], samples=8)
         monkeypatch.undo()
-        return _identities(recording, "0", "input")
+        return recording
 
-    alone = _identities(normprobe.record(_model(), [torch.ones(64, 6)], samples=8), "0", "input")
-    assert kept(0, 1) == alone
-    assert kept(0, 2) == kept(0, 4) != alone
-    assert kept(1, 2) != kept(0, 2)
+    alone = normprobe.record(_model(), [data], samples=8)
+    for merged in (
+        normprobe.merge(*(of_process(rank, 4) for rank in range(4))),
+        normprobe.merge(
+            *(
+                normprobe.record(
+                    _model(), [data[rank::2]], samples=8, part=f"{rank}", rank=rank, world_size=2
+                )
+                for rank in range(2)
+            )
+        ),
+    ):
+        for layer, site in (("0", "input"), ("1", "output")):
+            assert _identities(merged, layer, site) == _identities(alone, layer, site)
+        pd.testing.assert_frame_equal(
+            merged.samples.drop(columns=["part", "call"]),
+            alone.samples.drop(columns=["part", "call"]),
+            rtol=1e-6,
+            atol=1e-6,
+        )
+        held = ["layer", "site", "n_samples", "min_example", "max_example"]
+        assert merged.layers[held].equals(alone.layers[held])
+
+
+@pytest.mark.parametrize(
+    ("same", "world", "deal"),
+    [
+        ([0], 1, (0, 1)),
+        ([3], 4, (3, 4)),
+        ([2, 3], 4, (1, 2)),
+        ([1, 3], 4, (1, 2)),
+        ([0, 1, 4, 5], 8, (0, 2)),
+        ([2, 3, 6, 7], 8, (1, 2)),
+        (range(4), 4, (0, 1)),
+        ([1, 2], 4, (1, 4)),  # no grid: another process has no such neighbour
+    ],
+)
+def test_processes_with_the_same_data_have_one_share(
+    same: list[int], world: int, deal: tuple[int, int]
+) -> None:
+    assert deal_among(same, world) == Deal(*deal)
+    numbers = np.arange(5)
+    assert Deal(*deal).own(Deal(*deal).number(numbers)).tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize(
+    "given", [{"rank": 1}, {"world_size": 2}, {"rank": 2, "world_size": 2}, {"rank": -1, "world_size": 2}]
+)
+def test_a_rank_is_one_of_so_many(given: dict[str, int]) -> None:
+    with pytest.raises(normprobe.NormprobeError, match=r"world_size|rank"):
+        normprobe.Probe(_model(), **given)
 
 
 IDENTITY = ["example", "position", "repeat"]

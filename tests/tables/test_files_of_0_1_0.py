@@ -143,7 +143,7 @@ def then() -> dict[str, Any]:
 @pytest.fixture
 def seeds_of_0_1_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep samples as 0.1.0 did: by the probe's seed, whatever the part's name."""
-    monkeypatch.setattr("normprobe.probe.seed_of", lambda seed, part: seed)
+    monkeypatch.setattr("normprobe.capture.forwards.probe_options.seed_of", lambda seed, part: seed)
 
 
 @pytest.mark.usefixtures("seeds_of_0_1_0")

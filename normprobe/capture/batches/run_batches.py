@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,30 @@ NO_BATCHES = (
 _SINGLE_VALUE = "more than 1 value per channel"
 
 
-def run_batches(model: nn.Module, batches: Any, progress: Progress = None) -> str:
+class BatchShare(NamedTuple):
+    """Which batches are run here: each ``size``-th, from the ``rank``-th on.
+
+    Attributes:
+        rank: number of the first.
+        size: how many such shares there are.
+        pass_over: called with the arguments of a batch of another share, in the order of the batches.
+    """
+
+    rank: int
+    size: int
+    pass_over: Callable[[tuple[Any, ...], dict[str, Any]], None]
+
+
+def run_batches(
+    model: nn.Module, batches: Any, progress: Progress = None, share: BatchShare | None = None
+) -> str:
     """Call a model on each batch, as `record` takes them, in whatever modes it is.
 
     Args:
         model: the model.
         batches: an iterable of batches, or a single one.
         progress: True for a bar, or called with the number of batches done, after each.
+        share: which of the batches are run, where others are run elsewhere.
 
     Returns:
         What of the batches was left out, since the forward does not take it, in a sentence; "" for nothing.
@@ -41,7 +58,10 @@ def run_batches(model: nn.Module, batches: Any, progress: Progress = None) -> st
     every = as_batches(batches, arguments)
     with counting(progress, every) as count:
         for done, batch in enumerate(every, 1):
-            run_batch(model, arguments, batch)
+            if share is None or (done - 1) % share.size == share.rank:
+                run_batch(model, arguments, batch)
+            else:
+                share.pass_over(*arguments.of(batch))
             count(done)
     if not done:
         raise NoSamplesError(NO_BATCHES)

@@ -37,7 +37,6 @@ from normprobe.capture.calls.call_tensors import (
     tensors_in,
     words_of,
 )
-from normprobe.capture.hooks.torch_internals import unmeasurable
 from normprobe.layers.norms.identify import NO_WAY, Identification
 
 NOT_NORMALIZED = "a call with {} does not normalize as its others do and is left out"
@@ -144,8 +143,8 @@ class OwnResult:
         )
 
     def is_part(self) -> bool:
-        """Whether a tensor of it has no numbers to measure, such as one that is spread over processes."""
-        return any(unmeasurable(held.tensor) for held in self.tensors.values())
+        """Whether a tensor of it is spread over processes, which hooks behind it make whole, or plain."""
+        return any(type(held.tensor).__name__ == "DTensor" for held in self.tensors.values())
 
 
 class Pair(NamedTuple):

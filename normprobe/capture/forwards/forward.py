@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Protocol
@@ -12,11 +12,14 @@ from torch import nn
 
 from normprobe.capture.forwards import current_forward
 from normprobe.capture.forwards.current_forward import ForwardState
+from normprobe.capture.forwards.data_share import DataShare
 from normprobe.capture.forwards.group_options import ForwardGroups, GroupedCall
 from normprobe.capture.forwards.phases import Phase, Phases
 from normprobe.capture.forwards.traced_tensors import TracedTensors
-from normprobe.capture.hooks.torch_internals import innermost_call, is_over
+from normprobe.capture.hooks.callers import who_calls
+from normprobe.capture.hooks.torch_internals import innermost_call, is_over, why_skipped
 from normprobe.samples.batch import Batch, Signatures, argument_sizes, decoder_sizes, read_batch
+from normprobe.samples.dealing import ALONE, Deal
 from normprobe.samples.groups import SampleGroups
 from normprobe.samples.layout import Grid
 from normprobe.samples.masks import Masks, Padding, has_two_sides
@@ -66,7 +69,8 @@ class Forward:
     Attributes:
         state: what hooks ask of it at each call: the module that was called, and whether it is measured.
         call: running number of the forward.
-        first: running number of its first example.
+        first: running number of its first example, in this process.
+        deal: the numbers of its examples over all processes.
         batch: its batch, as the arguments say.
         masks: its padding masks.
         decoder: sizes of the decoder's input in an encoder-decoder, where known.
@@ -100,6 +104,7 @@ class Forward:
     batch: Batch
     masks: Masks
     decoder: tuple[int, ...] | None = None
+    deal: Deal = ALONE
     labels: list[list[str]] | None = None
     groups: ForwardGroups | None = None
     decoder_fired: bool = False
@@ -157,6 +162,7 @@ class Forwards:
 
     Attributes:
         phases: which of them are measured, and of which phase each is.
+        share: which share of the data the process has.
         calls: how many there were.
         measured: how many of them were measured.
         examples: how many examples they had.
@@ -166,8 +172,8 @@ class Forwards:
         inside: the forward that each thread is in.
     """
 
-    def __init__(self, phases: Phases) -> None:
-        self.phases = phases
+    def __init__(self, phases: Phases, share: DataShare | None = None) -> None:
+        self.phases, self.share = phases, share or DataShare()
         self.calls = 0
         self.measured = 0
         self.examples = 0
@@ -177,6 +183,7 @@ class Forwards:
         self.inside = current_forward.new_current_forward()
         self._signatures = Signatures()
         self._two_sided: dict[int, bool] = {}
+        self._passed_over = 0
 
     @property
     def current(self) -> Forward | None:
@@ -212,6 +219,31 @@ class Forwards:
         """Forget any forward that was cut short."""
         self.inside.clear()
 
+    @property
+    def runs(self) -> int:
+        """How many forwards there were here, those of other processes that are counted aside."""
+        return self.calls - self._passed_over
+
+    def pass_over(
+        self, module: nn.Module, finder: MaskFinder, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Count a forward that another process makes: those behind it are numbered as in one process."""
+        arguments = self._signatures.named(module, args, kwargs)
+        size = read_batch(arguments, finder.sizes(arguments, args, kwargs)).size
+        with self.lock:
+            self.phases.pass_over(module.training, self.calls)
+            self.calls += 1
+            self._passed_over += 1
+            self.examples += size
+
+    def why_left_out(self, values: Iterable[Any]) -> str:
+        """Why a forward that begins with these arguments is no run on data, or ""."""
+        caller = who_calls()
+        if why := why_skipped(values) or caller.no_data:
+            return why
+        self.share.note(caller.stage)
+        return ""
+
     def begin_skipped(self, module: nn.Module, why: str) -> Forward:
         """Begin a forward that is no run of the module: its arguments are not looked at."""
         with self.lock:
@@ -246,7 +278,6 @@ class Forwards:
         with self.lock:
             first = self.examples
             self.examples += batch.size
-        decoder = decoder_sizes(arguments)
         state = self.inside.begin(module, measured, len(sites()))
         sizes = argument_sizes(arguments) if measured else frozenset()
         forward = Forward(
@@ -255,7 +286,8 @@ class Forwards:
             first,
             batch,
             masks,
-            decoder,
+            decoder_sizes(arguments),
+            self.share.deal,
             argument_sizes=sizes,
             frame=innermost_call(),
             phase=phase,

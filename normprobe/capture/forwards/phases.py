@@ -119,6 +119,12 @@ class Phases:
         phase.last_call = call
         return phase, measured
 
+    def pass_over(self, training: bool, call: int) -> None:
+        """Count a forward that another process makes: windows of all processes are of the same steps."""
+        phase = self.of(self._named[-1] if self._named else "train" if training else "eval")
+        phase.seen += 1
+        phase.note(call)
+
     def withdraw(self, phase: Phase, *, measured: bool) -> None:
         """Take back a forward that ended before it began."""
         phase.seen -= 1

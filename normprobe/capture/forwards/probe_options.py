@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
+from normprobe.capture.forwards.data_share import DataShare
 from normprobe.errors import NormprobeError, names_checked
 from normprobe.kernels.distributions.options import NO_DISTRIBUTIONS, DistributionOptions
-from normprobe.samples.hashing import process_name
+from normprobe.samples.dealing import ALONE, Deal
+from normprobe.samples.hashing import process_name, seed_of
 from normprobe.tables.records import valid_name
 
 _GIVEN = "raised by what normprobe.Probe was given: its mask, labels, on_finding or stop_on"
@@ -28,12 +30,14 @@ class Further(NamedTuple):
         experts: whether experts that one weight holds are measured one by one.
         distributions: what is measured of distributions beside moments.
         groups: what says of which group samples are (`group_options.Grouping`); None for no groups.
+        share: which share of the data it has.
     """
 
     loss_scale: Any = None
     experts: bool = False
     distributions: DistributionOptions = NO_DISTRIBUTIONS
     groups: Any = None
+    share: DataShare | None = None
 
 
 NOTHING_FURTHER = Further()
@@ -176,13 +180,68 @@ def checked_model(model: Any) -> nn.Module:
     return model
 
 
-def share_of(part: str | None, out: object) -> str | None:
-    """The name of a probe's share of the data, if it has one: its own, or that of its process."""
-    # Windows on disk are gone on with by name.
-    return process_name() if part is None and out is not None else part
+class Part(NamedTuple):
+    """A probe's share of the data.
+
+    Attributes:
+        name: its name.
+        known: the same, if another run of this process may go on with it; None where nobody else has it.
+        seed: what the samples to keep are drawn by.
+        share: how its examples are numbered.
+    """
+
+    name: str
+    known: str | None
+    seed: int
+    share: DataShare
 
 
-def name_of_part(part: str | None) -> str:
-    """The name of a share of the data: as it was given, or one that no other probe has."""
+def read_part(part: str | None, out: object, seed: int, rank: Any, world_size: Any) -> Part:
+    """The share of the data that options name; of a process of torch.distributed by its rank.
+
+    Raises:
+        NormprobeError: one of rank and world size is missing, or out of range.
+    """
+    dealt = _dealt(rank, world_size)
+    process = process_name() if dealt is None else f"rank{dealt.rank}"
+    # Parts that a user named count from 0 each, and keep other samples by their names.
+    alone = part is not None and dealt is None
+    share = DataShare(ALONE if alone else dealt)
+    drawn = seed_of(seed, part if alone else None)
+    if part is None and out is not None:  # windows on disk are gone on with by name
+        part = process
+    if part is not None:
+        return Part(valid_name(part), part, drawn, share)
     # A uuid is drawn by the system: torch's and Python's generators are the user's.
-    return str(uuid.uuid4()) if part is None else valid_name(part)
+    unique = str(uuid.uuid4())
+    return Part(unique if process is None else f"{process}-{unique[:8]}", None, drawn, share)
+
+
+def _dealt(rank: Any, world_size: Any) -> Deal | None:
+    """How the user says that examples are dealt."""
+    if rank is None and world_size is None:
+        return None
+    if rank is None or world_size is None:
+        raise NormprobeError("rank and world_size go together: give both, or none of them")
+    _check_whole("world_size", world_size, 1, "")
+    _check_whole("rank", rank, 0, "")
+    if rank >= world_size:
+        raise NormprobeError(f"rank must be less than world_size, {world_size}, got {rank}")
+    return Deal(rank, world_size)
+
+
+def options_of_shard(shard: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a probe whose batches are one of several shards: its examples have their own numbers.
+
+    Raises:
+        NormprobeError: the shard is none, or the options number examples otherwise.
+    """
+    if shard is None:
+        return options
+    if not (isinstance(shard, (tuple, list)) and len(shard) == 2) or _dealt(*shard) is None:
+        raise NormprobeError(f"shard must be (index, number of shards), such as (0, 4), got {shard!r}")
+    if "rank" in options or "world_size" in options:
+        raise NormprobeError("shard says which batches are run here: give no rank or world_size beside it")
+    # A part of its own that is not hashed: by their numbers the samples of shards are others already.
+    part = options.get("part") or f"shard{shard[0]}-{str(uuid.uuid4())[:8]}"
+    return {**options, "part": part, "rank": 0, "world_size": 1}

@@ -154,6 +154,8 @@ class RunInfo:
         """Add a forward to the counts and the digest, or with ``times`` -1 subtract it."""
         batch, mask = forward.batch, forward.masks.own
         lead, rows, padding = batch.lead, batch.size, 0
+        if type(lead).__name__ == "DTensor":  # of which no other process is to be asked
+            lead = lead.to_local()  # type: ignore[union-attr]
         if mask is not None:
             rows = mask.real.size if mask.full else int(mask.real.sum())
             padding = mask.real.size - rows

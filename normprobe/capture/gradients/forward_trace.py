@@ -10,6 +10,7 @@ from torch import Tensor
 
 from normprobe.capture.identity.numbered import Numbered
 from normprobe.capture.states.layer_state import LayerState
+from normprobe.samples.dealing import Deal
 
 
 @dataclass(eq=False)
@@ -33,7 +34,8 @@ class ForwardTrace:
 
     Attributes:
         call: running number of the forward.
-        first: running number of its first example.
+        first: running number of its first example, in this process.
+        deal: the numbers of its examples over all processes.
         labels: the text of each sample.
         with_gradients: whether gradients were on as it began.
         phase: the phase of the run that it is of, by name.
@@ -47,6 +49,7 @@ class ForwardTrace:
 
     call: int
     first: int
+    deal: Deal
     labels: Any
     with_gradients: bool
     phase: str

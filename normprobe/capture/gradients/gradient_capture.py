@@ -90,7 +90,7 @@ class GradientCapture:
         self.traced += enabled
         phase = "" if forward.phase is None else forward.phase.name
         self._phase = phase if enabled else self._phase
-        given = forward.call, forward.first, forward.labels
+        given = forward.call, forward.first, forward.deal, forward.labels
         forward.trace = ForwardTrace(*given, enabled, phase, self._recent)
 
     def leave(self) -> None:

@@ -30,6 +30,8 @@ The rest is optional: it makes calls cheaper, or shows what no hook sees.
   functions stands below those of others, and all modes are aside while a probe computes.
 - `torch.overrides._pop_mode_temporarily` (torch_internals): a mode that torch holds aside while it is
   interrupted, and would put back later.
+- `FSDPModule._get_fsdp_state` and `mesh_info` of its groups (fully_sharded): over which processes it spreads
+  a parameter, and so which of them have the same data.
 - `RemovableHandle.next_id` (handles): whether hooks were registered since. Python frames of
   `torch.distributed.pipelining` and of trainers (torch_internals): a forward that they make on no data.
 - Python frames of `Module._call_impl` (torch_internals): whether a KeyboardInterrupt ended a forward, and

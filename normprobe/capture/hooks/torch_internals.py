@@ -49,39 +49,6 @@ def why_skipped(values: Iterable[Any]) -> str:
     return ""
 
 
-_SHAPES = "a forward by which a pipeline stage infers shapes is left out"
-_SANITY = "a forward of the trainer's sanity check is left out"
-_SUMMARY = "a forward on an example input, for a summary, is left out"
-_TRAINERS = ("lightning.pytorch", "pytorch_lightning")
-_NO_DATA: dict[str, dict[str, str]] = {
-    "torch.distributed.pipelining.stage": {
-        "_forward_metadata_inference": _SHAPES,
-        "_shape_inference": _SHAPES,  # before torch 2.12
-    },
-    **{f"{trainer}.trainer.trainer": {"_run_sanity_check": _SANITY} for trainer in _TRAINERS},
-    **{
-        f"{trainer}.utilities.model_summary.model_summary": {"_forward_example_input": _SUMMARY}
-        for trainer in _TRAINERS
-    },
-}
-"""Functions of others, by their modules, that call a model on what is no data of a run."""
-
-
-def why_no_data() -> str:
-    """Why a forward is on no data by who calls it, or ""; nobody is asked where no such module is loaded."""
-    names = _NO_DATA.keys() & sys.modules.keys()
-    if not names:
-        return ""
-    loaded = {sys.modules[name].__file__: _NO_DATA[name] for name in names}
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        found = loaded.get(frame.f_code.co_filename, {}).get(frame.f_code.co_name)
-        if found is not None:
-            return found
-        frame = frame.f_back
-    return ""
-
-
 def is_transformed(tensor: Tensor) -> bool:
     """Whether a tensor stands for others under a transform of `torch.func`, though the model was not."""
     # Such a tensor is of Python's type Tensor, so its type does not say it.
@@ -92,8 +59,6 @@ def unmeasurable(tensor: Tensor) -> str:
     """Why a tensor has no numbers to measure, or ""."""
     if tensor.is_meta:
         return "a call on meta tensors, which hold no numbers, is left out"
-    if type(tensor).__name__ == "DTensor":
-        return "a call on a DTensor, of which this process holds a part, is left out"
     if is_transformed(tensor):
         return "a call under a transform of torch.func, whose tensors stand for others, is left out"
     if tensor.is_complex():

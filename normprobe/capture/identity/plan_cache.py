@@ -32,6 +32,7 @@ from normprobe.capture.identity.sample_numbers import Placement, place_shifted
 from normprobe.capture.identity.selection import RawSelection, Selection, select, select_rows
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.kernels import dispatch
+from normprobe.samples.dealing import Deal
 from normprobe.samples.reservoir import Reservoir
 
 
@@ -102,14 +103,16 @@ class PlannedForward:
 
     Attributes:
         call: its running number.
-        first: running number of its first example.
-        sequences: what its layers work on, as a forward has it; likewise the next three.
+        first: running number of its first example, in this process.
+        deal: the numbers of its examples over all processes, as a forward has it; likewise the next four.
+        sequences: what its layers work on.
         labels: None, for a forward with labels has no key.
         plans: the plans, by kind of site.
     """
 
     call: int
     first: int
+    deal: Deal
     sequences: dict[Any, Sequence]
     placements: dict[Any, Placement] = field(default_factory=dict)
     selections: dict[Any, Selection] = field(default_factory=dict)
@@ -200,7 +203,7 @@ class PlanCache:
         """Keep a plan for forwards of the same key; what was made ahead lacks it, so that is dropped."""
         key, last = ForwardKey.of(forward), self._last
         if key != self._key or last is None or last.call != forward.call:
-            last = self._last = PlannedForward(forward.call, forward.first, {})
+            last = self._last = PlannedForward(forward.call, forward.first, forward.deal, {})
             self._key = key
         last.plans[site_key] = plan
         self._planned, self._lookahead = [], 1
@@ -230,7 +233,8 @@ class PlanCache:
         sequences: dict[Any, Sequence] = {("own", None): forward.sequence("own", forward.masks.own)}
         self._planned = []
         for step in range(count):
-            coming = PlannedForward(forward.call + step * calls, forward.first + step * examples, sequences)
+            numbers = forward.call + step * calls, forward.first + step * examples
+            coming = PlannedForward(*numbers, forward.deal, sequences)
             coming.plans = {
                 site_key: self._shifted(old, examples, coming) for site_key, old in last.plans.items()
             }

@@ -16,6 +16,7 @@ from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_state import SiteState
 from normprobe.kernels.types import Extremes
 from normprobe.layers.to_rows import Extent, extent_of
+from normprobe.samples.dealing import Deal
 from normprobe.samples.groups import UNTOLD, Codes, SampleGroups, group_codes, ragged_codes
 from normprobe.samples.layout import (
     Assignment,
@@ -38,7 +39,8 @@ class NumberedForward(Protocol):
 
     Attributes:
         call: its running number.
-        first: running number of its first example.
+        first: running number of its first example, in this process.
+        deal: the numbers of its examples over all processes.
         labels: the text of each sample, if it has one.
         sequences: what its layers work on, by what they read.
         placements: the samples of its tensors, by sequence, `Sizes` and first number.
@@ -46,6 +48,7 @@ class NumberedForward(Protocol):
 
     call: int
     first: int
+    deal: Deal
     labels: Any
     sequences: dict[Any, Sequence]
     placements: dict[Any, Any]
@@ -97,7 +100,7 @@ class Placement:
         """The label of a sample, or ""."""
         if not self.named or forward.labels is None:
             return ""
-        example = int(self.assignment.example[sample]) - forward.first
+        example = int(forward.deal.own(self.assignment.example[sample])) - forward.first
         position = int(self.assignment.position[sample])
         known = 0 <= example < len(forward.labels) and 0 <= position < len(forward.labels[example])
         return forward.labels[example][position] if known else ""
@@ -141,8 +144,16 @@ def place(
         if sequence.groups is not None:
             groups = _groups_at(sequence.groups, sizes, grid, table, assignment.example - first)
             placement = replace(placement, groups=groups)
-        forward.placements[sequence, sizes, first] = placement
+        placement = forward.placements[sequence, sizes, first] = _dealt(placement, forward)
     return placement
+
+
+def _dealt(placement: Placement, forward: NumberedForward) -> Placement:
+    """The placement with the numbers that its examples have over all processes."""
+    if forward.deal.size == 1:
+        return placement
+    assignment = replace(placement.assignment, example=forward.deal.number(placement.assignment.example))
+    return replace(placement, assignment=assignment)
 
 
 def _table_of(
@@ -187,7 +198,7 @@ def place_shifted(placement: Placement, forward: NumberedForward, examples: int)
     if shifted is None:
         old = placement.assignment
         # A new assignment, whose hashes are drawn from the new numbers when they are asked for.
-        again = Assignment(old.example + examples, old.position, old.real, old.masked_by, old.seed, old.k)
+        again = replace(old, example=old.example + examples * forward.deal.size)
         groups = None if placement.groups is None else placement.groups.shifted(again)
         shifted = forward.placements[key] = replace(placement, assignment=again, groups=groups)
     return shifted
@@ -256,7 +267,7 @@ def place_nested(lengths: list[int], forward: Forward, *, seed: int, k: int | No
         own = forward.groups.of("own", forward.batch, two_sided=False)
         codes = ragged_codes(own, assignment.example - forward.first, assignment.position)
         groups = PlacedGroups(codes, own.names.names)
-    return Placement(assignment, None, 0, True, True, sizes, groups)
+    return _dealt(Placement(assignment, None, 0, True, True, sizes, groups), forward)
 
 
 def place_graphs(
@@ -280,7 +291,8 @@ def place_graphs(
     groups = None
     if forward.groups is not None:
         groups = PlacedGroups(np.full(count, UNTOLD, np.int64), forward.groups.names.names)
-    return Placement(assignment, None if real.all() else real, 0, False, False, sizes, groups)
+    placement = Placement(assignment, None if real.all() else real, 0, False, False, sizes, groups)
+    return _dealt(placement, forward)
 
 
 def named_labels(labels: LabelsOf | ListedLabels | None, forward: Forward, args: Any, kwargs: Any) -> Any:

@@ -32,16 +32,19 @@ from normprobe.tables.records import LayerRecord, valid_name, valid_text
 from normprobe.vocabulary import (
     BRANCH,
     ENTROPY,
+    FIRED,
     GRADIENT_SITES,
     INPUT,
     MAX_LOGIT,
     NORM_KINDS,
     OUTPUT,
+    UNMEASURED,
 )
 
 UNALIGNED = "its samples could not be numbered as the forward's and are numbered within the layer"
 NONE_CAME = "no gradient came for {} of its tensors: backward was not run, or its loss does not need them"
 NO_NUMBERS = "none of its calls read and gave floating numbers"
+NO_CALL_MEASURED = "it was called, and no call could be measured"
 FURTHER_SITES = {"residual": (BRANCH,), "attention": (MAX_LOGIT, ENTROPY)}
 """By kind, the sites that layers which hold others have; their calls are open while those of others are."""
 MOST_UNDECIDED = 8
@@ -295,7 +298,7 @@ class LayerState:
         """
         calls = max(site.counters.calls for name, site in self.sites.items() if name not in GRADIENT_SITES)
         status, reason = self._status(calls, never)
-        fired = status == "fired"
+        fired = status == FIRED
         reasons = {**self.reasons, **(skipped or {})}
         notes = [f"{text} ({count} times)" if count > 1 else text for text, count in reasons.items()]
         notes += [UNALIGNED] if fired and not self.aligned else []
@@ -310,7 +313,7 @@ class LayerState:
             "grad": "; ".join(self.grads),
             "calls": calls,
             "status": status,
-            "via": self._via() if fired else "",
+            "via": self._via() if fired or status == UNMEASURED else "",
             "masked_by": "; ".join(self.masked_by),
             "sample_unit": self.view.sample,
             "aligned": self.aligned if fired else None,
@@ -355,12 +358,13 @@ class LayerState:
         without = not calls and not self.reasons.keys().isdisjoint((NO_INPUT, NO_OUTPUT))
         refused = self.refused or (NO_NUMBERS if without else "")
         # The notes say why none of its calls showed its weights.
-        if self.view.kind == "attention" and not calls and self.firings:
+        if refused or (self.view.kind == "attention" and not calls and self.firings):
             return "refused", refused
-        # A layer none of whose calls could be measured fired all the same; its notes say why.
+        # Of a call that was begun nothing may be measured: all were of a form left out, say, or raised.
         begun = self.depth is not None and (self.firings > 0 or not self.reopened)
-        called = calls > 0 or begun
-        return ("refused", refused) if refused else ("fired", "") if called else never
+        if not calls and begun:
+            return UNMEASURED, "" if self.reasons else NO_CALL_MEASURED
+        return (FIRED, "") if calls else never
 
     def _gradients_measured(self) -> int:
         """How many gradients were measured at its output, or at its input where more were."""

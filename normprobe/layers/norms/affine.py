@@ -145,6 +145,9 @@ def tensors_named(module: nn.Module, name: str) -> Iterator[Tensor]:
         value = value if isinstance(value, Tensor) else own.get(alias)
         if isinstance(value, Tensor) and value.is_meta:
             value = _offloaded(module, alias)
+        # Of one that is spread over processes, what this one has.
+        if isinstance(value, Tensor) and type(value).__name__ == "DTensor":
+            value = value.to_local()  # type: ignore[attr-defined]
         if isinstance(value, Tensor) and not value.is_meta and not is_lazy(value):
             yield value
 

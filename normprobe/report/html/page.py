@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from normprobe.tables.frames import Tables
 
 _UNSEEN_HELP = {
+    "unmeasured": "Unmeasured: it was called, but none of its calls could be measured; its reason says why.",
     "never fired": "Never fired: this data did not reach the layer. Run what calls it, or leave it out.",
     "bypassed": "Bypassed: its weight was read without a call of the module, so no hook sees its tensors.",
     "refused": "Refused: it does not read as rows and features; normprobe.register_view says how to.",

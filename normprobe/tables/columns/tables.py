@@ -127,7 +127,10 @@ LEDGER: dict[str, tuple[str, str]] = {
     "training": (TEXT, "modes it ran in: train, eval; several joined by `; `"),
     "grad": (TEXT, "gradient modes it ran in: grad, no_grad, inference; several joined by `; `"),
     "calls": (WHOLE, "measured firings"),
-    "status": (TEXT, "fired, never fired, bypassed or refused"),
+    "status": (
+        TEXT,
+        "fired, unmeasured (called, but not measured), never fired, bypassed or refused",
+    ),
     "via": (TEXT, "how it was seen: hook (its module was called), functional (a function used its weight)"),
     "masked_by": (TEXT, "the padding mask that was applied"),
     "sample_unit": (TEXT, "position or example"),

@@ -11,7 +11,7 @@ import pandas as pd
 from normprobe.errors import RecordingError
 from normprobe.tables.counted_notes import over_states, without_counts
 from normprobe.tables.window_facts import joined_windows
-from normprobe.vocabulary import STATUSES
+from normprobe.vocabulary import FIRED, STATUSES, UNMEASURED
 
 _SUMS = ("forwards", "measured", "examples", "rows", "padding", "pad_tokens", "seconds", "weight_changes")
 _UNIONS = ("parts", "warnings", "training", "replicas")
@@ -90,7 +90,7 @@ def _row(rows: Sequence[dict[str, Any]], *, in_sequence: bool, add: Callable[[An
         **{name: pieces(columns[name], in_order=in_sequence) for name in joined},
         # In the module's own order, which joining would sort, where all parts say the same.
         "settings": _common(columns["settings"]) or pieces(columns["settings"]),
-        "reason": _reasons(columns["reason"], add=status == "fired" and add is sum),
+        "reason": _reasons(columns["reason"], add=status in (FIRED, UNMEASURED) and add is sum),
         "calls": add(row["calls"] for row in rows),
         **{
             name: _of_known(add, columns[name])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import normprobe
-from normprobe.capture.hooks import torch_internals
+from normprobe.capture.hooks import callers
 from normprobe.capture.identity.no_data import LEFT_OUT
 
 WIDTH = 24
@@ -121,8 +121,8 @@ def _forward_metadata_inference(model: nn.Module, x: Tensor) -> Tensor:
 
 def test_a_forward_of_those_who_make_them_on_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """This file stands for that of torch's pipeline stages, whose function has the same name."""
-    why = torch_internals._NO_DATA["torch.distributed.pipelining.stage"]["_forward_metadata_inference"]
-    monkeypatch.setattr(torch_internals, "_NO_DATA", {__name__: {"_forward_metadata_inference": why}})
+    why = callers._NO_DATA["torch.distributed.pipelining.stage"]["_forward_metadata_inference"]
+    monkeypatch.setattr(callers, "_NO_DATA", {__name__: {"_forward_metadata_inference": why}})
     model = nn.Sequential(nn.Linear(WIDTH, 4))
     x = data(5, WIDTH)
     with torch.no_grad(), normprobe.Probe(model) as probe:
@@ -137,5 +137,6 @@ def test_a_forward_of_those_who_make_them_on_no_data(monkeypatch: pytest.MonkeyP
 
 def test_torch_still_infers_the_shapes_of_stages_so() -> None:
     stage = pytest.importorskip("torch.distributed.pipelining.stage")
-    names = torch_internals._NO_DATA["torch.distributed.pipelining.stage"]
+    names = callers._NO_DATA["torch.distributed.pipelining.stage"]
     assert any(hasattr(stage.PipelineStage, name) for name in names)
+    assert hasattr(stage.PipelineStage, callers._RUN)
