@@ -150,12 +150,16 @@ def _entries(code: CodeType) -> list[Any]:
 
 def _locals_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The local variables with which `forward` begins; None if Python cannot say."""
+    forward = attribute(module, "forward")
+    own = inspect.ismethod(forward)
     try:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        # Of the function: its first argument may have any name.
+        signature = inspect.signature(forward.__func__ if own else forward)
+        bound = signature.bind(*((forward.__self__,) if own else ()), *args, **kwargs)
     except (TypeError, ValueError):
         return None
     bound.apply_defaults()
-    return {"self": module, **bound.arguments}
+    return dict(bound.arguments)
 
 
 def _fits(entry: Any, local: dict[str, Any]) -> bool:

@@ -76,6 +76,11 @@ def end_as_written(module: nn.Module) -> None:
     thread = threading.get_ident()
     for entry in [entry for entry in ASIDE if entry[0] == thread and entry[1] is module]:
         ASIDE.remove(entry)
+        # With fullgraph=True torch 2.13 counts the compiled code that ran, and takes none for an error; -1: it
+        # does not count. Older ones have no such count.
+        count = getattr(torch._C._dynamo.eval_frame, "set_fullgraph_compiled_frame_count", None)
+        if count is not None:
+            count(-1)
         set_callback(entry[2])
 
 
