@@ -25,7 +25,7 @@ from normprobe.capture.gradients.followed_hook import layer_hooks
 from normprobe.capture.gradients.gradient_capture import GradientCapture
 from normprobe.capture.hooks.compiled import IN_GRAPH, UNCOMPILED, CompiledCode
 from normprobe.capture.hooks.compiled_frames import between_graphs, run_as_written
-from normprobe.capture.hooks.graph_calls import in_graph
+from normprobe.capture.hooks.graph_calls import Shows, in_graph
 from normprobe.capture.hooks.graphs import Graphs
 from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
@@ -154,7 +154,7 @@ class HookCallbacks:
         )
         layered = []
         for module in found.containers:
-            # Of a part that is compiled by itself each call is looked at, the extension's hooks leave most out.
+            # Of a part that is compiled by itself each call is looked at; the extension leaves most out.
             fast = module not in self._compiled.parts
             before, after = self._fast_hooks.container(module, model, *both) if fast else both
             # Behind the layer's own hook, which is put in place below.
@@ -170,9 +170,10 @@ class HookCallbacks:
                 # Last of all: what a layer reads and what its caller receives is as hooks of others leave it.
                 # Calls that may still show how the layer computes, or by what it changes, are shown whole.
                 plain = state.settled and not state.by_callback
-                given, last = {"layer": state, "last": True}, "output" if plain else "all"
-                self._hooks.before(state.layer.module, before, **given)
-                self._hooks.after(state.layer.module, after, always=True, shows=last, **given)
+                shown: Shows = "output" if plain else "all"
+                layer = state.layer.module
+                self._hooks.before(layer, before, last=True, layer=state)
+                self._hooks.after(layer, after, always=True, last=True, shows=shown, layer=state)
         for module, after in layered:
             self._hooks.after(module, after, always=True, last=True)
 

@@ -77,7 +77,7 @@ class ModuleHooks:
 
 
 def _is_same(value: Any, lead: Tensor) -> bool:
-    """Whether a value is the forward's first tensor; a graph may give another object for what it was given."""
+    """Whether a value is the forward's first tensor; a graph may give another object for it."""
     if value is lead or not in_graph() or not isinstance(value, Tensor):
         return value is lead
     return value.data_ptr() == lead.data_ptr() and value.shape == lead.shape

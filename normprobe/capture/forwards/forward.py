@@ -124,7 +124,7 @@ class Forward:
     values: dict[str, Any] = field(default_factory=dict)
 
     def remember(self, memory: Any) -> Any:
-        """Look up the moments of tensors just measured there from now on, in a fresh place if None; the place."""
+        """Look up the moments of tensors just measured from now on, in a fresh place if None is given."""
         place = (current_forward.new_memory(), {}) if memory is None else memory
         self.state.recent, self.recent = place
         return place

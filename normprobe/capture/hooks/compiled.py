@@ -1,4 +1,4 @@
-"""Compiled models: which modules are, and what is done about code that was compiled without a probe's hooks."""
+"""Compiled models: which modules are, and what is done about code compiled without a probe's hooks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ class CompiledCode:
 
     def is_stale(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the call of a module that is about to run is one of compiled code without hooks."""
-        entries = self._stale.get(_code_of(module)) if self._stale and between_graphs() else None
+        if not self._stale or not between_graphs():
+            return False
+        code = _code_of(module)
+        entries = [] if code is None else self._stale.get(code, [])
         if not entries:
             return False
         return self._fits(module, entries, _locals_of(module, args, kwargs))
@@ -106,7 +109,7 @@ class CompiledCode:
         call = holder.get(name)
         whole = getattr(call, "_torchdynamo_orig_callable", None)
         # Of a class of the user's hooks run first.
-        if whole is None or (wrapper and inspect.ismethod(whole)):
+        if call is None or whole is None or (wrapper and inspect.ismethod(whole)):
             return
         code = (whole.__func__ if inspect.ismethod(whole) else whole).__code__
         entries = _entries(code)
@@ -118,7 +121,7 @@ class CompiledCode:
             measured = self._measures(inner, model)
             local = {**closure, "args": args, "kwargs": kwargs}
             if measured and self._fits(inner, entries, local):
-                return nn.Module._call_impl(inner, *args, **kwargs)
+                return nn.Module._call_impl(inner, *args, **kwargs)  # type: ignore[no-untyped-call]
             return call(*args, **kwargs)
 
         # By this name dynamo finds what to look into, where it makes a graph of more.

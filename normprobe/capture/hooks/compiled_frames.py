@@ -30,9 +30,7 @@ def skipped(function: Any) -> Any:
     """Have dynamo never compile a function by itself; what it calls is another matter."""
     if PRIVATE_TORCH:
         internals = torch._C._dynamo.eval_frame
-        strategy = internals._FrameExecStrategy(
-            internals._FrameAction.SKIP, internals._FrameAction.DEFAULT
-        )
+        strategy = internals._FrameExecStrategy(internals._FrameAction.SKIP, internals._FrameAction.DEFAULT)
         internals.set_code_exec_strategy(function.__code__, strategy)
     return function
 
@@ -76,7 +74,7 @@ def end_as_written(module: nn.Module) -> None:
     thread = threading.get_ident()
     for entry in [entry for entry in ASIDE if entry[0] == thread and entry[1] is module]:
         ASIDE.remove(entry)
-        # With fullgraph=True torch 2.13 counts the compiled code that ran, and takes none for an error; -1: it
+        # With fullgraph=True torch 2.13 counts the compiled code that ran, and none is an error. At -1 it
         # does not count. Older ones have no such count.
         count = getattr(torch._C._dynamo.eval_frame, "set_fullgraph_compiled_frame_count", None)
         if count is not None:

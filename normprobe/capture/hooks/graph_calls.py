@@ -7,8 +7,8 @@ those tensors. When the graph runs, the operator makes the arguments again and c
 code calls. So what is measured, and how, is decided in one place.
 
 The operator says that it writes to one small tensor, the same for all, though it does not: so no compiler
-leaves it out, and all run in the order of the program. Compiled code outlives a probe. A number is never given
-to a second hook, and an operator whose hook is gone does nothing.
+leaves it out, and all run in the order of the program. Compiled code outlives a probe. A number is never
+given to a second hook, and an operator whose hook is gone does nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 Shows = Literal["all", "output", "nothing"]
-"""Of a call, the tensors that its hook is given in a graph; each lives in the graph until the hook is called."""
+"""Of a call, the tensors that its hook is given in a graph, which live until the hook is called."""
 
-_LIBRARY = torch.library.Library("normprobe", "DEF")
-_LIBRARY.define("call_hook(Tensor[] tensors, SymInt[] sizes, Tensor(a!) order, str hook, str form) -> ()")
+_LIBRARY = torch.library.Library("normprobe", "DEF")  # type: ignore[no-untyped-call]
+_SCHEMA = "call_hook(Tensor[] tensors, SymInt[] sizes, Tensor(a!) order, str hook, str form) -> ()"
+_LIBRARY.define(_SCHEMA)  # type: ignore[no-untyped-call]
 
 # Outside of inference mode, in which graphs with gradients could not say that they write to it.
 with torch.inference_mode(False):
@@ -122,7 +123,7 @@ def traced(number: str, shows: Shows) -> Callable[..., None]:
     return call
 
 
-def _form(value: Any, tensors: list[Tensor] | None, sizes: list[int]) -> str:
+def _form(value: Any, tensors: list[Tensor] | None, sizes: list[int]) -> str:  # noqa: PLR0911
     """How a value is made of the tensors and whole numbers in it, which are put into these lists.
 
     Dynamo runs this as it makes a graph. Where tensors are not wanted, only that there is one is said.
@@ -260,5 +261,5 @@ def _traces() -> bool:
 
 
 # Tensors of any device: what a hook does with them it decides itself.
-_LIBRARY.impl("call_hook", _run, "CompositeExplicitAutograd")
+_LIBRARY.impl("call_hook", _run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("normprobe::call_hook", _trace, lib=_LIBRARY)

@@ -1,4 +1,4 @@
-"""What a probe knows of the compiled graphs that call its hooks: whether there are any, and what they share."""
+"""What a probe knows of the compiled graphs that call its hooks: are there any, and what do hooks share."""
 
 from __future__ import annotations
 
@@ -65,7 +65,12 @@ class Graphs:
         self._readers: dict[str, int] = {}
 
     def hook(
-        self, hook: Any, call: Callable[..., None], module: nn.Module, *, behind: bool, layer: GraphLayer | None
+        self,
+        call: Callable[..., None],
+        module: nn.Module,
+        *,
+        behind: bool,
+        layer: GraphLayer | None,
     ) -> GraphHook:
         """A hook as graphs call it."""
         made = GraphHook(new_number(), call, module)

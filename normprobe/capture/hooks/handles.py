@@ -135,8 +135,8 @@ class Hooks:
         """Begin without hooks.
 
         Args:
-            graphs: what is known of compiled graphs, which call the hooks themselves then; None where they are
-                cut in two for each.
+            graphs: what is known of compiled graphs, which then call the hooks themselves; None where they
+                are cut in two for each.
         """
         self.graphs = graphs
         self._handles: list[_Handle] = []
@@ -281,8 +281,8 @@ class Hooks:
         if self.graphs is None or shows is None:
             return None
         show_to_dynamo(type(hook))
-        call = hook.call if isinstance(hook, Hook) else hook
-        made = self.graphs.hook(hook, call, module, behind=behind, layer=layer)
+        call: Any = hook.call if isinstance(hook, Hook) else hook
+        made = self.graphs.hook(call, module, behind=behind, layer=layer)
         hook.traced = traced(made.number, shows)
         return made
 

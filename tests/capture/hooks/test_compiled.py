@@ -1,4 +1,4 @@
-"""Compiled models are measured in their graphs, or as they were written; nothing else is uncompiled for it."""
+"""Compiled models are measured in their graphs, or as they were written; nothing else is uncompiled."""
 
 from __future__ import annotations
 
@@ -126,7 +126,9 @@ def test_measured_in_the_graph(
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     fresh = Model().eval()
-    fresh.load_state_dict({name.replace("_orig_mod.", ""): value for name, value in model.state_dict().items()})
+    fresh.load_state_dict(
+        {name.replace("_orig_mod.", ""): value for name, value in model.state_dict().items()}
+    )
     if not inside:
         compiled = compile_it(fresh, backend, fullgraph=fullgraph)
     with normprobe.Probe(fresh, part="x") as probe:
