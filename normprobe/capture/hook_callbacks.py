@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,24 +21,25 @@ from normprobe.capture.forwards.probe_options import NOTHING_FURTHER, Further, i
 from normprobe.capture.forwards.run_info import RunInfo
 from normprobe.capture.forwards.weight_changes import WeightChanges
 from normprobe.capture.functions.function_mode import FunctionCapture
-from normprobe.capture.functions.fused_encoder import why_slowed, would_fuse
 from normprobe.capture.gradients.followed_hook import layer_hooks
 from normprobe.capture.gradients.gradient_capture import GradientCapture
-from normprobe.capture.hooks.compiled import UNCOMPILED, Uncompiled
+from normprobe.capture.hooks.compiled import IN_GRAPH, UNCOMPILED, CompiledCode
+from normprobe.capture.hooks.compiled_frames import between_graphs, run_as_written
+from normprobe.capture.hooks.graph_calls import Shows, in_graph
+from normprobe.capture.hooks.graphs import Graphs
 from normprobe.capture.hooks.handles import Hook, Hooks, others_behind
 from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import ModesAside, in_backward
 from normprobe.capture.identity.sample_numbers import named_labels
 from normprobe.capture.identity.sequences import SequenceFinder
 from normprobe.capture.layer_calls import CHANGED, LayerCalls
+from normprobe.capture.module_hooks import ModuleHooks
 from normprobe.capture.states.layer_state import LayerState
 from normprobe.capture.states.site_registry import TensorOf
 from normprobe.capture.states.state_factory import StateFactory
 from normprobe.capture.window_contents import WindowContents
 from normprobe.layers.layer import Layer, LayerSet
-from normprobe.samples.batch import decoders, first_tensor, takes_time_first
 from normprobe.samples.masks import Masks
-from normprobe.samples.strides import Stride, strides_of
 
 LayerCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]  # that ended, with its output
 
@@ -84,7 +84,9 @@ class HookCallbacks:
         self.weight_changes = WeightChanges(self._forget_vectors)
         self.lock = current_forward.new_lock()
         self.model: nn.Module | None = None
-        self.function_capture, self._uncompiled, self._hooks = FunctionCapture(self), Uncompiled(), Hooks()
+        self.function_capture, self._hooks = FunctionCapture(self), Hooks()
+        self._compiled = CompiledCode(self.forwards.measures)
+        self._graphs = Graphs(IN_GRAPH, self.forwards.measured_now)
         self._parameter_candidates: tuple[Layer, ...] = ()
         self._batch_norms: tuple[LayerState, ...] = ()
         self.entered, self._several, self._no_grad = set[int](), False, NoGrad()
@@ -120,7 +122,7 @@ class HookCallbacks:
 
     def attach(self, model: nn.Module, found: LayerSet, hooks: Hooks) -> None:
         """Put every hook in place."""
-        self.model, self._hooks = model, hooks
+        self.model, self._hooks, hooks.graphs = model, hooks, self._graphs
         states = self.add_layers(found)
         self.function_capture.follow_attention(states, self._calls.observe_own)
         rules = [state.sequence_rule for state in states]
@@ -131,21 +133,11 @@ class HookCallbacks:
         self.forwards.share.enter(model)
         if self.gradients is not None:
             self.gradients.enter(self.states, self.run_info.note)
-        uncompiled = self._uncompiled.enter(model)
-        for state in states:
-            if id(state.layer.module) in uncompiled:
-                state.reasons[UNCOMPILED] = 1
+        self._compiled.enter(model, self._note_uncompiled)
         self._hook_layers(model, found, states)
         attach_experts(self.experts, found, hooks, self._own, self.forwards)
-        for module in model.modules():
-            if takes_time_first(module):
-                hooks.before(module, self._own(self._claim_time_first))
-            if isinstance(module, nn.TransformerEncoderLayer):
-                hooks.before(module, self._own(self._enter_fused))
-            if strides := strides_of(module):
-                hooks.after(module, self._own(partial(self._carry_masks, strides)))
-        for module in decoders(model):
-            hooks.before(module, self._enter_decoder)
+        given = self.forwards, self.lock, self._no_grad, self.run_info, self._sequences
+        ModuleHooks(*given).attach(model, hooks, self._own, states)
         hooks.keep_last()
 
     def _hook_layers(self, model: nn.Module, found: LayerSet, states: list[LayerState]) -> None:
@@ -158,11 +150,13 @@ class HookCallbacks:
         # Of a module that is a layer, too, the layer's hooks lie within the container's.
         both, outer = (
             (self._own(self._enter_container), self._own(self._leave_container)),
-            {model, *model.children()},
+            {model, *model.children(), *self._compiled.parts},
         )
         layered = []
         for module in found.containers:
-            before, after = self._fast_hooks.container(module, model, *both)
+            # Of a part that is compiled by itself each call is looked at; the extension leaves most out.
+            fast = module not in self._compiled.parts
+            before, after = self._fast_hooks.container(module, model, *both) if fast else both
             # Behind the layer's own hook, which is put in place below.
             if id(module) in hooked:
                 self._hooks.before(module, before, last=True)
@@ -174,8 +168,12 @@ class HookCallbacks:
             if id(state.layer.module) in hooked and not state.layer.parameter:
                 before, after = self._hooks_of(state)
                 # Last of all: what a layer reads and what its caller receives is as hooks of others leave it.
-                self._hooks.before(state.layer.module, before, last=True)
-                self._hooks.after(state.layer.module, after, always=True, last=True)
+                # Calls that may still show how the layer computes, or by what it changes, are shown whole.
+                plain = state.settled and not state.by_callback
+                shown: Shows = "output" if plain else "all"
+                layer = state.layer.module
+                self._hooks.before(layer, before, last=True, layer=state)
+                self._hooks.after(layer, after, always=True, last=True, shows=shown, layer=state)
         for module, after in layered:
             self._hooks.after(module, after, always=True, last=True)
 
@@ -206,7 +204,7 @@ class HookCallbacks:
             self.function_capture.close,
             *([] if self.gradients is None else [self.gradients.leave]),
             self.weight_changes.leave,
-            self._uncompiled.leave,
+            self._compiled.leave,
             self.forwards.clear,
             partial(self._no_grad.restore, grad),
             self._leave_buffers,
@@ -217,6 +215,13 @@ class HookCallbacks:
         with self.lock:
             for state in self.states.values():
                 state.forget_vectors()
+
+    def _note_uncompiled(self, module: nn.Module) -> None:
+        """Say of the layers in a module that it ran as written."""
+        inside = {id(part) for part in module.modules()}
+        for state in self.states.values():
+            if id(state.layer.module) in inside:
+                state.reasons[UNCOMPILED] = 1
 
     def _leave_buffers(self) -> None:
         for state in self.states.values():
@@ -229,6 +234,8 @@ class HookCallbacks:
         forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
         if forward.state.session is not None:
             self.function_capture.enter(forward.state.session, module, args, kwargs)
+        if forward.state.measured and self._compiled.is_stale(module, args, kwargs):
+            run_as_written(module)
 
     def _leave_container(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not in_backward():
@@ -237,33 +244,11 @@ class HookCallbacks:
             if module is self.model:
                 self._hooks.put_back()
 
-    def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if (forward := self.forwards.current) is not None:
-            forward.decoder_fired = True
-
-    def _enter_fused(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if would_fuse(module):
-            inside, why = {id(child) for child in module.modules()}, why_slowed(module)
-            for (layer, _), state in self.states.items():
-                if layer in inside:
-                    state.reasons[why] = 1
-
-    def _claim_time_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Read the forward's first tensor as (time, batch, ...) if a module that reads so is given it."""
-        forward = self.forwards.current
-        lead = None if forward is None else forward.batch.lead
-        if forward is None or lead is None or all(value is not lead for value in (*args, *kwargs.values())):
-            return
-        with self.lock, ModesAside(), self._no_grad:
-            before = replace(forward)
-            if self.forwards.read_time_first(forward) and forward.state.measured:
-                self.run_info.withdraw(before)
-                self.run_info.add(forward)
-
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
         """The forward that begins with this call of a module."""
+        compiled = in_graph() or between_graphs()
         self._hooks.put_back()  # if a KeyboardInterrupt left them aside
-        if self._hooks.keep_last():
+        if not compiled and self._hooks.keep_last():
             self._look_behind()
         if why := self.forwards.why_left_out((*args, *kwargs.values())):
             return self.forwards.begin_skipped(module, why)
@@ -285,7 +270,7 @@ class HookCallbacks:
                 self.weight_changes.look(self.model or module)
                 self._note_masks(forward.masks)
             forward.state.session = self.function_capture.open(module, forward, kwargs)
-        if module is self.model and forward.state.session is None:
+        if module is self.model and forward.state.session is None and not compiled:
             self._hooks.put_aside(self.entered)  # which have nothing to do inside a call of the model
         return forward
 
@@ -319,17 +304,6 @@ class HookCallbacks:
                 for site in state.sites.values():
                     site.counters.decided = False
 
-    def _carry_masks(
-        self, strides: tuple[Stride, ...], module: nn.Module, args: Any, kwargs: Any, output: Any
-    ) -> None:
-        """Carry the forward's masks through a convolution or a pool."""
-        forward = self.forwards.current
-        # Most forwards hold no padding, and then nothing is asked of a convolution.
-        if forward is not None and forward.state.measured and forward.masks.padded:
-            given, made = first_tensor((*args, *kwargs.values())), first_tensor([output])
-            if given is not None and made is not None:
-                self._sequences.carry(strides, forward, given, made)
-
     def _note_modes(self, module: nn.Module) -> None:
         """Count the batch norms that are in train mode in a forward of a model in evaluation mode."""
         if self._batch_norms and not module.training:
@@ -352,7 +326,8 @@ class HookCallbacks:
             self._calls.begin(state, forward, args, kwargs)
             if not (state.settled and state.watched):
                 state.watched = True
-                if others_behind(module):
+                # Another hook would have a graph made anew.
+                if others_behind(module) and not in_graph():
                     self._hooks.once(module, partial(self._own_result, state))
 
     def _own_result(self, state: LayerState, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:

@@ -35,6 +35,7 @@ from normprobe.capture.calls.readings import (
 )
 from normprobe.capture.forwards.forward import Forward, Sequence
 from normprobe.capture.gradients.gradient_capture import GradientCapture
+from normprobe.capture.hooks.graph_calls import in_graph
 from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import ModesAside
 from normprobe.capture.identity.numbered import Numbered
@@ -119,7 +120,8 @@ class LayerCalls:
         elif reading.input[0] != RESULT:
             tensor = input_at(call, reading)
             if kind == "residual":
-                opened.note_stream(tensor)
+                # Within a graph the stream's memory may be used again before the block gives its output.
+                opened.note_stream(tensor.detach().clone() if in_graph() and tensor is not None else tensor)
             self._measure_input(state, forward, tensor, opened)
 
     def note_own(self, state: LayerState, forward: Forward, result: Any) -> None:

@@ -101,6 +101,12 @@ def new_current_forward() -> CurrentForward:
     return made
 
 
+def new_memory() -> Any:
+    """Room for the moments of tensors just measured, in the extension; None where it is missing."""
+    kernel = dispatch.compiled()
+    return None if kernel is None else kernel.RecentMoments()
+
+
 def new_lock() -> Any:
     """A reentrant lock, used as a context; the extension's, if it is there, for its hooks take it, too."""
     kernel = dispatch.compiled()

@@ -96,6 +96,7 @@ class Forward:
         phase: the phase of the run that it is of; None where it is no run.
         trace: what its gradients need of it; None where none are measured.
         numbered: then, the samples of the tensors that the extension measures, by the slots of their plans.
+        values: tensors that several hooks of a compiled graph are given (`hooks.graphs`).
     """
 
     state: ForwardState
@@ -125,6 +126,13 @@ class Forward:
     phase: Phase | None = None
     trace: Any = None
     numbered: dict[Any, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def remember(self, memory: Any) -> Any:
+        """Look up the moments of tensors just measured from now on, in a fresh place if None is given."""
+        place = (current_forward.new_memory(), {}) if memory is None else memory
+        self.state.recent, self.recent = place
+        return place
 
     def sequence(self, reads: str, padding: Padding | None) -> Sequence:
         """What a layer works on that reads this sequence, with the padding mask that it has."""
@@ -201,6 +209,16 @@ class Forwards:
         if forward is None or module is model or module is forward.state.owner or is_over(forward.frame):
             return None
         return forward
+
+    def measured_now(self) -> Forward | None:
+        """The forward that this thread is in, if it is measured."""
+        forward = self.current
+        return forward if forward is not None and forward.state.measured else None
+
+    def measures(self, module: nn.Module, model: nn.Module | None) -> bool:
+        """Whether what a call of a module runs, that begins now, is measured."""
+        forward = self.ongoing(module, model)
+        return self.phases.next(module.training)[1] if forward is None else forward.state.measured
 
     def end(self, module: nn.Module) -> None:
         """Leave the forward if it is this module's."""

@@ -104,9 +104,8 @@ class Phases:
         Returns:
             Its phase, and whether it is measured.
         """
-        phase = self.of(self._named[-1] if self._named else "train" if training else "eval")
+        phase, measured = self.next(training)
         in_step = self.has_steps and training
-        measured = (self.steps if in_step else phase.seen) % self.every == 0
         phase.seen += 1
         phase.forwards += 1
         phase.measured += measured
@@ -124,6 +123,12 @@ class Phases:
         phase = self.of(self._named[-1] if self._named else "train" if training else "eval")
         phase.seen += 1
         phase.note(call)
+
+    def next(self, training: bool) -> tuple[Phase, bool]:
+        """The phase of a forward that begins now in this mode, and whether it is measured."""
+        phase = self.of(self._named[-1] if self._named else "train" if training else "eval")
+        count = self.steps if self.has_steps and training else phase.seen
+        return phase, count % self.every == 0
 
     def withdraw(self, phase: Phase, *, measured: bool) -> None:
         """Take back a forward that ended before it began."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, UntypedStorage
 
+from normprobe.capture.hooks.graph_calls import in_graph
+
 _UNKNOWN = (None, 0, None)
 
 
@@ -27,7 +29,8 @@ class TracedTensors:
     def note(self, name: str, tensor: Tensor, reads: str) -> None:
         """Note that this output of a layer is of a sequence."""
         # Without numbers of their own all tensors would lie at one address.
-        if at := address(tensor):
+        # Within a graph memory is used again while its storage lives.
+        if not in_graph() and (at := address(tensor)):
             self.outputs[at] = weakref.ref(tensor.untyped_storage()), tensor.numel(), reads
         # Where layers of one module differ, as queries and keys do, the module says nothing of the next one.
         parent, known = name.rpartition(".")[0], (reads, tuple(tensor.shape[:2]))

@@ -42,7 +42,9 @@ from normprobe.capture.functions.function_session import (
     holds_bias,
 )
 from normprobe.capture.functions.fused_encoder import decides_by_mode
-from normprobe.capture.hooks.compiled import is_cut
+from normprobe.capture.hooks.compiled import is_compiled
+from normprobe.capture.hooks.compiled_frames import between_graphs
+from normprobe.capture.hooks.graph_calls import in_graph
 from normprobe.capture.hooks.torch_internals import (
     PRIVATE_TORCH,
     ModeAside,
@@ -145,8 +147,8 @@ class FunctionCapture:
     def open(self, module: nn.Module, forward: Forward, kwargs: dict[str, Any]) -> FunctionSession | None:
         """Begin to listen to a forward that is measured; None if there is nothing to listen for."""
         take_out(self._mode)  # if a KeyboardInterrupt left it behind
-        # A mode would have the rest of cut code compiled again; without private names none is put in place.
-        if is_cut() or not PRIVATE_TORCH:
+        # A mode would have code compiled again; without private names none is put in place.
+        if in_graph() or between_graphs() or not PRIVATE_TORCH:
             return None
         # What decides which code of a model runs; a kind that is new is listened to from the first.
         given = tuple(name for name, value in kwargs.items() if value is not None)
@@ -170,7 +172,7 @@ class FunctionCapture:
         # With how it was before, so that leaving restores it whatever happened inside.
         session.entered.append((module, session.on))
         inside = id(module) in session.schedule.containers or id(module) in self._attention
-        wanted = session.everywhere or inside
+        wanted = (session.everywhere or inside) and not is_compiled(module)
         self._set_mode(session, wanted and not decides_by_mode(module, parent, args, kwargs))
         if session.on:
             with ModesAside():

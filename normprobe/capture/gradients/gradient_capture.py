@@ -18,6 +18,7 @@ from normprobe.capture.gradients.parameter_steps import Note, ParameterSteps
 from normprobe.capture.gradients.recomputation import MeasuredCall, Recomputations
 from normprobe.capture.gradients.tensor_hook import Reader, TensorHook
 from normprobe.capture.hooks.autograd_functions import enclosing_function
+from normprobe.capture.hooks.graph_calls import in_graph
 from normprobe.capture.hooks.interrupts import NoGrad
 from normprobe.capture.hooks.torch_internals import ModesAside, base_of, graph_task
 from normprobe.capture.identity.numbered import Numbered
@@ -27,6 +28,7 @@ from normprobe.vocabulary import GRADIENT_OF, INPUT, OUTPUT
 FROZEN = "no gradient at its {}: the tensor requires none"
 WITHOUT = "no gradient of a call without gradients (no_grad or inference mode)"
 OVERWRITTEN = "no gradient at its {} of a call that wrote to it before it was known how the layer reads"
+COMPILED = "no gradient of a call in a compiled graph: to measure gradients, run the model as it is written"
 NESTED = "the gradient of a NestedTensor is left out"
 
 
@@ -142,6 +144,9 @@ class GradientCapture:
     ) -> bool:
         """Put a hook on a tensor, one for all that read it; whether there is one."""
         trace = call.trace
+        if tensor is not None and in_graph() and not tensor.requires_grad:
+            state.note(COMPILED)
+            return False
         if tensor is None or not tensor.requires_grad:
             state.note((OVERWRITTEN if tensor is None else FROZEN).format(site))
             return False

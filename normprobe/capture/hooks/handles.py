@@ -11,8 +11,18 @@ from torch import nn
 from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
-from normprobe.capture.hooks.compiled import call_uncompiled
+from normprobe.capture.hooks import graph_calls
+from normprobe.capture.hooks.compiled_frames import (
+    ASIDE,
+    call_between,
+    call_uncompiled,
+    end_as_written,
+    set_callback,
+    skipped,
+)
 from normprobe.capture.hooks.copies import COPIES
+from normprobe.capture.hooks.graph_calls import GraphHook, Shows, traced
+from normprobe.capture.hooks.graphs import GraphLayer, Graphs
 from normprobe.capture.hooks.torch_internals import PRIVATE_TORCH
 from normprobe.kernels import dispatch
 
@@ -25,26 +35,64 @@ class Hook:
 
     Copies and pickles of a probed model are made without its hooks (`copies`). Where that did not reach one,
     what is copied is an empty hook: it neither drags the probe's records along nor goes on measuring.
+
+    Attributes:
+        call: what was wrapped; None of an empty hook.
+        traced: what dynamo sees in its place (`graph_calls`); None where graphs are cut in two to call it.
     """
 
-    __slots__ = ("_call",)
+    __slots__ = ("call", "traced")
 
     def __init__(self, call: Callable[..., None] | None = None) -> None:
-        self._call = call
+        self.call = call
+        self.traced: Callable[..., None] = _cut(call)
 
+    @skipped
     def __call__(self, *args: Any) -> None:
         """Call what was wrapped; return None, so that torch leaves the tensors alone."""
-        if self._call is None:
+        if self.call is None:
             return
         # Under compilation the graph must break here, or the probe would be compiled into it.
         if is_dynamo_compiling():
-            call_uncompiled(self._call, args)
+            call_uncompiled(self.call, args)
+            return
+        callback = set_callback(None)
+        if callback is None:
+            self.call(*args)
         else:
-            self._call(*args)
+            call_between(callback, self.call, args)
+        if ASIDE and len(args) == _BEHIND:
+            end_as_written(args[0])
 
     def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
         """Copies and pickles are empty hooks."""
         return Hook, ()
+
+
+_BEHIND = 4
+"""How many arguments a hook behind a call is given."""
+
+
+def _cut(call: Callable[..., None] | None) -> Callable[..., None]:
+    """What dynamo sees in the place of a hook that no graph may hold."""
+
+    def traced(*args: Any) -> None:
+        if call is not None:
+            call_uncompiled(call, args)
+
+    return traced
+
+
+def show_to_dynamo(hook_type: type) -> None:
+    """Have dynamo look at `traced` of a hook instead of the hook itself."""
+    # Read in torch 2.13, and so since 2.1: dynamo takes what has the first of these names, which
+    # `torch.jit.script_if_tracing` gives, for a wrapper of what the second holds.
+    if PRIVATE_TORCH and not hasattr(hook_type, "__script_if_tracing_wrapper"):
+        setattr(hook_type, "__original_fn", hook_type.__dict__["traced"])
+        setattr(hook_type, "__script_if_tracing_wrapper", True)
+
+
+show_to_dynamo(Hook)
 
 
 def _as_hook(call: Callable[..., None]) -> Callable[..., None]:
@@ -67,10 +115,11 @@ class _Entry(NamedTuple):
 
 
 class _Handle(NamedTuple):
-    """What torch gave for a hook, and the dictionaries of its module that name it."""
+    """What torch gave for a hook, the dictionaries of its module that name it, and what graphs call."""
 
     torch: RemovableHandle
     dictionaries: tuple[dict[int, Any], ...]
+    graph_hook: GraphHook | None
 
 
 class Hooks:
@@ -82,7 +131,14 @@ class Hooks:
     none behind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, graphs: Graphs | None = None) -> None:
+        """Begin without hooks.
+
+        Args:
+            graphs: what is known of compiled graphs, which then call the hooks themselves; None where they
+                are cut in two for each.
+        """
+        self.graphs = graphs
         self._handles: list[_Handle] = []
         self._inner: dict[int, tuple[_Entry, _Entry]] = {}
         self._aside: list[_Entry] = []
@@ -92,19 +148,38 @@ class Hooks:
         self._last: list[tuple[OrderedDict[int, Any], int]] = []
         self._newest = -1
 
-    def before(self, module: nn.Module, call: BeforeHook, *, last: bool = False) -> None:
+    def before(
+        self,
+        module: nn.Module,
+        call: BeforeHook,
+        *,
+        last: bool = False,
+        shows: Shows = "all",
+        layer: GraphLayer | None = None,
+    ) -> None:
         """Call ``call(module, args, kwargs)`` ahead of the module's forward, after hooks already there.
 
         Args:
             module: the module.
             call: what to call.
             last: after those of others that come later, too; `keep_last` sees to that.
+            shows: the tensors that it is given in compiled graphs.
+            layer: the layer that it measures, if it does.
         """
-        number, _ = self._add_before(module, call)
+        number, _ = self._add_before(module, call, shows, layer)
         if last:
             self._add_last(module._forward_pre_hooks, number)
 
-    def after(self, module: nn.Module, call: AfterHook, *, always: bool = False, last: bool = False) -> None:
+    def after(
+        self,
+        module: nn.Module,
+        call: AfterHook,
+        *,
+        always: bool = False,
+        last: bool = False,
+        shows: Shows = "all",
+        layer: GraphLayer | None = None,
+    ) -> None:
         """Call ``call(module, args, kwargs, output)`` behind its forward, ahead of hooks already there.
 
         Args:
@@ -113,8 +188,10 @@ class Hooks:
             always: also if the forward raised.
             last: not ahead of the hooks of others but after them, which may replace the output: so its
                 caller receives it.
+            shows: the tensors that it is given in compiled graphs.
+            layer: the layer that it measures, if it does.
         """
-        number, _ = self._add_after(module, call, always=always, first=not last)
+        number, _ = self._add_after(module, call, always=always, first=not last, shows=shows, layer=layer)
         if last:
             self._add_last(module._forward_hooks, number)
 
@@ -125,9 +202,10 @@ class Hooks:
             module: the module.
             before: what to call ahead of it.
             after: what to call behind it.
-            inner: whether both may be put aside.
+            inner: whether both may be put aside; in a compiled graph they are given no tensors then.
         """
-        first, last = self._add_before(module, before), self._add_after(module, after, always=True)
+        first = self._add_before(module, before, "nothing" if inner else "all")
+        last = self._add_after(module, after, always=True, shows="nothing")
         # The outermost hooks stay: they begin and end forwards.
         if inner and PRIVATE_TORCH:
             self._inner[id(module)] = (
@@ -143,7 +221,7 @@ class Hooks:
             COPIES.discard(handle.dictionaries, handle.torch.id)
             call(*args)
 
-        self._add_after(module, call_once, always=False)
+        self._add_after(module, call_once, always=False, shows=None)
         handle = self._handles[-1]
 
     def keep_last(self) -> bool:
@@ -165,23 +243,55 @@ class Hooks:
         if isinstance(hooks, OrderedDict):
             self._last.append((hooks, number))
 
-    def _add_before(self, module: nn.Module, call: BeforeHook) -> tuple[int, Callable[..., None]]:
-        hook = _as_hook(call)
-        self._registering = module, hook
-        return self._added(module, module.register_forward_pre_hook(hook, with_kwargs=True)), hook
-
-    def _add_after(
-        self, module: nn.Module, call: AfterHook, *, always: bool, first: bool = True
+    def _add_before(
+        self, module: nn.Module, call: BeforeHook, shows: Shows | None, layer: GraphLayer | None = None
     ) -> tuple[int, Callable[..., None]]:
         hook = _as_hook(call)
+        graph_hook = self._show(module, hook, shows, layer, behind=False)
+        self._registering = module, hook
+        handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+        return self._added(module, handle, graph_hook), hook
+
+    def _add_after(
+        self,
+        module: nn.Module,
+        call: AfterHook,
+        *,
+        always: bool,
+        first: bool = True,
+        shows: Shows | None,
+        layer: GraphLayer | None = None,
+    ) -> tuple[int, Callable[..., None]]:
+        hook = _as_hook(call)
+        graph_hook = self._show(module, hook, shows, layer, behind=True)
         self._registering = module, hook
         handle = module.register_forward_hook(hook, with_kwargs=True, prepend=first, always_call=always)
-        return self._added(module, handle), hook
+        return self._added(module, handle, graph_hook), hook
 
-    def _added(self, module: nn.Module, handle: RemovableHandle) -> int:
+    def _show(
+        self,
+        module: nn.Module,
+        hook: Any,
+        shows: Shows | None,
+        layer: GraphLayer | None,
+        *,
+        behind: bool,
+    ) -> GraphHook | None:
+        """Have compiled graphs call a hook; None if they are not to."""
+        if self.graphs is None or shows is None:
+            return None
+        show_to_dynamo(type(hook))
+        call: Any = hook.call if isinstance(hook, Hook) else hook
+        made = self.graphs.hook(call, module, behind=behind, layer=layer)
+        hook.traced = traced(made.number, shows)
+        return made
+
+    def _added(self, module: nn.Module, handle: RemovableHandle, graph_hook: GraphHook | None) -> int:
         """Keep a handle, and the hook out of copies of the module; the hook's number."""
         dictionaries = _dictionaries(module)
-        self._handles.append(_Handle(handle, dictionaries))
+        self._handles.append(_Handle(handle, dictionaries, graph_hook))
+        if graph_hook is not None:
+            graph_calls.listen(graph_hook)
         COPIES.add(dictionaries, handle.id)
         return handle.id
 
@@ -192,7 +302,8 @@ class Hooks:
         needs no lock: a thread adds its number before it looks how many there are.
         """
         self._threads.add(threading.get_ident())
-        if len(self._threads) > 1:
+        # Code that was compiled with the hooks would be compiled again without them.
+        if len(self._threads) > 1 or (self.graphs is not None and self.graphs.traced):
             return
         for module, both in self._inner.items():
             for entry in both if module in modules else ():
@@ -219,8 +330,10 @@ class Hooks:
         self._inner.clear()
         self._last.clear()
         while self._handles:
-            handle, dictionaries = self._handles[-1]
+            handle, dictionaries, graph_hook = self._handles[-1]
             handle.remove()
+            if graph_hook is not None:
+                graph_calls.leave(graph_hook)
             COPIES.discard(dictionaries, handle.id)
             self._handles.pop()
         if self._registering is not None:

@@ -13,7 +13,8 @@
 enum { MAX_TENSORS = 8, MAX_ARGUMENTS = 32, MODES_UNKNOWN = -1 };
 
 #define LAYER_HOOK_OBJECTS(X)                                                                                          \
-    X(current) X(lock) X(layer_state) X(site_state) X(counters) X(record_extremes) X(snapshot) X(callback) X(masked_by)
+    X(current) X(lock) X(layer_state) X(site_state) X(counters) X(record_extremes) X(snapshot) X(callback)             \
+    X(masked_by) X(traced)
 #define CONTAINER_HOOK_OBJECTS(X) X(current) X(model) X(callback)
 
 /* A parameter or buffer of a module as it was at the last snapshot. */
@@ -25,7 +26,8 @@ typedef struct {
 /* The hook of a layer at the site of this number. That of INPUT runs ahead of a call and reads its first argument,
  * those of all others behind it and read its output; the call is over with that of OUTPUT, which counts it.
  *
- * `masked_by` and `modes` are what was noted last, so that the layer state is asked only when they change. */
+ * `masked_by` and `modes` are what was noted last, so that the layer state is asked only when they change. `traced` is
+ * what Python shows to torch's compiler in its place. */
 typedef struct {
     PyObject_HEAD
     LAYER_HOOK_OBJECTS(MEMBER)
@@ -374,9 +376,14 @@ static PyMethodDef hook_methods[] = {
     {"__reduce__", hook_reduce, METH_NOARGS, "Copies and pickles are empty hooks."},
     {NULL, NULL, 0, NULL},
 };
+static PyMemberDef layer_hook_members[] = {
+    {"traced", T_OBJECT, offsetof(LayerHook, traced), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
 static PyType_Slot layer_hook_slots[] = {
     {Py_tp_new, (void *)layer_hook_new},
     {Py_tp_call, (void *)layer_hook_call},
+    {Py_tp_members, layer_hook_members},
     {Py_tp_methods, hook_methods},
     GC_SLOTS(LayerHook),
     {0, NULL},
