@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import count
@@ -35,7 +36,8 @@ with torch.inference_mode(False):
     _ORDER = torch.zeros(1, device="cpu")
 
 _NUMBERS = count()
-_HOOKS: dict[str, GraphHook] = {}
+# Weakly: a probe that was never left goes with its model.
+_HOOKS: weakref.WeakValueDictionary[str, GraphHook] = weakref.WeakValueDictionary()
 _CALL = torch.ops.normprobe.call_hook.default
 
 
@@ -62,7 +64,7 @@ class GraphHook:
         around: what gives the tensors to show for those in the graph, and readies what the hook looks up.
     """
 
-    __slots__ = ("around", "call", "module", "number", "on_trace")
+    __slots__ = ("__weakref__", "around", "call", "module", "number", "on_trace")
 
     def __init__(self, number: str, call: Callable[..., None], module: nn.Module) -> None:
         self.number, self.call, self.module = number, call, module
