@@ -47,9 +47,9 @@ def recorded() -> normprobe.Recording:
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
     texts = [" ".join(page.split()) for _, page in sorted(topics.items()) if len(page.split()) > LONGEST]
-    batches = [
-        tokenizer(text, return_tensors="pt", truncation=True, max_length=LONGEST) for text in texts[:TEXTS]
-    ]
+    # The file says that no token is put ahead of a text; transformers 4 puts one there.
+    given = {"add_special_tokens": False, "truncation": True, "max_length": LONGEST}
+    batches = [tokenizer(text, return_tensors="pt", **given) for text in texts[:TEXTS]]
     return normprobe.record(model, map(dict, batches), kinds="rms_norm", groups="first")
 
 
