@@ -345,7 +345,7 @@ def test_layers_without_further_sites_keep_their_fast_hooks() -> None:
         for _ in range(12):
             model(**{**batches[0], "attention_mask": None})
         kinds = {
-            name: type(getattr(h, "_call", h)).__name__
+            name: type(getattr(h, "call", h)).__name__
             for name, m in model.named_modules()
             for h in m._forward_hooks.values()
         }
