@@ -171,7 +171,7 @@ def test_padding_is_invisible(
     layers = _no_pooler if left else None
     found = normprobe.record(models[name], [_inputs(name, 5 * times, left=left)], layers=layers)
     # T5 of transformers 4 computes the attention's weights in float32, over the padding's width, too.
-    _assert_same(found, expected(name, layers), 1e-9 if FIFTH or name != "t5" else 3e-7)
+    _assert_same(found, expected(name, layers), 1e-9 if FIFTH or name != "t5" else 2e-6)
     assert (found.ledger["aligned"]).all()
     left_out = [reason for reason in found.ledger["reason"] if not reason.startswith("its class says")]
     assert set(left_out) == {""}
