@@ -141,6 +141,8 @@ def test_every_command_exists_with_its_options(page: Path) -> None:
             assert importlib.util.find_spec(arguments[1]) or arguments[1] in {"sphinx", "cffconvert"}
         elif name == "python":
             assert (ROOT / arguments[0]).exists(), arguments
+        elif name == "torchrun":
+            assert main.commands[arguments[arguments.index("normprobe") + 1]]
         elif name == "node":
             assert (ROOT / "examples/javascript" / arguments[0]).exists(), arguments
         elif name == "npm":
