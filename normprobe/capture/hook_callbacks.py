@@ -234,11 +234,12 @@ class HookCallbacks:
         forward = self.forwards.ongoing(module, self.model) or self._begin(module, args, kwargs)
         if forward.state.session is not None:
             self.function_capture.enter(forward.state.session, module, args, kwargs)
-        if forward.state.measured and self._compiled.is_stale(module, args, kwargs):
+        if self._compiled.is_stale(module, args, kwargs, measured=forward.state.measured):
             run_as_written(module)
 
     def _leave_container(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not in_backward():
+            self._compiled.note_own(module)
             self.function_capture.leave(self.forwards.current, module, output)
             self.forwards.end(module)
             if module is self.model:

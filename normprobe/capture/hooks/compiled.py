@@ -20,8 +20,8 @@ IN_GRAPH = (
     "precision what a fused step goes on with may be unrounded"
 )
 UNCOMPILED = (
-    "compiled before the probe was entered, so forwards that are measured run as written: outputs equal the "
-    "compiled model's only to rounding"
+    "compiled before the probe was entered, or for another model of its class, so forwards that are measured "
+    "run as written: outputs equal the compiled model's only to rounding"
 )
 
 
@@ -42,11 +42,12 @@ def compiled_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 
 class CompiledCode:
-    """Code of a model that was compiled before the hooks of a probe were there, and calls none of them.
+    """Code of a model that was compiled without the hooks of a probe, and calls none of them.
 
     Dynamo keeps what it compiled with the function that it compiled, and asks of each whether it fits a call.
-    What was there on entry and fits is stale: such a call of the model runs as it was written, if it is
-    measured. Any other call has dynamo make a graph, which calls the hooks.
+    It may fit another model of the class, too. What fits and was not made in a call of this model, since
+    the hooks are there, is stale: such a call runs as it was written, if it is measured. Any other call has
+    dynamo make a graph, which calls the hooks.
 
     Attributes:
         parts: the modules of the model that are compiled by themselves, and those that wrap them.
@@ -55,7 +56,8 @@ class CompiledCode:
     def __init__(self, measures: Callable[[nn.Module, nn.Module | None], bool]) -> None:
         self.parts: set[nn.Module] = set()
         self._measures = measures
-        self._stale: dict[CodeType, list[Any]] = {}
+        self._own: dict[int, Any] = {}
+        self._stale: dict[int, Any] = {}
         self._noted: set[int] = set()
         self._note: Callable[[nn.Module], None] = lambda module: None
         self._replaced: list[tuple[dict[str, Any], str, Any]] = []
@@ -65,13 +67,8 @@ class CompiledCode:
         self._note = note
         self._noted.clear()
         self.parts = {part for module in compiled_modules(model) for part in (module, _inner(module))}
-        self._stale = {}
         if not PRIVATE_TORCH or "torch._dynamo" not in sys.modules:
             return
-        for module in model.modules():
-            code = _code_of(module)
-            if code is not None and code not in self._stale and (entries := _entries(code)):
-                self._stale[code] = entries
         for module in compiled_modules(model):
             self._replace(module, model)
 
@@ -82,17 +79,21 @@ class CompiledCode:
             if getattr(holder.get(name), "_normprobe", None) is self:
                 holder[name] = call
             self._replaced.pop()
-        self._stale = {}
+        self._own, self._stale = {}, {}
 
-    def is_stale(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether the call of a module that is about to run is one of compiled code without hooks."""
-        if not self._stale or not between_graphs():
-            return False
-        code = _code_of(module)
-        entries = [] if code is None else self._stale.get(code, [])
-        if not entries:
-            return False
-        return self._fits(module, entries, _locals_of(module, args, kwargs))
+    def is_stale(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, measured: bool
+    ) -> bool:
+        """Whether the call of a module that is about to run, and is measured, is of code without hooks."""
+        # Also where it is not measured: what is not the model's own by now is never taken for it later.
+        entries = [entry for code, entry in _entries_of(module) if id(code) not in self._own]
+        self._stale |= {id(entry.code): entry.code for entry in entries}
+        return bool(measured and entries) and self._fits(module, entries, _locals_of(module, args, kwargs))
+
+    def note_own(self, module: nn.Module) -> None:
+        """Note what dynamo made in the call of a module that has ended."""
+        # Kept by id, with the code itself, so that no other one gets that id.
+        self._own |= {id(code): code for code, _ in _entries_of(module) if id(code) not in self._stale}
 
     def _fits(self, module: nn.Module, entries: list[Any], local: dict[str, Any] | None) -> bool:
         found = local is None or any(_fits(entry, local) for entry in entries)
@@ -149,6 +150,12 @@ def _entries(code: CodeType) -> list[Any]:
     """What dynamo compiled of a code."""
     # Read in torch 2.13; there since 2.5.
     return list(torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code))
+
+
+def _entries_of(module: nn.Module) -> list[tuple[CodeType, Any]]:
+    """What dynamo made of a module's `forward`, where compiled code called the hook that asks."""
+    code = _code_of(module) if PRIVATE_TORCH and between_graphs() else None
+    return [] if code is None else [(entry.code, entry) for entry in _entries(code)]
 
 
 def _locals_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:

@@ -61,13 +61,15 @@ class GraphHook:
         call: what to call with (module, args, kwargs), and behind a call the output.
         module: the module.
         on_trace: what to call when a graph that calls it is made.
+        graphs: of how many graphs that were made it was the first hook.
         around: what gives the tensors to show for those in the graph, and readies what the hook looks up.
     """
 
-    __slots__ = ("__weakref__", "around", "call", "module", "number", "on_trace")
+    __slots__ = ("__weakref__", "around", "call", "graphs", "module", "number", "on_trace")
 
     def __init__(self, number: str, call: Callable[..., None], module: nn.Module) -> None:
         self.number, self.call, self.module = number, call, module
+        self.graphs = 0
         self.on_trace: Callable[[list[Tensor]], None] | None = None
         self.around: Callable[[list[Tensor]], list[Tensor]] | None = None
 
@@ -247,8 +249,39 @@ def _run(tensors: list[Tensor], sizes: list[int], order: Tensor, hook: str, form
 def _trace(tensors: list[Tensor], sizes: list[int], order: Tensor, hook: str, form: str) -> None:
     """The operator, as a graph that holds it is made."""
     found = _HOOKS.get(hook)
-    if found is not None and found.on_trace is not None and _traces():
-        found.on_trace(tensors)
+    if found is not None and _traces():
+        _allow_one_more(found)
+        if found.on_trace is not None:
+            found.on_trace(tensors)
+
+
+_LAST_TRACED: list[Any] = [None]
+"""A weak reference to what dynamo knew of the last graph that calls hooks, as it was made."""
+
+
+_MOST_ALLOWED = 8
+"""Of how many graphs that begin with one hook dynamo's limits are raised: as many as it allows a function."""
+
+
+def _allow_one_more(first: GraphHook) -> None:
+    """Have a graph that calls hooks, this one first, not count towards dynamo's limits of graphs.
+
+    They are of one function, and modules of one class share the graphs of their `forward`, if these are
+    compiled one by one. With hooks each has its own, and beyond the limit dynamo runs code as written, or
+    raises with fullgraph=True. What is compiled again and again for other reasons reaches the limit as ever.
+    """
+    # Read in torch 2.13, and so since 2.6: the limits, and what tells one compilation from another. The
+    # numbers of compilations begin anew with each reset.
+    context = torch._guards.TracingContext.try_get()
+    last = _LAST_TRACED[0]
+    if context is None or (last is not None and last() is context):
+        return
+    _LAST_TRACED[0] = weakref.ref(context)
+    first.graphs += 1
+    if first.graphs <= _MOST_ALLOWED:
+        config: Any = torch._dynamo.config
+        config.recompile_limit += 1
+        config.accumulated_recompile_limit += 1
 
 
 def _traces() -> bool:

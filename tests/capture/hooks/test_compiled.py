@@ -24,7 +24,8 @@ def _fresh() -> Iterator[None]:
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    yield
+    with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=256):
+        yield
     assert torch._dynamo.eval_frame._stance.stance == "default"
     assert torch._C._len_torch_function_stack() == 0
     torch._dynamo.reset()
@@ -269,3 +270,89 @@ def test_a_function_that_the_model_has_compiled_goes_on_as_it_was(fullgraph: boo
     assert torch.equal(model(_x()), expected)
     assert _graphs() == graphs
     assert set(probe.recording.ledger["calls"]) == {4}
+
+
+class Blocks(nn.Module):
+    """More modules of one class than dynamo makes graphs of one function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(11))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear(self.norm(x))
+
+
+def test_each_of_many_compiled_blocks_is_measured_and_none_fails_for_it() -> None:
+    torch.manual_seed(0)
+    model = Blocks().eval()
+    before = torch._dynamo.config.recompile_limit
+    with torch.no_grad():
+        expected = _expected(model)
+        with normprobe.Probe(model, part="x") as probe:
+            for block in model.blocks:
+                block.compile(backend="aot_eager", fullgraph=True, dynamic=True)
+            for rows in (5, 3, 5):
+                model(_x(rows))
+        assert {*probe.recording.ledger["reason"]} == {IN_GRAPH}
+        pd.testing.assert_frame_equal(probe.recording.layers, expected.layers)
+        made = _graphs()
+        # As many graphs more are allowed as hooks asked for; dynamo may begin one twice.
+        assert before + made <= torch._dynamo.config.recompile_limit <= before + 2 * made
+        model(_x())
+        assert _graphs() == made + 1
+
+
+def test_what_is_compiled_again_and_again_reaches_the_limit_as_ever(model: Model) -> None:
+    calls = []
+
+    def forward(self: Model, x: Tensor) -> Tensor:
+        return self.last(self.inner(self.first(x))) * self.scale
+
+    again = type("Again", (Model,), {"forward": forward, "scale": 0})().eval()
+    with torch.no_grad(), normprobe.Probe(again):
+        again.compile(backend="eager", dynamic=False)
+        for scale in range(40):
+            again.scale = scale
+            again(_x())
+            calls.append(_graphs())
+    assert calls[-1] == calls[-2] < 40
+
+
+@pytest.mark.parametrize("probed_first", [True, False])
+def test_the_graph_of_another_model_of_the_class_is_never_taken_for_ones_own(
+    model: Model, probed_first: bool
+) -> None:
+    other = Model().eval()
+    with torch.no_grad():
+        expected = _expected(model)
+        compiled, compiled_other = (torch.compile(one, backend="aot_eager") for one in (model, other))
+        with normprobe.Probe(model, part="x") as probe:
+            if probed_first:
+                compiled(_x(5))
+                compiled_other(_x(5))
+            else:
+                compiled_other(_x(5))
+                compiled(_x(5))
+            for rows in (3, 5):
+                compiled_other(_x(rows))
+                compiled(_x(rows))
+    reasons = probe.recording.ledger["reason"]
+    assert reasons.str.contains(UNCOMPILED, regex=False).all()
+    assert reasons.str.contains(IN_GRAPH, regex=False).all() == probed_first
+    pd.testing.assert_frame_equal(probe.recording.layers, expected.layers, rtol=1e-6)
+
+
+def _graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
