@@ -12,20 +12,13 @@ from torch import nn
 from normprobe.capture.forwards.group_options import GroupsOption
 from normprobe.capture.forwards.label_options import LabelsOption
 from normprobe.capture.forwards.mask_options import MaskOption
-from normprobe.capture.hooks.compiled import compiled_modules
-from normprobe.errors import NormprobeError, warn
+from normprobe.errors import NormprobeError
 from normprobe.integrations.metrics import check_limit
 from normprobe.integrations.training_run import Log, LogOfWindows, TrainingRun
 from normprobe.layers.filters import LayerFilter
 from normprobe.recording import Recording
 
 VALIDATION = "validation"
-COMPILED = (
-    "the model is compiled: hooks cut its graph in pieces at every layer that is measured, so that training "
-    "is slower, also at steps that are not measured, and code that was compiled before the hooks were "
-    "attached calls none of them. To measure, train without torch.compile; to train compiled, leave the "
-    "callback out"
-)
 
 Window = int | Literal["logging"] | None
 """So many steps; "logging", from one logging step of the trainer to the next; None, the whole run."""
@@ -94,7 +87,7 @@ class CallbackOptions:
             raise NormprobeError("nothing was recorded yet: the callback's trainer has not begun to train")
         return self.run.probe.recording
 
-    def begin(self, model: nn.Module, *, step: int, scaler: Any, rank: int | None, compiled: bool) -> None:
+    def begin(self, model: nn.Module, *, step: int, scaler: Any, rank: int | None) -> None:
         """Attach a probe to a model that begins to train, or goes on behind a step.
 
         Args:
@@ -102,11 +95,8 @@ class CallbackOptions:
             step: how many steps were made before.
             scaler: the scaler of the loss, if there is one.
             rank: which of several processes this is; None for a single one.
-            compiled: whether the trainer compiles the model.
         """
         self.close()
-        if compiled or any(compiled_modules(model)):
-            warn(COMPILED)
         # A run that failed is begun anew by its callback: by a trainer that halves the batch, say.
         resumes = self._out is not None and (step > 0 or not self._ended)
         self._ended = False

@@ -130,8 +130,6 @@ class NormMonitor(CallbackOptions, Callback):
             # Only the plugin of mixed precision has one.
             scaler=getattr(trainer.precision_plugin, "scaler", None),
             rank=_rank(trainer),
-            # What `torch.compile` leaves of a LightningModule, of which the trainer takes the module inside.
-            compiled=getattr(pl_module, "_compiler_ctx", None) is not None,
         )
 
     def _enter(self, trainer: Trainer, pl_module: LightningModule, phase: str) -> None:

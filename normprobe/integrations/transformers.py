@@ -74,7 +74,6 @@ class NormprobeCallback(CallbackOptions, TrainerCallback):
             # Accelerate's wrapper of the optimizer holds it.
             scaler=getattr(kwargs.get("optimizer"), "scaler", None),
             rank=args.process_index if several else None,
-            compiled=bool(args.torch_compile),
         )
         self._write = self._writer(args, state)
         self._validating()

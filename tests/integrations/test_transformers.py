@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import normprobe
-from normprobe.errors import FindingError, NormprobeError, NormprobeWarning
+from normprobe.errors import FindingError, NormprobeError
 from normprobe.integrations.transformers import NormprobeCallback
 from tests.helpers.oracle import two_pass
 from tests.helpers.training import Written, hooks
@@ -180,15 +180,23 @@ def test_a_finding_may_end_a_run_and_leaves_no_hook(tmp_path: Path) -> None:
     assert steps(callback.recording) == [("train", 1, 3, 3)]
 
 
-def test_a_compiled_model_is_warned_of_once(tmp_path: Path) -> None:
-    # What other tests compiled counts against the limit of compilations, which leaves hooks out beyond it.
-    torch.compiler.reset()
-    compiled = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 2}
+def test_a_compiled_model_has_its_own_graphs_and_is_measured_in_them(tmp_path: Path) -> None:
+    compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 2}
     callback = NormprobeCallback(every=1, log=False)
-    with pytest.warns(NormprobeWarning, match="the model is compiled: hooks cut its graph") as warned:
-        trainer(bert(), tmp_path, callback, **compiled).train()
-    assert sum(issubclass(warning.category, NormprobeWarning) for warning in warned) == 1
+    made = []
+    for callbacks in ([], [callback]):
+        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
+        run = trainer(bert(), tmp_path, callback, **compiled)
+        if not callbacks:
+            run.remove_callback(callback)
+        run.train()
+        counted = torch._dynamo.utils.counters
+        made.append((counted["stats"]["unique_graphs"], sum(counted["graph_break"].values())))
+    assert made[0] == made[1]
+    assert made[1][1] == 0
     assert (callback.recording.layers["calls"] == 2).all()
+    assert (callback.recording.ledger["status"] == "fired").all()
 
 
 def test_the_scale_of_the_loss_is_that_of_the_trainers_optimizer(tmp_path: Path) -> None:

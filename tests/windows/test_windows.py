@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -48,13 +48,16 @@ def run(batches: list[Tensor], *, steps: list[int] | None = None, **options: Any
 
 
 def same_run(found: Tables, whole: Tables) -> None:
-    """Equal: moments to 1e-7 of their scale, which is about 1, everything else exactly."""
+    """Equal: moments to 1e-7 of their scale, which is about 1, those of few rows to 3e-7, all else exactly.
+
+    The kernel adds up to 64 rows of a feature in float32: other rows together round otherwise.
+    """
     pd.testing.assert_frame_equal(found.samples[IDENTITY], whole.samples[IDENTITY])
     np.testing.assert_array_equal(found.rows.to_numpy(), whole.rows.to_numpy())
     np.testing.assert_allclose(found.row_values, whole.row_values, rtol=1e-6)
     np.testing.assert_allclose(found.layers[MOMENTS], whole.layers[MOMENTS], rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(
-        found.features[["mean", "variance"]], whole.features[["mean", "variance"]], rtol=1e-7, atol=1e-7
+        found.features[["mean", "variance"]], whole.features[["mean", "variance"]], rtol=3e-7, atol=1e-7
     )
     counted = ["layer", "site", "calls", "n_samples", "depth", "min_example", "max_example", "dtype"]
     pd.testing.assert_frame_equal(found.layers[counted], whole.layers[counted])
@@ -67,6 +70,7 @@ def same_run(found: Tables, whole: Tables) -> None:
 
 
 @settings(max_examples=20, deadline=None)
+@example(6, {0, 3}, 2, 2, 0)  # 1.5e-7 apart, in two features
 @given(
     st.integers(1, 14),
     st.sets(st.integers(0, 13)),

@@ -298,3 +298,11 @@ def _traces() -> bool:
 # Tensors of any device: what a hook does with them it decides itself.
 _LIBRARY.impl("call_hook", _run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("normprobe::call_hook", _trace, lib=_LIBRARY)
+
+
+def _leave_out(info: Any, dims: Any, *call: Any) -> tuple[None, None]:
+    """Under vmap a hook is not called: its tensors stand for a batch of others, as outside of graphs."""
+    return None, None
+
+
+torch.library.register_vmap("normprobe::call_hook", _leave_out, lib=_LIBRARY)

@@ -356,3 +356,37 @@ def test_the_graph_of_another_model_of_the_class_is_never_taken_for_ones_own(
 
 def _graphs() -> int:
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def test_a_call_under_vmap_is_left_out_and_does_not_fail() -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.func.vmap(self.inner)(x)
+
+    model = Mapped()
+    with torch.no_grad():
+        bare = torch.compile(model, backend="aot_eager")(torch.ones(3, 2, 4))
+        torch._dynamo.reset()
+        with normprobe.Probe(model) as probe:
+            assert torch.equal(torch.compile(model, backend="aot_eager")(torch.ones(3, 2, 4)), bare)
+    assert (probe.recording.ledger["calls"] == 0).all()
+    assert probe.recording.ledger["reason"].str.contains("torch.func").all()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_checkpointed_code_counts_once(model: Model, inside: bool) -> None:
+    def checkpointed(x: Tensor) -> Tensor:
+        return torch.utils.checkpoint.checkpoint(called, x, use_reentrant=False)
+
+    called: Any = model if inside else torch.compile(model, backend="aot_eager")
+    whole = torch.compile(checkpointed, backend="aot_eager") if inside else checkpointed
+    with normprobe.Probe(model) as probe:
+        for rows in (5, 3, 5):
+            whole(_x(rows).requires_grad_()).sum().backward()
+    assert probe.recording.meta["forwards"] == 3
+    assert (probe.recording.layers["calls"] == 3).all()
+    assert (probe.recording.ledger["status"] == "fired").all()

@@ -28,6 +28,14 @@ def stack() -> list[TorchFunctionMode]:
 
 
 @pytest.fixture(autouse=True)
+def _no_default_device() -> Iterator[None]:
+    yield
+    # Of a default device that was taken back torch before 2.9 keeps None, and asks that for its device.
+    if getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", True) is None:
+        del torch._GLOBAL_DEVICE_CONTEXT.device_context
+
+
+@pytest.fixture(autouse=True)
 def empty() -> Iterator[None]:
     assert stack() == []
     yield
