@@ -95,7 +95,9 @@ Caches: owner; key; end; why it may be trusted.
 - Hooks aside (`hooks/handles`): the probe's `Hooks`; the dictionary and number of each; the end of the
   model's call, the next forward, or removal. Only inside a call of the model by the one thread that there
   has been.
-- The eager stance (`hooks/compiled`): the process; none; the last probe on a compiled model. Counted.
+- `CompiledCode` (`hooks/compiled`): the block; the id of compiled code, which it holds; a probe that leaves.
+  Code that was seen ahead of a call of the model is never its own.
+- `_HOOKS` (`hooks/graph_calls`): the process; the number of a hook, never given again; its probe, weakly.
 - `dispatch.compiled`, `samples.layout._unmasked`: the process. Pure.
 
 Locks:
@@ -104,7 +106,6 @@ Locks:
   and `Probe.recording`. The extension's hooks take it for a whole call; who waits for it lets the
   interpreter go on.
 - `Forwards.lock`: the counts of forwards, so that one can begin while another thread measures.
-- `_EagerStance._lock`: the count of probes on compiled models, and with it the stance.
 - A `Forward`, its `FunctionSession` and the stack of modes are of one thread and need none;
   `current_forward` finds the thread's own. No lock is held while a user's function for masks, labels or
   sites runs.

@@ -16,7 +16,8 @@ Private names, each read in torch 2.13, and what they are for. Where there is a 
   without its `__getattr__`. `Tensor._version` (everywhere, also in C): whether a tensor was written to.
 - `Module._compiled_call_impl`, `OptimizedModule._orig_mod` (compiled, run_info, layers): what is
   compiled.
-- `_torchdynamo_disable` on a function (compiled): compilation does not look into a hook.
+- `_torchdynamo_disable` on a function (compiled_frames): where a graph is cut for a hook, compilation does not
+  look into it.
 - `Module._forward_hooks` and the dictionaries beside it (handles, copies): a hook whose handle an interrupt
   lost, and which entries copies and pickles of the model leave out.
   `torch._C._set_grad_enabled` (function_mode): how torch switches gradients, which a mode hears, too.
@@ -40,8 +41,16 @@ The rest is optional: it makes calls cheaper, or shows what no hook sees.
 - `functional._in_projection_packed`, `_in_projection` (weight_functions): the Linears inside attention.
 - `Module._forward_pre_hooks`, `_forward_hooks` (handles): own hooks are aside during a call of the model
   where they have nothing to do.
-- `torch._dynamo.eval_frame._stance` (compiled): compiled models run as they were written, by
-  `torch.compiler.set_stance`, and the stance is restored unless someone else has changed it.
+- `__script_if_tracing_wrapper` and `__original_fn` on a class of hooks (handles): dynamo looks at what the
+  second names, which puts an operator into the graph, instead of at the hook. `get_fake_value` by its frame
+  (graph_calls): whether dynamo itself asks for what that operator gives.
+- `torch._C._dynamo.eval_frame`: `set_eval_frame` takes dynamo's callback away while a hook runs between
+  compiled code, `set_code_exec_strategy` keeps our own functions uncompiled,
+  `set_fullgraph_compiled_frame_count` lets a call run as written under fullgraph=True (compiled_frames);
+  `_debug_get_cache_entry_list` and `guard_manager.check` of an entry say whether code that holds no hooks
+  would run, `_torchdynamo_orig_callable` and `_torchdynamo_inline` what a compiled call wraps (compiled).
+- `torch._guards.TracingContext`, `torch._dynamo.config.recompile_limit` (graph_calls): a graph with hooks
+  does not count towards the limit of graphs of one function.
 - `Tensor.__dlpack_c_exchange_api__` (kernels/cpu): sizes and address of a tensor at once.
 
 ``NORMPROBE_PRIVATE_TORCH=0`` in the environment, read when a probe is first imported, switches all
