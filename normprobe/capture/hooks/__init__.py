@@ -16,8 +16,8 @@ Private names, each read in torch 2.13, and what they are for. Where there is a 
   without its `__getattr__`. `Tensor._version` (everywhere, also in C): whether a tensor was written to.
 - `Module._compiled_call_impl`, `OptimizedModule._orig_mod` (compiled, run_info, layers): what is
   compiled.
-- `_torchdynamo_disable` on a function (compiled_frames): where a graph is cut for a hook, compilation does not
-  look into it.
+- `_torchdynamo_disable` on a function (compiled_frames): where a graph is cut for a hook, compilation does
+  not look into it.
 - `Module._forward_hooks` and the dictionaries beside it (handles, copies): a hook whose handle an interrupt
   lost, and which entries copies and pickles of the model leave out.
   `torch._C._set_grad_enabled` (function_mode): how torch switches gradients, which a mode hears, too.
