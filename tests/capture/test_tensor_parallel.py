@@ -66,19 +66,24 @@ def plan(how: str) -> dict[str, Any]:
     }
 
 
-def measured(rank: int, how: str) -> dict[str, Any]:
+def spread(how: str) -> tuple[Block, Tensor]:
+    """This process's part of the model, and its data."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.parallel import parallelize_module
 
     model, x = Block(), data()
-    if how == "with FSDP":
-        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
-        parallelize_module(model, mesh["tensor"], plan(how))
-        fully_shard(model, mesh=mesh["data"])
-        x = x[mesh.get_local_rank("data") :: 2]
-    else:
+    if how != "with FSDP":
         parallelize_module(model, init_device_mesh("cpu", (distributed.get_world_size(),)), plan(how))
+        return model, x
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    parallelize_module(model, mesh["tensor"], plan(how))
+    fully_shard(model, mesh=mesh["data"])
+    return model, x[mesh.get_local_rank("data") :: 2]
+
+
+def measured(rank: int, how: str) -> dict[str, Any]:
+    model, x = spread(how)
     bare = model(x)
     with normprobe.Probe(model, samples=8) as probe:
         for batch in x.split(3 if len(x) == 6 else 2):
@@ -115,6 +120,34 @@ def test_a_process_measures_its_part_of_what_one_measures(processes: Processes, 
         )
         _same_features(part, expected)
         _same_samples(part, expected)
+
+
+def gathered(rank: int, how: str) -> dict[str, Any] | None:
+    model, x = spread(how)
+    with torch.no_grad(), normprobe.Probe(model, samples=8) as probe:
+        for batch in torch.split(x, 3):
+            model(batch)
+    whole = normprobe.gather(probe.recording)
+    return (
+        None if whole is None else {name: getattr(whole, name) for name in ("layers", "features", "samples")}
+    )
+
+
+@pytest.mark.parametrize(("how", "size"), [("tensor", 2), ("tensor", 4), ("with FSDP", 4)])
+def test_what_all_gather_is_what_one_process_measures(processes: Processes, how: str, size: int) -> None:
+    whole, *others = processes.run(size, gathered, how)
+    assert others == [None] * (size - 1)
+    expected = normprobe.record(Block(), [data()[:3], data()[3:]], samples=8)
+    for name, key in (("layers", ["layer", "site"]), ("features", ["layer", "site", "feature"])):
+        found, one = whole[name], getattr(expected, name)
+        assert found[key].values.tolist() == one[key].values.tolist()
+        for column in ("mean", "variance", "min", "max", "abs_mean"):
+            np.testing.assert_allclose(found[column], one[column], atol=1e-6)
+    counts = ["n_samples", "n_features", "depth"]
+    assert whole["layers"][counts].values.tolist() == expected.layers[counts].values.tolist()
+    np.testing.assert_allclose(whole["features"]["weight"], expected.features["weight"])
+    kept = ["layer", "site", "example", "position"]
+    assert whole["samples"][kept].values.tolist() == expected.samples[kept].values.tolist()
 
 
 def _same_features(part: dict[str, Any], expected: normprobe.Recording) -> None:
