@@ -111,7 +111,8 @@ def traced(number: str, shows: Shows) -> Callable[..., None]:
     """The function that dynamo sees in the place of a hook of this number."""
 
     def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *output: Any) -> None:
-        if torch.compiler.is_exporting():
+        # Not by `is_exporting()`, which dynamo of torch 2.7 takes to be true of any compilation.
+        if torch.compiler._is_exporting_flag:
             return
         tensors: list[Tensor] = []
         sizes: list[int] = []
