@@ -34,18 +34,21 @@ def shard() -> tuple[int, int] | None:
 
 def begin_process(command: str | None) -> None:
     """Let every process but the first be silent, and end where it has nothing to do."""
-    own = shard()
-    if own is not None and own[0] > 0:
-        if command not in SHARDED:
-            raise click.exceptions.Exit(0)
+    if command not in SHARDED:
+        end_others()
+    elif not _is_first():
         sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
 
 
 def end_others() -> None:
     """End here every process but the first, which alone has something to do."""
-    own = shard()
-    if own is not None and own[0] > 0:
+    if not _is_first():
         raise click.exceptions.Exit(0)
+
+
+def _is_first() -> bool:
+    own = shard()
+    return own is None or own[0] == 0
 
 
 def on_all_processes(measure: Callable[[tuple[int, int] | None], Recording]) -> Recording:

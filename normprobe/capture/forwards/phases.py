@@ -120,7 +120,7 @@ class Phases:
 
     def pass_over(self, training: bool, call: int) -> None:
         """Count a forward that another process makes: windows of all processes are of the same steps."""
-        phase = self.of(self._named[-1] if self._named else "train" if training else "eval")
+        phase, _ = self.next(training)
         phase.seen += 1
         phase.note(call)
 

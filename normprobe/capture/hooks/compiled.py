@@ -86,14 +86,18 @@ class CompiledCode:
     ) -> bool:
         """Whether the call of a module that is about to run, and is measured, is of code without hooks."""
         # Also where it is not measured: what is not the model's own by now is never taken for it later.
-        entries = [entry for code, entry in _entries_of(module) if id(code) not in self._own]
+        entries = [entry for entry in _entries_of(module) if id(entry.code) not in self._own]
+        if not entries:
+            return False
         self._stale |= {id(entry.code): entry.code for entry in entries}
-        return bool(measured and entries) and self._fits(module, entries, _locals_of(module, args, kwargs))
+        return measured and self._fits(module, entries, _locals_of(module, args, kwargs))
 
     def note_own(self, module: nn.Module) -> None:
         """Note what dynamo made in the call of a module that has ended."""
         # Kept by id, with the code itself, so that no other one gets that id.
-        self._own |= {id(code): code for code, _ in _entries_of(module) if id(code) not in self._stale}
+        for entry in _entries_of(module):
+            if id(entry.code) not in self._stale:
+                self._own[id(entry.code)] = entry.code
 
     def _fits(self, module: nn.Module, entries: list[Any], local: dict[str, Any] | None) -> bool:
         found = local is None or any(_fits(entry, local) for entry in entries)
@@ -152,10 +156,10 @@ def _entries(code: CodeType) -> list[Any]:
     return list(torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code))
 
 
-def _entries_of(module: nn.Module) -> list[tuple[CodeType, Any]]:
+def _entries_of(module: nn.Module) -> list[Any]:
     """What dynamo made of a module's `forward`, where compiled code called the hook that asks."""
     code = _code_of(module) if PRIVATE_TORCH and between_graphs() else None
-    return [] if code is None else [(entry.code, entry) for entry in _entries(code)]
+    return [] if code is None else _entries(code)
 
 
 def _locals_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:

@@ -36,12 +36,17 @@ def with_every_layer(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     )
     if parameters.empty:
         return list(frames)
+    never_used = never_fired(parameters, _NEVER_USED)
+    return [_completed(frame, never_used) for frame in frames]
+
+
+def never_fired(rows: pd.DataFrame, reason: str) -> pd.DataFrame:
+    """Rows of a ledger as those of a part in which these layers did not fire."""
     blank: dict[str, Any] = dict.fromkeys(("via", "masked_by", "training", "grad"), "")
-    blank |= {"calls": 0, "firings": 0, "unmasked": 0, "status": "never fired", "reason": _NEVER_USED}
+    blank |= {"calls": 0, "firings": 0, "unmasked": 0, "status": "never fired", "reason": reason}
     blank["gradients"] = 0
     blank |= dict.fromkeys(("depth", "aligned"), pd.NA)
-    never_used = parameters.assign(**blank)
-    return [_completed(frame, never_used) for frame in frames]
+    return rows.assign(**blank)
 
 
 def _completed(frame: pd.DataFrame, never_used: pd.DataFrame) -> pd.DataFrame:

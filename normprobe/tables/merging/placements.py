@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 
@@ -26,6 +26,15 @@ PLACED: dict[str, Any] = {
 """What becomes of the columns of placements where parts on other data are merged."""
 
 
+def refuse_summands(layer: str, site: str) -> NoReturn:
+    """Raise RecordingError for a site whose numbers no process has added up."""
+    raise RecordingError(
+        f"{layer!r} has summands at its {site} that were never added up over the processes, of which no "
+        "mean or variance is that of the sum; measure behind the reduction, or leave the layer out with "
+        "layers="
+    )
+
+
 def check_placements(frames: Sequence[pd.DataFrame]) -> None:
     """Raise RecordingError if sites of parts on other data have sums, or features, that do not fit.
 
@@ -37,12 +46,7 @@ def check_placements(frames: Sequence[pd.DataFrame]) -> None:
     every = pd.concat(frames, ignore_index=True)
     partial = every[every["placement"] == "partial"]
     if len(partial):
-        layer, site = partial[SITE_KEY].iloc[0]
-        raise RecordingError(
-            f"{layer!r} has summands at its {site} that were never added up over the processes, of which no "
-            "mean or variance is that of the sum; measure behind the reduction, or leave the layer out with "
-            "layers="
-        )
+        refuse_summands(*partial[SITE_KEY].iloc[0])
     spread = every[every["placement"] == "features"]
     if spread.empty:
         return

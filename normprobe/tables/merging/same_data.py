@@ -18,6 +18,7 @@ from normprobe.kernels.moments import MOMENT_FIELDS
 from normprobe.tables.columns.tables import POWERS, SITE_KEY
 from normprobe.tables.derive import starts
 from normprobe.tables.frames import Tables
+from normprobe.tables.merging.placements import refuse_summands
 from normprobe.tables.merging.shards import Decision, relaid
 
 _MOMENTS = [field.column for field in MOMENT_FIELDS.values()]
@@ -202,11 +203,7 @@ def _decide(
     """Note which of the recordings count at one site, and as what."""
     kinds = {site.kind for site in sites}
     if "partial" in kinds:
-        raise RecordingError(
-            f"{key[0]!r} has summands at its {key[1]} that were never added up over the "
-            "processes: no mean or variance is that of the sum; measure behind the "
-            "reduction, or leave the layer out with layers="
-        )
+        refuse_summands(*key)
     if kinds == {"samples"}:
         for site in sites[1:]:
             decisions[site.member].once[site.row] = True

@@ -14,6 +14,7 @@ import pandas as pd
 from normprobe.errors import RecordingError
 from normprobe.tables.columns.tables import based
 from normprobe.tables.frames import Tables
+from normprobe.tables.merging.ledgers import never_fired
 
 _ELSEWHERE = "it is in another stage"
 
@@ -76,9 +77,8 @@ def united(stages: Sequence[Tables]) -> list[Tables]:
 
 def _with_every_layer(ledger: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
     """A stage's ledger with the layers of all stages, those of others never fired."""
-    blank: dict[str, Any] = dict.fromkeys(("via", "masked_by", "training", "grad"), "")
-    blank |= {"calls": 0, "firings": 0, "status": "never fired", "reason": _ELSEWHERE, "depth": pd.NA}
-    elsewhere = every[~every["layer"].isin(ledger["layer"])].assign(**blank).astype(ledger.dtypes.to_dict())
+    elsewhere = never_fired(every[~every["layer"].isin(ledger["layer"])], _ELSEWHERE)
+    elsewhere = elsewhere.astype(ledger.dtypes.to_dict())
     whole = pd.concat([ledger, elsewhere], ignore_index=True)
     order = {layer: at for at, layer in enumerate(every["layer"])}
     return based("ledger_base", whole.sort_values("layer", key=lambda names: names.map(order), kind="stable"))
